@@ -11,16 +11,15 @@ import (
 	"swarm/overlay/vswitch"
 )
 
-// Cut describes what to cut. One host alone: its cable. Two hosts: what passes
-// between them, in both directions; the second may be Machine. With a port: only
-// tcp and udp to that port, to and from the hosts, or between the two.
+// Cut describes which packets are dropped: for one host all of its packets, and for two hosts those
+// between them in both directions. The second host may be Machine.
 type Cut struct {
 	Hosts []string
-	// Port is the destination port to block; 0 is all traffic.
+	// Port limits the cut to TCP and UDP packets to a port; 0 is all packets.
 	Port uint16
-	// Protocol limits a blocked port to "tcp" or "udp".
+	// Protocol limits the cut of a port to "tcp" or "udp".
 	Protocol string
-	// OneWay blocks only from the first host (to the second).
+	// OneWay limits the cut to packets from the first host (to the second).
 	OneWay bool
 }
 
@@ -36,10 +35,10 @@ func (c Cut) validate() error {
 	return nil
 }
 
-// cable reports whether this cut is the cable pulled.
+// cable reports whether the cut unplugs the cable of a host.
 func (c Cut) cable() bool { return len(c.Hosts) == 1 && c.Port == 0 && !c.OneWay }
 
-// faults spells the cut out for the switch.
+// faults translates the cut for the switch.
 func (c Cut) faults() []vswitch.Fault {
 	to := ""
 	if len(c.Hosts) == 2 {
@@ -59,7 +58,7 @@ func (c Cut) faults() []vswitch.Fault {
 	return out
 }
 
-// Cut makes faults; those made before stay.
+// Cut adds a cut. Former cuts stay.
 func (p *Playground) Cut(c Cut) error {
 	if err := c.validate(); err != nil {
 		return err
@@ -86,7 +85,7 @@ func (p *Playground) Cut(c Cut) error {
 	})
 }
 
-// Heal undoes every cut that touches one of the hosts, or all of them when none is named.
+// Heal removes every cut that names one of the hosts, or all cuts if no host is given.
 func (p *Playground) Heal(hosts ...string) error {
 	return p.edit(func(r *record, lab *Lab) error {
 		for _, name := range hosts {
@@ -115,8 +114,8 @@ func (p *Playground) Heal(hosts ...string) error {
 	})
 }
 
-// applyFaults programs the faults between hosts that are on the switch; the others
-// are kept for when they come back.
+// applyFaults programs the faults between hosts that are on the switch. Those of a host that is off
+// are programmed when it comes back.
 func (r *record) applyFaults(lab *Lab) error {
 	off := func(name string) bool {
 		h, err := r.host(name)

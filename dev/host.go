@@ -20,31 +20,31 @@ import (
 	"swarm/overlay/vswitch"
 )
 
-// State of a host's daemon.
+// State is the state of a host and its daemon.
 type State string
 
 // The states.
 const (
 	Running State = "running"
-	// Stopped: the host is there, its daemon is not. Its containers may be.
+	// Stopped: the host is on the switch and its daemon does not run. Its containers may run.
 	Stopped State = "stopped"
 	// Off: nothing of the host runs, and it is not on the switch.
 	Off State = "off"
 )
 
-// Host is what is known of one host.
+// Host describes one host of a playground.
 type Host struct {
 	Name    string
 	Role    Role
 	Address netip.Addr
-	// Address6 is its IPv6 address, where hosts have one.
+	// Address6 is not valid if the hosts have no IPv6 addresses.
 	Address6 netip.Addr
-	// PID of the daemon, 0 unless it runs.
+	// PID is that of the daemon, or 0 if it does not run.
 	PID   int
 	State State
-	// Unplugged hosts are cut off from every other.
+	// Unplugged is set if the host is cut off from all other hosts.
 	Unplugged bool
-	// Socket is the daemon's, for `swarm -H unix://…`.
+	// Socket is the path of the daemon's socket, for `swarm -H unix://PATH`.
 	Socket string
 	// StateDir, RunDir and Log are the daemon's files on this machine.
 	StateDir, RunDir, Log string
@@ -52,7 +52,7 @@ type Host struct {
 	Namespace string
 }
 
-// Hosts lists the playground's hosts in the order they were made.
+// Hosts returns the hosts in the order in which they were made.
 func (p *Playground) Hosts() ([]Host, error) {
 	r, err := load(p.name)
 	if err != nil {
@@ -65,7 +65,7 @@ func (p *Playground) Hosts() ([]Host, error) {
 	return hosts, nil
 }
 
-// Host finds one host by name.
+// Host returns the host with a name. The error is ErrNotFound if there is none.
 func (p *Playground) Host(name string) (Host, error) {
 	r, err := load(p.name)
 	if err != nil {
@@ -96,7 +96,8 @@ func (r *record) describe(h hostRecord) Host {
 	return out
 }
 
-// Start brings a stopped host's daemon, or a host that is off, back.
+// Start starts the daemon of a stopped host, or a host that is off with its daemon. It returns when
+// the daemon answers.
 func (p *Playground) Start(ctx context.Context, host string) error {
 	return p.change(host, func(r *record, lab *Lab, h *hostRecord) error {
 		if h.Daemon.alive() {
@@ -112,23 +113,23 @@ func (p *Playground) Start(ctx context.Context, host string) error {
 	})
 }
 
-// Stop asks the host's daemon to end, as a restart of its service would, and
-// waits. Its runtime companion and containers go on.
+// Stop asks a host's daemon to end, as a restart of its service does, and waits for that. The
+// container runtime and the containers go on.
 func (p *Playground) Stop(ctx context.Context, host string) error {
 	return p.change(host, func(_ *record, _ *Lab, h *hostRecord) error {
 		return h.Daemon.kill(ctx, unix.SIGTERM)
 	})
 }
 
-// Kill ends the host's daemon at once; its containers go on.
+// Kill ends a host's daemon with SIGKILL. Its containers go on.
 func (p *Playground) Kill(ctx context.Context, host string) error {
 	return p.change(host, func(_ *record, _ *Lab, h *hostRecord) error {
 		return h.Daemon.kill(ctx, unix.SIGKILL)
 	})
 }
 
-// Shutdown is a host that goes down in order, and then off: its daemon ends its tasks and says goodbye. Start is the power
-// back.
+// Shutdown shuts a host down and turns it off: its daemon stops its tasks and says goodbye to the
+// cluster. Start turns the host on again.
 func (p *Playground) Shutdown(ctx context.Context, host string) error {
 	err := p.change(host, func(_ *record, _ *Lab, h *hostRecord) error {
 		return h.Daemon.kill(ctx, unix.SIGPWR)
@@ -139,14 +140,14 @@ func (p *Playground) Shutdown(ctx context.Context, host string) error {
 	return p.PowerOff(ctx, host)
 }
 
-// PowerOff is the plug pulled: the host's every process dies at once, its memory
-// (mounts, sockets, network) is lost, its disk stays. Start is the power back.
+// PowerOff turns a host off as a power failure does: every process dies at once, mounts, sockets and
+// the network are lost, and the disk stays. Start turns the host on again.
 func (p *Playground) PowerOff(ctx context.Context, host string) error {
 	return p.change(host, func(r *record, lab *Lab, h *hostRecord) error {
 		if h.Off {
 			return nil
 		}
-		// Off the network first: its peers must not see anybody close a connection.
+		// The network goes first: the peers must not see a connection being closed.
 		if err := lab.SetCable(h.Name, false); err != nil {
 			return err
 		}
@@ -164,7 +165,7 @@ func (p *Playground) PowerOff(ctx context.Context, host string) error {
 	})
 }
 
-// change runs fn on a host under the playground's lock and saves the record.
+// change runs fn on a host while it holds the playground's lock, and saves the record.
 func (p *Playground) change(host string, fn func(*record, *Lab, *hostRecord) error) error {
 	return p.edit(func(r *record, lab *Lab) error {
 		h, err := r.host(host)
@@ -178,7 +179,7 @@ func (p *Playground) change(host string, fn func(*record, *Lab, *hostRecord) err
 	})
 }
 
-// edit runs fn under the playground's lock and saves the record.
+// edit runs fn while it holds the playground's lock, and saves the record.
 func (p *Playground) edit(fn func(*record, *Lab) error) error {
 	unlock, err := lock(runDir(p.name))
 	if err != nil {
@@ -199,7 +200,7 @@ func (p *Playground) edit(fn func(*record, *Lab) error) error {
 	return r.save()
 }
 
-// powerOn plugs the host in when it is off and starts its daemon.
+// powerOn starts a host's daemon. If the host is off, powerOn connects it to the switch first.
 func (r *record) powerOn(lab *Lab, h *hostRecord) error {
 	if h.Off {
 		if err := lab.AddHost(h.Name, h.Address); err != nil {
@@ -240,7 +241,7 @@ func (r *record) powerOn(lab *Lab, h *hostRecord) error {
 	cmd.Env = append(cmd.Env, r.Env...)
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log
-	// Its own session: the terminal's Ctrl-C is not for the daemon.
+	// In a session of its own, the daemon does not get the terminal's Ctrl-C.
 	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
 	if err := lab.Start(h.Name, cmd); err != nil {
 		return fmt.Errorf("start daemon of %s: %w", h.Name, err)
@@ -289,7 +290,7 @@ func (r *record) client(ctx context.Context, o Options, h *hostRecord, args ...s
 	return strings.TrimSpace(stdout.String()), nil
 }
 
-// lastLines is for error messages: what cannot be read is left out.
+// lastLines returns the end of a log for an error message. It returns nothing if it cannot read.
 func lastLines(path string, n int) string {
 	b, err := os.ReadFile(path)
 	if err != nil {

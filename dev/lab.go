@@ -1,19 +1,17 @@
 //go:build linux
 
-// Package dev makes hosts out of network namespaces, on one machine: the
-// playground of `swarm dev` and the harness of the scenarios.
+// Package dev makes hosts from network namespaces on one machine. It is the playground of `swarm dev`
+// and the harness of the scenarios.
 //
-// Two layers. A Lab is hosts on a switch, with faults and with processes started
-// inside; it knows nothing of swarm. A Playground runs `swarm daemon` in every
-// host of a lab and joins them into a cluster. Both keep their state in files, so
-// that any process can find, disturb and remove what another one made, also after
-// a crash.
+// The package has two layers. A Lab has hosts on a switch, network faults between them, and
+// processes in them; it does not know swarm. A Playground runs `swarm daemon` in every host of a lab
+// and makes the hosts a cluster. Both keep their state in files, so that any process can find,
+// disturb and remove what another process has made, also after a crash.
 //
-// It owns /run/swarm-dev/<name> and the playground's root folder, and the
-// processes, mounts and cgroups that belong to its hosts; it touches nothing
-// else of the machine and changes no setting of it. It talks to the daemons only
-// through the swarm binary, as a user would. Callers: cmd (for cli), scenarios.
-// Goroutines: none outlives a call.
+// The package owns /run/swarm-dev/NAME, the playground's root folder, and the processes, mounts and
+// cgroups of its hosts. It changes nothing else on the machine, and none of its settings. It talks to
+// the daemons only through the swarm program, as a user does. cmd/swarm and the scenarios call it. No
+// goroutine outlives a call.
 package dev
 
 import (
@@ -31,30 +29,30 @@ import (
 	"swarm/overlay/vswitch"
 )
 
-// Machine is what faults call the machine itself.
+// Machine is the name of the machine itself in faults.
 const Machine = vswitch.Machine
 
-// LabConfig says where a lab lives.
+// LabConfig configures a lab.
 type LabConfig struct {
-	// Dir holds the namespaces' pins; it is created and removed with the lab.
+	// Dir is the folder with the pins of the namespaces. It is made and removed with the lab.
 	Dir string
-	// Name tells labs of one machine apart.
+	// Name is unique on the machine.
 	Name string
-	// Subnet of the hosts (IPv4); the first address is the machine's.
+	// Subnet is the IPv4 range of the hosts. The machine has its first address.
 	Subnet netip.Prefix
-	// MTU of every cable; 0 is 1500.
+	// MTU is that of every cable in bytes. The default is 1500.
 	MTU int
-	// IPv6: hosts have an IPv6 address too.
+	// IPv6 gives the hosts IPv6 addresses too.
 	IPv6 bool
 }
 
-// Lab is hosts on a switch.
+// Lab is a switch with hosts.
 type Lab struct {
 	sw    *vswitch.Switch
 	hosts []vswitch.Host
 }
 
-// NewLab creates an empty lab. It needs root.
+// NewLab makes a lab without hosts. Only root can.
 func NewLab(cfg LabConfig) (*Lab, error) {
 	l, err := openLab(cfg, nil)
 	if err != nil {
@@ -63,7 +61,7 @@ func NewLab(cfg LabConfig) (*Lab, error) {
 	return l, l.sw.Create()
 }
 
-// openLab is the handle of a lab that exists, or whose remains shall go.
+// openLab returns the handle of a lab that exists, or whose remains are to be removed.
 func openLab(cfg LabConfig, hosts []vswitch.Host) (*Lab, error) {
 	sw, err := vswitch.Open(vswitch.Config{Dir: cfg.Dir, Name: cfg.Name, Subnet: cfg.Subnet, MTU: cfg.MTU, IPv6: cfg.IPv6})
 	if err != nil {
@@ -72,7 +70,7 @@ func openLab(cfg LabConfig, hosts []vswitch.Host) (*Lab, error) {
 	return &Lab{sw: sw, hosts: hosts}, nil
 }
 
-// AddHost plugs a new host into the switch.
+// AddHost makes a host and connects it to the switch.
 func (l *Lab) AddHost(name string, addr netip.Addr) error {
 	host := vswitch.Host{Name: name, Address: addr}
 	for _, h := range l.hosts {
@@ -87,7 +85,7 @@ func (l *Lab) AddHost(name string, addr netip.Addr) error {
 	return nil
 }
 
-// RemoveHost takes the host off the switch. Its namespace goes with its last process.
+// RemoveHost disconnects a host from the switch. Its namespace ends with its last process.
 func (l *Lab) RemoveHost(name string) error {
 	h, err := l.host(name)
 	if err != nil {
@@ -100,13 +98,13 @@ func (l *Lab) RemoveHost(name string) error {
 	return nil
 }
 
-// Close removes the switch and every host. Processes inside are the caller's to end.
+// Close removes the switch and every host. The caller ends the processes in the hosts.
 func (l *Lab) Close() error { return l.sw.Remove() }
 
-// NamespacePath is the pin of the host's network namespace.
+// NamespacePath returns the path of the pin of a host's network namespace.
 func (l *Lab) NamespacePath(host string) string { return l.sw.NamespacePath(host) }
 
-// MachineAddress is where hosts reach the machine.
+// MachineAddress returns the address at which hosts reach the machine.
 func (l *Lab) MachineAddress() netip.Addr { return l.sw.MachineAddress() }
 
 // Do runs fn on a thread inside the host's network namespace.
@@ -119,8 +117,8 @@ func (l *Lab) Do(host string, fn func() error) error {
 	return ns.Do(fn)
 }
 
-// Start starts cmd inside the host: its network, and its name as hostname. Mounts
-// and processes are the machine's. The caller waits for cmd.
+// Start starts cmd with the network of a host and with its name as the hostname. Mounts and processes
+// are the machine's. The caller waits for cmd.
 func (l *Lab) Start(host string, cmd *exec.Cmd) error {
 	ns, err := l.open(host)
 	if err != nil {
@@ -135,7 +133,7 @@ func (l *Lab) Start(host string, cmd *exec.Cmd) error {
 	})
 }
 
-// Exec replaces the calling process by argv inside the host. It returns only an error.
+// Exec replaces the calling process by argv inside a host. It returns only if that fails.
 func (l *Lab) Exec(host string, argv0 string, argv, env []string) error {
 	ns, err := l.open(host)
 	if err != nil {
@@ -150,7 +148,7 @@ func (l *Lab) Exec(host string, argv0 string, argv, env []string) error {
 	})
 }
 
-// become turns the calling thread into one of the host's.
+// become moves the calling thread into a host.
 func become(ns *netns.Namespace, hostname string) error {
 	if err := unix.Unshare(unix.CLONE_NEWUTS); err != nil {
 		return fmt.Errorf("unshare hostname: %w", err)
@@ -161,7 +159,7 @@ func become(ns *netns.Namespace, hostname string) error {
 	return ns.Enter()
 }
 
-// SetCable plugs or unplugs the host's only cable.
+// SetCable plugs or unplugs a host's only cable.
 func (l *Lab) SetCable(host string, plugged bool) error {
 	h, err := l.host(host)
 	if err != nil {

@@ -18,50 +18,52 @@ import (
 )
 
 const (
-	// runRoot holds a folder for each playground: pins, state, and the hosts' sockets.
+	// runRoot has a folder for each playground, with pins, the record, and the hosts' sockets.
 	runRoot = "/run/swarm-dev"
 	// stateRoot is the default parent of the playgrounds' root folders.
 	stateRoot = "/var/lib/swarm-dev"
-	// hostOffset: the first host's address is this far into the subnet, so that
-	// node1 ends in .11 and the machine, at .1, is not taken for one of them.
+	// hostOffset is the index of the address before the first host's, so that node1 ends in .11
+	// and is not mistaken for the machine, which ends in .1.
 	hostOffset = 10
-	// controlPort is where managers answer joins.
+	// controlPort is the port at which managers answer joins.
 	controlPort = 2377
 )
 
-// Options of a playground. The zero value is five hosts, three of them managers.
+// Options are those of a playground. The zero value has five hosts, of which three are managers.
 type Options struct {
-	// Name tells playgrounds of one machine apart; default "dev". At most 12
-	// small letters, digits and dashes.
+	// Name is unique on the machine: at most 12 lower-case letters, digits and dashes. The default
+	// is "dev".
 	Name string
-	// Nodes is the number of hosts, Managers how many of them are managers.
+	// Nodes is the number of hosts, and Managers the number of managers among them.
 	Nodes, Managers int
-	// Root folder of the hosts' state, one folder a host; it must be absent or
-	// empty. Default /var/lib/swarm-dev/<name>.
+	// Root is the folder with one folder of state for each host. It must be absent or empty. The
+	// default is /var/lib/swarm-dev/NAME.
 	Root string
-	// Subnet of the hosts; default the first 10.213.n.0/24 that the machine does not route.
+	// Subnet is that of the hosts. The default is the first 10.213.N.0/24 that the machine does not
+	// route.
 	Subnet netip.Prefix
-	// MTU of the hosts' interfaces; default 1500.
+	// MTU is that of the hosts' interfaces in bytes. The default is 1500.
 	MTU int
-	// IPv6: hosts have an IPv6 address too. Advertise6: it is the one that the cluster uses.
+	// IPv6 gives the hosts IPv6 addresses too. With Advertise6, the cluster uses those.
 	IPv6, Advertise6 bool
-	// Disk is the size in bytes of the file system of its own that each host's state folder is on; 0: on the machine's.
+	// Disk is the size in bytes of a file system for each host's state. With 0, the state is on the
+	// machine's file system.
 	Disk int64
-	// Binary is the swarm to run; default the running program.
+	// Binary is the path of the swarm program. The default is the running program.
 	Binary string
-	// Simulated is how many of the hosts, the last ones, run no containers: their daemons pretend to.
+	// Simulated is the number of hosts, the last ones, that simulate containers.
 	Simulated int
-	// DaemonArgs, InitArgs and JoinArgs are added to the commands of that name.
+	// DaemonArgs, InitArgs and JoinArgs are added to `swarm daemon`, `swarm init` and `swarm join`.
 	DaemonArgs, InitArgs, JoinArgs []string
-	// Env is added to the daemons' environment.
+	// Env is added to the environment of the daemons, as NAME=value.
 	Env []string
 	// NoCluster leaves the daemons running without init and join.
 	NoCluster bool
-	// KeepFailed leaves a playground that could not be brought up as it is, to be looked at.
+	// KeepFailed leaves a playground that could not be brought up as it is, for inspection.
 	KeepFailed bool
-	// StartTimeout bounds each daemon's start and each init and join; default 30 s.
+	// StartTimeout bounds the start of each daemon, and each init and join. The default is 30 s.
 	StartTimeout time.Duration
-	// Progress is told what happens, one line at a time.
+	// Progress is called with one line for each step. Optional.
 	Progress func(string)
 }
 

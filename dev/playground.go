@@ -14,16 +14,17 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
 
+	"swarm/internal/durable"
 	"swarm/overlay/hostnet"
 )
 
-// Playground is a handle on a cluster of hosts; the playground outlives it.
+// Playground is a handle on a cluster of hosts, which outlives the handle and the process.
 type Playground struct {
 	name string
 }
 
-// Up makes the hosts, starts a daemon in each, and makes them a cluster: init on
-// the first, joins on the rest. What fails is removed again, unless o.KeepFailed.
+// Up makes the hosts, starts a daemon in each, and makes them a cluster: it runs init on the first
+// host and join on the others. If it fails, it removes the playground, unless o.KeepFailed is set.
 func Up(ctx context.Context, o Options) (*Playground, error) {
 	o, err := o.withDefaults()
 	if err != nil {
@@ -54,8 +55,8 @@ func Up(ctx context.Context, o Options) (*Playground, error) {
 	return &Playground{name: o.Name}, nil
 }
 
-// removeLeftover clears away what a crash has left under this name: there is no
-// record, or Up refuses later.
+// removeLeftover removes what a crash has left under this name. If there is a record, it removes
+// nothing, and Up refuses later.
 func removeLeftover(ctx context.Context, o Options) error {
 	unlock, err := lock(runDir(o.Name))
 	if err != nil {
@@ -65,11 +66,11 @@ func removeLeftover(ctx context.Context, o Options) error {
 	if _, err := os.Lstat(recordPath(o.Name)); err == nil {
 		return nil
 	}
-	// The folder goes with it, and the lock is another's from then on.
+	// The removal includes the folder with the lock, which another process may take from then on.
 	return remove(ctx, leftover(o.Name, o.Root))
 }
 
-// claim takes the name, the root folder and a subnet, and makes the switch.
+// claim reserves the name, the root folder and a subnet, and makes the switch.
 func claim(o Options) (*record, error) {
 	if _, err := os.Lstat(recordPath(o.Name)); err == nil {
 		return nil, errdefs.ErrAlreadyExists.WithMessage("it is up already: remove it with `swarm dev down" + nameFlag(o.Name) + "`")
@@ -106,7 +107,7 @@ func claim(o Options) (*record, error) {
 	if err := r.save(); err != nil {
 		return nil, err
 	}
-	// The route to the hosts is what tells others that the subnet is taken.
+	// Others see by the route to the hosts that the subnet is taken.
 	_, err = NewLab(LabConfig{Dir: r.pinDir(), Name: r.Name, Subnet: r.Subnet, MTU: r.MTU, IPv6: r.IPv6})
 	if err != nil {
 		return nil, errors.Join(err, remove(context.Background(), r))
@@ -125,10 +126,10 @@ func claimRoot(o Options) (string, error) {
 	if len(entries) > 0 {
 		return "", errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("root folder %s is not empty: name another", o.Root))
 	}
-	if err := os.WriteFile(filepath.Join(o.Root, marker), []byte(o.Name+"\n"), 0o600); err != nil {
+	if err := durable.WriteFile(filepath.Join(o.Root, marker), []byte(o.Name+"\n"), 0o600); err != nil {
 		return "", err
 	}
-	// The mount table names real paths.
+	// The mount table has paths without symbolic links.
 	return filepath.EvalSymlinks(o.Root)
 }
 
@@ -159,8 +160,8 @@ func raise(ctx context.Context, r *record, o Options) error {
 	return r.cluster(ctx, o)
 }
 
-// cluster runs init on the first host and join on the others: the managers one
-// after the other, as each changes who votes, the workers at once.
+// cluster runs init on the first host and join on the others. Managers join one after the other,
+// because each changes the voters; workers join at the same time.
 func (r *record) cluster(ctx context.Context, o Options) error {
 	first := &r.Hosts[0]
 	if _, err := r.client(ctx, o, first, append([]string{"init", "--advertise-addr", r.advertised(first).String()}, o.InitArgs...)...); err != nil {
@@ -203,7 +204,7 @@ func (r *record) cluster(ctx context.Context, o Options) error {
 	return nil
 }
 
-// Open returns the handle of a playground that is up.
+// Open returns the handle of a playground. The error is ErrNotFound if there is none of that name.
 func Open(name string) (*Playground, error) {
 	if name == "" {
 		name = defaultName
@@ -217,7 +218,7 @@ func Open(name string) (*Playground, error) {
 	return &Playground{name: name}, nil
 }
 
-// List names the playgrounds of this machine.
+// List returns the names of the playgrounds on this machine.
 func List() ([]string, error) {
 	paths, err := filepath.Glob(recordPath("*"))
 	if err != nil {
@@ -231,9 +232,9 @@ func List() ([]string, error) {
 	return names, nil
 }
 
-// Down ends and removes everything of a playground: processes, containers,
-// mounts, cgroups, namespaces, interfaces, files. It works on what a crash or a
-// reboot has left, and does nothing when there is nothing.
+// Down ends and removes everything of a playground: processes, containers, mounts, cgroups,
+// namespaces, interfaces and files. It also removes what a crash or a reboot has left, and does
+// nothing if there is no such playground.
 func Down(ctx context.Context, name string) error {
 	if name == "" {
 		name = defaultName
@@ -259,13 +260,13 @@ func Down(ctx context.Context, name string) error {
 	return nil
 }
 
-// leftover stands in for a record that is lost. Removal asks the machine what there
-// is, not the record; the subnet only makes the record whole.
+// leftover returns a record in place of one that is lost. Removal looks at the machine and not at the
+// record; the subnet only makes the record valid.
 func leftover(name, root string) *record {
 	return &record{Name: name, Root: root, Subnet: netip.MustParsePrefix("10.213.0.0/24")}
 }
 
-// remove is Down with the lock held.
+// remove is Down while the lock is held.
 func remove(ctx context.Context, r *record) error {
 	lab, err := r.lab()
 	if err != nil {
@@ -287,7 +288,7 @@ func remove(ctx context.Context, r *record) error {
 	}
 	defer unlock()
 	for _, dir := range []string{runRoot, stateRoot} {
-		// Other playgrounds' folders may be in there: only an empty one goes.
+		// The folder may have those of other playgrounds: it is removed only if it is empty.
 		_ = os.Remove(dir)
 	}
 	return nil

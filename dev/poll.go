@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// poll asks again every few milliseconds until ok, an error, or the end of ctx:
-// for what the kernel and other processes announce to nobody.
+// poll calls a function every few milliseconds until it succeeds or fails, or ctx ends. It is for
+// changes that the kernel and other processes announce to nobody.
 func poll(ctx context.Context, ok func() (bool, error)) error {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
@@ -29,7 +29,7 @@ func poll(ctx context.Context, ok func() (bool, error)) error {
 	}
 }
 
-// removeBusy removes an empty folder that the kernel may hold on to for a moment.
+// removeBusy removes an empty folder that may be busy for a moment.
 func removeBusy(ctx context.Context, dir string) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()

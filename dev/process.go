@@ -15,14 +15,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// process names one process for good: a pid alone is reused.
+// process identifies a process for ever. A PID alone is reused.
 type process struct {
 	PID int
-	// Start is the kernel's start time, in ticks since boot.
+	// Start is the start time of the process in ticks since boot.
 	Start uint64
 }
 
-// stat is what /proc/<pid>/stat says.
+// stat is a part of /proc/PID/stat.
 type stat struct {
 	process
 	parent int
@@ -37,7 +37,7 @@ func readStat(pid int) (stat, error) {
 	return parseStat(string(b))
 }
 
-// parseStat: the second field, the name in parentheses, may hold anything.
+// parseStat parses /proc/PID/stat. The second field, the name in parentheses, may have any character.
 func parseStat(line string) (stat, error) {
 	malformed := fmt.Errorf("malformed process status %q", line)
 	open, end := strings.IndexByte(line, '('), strings.LastIndexByte(line, ')')
@@ -57,7 +57,7 @@ func parseStat(line string) (stat, error) {
 	return stat{process: process{pid, start}, parent: parent, state: rest[0][0]}, nil
 }
 
-// identifyProcess records a process that is alive now.
+// identifyProcess returns the process with a PID, which is alive.
 func identifyProcess(pid int) (process, error) {
 	s, err := readStat(pid)
 	return s.process, err
@@ -76,7 +76,7 @@ func (p process) alive() bool {
 	return s.state != 'Z' || threads(p.PID) > 1
 }
 
-// threads counts what is left of a process.
+// threads returns the number of threads of a process.
 func threads(pid int) int {
 	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
 	if err != nil {
@@ -85,13 +85,13 @@ func threads(pid int) int {
 	return len(tasks)
 }
 
-// is says whether the number still means this process, dead or alive.
+// is reports whether the PID still belongs to this process, dead or alive.
 func (p process) is() bool {
 	s, err := readStat(p.PID)
 	return err == nil && s.Start == p.Start
 }
 
-// signal sends through a pidfd: never to another process that got the number.
+// signal sends a signal through a pidfd, so that no other process with the PID gets it.
 func (p process) signal(sig unix.Signal) error {
 	fd, err := unix.PidfdOpen(p.PID, 0)
 	if errors.Is(err, unix.ESRCH) {
@@ -110,17 +110,17 @@ func (p process) signal(sig unix.Signal) error {
 	return nil
 }
 
-// wait blocks until the process has ended, and collects it when it was ours.
+// wait returns when the process has ended. It reaps a child of this process.
 func (p process) wait(ctx context.Context) error {
 	fd, err := unix.PidfdOpen(p.PID, 0)
 	if err == nil {
 		defer unix.Close(fd)
-		// A first thread that has ended is not enough: the others hold the files open, and locks with them.
+		// The end of the first thread is not enough: the others hold files open, and locks with them.
 		for ended := !p.is(); !ended; {
 			if err := ctx.Err(); err != nil {
 				return fmt.Errorf("process %d has not ended: %w", p.PID, err)
 			}
-			// The wait is cut into pieces only so that ctx is looked at.
+			// The wait is short so that the end of ctx is seen.
 			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 100)
 			if err != nil && !errors.Is(err, unix.EINTR) {
 				return fmt.Errorf("wait for process %d: %w", p.PID, err)
@@ -134,7 +134,7 @@ func (p process) wait(ctx context.Context) error {
 	return nil
 }
 
-// reap collects a child of this very process; of another's it does nothing.
+// reap reaps a child of this process. It does nothing for other processes.
 func (p process) reap() {
 	if s, err := readStat(p.PID); err == nil && s.Start == p.Start && s.parent == os.Getpid() {
 		_, _ = unix.Wait4(p.PID, nil, unix.WNOHANG, nil)
@@ -149,8 +149,8 @@ func (p process) kill(ctx context.Context, sig unix.Signal) error {
 	return p.wait(ctx)
 }
 
-// killAll ends every process that find returns, again and again until it finds
-// none: they fork while they are being killed.
+// killAll kills every process that find returns until it returns none: processes fork while they are
+// being killed.
 func killAll(ctx context.Context, find func() ([]process, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
@@ -174,7 +174,7 @@ func killAll(ctx context.Context, find func() ([]process, error)) error {
 	}
 }
 
-// environHas looks for a whole NAME=value in a process's environment.
+// environHas reports whether a process has an environment entry NAME=value.
 func environHas(pid int, entry string) bool {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 	if err != nil {

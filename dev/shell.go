@@ -12,9 +12,9 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// Shell replaces this process by a command inside the host, by default the user's
-// shell, with SWARM_HOST naming the host's daemon and the playground's swarm first
-// on the PATH. It returns only an error.
+// Shell replaces this process by a command inside a host, by default the user's shell. SWARM_HOST
+// names the host's daemon, and the playground's swarm program is first in PATH. Shell returns only if
+// that fails.
 func (p *Playground) Shell(host string, argv ...string) error {
 	r, lab, err := p.inside(host)
 	if err != nil {
@@ -35,8 +35,7 @@ func (p *Playground) Shell(host string, argv ...string) error {
 	return lab.Exec(host, path, argv, env)
 }
 
-// Command starts cmd inside the host with the environment that Shell gives; the
-// caller waits for it.
+// Command starts cmd inside a host with the environment of Shell. The caller waits for cmd.
 func (p *Playground) Command(host string, cmd *exec.Cmd) error {
 	r, lab, err := p.inside(host)
 	if err != nil {

@@ -17,10 +17,12 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"swarm/internal/durable"
 	"swarm/overlay/vswitch"
 )
 
-// Role of a host when it was made; the cluster may have changed its mind since. Empty for a host that was not made a member.
+// Role is the role that a host joined with; the cluster may have changed it since. It is empty for a
+// host that is not a member.
 type Role string
 
 // The roles.
@@ -29,10 +31,10 @@ const (
 	Worker  Role = "worker"
 )
 
-// marker in the root folder proves that Down may remove it.
+// marker is the name of a file that proves to Down that it may remove the root folder.
 const marker = ".swarm-dev"
 
-// record is what one process must know of a playground that another one made.
+// record is what a process must know about a playground that another process has made.
 type record struct {
 	Name       string
 	Root       string
@@ -52,13 +54,13 @@ type hostRecord struct {
 	Name    string
 	Role    Role
 	Address netip.Addr
-	// Daemon is the last one started, running or not.
+	// Daemon is the last daemon of the host, which may have ended.
 	Daemon process
-	// Unplugged hosts keep their daemon and lack a carrier.
+	// Unplugged is set if the host's interface has no carrier. The daemon runs.
 	Unplugged bool
-	// Off hosts have no namespace.
+	// Off is set if the host has no namespace.
 	Off bool
-	// Simulated hosts run no containers.
+	// Simulated is set if the host simulates containers.
 	Simulated bool `json:",omitempty"`
 }
 
@@ -74,7 +76,7 @@ func (r *record) host(name string) (*hostRecord, error) {
 	return &r.Hosts[i], nil
 }
 
-// plugged lists the hosts that have a port on the switch.
+// plugged returns the hosts that are on the switch.
 func (r *record) plugged() []vswitch.Host {
 	var hosts []vswitch.Host
 	for _, h := range r.Hosts {
@@ -89,7 +91,7 @@ func (r *record) lab() (*Lab, error) {
 	return openLab(LabConfig{Dir: r.pinDir(), Name: r.Name, Subnet: r.Subnet, MTU: r.MTU, IPv6: r.IPv6}, r.plugged())
 }
 
-// advertised is the address that the host tells the cluster.
+// advertised returns the address that a host advertises to the cluster.
 func (r *record) advertised(h *hostRecord) netip.Addr {
 	if r.Advertise6 {
 		return vswitch.Second(r.Subnet, h.Address)
@@ -110,8 +112,8 @@ func (r *record) hostRunDir(h string) string {
 func (r *record) socket(h string) string    { return filepath.Join(r.hostRunDir(h), "swarm.sock") }
 func (r *record) daemonLog(h string) string { return filepath.Join(r.Root, h+".log") }
 
-// cgroupParent is a cgroup of its own for each host, in every hierarchy, below one
-// for the playground.
+// cgroupParent returns the parent cgroup of a host's containers, below that of the playground. It is
+// the same in every hierarchy.
 func (r *record) cgroupParent(h string) string { return r.cgroupRoot() + "/" + h }
 
 func load(name string) (*record, error) {
@@ -134,16 +136,15 @@ func (r *record) save() error {
 	if err != nil {
 		return err
 	}
-	// Renamed into place: a reader never sees half of it.
-	tmp := recordPath(r.Name) + ".new"
-	if err := os.WriteFile(tmp, append(b, '\n'), 0o600); err != nil {
+	// Another process may read the record at any time, and must not see half of it.
+	if err := durable.WriteFile(recordPath(r.Name), append(b, '\n'), 0o600); err != nil {
 		return fmt.Errorf("save playground %s: %w", r.Name, err)
 	}
-	return os.Rename(tmp, recordPath(r.Name))
+	return nil
 }
 
-// lock takes an exclusive lock on a folder, which it creates. It waits: a lock is
-// held for as long as a command on the playground runs, and ends with its process.
+// lock makes a folder and takes an exclusive lock on it. It waits for other holders: a command holds
+// the lock of a playground while it runs. The lock ends with the process.
 func lock(dir string) (unlock func(), err error) {
 	for {
 		if err := makeAll(dir); err != nil {
@@ -160,7 +161,7 @@ func lock(dir string) (unlock func(), err error) {
 			f.Close()
 			return nil, fmt.Errorf("lock %s: %w", dir, err)
 		}
-		// Whoever held it may have removed the folder while this one waited.
+		// The former holder may have removed the folder meanwhile.
 		mine, err1 := f.Stat()
 		there, err2 := os.Stat(dir)
 		if err1 == nil && err2 == nil && os.SameFile(mine, there) {
@@ -170,8 +171,8 @@ func lock(dir string) (unlock func(), err error) {
 	}
 }
 
-// makeAll creates a folder and its parents. It tries again when a parent vanishes meanwhile: the
-// removal of the last playground removes the empty parents.
+// makeAll makes a folder and its parents. It tries again if a parent is removed meanwhile: the removal
+// of the last playground removes empty parents.
 func makeAll(dir string) (err error) {
 	for range 100 {
 		if err = os.MkdirAll(dir, 0o711); !errors.Is(err, os.ErrNotExist) {
@@ -191,7 +192,7 @@ func flock(f *os.File) error {
 
 func (r *record) cgroupRoot() string { return "/swarm-dev-" + r.Name }
 
-// machineID is as /etc/machine-id, which all hosts share, would be on a machine of its own.
+// machineID returns an ID for a host in place of that in /etc/machine-id, which all hosts share.
 func (r *record) machineID(h string) string {
 	sum := sha256.Sum256([]byte(r.key(h)))
 	return hex.EncodeToString(sum[:16])

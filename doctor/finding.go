@@ -1,34 +1,35 @@
-// Package doctor says what on a host, or between it and the other nodes, would keep swarm from working, and what to do.
+// Package doctor says what would keep swarm from working on a host, or between the host and the other
+// nodes, and what to do about it.
 //
-// It owns the judgement, which is pure: Judge turns Observations into Findings, each with its remedy in one line. It also
-// looks at what needs no vendor's library: cgroups, disk, clock, name servers, ports. What netlink and nftables know is
-// observed below overlay and handed in, so that whoever judges need not know how it was found out. It changes nothing on
-// the host that it does not take back before it returns, and refuses to repair. Caller: cmd/swarm, for `swarm doctor`.
-// Goroutines: the one locked to a thread in which the overlay file system is tried; it ends before its caller goes on.
+// The package owns the judgement, which is pure: Judge turns Observations into Findings, each with a
+// remedy in one line. It looks at nothing itself and repairs nothing; package doctor/observe looks.
+// cmd/swarm calls it for `swarm doctor`, and package adapter/dataplane before a host joins
+// (JudgeJoin). It has no goroutines.
 package doctor
 
-// Level is how bad a finding is.
+// Level is the severity of a finding.
 type Level string
 
 // The levels.
 const (
-	// OK: looked at, and well.
+	// OK: nothing is wrong.
 	OK Level = "ok"
-	// Note: works, and is good to know.
+	// Note: it works, and the operator should know about it.
 	Note Level = "note"
-	// Warning: works until something else happens, or works badly.
+	// Warning: it works badly, or stops to work if something else happens.
 	Warning Level = "warning"
-	// Failure: something of swarm does not work, or will not.
+	// Failure: a part of swarm does not work, or will not.
 	Failure Level = "failure"
 )
 
-// Finding is one thing found out.
+// Finding is one result.
 type Finding struct {
-	// Subject is one word: kernel, cgroup, disk, sysctl, firewall, mtu, networks, ports, dns, clock, nodes.
+	// Subject is one of kernel, runc, cgroup, disk, sysctl, firewall, mtu, networks, ports, dns,
+	// clock and nodes.
 	Subject string
 	Level   Level
 	Text    string
-	// Remedy is what to do, in one line; empty when there is nothing to do.
+	// Remedy is what to do, in one line. It is empty if there is nothing to do.
 	Remedy string
 }
 
@@ -42,7 +43,7 @@ func (v *verdict) add(level Level, text, remedy string) {
 	v.findings = append(v.findings, Finding{Subject: v.subject, Level: level, Text: text, Remedy: remedy})
 }
 
-// orOK is what was found or, when all is well, the sentence that says so.
+// orOK returns the findings or, if there is none, the finding that all is well, with text.
 func (v *verdict) orOK(text string) []Finding {
 	if len(v.findings) == 0 {
 		v.add(OK, text, "")

@@ -11,7 +11,8 @@ import (
 	"swarm/internal/sysctl"
 )
 
-// Judge says what the observations mean. Its order is that of a host's layers, from the kernel up.
+// Judge returns what the observations mean. The order of the findings is that
+// of the layers of a host, from the kernel up.
 func Judge(o Observations) []Finding {
 	return slices.Concat(
 		judgeKernel(o.Features), judgeRunc(o.Runc), judgeCgroup(o.Cgroup), judgeDisk(o.Disk), judgeSysctls(o.Sysctls, o.Firewall),
@@ -45,7 +46,8 @@ func judgeRunc(r Runc) []Finding {
 	return v.orOK(fmt.Sprintf("version %s, with seccomp profiles", r.Version))
 }
 
-// controllers are needed of either cgroup version; v1Controllers only where they are controllers at all.
+// controllers are needed with both cgroup versions, and v1Controllers with version 1, because they
+// are no controllers in version 2.
 var (
 	controllers   = []string{"cpu", "cpuset", "memory", "pids"}
 	v1Controllers = []string{"devices", "freezer"}
@@ -72,7 +74,7 @@ func judgeCgroup(c Cgroup) []Finding {
 		}
 		v.add(Failure, fmt.Sprintf("the cgroup controller %s is missing: its limits cannot be kept", name), remedy)
 	}
-	// One reason is told once, however many controllers share it.
+	// Controllers with the same reason share one finding.
 	reasons := map[string][]string{}
 	for _, name := range slices.Sorted(maps.Keys(c.Controllers)) {
 		if reason := c.Controllers[name]; reason != "" && slices.Contains(needed, name) {
@@ -86,11 +88,12 @@ func judgeCgroup(c Cgroup) []Finding {
 	return v.orOK(fmt.Sprintf("version %d, with %s, writable", c.Version, strings.Join(needed, ", ")))
 }
 
-// What a disk must do. A manager's log is flushed with every change, and a leader is given up after 500 ms of silence.
+// The limits of a disk. A manager syncs its log with every change, and followers give a leader up
+// after 500 ms of silence.
 const (
 	syncSlow = 20 * time.Millisecond
 	syncLost = 500 * time.Millisecond
-	// diskFull of the space, in percent, begins the cleaning; nearlyFull leaves no room for it.
+	// At diskFull percent of the space, nodes begin to clean up. nearlyFull leaves no room for that.
 	diskFull   = 85
 	nearlyFull = 95
 	leastFree  = 512 << 20
@@ -135,7 +138,7 @@ func judgeSpace(v *verdict, d Disk) {
 	}
 }
 
-// percentUsed is 0 where the file system does not count.
+// percentUsed returns 0 if the file system does not count.
 func percentUsed(total, free uint64) int {
 	if total == 0 {
 		return 0
@@ -183,7 +186,7 @@ func judgeSysctls(settings []Sysctl, fw Firewall) []Finding {
 	return v.orOK("ip_forward, rp_filter and bridge-nf-call-iptables let containers talk")
 }
 
-// dnsSlow is when names become what users wait for.
+// dnsSlow is the time of an answer from which on users notice the name server.
 const dnsSlow = 500 * time.Millisecond
 
 func judgeDNS(d DNS) []Finding {
@@ -223,7 +226,7 @@ func judgeClock(c Clock) []Finding {
 	return v.orOK(fmt.Sprintf("synchronised, within %s", round(c.Error)))
 }
 
-// round shortens a duration to what a reader takes in.
+// round shortens a duration for reading.
 func round(d time.Duration) time.Duration {
 	switch {
 	case d >= 10*time.Second:

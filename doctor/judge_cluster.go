@@ -7,8 +7,9 @@ import (
 )
 
 const (
-	// clockApart is where log lines of two nodes come in the wrong order; clockBroken is half of what a new
-	// certificate is backdated by: beyond all of it, a node is not let in.
+	// From clockApart on, log lines of two nodes come in the wrong order. clockBroken is half of the
+	// time by which a new certificate is backdated; a node that is off by more than all of that
+	// time cannot join.
 	clockApart  = time.Second
 	clockBroken = 30 * time.Minute
 )
@@ -67,7 +68,7 @@ func judgeWay(v *verdict, name string, n Node, w Way) {
 }
 
 func judgeOffset(v *verdict, name string, n Node) {
-	// What the round trip hides is not held against anybody.
+	// The offset is known only within half of the round trip.
 	apart := n.Offset.Abs() - n.RoundTrip/2
 	word := "ahead of"
 	if n.Offset < 0 {

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// JudgeJoin says why a host had better not join a cluster through a manager: nothing when all is well. self is the address
-// by which others are to reach the host.
+// JudgeJoin returns why a host should not join a cluster through a manager, with the remedy, or
+// nothing if every path works. self is the address by which other nodes will reach the host.
 func JudgeJoin(manager Node, self string) string {
 	var to, from, open []string
 	reason := ""

@@ -38,7 +38,8 @@ func judgeFirewall(f Firewall) []Finding {
 	return v.orOK("no chain of others drops what swarm needs")
 }
 
-// vxlanOverhead is what VXLAN over IPv4 costs of every packet; leastMTU is what IPv6 demands of any link.
+// vxlanOverhead is the size in bytes of the headers of VXLAN over IPv4. leastMTU is the smallest MTU
+// that IPv6 allows for a link.
 const (
 	vxlanOverhead = 50
 	leastMTU      = 1280
@@ -71,7 +72,7 @@ func judgeMTU(mtu int, problem string, n Networks) []Finding {
 	return v.orOK(fmt.Sprintf("the way out carries %d bytes a packet, overlay networks %d", mtu, room))
 }
 
-// judgeNetworks compares where the cluster's networks are with what the host leads to.
+// judgeNetworks compares the subnets of the cluster's networks with the ranges that the host routes.
 func judgeNetworks(n Networks) []Finding {
 	v := verdict{subject: "networks"}
 	if n.Problem != "" {
@@ -135,7 +136,7 @@ func judgePorts(ports []Port, n Networks, member bool) []Finding {
 		v.add(Failure, unable+": no service is answered there", "see what is said of kernel and ports here, or publish with mode=host")
 	}
 	if member {
-		// The cluster's own are this host's daemon's: the other nodes tell whether they are reached.
+		// This host's daemon has the ports: the nodes report whether they are reached.
 		return v.orOK("no other program has a port that services publish")
 	}
 	return v.orOK(strings.Join(names, ", ") + " are free")

@@ -7,14 +7,15 @@ import (
 	"swarm/internal/sysctl"
 )
 
-// Observations are what was seen, without judgement. An empty reason (the Reason, Problem and Taken fields) means that it
-// worked.
+// Observations are what was seen of a host, without judgement. The fields Reason, Problem and Taken
+// are empty if the attempt succeeded.
 type Observations struct {
 	Features []Feature
 	Runc     Runc
 	Cgroup   Cgroup
 	Ports    []Port
-	// MTU of the way out, in bytes; MTUProblem when it could not be found out.
+	// MTU is that of the interface with the default route, in bytes. MTUProblem is set if it is not
+	// known.
 	MTU        int
 	MTUProblem string
 	Sysctls    []Sysctl
@@ -26,56 +27,56 @@ type Observations struct {
 	Cluster    Cluster
 }
 
-// Feature is something that the kernel is asked to do, and was made to do for the test.
+// Feature is something that the kernel must be able to do, and was made to do for the test.
 type Feature struct {
 	Name string
-	// Module that has it, where the kernel loads it as one.
+	// Module is the kernel module with the feature, if there is one.
 	Module string
-	// For is what does not work without it.
+	// For is what does not work without the feature.
 	For    string
 	Reason string
 }
 
-// Runc is the program that starts containers here.
+// Runc is the program that starts the containers of this host.
 type Runc struct {
 	Version string
-	// NoProfiles says why containers run without seccomp profiles; empty when they do not.
+	// NoProfiles says why containers run without seccomp profiles. It is empty if they have them.
 	NoProfiles string
 }
 
-// Cgroup is the host's cgroup hierarchy, or hierarchies.
+// Cgroup is what the host has of cgroups.
 type Cgroup struct {
-	// Version is 1, 2, or 0 when there is none to be seen.
+	// Version is 1 or 2, or 0 if no hierarchy is mounted.
 	Version int
-	// Controllers that can be used, by name; the value says why nothing can be made below it.
+	// Controllers has, by the name of a controller, why no cgroup can be made for it.
 	Controllers map[string]string
 }
 
-// Port is one that a node listens on.
+// Port is a port on which a node listens.
 type Port struct {
 	Network string // tcp or udp
 	Number  uint16
 	For     string
-	// Flag of `swarm init` that chooses another.
+	// Flag of `swarm init` selects another port.
 	Flag  string
 	Taken string
 }
 
-// Sysctl is a kernel setting. Value is empty when the kernel does not have it.
+// Sysctl is a kernel setting.
 type Sysctl struct {
 	Key, Value string
-	// Fixed tells that it cannot be written.
+	// Fixed is set if the setting cannot be written.
 	Fixed bool
 }
 
-// The settings that are judged.
+// The kernel settings that are judged.
 const (
 	sysctlForward  = "net.ipv4.ip_forward"
 	sysctlRPFilter = "net.ipv4.conf.all.rp_filter"
 	sysctlBridge   = "net.bridge.bridge-nf-call-iptables"
 )
 
-// SysctlKeys are the settings that Judge wants to see.
+// SysctlKeys returns the kernel settings that Judge looks at.
 func SysctlKeys() []string {
 	keys := []string{sysctlForward, sysctlRPFilter, sysctlBridge}
 	for _, l := range sysctl.Limits() {
@@ -84,69 +85,71 @@ func SysctlKeys() []string {
 	return keys
 }
 
-// Firewall is the rules of others.
+// Firewall is what the rules of other programs do to swarm's packets.
 type Firewall struct {
-	// ForwardDrop and InputDrop name the base chains with policy drop.
+	// ForwardDrop and InputDrop are the base chains with the policy drop.
 	ForwardDrop, InputDrop []string
-	// Legacy tells that tables of iptables-legacy are in force, which nftables does not show.
+	// Legacy is set if there are tables of iptables-legacy, which nftables does not show.
 	Legacy bool
-	// Devices are those of ours that are up.
+	// Devices are the interfaces of swarm that are up.
 	Devices []Device
 	Problem string
 }
 
-// Device is an interface of ours. Dropped names the chains that forward nothing for it, though they should.
+// Device is an interface of swarm. Dropped are the chains that drop its packets and have no rule of
+// swarm that accepts them.
 type Device struct {
 	Name    string
 	Dropped []string
 }
 
-// Networks is what this host and the cluster's networks are to each other.
+// Networks is what is seen of the cluster's networks, and of the ranges that this host routes.
 type Networks struct {
 	Networks []Network
-	// Pools that subnets of new networks are taken from.
+	// Pools are the ranges from which the subnets of new networks are taken.
 	Pools []netip.Prefix
-	// Ranges are those that the host has an address in, or a route to.
+	// Ranges are those in which the host has an address, or to which it has a route.
 	Ranges []Range
-	// Room is how large a packet of a network may be, in bytes; 0: not known.
+	// Room is the size in bytes of the largest packet that fits into a network; 0 is unknown.
 	Room int
 	// Held are the ports published on all nodes that another program of this host has, with its name.
 	Held []string
-	// Unable are those that this host cannot serve, with what it lacks.
+	// Unable are the published ports that this host cannot serve, with what it lacks.
 	Unable  []string
 	Problem string
 }
 
-// Network is one of the cluster's, or the host's own for containers.
+// Network is a network of the cluster, or the bridge network of this host.
 type Network struct {
 	Name    string
 	Subnets []netip.Prefix
-	// MTU of its interfaces; 0: this host has none.
+	// MTU is that of its interfaces in bytes; 0 if this host has none.
 	MTU int
-	// OnHost tells that the host itself has an address there, on this device.
+	// OnHost is the device with the host's own address on the network, if it has one.
 	OnHost string
 }
 
-// Range is a part of the address space that a device leads to; empty: it leads nowhere.
+// Range is a range that the host routes to a device. Device is empty if it leads nowhere.
 type Range struct {
 	Prefix netip.Prefix
 	Device string
 }
 
-// Clock is the kernel's opinion of its clock.
+// Clock is what the kernel knows about its clock.
 type Clock struct {
 	Synchronised bool
-	// Error is the greatest that the clock may be wrong by, when synchronised.
+	// Error is the maximum error of the clock if it is synchronised.
 	Error   time.Duration
 	Problem string
 }
 
 // Disk is the file system of the state folder.
 type Disk struct {
-	// Path is the folder; Looked the nearest one above it that exists, where the test was made.
+	// Path is the state folder. Looked is that folder, or the nearest one above it that exists; the
+	// test was made there.
 	Path, Looked             string
-	Total, Free              uint64 // bytes; Free without the reserve of root
-	Inodes, InodesFree       uint64 // 0, 0 where the file system does not count them
+	Total, Free              uint64 // bytes; Free without the blocks that are reserved for root
+	Inodes, InodesFree       uint64 // both 0 if the file system does not count them
 	NoExec                   bool
 	SyncMedian, SyncSlowest  time.Duration
 	Problem, OverlayFSReason string
@@ -158,44 +161,44 @@ type DNS struct {
 	Problem string
 }
 
-// NameServer is one that was asked for a name that cannot exist.
+// NameServer is a name server that was asked for a name that cannot exist.
 type NameServer struct {
 	Address string
 	Took    time.Duration
-	// Invented tells that it gave an address for that name.
+	// Invented is set if it answered with an address.
 	Invented bool
 	Problem  string
 }
 
-// Cluster is what this host's daemon says, and what the other nodes say about the way between.
+// Cluster is what this host's daemon says about its membership and about the paths to other nodes.
 type Cluster struct {
-	// State of the membership; empty when no daemon answers.
+	// State is that of the membership. It is empty if no daemon answers.
 	State string
-	// Problem is why a member could not ask the others.
+	// Problem is why a member could not ask the other nodes.
 	Problem string
 	Nodes   []Node
 }
 
-// Active tells whether this host is a member.
+// Active reports whether this host is a member.
 func (c Cluster) Active() bool { return c.State == "active" }
 
-// Node is another node. When it could not be asked, Problem says why, and nothing else is known.
+// Node is another node. If it could not be asked, Problem says why, and nothing else is known.
 type Node struct {
 	Name, Address string
 	Problem       string
-	// Offset is its clock minus ours, known within half of RoundTrip.
+	// Offset is its clock minus this host's, known within half of RoundTrip.
 	Offset, RoundTrip time.Duration
 	Ways              []Way
 }
 
-// Way is one port in one direction.
+// Way is the path to one port in one direction.
 type Way struct {
 	Network string
 	Port    uint16
 	For     string
-	// In is from there to here.
+	// In is set for the direction from the other node to this host.
 	In bool
-	// Bytes of the packet of the MTU's size, when that is what was tried; else 0.
+	// Bytes is the size of the packet if one of the size of the MTU was tried, and else 0.
 	Bytes  int
 	Reason string
 }

@@ -8,11 +8,12 @@ import (
 	"strings"
 )
 
-// GoingDown says whether this host is on its way down: a daemon that is told to end then ends for good. It asks the init
-// that there is: systemd, System V's and busybox' by the runlevel, OpenRC's. Where none can say, only the daemon is ended.
+// GoingDown reports whether this host is shutting down. It asks the init: systemd, those of System V
+// and busybox by their runlevel, and OpenRC. It returns false if none of them answers before ctx
+// ends.
 func (h *Host) GoingDown(ctx context.Context) bool {
 	if h.Systemd() {
-		// It answers also without a bus, and exits with an error for any state but "running".
+		// This works without a bus. The exit code is an error for any state but "running".
 		out, _ := exec.CommandContext(ctx, "systemctl", "is-system-running").Output()
 		return strings.TrimSpace(string(out)) == "stopping"
 	}
@@ -20,7 +21,7 @@ func (h *Host) GoingDown(ctx context.Context) bool {
 		command []string
 		down    func(answer string) bool
 	}{
-		// "2 6": the runlevel before, and the one now; 0 is halt, 6 reboot.
+		// The answer has the former and the current runlevel, such as "2 6"; 0 is halt, 6 is reboot.
 		{[]string{"runlevel"}, func(s string) bool { return strings.HasSuffix(s, " 0") || strings.HasSuffix(s, " 6") }},
 		{[]string{"rc-status", "--runlevel"}, func(s string) bool { return s == "shutdown" || s == "reboot" }},
 	} {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
@@ -18,8 +19,11 @@ import (
 )
 
 // RemoveFolder unmounts everything below dir and removes dir with its content. If dir is itself a
-// mount point or a symbolic link, the operator made it: then only its content is removed. It
-// reports whether there was a folder.
+// mount point or a symbolic link, the operator made it: then only its content is removed. Nothing
+// behind a mount or a symbolic link inside dir is removed. RemoveFolder reports whether there was a
+// folder. It refuses with ErrInvalidArgument a path that is not absolute, or that is or leads to the
+// root folder or a folder of the system such as /etc, and with ErrFailedPrecondition a folder below
+// which a mount is left.
 func RemoveFolder(ctx context.Context, dir string) (bool, error) {
 	real, err := filepath.EvalSymlinks(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -27,15 +31,11 @@ func RemoveFolder(ctx context.Context, dir string) (bool, error) {
 	} else if err != nil {
 		return false, err
 	}
-	mounts, err := mountsBelow(real)
-	if err != nil {
-		return false, err
+	if !filepath.IsAbs(dir) || slices.Contains(systemFolders, real) {
+		return false, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%s is %s, which is not a folder of swarm", dir, real))
 	}
-	for _, m := range mounts {
-		err := unix.Unmount(m, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-			return false, fmt.Errorf("unmount %s: %w", m, err)
-		}
+	if err := unmountBelow(real); err != nil {
+		return false, err
 	}
 	entries, err := os.ReadDir(real)
 	if err != nil {
@@ -55,6 +55,36 @@ func RemoveFolder(ctx context.Context, dir string) (bool, error) {
 		return true, err
 	}
 	return true, nil
+}
+
+// systemFolders are the folders of the Filesystem Hierarchy Standard that a link or a mistake could
+// name, and that no daemon owns.
+var systemFolders = []string{
+	"/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib64", "/media", "/mnt", "/opt", "/proc", "/root", "/run", "/sbin", "/srv",
+	"/sys", "/tmp", "/usr", "/usr/bin", "/usr/lib", "/usr/local", "/usr/sbin", "/usr/share", "/var", "/var/lib", "/var/log", "/var/run",
+}
+
+// unmountBelow unmounts everything below a folder, and then looks again: the kernel does not
+// unmount what a user namespace has locked, and the content behind such a mount is not ours.
+func unmountBelow(dir string) error {
+	mounts, err := mountsBelow(dir)
+	if err != nil {
+		return err
+	}
+	for _, m := range mounts {
+		err := unix.Unmount(m, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("unmount %s: %w", m, err)
+		}
+	}
+	left, err := mountsBelow(dir)
+	if err != nil {
+		return err
+	}
+	if len(left) > 0 {
+		return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("%s is mounted, and cannot be unmounted: unmount it and try again", left[0]))
+	}
+	return nil
 }
 
 // mountsBelow lists the mount points below a folder. The last one mounted comes first, because it

@@ -14,34 +14,36 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// Config is data.
+// Config says which host is meant.
 type Config struct {
-	// Root is the host's file system; empty: /.
+	// Root is the top of the host's file system. The default is /. Other values are for tests.
 	Root string
-	// StateDir keeps the record of what was copied.
+	// StateDir is the daemon's state folder, in which the record of what was copied is kept.
 	StateDir string
 }
 
-// Host is the host as swarm is installed on it.
+// Host is a host on which swarm is installed, or will be.
 type Host struct{ cfg Config }
 
-// New makes a Host; nothing is looked at before it is asked.
+// New returns a Host. It does not look at the host.
 func New(cfg Config) *Host { return &Host{cfg} }
 
-// Installed is what an Install has found or made.
+// Installed is the result of Install.
 type Installed struct {
-	// Program is where the program stands; Copied: it was put there now.
+	// Program is the path of the installed program. Copied is set if Install has put it there.
 	Program string
 	Copied  bool
-	// Unit is the name of the service; empty where systemd is not the init.
+	// Unit is the name of the service. It is empty if systemd is not the init.
 	Unit string
-	// Fresh: nothing of swarm was installed before.
+	// Fresh is set if nothing of swarm was installed before.
 	Fresh bool
 }
 
-// Install puts the program self into its place, unless it stands in a folder of programs already, and writes and enables
-// the units. It starts nothing. Doing it again changes only what is out of date. The program is read from content, which for
-// the running one is /proc/self/exe: somebody else may have put another file at self since it was started.
+// Install puts the program self into its place, unless it is in a folder of programs already, and
+// writes and enables the units if systemd is the init. It starts nothing. Another call changes only
+// what is out of date. Install reads the program from content, which for the running one is
+// /proc/self/exe: another file may have been put at self since it was started. The error is
+// ErrPermissionDenied for other users than root.
 func (h *Host) Install(ctx context.Context, self, content string) (Installed, error) {
 	in := Installed{Program: self}
 	before, err := h.record()
@@ -62,8 +64,8 @@ func (h *Host) Install(ctx context.Context, self, content string) (Installed, er
 	return in, h.writeUnits(ctx, in.Program)
 }
 
-// Uninstall undoes Install: it stops and removes the service, and the program if it was copied. It returns what it has
-// removed.
+// Uninstall undoes Install: it stops and removes the service, and removes the program if it was
+// copied. It returns what it has removed, also when it fails.
 func (h *Host) Uninstall(ctx context.Context) ([]string, error) {
 	var removed []string
 	units, err := h.removeUnits(ctx)
@@ -75,7 +77,7 @@ func (h *Host) Uninstall(ctx context.Context) ([]string, error) {
 	if err != nil || copied == "" {
 		return removed, err
 	}
-	// An upgrade keeps the former program beside it.
+	// An upgrade leaves the former program beside the new one.
 	for _, file := range []string{copied, copied + ".old"} {
 		gone, err := h.remove(file)
 		if err != nil {
@@ -96,7 +98,7 @@ func (h *Host) exists(file string) bool {
 	return err == nil
 }
 
-// remove says whether there was something to remove.
+// remove reports whether there was a file to remove.
 func (h *Host) remove(file string) (bool, error) {
 	err := os.Remove(h.path(file))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -105,7 +107,7 @@ func (h *Host) remove(file string) (bool, error) {
 	return err == nil, err
 }
 
-// wantRoot refuses everybody else, who would meet it file by file.
+// wantRoot refuses other users than root, with one error instead of one for each file.
 func wantRoot(what string) error {
 	if os.Geteuid() != 0 {
 		return errdefs.ErrPermissionDenied.WithMessage(what + ": run this command as root")

@@ -15,16 +15,18 @@ import (
 	"swarm/internal/private"
 )
 
-// program is where a copy is put.
+// program is the path to which the program is copied.
 const program = "/usr/local/bin/swarm"
 
-// programDirs are folders whose programs stay where they are: PATH has them, and systemd may run what is in them.
+// programDirs are folders whose programs stay where they are: they are in PATH, and systemd may run
+// programs from them.
 var programDirs = []string{"/usr/local/bin", "/usr/local/sbin", "/usr/bin", "/usr/sbin", "/bin", "/sbin"}
 
-// recordFile names the program that was copied. It is beside the daemon's state, and does not outlive it.
+// recordFile is the file with the path of the program that was copied. It is removed with the
+// daemon's state.
 func (h *Host) recordFile() string { return filepath.Join(h.cfg.StateDir, "installed") }
 
-// record is the program that an Install has copied, empty when none has.
+// record returns the path of the program that Install has copied, or nothing if it has copied none.
 func (h *Host) record() (string, error) {
 	text, err := os.ReadFile(h.path(h.recordFile()))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -33,7 +35,8 @@ func (h *Host) record() (string, error) {
 	return strings.TrimSpace(string(text)), err
 }
 
-// copyProgram puts the program into its place at once: a daemon that runs from there keeps the file it was started from.
+// copyProgram replaces the installed program in one step. A daemon that runs from there keeps the
+// file from which it was started.
 func (h *Host) copyProgram(content string) (copied bool, err error) {
 	target := h.path(program)
 	if same, err := equal(content, target); same || err != nil {
@@ -45,8 +48,8 @@ func (h *Host) copyProgram(content string) (copied bool, err error) {
 	if err := private.Folder(h.path(h.cfg.StateDir)); err != nil {
 		return false, err
 	}
-	// The record first: a copy that nobody knows of would stay for ever.
-	if err := os.WriteFile(h.path(h.recordFile()), []byte(program+"\n"), 0o600); err != nil {
+	// The record is written first: without it, Uninstall would not find the copy.
+	if err := durable.WriteFile(h.path(h.recordFile()), []byte(program+"\n"), 0o600); err != nil {
 		return false, err
 	}
 	from, err := os.Open(content)
@@ -57,7 +60,7 @@ func (h *Host) copyProgram(content string) (copied bool, err error) {
 	return true, durable.Replace(target, from, 0o755)
 }
 
-// equal compares two files; one that is not there equals nothing.
+// equal compares the content of two files. b need not exist; then they are not equal.
 func equal(a, b string) (bool, error) {
 	left, err := os.Open(a)
 	if err != nil {

@@ -19,13 +19,13 @@ import (
 	"swarm/internal/durable"
 )
 
-// Names of the units.
+// The names of the units.
 const (
 	Service = "swarm.service"
 	Slice   = "swarm.slice"
 )
 
-// unitDir is for units of the administrator, which come before those of packages.
+// unitDir is the folder for units of the administrator, which take precedence over those of packages.
 const unitDir = "/etc/systemd/system"
 
 var (
@@ -35,10 +35,10 @@ var (
 	sliceText string
 )
 
-// Systemd says whether systemd is the init of this host (sd_booted(3)).
+// Systemd reports whether systemd is the init of this host (sd_booted(3)).
 func (h *Host) Systemd() bool { return h.exists("/run/systemd/system") }
 
-// Units lists the unit files that are installed.
+// Units lists the unit files of swarm that are installed.
 func (h *Host) Units() []string {
 	var found []string
 	for _, name := range []string{Service, Slice} {
@@ -49,7 +49,7 @@ func (h *Host) Units() []string {
 	return found
 }
 
-// writeUnits brings the units up to date and enables the service.
+// writeUnits writes the units that are out of date and enables the service.
 func (h *Host) writeUnits(ctx context.Context, program string) error {
 	if err := wantRoot("install " + Service); err != nil {
 		return err
@@ -95,7 +95,7 @@ func (h *Host) removeUnits(ctx context.Context) ([]string, error) {
 		if err := systemctl(ctx, "disable", "--quiet", "--now", Service); err != nil {
 			return nil, err
 		}
-		// No container is left in it; a slice that is not stopped stays until the next boot.
+		// The slice has no container any more. If it is not stopped, it stays until the next boot.
 		if err := systemctl(ctx, "stop", Slice); err != nil {
 			return nil, err
 		}
@@ -111,25 +111,26 @@ func (h *Host) removeUnits(ctx context.Context) ([]string, error) {
 	if err := systemctl(ctx, "daemon-reload"); err != nil {
 		return units, err
 	}
-	// Only a service that has failed is known still, and to be forgotten.
+	// systemd remembers a service that has failed. For any other one, the call fails.
 	_ = systemctl(ctx, "reset-failed", Service)
 	return units, nil
 }
 
-// Start starts the service and returns when the daemon serves.
+// Start starts the service and returns when the daemon is ready. The error is ErrUnavailable, with
+// the end of the journal, if the daemon does not start.
 func (h *Host) Start(ctx context.Context) error {
 	if err := wantRoot("start " + Service); err != nil {
 		return err
 	}
 	err := systemctl(ctx, "start", Service)
 	if err != nil {
-		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("%v: see `journalctl -u swarm`%s", err, lastWords(ctx)))
+		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("%v: see `journalctl -u swarm`%s", err, journalTail(ctx)))
 	}
 	return nil
 }
 
-// Stop stops the service, if there is one, and returns when the daemon is gone and systemd starts no other: one that has
-// just ended would be back at once. It starts again at the next boot.
+// Stop stops the service, if there is one, and returns when the daemon has ended. systemd does not
+// restart it before the next boot.
 func (h *Host) Stop(ctx context.Context) error {
 	if !h.Systemd() || !h.exists(filepath.Join(unitDir, Service)) {
 		return nil
@@ -137,22 +138,23 @@ func (h *Host) Stop(ctx context.Context) error {
 	return systemctl(ctx, "stop", Service)
 }
 
-// systemctl runs one command; its error is what systemctl has said.
+// systemctl runs one command. Its error has the text that systemctl has written.
 func systemctl(ctx context.Context, args ...string) error {
 	cmd := exec.CommandContext(ctx, "systemctl", args...)
-	var said bytes.Buffer
-	cmd.Stderr = &said
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
 	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("systemctl %s: %w%s", strings.Join(args, " "), err, oneLine(said.String()))
+		return fmt.Errorf("systemctl %s: %w%s", strings.Join(args, " "), err, oneLine(stderr.String()))
 	}
 	return nil
 }
 
-// lastWords are those of a daemon that did not start.
-func lastWords(ctx context.Context) string {
+// journalTail returns the end of the journal of a daemon that did not start, as the end of a
+// sentence.
+func journalTail(ctx context.Context) string {
 	out, err := exec.CommandContext(ctx, "journalctl", "--unit", Service, "--lines", "3", "--output", "cat", "--no-pager").Output()
 	if err != nil || len(bytes.TrimSpace(out)) == 0 {
-		return "" // There is no journal, or nothing in it.
+		return "" // there is no journal, or it is empty
 	}
 	return ", which ends with" + oneLine(string(out))
 }

@@ -8,7 +8,7 @@ import (
 	"swarm/internal/transport"
 )
 
-// dial connects the command line to a daemon: over the local socket, or as a user with a credential.
+// dial connects the command line to a daemon over its local socket, or as a user with a credential.
 func dial(_ context.Context, target cli.Target) (cli.Conn, error) {
 	if target.Network == "unix" {
 		return transport.DialUnix(target.Address)

@@ -13,7 +13,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Elsewhere than on Linux swarm is a command line only.
+// On other systems than Linux, swarm is only a command line.
 
 func runAsAnother([]string) bool { return false }
 

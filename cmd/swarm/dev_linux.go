@@ -7,7 +7,7 @@ import (
 	"swarm/dev"
 )
 
-// playgrounds fits package dev to the command line.
+// playgrounds connects package dev to the command line.
 func playgrounds() cli.Dev { return devHosts{} }
 
 type devHosts struct{}
@@ -42,11 +42,7 @@ func (devHosts) Hosts(name string) ([]cli.DevHost, error) {
 }
 
 func (devHosts) Shell(name, host string, argv []string) error {
-	p, err := dev.Open(name)
-	if err != nil {
-		return err
-	}
-	return p.Shell(host, argv...)
+	return inPlayground(name, func(p *dev.Playground) error { return p.Shell(host, argv...) })
 }
 
 func (devHosts) Kill(ctx context.Context, name, host string) error {

@@ -2,18 +2,17 @@ package main
 
 import (
 	"context"
-	"errors"
 	"log/slog"
-	"net/netip"
 	"path/filepath"
-	"runtime"
 	"time"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/mount"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
+	"swarm/adapter/dataplane"
+	"swarm/adapter/imagepeer"
+	"swarm/adapter/member"
 	"swarm/cli"
 	"swarm/containerd"
 	"swarm/containerd/binary"
@@ -23,22 +22,24 @@ import (
 	"swarm/install"
 	"swarm/internal/disk"
 	"swarm/internal/sysctl"
+	"swarm/node"
 	"swarm/overlay/bridge"
-	"swarm/overlay/fabric"
-	"swarm/overlay/hostnet"
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker"
 	"swarm/worker/engine"
 	"swarm/worker/simulated"
+	"swarm/worker/storage"
 )
 
-// leaveGrace is how long containers may take to stop when their node leaves its cluster.
-const leaveGrace = 10 * time.Second
+// orphanTimeout bounds the search for execs of a former daemon.
+const orphanTimeout = 10 * time.Second
 
-// host is what a daemon has whether it is a member or not: containers, images, the node's own network.
+// host is what a daemon has whether it is a member or not: containers, images, and the node's bridge
+// network. The fields that say so are nil with a simulated runtime.
 type host struct {
 	options   cli.DaemonOptions
 	log       *slog.Logger
-	companion *companion.Companion // nil with a containerd of the host's own, or a simulated runtime
+	companion *companion.Companion // nil also with a containerd of the host's own
 	client    *client.Client       // nil with a simulated runtime
 	bridge    *bridge.Bridge       // nil with a simulated runtime
 	store     *image.Store         // nil with a simulated runtime
@@ -48,22 +49,21 @@ type host struct {
 		engine.Runtime
 		engine.Executor
 	}
-	// execs ends those of a former daemon; nil with a simulated runtime.
-	execs  *containerd.Runtime
+	execs  *containerd.Runtime // nil with a simulated runtime
 	images engine.ImageStore
-	// peers is set while this host is a member.
-	peers *peers
+	// peers has the nodes of the cluster while this host is a member.
+	peers *imagepeer.Peers
 }
 
 func newHost(o cli.DaemonOptions, log *slog.Logger) (*host, error) {
-	h := &host{options: o, log: log, peers: &peers{}}
+	h := &host{options: o, log: log, peers: &imagepeer.Peers{}}
 	if o.Simulated {
 		images := simulated.NewImages()
 		h.images = images
 		h.runtime = simulated.New(simulated.Config{}, images)
 		return h, nil
 	}
-	if err := sysctl.Raise(raisedLimits(o.RunDir)); err != nil {
+	if err := sysctl.Raise(sysctl.Record(o.RunDir)); err != nil {
 		log.Warn("the kernel's limits that all containers of this host share stay as they are: see swarm doctor", "err", err)
 	}
 	var err error
@@ -73,7 +73,7 @@ func newHost(o cli.DaemonOptions, log *slog.Logger) (*host, error) {
 	if err := h.newContainers(); err != nil {
 		return nil, err
 	}
-	b, err := bridge.New(bridge.Config{NetnsDir: filepath.Join(o.RunDir, "netns")}, bridge.Deps{Log: log})
+	b, err := dataplane.NewBridge(o.RunDir, log)
 	if err != nil {
 		return nil, err
 	}
@@ -81,15 +81,13 @@ func newHost(o cli.DaemonOptions, log *slog.Logger) (*host, error) {
 	return h, nil
 }
 
-// raisedLimits is the file in which package sysctl notes what it has raised.
-func raisedLimits(runDir string) string { return filepath.Join(runDir, "sysctls") }
-
-// newContainers plugs the runtime together: the embedded containerd, or the one that --containerd-address names.
+// newContainers builds the container runtime: the embedded containerd, or the client of the one that
+// --containerd-address names.
 func (h *host) newContainers() error {
-	l := layout.Layout{Data: h.options.StateDir, Run: h.options.RunDir}
+	l := h.layout()
 	cfg := containerd.Config{
 		StateDir: h.options.StateDir, RunDir: h.options.RunDir,
-		CgroupParent: h.options.CgroupParent, SystemdCgroup: h.options.CgroupDriver == cli.CgroupSystemd,
+		CgroupParent: h.options.CgroupParent, SystemdCgroup: h.options.CgroupDriver == install.CgroupSystemd,
 	}
 	address := h.options.ContainerdAddress
 	set, err := binary.InstallSelf(l.Bin(), version)
@@ -120,13 +118,17 @@ func (h *host) newContainers() error {
 	}
 	h.runtime, h.execs = rt, rt
 	h.store, err = image.New(image.Config{Insecure: h.options.InsecureRegistries, CertsDirs: h.options.RegistryCertsDirs, PeerBandwidth: h.options.PeerBandwidth}, image.Deps{
-		Log: h.log, Client: h.client, Peers: h.peers.holders, PeerTransport: h.peers, Room: h.disk.Room,
+		Log: h.log, Client: h.client, Peers: h.peers.Holders, PeerTransport: h.peers, Room: h.disk.Room,
 	})
 	h.images = h.store
 	return err
 }
 
-// prune removes the programs of earlier builds. That it cannot is no reason not to run.
+func (h *host) layout() layout.Layout {
+	return layout.Layout{Data: h.options.StateDir, Run: h.options.RunDir}
+}
+
+// prune removes the programs of earlier builds. The daemon runs also if it cannot.
 func (h *host) prune(l layout.Layout, own binary.Set) {
 	removed, err := binary.Prune(l.Bin(), layout.Bundles(l.State()), own.Build)
 	if err != nil {
@@ -137,7 +139,7 @@ func (h *host) prune(l layout.Layout, own binary.Set) {
 	}
 }
 
-// run keeps the companion running and the firewall's rules in place.
+// run keeps the container runtime running and the rules of the bridge network in place.
 func (h *host) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	switch {
@@ -145,7 +147,7 @@ func (h *host) run(ctx context.Context) error {
 		g.Go(func() error { return h.companion.Run(ctx) })
 	case h.client != nil:
 		g.Go(func() error {
-			answerNames(ctx, h.resolver())
+			dataplane.ServeNames(ctx, h.resolver(), h.log)
 			return nil
 		})
 	}
@@ -158,7 +160,8 @@ func (h *host) run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// ready returns when containers can be run.
+// ready returns when containers can run, and ends the execs of a former daemon: their clients are
+// gone.
 func (h *host) ready(ctx context.Context) error {
 	if h.companion != nil {
 		if err := h.companion.Ready(ctx); err != nil {
@@ -169,7 +172,15 @@ func (h *host) ready(ctx context.Context) error {
 		if err := h.execs.Recover(); err != nil {
 			h.log.Warn("what a former daemon has left in its folders remains", "err", err)
 		}
-		h.endExecs(ctx)
+		ctx, cancel := context.WithTimeout(ctx, orphanTimeout)
+		defer cancel()
+		ended, err := h.execs.EndExecs(ctx)
+		if err != nil {
+			h.log.Warn("execs of a former daemon may run still", "err", err)
+		}
+		if ended > 0 {
+			h.log.Info("execs of a former daemon were ended", "count", ended)
+		}
 	}
 	return nil
 }
@@ -185,43 +196,18 @@ func (h *host) close() {
 
 // clean removes every container and network of a former membership.
 func (h *host) clean(ctx context.Context) error {
-	found, err := h.runtime.List(ctx)
-	if err != nil {
-		return err
-	}
-	var g errgroup.Group
-	g.SetLimit(8)
-	for _, c := range found {
-		g.Go(func() error {
-			return errors.Join(h.runtime.Stop(ctx, c.TaskID, "", leaveGrace), h.runtime.Remove(ctx, c.TaskID))
-		})
-	}
-	err = g.Wait()
-	if h.bridge == nil {
-		return err
-	}
-	return errors.Join(err, h.purgeNetworks(ctx))
+	return member.Clean(ctx, h.runtime, func(ctx context.Context) error {
+		if h.bridge == nil {
+			return nil
+		}
+		return dataplane.Purge(ctx, h.options.RunDir, h.bridge, h.log)
+	})
 }
 
-// purgeNetworks removes what networks of tasks are made of.
-func (h *host) purgeNetworks(ctx context.Context) error {
-	networks, err := h.newFabric(netip.IPv6Loopback(), 0) // which sends nothing any more
-	if err == nil {
-		err = errors.Join(networks.Purge(ctx), networks.Close())
-	}
-	ports := newMesh(0, 0, h.log)
-	return errors.Join(err, ports.Purge(ctx), ports.Close(), h.bridge.Purge(ctx))
-}
-
-// resolver is where the name server is told what to answer: the runtime process, or this daemon beside a containerd of the
-// host's own.
+// resolver returns the socket of the name server. The container runtime runs it, or this daemon if
+// the containerd is the host's own.
 func (h *host) resolver() string {
-	return layout.Resolver(layout.Layout{Data: h.options.StateDir, Run: h.options.RunDir}.Socket())
-}
-
-// newFabric makes this host's part of the overlay networks.
-func (h *host) newFabric(underlay netip.Addr, port uint16) (*fabric.Fabric, error) {
-	return fabric.New(fabric.Config{PinDir: filepath.Join(h.options.RunDir, "networks"), Underlay: underlay, Port: port}, fabric.Deps{Log: h.log})
+	return layout.Resolver(h.layout().Socket())
 }
 
 func (h *host) containerdAddress() string {
@@ -231,75 +217,54 @@ func (h *host) containerdAddress() string {
 	case h.options.ContainerdAddress != "":
 		return h.options.ContainerdAddress
 	default:
-		return layout.Layout{Data: h.options.StateDir, Run: h.options.RunDir}.Socket()
+		return h.layout().Socket()
 	}
 }
 
-// changes lists what this daemon changes outside its folders.
+// changes lists for operators what this daemon changes outside its folders.
 func (h *host) changes() []string {
 	if h.bridge == nil {
 		return nil
 	}
-	changes := []string{
-		"nftables tables swarm-bridge (families inet and bridge) and device swarm0, while tasks use the bridge network",
-		"nftables tables swarm-mesh and swarm-mesh-zones, device swmesh, routing rules and tables, while ports are published on all nodes",
-		"accept rules for these devices in others' chains that drop what is forwarded; net.ipv4.ip_forward and net.ipv6.conf.all.forwarding: as long",
+	changes := append(dataplane.HostChanges(),
 		"limits of the kernel that containers share, until swarm is uninstalled: see swarm doctor",
-		"cgroup " + h.options.CgroupParent,
-	}
+		"cgroup "+h.options.CgroupParent)
 	return append(changes, install.New(install.Config{}).Units()...)
 }
 
-// describe says what this node is and has.
+// describe returns what this node is and has.
 func (h *host) describe() *swarmv1.NodeDescription {
-	var uname unix.Utsname
-	_ = unix.Uname(&uname) // Cannot fail with a valid pointer.
-	var memory unix.Sysinfo_t
-	_ = unix.Sysinfo(&memory) // As above.
-	var unavailable string
-	if h.disk != nil {
-		unavailable = h.disk.Full()
-	}
-	return &swarmv1.NodeDescription{
-		Unavailable: unavailable,
-		Routed:      h.routed(),
-		Hostname:    h.options.Hostname,
-		Platform:    &swarmv1.Platform{Os: runtime.GOOS, Architecture: machineName()},
-		Resources: &swarmv1.Resources{
-			NanoCpus: int64(runtime.NumCPU()) * 1e9, MemoryBytes: int64(memory.Totalram) * int64(memory.Unit),
-		},
-		Engine: &swarmv1.EngineDescription{
-			EngineVersion: version, KernelVersion: unix.ByteSliceToString(uname.Release[:]), Build: versionInfo().Build,
-			RuntimeVersion: "containerd " + versionInfo().Containerd, Builds: h.builds(),
-		},
-	}
-}
-
-// meshDevice carries the nodes' addresses on network ingress, which is the cluster's own range.
-const meshDevice = "swmesh"
-
-// routed lists the ranges that networks of the cluster must keep clear of. A host that cannot be asked has none: the
-// operator names subnets then.
-func (h *host) routed() []string {
-	ranges, err := hostnet.Routed(meshDevice)
+	routed, err := dataplane.Routed()
 	if err != nil {
+		// The operator names subnets then.
 		h.log.Warn("the host's routes cannot be read: subnets of new networks may overlap them", "err", err)
 	}
-	out := make([]string, len(ranges))
-	for i, r := range ranges {
-		out[i] = r.String()
+	d := node.Describe()
+	d.Hostname, d.Routed = h.options.Hostname, routed
+	d.Engine.EngineVersion, d.Engine.Build = version, versionInfo().Build
+	d.Engine.RuntimeVersion, d.Engine.Builds = "containerd "+versionInfo().Containerd, h.builds()
+	if h.disk != nil {
+		d.Unavailable = h.disk.Full()
 	}
-	return out
+	return d
 }
 
-// machineName is the architecture in the words of Docker's API.
-func machineName() string {
-	switch runtime.GOARCH {
-	case "amd64":
-		return "x86_64"
-	case "arm64":
-		return "aarch64"
-	default:
-		return runtime.GOARCH
+// storage implements engine.Storage.
+type hostStorage struct {
+	*image.Store
+	*containerd.Runtime
+}
+
+func (h *host) storage() engine.Storage {
+	if h.store == nil {
+		return nil
 	}
+	return hostStorage{h.store, h.runtime.(*containerd.Runtime)}
+}
+
+func (h *host) space() storage.Space {
+	if h.disk == nil {
+		return nil
+	}
+	return h.disk
 }

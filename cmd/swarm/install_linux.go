@@ -3,153 +3,57 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io/fs"
 	"log/slog"
-	"os"
-	"path/filepath"
-	"syscall"
 
-	"golang.org/x/sys/unix"
-
+	"swarm/adapter/dataplane"
 	"swarm/cli"
 	"swarm/containerd/companion"
 	"swarm/containerd/layout"
 	"swarm/install"
 	"swarm/internal/sysctl"
-	"swarm/overlay/bridge"
 )
 
-// installer implements cli.Installer, for a daemon with the default folders.
-type installer struct {
-	host   *install.Host
-	layout layout.Layout
-	socket string
-}
-
-func newInstaller() *installer {
-	return &installer{
-		host:   install.New(install.Config{StateDir: cli.DefaultStateDir}),
-		layout: layout.Layout{Data: cli.DefaultStateDir, Run: cli.DefaultRunDir},
-		socket: filepath.Join(cli.DefaultRunDir, "swarm.sock"),
-	}
-}
+// installer implements cli.Installer for a daemon with the default folders.
+type installer struct{ *install.Deployment }
 
 func installs() cli.Installer { return newInstaller() }
 
+func newInstaller() installer {
+	l := layout.Layout{Data: cli.DefaultStateDir, Run: cli.DefaultRunDir}
+	return installer{install.NewDeployment(install.New(install.Config{StateDir: l.Data}), install.DeploymentConfig{
+		StateDir: l.Data, RunDir: l.Run, Content: runningProgram,
+	}, install.DeploymentDeps{
+		StopRuntime: func(ctx context.Context) error { return companion.Stop(ctx, l.Root()) },
+		RemoveTraces: func(ctx context.Context) error {
+			return errors.Join(dataplane.PurgeHost(ctx, l.Run, slog.New(slog.DiscardHandler)), sysctl.Restore(sysctl.Record(l.Run)))
+		},
+	})}
+}
+
 // Install implements cli.Installer.
-func (i *installer) Install(ctx context.Context) (*cli.StartedDaemon, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	in, err := i.host.Install(ctx, self, runningProgram)
-	if err != nil {
-		return nil, fmt.Errorf("install swarm: %w", err)
-	}
-	started := &cli.StartedDaemon{Unit: in.Unit, Program: in.Program, Copied: in.Copied}
-	started.Undo = func(ctx context.Context) error {
-		if err := i.host.Stop(ctx); err != nil {
-			return err
-		}
-		if !in.Fresh {
-			return nil
-		}
-		_, err := i.host.Uninstall(ctx)
-		return errors.Join(err, companion.Stop(ctx, i.layout.Root()))
-	}
-	if in.Unit == "" {
-		return started, nil
-	}
-	if err := i.host.Start(ctx); err != nil {
-		return nil, errors.Join(err, started.Undo(context.WithoutCancel(ctx)))
-	}
-	return started, nil
+func (i installer) Install(ctx context.Context) (*cli.StartedDaemon, error) {
+	started, err := i.Deployment.Install(ctx)
+	return (*cli.StartedDaemon)(started), err
 }
 
-// Member implements cli.Installer.
-func (i *installer) Member() bool {
-	_, err := os.Stat(filepath.Join(i.layout.Data, "node.json"))
-	return err == nil
+// startDaemon connects package install to the command line.
+func startDaemon(ctx context.Context, r cli.StartRequest) (*cli.StartedDaemon, error) {
+	started, err := newInstaller().Start(ctx, r.Socket, r.NoSystemd)
+	return (*cli.StartedDaemon)(started), err
 }
 
-// Uninstall implements cli.Installer. The program goes last, so that what fails can be tried again.
-func (i *installer) Uninstall(ctx context.Context, purge bool) ([]string, error) {
-	if err := i.host.Stop(ctx); err != nil {
-		return nil, err
-	}
-	if err := i.end(ctx); err != nil {
-		return nil, err
-	}
-	removed, err := i.removeTraces(ctx)
-	if err != nil {
-		return removed, err
-	}
-	units, err := i.host.Uninstall(ctx)
-	removed = append(removed, units...)
-	if err != nil {
-		return removed, err
-	}
-	folders := []string{i.layout.Run}
-	if purge {
-		folders = append(folders, i.layout.Data)
-	}
-	for _, dir := range folders {
-		gone, err := install.RemoveFolder(ctx, dir)
-		if err != nil {
-			return removed, fmt.Errorf("remove %s: %w", dir, err)
-		}
-		if gone {
-			removed = append(removed, dir)
-		}
-	}
-	_ = unix.Rmdir(i.layout.Data) // Nothing was kept in it; a link to where something was stays.
-	return removed, nil
+func upgrades() cli.Upgrader { return upgrader{} }
+
+// upgrader implements cli.Upgrader.
+type upgrader struct{}
+
+// Stage implements cli.Upgrader.
+func (upgrader) Stage(ctx context.Context, path, stateDir string) (cli.Program, func() error, error) {
+	p, release, err := install.Stage(ctx, path, stateDir)
+	return cli.Program(p), release, err
 }
 
-// end ends a daemon that runs by itself, and the container runtime.
-func (i *installer) end(ctx context.Context) error {
-	pid, err := install.DaemonBehind(i.socket)
-	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-	case err != nil:
-		return err
-	default:
-		if err := install.EndDaemon(pid, i.layout.Data); err != nil {
-			return err
-		}
-	}
-	return companion.Stop(ctx, i.layout.Root())
-}
-
-// removeTraces removes what a daemon makes outside its folders. Leaving a cluster does so too; here it is looked for again,
-// because of daemons that were killed.
-func (i *installer) removeTraces(ctx context.Context) ([]string, error) {
-	h := &host{options: cli.DaemonOptions{StateDir: i.layout.Data, RunDir: i.layout.Run}, log: slog.New(slog.DiscardHandler)}
-	var err error
-	if h.bridge, err = bridge.New(bridge.Config{NetnsDir: filepath.Join(i.layout.Run, "netns")}, bridge.Deps{Log: h.log}); err != nil {
-		return nil, err
-	}
-	defer h.bridge.Close()
-	if err := errors.Join(h.purgeNetworks(ctx), sysctl.Restore(raisedLimits(i.layout.Run))); err != nil {
-		return nil, err
-	}
-	var removed []string
-	for _, pattern := range []string{"/sys/fs/cgroup/*" + cgroupParent, "/sys/fs/cgroup" + cgroupParent} {
-		groups, err := filepath.Glob(pattern)
-		if err != nil {
-			return removed, err
-		}
-		for _, group := range groups {
-			err := os.Remove(group)
-			switch {
-			case errors.Is(err, fs.ErrNotExist): // by the other name of a controller
-			case err != nil:
-				return removed, fmt.Errorf("%w: a container is left in it", err)
-			default:
-				removed = append(removed, group)
-			}
-		}
-	}
-	return removed, nil
+// Replace implements cli.Upgrader.
+func (upgrader) Replace(_ context.Context, socket string, p cli.Program) (string, func() error, error) {
+	return install.Replace(socket, install.Staged(p))
 }

@@ -1,5 +1,6 @@
-// Command swarm is the whole of swarm in one file: it dispatches to the shim, the reaper of containers, the runtime
-// process, the daemon or the command line, and wires the concrete types together. It decides nothing.
+// Command swarm is the whole of swarm in one file. It dispatches to the shim, the reaper of
+// containers, the container runtime, the daemon or the command line, and wires the concrete types
+// together. It decides nothing: a decision belongs to the package that owns its noun.
 package main
 
 import (
@@ -10,7 +11,7 @@ import (
 	"swarm/cli"
 )
 
-// version and revision are stamped by the build.
+// version and revision are set by the linker.
 var (
 	version  = "devel"
 	revision = ""

@@ -5,19 +5,19 @@ import (
 	"log/slog"
 	"os"
 	"sync"
-	"time"
 
+	"swarm/adapter/dataplane"
 	"swarm/cli"
 	"swarm/containerd/layout"
 	"swarm/containerd/reaper"
 	"swarm/containerd/server"
 	"swarm/containerd/shim"
+	"swarm/install/process"
 	"swarm/internal/footprint"
-	"swarm/internal/pause"
-	"swarm/overlay/resolve"
 )
 
-// runAsAnother runs what the program is when it was started under another name: a shim, or a container's reaper.
+// runAsAnother runs the program as a shim or as a container's reaper if it was started under that
+// name. It returns false for any other name.
 func runAsAnother(args []string) bool {
 	if shim.Invoked(args) {
 		shim.Main()
@@ -29,30 +29,18 @@ func runAsAnother(args []string) bool {
 	return false
 }
 
-// runRuntime is the verb behind which containerd runs. The daemon starts it; it is not meant for people.
+// runRuntime runs the container runtime, which the daemon starts as a process of its own.
 func runRuntime(ctx context.Context, o cli.RuntimeOptions) error {
-	// Neither a reader of its log nor a terminal that goes away may end it.
-	ignoreHangups()
+	// The runtime outlives the daemon, and with it the reader of its output.
+	process.IgnoreHangups()
 	ctx, stop := context.WithCancel(ctx)
 	var kept sync.WaitGroup
 	kept.Go(func() { footprint.Keep(ctx, footprint.Free) })
 	defer kept.Wait()
 	defer stop()
 	return server.Run(ctx, server.Config{Root: o.Root, State: o.State, Address: o.Address, BinDir: o.BinDir, LogLevel: o.LogLevel},
-		func(ctx context.Context) { answerNames(ctx, layout.Resolver(o.Address)) })
-}
-
-// answerNames answers what containers ask their name server. That it cannot is no reason to stop serving containers.
-func answerNames(ctx context.Context, socket string) {
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	for {
-		err := resolve.New(resolve.Config{Socket: socket}, resolve.Deps{Log: log}).Run(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		log.Error("names are not answered", "err", err, "retry", time.Second)
-		if pause.For(ctx, time.Second) != nil {
-			return
-		}
-	}
+		func(ctx context.Context) {
+			log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+			dataplane.ServeNames(ctx, layout.Resolver(o.Address), log)
+		})
 }

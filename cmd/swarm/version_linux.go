@@ -11,10 +11,10 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// runningProgram is the file that this process runs, whatever was put at its path since.
+// runningProgram is the file that this process runs. Another one may be at its path by now.
 const runningProgram = "/proc/self/exe"
 
-// build names this program's build; reading its own file once is enough.
+// build returns the ID of this program's build. It reads the file of the program once.
 var build = sync.OnceValue(func() string {
 	id, err := binary.BuildID(runningProgram, version)
 	if err != nil {
@@ -23,7 +23,7 @@ var build = sync.OnceValue(func() string {
 	return id
 })
 
-// carries adds the parts that only Linux has.
+// carries adds the parts that only the program for Linux has.
 func carries(v *swarmv1.VersionInfo) {
 	v.Containerd, _, _ = strings.Cut(containerd.Version, "+")
 	v.Build = build()

@@ -65,6 +65,18 @@ func (w *Watch) Run(ctx context.Context) error {
 	}
 }
 
+// Follow calls changed each time that the disk has become full, or has room again, until ctx ends.
+func (w *Watch) Follow(ctx context.Context, changed func()) {
+	for {
+		select {
+		case <-w.Changed():
+			changed()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 // complain logs what is wrong once, not every second.
 func (w *Watch) complain(err error) {
 	text := ""

@@ -10,14 +10,16 @@ import (
 	"strings"
 )
 
-// The protocol of docker-credential-NAME: a verb as argument, one document on each standard stream.
+// A helper is a program docker-credential-NAME. It takes a verb as its argument, reads one document
+// from its standard input and writes one to its standard output.
 
-// tokenUser is the name that stands for a token in place of a password.
+// tokenUser is the username with which the secret is an identity token.
 const tokenUser = "<token>"
 
 type secret struct{ ServerURL, Username, Secret string }
 
-// get asks a helper; nil when it knows nothing of the registry, or is not installed: Docker goes on without too.
+// get asks a helper for credentials. It returns nil if the helper has none for the registry, or is not
+// installed, as Docker does.
 func get(ctx context.Context, helper, key string) (*Credentials, error) {
 	out, err := run(ctx, helper, "get", key, []byte(key))
 	if err != nil {
@@ -54,15 +56,15 @@ func erase(ctx context.Context, helper, key string) error {
 	return err
 }
 
-// run gives what the helper wrote, also when it failed: it says there why.
+// run returns the standard output of the helper, which has the reason if the helper fails.
 func run(ctx context.Context, helper, verb, key string, in []byte) ([]byte, error) {
 	program := "docker-credential-" + helper
 	cmd := exec.CommandContext(ctx, program, verb)
 	cmd.Stdin = bytes.NewReader(in)
 	out, err := cmd.Output()
 	if err != nil {
-		if said := strings.TrimSpace(string(out)); said != "" {
-			err = fmt.Errorf("%w: %s", err, said)
+		if reason := strings.TrimSpace(string(out)); reason != "" {
+			err = fmt.Errorf("%w: %s", err, reason)
 		}
 		return out, fmt.Errorf("%s %s %s: %w", program, verb, key, err)
 	}

@@ -1,8 +1,10 @@
-// Package keychain keeps a user's credentials for registries where Docker keeps them: in config.json, or in the
-// credential helper that config.json names. What `docker login` stored is found here, and the other way round.
+// Package keychain keeps a user's credentials for registries where Docker keeps them: in
+// config.json, or in the credential helper that config.json names. It finds what `docker login` has
+// stored, and Docker finds what it has stored.
 //
-// It owns the format of the file's members auths, credsStore and credHelpers, and the helpers' protocol; every other
-// member stays as it is. It refuses to write a file that it cannot read. Callers: cli. No goroutines.
+// The package owns the format of the members auths, credsStore and credHelpers of the file, and the
+// protocol of the helpers. It leaves every other member as it is. It refuses to write a file that it
+// cannot read. Package cli calls it. It has no goroutines.
 package keychain
 
 import (
@@ -20,12 +22,14 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+
+	"swarm/internal/durable"
 )
 
-// DockerHub is what Docker calls its own registry in the file.
+// DockerHub is the key of Docker's own registry in the file.
 const DockerHub = "https://index.docker.io/v1/"
 
-// Credentials are a name and a password, or a token in place of both.
+// Credentials are a username and a password, or an identity token instead of both.
 type Credentials struct {
 	Username      string `json:"username,omitempty"`
 	Password      string `json:"password,omitempty"`
@@ -39,7 +43,7 @@ func (c Credentials) Header() (string, error) {
 	return base64.URLEncoding.EncodeToString(b), err
 }
 
-// entry is one registry's part of the file.
+// entry is the part of the file for one registry.
 type entry struct {
 	Auth          string `json:"auth,omitempty"`
 	Username      string `json:"username,omitempty"`
@@ -50,14 +54,15 @@ type entry struct {
 // File is Docker's config.json.
 type File struct {
 	path    string
-	foreign bool // another user's: not to be replaced
+	foreign bool // this user may not read the file, so it must not be replaced
 	members map[string]json.RawMessage
 	auths   map[string]entry
 	store   string
 	helpers map[string]string
 }
 
-// Key is what the file calls a registry, by the host that image names have.
+// Key returns the key of a registry in the file. host is the host in the names of its images; it may
+// be empty, which means Docker Hub.
 func Key(host string) string {
 	switch host = Host(host); host {
 	case "", "docker.io", "index.docker.io", "registry-1.docker.io":
@@ -66,14 +71,15 @@ func Key(host string) string {
 	return host
 }
 
-// Host drops the scheme and path of a registry's address.
+// Host returns the address of a registry without scheme and path.
 func Host(address string) string {
 	address = strings.TrimPrefix(strings.TrimPrefix(address, "https://"), "http://")
 	host, _, _ := strings.Cut(address, "/")
 	return host
 }
 
-// Open reads the file in a folder; one that is not there, or is another user's, is empty.
+// Open reads config.json in a folder. A file that does not exist, or that this user may not read, is
+// taken as empty; so is that of an empty dir. The error is ErrInvalidArgument if the file is damaged.
 func Open(dir string) (*File, error) {
 	f := &File{path: filepath.Join(dir, "config.json"), members: map[string]json.RawMessage{}, auths: map[string]entry{}}
 	if dir == "" {
@@ -95,7 +101,7 @@ func Open(dir string) (*File, error) {
 	if err != nil {
 		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("registry credentials in %s cannot be read (%v): correct the file, or remove it and log in again", f.path, err))
 	}
-	// What is not there may be null in the file.
+	// A member that is null in the file has left a nil map.
 	if f.auths == nil {
 		f.auths = map[string]entry{}
 	}
@@ -105,15 +111,16 @@ func Open(dir string) (*File, error) {
 	return f, nil
 }
 
-// Path is the file's own; empty when there is no folder for it.
+// Path returns the path of the file. It is empty if there is no folder for the file.
 func (f *File) Path() string { return f.path }
 
-// Registries lists those that the file knows.
+// Registries returns the keys in the file, sorted.
 func (f *File) Registries() []string {
 	return slices.Sorted(maps.Keys(f.auths))
 }
 
-// Helper names the credential helper of a registry; empty: the file itself holds what is stored.
+// Helper returns the name of the credential helper of a registry. It is empty if the credentials are
+// in the file itself.
 func (f *File) Helper(key string) string {
 	if h := f.helpers[key]; h != "" {
 		return h
@@ -121,7 +128,9 @@ func (f *File) Helper(key string) string {
 	return f.store
 }
 
-// Find looks a registry up as Docker does: its own helper, the general one, the file. Nil: there is nothing.
+// Find returns the credentials for a registry, or nil if there are none. As Docker does, it asks the
+// registry's own helper, or else the general one, and then looks into the file. The error is
+// ErrInvalidArgument if the credentials in the file are damaged, or that of the helper.
 func (f *File) Find(ctx context.Context, key string) (*Credentials, error) {
 	if helper := f.Helper(key); helper != "" {
 		if c, err := get(ctx, helper, key); err != nil || c != nil {
@@ -152,7 +161,9 @@ func (f *File) Find(ctx context.Context, key string) (*Credentials, error) {
 	return c, nil
 }
 
-// Store keeps credentials, by the registry's helper if it has one.
+// Store stores the credentials for a registry, in its helper if it has one. Errors:
+// ErrFailedPrecondition if there is no folder for the file, ErrPermissionDenied if the file may not
+// be read, or that of the helper.
 func (f *File) Store(ctx context.Context, key string, c Credentials) error {
 	if f.path == "" {
 		return errdefs.ErrFailedPrecondition.WithMessage("there is no folder for credentials: set HOME or DOCKER_CONFIG")
@@ -161,7 +172,7 @@ func (f *File) Store(ctx context.Context, key string, c Credentials) error {
 		if err := put(ctx, helper, key, c); err != nil {
 			return err
 		}
-		f.auths[key] = entry{} // as Docker: the file says that there is something
+		f.auths[key] = entry{} // as Docker does, to list the registry
 		return f.write()
 	}
 	e := entry{IdentityToken: c.IdentityToken}
@@ -172,7 +183,8 @@ func (f *File) Store(ctx context.Context, key string, c Credentials) error {
 	return f.write()
 }
 
-// Erase forgets a registry's credentials, and says whether there were any.
+// Erase removes the credentials for a registry from the file and from its helper. It reports whether
+// there were any.
 func (f *File) Erase(ctx context.Context, key string) (bool, error) {
 	had := false
 	for name := range f.auths {
@@ -199,7 +211,7 @@ func (f *File) Erase(ctx context.Context, key string) (bool, error) {
 	return true, f.write()
 }
 
-// write replaces the file at once, so that nobody reads half of it; only its owner may read it.
+// write replaces the file. Only its owner may read it.
 func (f *File) write() (err error) {
 	if f.foreign {
 		return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("registry credentials in %s may not be read: make the file yours, or name another folder with DOCKER_CONFIG", f.path))
@@ -215,7 +227,7 @@ func (f *File) write() (err error) {
 	}
 	path := f.path
 	if target, err := filepath.EvalSymlinks(path); err == nil {
-		path = target // people link it to their notes of settings
+		path = target // users keep the file elsewhere and link to it
 	}
 	defer func() {
 		if err != nil {
@@ -225,17 +237,6 @@ func (f *File) write() (err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	t, err := os.CreateTemp(filepath.Dir(path), "config.json.") // mode 0600
-	if err != nil {
-		return err
-	}
-	_, err = t.Write(append(data, '\n'))
-	keepOwner(path, t)
-	if err = errors.Join(err, t.Close()); err == nil {
-		err = os.Rename(t.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(t.Name()))
-	}
-	return nil
+	// With sudo, the file must stay the user's: as root's, the user's own logins would be gone.
+	return durable.WriteFileAsOwner(path, append(data, '\n'), 0o600)
 }

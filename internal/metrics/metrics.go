@@ -1,9 +1,10 @@
-// Package metrics shows numbers of this process to Prometheus.
+// Package metrics serves metrics of this process to Prometheus.
 //
-// It is the one door to Prometheus' library. Nothing is gathered but when somebody asks: a Source is called for each
-// scrape, and costs nothing between. What cannot be read afterwards, because it happens and is over, goes into a Duration or
-// a Count. It refuses to know what the numbers mean. Caller: cmd, which says what there is. Goroutines: those of the HTTP
-// server, while Serve runs.
+// The package is the only one that imports Prometheus' library. It reads values only when Prometheus
+// asks: it calls every Source for each scrape, and a Source costs nothing in between. Events, which
+// cannot be read afterwards, go into a Duration or a Count. The package does not know which metrics
+// there are; adapter/monitor, its caller, defines them. Goroutines: those of the HTTP server, while
+// Serve runs.
 package metrics
 
 import (
@@ -22,35 +23,36 @@ import (
 	"golang.org/x/net/netutil"
 )
 
-// Kind says how a number moves.
+// Kind is the type of a metric.
 type Kind int
 
 // The kinds.
 const (
-	// Gauge goes up and down.
+	// Gauge is a value that goes up and down.
 	Gauge Kind = iota
-	// Counter only goes up; its name ends with _total.
+	// Counter is a value that only goes up. Its name ends with _total.
 	Counter
-	// Histogram counts what took how long; its name ends with _seconds.
+	// Histogram counts durations. Its name ends with _seconds.
 	Histogram
 )
 
-// Family is the numbers of one name.
+// Family is a metric with all its label values.
 type Family struct {
 	Name string
 	Help string
 	Kind Kind
-	// Labels tell the family's numbers apart.
+	// Labels are the names of the labels.
 	Labels []string
 }
 
-// Emit takes one number of a family, with a value for each of its labels.
+// Emit takes one value of a family, with one label value for each of its labels.
 type Emit func(f *Family, value float64, labels ...string)
 
-// Source says what it knows when asked, by ctx's end. An error costs the rest of this source for one scrape.
+// Source emits its current values. It must return when ctx ends. If it returns an error, the values
+// that it has not emitted are missing from this scrape, and the error is logged.
 type Source func(ctx context.Context, emit Emit) error
 
-// Registry is what is shown.
+// Registry holds the metrics of this process. Several goroutines may call its methods.
 type Registry struct {
 	log *slog.Logger
 	of  *prometheus.Registry
@@ -59,14 +61,14 @@ type Registry struct {
 	sources map[*Source]Source
 }
 
-// New returns a registry that shows the process and its Go runtime.
+// New returns a registry with the metrics of the process and of its Go runtime.
 func New(log *slog.Logger) *Registry {
 	r := &Registry{log: log, of: prometheus.NewRegistry(), sources: make(map[*Source]Source)}
 	r.of.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), sources{r})
 	return r
 }
 
-// Add has a source asked until remove is called.
+// Add asks a source at each scrape until remove is called.
 func (r *Registry) Add(s Source) (remove func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -78,16 +80,17 @@ func (r *Registry) Add(s Source) (remove func()) {
 	}
 }
 
-// scrapeTime is how long one scrape may take: Prometheus gives up after 10 s.
-const scrapeTime = 5 * time.Second
+// scrapeTimeout bounds one scrape. Prometheus gives up after 10 seconds.
+const scrapeTimeout = 5 * time.Second
 
-// sources asks them. Which numbers there are is known only then, so it describes none.
+// sources collects from all sources. It describes no metric, because the label values are known only
+// when it collects.
 type sources struct{ r *Registry }
 
 func (sources) Describe(chan<- *prometheus.Desc) {}
 
 func (s sources) Collect(out chan<- prometheus.Metric) {
-	ctx, cancel := context.WithTimeout(context.Background(), scrapeTime)
+	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
 	defer cancel()
 	s.r.mu.Lock()
 	all := make([]Source, 0, len(s.r.sources))
@@ -114,10 +117,11 @@ func (k Kind) value() prometheus.ValueType {
 	return prometheus.GaugeValue
 }
 
-// Duration counts what took how long, for each set of labels.
+// Duration is a histogram of durations for each set of label values.
 type Duration struct{ of *prometheus.HistogramVec }
 
-// NewDuration shows durations, counted in these bounds.
+// NewDuration adds a histogram to the registry, with the upper bounds of its buckets in ascending
+// order.
 func (r *Registry) NewDuration(f *Family, bounds ...time.Duration) *Duration {
 	seconds := make([]float64, len(bounds))
 	for i, b := range bounds {
@@ -126,46 +130,46 @@ func (r *Registry) NewDuration(f *Family, bounds ...time.Duration) *Duration {
 	d := &Duration{prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: f.Name, Help: f.Help, Buckets: seconds}, f.Labels)}
 	r.of.MustRegister(d.of)
 	if len(f.Labels) == 0 {
-		d.of.WithLabelValues() // is shown before the first
+		d.of.WithLabelValues() // shows it before the first observation
 	}
 	return d
 }
 
-// Observe adds one.
+// Observe counts one duration.
 func (d *Duration) Observe(took time.Duration, labels ...string) {
 	d.of.WithLabelValues(labels...).Observe(took.Seconds())
 }
 
-// Forget shows those of the labels no more.
+// Forget removes the histogram with these label values.
 func (d *Duration) Forget(labels ...string) { d.of.DeleteLabelValues(labels...) }
 
-// Count counts events, for each set of labels.
+// Count is a number of events for each set of label values.
 type Count struct{ of *prometheus.CounterVec }
 
-// NewCount shows a number of events.
+// NewCount adds a number of events to the registry.
 func (r *Registry) NewCount(f *Family) *Count {
 	c := &Count{prometheus.NewCounterVec(prometheus.CounterOpts{Name: f.Name, Help: f.Help}, f.Labels)}
 	r.of.MustRegister(c.of)
 	if len(f.Labels) == 0 {
-		c.of.WithLabelValues() // is shown before the first
+		c.of.WithLabelValues() // shows it before the first event
 	}
 	return c
 }
 
-// Add adds n, which may be 0: what has not happened is shown too.
+// Add adds n events. With 0, the number is shown before the first event.
 func (c *Count) Add(n int, labels ...string) { c.of.WithLabelValues(labels...).Add(float64(n)) }
 
-// Forget shows those of the labels no more.
+// Forget removes the number with these label values.
 func (c *Count) Forget(labels ...string) { c.of.DeleteLabelValues(labels...) }
 
 const (
-	// readTime bounds how long a client may take to ask, and writeTime how long the answer may take.
-	readTime, writeTime = 5 * time.Second, 30 * time.Second
-	// maxConns bounds the clients that are connected at once. Those beyond wait.
+	// readTimeout bounds reading a request, and writeTimeout writing the answer.
+	readTimeout, writeTimeout = 5 * time.Second, 30 * time.Second
+	// maxConns bounds the connected clients. Others wait.
 	maxConns = 64
 )
 
-// Serve answers at /metrics until ctx ends, and closes the listener.
+// Serve serves the metrics at /metrics until ctx ends, and closes the listener.
 func (r *Registry) Serve(ctx context.Context, ln net.Listener) error {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(r.of, promhttp.HandlerOpts{
@@ -175,7 +179,7 @@ func (r *Registry) Serve(ctx context.Context, ln net.Listener) error {
 		fmt.Fprintln(w, "metrics of this node are at /metrics")
 	})
 	server := &http.Server{
-		Handler: mux, ReadTimeout: readTime, WriteTimeout: writeTime, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
+		Handler: mux, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
 		ErrorLog: slog.NewLogLogger(r.log.Handler(), slog.LevelDebug),
 	}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })

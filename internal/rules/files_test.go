@@ -53,6 +53,26 @@ func TestFilesAreShort(t *testing.T) {
 	}
 }
 
+// Package main can be tested only as a whole program. It parses flags, builds configurations and
+// wires concrete types together; a decision belongs to the package that owns its noun, with a test.
+func TestCommandOnlyWires(t *testing.T) {
+	const limit = 1000
+	total := 0
+	for _, f := range tracked(t, "cmd/swarm/*.go") {
+		if strings.HasSuffix(f, "_test.go") {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join(root, f))
+		if err != nil {
+			t.Fatal(err)
+		}
+		total += bytes.Count(text, []byte("\n"))
+	}
+	if total > limit {
+		t.Errorf("cmd/swarm has %d lines without tests, more than %d: move what decides to the package that owns the noun", total, limit)
+	}
+}
+
 // init functions and package-level state run before anybody can decide whether they should.
 func TestNoInitFunctions(t *testing.T) {
 	for _, f := range tracked(t, "*.go") {

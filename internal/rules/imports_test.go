@@ -82,9 +82,13 @@ var directions = []struct {
 	// A node's parts are given to it as functions: it knows none of them.
 	{"node", []string{"internal", "proto"}},
 	// It writes files and runs systemctl: what it installs is no concern of its.
-	{"install", []string{"internal", "proto"}},
-	// What the network's libraries see is handed to the doctor: it judges, whoever looked.
+	{"install", []string{"install", "internal", "proto"}},
+	// Looking at a host needs the network's libraries. What they see is handed to package doctor,
+	// whose judgement stays pure.
+	{"doctor/observe", []string{"doctor", "overlay", "internal", "proto"}},
 	{"doctor", []string{"doctor", "internal", "proto"}},
+	// Adapters connect parts that do not know each other. Only cmd imports them.
+	{"adapter", []string{"adapter", "doctor", "node", "manager", "worker", "overlay", "raftstore", "internal", "proto"}},
 	// The playground lays cables with the overlay's primitives.
 	{"dev", []string{"dev", "overlay", "internal", "proto"}},
 	// A front end is thin: flags, one call, print.

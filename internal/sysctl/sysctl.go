@@ -26,6 +26,9 @@ type Limit struct {
 	Why string
 }
 
+// Record returns the file in the daemon's run folder in which Raise notes what the limits were.
+func Record(runDir string) string { return filepath.Join(runDir, "sysctls") }
+
 // Limits lists the limits that are raised. They cost nothing until they are used.
 func Limits() []Limit {
 	const (

@@ -5,7 +5,7 @@
 // size of the MTU. Each way is tried from both ends, because a firewall that lets answers through hides what it blocks.
 //
 // It owns the protocol of a probe and judges nothing. It refuses to send to anybody but members, by gossip's list. Callers:
-// cmd/swarm registers a Prober; `swarm doctor` asks it. Goroutines: those of a call, which waits for them.
+// adapter/dataplane makes a Prober; `swarm doctor` asks it. Goroutines: those of a call, which waits for them.
 package probe
 
 import (

@@ -3,7 +3,7 @@
 // Package survey finds out what the kernel and the firewall of the host it runs on can do and do for the network.
 //
 // It tries devices and rules in a network namespace that ends with the call, and otherwise only reads: nothing on the host
-// is changed. It judges nothing. Caller: cmd/swarm, for `swarm doctor`. Goroutines: one in each call of Kernel, on a thread
+// is changed. It judges nothing. Caller: doctor/observe, for `swarm doctor`. Goroutines: one in each call of Kernel, on a thread
 // of its own, which it waits for.
 package survey
 

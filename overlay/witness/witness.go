@@ -8,7 +8,7 @@
 // fault lasts so long. It is asked rarely from then on.
 //
 // It owns the verdicts, while gossip holds on to its own, and asks again until then. It refuses to bring anybody back whom gossip has not lost.
-// Caller: the data plane's wiring in cmd. Goroutines: those of a round of questions, which waits for them.
+// Caller: adapter/dataplane. Goroutines: those of a round of questions, which waits for them.
 package witness
 
 import (

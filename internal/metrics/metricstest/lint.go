@@ -1,4 +1,5 @@
-// Package metricstest says whether metrics keep to Prometheus' conventions. For tests; no goroutines.
+// Package metricstest checks metrics against the naming conventions of Prometheus. It is for tests,
+// and has no goroutines.
 package metricstest
 
 import (
@@ -8,7 +9,7 @@ import (
 	"swarm/internal/metrics"
 )
 
-// Lint returns what is wrong with names, help texts and labels, a line each.
+// Lint returns one line for each problem with a name, a help text or a label.
 func Lint(families []*metrics.Family) ([]string, error) {
 	r := prometheus.NewRegistry()
 	for _, f := range families {

@@ -1,0 +1,97 @@
+//go:build linux
+
+package member
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"swarm/adapter/dataplane"
+	"swarm/adapter/monitor"
+	"swarm/manager"
+	"swarm/manager/bootstrap"
+	"swarm/node"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+)
+
+// Manager implements node.Manager. All its fields are required.
+type Manager struct {
+	*manager.Manager
+	Store      *raftstore.Store
+	Membership node.Membership
+	Hostname   string
+	// First has the first rows of a new cluster until they are committed.
+	First   bootstrap.File
+	Monitor *monitor.Monitor
+	// Running holds Store while the manager runs.
+	Running *atomic.Pointer[raftstore.Store]
+}
+
+// Run implements node.Manager. It closes the store, which hands leadership over, after the manager
+// has ended. The manager ends if the store does.
+func (m *Manager) Run(ctx context.Context) error {
+	defer m.Monitor.AddManager(m.Manager, m.Store)()
+	m.Running.Store(m.Store)
+	defer m.Running.Store(nil)
+	below, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	stores, below := errgroup.WithContext(below)
+	stores.Go(func() error { return m.Store.Run(below) })
+	parts, ctx := errgroup.WithContext(ctx)
+	parts.Go(func() error {
+		select {
+		case <-below.Done():
+			return errors.New("the store has ended")
+		case <-ctx.Done():
+			return nil
+		}
+	})
+	parts.Go(func() error { return m.First.Commit(ctx, m.Store) })
+	parts.Go(func() error { return m.Manager.Run(ctx) })
+	err := parts.Wait()
+	closeErr := m.Store.Close()
+	stop()
+	if failure := stores.Wait(); failure != nil {
+		return failure
+	}
+	return errors.Join(err, closeErr)
+}
+
+// Register implements node.Manager. It adds the service for hosts that are about to join.
+func (m *Manager) Register(r grpc.ServiceRegistrar) {
+	m.Manager.Register(r)
+	swarmv1.RegisterAdmissionServer(r, dataplane.NewGatekeeper(m.Hostname, m.Membership, m.Admits))
+}
+
+// Resolve implements node.Manager with the replicated address of a node.
+func (m *Manager) Resolve(nodeID string) (node.Peer, bool) {
+	p, ok := m.Peer(nodeID)
+	return node.Peer{NodeID: nodeID, Addr: p.GetAddr(), Port: uint16(p.GetPort())}, ok
+}
+
+// Standing implements node.Manager.
+func (m *Manager) Standing() node.Standing {
+	return standing(m.Membership.NodeID, m.Store.Leader(), m.Store.View().Nodes.Len(), m.Store.Servers())
+}
+
+func standing(self, leader string, nodes int, servers []raftstore.Server) node.Standing {
+	s := node.Standing{Leader: leader, Nodes: nodes}
+	for _, server := range servers {
+		s.Managers++
+		s.Voter = s.Voter || server.ID == self && server.Voter
+	}
+	return s
+}
+
+// RaftTimeouts derives Raft's timeouts from the time without a heartbeat after which a follower
+// starts an election. A leader that has lost the majority steps down in half of that time, before
+// another leader can be elected. Calls to the leader wait for a few elections, at least 5 seconds.
+func RaftTimeouts(silence time.Duration) raftstore.Timeouts {
+	return raftstore.Timeouts{Heartbeat: silence, Election: silence, Lease: silence / 2, Leader: max(5*time.Second, 4*silence)}
+}

@@ -1,0 +1,40 @@
+package doctor
+
+import (
+	"slices"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// SurveyedNodes translates what the daemon found when it tried the network paths to and from the
+// other nodes. A nil answer has no nodes.
+func SurveyedNodes(answer *swarmv1.SurveyResponse) []Node {
+	var nodes []Node
+	for _, n := range answer.GetNodes() {
+		nodes = append(nodes, SurveyedNode(n))
+	}
+	return nodes
+}
+
+// SurveyedNode translates what was found about one node. A node without a hostname is named by its
+// ID.
+func SurveyedNode(n *swarmv1.SurveyedNode) Node {
+	name := n.GetHostname()
+	if name == "" && n.GetNodeId() != "" {
+		name = "node " + n.GetNodeId()
+	}
+	return Node{
+		Name: name, Address: n.GetAddr(), Problem: n.GetError(), Offset: n.GetClockOffset().AsDuration(), RoundTrip: n.GetRoundTrip().AsDuration(),
+		Ways: slices.Concat(ways(n.GetOut(), false), ways(n.GetIn(), true)),
+	}
+}
+
+func ways(tried []*swarmv1.TriedWay, in bool) []Way {
+	var out []Way
+	for _, w := range tried {
+		out = append(out, Way{
+			Network: w.Network, Port: uint16(w.Port), For: w.Purpose, In: in, Bytes: int(w.Bytes), Reason: w.Error,
+		})
+	}
+	return out
+}
