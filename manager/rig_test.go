@@ -98,7 +98,7 @@ func (r *rig) bootstrap() {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	found, err := ca.NewCluster(ca.Founder{CSR: csr, Addr: "10.0.0.1", Port: 2377}, time.Now())
+	found, err := ca.NewCluster(ca.Founder{CSR: csr, Addr: "10.0.0.1", Port: 2377, Format: raftstore.Format}, time.Now())
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -201,7 +201,7 @@ func (r *wrongRig) manage() {
 	r.t.Helper()
 	store, self := raftstoretest.New(r.t), "m1" // the store's member
 	_, csr := (&protocolRig{t: r.t}).key()
-	found, err := ca.NewCluster(ca.Founder{CSR: csr, Addr: "10.0.0.1", Port: 2377}, time.Now())
+	found, err := ca.NewCluster(ca.Founder{CSR: csr, Addr: "10.0.0.1", Port: 2377, Format: raftstore.Format}, time.Now())
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -38,7 +38,7 @@ func newRigAt(t *testing.T, addr string) *rig {
 	t.Helper()
 	found, err := ca.NewCluster(ca.Founder{
 		CSR: csr(t), MachineID: "machine-0", Hostname: "host-0", Addr: addr, Port: 2377, DataPathAddr: dataPathOf(addr),
-		Spec: &swarmv1.ClusterSpec{Network: &swarmv1.NetworkDefaults{GossipPort: 7946}},
+		Spec: &swarmv1.ClusterSpec{Network: &swarmv1.NetworkDefaults{GossipPort: 7946}}, Format: raftstore.Format,
 	}, time.Now())
 	if err != nil {
 		t.Fatal(err)

@@ -9,9 +9,10 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// StallingStable is a raft.StableStore that blocks where Raft would panic: when a new term cannot be saved. The member
-// must not answer anybody before the term is saved, and it cannot, because the goroutine that would
-// answer is blocked here. The member continues when the disk accepts writes again.
+// StallingStable is a raft.StableStore that blocks where Raft would panic: when a new term cannot be
+// saved. The member must not answer anybody before the term is saved, and it cannot, because the
+// goroutine that would answer is blocked here. The member continues when the disk accepts writes
+// again.
 type StallingStable struct {
 	raft.StableStore
 	log    *slog.Logger

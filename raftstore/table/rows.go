@@ -9,8 +9,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Table is the rows of one kind in a View, ordered by key. It is immutable and safe for concurrent
-// use. The zero Table is empty.
+// Rows are the rows of one table in a View, ordered by key. They are immutable and safe for
+// concurrent use. The zero value has no rows.
 type Rows[T Row] struct {
 	trees *trees[T] // a frozen copy
 }
