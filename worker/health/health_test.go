@@ -74,7 +74,7 @@ func TestProber_OneFailureIsForgiven(t *testing.T) {
 			t.Fatal(err)
 		}
 		began := time.Now()
-		err := p.UntilSick(context.Background())
+		err := p.UntilUnhealthy(context.Background())
 		if took := time.Since(began); took != 120*time.Second || err == nil || !strings.Contains(err.Error(), "unhealthy: check ended with 1") {
 			t.Errorf("sick after %s: %v", took, err)
 		}
@@ -91,7 +91,7 @@ func TestProber_SlowCheckFails(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		if err := p.UntilSick(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		if err := p.UntilUnhealthy(ctx); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("after the end of ctx: %v", err)
 		}
 	})
