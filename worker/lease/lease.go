@@ -24,7 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Now is the time since the machine was booted.
+// Now returns the time since the machine was booted, including the time for which it was suspended.
 func Now() time.Duration {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
@@ -33,11 +33,12 @@ func Now() time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-// Left is how much of the lease in a file is left. It is 0 when the lease has run out, and when the file
-// cannot be read: a container whose lease is not known must not run.
+// Left returns how much of the lease in a file is left. It is 0 when the lease has run out, and
+// when the file cannot be read, because a container whose lease is not known must not run.
 func Left(path string) time.Duration { return max(End(path)-Now(), 0) }
 
-// End is the time since boot at which the lease in a file runs out, 0 when the file cannot be read.
+// End returns the time since boot at which the lease in a file runs out; 0 when the file cannot be
+// read.
 func End(path string) time.Duration {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -59,23 +60,24 @@ type Lease struct {
 	end time.Duration
 }
 
-// New makes the lease of a file, which need not exist. What an earlier daemon was granted stays. now is Now,
-// but in tests.
+// New returns the lease of a file, which need not exist. A lease that an earlier daemon was granted
+// continues. now is the function Now, except in tests.
 func New(path string, now func() time.Duration) *Lease {
 	return &Lease{path: path, now: now, end: End(path)}
 }
 
-// Path is the file's.
+// Path returns the path of the file.
 func (l *Lease) Path() string { return l.path }
 
-// Begin moves the end to a time since boot, also back: a session begins, and what was granted before counts no longer.
+// Begin sets the end to a time since boot, even if that is earlier: a session begins, and the lease
+// that was granted before does not count any more.
 func (l *Lease) Begin(end time.Duration) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.setLocked(end)
 }
 
-// Renew moves the end to a time since boot. It never moves it back.
+// Renew moves the end to a time since boot. It does nothing if that is earlier than the end.
 func (l *Lease) Renew(end time.Duration) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -101,7 +103,7 @@ func (l *Lease) setLocked(end time.Duration) error {
 	return nil
 }
 
-// Left is how much of the lease is left, 0 when it has run out.
+// Left returns how much of the lease is left; 0 when it has run out.
 func (l *Lease) Left() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
