@@ -37,6 +37,7 @@
 // containers write.
 //
 // # Callers and goroutines
+//
 // cmd creates the Store, and package worker calls it as engine.LogStore. Run has six goroutines:
 // one reads the events of one inotify instance for all sources, one polls sources that cannot be
 // watched, one copies, one retries journals that could not be written, one removes old logs, and

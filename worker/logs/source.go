@@ -70,6 +70,7 @@ func (s *source) lines(buf []byte, now int64, end bool, emit func(record)) (more
 // skip limits the bytes that are not copied yet. If there are more than limit, it skips the oldest,
 // up to the end of a line. So a container that writes faster than its output is copied takes a
 // bounded part of the disk. The lines behind the skipped bytes would have rotated them away.
+//
 // left is how many bytes were not copied yet, including the skipped ones.
 func (s *source) skip(limit int64, now int64, buf []byte) (lost record, left int64, err error) {
 	info, err := s.f.Stat()

@@ -1,5 +1,6 @@
 // Package simulated is a container engine without containers. It keeps their state in memory, for
 // tests and for benchmarks with thousands of tasks.
+//
 // Runtime implements engine.Runtime and engine.Executor, Images implements engine.ImageStore, and
 // Network implements engine.Network. Delays and failures can be set. The package does no I/O and
 // runs no goroutine; a container that ends by itself is a timer. cmd uses it for benchmarks, and
