@@ -121,27 +121,27 @@ type manager struct {
 	conn   *grpc.ClientConn
 	server *grpc.Server
 
-	mu       sync.Mutex
-	epoch    uint64 // of sessions
-	cluster  uint64
-	deaf     bool // answers no heartbeat
-	jammed   bool // reads nothing any more
-	noAck    bool
-	refuse   error
-	removed  bool
-	session  *managerSession
-	sessions int
-	hellos   []*swarmv1.Hello
-	reports  []*swarmv1.StatusReport
-	statuses map[string]*swarmv1.TaskStatus
-	history  map[string][]swarmv1.TaskState
-	images   *swarmv1.ImageReport
-	departed time.Time
-	inForce  uint64        // sequence of the newest assignments that the worker has acted on
-	settles  chan struct{} // Settled answers when it is closed; nil: at once
-	initial  []*swarmv1.Assignment
-	index    uint64
-	changed  chan struct{}
+	mu         sync.Mutex
+	epoch      uint64 // of sessions
+	cluster    uint64
+	deaf       bool // answers no heartbeat
+	jammed     bool // reads nothing any more
+	noAck      bool
+	refuse     error
+	removed    bool
+	session    *managerSession
+	sessions   int
+	hellos     []*swarmv1.Hello
+	reports    []*swarmv1.StatusReport
+	statuses   map[string]*swarmv1.TaskStatus
+	history    map[string][]swarmv1.TaskState
+	images     *swarmv1.ImageReport
+	departed   time.Time
+	programmed uint64        // sequence of the newest assignments that the worker has acknowledged
+	settles    chan struct{} // Settled answers when it is closed; nil: at once
+	initial    []*swarmv1.Assignment
+	index      uint64
+	changed    chan struct{}
 }
 
 type managerSession struct {
@@ -255,7 +255,7 @@ func (m *manager) receive(s *managerSession) error {
 				answer = &swarmv1.ToWorker{Message: &swarmv1.ToWorker_DepartureAck{DepartureAck: &swarmv1.DepartureAck{}}}
 			}
 		case *swarmv1.FromWorker_InForce:
-			m.inForce = x.InForce.Sequence
+			m.programmed = x.InForce.Sequence
 		case *swarmv1.FromWorker_Images:
 			m.images = x.Images
 		}

@@ -60,7 +60,7 @@ func Check(c *swarmv1.HealthConfig) error {
 		return fmt.Errorf("health check kind %q is not known: use CMD, CMD-SHELL, HTTP, TCP, GRPC or NONE: %w", test[0], errdefs.ErrInvalidArgument)
 	}
 	if len(test) < n {
-		return fmt.Errorf("health check %s says not what to check: %w", test[0], errdefs.ErrInvalidArgument)
+		return fmt.Errorf("health check %s does not say what to check: %w", test[0], errdefs.ErrInvalidArgument)
 	}
 	return nil
 }

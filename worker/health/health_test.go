@@ -140,7 +140,7 @@ func TestChecks(t *testing.T) {
 		{[]string{"GRPC", ln.Addr().String(), "up"}, ""},
 		{[]string{"GRPC", ln.Addr().String(), "down"}, "NOT_SERVING"},
 		{[]string{"TELEPATHY", "x"}, "not known"},
-		{[]string{"HTTP"}, "says not what"},
+		{[]string{"HTTP"}, "does not say what"},
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		err := checkOf(c.test, target)(ctx)

@@ -160,7 +160,7 @@ func (s *Store) follow(j *journal) {
 			continue
 		}
 		if err := s.watch.add(src.f.Name(), j); err != nil {
-			s.log.Warn("output is looked at once a second, because it cannot be watched", "task", j.task.Id, "err", err)
+			s.log.Warn("polling container output once a second, because it cannot be watched", "task", j.task.Id, "err", err)
 		}
 	}
 	s.mark(j)
@@ -215,7 +215,7 @@ func (s *Store) get(id string) *journal {
 // Create implements engine.LogStore.
 func (s *Store) Create(t *swarmv1.Task, r *swarmv1.Revision) (string, error) {
 	if t.Id == "" || t.Id != filepath.Base(t.Id) || t.Id[0] == '.' {
-		return "", fmt.Errorf("create log: %q is no task id: %w", t.Id, errdefs.ErrInvalidArgument)
+		return "", fmt.Errorf("create log: %q is not a task id: %w", t.Id, errdefs.ErrInvalidArgument)
 	}
 	driver := spec.LogDriver(t, r)
 	l, err := spec.ParseLog(driver)
