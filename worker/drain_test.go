@@ -13,7 +13,7 @@ import (
 	"swarm/worker/simulated"
 )
 
-// publishes makes a service one that is reached by way of all nodes.
+// publishes gives a service a port that is published on all nodes.
 func publishes(s *swarmv1.ServiceSpec) {
 	s.EndpointSpec = &swarmv1.EndpointSpec{Ports: []*swarmv1.PortConfig{{TargetPort: 80, PublishedPort: 8080}}}
 }

@@ -25,7 +25,7 @@ import (
 
 func secs(n int) *durationpb.Duration { return durationpb.New(time.Duration(n) * time.Second) }
 
-// scripted answers checks by the seconds since its making.
+// scripted answers checks by the number of seconds since it was created.
 func scripted(cfg *swarmv1.HealthConfig, well func(since time.Duration) bool) *Prober {
 	began := time.Now()
 	cfg.Test = []string{"CMD", "check"}

@@ -15,7 +15,8 @@ import (
 	"swarm/worker/state"
 )
 
-// open opens the state of a cluster, and returns what commits the noted writes and closes it.
+// open opens the state of a cluster. It also returns a function that commits the writes and closes
+// it.
 func open(t *testing.T, dir, cluster string) (*state.DB, *state.Saved, func()) {
 	t.Helper()
 	db, saved, err := state.Open(dir, cluster, slog.New(slog.DiscardHandler))
