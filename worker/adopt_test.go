@@ -67,7 +67,8 @@ func TestWorker_RestartAdoptsWhatRuns(t *testing.T) {
 	})
 }
 
-// A daemon that is killed right after it has stopped a container has not written down that it was asked to.
+// A daemon that is killed right after it has stopped a container may not have written down that it
+// was asked to stop it.
 func TestWorker_StopThatWasForgottenIsNoFailure(t *testing.T) {
 	bubble(t, simulated.Config{}, []string{"m1"}, func(t *testing.T, r *rig) {
 		m := r.managers["m1"]

@@ -9,8 +9,8 @@ import (
 	"swarm/worker/simulated"
 )
 
-// BenchmarkWorker_AssignmentToRunning is the worker's share of a service's start: from a manager's message to its
-// having the status RUNNING, over gRPC in memory.
+// BenchmarkWorker_AssignmentToRunning measures the worker's share of a service's start: the time
+// from a manager's message until the manager has the status RUNNING, over gRPC in memory.
 func BenchmarkWorker_AssignmentToRunning(b *testing.B) {
 	r := newRig(b, simulated.Config{}, "m1")
 	defer r.close()

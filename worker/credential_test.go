@@ -25,7 +25,7 @@ func withAuth(s *swarmv1.ServiceSpec) {
 	s.TaskTemplate.ContainerSpec.PullOptions = &swarmv1.PullOptions{RegistryAuth: password}
 }
 
-// The credentials for a registry are in a worker's memory alone; a session brings them again.
+// A worker has the credentials for a registry in memory only. A new session brings them again.
 func TestWorker_RegistryCredentialsAreNotOnDisk(t *testing.T) {
 	bubble(t, simulated.Config{}, []string{"m1"}, func(t *testing.T, r *rig) {
 		m := r.managers["m1"]
@@ -70,7 +70,7 @@ func scan(t *testing.T, dir string) {
 	}
 }
 
-// pulls are the credentials of all pulls.
+// pulls records the credentials of all pulls.
 type pulls struct {
 	engine.Images
 	mu   sync.Mutex // guards what follows
@@ -90,8 +90,9 @@ func (p *pulls) auths() []string {
 	return p.with
 }
 
-// secretFields are the fields of assignments whose names speak of secrets, and why a worker may, or does not, write them.
-// A new one fails the test: decide, in forDisk and onDisk.
+// secretFields has the fields of assignments whose names suggest a secret, and why a worker may
+// write them to disk or does not. A new such field fails the test: decide about it in
+// assignment.Change.ForDisk.
 var secretFields = map[string]string{
 	"swarm.v1.PullOptions.registry_auth": "left out by forDisk",
 }

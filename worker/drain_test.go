@@ -13,7 +13,7 @@ import (
 	"swarm/worker/simulated"
 )
 
-// publishes makes a service one that is reached by way of all nodes.
+// publishes gives a service a port that is published on all nodes.
 func publishes(s *swarmv1.ServiceSpec) {
 	s.EndpointSpec = &swarmv1.EndpointSpec{Ports: []*swarmv1.PortConfig{{TargetPort: 80, PublishedPort: 8080}}}
 }
@@ -50,7 +50,7 @@ func TestWorker_StopsOnceNobodySendsMore(t *testing.T) {
 	}
 }
 
-// What managers are told to be in force is in the kernel.
+// The worker acknowledges assignments only when they are programmed.
 func TestWorker_AcknowledgesProgrammedAssignments(t *testing.T) {
 	bubble(t, simulated.Config{}, []string{"m1"}, func(t *testing.T, r *rig) {
 		var slow, fails atomic.Bool
@@ -76,30 +76,30 @@ func TestWorker_AcknowledgesProgrammedAssignments(t *testing.T) {
 			synctest.Wait()
 			m.mu.Lock()
 			defer m.mu.Unlock()
-			return m.inForce
+			return m.programmed
 		}
 		m.initial = []*swarmv1.Assignment{revisionObject(publishes)}
 		r.start()
 		m.waitSession(1)
 		time.Sleep(time.Minute)
 		if got := said(); got != 0 {
-			t.Errorf("assignments %d are said to be in force while they are not", got)
+			t.Errorf("assignments %d are acknowledged, but they are not programmed", got)
 		}
 		slow.Store(false)
 		close(done)
 		if got := said(); got != 1 {
-			t.Errorf("assignments %d are said to be in force, want 1", got)
+			t.Errorf("assignments %d are acknowledged, want 1", got)
 		}
 		fails.Store(true)
 		m.assign(puts(taskObject("t1", running))...)
 		time.Sleep(time.Minute)
 		if got := said(); got != 1 {
-			t.Errorf("assignments %d are said to be in force, want 1 while the kernel refuses", got)
+			t.Errorf("assignments %d are acknowledged, want 1 while the kernel refuses", got)
 		}
 		fails.Store(false)
 		time.Sleep(time.Minute)
 		if got := said(); got != 2 {
-			t.Errorf("assignments %d are said to be in force, want 2", got)
+			t.Errorf("assignments %d are acknowledged, want 2", got)
 		}
 	})
 }

@@ -13,7 +13,7 @@ import (
 // index of the state that it has acted on.
 func (w *Worker) Network(ctx context.Context, req *swarmv1.NodeNetworkRequest) (*swarmv1.NodeNetwork, error) {
 	if w.deps.Overlay == nil {
-		return nil, errdefs.ErrNotImplemented.WithMessage("this node only pretends to run containers: it has no networks")
+		return nil, errdefs.ErrNotImplemented.WithMessage("this node has no networks, because its containers are simulated")
 	}
 	if err := ident.CheckKey("network", req.GetId()); err != nil {
 		return nil, err

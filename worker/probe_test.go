@@ -71,7 +71,8 @@ func TestWorker_RunningMeansHealthy(t *testing.T) {
 	})
 }
 
-// A service's own check comes first, field by field, as in Docker; --no-healthcheck, which is NONE, turns the image's off.
+// A service's own check takes precedence field by field, as in Docker. --no-healthcheck, which is
+// NONE, turns the image's check off.
 func TestWorker_HonoursTheImagesHealthcheck(t *testing.T) {
 	image := &swarmv1.HealthConfig{Test: []string{"CMD-SHELL", "of the image"}, Interval: durationpb.New(time.Second), Retries: 2}
 	for _, c := range []struct {

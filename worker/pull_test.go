@@ -10,7 +10,7 @@ import (
 	"swarm/worker/simulated"
 )
 
-// What trying again does not mend is said at once.
+// A pull that fails with a permanent error is not repeated.
 func TestWorker_ImageThatCannotBeHadIsRejectedAtOnce(t *testing.T) {
 	for name, class := range map[string]interface{ WithMessage(string) error }{
 		"nobody has it": errdefs.ErrNotFound, "no login": errdefs.ErrUnauthenticated, "not this user": errdefs.ErrPermissionDenied,

@@ -23,7 +23,7 @@ import (
 	"swarm/worker/simulated"
 )
 
-// rig is a node, and managers that do what a test tells them.
+// rig is a node with managers that do what a test tells them.
 type rig struct {
 	t        testing.TB
 	dir      string
@@ -63,7 +63,8 @@ func runDir(t testing.TB) string {
 	return dir
 }
 
-// start runs a worker process over what the rig keeps: the state, the containers, the network.
+// start runs a worker process. The rig keeps the state, the containers and the network for the next
+// one.
 func (r *rig) start() {
 	r.t.Helper()
 	cfg := worker.Config{NodeID: "n1", Hostname: "host1", ClusterID: "c1", StateDir: r.dir, RunDir: r.run, SinceBoot: func() time.Duration { return time.Duration(time.Now().UnixNano()) }}
@@ -113,7 +114,7 @@ func bubble(t *testing.T, cfg simulated.Config, managers []string, test func(*te
 	})
 }
 
-// manager is a dispatcher that keeps statuses and lets tests send what they like.
+// manager is a dispatcher that records statuses and sends what a test tells it to.
 type manager struct {
 	swarmv1.UnimplementedDispatcherServer
 	t      testing.TB
@@ -121,27 +122,27 @@ type manager struct {
 	conn   *grpc.ClientConn
 	server *grpc.Server
 
-	mu       sync.Mutex
-	epoch    uint64 // of sessions
-	cluster  uint64
-	deaf     bool // answers no heartbeat
-	jammed   bool // reads nothing any more
-	noAck    bool
-	refuse   error
-	removed  bool
-	session  *managerSession
-	sessions int
-	hellos   []*swarmv1.Hello
-	reports  []*swarmv1.StatusReport
-	statuses map[string]*swarmv1.TaskStatus
-	history  map[string][]swarmv1.TaskState
-	images   *swarmv1.ImageReport
-	departed time.Time
-	inForce  uint64        // sequence of the newest assignments that the worker has acted on
-	settles  chan struct{} // Settled answers when it is closed; nil: at once
-	initial  []*swarmv1.Assignment
-	index    uint64
-	changed  chan struct{}
+	mu         sync.Mutex
+	epoch      uint64 // of sessions
+	cluster    uint64
+	deaf       bool // answers no heartbeat
+	jammed     bool // reads nothing any more
+	noAck      bool
+	refuse     error
+	removed    bool
+	session    *managerSession
+	sessions   int
+	hellos     []*swarmv1.Hello
+	reports    []*swarmv1.StatusReport
+	statuses   map[string]*swarmv1.TaskStatus
+	history    map[string][]swarmv1.TaskState
+	images     *swarmv1.ImageReport
+	departed   time.Time
+	programmed uint64        // sequence of the newest assignments that the worker has acknowledged
+	settles    chan struct{} // Settled answers when it is closed; nil: at once
+	initial    []*swarmv1.Assignment
+	index      uint64
+	changed    chan struct{}
 }
 
 type managerSession struct {
@@ -255,7 +256,7 @@ func (m *manager) receive(s *managerSession) error {
 				answer = &swarmv1.ToWorker{Message: &swarmv1.ToWorker_DepartureAck{DepartureAck: &swarmv1.DepartureAck{}}}
 			}
 		case *swarmv1.FromWorker_InForce:
-			m.inForce = x.InForce.Sequence
+			m.programmed = x.InForce.Sequence
 		case *swarmv1.FromWorker_Images:
 			m.images = x.Images
 		}
@@ -330,7 +331,7 @@ func (m *manager) wait(what string, ok func() bool) {
 	}
 }
 
-// status is the last one that was reported of a task; nil: none was.
+// status returns the last reported status of a task; nil: there is none.
 func (m *manager) status(id string) *swarmv1.TaskStatus {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -345,7 +346,7 @@ func (m *manager) waitState(id string, state swarmv1.TaskState) *swarmv1.TaskSta
 	return m.statuses[id]
 }
 
-// waitErr waits until a task says something, whatever its state.
+// waitErr waits until the Err of a task's status contains text, whatever its state.
 func (m *manager) waitErr(id, text string) *swarmv1.TaskStatus {
 	m.t.Helper()
 	m.wait(fmt.Sprintf("%s %q", id, text), func() bool { return strings.Contains(m.statuses[id].GetErr(), text) })

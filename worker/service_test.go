@@ -84,7 +84,7 @@ func TestWorker_ExecStreamsBothWays(t *testing.T) {
 	}
 }
 
-// A command that cannot be started ends with the code that shells give it, and says why.
+// A command that cannot be started ends with the code that shells use, and its output says why.
 func TestWorker_ExecOfWhatCannotBeStarted(t *testing.T) {
 	r := newRig(t, simulated.Config{}, "m1")
 	defer r.close()

@@ -155,7 +155,7 @@ func TestWorker_RemovedNodeIsTold(t *testing.T) {
 	})
 }
 
-// The managers see a renewed certificate at once, and the end of the old session is in order.
+// After a renewal of the certificate the old session ends in order and a new one begins at once.
 func TestWorker_RenewalBeginsTheSessionAnew(t *testing.T) {
 	bubble(t, simulated.Config{}, []string{"m1"}, func(t *testing.T, r *rig) {
 		renewed := make(chan struct{})

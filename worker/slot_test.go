@@ -11,8 +11,8 @@ import (
 	"swarm/worker/simulated"
 )
 
-// A container whose preparation hangs where nothing can interrupt it keeps neither the node's other containers nor its own
-// removal nor the daemon's end waiting.
+// A preparation that hangs and cannot be interrupted holds up neither the node's other containers,
+// nor the removal of its own, nor the end of the daemon.
 func TestWorker_HangingWorkHoldsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hang := make(chan struct{})

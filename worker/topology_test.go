@@ -14,7 +14,7 @@ import (
 	"swarm/worker/simulated"
 )
 
-// heard gathers what a worker tells of the cluster's networks, a line a change.
+// heard records the changes of the topology that a worker passes on, one line each.
 type heard struct {
 	mu    sync.Mutex // guards lines
 	lines []string

@@ -89,7 +89,7 @@ func TestWorker_ReadyWaitsForRunning(t *testing.T) {
 		if r.runtime.Starts() != 0 {
 			t.Error("started though READY is desired")
 		}
-		// When it may start is the managers' to say, by their clock: they keep it READY until then.
+		// The managers decide by their clock when the task may start, and keep it READY until then.
 		m.assign(puts(taskObject("t1", running, func(t *swarmv1.Task) { t.StartAfter = timestamppb.New(time.Now().Add(time.Hour)) }))...)
 		synctest.Wait()
 		m.waitState("t1", running)
@@ -221,8 +221,8 @@ func count(m *manager, state swarmv1.TaskState) int {
 	return n
 }
 
-// The runtime's process is killed while tasks are prepared, started and stopped: none of them fails, and each goes on once
-// it is back.
+// The runtime's process is killed while tasks are prepared, started and stopped. None of them
+// fails, and each continues once the runtime is back.
 func TestWorker_RuntimeAwayIsNoFailureOfTheTask(t *testing.T) {
 	cfg := simulated.Config{Delays: simulated.Delays{Prepare: time.Second, Start: time.Second, Stop: time.Second}}
 	for _, c := range []struct {
@@ -266,7 +266,8 @@ func TestWorker_RuntimeAwayIsNoFailureOfTheTask(t *testing.T) {
 	}
 }
 
-// A health check that cannot be made because the runtime is away says nothing of the container.
+// A health check that cannot be run because the runtime is away counts neither as passed nor as
+// failed.
 func TestWorker_RuntimeAwayIsNoSickness(t *testing.T) {
 	cfg := simulated.Config{Exec: func(context.Context, *swarmv1.ExecStart, engine.ExecStreams) int { return 0 }}
 	bubble(t, cfg, []string{"m1"}, func(t *testing.T, r *rig) {

@@ -25,7 +25,6 @@ import (
 	"swarm/node"
 	"swarm/overlay/bridge"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
 	"swarm/worker/engine"
 	"swarm/worker/simulated"
 	"swarm/worker/storage"

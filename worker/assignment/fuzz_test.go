@@ -8,8 +8,9 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// FuzzToWorker feeds any bytes that a manager may send through the checks and into the assigned objects: no message ends the
-// daemon, and no key that is stored leaves its place.
+// FuzzToWorker passes any bytes that a manager may send through the checks and into a Set. No
+// message may end the daemon, and no key may contain a path separator that would let it leave its
+// place.
 func FuzzToWorker(f *testing.F) {
 	for _, m := range []*swarmv1.ToWorker{
 		{Message: &swarmv1.ToWorker_Welcome{Welcome: &swarmv1.Welcome{ManagerId: "m", SessionEpoch: 1}}},

@@ -1,6 +1,6 @@
 // Package engine is the contract between a worker and the container engine of its node.
 //
-// The engine has five parts, each an interface: Runtime creates, starts and removes the containers
+// The engine has six parts, each an interface: Runtime creates, starts and removes the containers
 // of tasks; Executor runs further processes in them; Images fetches and removes images; Network
 // gives tasks their network namespaces; Storage and LogStore report and keep what is on the disk.
 // The package has these interfaces, the values that they exchange, and the errors that they

@@ -20,17 +20,17 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// outputLimit is how much of a failed check's output is told to the user.
+// outputLimit is how many bytes of a failed check's output the user sees.
 const outputLimit = 256
 
-// Output keeps the beginning of what is written to it, as one line. Both streams of a command may
-// write to it at once.
+// Output keeps the first 256 bytes that are written to it. Several goroutines may write to it, so
+// it can serve as stdout and stderr of a command.
 type Output struct {
 	mu  sync.Mutex // guards buf
 	buf bytes.Buffer
 }
 
-// Write implements io.Writer; it never fails.
+// Write implements io.Writer. It never fails.
 func (o *Output) Write(p []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -40,13 +40,15 @@ func (o *Output) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// String returns the output as one line.
 func (o *Output) String() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return strings.Join(strings.Fields(o.buf.String()), " ")
 }
 
-// Check refuses a health check that cannot be made (ErrInvalidArgument).
+// Check returns ErrInvalidArgument if a health check cannot be run: its kind is not known, or it
+// does not say what to check.
 func Check(c *swarmv1.HealthConfig) error {
 	test := c.GetTest()
 	if !Enabled(c) {
@@ -58,12 +60,12 @@ func Check(c *swarmv1.HealthConfig) error {
 		return fmt.Errorf("health check kind %q is not known: use CMD, CMD-SHELL, HTTP, TCP, GRPC or NONE: %w", test[0], errdefs.ErrInvalidArgument)
 	}
 	if len(test) < n {
-		return fmt.Errorf("health check %s says not what to check: %w", test[0], errdefs.ErrInvalidArgument)
+		return fmt.Errorf("health check %s does not say what to check: %w", test[0], errdefs.ErrInvalidArgument)
 	}
 	return nil
 }
 
-// checkOf makes the function that checks once.
+// checkOf returns the function that runs the check once.
 func checkOf(test []string, target Target) func(context.Context) error {
 	if err := Check(&swarmv1.HealthConfig{Test: test}); err != nil {
 		return func(context.Context) error { return err }
@@ -93,13 +95,14 @@ func checkOf(test []string, target Target) func(context.Context) error {
 
 type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
+// command returns a check that passes if a command in the container ends with 0.
 func command(target Target, args []string) func(context.Context) error {
 	return func(ctx context.Context) error {
 		var out Output
 		code, err := target.Exec(ctx, args, &out)
 		switch {
 		case errdefs.IsUnavailable(err):
-			return fmt.Errorf("run %s: %w: %w", args[0], errNotMade, err)
+			return fmt.Errorf("run %s: %w: %w", args[0], errNotRun, err)
 		case err != nil:
 			return fmt.Errorf("run %s: %w", args[0], err)
 		case code != 0 && out.String() != "":
@@ -111,8 +114,8 @@ func command(target Target, args []string) func(context.Context) error {
 	}
 }
 
-// get wants an answer of 200 to 399, as Kubernetes does; redirects are not followed: they may lead
-// out of the container.
+// get returns a check that passes if the server answers with a status from 200 to 399, as in
+// Kubernetes. It does not follow redirects, because they may lead out of the container.
 func get(dial dialFunc, address string) func(context.Context) error {
 	if !strings.Contains(address, "://") {
 		address = "http://" + address
@@ -132,7 +135,7 @@ func get(dial dialFunc, address string) func(context.Context) error {
 			}
 			return fmt.Errorf("GET %s: %w", address, err)
 		}
-		_, _ = io.CopyN(io.Discard, resp.Body, 1<<10) // lets the server end in peace; the status has told what counts
+		_, _ = io.CopyN(io.Discard, resp.Body, 1<<10) // so that the server can finish its answer
 		_ = resp.Body.Close()
 		if resp.StatusCode < 200 || resp.StatusCode > 399 {
 			return fmt.Errorf("GET %s: %d %s", address, resp.StatusCode, http.StatusText(resp.StatusCode))
@@ -141,6 +144,7 @@ func get(dial dialFunc, address string) func(context.Context) error {
 	}
 }
 
+// connect returns a check that passes if a TCP connection can be opened.
 func connect(dial dialFunc, address string) func(context.Context) error {
 	return func(ctx context.Context) error {
 		c, err := dial(ctx, "tcp", address)
@@ -151,7 +155,7 @@ func connect(dial dialFunc, address string) func(context.Context) error {
 	}
 }
 
-// serving asks by gRPC's health protocol.
+// serving returns a check that uses gRPC's health protocol.
 func serving(dial dialFunc, address, service string) func(context.Context) error {
 	return func(ctx context.Context) error {
 		conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy(),

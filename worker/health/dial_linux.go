@@ -11,17 +11,17 @@ import (
 	"swarm/internal/thread"
 )
 
-// dialer dials from inside a network namespace. A socket belongs to the namespace of the thread
-// that made it, wherever it is used later.
+// dialer returns a function that dials from inside a network namespace. A socket belongs to the
+// namespace of the thread that created it, and any thread may use it later.
 func dialer(netns string) dialFunc {
-	// One address after the other, on the calling goroutine: racing them, as Go does by default,
-	// would leave the thread.
+	// The dialer tries one address after the other on the calling goroutine. By default Go dials
+	// several at the same time, in goroutines on other threads.
 	d := &net.Dialer{FallbackDelay: -1}
 	if netns == "" {
 		return d.DialContext
 	}
 	return func(ctx context.Context, network, addr string) (conn net.Conn, err error) {
-		err = thread.Run(func() error { // ends with ctx at the latest
+		err = thread.Run(func() error { // returns when ctx ends, at the latest
 			if err := enter(netns); err != nil {
 				return err
 			}
@@ -32,6 +32,7 @@ func dialer(netns string) dialFunc {
 	}
 }
 
+// enter moves the calling thread into a network namespace.
 func enter(path string) error {
 	f, err := os.Open(path)
 	if err != nil {

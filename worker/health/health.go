@@ -34,11 +34,11 @@ const (
 	defaultRetries       = 3
 )
 
-// Target is how to reach the container.
+// Target says how a check reaches the container.
 type Target struct {
 	// Exec runs a command in the container and returns its exit code. ErrUnavailable: the command
-	// could not be run, for a reason that is not the container's; such a check counts neither as
-	// passed nor as failed.
+	// could not be run, and the container is not the reason. Such a check counts neither as passed
+	// nor as failed.
 	Exec func(ctx context.Context, command []string, out *Output) (int, error)
 	// Shell runs checks of kind CMD-SHELL; empty: /bin/sh -c.
 	Shell []string
@@ -46,8 +46,9 @@ type Target struct {
 	Netns string
 }
 
-// Merge returns the check of a service whose image has one too, as Docker does: what the service
-// does not set is the image's. Nil: neither has one. A service that has the kind NONE has no check.
+// Merge returns the check of a service, with the fields that the service does not set taken from
+// its image's check, as in Docker. It is nil if neither has a check. A service with a check of the
+// kind NONE has none.
 func Merge(own, image *swarmv1.HealthConfig) *swarmv1.HealthConfig {
 	switch {
 	case image == nil:
@@ -72,12 +73,12 @@ func orNext(d, next *durationpb.Duration) *durationpb.Duration {
 	return next
 }
 
-// Enabled says whether there is a check to be made.
+// Enabled reports whether c asks for a check.
 func Enabled(c *swarmv1.HealthConfig) bool {
 	return len(c.GetTest()) > 0 && !strings.EqualFold(c.Test[0], "NONE")
 }
 
-// Prober checks one container.
+// Prober checks one container. One goroutine uses it at a time.
 type Prober struct {
 	check   func(context.Context) error
 	cfg     config
@@ -91,7 +92,7 @@ type config struct {
 	retries                                       int
 }
 
-// New makes a Prober; the start period begins with its first use.
+// New returns a Prober. The start period begins with its first use.
 func New(c *swarmv1.HealthConfig, target Target) *Prober {
 	return &Prober{check: checkOf(c.GetTest(), target), cfg: config{
 		interval:      or(c.GetInterval(), defaultInterval),
@@ -116,22 +117,22 @@ func orInt(n, def int) int {
 	return def
 }
 
-// first pauses before a check that failed at once is made again while the container was never
-// healthy: most programs are ready within milliseconds of their start, and RUNNING should not wait
-// a whole interval for them. The pause doubles up to the interval; such early failures do not count
-// until one interval has passed.
-const first = 50 * time.Millisecond
+// firstPause is the pause after the first failed check of a container that was never healthy. Most
+// programs are ready within milliseconds of their start, and RUNNING should not wait a whole
+// interval for them. The pause doubles up to the interval. These early failures do not count until
+// one interval has passed.
+const firstPause = 50 * time.Millisecond
 
-// errNotMade is a check that has no answer, because it could not be made.
-var errNotMade = errors.New("the check could not be made")
+// errNotRun means that a check could not be run, so that it neither passed nor failed.
+var errNotRun = errors.New("the check could not be made")
 
-// UntilHealthy checks until the container is healthy (nil) or is not, for good (why). It returns
-// ctx's error when that ends.
+// UntilHealthy checks the container until it is healthy, and returns nil. It returns an error that
+// says why if the check has failed too often. It returns ctx's error if that ends first.
 func (p *Prober) UntilHealthy(ctx context.Context) error {
 	if p.began.IsZero() {
 		p.began = time.Now()
 	}
-	quick := first
+	quick := firstPause
 	for {
 		err := p.once(ctx)
 		if ctx.Err() != nil {
@@ -149,7 +150,7 @@ func (p *Prober) UntilHealthy(ctx context.Context) error {
 		if quick < interval && time.Since(p.began) < interval {
 			wait = quick
 			quick *= 2
-		} else if !p.starting() && !errors.Is(err, errNotMade) {
+		} else if !p.starting() && !errors.Is(err, errNotRun) {
 			if p.failed++; p.failed >= p.cfg.retries {
 				return fmt.Errorf("unhealthy: %w", err)
 			}
@@ -160,9 +161,9 @@ func (p *Prober) UntilHealthy(ctx context.Context) error {
 	}
 }
 
-// UntilSick checks a healthy container until the check has failed as often in a row as it may, and
-// says why.
-func (p *Prober) UntilSick(ctx context.Context) error {
+// UntilUnhealthy checks a healthy container until the check has failed too often in a row, and
+// returns an error that says why. It returns ctx's error if that ends first.
+func (p *Prober) UntilUnhealthy(ctx context.Context) error {
 	if p.began.IsZero() { // adopted by a new daemon: it was healthy before
 		p.began, p.healthy = time.Now(), true
 	}
@@ -177,7 +178,7 @@ func (p *Prober) UntilSick(ctx context.Context) error {
 		case err == nil:
 			p.failed = 0
 			continue
-		case errors.Is(err, errNotMade):
+		case errors.Is(err, errNotRun):
 			continue
 		}
 		if p.failed++; p.failed >= p.cfg.retries {
@@ -186,11 +187,11 @@ func (p *Prober) UntilSick(ctx context.Context) error {
 	}
 }
 
-// starting says whether failures are forgiven: as in Docker, within the start period and before the
-// first success.
+// starting reports whether failures do not count. As in Docker, they do not within the start period
+// and before the first success.
 func (p *Prober) starting() bool { return !p.healthy && time.Since(p.began) < p.cfg.startPeriod }
 
-// once makes the check, within its timeout.
+// once runs the check, within its timeout.
 func (p *Prober) once(ctx context.Context) error {
 	cctx, cancel := context.WithTimeout(ctx, p.cfg.timeout)
 	defer cancel()

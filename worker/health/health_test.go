@@ -25,7 +25,7 @@ import (
 
 func secs(n int) *durationpb.Duration { return durationpb.New(time.Duration(n) * time.Second) }
 
-// scripted answers checks by the seconds since its making.
+// scripted answers checks by the number of seconds since it was created.
 func scripted(cfg *swarmv1.HealthConfig, well func(since time.Duration) bool) *Prober {
 	began := time.Now()
 	cfg.Test = []string{"CMD", "check"}
@@ -74,7 +74,7 @@ func TestProber_OneFailureIsForgiven(t *testing.T) {
 			t.Fatal(err)
 		}
 		began := time.Now()
-		err := p.UntilSick(context.Background())
+		err := p.UntilUnhealthy(context.Background())
 		if took := time.Since(began); took != 120*time.Second || err == nil || !strings.Contains(err.Error(), "unhealthy: check ended with 1") {
 			t.Errorf("sick after %s: %v", took, err)
 		}
@@ -91,7 +91,7 @@ func TestProber_SlowCheckFails(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		if err := p.UntilSick(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		if err := p.UntilUnhealthy(ctx); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("after the end of ctx: %v", err)
 		}
 	})
@@ -140,7 +140,7 @@ func TestChecks(t *testing.T) {
 		{[]string{"GRPC", ln.Addr().String(), "up"}, ""},
 		{[]string{"GRPC", ln.Addr().String(), "down"}, "NOT_SERVING"},
 		{[]string{"TELEPATHY", "x"}, "not known"},
-		{[]string{"HTTP"}, "says not what"},
+		{[]string{"HTTP"}, "does not say what"},
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		err := checkOf(c.test, target)(ctx)

@@ -27,7 +27,8 @@ func onDisk(t *testing.T, path string) int64 {
 	return st.Blocks * 512
 }
 
-// A backlog beyond what rotation keeps is left out at a line's end, and said; so the disk that output takes is bounded.
+// A backlog that is larger than rotation keeps is skipped up to the end of a line, and a record
+// says so. So output takes a bounded part of the disk.
 func TestStore_OutputThatCannotBeCopiedInTimeIsBounded(t *testing.T) {
 	dir := t.TempDir()
 	cfg := Config{Dir: dir, SegmentBytes: 64 << 10, Segments: 16}
@@ -67,8 +68,8 @@ func TestStore_OutputThatCannotBeCopiedInTimeIsBounded(t *testing.T) {
 	}
 }
 
-// One container writes as fast as it can, and somebody who does not keep up follows it: others' lines come as ever, and
-// neither memory nor disk grows.
+// One container writes as fast as it can, and a reader that cannot keep up follows it. The lines of
+// other containers still come, and neither memory nor disk usage grows.
 func TestStore_FirehoseKeepsNobodyWaiting(t *testing.T) {
 	s := open(t, Config{SegmentBytes: 1 << 20, Segments: 3})
 	run(t, s)
@@ -125,7 +126,7 @@ func TestStore_FirehoseKeepsNobodyWaiting(t *testing.T) {
 	}
 }
 
-// pour writes until ctx ends, and says how much.
+// pour writes until ctx ends, and returns how many bytes it wrote.
 func pour(ctx context.Context, path string) (n int64) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
 	if err != nil {
@@ -189,7 +190,7 @@ func TestStore_DriverOptions(t *testing.T) {
 	}
 }
 
-// A reader goes on behind the places that it names, in whichever segment they are.
+// A reader continues behind the places that it names, whichever segment has them.
 func TestStore_After(t *testing.T) {
 	s := open(t, Config{SegmentBytes: 300, Segments: 100})
 	task := create(t, s, "t1")
@@ -216,7 +217,7 @@ func TestStore_After(t *testing.T) {
 	}
 }
 
-// What has no end of line yet, or never got one, is a line to those who count.
+// Output without an end of line, now or for good, counts as a line.
 func TestStore_TailCountsTheLineWithoutEnd(t *testing.T) {
 	s := open(t, Config{})
 	write(t, create(t, s, "t1"), engine.StdoutFile, "one\ntwo\n"+strings.Repeat("y", 2*maxLine))

@@ -38,7 +38,8 @@
 //
 // # Callers and goroutines
 //
-// cmd creates the Store, and package worker calls it as engine.LogStore. Run has three goroutines:
+// cmd creates the Store, and package worker calls it as engine.LogStore. Run has six goroutines:
 // one reads the events of one inotify instance for all sources, one polls sources that cannot be
-// watched, and one copies. Linux only.
+// watched, one copies, one retries journals that could not be written, one removes old logs, and
+// one closes the inotify instance when Run ends. Linux only.
 package logs

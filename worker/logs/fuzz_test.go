@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// FuzzSource: whatever a container writes comes back in records that lose nothing and repeat nothing.
+// FuzzSource checks that the records of a source lose nothing and repeat nothing of the container's
+// output.
 func FuzzSource(f *testing.F) {
 	f.Add([]byte("one\ntwo\nthree"), uint16(100))
 	f.Add(make([]byte, maxLine+2), uint16(9))

@@ -17,15 +17,15 @@ import (
 	"swarm/worker/engine"
 )
 
-// retiree is the log of a task that is history. Nothing of it is in memory but this, so that a node
-// on which many tasks have come and gone needs no more than another.
+// retiree is the log of a retired task, which the node does not have any more. Only this is in
+// memory of it, so that a node that has had many tasks needs no more memory than another.
 type retiree struct {
 	id    string
 	at    time.Time
 	bytes int64 // on the disk
 }
 
-// readRetiree reads a task's folder; false: the task is not history.
+// readRetiree reads a task's folder; false: the task is not retired.
 func readRetiree(dir string) (r retiree, ok bool) {
 	info, err := os.Stat(filepath.Join(dir, retiredFile))
 	if err != nil {
@@ -34,12 +34,12 @@ func readRetiree(dir string) (r retiree, ok bool) {
 	return retiree{filepath.Base(dir), info.ModTime(), usage(dir)}, true
 }
 
-// folderBytes is what a folder itself takes.
+// folderBytes is how many bytes a folder itself takes.
 const folderBytes = 4096
 
-// usage is what a task's folder takes of the disk.
+// usage returns how many bytes a task's folder takes on the disk.
 func usage(dir string) (bytes int64) {
-	entries, _ := os.ReadDir(dir) // One that is gone takes nothing.
+	entries, _ := os.ReadDir(dir) // A folder that is gone takes nothing.
 	for _, e := range entries {
 		if info, err := e.Info(); err == nil {
 			if st, ok := info.Sys().(*syscall.Stat_t); ok {
@@ -50,7 +50,7 @@ func usage(dir string) (bytes int64) {
 	return bytes + folderBytes
 }
 
-// finished says whether all output in a task's folder is in records.
+// finished reports whether all output in a task's folder is in records.
 func finished(dir string) bool {
 	for _, name := range []string{engine.StdoutFile, engine.StderrFile} {
 		if _, err := os.Lstat(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
@@ -60,7 +60,7 @@ func finished(dir string) bool {
 	return true
 }
 
-// Retire implements engine.LogStore. A log without a record is removed.
+// Retire implements engine.LogStore. It removes a log without a record.
 func (s *Store) Retire(taskID string) {
 	j := s.get(taskID)
 	if j == nil {
@@ -68,7 +68,7 @@ func (s *Store) Retire(taskID string) {
 	}
 	s.Finish(taskID)
 	if j.bytes() == 0 && finished(j.dir) {
-		s.drop(taskID)
+		s.remove(taskID)
 		return
 	}
 	if err := os.WriteFile(filepath.Join(j.dir, retiredFile), nil, 0o600); err != nil {
@@ -88,7 +88,7 @@ func (s *Store) isRetiredLocked(id string) bool {
 	return slices.ContainsFunc(s.retired, func(r retiree) bool { return r.id == id })
 }
 
-// release forgets a journal that is history and finished. What it has on the disk stays.
+// release forgets a journal that is retired and finished. Its files stay.
 func (s *Store) release(j *journal) {
 	j.mu.Lock()
 	done := j.finishedLocked()
@@ -104,7 +104,7 @@ func (s *Store) release(j *journal) {
 	}
 }
 
-// journal returns the journal of a task, and opens that of one that is history.
+// journal returns the journal of a task, and opens it if the task is retired.
 func (s *Store) journal(id string) (j *journal, done func(), err error) {
 	s.mu.Lock()
 	j, retired := s.journals[id], s.isRetiredLocked(id)
@@ -144,20 +144,21 @@ func (s *Store) Keep(taskIDs []string) {
 	s.prune(time.Now())
 }
 
-// pruneEvery is how exactly the age of a log is kept to on a node on which no task goes.
-const pruneEvery = time.Hour
+// pruneInterval is the time between two looks for logs that are too old.
+const pruneInterval = time.Hour
 
-// runPrune removes what has become too old, until ctx ends.
+// runPrune removes logs that have become too old, until ctx ends.
 func (s *Store) runPrune(ctx context.Context) error {
 	for {
 		s.prune(time.Now())
-		if pause.For(ctx, pruneEvery) != nil {
+		if pause.For(ctx, pruneInterval) != nil {
 			return nil
 		}
 	}
 }
 
-// prune removes retired logs that are too old, or too much, oldest first.
+// prune removes retired logs, the oldest first, that are older than RetainAge or exceed
+// RetainBytes.
 func (s *Store) prune(now time.Time) {
 	s.mu.Lock()
 	var total int64
@@ -174,6 +175,6 @@ func (s *Store) prune(now time.Time) {
 	}
 	s.mu.Unlock()
 	for _, id := range gone {
-		s.drop(id)
+		s.remove(id)
 	}
 }

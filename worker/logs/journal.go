@@ -17,7 +17,7 @@ import (
 	"swarm/worker/engine"
 )
 
-// Names in a task's folder, beside the sources.
+// The names of files in a task's folder, beside the sources.
 const (
 	taskFile      = "task" // the Task, for its service, slot and log driver
 	retiredFile   = "retired"
@@ -25,7 +25,7 @@ const (
 	segmentPrefix = "segment."
 )
 
-// journal is the log of one task: its sources, while there are some, and its segments.
+// journal is the log of one task: its segments and, until it is finished, its sources.
 type journal struct {
 	dir     string
 	task    *swarmv1.Task
@@ -53,8 +53,7 @@ func (j *journal) path(number int) string {
 	return filepath.Join(j.dir, segmentPrefix+strconv.Itoa(number))
 }
 
-// openJournal opens a task's folder. It continues behind the last record, wherever its writer was
-// killed.
+// openJournal opens a task's folder. The journal continues behind the last whole record.
 func openJournal(dir string, max int64, keep int) (*journal, error) {
 	j := &journal{dir: dir, task: &swarmv1.Task{}, max: max, keep: keep, changed: make(chan struct{})}
 	raw, err := os.ReadFile(filepath.Join(dir, taskFile))
@@ -87,7 +86,7 @@ func openJournal(dir string, max int64, keep int) (*journal, error) {
 	return j, nil
 }
 
-// configure reads what the task's log options say, if it has any.
+// configure applies the task's log options, if it has any.
 func (j *journal) configure() error {
 	if j.task.LogDriver != nil {
 		l, err := spec.ParseLog(j.task.LogDriver)
@@ -116,7 +115,8 @@ func (j *journal) configure() error {
 	return nil
 }
 
-// openSegments finds the segments, cuts a torn end, and says where the sources were.
+// openSegments finds the segments, removes a torn record at the end, and returns the offsets of the
+// sources.
 func (j *journal) openSegments() (offsets [2]uint64, err error) {
 	entries, err := os.ReadDir(j.dir)
 	if err != nil {
@@ -155,8 +155,9 @@ func (j *journal) openSegments() (offsets [2]uint64, err error) {
 	return offsets, nil
 }
 
-// copy moves what the sources have into records; end: nothing will follow. It returns early, with
-// more, so that one task that writes without pause does not keep the others waiting.
+// copy writes the new output in the sources to records. end says that the container writes no more.
+// copy returns early, with more, so that a task that writes without pause does not keep the others
+// waiting.
 func (j *journal) copy(buf []byte, end bool) (more bool, err error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -172,7 +173,7 @@ func (j *journal) copyLocked(buf []byte, end bool) (more bool, err error) {
 		j.batch = j.batch[:0]
 		lost, left, err := s.skip(j.max*int64(j.keep), now, buf)
 		if left <= 0 && err == nil {
-			continue // one of two streams is idle, as a rule
+			continue // usually one of the two streams is idle
 		}
 		if lost.flags != 0 {
 			j.batch = appendRecord(j.batch, lost)
@@ -196,7 +197,8 @@ func (j *journal) copyLocked(buf []byte, end bool) (more bool, err error) {
 	return more, nil
 }
 
-// writeLocked appends the batch of records of a source that was at before.
+// writeLocked appends the batch of records of a source. before is the offset at which the batch
+// begins.
 func (j *journal) writeLocked(s *source, before uint64) error {
 	if j.out == nil || j.segments[len(j.segments)-1].size >= j.max {
 		after := s.offset
@@ -209,7 +211,7 @@ func (j *journal) writeLocked(s *source, before uint64) error {
 	}
 	last := &j.segments[len(j.segments)-1]
 	if n, err := j.out.Write(j.batch); err != nil {
-		if n > 0 { // a full disk: take back the part, or the rest would follow a torn record
+		if n > 0 { // The disk is full. Remove the part, or later records would follow a torn one.
 			err = errors.Join(err, j.out.Truncate(last.size))
 		}
 		return err
@@ -220,7 +222,7 @@ func (j *journal) writeLocked(s *source, before uint64) error {
 	return nil
 }
 
-// rotateLocked begins a segment, and drops the oldest.
+// rotateLocked begins a new segment, and removes the oldest if there are too many.
 func (j *journal) rotateLocked() error {
 	number := 1
 	if len(j.segments) > 0 {
@@ -240,7 +242,7 @@ func (j *journal) rotateLocked() error {
 		return errors.Join(err, f.Close(), os.Remove(j.path(number)))
 	}
 	if j.out != nil {
-		_ = j.out.Close() // every write to it was checked
+		_ = j.out.Close() // every write was checked
 	}
 	j.out = f
 	j.segments = append(j.segments, segment{number, int64(headerLen)})
@@ -253,7 +255,7 @@ func (j *journal) rotateLocked() error {
 	return nil
 }
 
-// finish copies what is left, and removes the sources.
+// finish copies the rest of the output, and removes the sources.
 func (j *journal) finish() error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -288,7 +290,7 @@ func (j *journal) finish() error {
 
 func (j *journal) finishedLocked() bool { return j.sources[0] == nil && j.sources[1] == nil }
 
-// close frees the files; what was written stays.
+// close closes the files. It does not remove them.
 func (j *journal) close() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -309,7 +311,7 @@ func (j *journal) close() {
 	}
 }
 
-// bytes is what the journal takes on the disk, its sources aside.
+// bytes returns how many bytes the journal takes on the disk, without its sources.
 func (j *journal) bytes() int64 {
 	j.mu.Lock()
 	defer j.mu.Unlock()

@@ -8,11 +8,11 @@ import (
 	"swarm/internal/pause"
 )
 
-// retryEvery is how long after a journal could not be written that is tried again: a disk that was
-// full tells nobody that it has room, and a container may never write again.
-const retryEvery = time.Second
+// retryInterval is the pause before a journal that could not be written is tried again. Nothing
+// signals that a full disk has space again, and the container may never write again.
+const retryInterval = time.Second
 
-// late are the journals that could not be written.
+// late has the journals that could not be written.
 type late struct {
 	mu       sync.Mutex // guards journals
 	journals map[*journal]bool
@@ -21,7 +21,7 @@ type late struct {
 
 func newLate() *late { return &late{journals: map[*journal]bool{}, wake: make(chan struct{}, 1)} }
 
-// add remembers one; finish: its container is gone.
+// add remembers a journal. finish says that its container is gone.
 func (l *late) add(j *journal, finish bool) {
 	l.mu.Lock()
 	l.journals[j] = finish || l.journals[j]
@@ -40,7 +40,7 @@ func (l *late) take() map[*journal]bool {
 	return all
 }
 
-// runLate tries the late ones again until ctx ends.
+// runLate tries the late journals again until ctx ends.
 func (s *Store) runLate(ctx context.Context) error {
 	for {
 		select {
@@ -48,14 +48,14 @@ func (s *Store) runLate(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		if pause.For(ctx, retryEvery) != nil {
+		if pause.For(ctx, retryInterval) != nil {
 			return nil
 		}
 		for j, finish := range s.late.take() {
 			switch {
 			case !finish:
 				s.mark(j)
-			case j.finish() != nil: // which was said at the first attempt
+			case j.finish() != nil: // the error was logged at the first attempt
 				s.late.add(j, true)
 			default:
 				s.release(j)

@@ -16,7 +16,8 @@ import (
 	"swarm/worker/engine"
 )
 
-// What a container wrote while the disk was full is read when there is room, though it writes no more; each line once.
+// Output that a container wrote while the disk was full is copied when there is space, even if the
+// container writes no more. Each line is copied once.
 func TestStore_DiskFull(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("only root can mount")

@@ -174,7 +174,7 @@ func TestStore_RotatesAndKeepsTheLast(t *testing.T) {
 	if len(got) < 50 || len(got) > 120 || got[len(got)-1] != "line 199" {
 		t.Errorf("%d lines kept, the last is %q", len(got), got[len(got)-1])
 	}
-	// The only record of stderr is long gone; its place is not forgotten.
+	// The only record of stderr was rotated away, but its offset is still known.
 	s.Close()
 	s = open(t, cfg)
 	if again := lines(records(t, s, "t1", nil)); !slices.Equal(got, again) {

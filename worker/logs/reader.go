@@ -16,12 +16,12 @@ import (
 )
 
 const (
-	// batchBytes and batchRecords bound what is handed to send at once.
+	// batchBytes and batchRecords limit one call of send.
 	batchBytes   = 256 << 10
 	batchRecords = 1000
 )
 
-// Read implements engine.LogStore. A record's data has no end of line.
+// Read implements engine.LogStore. The data of a record has no newline at the end.
 func (s *Store) Read(ctx context.Context, taskID string, opts *swarmv1.LogOptions, send func(*swarmv1.TaskLogsResponse) error) error {
 	j, done, err := s.journal(taskID)
 	if err != nil {
@@ -32,7 +32,7 @@ func (s *Store) Read(ctx context.Context, taskID string, opts *swarmv1.LogOption
 		opts = &swarmv1.LogOptions{Tail: -1}
 	}
 	buf := make([]byte, readSize)
-	for range 64 { // what the container has written until now, but not what one without pause goes on to write
+	for range 64 { // copies what the container has written until now, but does not follow one that writes without pause
 		var more bool
 		if more, err = j.copy(buf, false); !more || err != nil {
 			break
@@ -44,7 +44,7 @@ func (s *Store) Read(ctx context.Context, taskID string, opts *swarmv1.LogOption
 	return errors.Join(r.run(ctx), err)
 }
 
-// reader is one reading of one journal.
+// reader serves one call of Read.
 type reader struct {
 	j    *journal
 	opts *swarmv1.LogOptions
@@ -56,15 +56,15 @@ type reader struct {
 	skip   int64 // matching lines still to be left out
 	done   bool  // past opts.until
 	after  map[swarmv1.LogRecord_Stream]uint64
-	// behind: the record of every place in after was passed. A stream without a place is wanted
-	// from there on: what it has before was left out by opts.tail.
+	// behind is set once the record of every place in after was passed. A stream without a place is
+	// sent from there on, because opts.tail left out its earlier records.
 	behind bool
 
 	batch []*swarmv1.LogRecord
 	bytes int
 }
 
-// view is a consistent look at a growing journal.
+// view is a consistent view of a growing journal.
 type view struct {
 	segments []segment
 	changed  <-chan struct{}
@@ -114,7 +114,7 @@ func (r *reader) run(ctx context.Context) error {
 	}
 }
 
-// seek finds where the last opts.tail lines begin, or what comes behind opts.after.
+// seek moves to the beginning of the last opts.tail lines, or behind opts.after.
 func (r *reader) seek(v view) error {
 	if len(r.opts.After) > 0 {
 		return r.seekAfter(v)
@@ -125,7 +125,7 @@ func (r *reader) seek(v view) error {
 	want := r.opts.Tail
 	for i, s := range slices.Backward(v.segments) {
 		if want == 0 {
-			if i == len(v.segments)-1 { // none at all: only what follows
+			if i == len(v.segments)-1 { // no line matches: only later ones are sent
 				r.number, r.at = s.number, s.size
 			}
 			return nil
@@ -147,13 +147,13 @@ func (r *reader) seek(v view) error {
 	return nil
 }
 
-// seekAfter begins with the last segment in whose beginning no stream had passed its place.
+// seekAfter moves to the last segment at whose beginning no stream had passed its place.
 func (r *reader) seekAfter(v view) error {
 	r.after = map[swarmv1.LogRecord_Stream]uint64{}
 	for _, place := range r.opts.After {
 		r.after[place.Stream] = place.Offset
 	}
-	r.behind = true // so it is if the record of the place was rotated away
+	r.behind = true // also if the record of the place was rotated away
 	for _, s := range slices.Backward(v.segments) {
 		offsets, err := r.header(s)
 		if err != nil {
@@ -177,7 +177,7 @@ func (r *reader) seekAfter(v view) error {
 
 func (r *reader) header(s segment) (offsets [2]uint64, err error) {
 	f, err := os.Open(r.j.path(s.number))
-	if errors.Is(err, fs.ErrNotExist) { // rotated away: what is left is behind it
+	if errors.Is(err, fs.ErrNotExist) { // It was rotated away, and everything left is behind it.
 		return offsets, nil
 	}
 	if err != nil {
@@ -190,7 +190,7 @@ func (r *reader) header(s segment) (offsets [2]uint64, err error) {
 	return offsets, nil
 }
 
-// count counts the lines of a segment that match, and those that have no end yet.
+// count returns how many lines of a segment match, and how many have no end yet.
 func (r *reader) count(s segment) (lines, open int64, err error) {
 	var partial [2]int64
 	err = r.scan(s.number, 0, s.size, func(rec record, _ int64) (bool, error) {
@@ -206,7 +206,7 @@ func (r *reader) count(s segment) (lines, open int64, err error) {
 	return lines, partial[0] + partial[1], err
 }
 
-// read gives everything in the view behind the reader's place.
+// read sends everything in the view that is behind the reader's place.
 func (r *reader) read(ctx context.Context, v view) error {
 	for _, s := range v.segments {
 		if s.number < r.number {
@@ -224,7 +224,7 @@ func (r *reader) read(ctx context.Context, v view) error {
 				r.done = true
 				return false, nil
 			}
-			return true, r.give(ctx, rec)
+			return true, r.add(ctx, rec)
 		})
 		if err != nil || r.done {
 			return err
@@ -233,8 +233,8 @@ func (r *reader) read(ctx context.Context, v view) error {
 	return nil
 }
 
-// scan calls fn for the records of a segment from offset at to size, until it says false. A segment
-// that was rotated away meanwhile has none.
+// scan calls fn for the records of a segment from offset at to size, until fn returns false. A
+// segment that was rotated away meanwhile has none.
 func (r *reader) scan(number int, at, size int64, fn func(rec record, next int64) (bool, error)) error {
 	if at >= size {
 		return nil
@@ -285,8 +285,8 @@ func streamOf(rec record) swarmv1.LogRecord_Stream {
 	return swarmv1.LogRecord_STDOUT
 }
 
-// give adds a record to the batch, if it is wanted.
-func (r *reader) give(ctx context.Context, rec record) error {
+// add adds a record to the batch if the reader's options ask for it.
+func (r *reader) add(ctx context.Context, rec record) error {
 	if !r.matches(rec) {
 		return nil
 	}

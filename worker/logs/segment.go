@@ -21,7 +21,8 @@ const (
 	segmentMagic = "swarmlog\x01\x00\x00\x00\x00\x00\x00\x00"
 	headerLen    = len(segmentMagic) + 16
 	recordLen    = 4 + 4 + 8 + 8 + 1
-	// maxLine is the longest record: longer lines are cut into partial ones. Docker's is the same.
+	// maxLine is the length of the longest record in bytes, as in Docker. Longer lines are cut into
+	// partial ones.
 	maxLine = 16 << 10
 )
 
@@ -43,7 +44,7 @@ type record struct {
 // stream is the index of the source.
 func (r record) stream() int { return int(r.flags & flagStderr) }
 
-// next is the source's offset behind the record.
+// next returns the source's offset behind the record.
 func (r record) next() uint64 {
 	if r.flags&flagLost != 0 {
 		return r.offset + r.lost()
@@ -55,7 +56,7 @@ func (r record) next() uint64 {
 	return n
 }
 
-// lost reads the data of a record with flagLost.
+// lost returns how many bytes a record with flagLost stands for.
 func (r record) lost() uint64 {
 	if len(r.data) != 8 {
 		return 0
@@ -83,7 +84,7 @@ func appendHeader(b []byte, offsets [2]uint64) []byte {
 	return binary.BigEndian.AppendUint64(b, offsets[1])
 }
 
-// errTorn is what a crash leaves at the end of a segment.
+// errTorn means that a record is not whole. A crash leaves one at the end of a segment.
 var errTorn = errors.New("torn record")
 
 // decoder reads records. Data is valid until the next call.
@@ -143,8 +144,8 @@ func torn(err error) error {
 	return err
 }
 
-// recoverSegment finds where whole records end and where the sources were then, and cuts what is
-// torn.
+// recoverSegment finds the end of the last whole record and the offsets of the sources there, and
+// truncates the segment to it.
 func recoverSegment(path string) (size int64, offsets [2]uint64, last int64, err error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
@@ -170,7 +171,8 @@ func recoverSegment(path string) (size int64, offsets [2]uint64, last int64, err
 	}
 }
 
-// buffered saves system calls; unlike bufio it never holds back what a growing file has.
+// buffered reads in large steps to save system calls. Unlike bufio it returns what a growing file
+// has and does not wait for more.
 type buffered struct {
 	r    io.Reader
 	buf  [64 << 10]byte

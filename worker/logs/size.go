@@ -6,7 +6,7 @@ import (
 	"swarm/worker/engine"
 )
 
-// Sizes implements engine.LogStore, the logs of history first, oldest first.
+// Sizes implements engine.LogStore. Logs of retired tasks come first, the oldest of them first.
 func (s *Store) Sizes() []engine.LogSize {
 	s.mu.Lock()
 	journals := make(map[string]*journal, len(s.journals))
@@ -32,6 +32,6 @@ func (s *Store) Discard(taskID string) {
 	retired := s.isRetiredLocked(taskID)
 	s.mu.Unlock()
 	if retired {
-		s.drop(taskID)
+		s.remove(taskID)
 	}
 }

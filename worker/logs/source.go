@@ -12,14 +12,15 @@ import (
 )
 
 const (
-	// readSize is how much of a source is copied at a time.
+	// readSize is how many bytes of a source are copied at a time.
 	readSize = 256 << 10
-	// punchSize is how much must have been copied before the space is given back.
+	// punchSize is how many bytes must have been copied before their space is given back to the
+	// disk.
 	punchSize = 1 << 20
 	blockSize = 4 << 10
 )
 
-// source is one of the two files that a container's output goes to.
+// source is one of the two files to which a container's output goes.
 type source struct {
 	f       *os.File
 	stderr  byte   // flagStderr or 0
@@ -32,12 +33,13 @@ func openSource(path string, stderr byte, offset uint64) (*source, error) {
 	if err != nil {
 		return nil, err
 	}
-	// What another process has punched reads as zeros, and is before offset.
+	// Space that an earlier process has punched reads as zeros, and is before offset.
 	return &source{f: f, stderr: stderr, offset: offset, punched: offset / blockSize * blockSize}, nil
 }
 
-// lines cuts the next bytes of the source into records. It keeps the beginning of a line for later,
-// unless the line is too long or this is the end. more: there may be more to read at once.
+// lines cuts the next bytes of the source into records. It leaves the beginning of a line for
+// later, unless the line is too long or the source has ended. It returns more if there may be more
+// to read now.
 func (s *source) lines(buf []byte, now int64, end bool, emit func(record)) (more bool, err error) {
 	n, err := s.f.ReadAt(buf, int64(s.offset))
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -65,11 +67,11 @@ func (s *source) lines(buf []byte, now int64, end bool, emit func(record)) (more
 	return more, nil
 }
 
-// skip leaves out the beginning of what is not copied yet when that is more than limit bytes, up to
-// the end of a line. So a container that writes faster than its output is copied takes a bounded
-// part of the disk; what is left out would have been rotated away by what comes after it.
+// skip limits the bytes that are not copied yet. If there are more than limit, it skips the oldest,
+// up to the end of a line. So a container that writes faster than its output is copied takes a
+// bounded part of the disk. The lines behind the skipped bytes would have rotated them away.
 //
-// left is how many bytes are not copied yet, those that are left out too.
+// left is how many bytes were not copied yet, including the skipped ones.
 func (s *source) skip(limit int64, now int64, buf []byte) (lost record, left int64, err error) {
 	info, err := s.f.Stat()
 	if err != nil {
@@ -93,7 +95,7 @@ func (s *source) skip(limit int64, now int64, buf []byte) (lost record, left int
 	return r, left, nil
 }
 
-// punch gives the space of what is in records back to the disk.
+// punch gives the space of bytes that are in records back to the disk.
 func (s *source) punch() error {
 	to := s.offset / blockSize * blockSize
 	if to < s.punched+punchSize {

@@ -21,17 +21,17 @@ import (
 	"swarm/worker/engine"
 )
 
-// Config is what can be set of a Store.
+// Config is the configuration of a Store. New fills in the defaults.
 type Config struct {
-	// Dir holds a folder for each task. It survives a reboot.
+	// Dir has a folder for each task. It must be absolute, and must survive a reboot.
 	Dir    string
 	NodeID string
-	// SegmentBytes and Segments bound a task's log unless its options say otherwise; defaults 10 MB
-	// and 5.
+	// SegmentBytes and Segments limit a task's log, unless its options say otherwise. Defaults 10
+	// MB and 5.
 	SegmentBytes int64
 	Segments     int
-	// RetainBytes and RetainAge bound the logs of tasks that are history, by what they take on the
-	// disk; defaults 1 GiB and a week.
+	// RetainBytes and RetainAge limit the logs of retired tasks, in bytes on the disk and by age.
+	// Defaults 1 GiB and a week.
 	RetainBytes int64
 	RetainAge   time.Duration
 
@@ -46,10 +46,11 @@ const (
 	DefaultRetainAge    = 7 * 24 * time.Hour
 )
 
-// Deps are what a Store needs.
+// Deps are the live objects that a Store works with.
 type Deps struct{ Log *slog.Logger }
 
-// Store keeps the logs of a node's tasks.
+// Store keeps the logs of a node's tasks. It implements engine.LogStore. Its methods may be called
+// concurrently.
 type Store struct {
 	cfg   Config
 	log   *slog.Logger
@@ -65,7 +66,8 @@ type Store struct {
 
 var _ engine.LogStore = (*Store)(nil)
 
-// New opens the logs that are in the folder, and continues each where its writer stopped.
+// New opens the logs in cfg.Dir. Each continues where an earlier process stopped. Call Run, or
+// Close if Run is not called.
 func New(cfg Config, deps Deps) (*Store, error) {
 	if !filepath.IsAbs(cfg.Dir) {
 		return nil, fmt.Errorf("log folder %q must be an absolute path: %w", cfg.Dir, errdefs.ErrInvalidArgument)
@@ -91,8 +93,8 @@ func New(cfg Config, deps Deps) (*Store, error) {
 	return s, nil
 }
 
-// open opens every task's folder. One that cannot be read is told and left alone: it must not keep
-// the node from working.
+// open opens every task's folder. It logs and skips a folder that cannot be read, because that must
+// not keep the node from working.
 func (s *Store) open() error {
 	entries, err := os.ReadDir(s.cfg.Dir)
 	if err != nil {
@@ -118,7 +120,7 @@ func (s *Store) open() error {
 	return nil
 }
 
-// Close frees the files of a Store that does not run.
+// Close closes the files of a Store whose Run was not called.
 func (s *Store) Close() {
 	s.watch.close()
 	s.mu.Lock()
@@ -151,20 +153,20 @@ func (s *Store) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// follow begins to watch a journal's sources, and has what they hold already copied.
+// follow begins to watch a journal's sources, and makes Run copy what they have already.
 func (s *Store) follow(j *journal) {
 	for _, src := range j.sources {
 		if src == nil {
 			continue
 		}
 		if err := s.watch.add(src.f.Name(), j); err != nil {
-			s.log.Warn("output is looked at once a second, because it cannot be watched", "task", j.task.Id, "err", err)
+			s.log.Warn("polling container output once a second, because it cannot be watched", "task", j.task.Id, "err", err)
 		}
 	}
 	s.mark(j)
 }
 
-// mark notes that a journal has something to copy.
+// mark notes that a journal may have something to copy.
 func (s *Store) mark(j *journal) {
 	s.mu.Lock()
 	s.dirty[j] = true
@@ -175,7 +177,7 @@ func (s *Store) mark(j *journal) {
 	}
 }
 
-// copy copies what is marked, the journals taking turns.
+// copy copies the output of marked journals. The journals take turns.
 func (s *Store) copy(ctx context.Context) error {
 	buf := make([]byte, readSize)
 	for {
@@ -190,7 +192,7 @@ func (s *Store) copy(ctx context.Context) error {
 		s.mu.Unlock()
 		for j := range dirty {
 			more, err := j.copy(buf, false)
-			if err != nil { // a full disk, mostly
+			if err != nil { // usually the disk is full
 				s.late.add(j, false)
 			}
 			if err != nil && !j.failing {
@@ -213,7 +215,7 @@ func (s *Store) get(id string) *journal {
 // Create implements engine.LogStore.
 func (s *Store) Create(t *swarmv1.Task, r *swarmv1.Revision) (string, error) {
 	if t.Id == "" || t.Id != filepath.Base(t.Id) || t.Id[0] == '.' {
-		return "", fmt.Errorf("create log: %q is no task id: %w", t.Id, errdefs.ErrInvalidArgument)
+		return "", fmt.Errorf("create log: %q is not a task id: %w", t.Id, errdefs.ErrInvalidArgument)
 	}
 	driver := spec.LogDriver(t, r)
 	l, err := spec.ParseLog(driver)
@@ -231,7 +233,7 @@ func (s *Store) Create(t *swarmv1.Task, r *swarmv1.Revision) (string, error) {
 		if !finished {
 			return dir, nil
 		}
-		s.drop(t.Id) // of a container that is gone: offsets of its output mean nothing for the next one's
+		s.remove(t.Id) // It is of an earlier container, and its offsets do not fit the output of the next one.
 	} else {
 		s.Discard(t.Id)
 	}
@@ -289,8 +291,8 @@ func (s *Store) finish(j *journal) {
 	}
 }
 
-// drop removes a log.
-func (s *Store) drop(id string) {
+// remove removes a task's log.
+func (s *Store) remove(id string) {
 	s.mu.Lock()
 	j := s.journals[id]
 	delete(s.journals, id)

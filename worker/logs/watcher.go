@@ -14,9 +14,9 @@ import (
 	"swarm/internal/pause"
 )
 
-// watcher tells which journals' sources grow, by one inotify instance for all of them. Root in a
-// container is the host's root, and has as many instances and watches as that: while there is none
-// for us, sources are polled.
+// watcher says which journals' sources grow, with one inotify instance for all of them. Root in a
+// container shares the host root's limit of instances and watches. While none is left for swarm,
+// the sources are polled.
 type watcher struct {
 	inotify func() (int, error)
 	opened  chan struct{} // closed with the first instance
@@ -58,7 +58,7 @@ func (w *watcher) control(fn func(fd int)) error {
 	return raw.Control(func(fd uintptr) { fn(int(fd)) })
 }
 
-// add begins to watch a file. With an error the file is polled, until it can be watched.
+// add begins to watch a file. If that fails, the file is polled until it can be watched.
 func (w *watcher) add(path string, j *journal) error {
 	w.mu.Lock() // held across the call, so that no event comes before its watch is known
 	defer w.mu.Unlock()
@@ -101,13 +101,13 @@ func (w *watcher) drop(j *journal) {
 	maps.DeleteFunc(w.polled, func(_ string, of *journal) bool { return of == j })
 	for _, wd := range w.wdsOf[j] {
 		delete(w.byWD, wd)
-		_ = w.control(func(fd int) { _, _ = unix.InotifyRmWatch(fd, uint32(wd)) }) // gone with its file already, perhaps
+		_ = w.control(func(fd int) { _, _ = unix.InotifyRmWatch(fd, uint32(wd)) }) // fails if the file is gone already
 	}
 	delete(w.wdsOf, j)
 }
 
-// pollEvery is how often files that cannot be watched are looked at.
-const pollEvery = time.Second
+// pollInterval is the time between two looks at a file that cannot be watched.
+const pollInterval = time.Second
 
 func (w *watcher) pollSoon() {
 	select {
@@ -116,8 +116,8 @@ func (w *watcher) pollSoon() {
 	}
 }
 
-// poll tells mark of the journals whose files are not watched, and tries to watch them, until the
-// end of ctx.
+// poll calls mark for the journals whose files are not watched, and tries to watch these, until ctx
+// ends.
 func (w *watcher) poll(ctx context.Context, mark func(*journal)) {
 	for {
 		select {
@@ -125,18 +125,18 @@ func (w *watcher) poll(ctx context.Context, mark func(*journal)) {
 		case <-ctx.Done():
 			return
 		}
-		if pause.For(ctx, pollEvery) != nil {
+		if pause.For(ctx, pollInterval) != nil {
 			return
 		}
-		for _, j := range w.retry() {
+		for _, j := range w.rewatch() {
 			mark(j)
 		}
 	}
 }
 
-// retry tries to watch what is polled, and returns whose it was: they may have grown before they
-// were watched.
-func (w *watcher) retry() []*journal {
+// rewatch tries to watch the polled files, and returns their journals: the files may have grown
+// before they were watched.
+func (w *watcher) rewatch() []*journal {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var all []*journal
@@ -152,12 +152,12 @@ func (w *watcher) retry() []*journal {
 	return all
 }
 
-// gathering is how long events gather after some have been read. A first line is followed at once;
-// to those who write without pause, every line would otherwise cost a wake-up, an event and a small
-// copy. The kernel merges an event with an equal one before it, so that few are waiting.
-const gathering = 10 * time.Millisecond
+// gatherPause is how long events gather after some have been read. The first line is copied at
+// once. With a container that writes without pause, every line would otherwise cost a wake-up, an
+// event and a small copy. The kernel merges equal events that follow each other, so few gather.
+const gatherPause = 10 * time.Millisecond
 
-// run tells mark of every journal with news, until close or the end of ctx.
+// run calls mark for every journal whose sources have grown, until close is called or ctx ends.
 func (w *watcher) run(ctx context.Context, mark func(*journal)) error {
 	select {
 	case <-w.opened:
@@ -165,7 +165,7 @@ func (w *watcher) run(ctx context.Context, mark func(*journal)) error {
 		return nil
 	}
 	buf := make([]byte, 64<<10)
-	timer := time.NewTimer(gathering)
+	timer := time.NewTimer(gatherPause)
 	defer timer.Stop()
 	for {
 		n, err := w.f.Read(buf)
@@ -175,7 +175,7 @@ func (w *watcher) run(ctx context.Context, mark func(*journal)) error {
 		for _, j := range w.journals(buf[:n]) {
 			mark(j)
 		}
-		timer.Reset(gathering)
+		timer.Reset(gatherPause)
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
@@ -184,7 +184,7 @@ func (w *watcher) run(ctx context.Context, mark func(*journal)) error {
 	}
 }
 
-// journals finds those that events are about.
+// journals returns the journals that the events are about.
 func (w *watcher) journals(events []byte) []*journal {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -200,7 +200,7 @@ func (w *watcher) journals(events []byte) []*journal {
 		wd := int32(binary.NativeEndian.Uint32(events))
 		mask := binary.NativeEndian.Uint32(events[4:])
 		name := binary.NativeEndian.Uint32(events[12:])
-		if mask&unix.IN_Q_OVERFLOW != 0 { // events were lost: anyone may have news
+		if mask&unix.IN_Q_OVERFLOW != 0 { // events were lost, so any source may have grown
 			for _, j := range w.byWD {
 				see(j)
 			}

@@ -12,8 +12,8 @@ import (
 	"swarm/worker/engine"
 )
 
-// A container has taken all inotify instances of root: the store opens, copies what is written all the same, and watches
-// once there is one.
+// A container has taken all inotify instances of root. The store opens and copies output
+// nevertheless, and watches once an instance is free.
 func TestStore_PollsWithoutInotify(t *testing.T) {
 	var free atomic.Bool
 	s := open(t, Config{inotify: func() (int, error) {

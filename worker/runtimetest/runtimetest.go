@@ -1,6 +1,6 @@
-// Package runtimetest is the contract of engine.Runtime and engine.Executor as a test:
-// worker/simulated and containerd both pass it. It is called by their tests only, and runs
-// what the tests run.
+// Package runtimetest tests the contract of engine.Runtime and engine.Executor. The tests of
+// worker/simulated and of containerd call Run, and nothing else does. It starts goroutines
+// only within a test.
 package runtimetest
 
 import (
@@ -19,34 +19,35 @@ import (
 	"swarm/worker/engine"
 )
 
-// Behaviour is what a container of the suite is to do once it has started.
+// Behaviour says what a container of the suite does once it has started.
 type Behaviour struct {
-	// Ends: it ends by itself soon, with ExitCode. Otherwise it runs until it is stopped.
+	// Ends makes the container end by itself soon, with ExitCode. Otherwise it runs until it is
+	// stopped.
 	Ends     bool
 	ExitCode int
-	// Stubborn: it does not obey SIGTERM.
+	// Stubborn makes the container ignore SIGTERM.
 	Stubborn bool
 }
 
 // System is a runtime to be tested.
 type System struct {
 	Runtime engine.Runtime
-	// Executor is nil when there is none to be tested. Containers have the programs true, false,
-	// echo and cat.
+	// Executor is nil if there is none to test. Containers have the programs true, false, echo and
+	// cat.
 	Executor engine.Executor
-	// Away has the runtime's process go away, as by a kill, while its containers go on. The runtime
-	// is back when back returns, which does nothing the second time.
+	// Away makes the runtime's process go away, as if it was killed, while its containers run on.
+	// The runtime is back when back returns. A second call of back does nothing.
 	Away func() (back func())
-	// Container makes a new container's description, with an id of its own and an image that is
+	// Container returns the description of a new container, with a new id and an image that is
 	// held.
 	Container func(Behaviour) engine.Container
 }
 
-// limit bounds every wait of the suite; nothing waits so long unless it is broken.
+// limit bounds every wait of the suite. A wait that takes as long means that something is broken.
 const limit = 30 * time.Second
 
-// Run tests the contract. factory makes an empty system for each test, and cleans up after it with
-// t.Cleanup.
+// Run tests the contract. factory returns an empty system for each test, and cleans up after it
+// with t.Cleanup.
 func Run(t *testing.T, factory func(t *testing.T) System) {
 	for _, c := range []struct {
 		name string

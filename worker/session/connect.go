@@ -39,7 +39,7 @@ func (c *Client) Run(ctx context.Context) error {
 				break
 			}
 			if errors.Is(err, errRenewed) {
-				c.deps.Log.Info("session begins anew with the renewed certificate", "node", peer.NodeId)
+				c.deps.Log.Info("opening a new session with the renewed certificate", "node", peer.NodeId)
 				round, queue = 0, order(c.deps.Managers(), "")
 				continue
 			}
@@ -142,7 +142,7 @@ func (c *Client) welcome(ctx context.Context, nodeID string) (swarmv1.Dispatcher
 			c.deps.OnNode(node)
 		}
 		if _, err = stream.Recv(); err == nil {
-			err = errdefs.ErrFailedPrecondition.WithMessage("it began with news of the node and not with a welcome")
+			err = errdefs.ErrFailedPrecondition.WithMessage("it began with a message about the node and not with a welcome")
 		}
 		return nil, nil, fmt.Errorf("greet manager %s: %w", nodeID, err)
 	}
@@ -151,7 +151,7 @@ func (c *Client) welcome(ctx context.Context, nodeID string) (swarmv1.Dispatcher
 		return nil, nil, fmt.Errorf("manager %s began with %T and not with a welcome: %w", nodeID, first.Message, errdefs.ErrFailedPrecondition)
 	}
 	if welcome.Epoch < epoch {
-		return nil, nil, fmt.Errorf("manager %s is of epoch %d of the cluster, this node has seen %d: %w", nodeID, welcome.Epoch, epoch, errdefs.ErrFailedPrecondition)
+		return nil, nil, fmt.Errorf("manager %s has epoch %d of the cluster, but this node has seen epoch %d: %w", nodeID, welcome.Epoch, epoch, errdefs.ErrFailedPrecondition)
 	}
 	if welcome.Epoch > epoch { // The cluster was made anew from a snapshot, with new indexes.
 		c.contact.see(welcome.Epoch, 0)

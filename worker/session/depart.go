@@ -23,7 +23,7 @@ func (c *Client) Depart(ctx context.Context) {
 	select {
 	case <-c.parted:
 	case <-ctx.Done():
-		c.deps.Log.Warn("no manager has taken this node's goodbye: its tasks are replaced once it is missed")
+		c.deps.Log.Warn("no manager acknowledged that this host goes down: its tasks are replaced once the node counts as down")
 	}
 }
 

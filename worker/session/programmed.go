@@ -28,7 +28,7 @@ func (s *session) awaitProgrammed(ctx context.Context) error {
 			if err == nil {
 				break
 			}
-			s.c.deps.Log.Debug("assignments are not in force yet", "sequence", sequence, "err", err)
+			s.c.deps.Log.Debug("assignments are not programmed yet", "sequence", sequence, "err", err)
 			if pause.For(ctx, retry.Backoff(try, programRetryFirst, programRetryLimit)) != nil {
 				return ctx.Err()
 			}

@@ -9,7 +9,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// drained takes report after report, as managers that acknowledge each, and fails when they would refuse one.
+// drained takes all reports and acknowledges each. It fails the test if managers would refuse one.
 func drained(t *testing.T, r *reports) (out []*swarmv1.StatusReport) {
 	t.Helper()
 	for report := r.next(7, false); report != nil; report = r.next(7, false) {
@@ -34,7 +34,8 @@ func fill(r *reports, n int, text string) {
 	}
 }
 
-// What is too much for one report, in bytes or in number, makes several. Each status is in one of them.
+// Statuses that are too many or too large for one report make several. Each status is in one of
+// them.
 func TestReports_AreSplit(t *testing.T) {
 	for _, c := range []struct {
 		name    string
@@ -71,8 +72,8 @@ func TestReports_AreSplit(t *testing.T) {
 	}
 }
 
-// A status that no report has room for, such as one that an older daemon left on the disk, is cut to what managers take. It
-// does not hold up the others, and is not sent again.
+// A status that is too large for any report, such as one that an older daemon left on the disk, is
+// cut to the size that managers accept. It does not hold up the others, and is not sent again.
 func TestReports_OneTooLargeIsCut(t *testing.T) {
 	r := newReports()
 	huge := &swarmv1.TaskStatus{TaskId: "huge", State: swarmv1.TaskState_FAILED, Err: "\x1b[2J" + strings.Repeat("x", 3<<20)}

@@ -156,11 +156,11 @@ func (s *session) assignments(msg *swarmv1.Assignments) error {
 	epoch, index := s.c.contact.seen()
 	switch {
 	case s.lastAssigned == 0 && !msg.Complete:
-		return fmt.Errorf("assignments begin with a change and not with a complete set: %w", errdefs.ErrAborted)
+		return fmt.Errorf("the first assignments of the session are not a complete set: %w", errdefs.ErrAborted)
 	case s.lastAssigned != 0 && msg.Sequence != s.lastAssigned+1:
-		return fmt.Errorf("assignments %d came after %d: one is missing: %w", msg.Sequence, s.lastAssigned, errdefs.ErrAborted)
+		return fmt.Errorf("assignments %d came after %d, so some are missing: %w", msg.Sequence, s.lastAssigned, errdefs.ErrAborted)
 	case msg.Index < index:
-		return fmt.Errorf("manager is behind: its state is of index %d, this node has acted on %d: %w", msg.Index, index, errdefs.ErrUnavailable)
+		return fmt.Errorf("manager is behind: it has index %d, but this node has acted on index %d: %w", msg.Index, index, errdefs.ErrUnavailable)
 	}
 	begins := s.lastAssigned == 0
 	s.lastAssigned = msg.Sequence

@@ -19,11 +19,12 @@ import (
 	"swarm/worker/engine"
 )
 
-// Images are names and digests. A pull of what Registry has takes Delay.
+// Images is an image store that has only names and digests.
 type Images struct {
-	// Registry says which references can be pulled; nil: all. An error is what the pull answers.
+	// Registry returns the error of a pull of a reference; nil: the pull succeeds. If Registry is
+	// nil, every pull succeeds.
 	Registry func(ref string) error
-	// Delay of a pull of what is not held.
+	// Delay is how long a pull takes if the image is not held.
 	Delay time.Duration
 
 	mu      sync.Mutex // guards what follows
@@ -34,12 +35,12 @@ type Images struct {
 
 var _ engine.ImageStore = (*Images)(nil)
 
-// NewImages makes a store that holds nothing and can pull everything.
+// NewImages returns a store that holds nothing and can pull everything.
 func NewImages() *Images {
 	return &Images{held: map[string]*swarmv1.Image{}, blobs: map[string][]byte{}, changed: make(chan struct{})}
 }
 
-// digestOf is the digest that a reference is pinned to, or one made from its name.
+// digestOf returns the digest in a reference, or one made from its name.
 func digestOf(ref string) string {
 	if _, d, ok := strings.Cut(ref, "@"); ok {
 		return d
@@ -75,7 +76,7 @@ func (i *Images) Pull(ctx context.Context, req engine.PullRequest, progress func
 	return image, nil
 }
 
-// Push implements engine.Images: the registry takes what is held.
+// Push implements engine.Images. The registry accepts every image that is held.
 func (i *Images) Push(ctx context.Context, req engine.PushRequest, _ func(*swarmv1.ImageProgress)) error {
 	if !i.holdsRef(req.Ref) {
 		return fmt.Errorf("push image %s: %w", req.Ref, errdefs.ErrNotFound)
@@ -98,7 +99,7 @@ func (i *Images) changedLocked() {
 	i.changed = make(chan struct{})
 }
 
-// Load implements engine.ImageStore: the whole archive is one blob.
+// Load implements engine.ImageStore. The whole archive is one blob.
 func (i *Images) Load(_ context.Context, archive io.Reader, name string, _ func(*swarmv1.ImageProgress)) ([]*swarmv1.Image, error) {
 	data, err := io.ReadAll(archive)
 	if err != nil {

@@ -11,9 +11,9 @@ import (
 	"swarm/worker/engine"
 )
 
-// Network gives out addresses and ports, and connects nobody. It survives the Worker that uses it.
+// Network allocates addresses and ports, and connects nothing. It survives the Worker that uses it.
 type Network struct {
-	// Fail, optional, is asked before Attach.
+	// Fail returns the error of Attach; nil: it succeeds. Optional.
 	Fail func(taskID string) error
 
 	mu       sync.Mutex // guards what follows
@@ -26,7 +26,7 @@ type Network struct {
 
 var _ engine.Network = (*Network)(nil)
 
-// NewNetwork makes an empty Network.
+// NewNetwork returns a Network without attachments.
 func NewNetwork() *Network {
 	return &Network{attached: map[string]engine.Attached{}, ports: map[string]string{}, nextPort: 30000}
 }
@@ -108,14 +108,14 @@ func (n *Network) Restore(_ context.Context, keep []engine.Attachment) error {
 	return nil
 }
 
-// Attached counts the tasks that are attached.
+// Attached returns how many tasks are attached.
 func (n *Network) Attached() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return len(n.attached)
 }
 
-// Restored gives what each Restore was called with.
+// Restored returns the argument of each call of Restore.
 func (n *Network) Restored() [][]engine.Attachment {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -1,9 +1,10 @@
-// Package simulated is a container runtime without containers: it keeps what a task would be in
-// memory, for tests and for benchmarks with thousands of tasks.
+// Package simulated is a container engine without containers. It keeps their state in memory, for
+// tests and for benchmarks with thousands of tasks.
 //
-// Runtime implements the worker's Runtime and Executor, Images its ImageStore, Network its Network.
-// Delays and failures can be set. It does no I/O and runs no goroutine; a task that ends by itself
-// is a timer. cmd plugs it in for the benchmarks, tests of worker and manager use it directly.
+// Runtime implements engine.Runtime and engine.Executor, Images implements engine.ImageStore, and
+// Network implements engine.Network. Delays and failures can be set. The package does no I/O and
+// runs no goroutine; a container that ends by itself is a timer. cmd uses it for benchmarks, and
+// the tests of worker and manager use it directly.
 package simulated
 
 import (
@@ -26,26 +27,25 @@ import (
 // Delays are how long the operations take. Zero values take no time.
 type Delays struct {
 	Prepare, Start, Remove time.Duration
-	// Stop is how long a container takes to obey its stop signal; longer than its grace, it is
-	// killed.
+	// Stop is how long a container takes to obey its stop signal. If that is longer than its grace
+	// period, it is killed.
 	Stop time.Duration
 }
 
-// Config is what can be set of a Runtime.
+// Config is the configuration of a Runtime. The functions are optional.
 type Config struct {
 	Delays Delays
-	// Fail, optional, is asked before each operation ("prepare", "start", "update", "stop",
-	// "remove", "exec") on a task.
+	// Fail returns the error of an operation ("prepare", "start", "update", "stop", "remove" or
+	// "exec") on a task; nil: it succeeds.
 	Fail func(op, taskID string) error
-	// Life, optional, says how a container that starts will end by itself; false: not before it is
-	// stopped.
+	// Life says after what time and with which code a container ends by itself; false: it runs
+	// until it is stopped.
 	Life func(c engine.Container) (after time.Duration, code int, ends bool)
-	// Defaults, optional, is what the container's image asks for.
+	// Defaults returns what the container's image asks for.
 	Defaults func(c engine.Container) engine.ImageDefaults
-	// Obey, optional, says how long a container takes to obey its stop signal, in place of
-	// Delays.Stop.
+	// Obey returns how long a container takes to obey its stop signal, in place of Delays.Stop.
 	Obey func(c engine.Container) time.Duration
-	// Exec, optional, plays a process in a container and returns its exit code.
+	// Exec acts as a process in a container and returns its exit code.
 	Exec func(ctx context.Context, start *swarmv1.ExecStart, streams engine.ExecStreams) int
 }
 
@@ -78,7 +78,7 @@ var (
 	_ engine.Executor = (*Runtime)(nil)
 )
 
-// New makes a Runtime that runs what images holds; nil: any image.
+// New returns a Runtime that runs the images which images holds; nil: any image.
 func New(cfg Config, images *Images) *Runtime {
 	return &Runtime{cfg: cfg, images: images, containers: map[string]*container{}, pid: 1000}
 }
@@ -93,8 +93,8 @@ func (r *Runtime) fail(op, taskID string) error {
 	return r.cfg.Fail(op, taskID)
 }
 
-// SetAway has the runtime go away, as a process that was killed, and come back. Its containers go
-// on meanwhile. Calls that are under way take effect, and are not answered.
+// SetAway makes the runtime go away, like a process that was killed, or come back. Its containers
+// run on meanwhile. Calls that are under way take effect but return ErrRuntimeAway.
 func (r *Runtime) SetAway(away bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -107,7 +107,7 @@ func (r *Runtime) SetAway(away bool) {
 	r.away = away
 }
 
-// answers is engine.ErrRuntimeAway while the runtime is away.
+// answers returns engine.ErrRuntimeAway while the runtime is away.
 func (r *Runtime) answers() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -182,7 +182,7 @@ func (r *Runtime) Start(ctx context.Context, taskID string) (_ engine.Started, e
 	return engine.Started{Pid: c.pid}, nil
 }
 
-// End lets a running container end by itself; false: there is none.
+// End makes a running container end by itself; false: the task has no running container.
 func (r *Runtime) End(taskID string, exit engine.Exit) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -254,7 +254,7 @@ func (r *Runtime) Update(ctx context.Context, taskID string, want *swarmv1.Resou
 	return ctx.Err()
 }
 
-// Limits are what a task's container has.
+// Limits returns the limits of a task's container.
 func (r *Runtime) Limits(taskID string) *swarmv1.ResourceRequirements {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -369,7 +369,7 @@ func (r *Runtime) List(context.Context) ([]engine.Found, error) {
 	return out, nil
 }
 
-// Running names the tasks whose containers run, also while the runtime is away.
+// Running returns the ids of the tasks whose containers run. It works while the runtime is away.
 func (r *Runtime) Running() (tasks []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -382,14 +382,14 @@ func (r *Runtime) Running() (tasks []string) {
 	return tasks
 }
 
-// Starts counts the containers ever started.
+// Starts returns how many containers were started so far.
 func (r *Runtime) Starts() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.starts
 }
 
-// Container gives what Prepare was given for a task.
+// Container returns what Prepare was given for a task.
 func (r *Runtime) Container(taskID string) (engine.Container, bool) {
 	c := r.get(taskID)
 	if c == nil {
@@ -427,12 +427,12 @@ func (r *Runtime) Exec(ctx context.Context, start *swarmv1.ExecStart, streams en
 	return code, ctx.Err()
 }
 
-// isKnown says whether play has the program.
+// isKnown reports whether play can run the program.
 func isKnown(command []string) bool {
 	return len(command) > 0 && slices.Contains([]string{"true", "false", "echo", "cat"}, command[0])
 }
 
-// play plays the few programs that the contract suite uses.
+// play acts as one of the few programs that the contract suite uses.
 func play(command []string, s engine.ExecStreams) (code int, err error) {
 	if command[0] == "false" {
 		code = 1

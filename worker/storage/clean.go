@@ -74,7 +74,7 @@ func (d *Disk) clean(ctx context.Context) error {
 		return nil
 	}
 	if !was {
-		d.deps.Log.Info("the disk fills: images and logs that nothing needs are removed", "used", used, "until", d.cfg.Stop)
+		d.deps.Log.Info("disk is filling up: removing images and logs that nothing needs", "used", used, "until", d.cfg.Stop)
 	}
 	return d.freeSpace(ctx, idle)
 }
@@ -176,7 +176,7 @@ func (d *Disk) remove(ctx context.Context, h engine.Holding) (removed bool, err 
 	err = d.deps.Images.Remove(ctx, digest)
 	switch {
 	case err == nil:
-		d.deps.Log.Info("image removed, since nothing uses it", "image", h.Image.GetName(), "digest", digest, "unused", d.lastUse(h))
+		d.deps.Log.Info("removed an image that nothing uses", "image", h.Image.GetName(), "digest", digest, "unused", d.lastUse(h))
 		return true, nil
 	case errdefs.IsNotFound(err):
 		return true, nil
@@ -201,7 +201,7 @@ func (d *Disk) release(ctx context.Context, digest string, undo bool) (granted b
 	}
 	answer, err := swarmv1.NewDisksClient(conn).Release(ctx, &swarmv1.ReleaseRequest{Digests: []string{digest}, Undo: undo})
 	if err != nil {
-		return false, fmt.Errorf("ask whether image %s may go: %w", digest, err)
+		return false, fmt.Errorf("ask a manager whether image %s may be removed: %w", digest, err)
 	}
 	return slices.Contains(answer.GetGranted(), digest), nil
 }

@@ -20,7 +20,8 @@ import (
 	"swarm/worker/state"
 )
 
-// fakeDisk is a node's disk of 100 bytes with images of 10 bytes on it, and the managers that are asked about them.
+// fakeDisk is a node's disk of 100 bytes with images of 10 bytes each, and the managers that are
+// asked before one is removed.
 type fakeDisk struct {
 	engine.Storage
 	engine.LogStore
@@ -70,7 +71,7 @@ func (f *fakeDisk) Remove(_ context.Context, digest string) error {
 	return nil
 }
 
-// Invoke is the managers' Release.
+// Invoke acts as the managers' Release.
 func (f *fakeDisk) Invoke(_ context.Context, _ string, args, reply any, _ ...grpc.CallOption) error {
 	req := args.(*swarmv1.ReleaseRequest)
 	for _, d := range req.GetDigests() {
@@ -110,7 +111,7 @@ func newTestDisk(t *testing.T, f *fakeDisk, cfg Config) *Disk {
 	return d
 }
 
-// newTestDiskIn also returns what writes the state and closes it.
+// newTestDiskIn also returns a function that commits the state and closes it.
 func newTestDiskIn(t *testing.T, dir string, f *fakeDisk, cfg Config) (*Disk, func() error) {
 	t.Helper()
 	db, saved, err := state.Open(dir, "c1", slog.New(slog.DiscardHandler))

@@ -15,7 +15,7 @@ import (
 	"swarm/worker/engine"
 )
 
-var errNoStorage = errdefs.ErrNotImplemented.WithMessage("this node keeps nothing on a disk: its containers are simulated")
+var errNoStorage = errdefs.ErrNotImplemented.WithMessage("this node has nothing on its disk, because its containers are simulated")
 
 // Usage implements swarmv1.DiskServer. Only one call at a time measures the disk, because
 // containers may have made millions of files; others wait for their turn.

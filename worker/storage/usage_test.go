@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// However many ask, one at a time has the node add up millions of files.
+// Only one call at a time makes the node add up the sizes of millions of files.
 func TestDisk_MeasuresOnceAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var at, answered atomic.Int32

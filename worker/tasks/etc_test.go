@@ -8,7 +8,8 @@ import (
 	"swarm/worker/engine"
 )
 
-// Where the networks' name server answers, names are asked for as they are first, unless the service wants otherwise.
+// On networks with a name server, names are looked up as they are first, unless the service sets
+// ndots.
 func TestResolvConf_SearchDomainsComeSecond(t *testing.T) {
 	served := engine.Attached{Nameservers: []string{"127.0.0.11"}}
 	for _, tc := range []struct {

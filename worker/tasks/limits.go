@@ -56,7 +56,7 @@ func (t *taskLoop) limitsRefused(rev *swarmv1.Revision, err error) {
 	if t.revision == nil {
 		t.revision = t.r.deps.Objects.Revision(t.now())
 	}
-	t.r.deps.Log.Warn("limits stay as they were: the task will be replaced", "task", t.id, "err", err)
+	t.r.deps.Log.Warn("container keeps its former limits: the task will be replaced", "task", t.id, "err", err)
 	t.setRefused(rev.GetNumber(), fmt.Sprintf("limits could not be changed while it runs, so it is replaced: %v", err))
 }
 

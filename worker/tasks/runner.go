@@ -122,7 +122,7 @@ func (r *Runner) begin(t *taskLoop) bool {
 	return true
 }
 
-// forget drops a task that nobody assigns and of which nothing is left.
+// forget removes a task that is not assigned any more and of which nothing is left.
 func (r *Runner) forget(t *taskLoop) {
 	r.mu.Lock()
 	if r.tasks[t.id] != t {
@@ -138,7 +138,7 @@ func (r *Runner) forget(t *taskLoop) {
 	}
 }
 
-// task returns a task of this node.
+// task returns the loop of a task; nil: the node does not have the task.
 func (r *Runner) task(id string) *taskLoop {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -28,7 +28,7 @@ func (r *Runner) slot(ctx context.Context, do func() error) error {
 	free := sync.OnceFunc(func() { <-r.slots })
 	defer free()
 	late := time.AfterFunc(slotLimit, func() {
-		r.deps.Log.Warn("work with a container takes long and goes on beside the others", "after", slotLimit)
+		r.deps.Log.Warn("work with a container takes long: it continues without a slot", "after", slotLimit)
 		free()
 	})
 	defer late.Stop()
@@ -45,7 +45,7 @@ func (r *Runner) slot(ctx context.Context, do func() error) error {
 	case err := <-done:
 		return err
 	case <-ending.C:
-		r.deps.Log.Warn("work with a container does not end and is left to itself", "err", context.Cause(ctx))
+		r.deps.Log.Warn("work with a container does not end: nobody waits for it any more", "err", context.Cause(ctx))
 		return ctx.Err()
 	}
 }

@@ -85,7 +85,7 @@ func (t *taskLoop) watch(ctx context.Context) outcome {
 		var checks []check
 		if p := t.healthProber(ctx); p != nil {
 			checks = append(checks, func(ctx context.Context) outcome {
-				return outcome{event: task.Sick, err: p.UntilSick(ctx)}
+				return outcome{event: task.Sick, err: p.UntilUnhealthy(ctx)}
 			})
 		}
 		out := t.waitOrCheck(ctx, append(checks, t.leaseCheck()...))

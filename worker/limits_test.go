@@ -15,7 +15,7 @@ import (
 	"swarm/worker/simulated"
 )
 
-// limited is a revision of the one service that differs from the others in its limits.
+// limited returns a revision of the service that differs from the others in its limits.
 func limited(number uint64, memory int64, edit ...func(*swarmv1.ServiceSpec)) *swarmv1.Assignment {
 	o := revisionObject(edit...)
 	rev := o.GetRevision()
@@ -28,14 +28,15 @@ func of(revision uint64) func(*swarmv1.Task) {
 	return func(t *swarmv1.Task) { t.Revision = revision }
 }
 
-// move has the task belong to another revision, as the managers say it: the new one, the task, and the old one taken back.
+// move gives the task another revision, as managers do: they send the new revision and the task,
+// and remove the old revision.
 func (m *manager) move(rev *swarmv1.Assignment) {
 	number := rev.GetRevision().GetNumber()
 	m.assign(append(puts(rev, taskObject("t1", running, of(number))), removal(swarmv1.AssignmentRef_REVISION, "s1/0000000001"))...)
 	synctest.Wait()
 }
 
-// probe plays a health check.
+// probe acts as a health check.
 func probe(unhealthy *atomic.Bool) func(context.Context, *swarmv1.ExecStart, engine.ExecStreams) int {
 	return func(context.Context, *swarmv1.ExecStart, engine.ExecStreams) int {
 		if unhealthy.Load() {
@@ -78,7 +79,7 @@ func TestWorker_LimitsChangeWhileItRuns(t *testing.T) {
 	}
 }
 
-// A task that is not yet healthy may need nothing but the memory that it is given now.
+// A task that is not healthy yet may become so with the memory that it is given now.
 func TestWorker_LimitsChangeBeforeItIsHealthy(t *testing.T) {
 	var unhealthy atomic.Bool
 	unhealthy.Store(true)
@@ -129,7 +130,7 @@ func TestWorker_RefusedLimitsAreReported(t *testing.T) {
 		m.wait("the refusal to be taken back", func() bool { s := m.statuses["t1"]; return s.RefusedRevision == 0 && s.Err == "" })
 		wantMemory(t, r, 30)
 
-		// A runtime that is away for a while refuses nothing.
+		// A runtime that is away for a while is not a refusal.
 		refuse(errdefs.ErrUnavailable)
 		m.move(limited(4, 40))
 		time.Sleep(20 * time.Second)
