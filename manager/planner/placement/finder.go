@@ -38,6 +38,7 @@ func (f *Finder) End() {
 	for _, p := range f.placers {
 		f.spare = p.root.nodes.recycle()
 	}
+	clear(f.placers)
 	*f = Finder{state: f.state, placers: f.placers[:0], spare: f.spare}
 }
 
