@@ -40,8 +40,8 @@ const groupSize = 1024
 type Planner struct {
 	state  *cluster.State
 	finder *placement.Finder
-	// views is memory that one plan hands to the next, because its allocation is more than half of
-	// the cost of planning one service of 1,000 tasks: 0.06 ms with reuse, 0.17 ms without
+	// views is memory that one plan hands to the next. Without it a plan of one task for a service
+	// of 1,000 tasks takes 0.3 ms of CPU time instead of 0.09 ms
 	// (BenchmarkPlacement/one_full_100k_1k).
 	views []view
 }

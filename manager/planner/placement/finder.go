@@ -19,7 +19,7 @@ type Finder struct {
 	noImageRevision *cluster.Revision
 	noImage         map[*cluster.Node]*cluster.Task
 	// spare is the memory of the last placer. Without it a plan of one task on 1,000 nodes takes
-	// 25% longer.
+	// 0.12 ms of CPU time instead of 0.09 ms (BenchmarkPlacement/one_full_100k_1k).
 	spare candidates
 }
 
@@ -36,7 +36,9 @@ func (f *Finder) Begin(s *cluster.Service, now time.Time) {
 // End drops all references to the service and its tasks.
 func (f *Finder) End() {
 	for _, p := range f.placers {
-		f.spare = p.root.nodes.recycle()
+		if memory := p.root.nodes.recycle(); memory != nil {
+			f.spare = memory
+		}
 	}
 	clear(f.placers)
 	*f = Finder{state: f.state, placers: f.placers[:0], spare: f.spare}
