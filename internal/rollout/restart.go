@@ -8,8 +8,9 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// RestartPolicy says whether and when a new task follows a task that ended by itself. RestartPolicyOf
-// makes one from a specification. The zero value allows every restart, without a delay.
+// RestartPolicy says whether and when a new task follows a task that ended by itself.
+// RestartPolicyOf makes one from a specification. The zero value allows every restart, without a
+// delay.
 type RestartPolicy struct {
 	condition swarmv1.RestartPolicy_Condition
 	delay     time.Duration
@@ -44,8 +45,8 @@ func RestartPolicyOf(p *swarmv1.RestartPolicy) RestartPolicy {
 }
 
 // Allows says whether another task may follow t, which ended at the given time. The answer does not
-// depend on the current time, so a restart that was refused stays refused. The policy is that of the
-// task's own revision.
+// depend on the current time, so a restart that was refused stays refused. The policy is that of
+// the task's own revision.
 func (p RestartPolicy) Allows(t Task, ended time.Time) bool {
 	switch p.condition {
 	case swarmv1.RestartPolicy_NONE:

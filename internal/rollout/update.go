@@ -11,13 +11,14 @@ import (
 type Update struct {
 	// State is UNKNOWN if no update to the current revision has begun.
 	State swarmv1.UpdateStatus_State
-	// Version names the newest update of the service: UpdateStatus.started_version. Every task names
-	// the update that was the newest when the task was created (Task.update).
+	// Version names the newest update of the service: UpdateStatus.started_version. Every task
+	// names the update that was the newest when the task was created (Task.update).
 	Version uint64
 	// Template is the template number of the current revision. Tasks of revisions with the same
 	// number need no replacement.
 	Template uint64
-	// Config holds the options of the update, or those of the rollback while the service rolls back.
+	// Config holds the options of the update, or those of the rollback while the service rolls
+	// back.
 	Config *swarmv1.UpdateConfig
 }
 

@@ -10,19 +10,32 @@
 //   - a service's update status, and the rollback of a service
 //   - the rows of a service that the user has removed
 //
-// How rows are stored, sent or watched is not its concern. Its only caller is the leader's loop in
-// package manager, in one goroutine:
+// How rows are stored, sent or watched is not its concern. Package cluster folds the rows into a
+// State; package placement chooses nodes. The only caller is the leader's loop in package manager,
+// in one goroutine:
 //
-//	state := planner.New(view)
+//	state := cluster.New(view)
+//	p := planner.New(state)
 //	for {
-//		res := state.Plan(state.Due(now), now)
+//		res := p.Plan(state.Due(now), now)
 //		commit(res.Groups)                // if the store rejects a group: state.Retry(group.Service)
 //		wait(next batch, res.Next)        // returns when the store has changed, or at res.Next
 //		state.Apply(batch.Changes)        // everything that was committed, in order
 //	}
 //
-// A State is the planner's copy of the cluster. Changes of the store keep it up to date, so that
-// one changed task costs the planning of one service and not a pass over all rows. Plan does not
-// change what later plans see: a proposed change counts only after the store has committed it and
-// Apply has received it. The loop must therefore apply its own commits before it plans again.
+// Changes of the store keep the State up to date, so that one changed task costs the planning of
+// one service and not a pass over all rows. Plan does not change what later plans see: a proposed
+// change counts only after the store has committed it and Apply has received it. The loop must
+// therefore apply its own commits before it plans again.
+//
+// Plan runs these passes for each service. The first four only decide, and return what they
+// decided; the last three write changes:
+//
+//	judge         the tasks of a slot -> the slot's action: keep, restart, replace, drop, ...
+//	reconcile     the actions, and the mode of the service -> actions, slots to add
+//	applyLimits   the slots that are kept -> slots whose task moves to other limits
+//	updatePass    all slots, and the update status -> slots to update, the new update status
+//	applyActions  what was decided -> changes of tasks, and new tasks
+//	reap          old tasks -> deletions of tasks and claims
+//	placeTasks    tasks without a node, and new tasks -> nodes, addresses, ports, rows
 package planner

@@ -10,8 +10,8 @@ import (
 	"swarm/raftstore/raftstoretest"
 )
 
-// This example makes the State of a view and plans the services that are due.
-func Example() {
+// The example makes the State of a view and plans the services that are due.
+func ExamplePlanner_Plan() {
 	view := raftstoretest.View(
 		&swarmv1.Node{Id: "n1", Spec: &swarmv1.NodeSpec{}},
 		&swarmv1.NodeState{NodeId: "n1", State: swarmv1.NodeState_READY},

@@ -4,10 +4,10 @@ import (
 	"swarm/manager/planner/cluster"
 )
 
-// applyLimits is the third pass. It moves tasks that differ from the current revision only in limits and reservations to
-// that revision. Their workers then change the running containers. A task whose node cannot hold
-// the additional reservation keeps its revision and stays outdated. So does a task that no node has
-// been sent, because replacing it stops nothing.
+// applyLimits is the third pass. It moves tasks that differ from the current revision only in
+// limits and reservations to that revision. Their workers then change the running containers. A
+// task whose node cannot hold the additional reservation keeps its revision and stays outdated. So
+// does a task that no node has been sent, because replacing it stops nothing.
 //
 // It reads the slots that are kept, reserves in the draft what their tasks need in addition, and
 // sets limitsChanged.

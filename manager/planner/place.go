@@ -54,7 +54,8 @@ func (r *run) placeTasks() {
 // 5,000,000 waiting tasks took 4.9 GB.
 const maxWaiting = 1000
 
-// createMissing creates the tasks of the slots that grow left to it, until too many tasks wait.
+// createMissing creates the tasks of the slots that reconcile only counted, until too many tasks
+// wait.
 func (r *run) createMissing() {
 	r.out.atom = len(r.views) + len(r.newTasks)
 	for ; r.added.more > 0; r.added.more-- {

@@ -40,8 +40,8 @@ const groupSize = 1024
 type Planner struct {
 	state  *cluster.State
 	finder *placement.Finder
-	// views is memory that one plan hands to the next, because its allocation is more than half of
-	// the cost of planning one service of 1,000 tasks: 0.06 ms with reuse, 0.17 ms without
+	// views is memory that one plan hands to the next. Without it a plan of one task for a service
+	// of 1,000 tasks takes 0.3 ms of CPU time instead of 0.09 ms
 	// (BenchmarkPlacement/one_full_100k_1k).
 	views []view
 }
@@ -55,8 +55,8 @@ func New(state *cluster.State) *Planner {
 // takes longer than the allocation.
 const maxViews = 4096
 
-// recycle empties views for reuse. It clears the elements, because they would keep a removed service
-// and its tasks in memory until a later plan is as large.
+// recycle empties views for reuse. It clears the elements, because they would keep a removed
+// service and its tasks in memory until a later plan is as large.
 func recycle(views []view) []view {
 	if cap(views) > maxViews {
 		return nil
@@ -67,7 +67,8 @@ func recycle(views []view) []view {
 
 // Plan returns the changes that bring the given services, by id, closer to what their rows ask for
 // at time now. Ids that are not known are ignored. Later plans see no effect of this call, except
-// for the deadlines that Due and Next read.
+// for the deadlines that Due and Result.Next read. Between a call and the next one, the caller
+// applies what it has committed (cluster.State.Apply).
 func (p *Planner) Plan(services []string, now time.Time) Result {
 	r := &run{
 		subject: subject{state: p.state, timer: &timer{now: now, nowpb: timestamppb.New(now)}},
@@ -100,8 +101,8 @@ func byPriority(state *cluster.State, ids []string) []*cluster.Service {
 }
 
 // run is one call of Plan. The first four passes only decide, so they are methods of subject and
-// updatePass, and return what they decided. The passes after them are methods of run, because all of
-// them write to the same changes, and later ones must know which rows earlier ones have deleted.
+// updatePass, and return what they decided. The passes after them are methods of run, because all
+// of them write to the same changes, and later ones must know which rows earlier ones have deleted.
 type run struct {
 	draft  *cluster.Draft
 	finder *placement.Finder

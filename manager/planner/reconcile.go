@@ -9,9 +9,9 @@ import (
 	"swarm/manager/planner/placement"
 )
 
-// additions are the slots that a plan adds to a service: those with the given keys, and then as many
-// as more says, numbered from next. The second kind is separate because a service may miss millions
-// of slots; placement stops to create them when too many tasks wait (maxWaiting).
+// additions are the slots that a plan adds to a service: those with the given keys, and then as
+// many as more says, numbered from next. The second kind is separate because a service may miss
+// millions of slots; placement stops to create them when too many tasks wait (maxWaiting).
 type additions struct {
 	keys []cluster.SlotKey
 	more int
@@ -19,8 +19,8 @@ type additions struct {
 }
 
 // reconcile is the second pass. It makes the number of slots what the mode of the service asks for:
-// it changes actions of views, as a rule to drop, and returns the slots to add. The slots that judge
-// wants to drop count as dropped. It writes nothing.
+// it changes actions of views, as a rule to drop, and returns the slots to add. The slots that
+// judge wants to drop count as dropped. It writes nothing.
 func (p subject) reconcile(views []view) additions {
 	switch {
 	case p.service.Global():
@@ -32,8 +32,8 @@ func (p subject) reconcile(views []view) additions {
 	return p.planReplicated(views)
 }
 
-// dropGlobalSlots drops the slots of the time when the service was global, and counts the slots that
-// are left.
+// dropGlobalSlots drops the slots of the time when the service was global, and counts the slots
+// that are left.
 func dropGlobalSlots(views []view) int {
 	used := 0
 	for i := range views {

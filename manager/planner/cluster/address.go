@@ -35,9 +35,10 @@ type addressDraft struct {
 	exhausted    []*network
 }
 
-// FindAddresses returns free addresses for one more task of the revision: one in each subnet of each
-// of its networks that is not local to a node, in that order. The caller then allocates them. The
-// slice is valid until the next search. If an address is missing, problem says why, for the user.
+// FindAddresses returns free addresses for one more task of the revision: one in each subnet of
+// each of its networks that is not local to a node, in that order. The caller then allocates them.
+// The slice is valid until the next search. If an address is missing, problem says why, for the
+// user.
 func (d *Draft) FindAddresses(rev *Revision) (found []Address, problem string) {
 	d.found = d.found[:0]
 	if !rev.needsAddress {

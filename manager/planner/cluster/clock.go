@@ -46,8 +46,8 @@ func (p *State) StartAfter(t *Task) time.Time {
 
 // Fenced says whether the lease of a lost node's single-writer tasks has expired, so that the shims
 // have killed them. For a node with a row, the leader has set this in the node's state. A node that
-// was removed may have renewed its lease until this leader saw the removal, so its lease counts from
-// then. If the time at which such a node will be fenced is known, Fenced returns it as at.
+// was removed may have renewed its lease until this leader saw the removal, so its lease counts
+// from then. If the time at which such a node will be fenced is known, Fenced returns it as at.
 func (p *State) Fenced(n *Node, now time.Time) (fenced bool, at time.Time) {
 	switch {
 	case !n.Removed():

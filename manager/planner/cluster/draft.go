@@ -5,10 +5,10 @@ import (
 )
 
 // Draft counts what a plan in progress gives away and takes back: reservations, host ports,
-// addresses, and numbers of tasks. Later decisions of the plan see them in the nodes and services of
-// the State. Undo removes all of them, because a change counts only after the store has committed it
-// and Apply has received it. A State has at most one Draft that is not undone, and Apply may not be
-// called meanwhile.
+// addresses, and numbers of tasks. Later decisions of the plan see them in the nodes and services
+// of the State. Undo removes all of them, because a change counts only after the store has
+// committed it and Apply has received it. A State has at most one Draft that is not undone, and
+// Apply may not be called meanwhile.
 type Draft struct {
 	state      *State
 	placements []placement

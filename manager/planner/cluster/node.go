@@ -16,14 +16,14 @@ import (
 // Node is one node: its rows, its capacity, and what tasks have reserved of it.
 type Node struct {
 	ID    string
-	Row   *swarmv1.Node // nil: deleted, or not arrived yet
-	State *swarmv1.NodeState
-	Class *Class // nil if row is nil
+	Row   *swarmv1.Node      // nil: deleted, or not arrived yet
+	State *swarmv1.NodeState // nil: deleted, or not arrived yet
+	Class *Class             // nil if Row is nil
 	// classIndex is the node's index in class.nodes.
 	classIndex int
 	// Availability says whether the node takes new tasks of any service.
 	Availability Availability
-	Index        int // index in State.nodeOrder; placement breaks ties by the lower index
+	Index        int // index in State.Nodes; placement breaks ties by the lower index
 
 	capacity Resources
 	reserved Resources
@@ -31,7 +31,7 @@ type Node struct {
 	TaskCount int
 	// taskRows counts the task rows that name the node, by service, whatever the tasks' state.
 	taskRows map[*Service]int32
-	// ports holds the claimed host ports, in the form of hostPortName. nil: no port is claimed.
+	// ports holds the claimed host ports, in the form of HostPort. nil: no port is claimed.
 	ports map[string]struct{}
 	// lease is the lease in the node's last NodeState row. It outlives that row.
 	lease time.Duration
@@ -178,6 +178,7 @@ func (n *Node) Hostname() string { return n.Row.GetHostname() }
 // Removed says that the node has no row, so no worker will report for it again.
 func (n *Node) Removed() bool { return n.Row == nil }
 
+// Down says that the leader takes the node for lost: its session has ended without a new one.
 func (n *Node) Down() bool { return n.State.GetState() == swarmv1.NodeState_DOWN }
 
 // Lost says that the node is removed or down. Its tasks count as not running, except as mayRun
@@ -192,6 +193,7 @@ func (n *Node) DownSince() time.Time {
 	return timeOf(n.State.GetMeta().GetUpdatedAt())
 }
 
+// Draining says that the user wants no tasks on the node.
 func (n *Node) Draining() bool {
 	return n.Row.GetSpec().GetAvailability() == swarmv1.NodeSpec_DRAIN
 }

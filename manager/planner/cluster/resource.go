@@ -71,8 +71,8 @@ func (a *Resources) dropGeneric(list []*swarmv1.GenericResource) {
 // node has become smaller than what its tasks have reserved.
 func (n *Node) FreeCPU() int64 { return n.capacity.CPU - n.reserved.CPU }
 
-// FreeMemory returns how many bytes of memory of the node are not reserved. It may be negative, like
-// FreeCPU.
+// FreeMemory returns how many bytes of memory of the node are not reserved. It may be negative,
+// like FreeCPU.
 func (n *Node) FreeMemory() int64 { return n.capacity.Memory - n.reserved.Memory }
 
 // FreeGeneric returns how much of a kind of generic resource the node has left.

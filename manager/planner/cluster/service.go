@@ -121,8 +121,8 @@ func (s *Service) ensureRevision(number uint64) *Revision {
 	return r
 }
 
-// Revision returns the revision with the given number, or nil if it is not known. Its row may not have
-// arrived.
+// Revision returns the revision with the given number, or nil if it is not known. Its row may not
+// have arrived.
 func (s *Service) Revision(number uint64) *Revision { return s.revisions[number] }
 
 // Revisions returns the rows of the service's revisions, lowest number first.
@@ -154,20 +154,25 @@ func (s *Service) Current() *Revision {
 	return nil
 }
 
+// Mode returns the mode of the current revision, or nil if the revision has not arrived.
 func (s *Service) Mode() *swarmv1.ServiceMode {
 	return s.revisions[s.Row.GetRevision()].Spec().GetMode()
 }
 
+// Global says whether the service has one slot for each node: it is a global service or global job.
 func (s *Service) Global() bool {
 	m := s.Mode()
 	return m.GetGlobal() != nil || m.GetGlobalJob() != nil
 }
 
+// Job says whether the tasks of the service are meant to end: it is a replicated or global job.
 func (s *Service) Job() bool {
 	m := s.Mode()
 	return m.GetReplicatedJob() != nil || m.GetGlobalJob() != nil
 }
 
+// Priority returns the priority of the current revision. Services with a higher one are planned
+// first.
 func (s *Service) Priority() int32 { return s.revisions[s.Row.GetRevision()].Spec().GetPriority() }
 
 // Slots returns the slots in key order.
@@ -207,6 +212,7 @@ type Revision struct {
 	// tasks counts the task rows that name the revision.
 	tasks int
 
+	// Need is what a task reserves, except for generic resources, which are in Generic.
 	Need    Resources
 	Limits  spec.Limits
 	Generic []*swarmv1.GenericResource
@@ -215,9 +221,9 @@ type Revision struct {
 	// InvalidConstraint is a constraint that cannot be parsed. No node satisfies it. Empty: all are
 	// valid.
 	InvalidConstraint string
-	Platforms         []*swarmv1.Platform
-	MaxReplicas       uint64
-	Ports             []string // in the form of hostPortName
+	Platforms         []*swarmv1.Platform // the task runs on any of them; empty: on all
+	MaxReplicas       uint64              // tasks of the service on one node; 0: no limit
+	Ports             []string            // host ports, in the form of HostPort
 	Spread            []spec.Constraint
 	Networks          []*swarmv1.NetworkAttachment
 	// requestedAddrs are the addresses that the user asked for, one list for each of networks.
@@ -227,6 +233,7 @@ type Revision struct {
 	Restart        rollout.RestartPolicy
 }
 
+// Spec returns the specification, or nil if the revision is nil or its row has not arrived.
 func (r *Revision) Spec() *swarmv1.ServiceSpec {
 	if r == nil {
 		return nil
@@ -281,6 +288,7 @@ func newRevision(row *swarmv1.Revision) *Revision {
 // have equal numbers, so a task of one needs no replacement by a task of the other.
 func (r *Revision) Template() uint64 { return r.Row.GetTemplate() }
 
+// Image returns the image of the revision's containers.
 func (r *Revision) Image() string { return r.Spec().GetTaskTemplate().GetContainerSpec().GetImage() }
 
 // PullsLike says whether a pull that failed for one revision would fail for the other too. It may

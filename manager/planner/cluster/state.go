@@ -232,8 +232,8 @@ func (p *State) Retry(serviceID string) {
 	}
 }
 
-// IngressDue says whether nodes may lack an ingress address, or hold one that they must give back. It
-// changes only by Due.
+// IngressDue says whether nodes may lack an ingress address, or hold one that they must give back.
+// It changes only by Due.
 func (p *State) IngressDue() bool { return p.ingressDue }
 
 // HasIngress says whether there is an ingress network.

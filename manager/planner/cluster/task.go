@@ -24,7 +24,10 @@ type Task struct {
 	reserves, counted, waiting, failed bool
 }
 
-func (t *Task) State() swarmv1.TaskState   { return t.Status.GetState() }
+// State returns the state that the task's status reports, and 0 if there is no status.
+func (t *Task) State() swarmv1.TaskState { return t.Status.GetState() }
+
+// Desired returns the state that the planner wants of the task.
 func (t *Task) Desired() swarmv1.TaskState { return t.Row.GetDesiredState() }
 
 // Wanted says that the task should run, now or later: its desired state is at most RUNNING.
@@ -33,6 +36,7 @@ func (t *Task) Wanted() bool { return t.Desired() <= swarmv1.TaskState_RUNNING }
 // Ended says that the task has reached a final state.
 func (t *Task) Ended() bool { return t.State() > swarmv1.TaskState_RUNNING }
 
+// Running says whether the task's state is RUNNING.
 func (t *Task) Running() bool { return t.State() == swarmv1.TaskState_RUNNING }
 
 // Unplaced says that no node has been sent the task, so it can be deleted without being stopped.

@@ -12,9 +12,9 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// refusal is why a node does not take a task. The filters run in the order of these constants.
-// The availability of a node, checkClass and matchesNode depend on the rows only, so their results hold for
-// a whole plan. The result of checkRoom changes with every placement.
+// refusal is why a node does not take a task. The filters run in the order of these constants. The
+// availability of a node, checkClass and matchesNode depend on the rows only, so their results hold
+// for a whole plan. The result of checkRoom changes with every placement.
 type refusal uint8
 
 const (

@@ -18,8 +18,8 @@ type Finder struct {
 	// noImage is the last result of nodesWithoutImage, which was for noImageRevision.
 	noImageRevision *cluster.Revision
 	noImage         map[*cluster.Node]*cluster.Task
-	// spare is the memory of the last placer. Without it a plan of one task on 1,000 nodes takes 25%
-	// longer.
+	// spare is the memory of the last placer. Without it a plan of one task on 1,000 nodes takes
+	// 0.12 ms of CPU time instead of 0.09 ms (BenchmarkPlacement/one_full_100k_1k).
 	spare candidates
 }
 
@@ -36,8 +36,11 @@ func (f *Finder) Begin(s *cluster.Service, now time.Time) {
 // End drops all references to the service and its tasks.
 func (f *Finder) End() {
 	for _, p := range f.placers {
-		f.spare = p.root.nodes.recycle()
+		if memory := p.root.nodes.recycle(); memory != nil {
+			f.spare = memory
+		}
 	}
+	clear(f.placers)
 	*f = Finder{state: f.state, placers: f.placers[:0], spare: f.spare}
 }
 
@@ -69,8 +72,8 @@ func (f *Finder) find(rev *cluster.Revision, only *cluster.Node) (*cluster.Node,
 	return nil, p.explanation
 }
 
-// tasksOn returns how many tasks of the service should run on the node, including those of this plan.
-// Only max_replicas needs the number; without that limit it returns 0.
+// tasksOn returns how many tasks of the service should run on the node, including those of this
+// plan. Only max_replicas needs the number; without that limit it returns 0.
 func (f *Finder) tasksOn(rev *cluster.Revision, n *cluster.Node) uint64 {
 	if rev.MaxReplicas == 0 {
 		return 0
@@ -84,8 +87,8 @@ func (f *Finder) tasksOn(rev *cluster.Revision, n *cluster.Node) uint64 {
 	return uint64(count)
 }
 
-// placer returns the placer of a revision. A plan has two of them only if it replaces tasks while an
-// update is paused.
+// placer returns the placer of a revision. A plan has two of them only if it replaces tasks while
+// an update is paused.
 func (f *Finder) placer(rev *cluster.Revision) *placer {
 	for _, p := range f.placers {
 		if p.revision == rev {
@@ -99,7 +102,8 @@ func (f *Finder) placer(rev *cluster.Revision) *placer {
 
 // Explanation tells the user why no node takes a task.
 type Explanation struct {
-	// Err is one line in the words of Docker: "no suitable node (insufficient resources on 1 node)".
+	// Err is one line in the words of Docker: "no suitable node (insufficient resources on 1
+	// node)".
 	Err string
 	// Unplaced counts the refusals by filter and names the nearest miss.
 	Unplaced *swarmv1.Unplaced
