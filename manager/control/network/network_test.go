@@ -163,7 +163,7 @@ func TestControl_RefusesNetworks(t *testing.T) {
 	})
 }
 
-// Many calls at the same time get different addresses and identifiers.
+// Concurrent calls get different addresses and identifiers.
 func TestControl_ConcurrentNetworksAndServices(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := controltest.New(t)
@@ -198,7 +198,7 @@ func TestControl_ConcurrentNetworksAndServices(t *testing.T) {
 	})
 }
 
-// The nodes that network ingress has no address for are spoken of when a port is published.
+// A service that publishes a port gets a warning if network ingress has no address for some nodes.
 func TestControl_IngressIsFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := controltest.New(t)
@@ -233,7 +233,7 @@ func TestControl_IngressIsFull(t *testing.T) {
 	})
 }
 
-// A network that is removed while a service is put on it: one of the two is refused.
+// If a network is removed while a service joins it, one of the two calls is refused.
 func TestControl_NetworkRemovedWhileAServiceJoins(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := controltest.New(t)
@@ -258,8 +258,8 @@ func TestControl_NetworkRemovedWhileAServiceJoins(t *testing.T) {
 	})
 }
 
-// Routes of workers keep no network from being made; those of managers do, and one that a worker
-// overlaps is warned of.
+// The routes of workers do not prevent the creation of networks, but cause a warning. The routes of
+// managers do.
 func TestControl_RoutesOfWorkersDoNotBlockNetworks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := controltest.New(t)

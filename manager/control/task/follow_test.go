@@ -19,7 +19,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// writer is a node whose one task writes a letter now and then, and whose daemon restarts.
+// writer is a node with one task that writes letters, and a daemon that restarts.
 type writer struct {
 	swarmv1.UnimplementedWorkerServer
 	mu      sync.Mutex // guards the rest
@@ -89,7 +89,7 @@ func (w *writer) Logs(req *swarmv1.TaskLogsRequest, s swarmv1.Worker_LogsServer)
 	}
 }
 
-// A daemon that restarts costs those who follow no line, and gives them none twice.
+// When a daemon restarts, clients that follow a log miss no record and get none twice.
 func TestControl_FollowedLogsSurviveARestart(t *testing.T) {
 	for name, test := range map[string]struct {
 		tail int64
