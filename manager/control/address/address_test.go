@@ -14,8 +14,10 @@ import (
 )
 
 func network(prefix string, claims ...string) (*swarmv1.Network, []proto.Message) {
-	n := &swarmv1.Network{Id: "n1", Spec: &swarmv1.NetworkSpec{Name: "ingress", Ingress: true},
-		Ipam: &swarmv1.IPAMOptions{Configs: []*swarmv1.IPAMConfig{{Subnet: prefix}}}}
+	n := &swarmv1.Network{
+		Id: "n1", Spec: &swarmv1.NetworkSpec{Name: "ingress", Ingress: true},
+		Ipam: &swarmv1.IPAMOptions{Configs: []*swarmv1.IPAMConfig{{Subnet: prefix}}},
+	}
 	rows := []proto.Message{n}
 	for _, a := range claims {
 		rows = append(rows, &swarmv1.Claim{Key: ipam.Key("n1", netip.MustParseAddr(a)), Owner: "node/x" + a})
