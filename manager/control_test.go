@@ -102,6 +102,7 @@ func TestControl_ImageIsLoadedKeptAndRemoved(t *testing.T) {
 		}
 	})
 }
+
 func TestManager_DrainedNodeLosesItsTasks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"swarm/internal/ident"
+	"swarm/internal/publish"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -147,7 +148,7 @@ func instant(t *timestamppb.Timestamp) *timestamppb.Timestamp {
 // port accepts a port that a node publishes for one of its tasks.
 func port(p *swarmv1.PortConfig) (*swarmv1.PortConfig, bool) {
 	_, known := swarmv1.PortConfig_Protocol_name[int32(p.GetProtocol())]
-	ok := known && p.GetPublishMode() == swarmv1.PortConfig_HOST && isPort(p.GetTargetPort()) && isPort(p.GetPublishedPort()) &&
+	ok := known && !publish.ByMesh(p) && isPort(p.GetTargetPort()) && isPort(p.GetPublishedPort()) &&
 		(p.GetHostIp() == "" || isAddr(p.GetHostIp()))
 	if !ok {
 		return nil, false

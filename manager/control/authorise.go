@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -55,7 +56,16 @@ type Rule struct {
 // Rules returns the table of all RPCs of all services, by full method name. A call that is not in
 // the table is refused. A test checks that every RPC of the protocol is in it.
 func Rules() map[string]Rule {
-	const people = user | local
+	rules := nodeRules()
+	maps.Copy(rules, controlRules())
+	return rules
+}
+
+// people are the users, with a credential or on this host.
+const people = user | local
+
+// nodeRules are the RPCs of all services but Control.
+func nodeRules() map[string]Rule {
 	return map[string]Rule{
 		"/swarm.v1.CA/Roots":            {Get, "root", anonymous | anyNode | people | expired | stranger},
 		"/swarm.v1.CA/Join":             {Create, "node", anonymous}, // the handler checks the proof of a token
@@ -93,7 +103,12 @@ func Rules() map[string]Rule {
 		"/swarm.v1.Admission/Probe": {Get, "host", anonymous}, // the handler checks the proof of a token
 		"/swarm.v1.Doctor/Survey":   {Get, "host", local},
 		"/swarm.v1.Doctor/Probe":    {Get, "host", anyNode},
+	}
+}
 
+// controlRules are the RPCs of Control.
+func controlRules() map[string]Rule {
+	return map[string]Rule{
 		"/swarm.v1.Control/GetCluster":       {Get, "cluster", people},
 		"/swarm.v1.Control/UpdateCluster":    {Update, "cluster", people},
 		"/swarm.v1.Control/GetNode":          {Get, "node", people},

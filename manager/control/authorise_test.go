@@ -16,7 +16,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// protocol lists the full names of all RPCs of all services.
+// protocol returns the full names of all RPCs of all services.
 func protocol(t *testing.T) []string {
 	t.Helper()
 	var out []string
@@ -56,7 +56,7 @@ func TestRules_NameEveryRPCAndNoOther(t *testing.T) {
 	}
 }
 
-// callers of every kind, against the whole protocol.
+// TestAuthoriser_Walk tries callers of every kind against every RPC.
 func TestAuthoriser_Walk(t *testing.T) {
 	now := time.Now()
 	members := func(who transport.AuthInfo) (swarmv1.NodeSpec_Role, bool) {

@@ -18,7 +18,8 @@ import (
 	"swarm/raftstore/raftstoretest"
 )
 
-// behind is a replica that has not heard the newest, until it is asked to catch up; cut off from the leader it cannot.
+// behind is a replica that lags until Latest is called. If it is cut off from the leader, Latest
+// fails.
 type behind struct {
 	*raftstore.Store
 	view   *raftstore.View
@@ -42,7 +43,8 @@ func (b *behind) Latest(ctx context.Context) (_ *raftstore.View, err error) {
 	return b.view, err
 }
 
-// What a replica has not heard of is no answer before it has caught up; what it knows it says at once.
+// An object that the replica does not have is looked up again after the replica has caught up. An
+// object that it has is returned at once.
 func TestCurrent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := raftstoretest.New(t)
@@ -79,8 +81,8 @@ func TestCurrent(t *testing.T) {
 	})
 }
 
-// A read waits for the newest state. Without a leader it answers all the same, says so, and does not wait
-// again while there is none.
+// A read waits for the newest state. Without a leader it answers from the old state, says so, and
+// does not wait again while there is no leader.
 func TestCurrent_Reads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := raftstoretest.New(t)

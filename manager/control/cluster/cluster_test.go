@@ -64,7 +64,7 @@ func TestControl_FindsCredentials(t *testing.T) {
 	})
 }
 
-// A watcher hears of credentials as of everything else.
+// Changes of credentials are events, like those of other objects.
 func TestControl_TellsOfCredentials(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := controltest.New(t)

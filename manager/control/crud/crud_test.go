@@ -160,7 +160,7 @@ func TestKind_UpdateChecksTheVersion(t *testing.T) {
 	})
 }
 
-// Two edits that are made from the same view: without a version, the second is made again.
+// Of two edits that are made from one view, the second is repeated if the caller named no version.
 func TestKind_UpdateIsRepeatedWhenAnotherWasFaster(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(t)

@@ -49,6 +49,7 @@ func Matches(f *swarmv1.Filter, s Subject) bool {
 		fits(f.GetModes(), func(v string) bool { return v == s.Mode })
 }
 
+// fits reports whether any value fits, or there are no values.
 func fits[T any](values []T, fit func(T) bool) bool {
 	return len(values) == 0 || slices.ContainsFunc(values, fit)
 }
@@ -67,7 +68,7 @@ func (s Subject) nameBegins(prefix string) bool {
 	return slices.ContainsFunc(s.Names, func(n string) bool { return strings.HasPrefix(ident.Fold(n), ident.Fold(prefix)) })
 }
 
-// labelled: as in Docker, every label that is asked for must be there.
+// labelled reports whether one of the sets has every wanted label: KEY, or KEY=VALUE.
 func labelled(want []string, have []map[string]string) bool {
 	for _, w := range want {
 		key, value, exact := strings.Cut(w, "=")

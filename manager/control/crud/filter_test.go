@@ -6,7 +6,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Values of one filter are alternatives, different filters must all hold; an id is no name.
+// The values of one field are alternatives, and all fields must match. An id does not match a name.
 func TestMatches_FiltersOfDifferentKeysAreAnded(t *testing.T) {
 	web := Subject{ID: "wb8k", Names: []string{"db"}, Labels: []map[string]string{{"a": "b"}}}
 	image := Subject{ID: "x1", Digest: "abcd", Names: []string{"web:1"}}

@@ -12,8 +12,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// A node asks to remove so many images at once and a few more each second. Another node does not
-// feel it.
+// A node may release a burst of images at once, and then a few each second. That does not limit
+// other nodes.
 func TestDisks_ReleasesOfANodeArePaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := controltest.New(t)

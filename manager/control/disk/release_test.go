@@ -15,7 +15,7 @@ const (
 	digestB = "sha256:bbbb"
 )
 
-// holders makes nodes n0, n1, ... that are ready and hold the digest.
+// holders makes nodes n0, n1, ... that are ready and hold a digest.
 func holders(digest string, n int) (rows []raftstore.Row) {
 	for i := range n {
 		id := "n" + string(rune('0'+i))
@@ -28,7 +28,8 @@ func specOf(image string) *swarmv1.ServiceSpec {
 	return &swarmv1.ServiceSpec{Name: "web", TaskTemplate: &swarmv1.TaskSpec{ContainerSpec: &swarmv1.ContainerSpec{Image: image}}}
 }
 
-// history is a service that now runs revision 3, after 2; 1 is an older one.
+// history makes a service with a revision for each image. It runs the last one, and a rollback
+// returns to the one before.
 func history(images ...string) (rows []raftstore.Row) {
 	rows = append(rows, &swarmv1.Service{Id: "s", Name: "web", Revision: uint64(len(images)), PreviousRevision: uint64(len(images) - 1)})
 	for i, image := range images {
@@ -73,7 +74,7 @@ func TestRelease(t *testing.T) {
 	}
 }
 
-// Of two nodes that ask at once, with one copy too many, one gets leave.
+// If two nodes ask at the same time and one copy is dispensable, one of them may remove its copy.
 func TestRelease_TwoAtOnce(t *testing.T) {
 	store := raftstoretest.New(t)
 	rows := append(holders(digestA, 4), &swarmv1.Image{Id: "i", Name: "app:1", Digest: digestA, Loaded: true})

@@ -21,7 +21,7 @@ import (
 
 var otherDigest = "sha256:" + strings.Repeat("e", 64)
 
-// carrier is a node's worker that moves images.
+// carrier is the Worker service of a node that pulls and pushes images.
 type carrier struct {
 	swarmv1.UnimplementedWorkerServer
 	node  string
@@ -45,7 +45,7 @@ func (c *carrier) PullImage(req *swarmv1.PullImageRequest, stream grpc.ServerStr
 	c.note("pulls " + req.Reference)
 	return errors.Join(
 		stream.Send(&swarmv1.ImageProgress{Id: "layer", Step: "Downloading"}),
-		// What a node says that the image is counts for nothing.
+		// The manager does not believe what a node says about the image.
 		stream.Send(&swarmv1.ImageProgress{Step: "done", Image: &swarmv1.Image{Name: "other:1", Digest: otherDigest, Size: 1 << 60}}))
 }
 
@@ -81,7 +81,7 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// unreachable is a resolver that reaches no registry but that of the images it knows.
+// unreachable is a Resolver that reaches only the registries of the images in it.
 type unreachable struct{ controltest.Digests }
 
 func (u unreachable) Resolve(ctx context.Context, ref, auth string) (string, error) {
@@ -195,7 +195,7 @@ func TestControl_ImagesMoveBetweenNodesAndRegistries(t *testing.T) {
 	})
 }
 
-// A node that cannot have an image is named, and keeps none of the others from it.
+// A node that cannot pull an image is in the error. The other nodes pull it.
 func TestControl_PullGoesOnWhereItCan(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
@@ -217,8 +217,8 @@ func TestControl_PullGoesOnWhereItCan(t *testing.T) {
 	})
 }
 
-// A pull changes the row of a name to the digest that the manager found, and never for what a node
-// says; a loaded image keeps its row, and without a digest no row is written.
+// A pull writes the digest that the manager found, not the one that a node reports. A loaded image
+// keeps its row. Without a digest no row is written.
 func TestControl_PullIsByTheManagersDigest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex

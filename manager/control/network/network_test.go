@@ -44,6 +44,29 @@ func addTasks(r *controltest.Rig, service, node string, n *swarmv1.Network, addr
 	return deletions
 }
 
+// warnsOfOverlaps creates networks over 10.0.1.0/24, which node h1 routes elsewhere, and removes them.
+func warnsOfOverlaps(t *testing.T, r *controltest.Rig) {
+	t.Helper()
+	if info, err := r.Control.CreateNetwork(t.Context(), &swarmv1.CreateNetworkRequest{Spec: &swarmv1.NetworkSpec{
+		Name: "over", Ipam: &swarmv1.IPAMOptions{Configs: []*swarmv1.IPAMConfig{{Subnet: "10.0.1.128/25"}}},
+	}}); err != nil || len(info.GetWarnings()) != 1 || !strings.Contains(info.GetWarnings()[0], "subnet 10.0.1.128/25 overlaps 10.0.1.0/24, which node h1 routes elsewhere") {
+		t.Errorf("a subnet that a node leads to: %v, %v", info.GetWarnings(), err)
+	}
+	if info, err := r.Control.CreateNetwork(t.Context(), &swarmv1.CreateNetworkRequest{Spec: &swarmv1.NetworkSpec{
+		Name: "twice", Ipam: &swarmv1.IPAMOptions{Configs: []*swarmv1.IPAMConfig{{Subnet: "10.0.1.0/24"}}},
+	}}); err != nil || !slices.ContainsFunc(info.GetWarnings(), func(w string) bool {
+		return strings.HasPrefix(w, "subnet 10.0.1.0/24 overlaps 10.0.1.128/25 of network over: a task that is on both networks reaches")
+	}) {
+		t.Errorf("a subnet that another network has: %v, %v", info.GetWarnings(), err)
+	}
+	for _, name := range []string{"over", "twice"} {
+		if _, err := r.Control.RemoveNetwork(t.Context(), &swarmv1.GetRequest{Id: name}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	synctest.Wait()
+}
+
 func TestControl_Networks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := controltest.New(t)
@@ -55,24 +78,7 @@ func TestControl_Networks(t *testing.T) {
 		}
 		describe(r, h1, "10.0.1.0/24", "10.0.2.128/30")
 		before := r.Claims()
-		if info, err := r.Control.CreateNetwork(t.Context(), &swarmv1.CreateNetworkRequest{Spec: &swarmv1.NetworkSpec{
-			Name: "over", Ipam: &swarmv1.IPAMOptions{Configs: []*swarmv1.IPAMConfig{{Subnet: "10.0.1.128/25"}}},
-		}}); err != nil || len(info.GetWarnings()) != 1 || !strings.Contains(info.GetWarnings()[0], "subnet 10.0.1.128/25 overlaps 10.0.1.0/24, which node h1 routes elsewhere") {
-			t.Errorf("a subnet that a node leads to: %v, %v", info.GetWarnings(), err)
-		}
-		if info, err := r.Control.CreateNetwork(t.Context(), &swarmv1.CreateNetworkRequest{Spec: &swarmv1.NetworkSpec{
-			Name: "twice", Ipam: &swarmv1.IPAMOptions{Configs: []*swarmv1.IPAMConfig{{Subnet: "10.0.1.0/24"}}},
-		}}); err != nil || !slices.ContainsFunc(info.GetWarnings(), func(w string) bool {
-			return strings.HasPrefix(w, "subnet 10.0.1.0/24 overlaps 10.0.1.128/25 of network over: a task that is on both networks reaches")
-		}) {
-			t.Errorf("a subnet that another network has: %v, %v", info.GetWarnings(), err)
-		}
-		for _, name := range []string{"over", "twice"} {
-			if _, err := r.Control.RemoveNetwork(t.Context(), &swarmv1.GetRequest{Id: name}); err != nil {
-				t.Fatal(err)
-			}
-		}
-		synctest.Wait()
+		warnsOfOverlaps(t, r)
 		web := r.CreateNetwork("web", func(s *swarmv1.NetworkSpec) { s.Ipv6Enabled = true })
 		if c := web.GetIpam().GetConfigs(); c[0].GetSubnet() != "10.0.3.0/24" || c[0].GetGateway() != "10.0.3.1" || !strings.HasPrefix(c[1].GetSubnet(), "fd") {
 			t.Errorf("the next free subnets are %v", c)
@@ -163,7 +169,7 @@ func TestControl_RefusesNetworks(t *testing.T) {
 	})
 }
 
-// Many calls at the same time get different addresses and identifiers.
+// Concurrent calls get different addresses and identifiers.
 func TestControl_ConcurrentNetworksAndServices(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := controltest.New(t)
@@ -198,7 +204,7 @@ func TestControl_ConcurrentNetworksAndServices(t *testing.T) {
 	})
 }
 
-// The nodes that network ingress has no address for are spoken of when a port is published.
+// A service that publishes a port gets a warning if network ingress has no address for some nodes.
 func TestControl_IngressIsFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := controltest.New(t)
@@ -233,7 +239,7 @@ func TestControl_IngressIsFull(t *testing.T) {
 	})
 }
 
-// A network that is removed while a service is put on it: one of the two is refused.
+// If a network is removed while a service joins it, one of the two calls is refused.
 func TestControl_NetworkRemovedWhileAServiceJoins(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := controltest.New(t)
@@ -258,8 +264,8 @@ func TestControl_NetworkRemovedWhileAServiceJoins(t *testing.T) {
 	})
 }
 
-// Routes of workers keep no network from being made; those of managers do, and one that a worker
-// overlaps is warned of.
+// The routes of workers do not prevent the creation of networks, but cause a warning. The routes of
+// managers do.
 func TestControl_RoutesOfWorkersDoNotBlockNetworks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := controltest.New(t)

@@ -34,7 +34,8 @@ func TestControl_Nodes(t *testing.T) {
 	})
 }
 
-// A host may join with a hostname that another has, but no operator gives a node such a name.
+// A host may join with a hostname that another node has, but an operator cannot give a node such a
+// name.
 func TestControl_NodesAreNotRenamedToEachOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := controltest.New(t)

@@ -16,7 +16,7 @@ import (
 	"swarm/raftstore/raftstoretest"
 )
 
-// lookupOf finds an object of one noun in the way that the commands of that noun do.
+// lookupOf returns a function that finds the id of an object of one kind.
 func lookupOf[T crud.Object](find func(*raftstore.View, string) (T, error)) func(*raftstore.View, string) (string, error) {
 	return func(v *raftstore.View, ref string) (string, error) {
 		row, err := find(v, ref)
@@ -24,7 +24,7 @@ func lookupOf[T crud.Object](find func(*raftstore.View, string) (T, error)) func
 	}
 }
 
-// Every noun is found by the same rule: exact id, exact name, then a unique beginning of the id.
+// Every kind is found by the same rule: exact id, exact name, then a unique beginning of the id.
 func TestFind_OneRuleForAllNouns(t *testing.T) {
 	for _, noun := range []struct {
 		kind   string
@@ -94,8 +94,7 @@ func TestFind_OneRuleForAllNouns(t *testing.T) {
 	}
 }
 
-// References do not depend on case where DNS does not: services, networks, hosts, and the tasks
-// that are called by them.
+// The names of services, networks, hosts, and of tasks on them, are found in any case, as in DNS.
 func TestFind_NamesWithoutCase(t *testing.T) {
 	task := &swarmv1.Task{Id: "task1", ServiceId: "service1", Slot: 1}
 	v := raftstoretest.View(
@@ -133,7 +132,7 @@ func TestFind_AmbiguousNamesFiveCandidates(t *testing.T) {
 	}
 }
 
-// tasksOf is a replicated service web with two slots, a global one, and what became of their tasks.
+// tasksOf returns a replicated service web with two slots, a global service, and their tasks.
 func tasksOf() []proto.Message {
 	task := func(id, service string, slot uint64, node string, state, desired swarmv1.TaskState) []proto.Message {
 		return []proto.Message{

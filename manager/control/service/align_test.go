@@ -11,8 +11,8 @@ import (
 	"swarm/raftstore"
 )
 
-// A service that its managers roll back gets its former port as soon as nobody else has it, and
-// says until then why not.
+// A service that the planner rolls back gets its former port as soon as no other service has it.
+// Until then its endpoint says why not.
 func TestAlign_FormerPortIsRegained(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newPortRig(t)
@@ -49,7 +49,7 @@ func TestAlign_FormerPortIsRegained(t *testing.T) {
 	})
 }
 
-// As the planner does when an update fails: it changes the service's row alone.
+// The planner changes only the row of the service when an update fails.
 func TestAlign_RolledBackServicePublishesItsFormerPort(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := controltest.New(t)

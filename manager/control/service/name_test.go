@@ -14,7 +14,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// DNS knows no case, so no two services, and no two networks, have names that differ in case alone.
+// The names of two services, or two networks, differ in more than case, because they are names in
+// DNS.
 func TestControl_NamesAreUniqueWithoutCase(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := controltest.New(t)
@@ -47,7 +48,7 @@ func TestControl_NamesAreUniqueWithoutCase(t *testing.T) {
 	})
 }
 
-// Of services that are created at the same moment in many spellings, one gets the name.
+// Of services that are created at the same time with one name in different case, one succeeds.
 func TestControl_NamesAreUniqueAtTheSameMoment(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := controltest.New(t)
@@ -73,8 +74,7 @@ func TestControl_NamesAreUniqueAtTheSameMoment(t *testing.T) {
 	})
 }
 
-// What a service held can be had in the next breath after its removal: the call waits until its
-// tasks have stopped.
+// A call that needs what a removed service holds waits until the tasks of the service have stopped.
 func TestControl_TakesOverFromARemovedService(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := controltest.New(t)
@@ -129,8 +129,8 @@ func TestControl_TakesOverFromARemovedService(t *testing.T) {
 	})
 }
 
-// Who waits for tasks that do not end hears why.
-func TestControl_WaitsNoLongerThanPatience(t *testing.T) {
+// A call that waits for tasks which do not stop is refused, with the reason.
+func TestControl_WaitsNoLongerThanRemovalTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := controltest.New(t)
 		r.CreateNetwork("front")

@@ -16,7 +16,7 @@ import (
 	"swarm/raftstore"
 )
 
-// rig is the users' API with what the tests of ports need.
+// rig is the users' API with helpers for tests of ports.
 type rig struct{ *controltest.Rig }
 
 func newPortRig(t *testing.T) rig { return rig{controltest.New(t)} }
@@ -31,7 +31,7 @@ func portAt(ip string) *swarmv1.PortConfig {
 	return &swarmv1.PortConfig{TargetPort: 80, PublishedPort: 8080, HostIp: ip}
 }
 
-// portClaims are the claims of ports, by service where that is known.
+// portClaims returns the claims of ports, with the name of the service if the owner is one.
 func (r rig) portClaims() (out []string) {
 	for c := range r.Store.View().Claims.Prefix("port/") {
 		owner := c.GetOwner()
@@ -56,8 +56,8 @@ func (r rig) refusedPort(what string, s *swarmv1.ServiceSpec, holder string) {
 	controltest.Refused(r.T, what, err, errdefs.IsAlreadyExists, "port 8080/tcp is already published by service "+holder)
 }
 
-// One port on several addresses: each is a service's own, and has a number of its own between
-// nodes.
+// One port may be published on several addresses, each by another service. Each has its own mesh
+// port.
 func TestControl_PortOnAddresses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newPortRig(t)
@@ -66,19 +66,19 @@ func TestControl_PortOnAddresses(t *testing.T) {
 		first := []string{"65534 b", "65535 b", "8080 a", "8080/192.0.2.1 a", "8080/192.0.2.2 b", "8080/2001:db8::1 b"}
 		r.wantPorts("two services", first...)
 		if ports := r.Service("b").GetEndpoint().GetPorts(); ports[0].GetMeshPort() != 65535 || ports[1].GetMeshPort() != 65534 {
-			t.Errorf("numbers of b between nodes: %v", ports)
+			t.Errorf("mesh ports of b: %v", ports)
 		}
 		r.refusedPort("an address in use", publishing("c", portAt("::ffff:192.0.2.2")), "b")
 		r.refusedPort("all addresses", publishing("c", portAt("0.0.0.0")), "a")
 		r.refusedPort("the hosts' own", publishing("c", &swarmv1.PortConfig{TargetPort: 80, PublishedPort: 8080, PublishMode: swarmv1.PortConfig_HOST}), "a")
 
-		// Each keeps its number, whatever the order of the ports in the spec.
+		// Ports keep their mesh ports, whatever the order of the list.
 		again := publishing("b", portAt("2001:db8::1"), portAt("192.0.2.3"), portAt("192.0.2.2"))
 		again.Labels = map[string]string{"turn": "2"}
 		r.UpdateService(again)
 		r.wantPorts("a third address", "65533 b", "65534 b", "65535 b", "8080 a", "8080/192.0.2.1 a", "8080/192.0.2.2 b", "8080/192.0.2.3 b", "8080/2001:db8::1 b")
 		if ports := r.Service("b").GetEndpoint().GetPorts(); ports[0].GetMeshPort() != 65534 || ports[1].GetMeshPort() != 65533 || ports[2].GetMeshPort() != 65535 {
-			t.Errorf("numbers of b between nodes: %v", ports)
+			t.Errorf("mesh ports of b: %v", ports)
 		}
 		if _, err := r.Control.RemoveService(t.Context(), &swarmv1.GetRequest{Id: "a"}); err != nil {
 			t.Fatal(err)
@@ -92,7 +92,7 @@ func TestControl_PortOnAddresses(t *testing.T) {
 	})
 }
 
-// A port cannot be published on all nodes and on single nodes at the same time.
+// A port that a task publishes on its node is refused to the mesh, and the other way round.
 func TestControl_PortOfAHostIsNotTheMesh(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newPortRig(t)
@@ -107,7 +107,7 @@ func TestControl_PortOfAHostIsNotTheMesh(t *testing.T) {
 	})
 }
 
-// Of two services that ask for a port at the same moment, one gets it.
+// Of two services that publish the same port at the same time, one succeeds.
 func TestControl_ConcurrentPortsOnAddresses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newPortRig(t)
@@ -131,8 +131,8 @@ func TestControl_ConcurrentPortsOnAddresses(t *testing.T) {
 	})
 }
 
-// Nobody could answer at a port on which the nodes themselves do. A service that has such a port
-// already may be updated.
+// No service may publish a port on which the nodes themselves answer. A service that has published
+// such a port before may be updated.
 func TestControl_PortsOfTheCluster(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newPortRig(t)

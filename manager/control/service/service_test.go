@@ -108,7 +108,7 @@ func TestControl_UpdateAndRollback(t *testing.T) {
 	})
 }
 
-// Credentials are shown to nobody, so an update that was made from what is shown brings none.
+// Clients are not shown credentials, so an update made from what they were shown has none.
 func TestControl_UpdateKeepsTheCredentialsToPullWith(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := controltest.New(t)
@@ -148,8 +148,8 @@ func TestControl_UpdateKeepsTheCredentialsToPullWith(t *testing.T) {
 	})
 }
 
-// What was pulled is as its registry has it now; what was loaded, and what no registry tells of, is
-// as the cluster has it.
+// The digest of a pulled image is the one that its registry has now. The digest of a loaded image,
+// and of one that the registry does not have any more, is the one that the cluster has.
 func TestControl_PinsWhatTheRegistryHasNow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		old, now := "sha256:"+strings.Repeat("a", 64), "sha256:"+strings.Repeat("b", 64)

@@ -27,8 +27,9 @@ func (silent) Logs(_ *swarmv1.TaskLogsRequest, s swarmv1.Worker_LogsServer) erro
 	return s.Context().Err()
 }
 
-// A node that is away, or says nothing, is named once, whatever number of tasks it has; the others'
-// lines come. Who follows gets its lines when it returns.
+// A node that cannot be reached, or does not answer, is reported once, whatever its number of
+// tasks. The records of other nodes arrive. With follow, the records of the node arrive when it
+// returns.
 func TestControl_LogsOfANodeThatIsAway(t *testing.T) {
 	for name, answer := range map[string]swarmv1.WorkerServer{"refuses": nil, "is silent": silent{}} {
 		t.Run(name, func(t *testing.T) {
