@@ -140,8 +140,8 @@ func (p *Playground) Shutdown(ctx context.Context, host string) error {
 	return p.PowerOff(ctx, host)
 }
 
-// PowerOff turns a host off as a power failure does: every process dies at once, mounts, sockets and
-// the network are lost, and the disk stays. Start turns the host on again.
+// PowerOff turns a host off as a power failure does: every process dies at once, mounts, sockets
+// and the network are lost, and the disk stays. Start turns the host on again.
 func (p *Playground) PowerOff(ctx context.Context, host string) error {
 	return p.change(host, func(r *record, lab *Lab, h *hostRecord) error {
 		if h.Off {

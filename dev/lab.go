@@ -1,17 +1,17 @@
 //go:build linux
 
-// Package dev makes hosts from network namespaces on one machine. It is the playground of `swarm dev`
-// and the harness of the scenarios.
+// Package dev makes hosts from network namespaces on one machine. It is the playground of `swarm
+// dev` and the harness of the scenarios.
 //
 // The package has two layers. A Lab has hosts on a switch, network faults between them, and
-// processes in them; it does not know swarm. A Playground runs `swarm daemon` in every host of a lab
-// and makes the hosts a cluster. Both keep their state in files, so that any process can find,
+// processes in them; it does not know swarm. A Playground runs `swarm daemon` in every host of a
+// lab and makes the hosts a cluster. Both keep their state in files, so that any process can find,
 // disturb and remove what another process has made, also after a crash.
 //
 // The package owns /run/swarm-dev/NAME, the playground's root folder, and the processes, mounts and
-// cgroups of its hosts. It changes nothing else on the machine, and none of its settings. It talks to
-// the daemons only through the swarm program, as a user does. cmd/swarm and the scenarios call it. No
-// goroutine outlives a call.
+// cgroups of its hosts. It changes nothing else on the machine, and none of its settings. It talks
+// to the daemons only through the swarm program, as a user does. cmd/swarm and the scenarios call
+// it. No goroutine outlives a call.
 package dev
 
 import (
@@ -117,8 +117,8 @@ func (l *Lab) Do(host string, fn func() error) error {
 	return ns.Do(fn)
 }
 
-// Start starts cmd with the network of a host and with its name as the hostname. Mounts and processes
-// are the machine's. The caller waits for cmd.
+// Start starts cmd with the network of a host and with its name as the hostname. Mounts and
+// processes are the machine's. The caller waits for cmd.
 func (l *Lab) Start(host string, cmd *exec.Cmd) error {
 	ns, err := l.open(host)
 	if err != nil {

@@ -237,7 +237,8 @@ func TestLab_CloseLeavesNothing(t *testing.T) {
 	}
 }
 
-// addressed reports whether an interface of the machine has an address of the subnet: other interfaces are other tests'.
+// addressed reports whether an interface of the machine has an address of the subnet: other
+// interfaces are other tests'.
 func addressed(t *testing.T, subnet netip.Prefix) bool {
 	t.Helper()
 	all, err := net.InterfaceAddrs()

@@ -260,8 +260,8 @@ func Down(ctx context.Context, name string) error {
 	return nil
 }
 
-// leftover returns a record in place of one that is lost. Removal looks at the machine and not at the
-// record; the subnet only makes the record valid.
+// leftover returns a record in place of one that is lost. Removal looks at the machine and not at
+// the record; the subnet only makes the record valid.
 func leftover(name, root string) *record {
 	return &record{Name: name, Root: root, Subnet: netip.MustParsePrefix("10.213.0.0/24")}
 }

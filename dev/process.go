@@ -37,7 +37,8 @@ func readStat(pid int) (stat, error) {
 	return parseStat(string(b))
 }
 
-// parseStat parses /proc/PID/stat. The second field, the name in parentheses, may have any character.
+// parseStat parses /proc/PID/stat. The second field, the name in parentheses, may have any
+// character.
 func parseStat(line string) (stat, error) {
 	malformed := fmt.Errorf("malformed process status %q", line)
 	open, end := strings.IndexByte(line, '('), strings.LastIndexByte(line, ')')
@@ -63,8 +64,9 @@ func identifyProcess(pid int) (process, error) {
 	return s.process, err
 }
 
-// alive is false for a zombie: whoever started it has yet to look, but it is gone. One whose main thread is a zombie while
-// others still end, in a system call that does not return at once, holds its files and locks and is not gone.
+// alive is false for a zombie: its parent has not reaped it, but it has ended. One whose main
+// thread is a zombie while others still end, in a system call that does not return at once, holds
+// its files and locks and is not gone.
 func (p process) alive() bool {
 	if p.PID == 0 {
 		return false
@@ -149,8 +151,8 @@ func (p process) kill(ctx context.Context, sig unix.Signal) error {
 	return p.wait(ctx)
 }
 
-// killAll kills every process that find returns until it returns none: processes fork while they are
-// being killed.
+// killAll kills every process that find returns until it returns none: processes fork while they
+// are being killed.
 func killAll(ctx context.Context, find func() ([]process, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()

@@ -13,8 +13,8 @@ import (
 )
 
 // Shell replaces this process by a command inside a host, by default the user's shell. SWARM_HOST
-// names the host's daemon, and the playground's swarm program is first in PATH. Shell returns only if
-// that fails.
+// names the host's daemon, and the playground's swarm program is first in PATH. Shell returns only
+// if that fails.
 func (p *Playground) Shell(host string, argv ...string) error {
 	r, lab, err := p.inside(host)
 	if err != nil {

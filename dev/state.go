@@ -21,8 +21,8 @@ import (
 	"swarm/overlay/vswitch"
 )
 
-// Role is the role that a host joined with; the cluster may have changed it since. It is empty for a
-// host that is not a member.
+// Role is the role that a host joined with; the cluster may have changed it since. It is empty for
+// a host that is not a member.
 type Role string
 
 // The roles.
@@ -112,8 +112,8 @@ func (r *record) hostRunDir(h string) string {
 func (r *record) socket(h string) string    { return filepath.Join(r.hostRunDir(h), "swarm.sock") }
 func (r *record) daemonLog(h string) string { return filepath.Join(r.Root, h+".log") }
 
-// cgroupParent returns the parent cgroup of a host's containers, below that of the playground. It is
-// the same in every hierarchy.
+// cgroupParent returns the parent cgroup of a host's containers, below that of the playground. It
+// is the same in every hierarchy.
 func (r *record) cgroupParent(h string) string { return r.cgroupRoot() + "/" + h }
 
 func load(name string) (*record, error) {
@@ -143,8 +143,8 @@ func (r *record) save() error {
 	return nil
 }
 
-// lock makes a folder and takes an exclusive lock on it. It waits for other holders: a command holds
-// the lock of a playground while it runs. The lock ends with the process.
+// lock makes a folder and takes an exclusive lock on it. It waits for other holders: a command
+// holds the lock of a playground while it runs. The lock ends with the process.
 func lock(dir string) (unlock func(), err error) {
 	for {
 		if err := makeAll(dir); err != nil {
@@ -171,8 +171,8 @@ func lock(dir string) (unlock func(), err error) {
 	}
 }
 
-// makeAll makes a folder and its parents. It tries again if a parent is removed meanwhile: the removal
-// of the last playground removes empty parents.
+// makeAll makes a folder and its parents. It tries again if a parent is removed meanwhile: the
+// removal of the last playground removes empty parents.
 func makeAll(dir string) (err error) {
 	for range 100 {
 		if err = os.MkdirAll(dir, 0o711); !errors.Is(err, os.ErrNotExist) {

@@ -19,26 +19,27 @@ import (
 	"swarm/overlay/netns"
 )
 
-// These are in the environment of every daemon, and of what it starts apart from
-// containers: runtime companions and shims. The host's is <playground>/<host>.
+// The variables in the environment of every daemon, its container runtime and its shims, but not of
+// containers. The value of envHost is PLAYGROUND/HOST.
 const (
 	envPlayground = "SWARM_DEV"
 	envHost       = "SWARM_DEV_HOST"
 )
 
-// Scope is what a sweep is about: a playground, one host of it, or what else was run on hosts of a Lab.
+// Scope is what Sweep removes: a playground, one host of a playground, or programs on hosts of a
+// Lab.
 type Scope struct {
-	// Dirs hold programs, state, sockets and mounts; nothing else is kept there.
+	// Dirs are folders with programs, state, sockets and mounts, and nothing else.
 	Dirs []string
-	// Cgroups are parents, from the root of each hierarchy.
+	// Cgroups are parent cgroups, as paths from the root of each hierarchy.
 	Cgroups []string
-	// Pins are network namespaces.
+	// Pins are the paths of pinned network namespaces.
 	Pins []string
-	// markers are whole entries of an environment.
+	// markers are entries NAME=value of an environment.
 	markers []string
 }
 
-// hostScope is one host.
+// hostScope returns the scope of one host.
 func (r *record) hostScope(host string) Scope {
 	return Scope{
 		markers: []string{envHost + "=" + r.key(host)},
@@ -48,14 +49,14 @@ func (r *record) hostScope(host string) Scope {
 	}
 }
 
-// wholeScope is all of the playground, also hosts that the record does not know.
+// wholeScope returns the scope of the playground, with hosts that the record does not have.
 func (r *record) wholeScope() Scope {
 	s := Scope{
 		markers: []string{envPlayground + "=" + r.Name},
 		Dirs:    []string{runDir(r.Name)},
 		Cgroups: []string{r.cgroupRoot()},
 	}
-	// The pattern has no metacharacters of its own: names are letters, digits and dashes.
+	// The folder has no metacharacters: names are letters, digits and dashes.
 	s.Pins, _ = filepath.Glob(filepath.Join(r.pinDir(), "*.ns"))
 	if name, err := os.ReadFile(filepath.Join(r.Root, marker)); err == nil && strings.TrimSpace(string(name)) == r.Name {
 		s.Dirs = append(s.Dirs, r.Root)
@@ -63,7 +64,8 @@ func (r *record) wholeScope() Scope {
 	return s
 }
 
-// Sweep ends the scope's processes, unmounts, and removes cgroups. Files stay.
+// Sweep ends the processes of a scope, unmounts what is mounted there and removes its cgroups.
+// Files stay.
 func (s Scope) Sweep(ctx context.Context) error {
 	// A frozen container cannot die (cgroup v1).
 	s.thaw()
@@ -177,7 +179,7 @@ func within(path, dir string) bool {
 	return path == dir || strings.HasPrefix(path, dir+"/")
 }
 
-// unmount takes off everything under the scope's folders, the deepest first.
+// unmount unmounts everything below the scope's folders, the deepest first.
 func (s Scope) unmount() error {
 	for range 5 {
 		mounts, err := mountinfo.GetMounts(nil)
@@ -188,7 +190,7 @@ func (s Scope) unmount() error {
 		if len(mounts) == 0 {
 			return nil
 		}
-		// The table is in order of mounting: backwards, what lies on top goes first.
+		// The table is in the order of mounting, so it is read backwards.
 		slices.Reverse(mounts)
 		slices.SortStableFunc(mounts, func(a, b *mountinfo.Info) int { return len(b.Mountpoint) - len(a.Mountpoint) })
 		for _, m := range mounts {
@@ -201,8 +203,8 @@ func (s Scope) unmount() error {
 	return fmt.Errorf("mounts under %v keep coming back", s.Dirs)
 }
 
-// removeFiles deletes the scope's folders, and refuses while anything is mounted
-// there: it would delete what is mounted.
+// removeFiles removes the scope's folders. It refuses if something is mounted there, because it
+// would remove the content of the mount.
 func (s Scope) removeFiles() error {
 	mounts, err := mountinfo.GetMounts(nil)
 	if err != nil {
@@ -220,7 +222,7 @@ func (s Scope) removeFiles() error {
 	return errors.Join(errs...)
 }
 
-// cgroupDirs lists the scope's cgroups in every hierarchy, as folders.
+// cgroupDirs returns the folders of the scope's cgroups in every hierarchy.
 func (s Scope) cgroupDirs() []string {
 	mounts, err := mountinfo.GetMounts(nil)
 	if err != nil {
@@ -249,7 +251,7 @@ func (s Scope) thaw() {
 	for _, root := range s.cgroupDirs() {
 		_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 			if err == nil && d.Name() == "freezer.state" {
-				// Whoever does not thaw is reported by the kill that then hangs.
+				// If a cgroup is not thawed, the kill reports its processes.
 				_ = os.WriteFile(path, []byte("THAWED"), 0o644)
 			}
 			return nil
@@ -257,8 +259,8 @@ func (s Scope) thaw() {
 	}
 }
 
-// removeCgroups removes the scope's cgroups with all below. A cgroup is busy for a
-// moment after its last process has gone.
+// removeCgroups removes the scope's cgroups with all cgroups below. A cgroup is busy for a moment
+// after the end of its last process.
 func (s Scope) removeCgroups(ctx context.Context) error {
 	for _, root := range s.cgroupDirs() {
 		var dirs []string

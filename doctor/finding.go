@@ -1,9 +1,9 @@
-// Package doctor says what would keep swarm from working on a host, or between the host and the other
-// nodes, and what to do about it.
+// Package doctor says what would keep swarm from working on a host, or between the host and the
+// other nodes, and what to do about it.
 //
-// The package owns the judgement, which is pure: Judge turns Observations into Findings, each with a
-// remedy in one line. It looks at nothing itself and repairs nothing; package doctor/observe looks.
-// cmd/swarm calls it for `swarm doctor`, and package adapter/dataplane before a host joins
+// The package owns the judgement, which is pure: Judge turns Observations into Findings, each with
+// a remedy in one line. It looks at nothing itself and repairs nothing; package doctor/observe
+// looks. cmd/swarm calls it for `swarm doctor`, and package adapter/dataplane before a host joins
 // (JudgeJoin). It has no goroutines.
 package doctor
 

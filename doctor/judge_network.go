@@ -38,8 +38,8 @@ func judgeFirewall(f Firewall) []Finding {
 	return v.orOK("no chain of others drops what swarm needs")
 }
 
-// vxlanOverhead is the size in bytes of the headers of VXLAN over IPv4. leastMTU is the smallest MTU
-// that IPv6 allows for a link.
+// vxlanOverhead is the size in bytes of the headers of VXLAN over IPv4. leastMTU is the smallest
+// MTU that IPv6 allows for a link.
 const (
 	vxlanOverhead = 50
 	leastMTU      = 1280
@@ -72,7 +72,8 @@ func judgeMTU(mtu int, problem string, n Networks) []Finding {
 	return v.orOK(fmt.Sprintf("the way out carries %d bytes a packet, overlay networks %d", mtu, room))
 }
 
-// judgeNetworks compares the subnets of the cluster's networks with the ranges that the host routes.
+// judgeNetworks compares the subnets of the cluster's networks with the ranges that the host
+// routes.
 func judgeNetworks(n Networks) []Finding {
 	v := verdict{subject: "networks"}
 	if n.Problem != "" {

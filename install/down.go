@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// GoingDown reports whether this host is shutting down. It asks the init: systemd, those of System V
-// and busybox by their runlevel, and OpenRC. It returns false if none of them answers before ctx
+// GoingDown reports whether this host is shutting down. It asks the init: systemd, those of System
+// V and busybox by their runlevel, and OpenRC. It returns false if none of them answers before ctx
 // ends.
 func (h *Host) GoingDown(ctx context.Context) bool {
 	if h.Systemd() {

@@ -21,9 +21,9 @@ import (
 // RemoveFolder unmounts everything below dir and removes dir with its content. If dir is itself a
 // mount point or a symbolic link, the operator made it: then only its content is removed. Nothing
 // behind a mount or a symbolic link inside dir is removed. RemoveFolder reports whether there was a
-// folder. It refuses with ErrInvalidArgument a path that is not absolute, or that is or leads to the
-// root folder or a folder of the system such as /etc, and with ErrFailedPrecondition a folder below
-// which a mount is left.
+// folder. It refuses with ErrInvalidArgument a path that is not absolute, or that is or leads to
+// the root folder or a folder of the system such as /etc, and with ErrFailedPrecondition a folder
+// below which a mount is left.
 func RemoveFolder(ctx context.Context, dir string) (bool, error) {
 	real, err := filepath.EvalSymlinks(dir)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -205,7 +205,8 @@ func TestGoingDown_AsksTheInit(t *testing.T) {
 	}
 }
 
-// The units hold what the design promises; systemd-analyze, where it is, finds nothing wrong with them.
+// The units hold what the design promises; systemd-analyze, where it is, finds nothing wrong with
+// them.
 func TestUnits(t *testing.T) {
 	r := newRig(t, true)
 	r.install("/usr/bin/true")

@@ -25,7 +25,8 @@ const (
 	Slice   = "swarm.slice"
 )
 
-// unitDir is the folder for units of the administrator, which take precedence over those of packages.
+// unitDir is the folder for units of the administrator, which take precedence over those of
+// packages.
 const unitDir = "/etc/systemd/system"
 
 var (

@@ -13,7 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What was looked at is what is installed: a copy in a folder of root's, whatever becomes of the file.
+// What was looked at is what is installed: a copy in a folder of root's, whatever becomes of the
+// file.
 func TestStage_KeepsWhatItLookedAt(t *testing.T) {
 	state, dir := t.TempDir(), t.TempDir()
 	file := filepath.Join(dir, "next")

@@ -115,7 +115,8 @@ func (f *fakePlane) Restore(_ context.Context, keep []plane.Existing) error {
 	return f.err
 }
 
-// A task on overlay networks is known by its addresses there. Those on the bridge network are local.
+// A task on overlay networks is known by its addresses there. Those on the bridge network are
+// local.
 func TestTaskNetwork_Attach(t *testing.T) {
 	result := bridge.Result{
 		Netns: "/run/ns", Address: netip.MustParsePrefix("172.30.0.2/16"), Address6: netip.MustParsePrefix("fd53::2/64"),

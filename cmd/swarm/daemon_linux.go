@@ -21,7 +21,8 @@ import (
 	"swarm/node"
 )
 
-// runDaemon runs the daemon of this host until ctx ends. After an upgrade, it becomes the new build.
+// runDaemon runs the daemon of this host until ctx ends. After an upgrade, it becomes the new
+// build.
 func runDaemon(ctx context.Context, o cli.DaemonOptions) error {
 	ctx, stop := process.Watch(ctx)
 	defer stop()

@@ -33,8 +33,8 @@ import (
 // orphanTimeout bounds the search for execs of a former daemon.
 const orphanTimeout = 10 * time.Second
 
-// host is what a daemon has whether it is a member or not: containers, images, and the node's bridge
-// network. The fields that say so are nil with a simulated runtime.
+// host is what a daemon has whether it is a member or not: containers, images, and the node's
+// bridge network. The fields that say so are nil with a simulated runtime.
 type host struct {
 	options   cli.DaemonOptions
 	log       *slog.Logger
@@ -80,8 +80,8 @@ func newHost(o cli.DaemonOptions, log *slog.Logger) (*host, error) {
 	return h, nil
 }
 
-// newContainers builds the container runtime: the embedded containerd, or the client of the one that
-// --containerd-address names.
+// newContainers builds the container runtime: the embedded containerd, or the client of the one
+// that --containerd-address names.
 func (h *host) newContainers() error {
 	l := h.layout()
 	cfg := containerd.Config{

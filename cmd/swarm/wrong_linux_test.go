@@ -40,8 +40,8 @@ type wrongLine struct {
 	stderr  string
 }
 
-// Every wrong command line is refused with the exit code and the very words of testdata/wrong.txt, by the real command line
-// and a real manager.
+// Every wrong command line is refused with the exit code and the very words of testdata/wrong.txt,
+// by the real command line and a real manager.
 func TestWrongInput(t *testing.T) {
 	table := readWrong(t)
 	rig := newWrongRig(t)
@@ -129,7 +129,8 @@ func problemsOf(w wrongLine) (out []string) {
 	return out
 }
 
-// wrongRig is a command line at a host with a manager that leads a cluster of two nodes, and beside a host of no cluster.
+// wrongRig is a command line at a host with a manager that leads a cluster of two nodes, and beside
+// a host of no cluster.
 type wrongRig struct {
 	t              *testing.T
 	member, absent string // sockets of the two daemons
@@ -184,7 +185,8 @@ func (r *wrongRig) dial() *grpc.ClientConn {
 	return conn
 }
 
-// nowhere is a registry and a gossip that know nothing, and a cluster whose other nodes are not there.
+// nowhere is a registry and a gossip that know nothing, and a cluster whose other nodes are not
+// there.
 type nowhere struct{}
 
 func (nowhere) Resolve(_ context.Context, ref, _ string) (string, error) {

@@ -46,8 +46,8 @@ func cgroup() doctor.Cgroup {
 }
 
 // v1Mounts finds where each controller of cgroup v1 is mounted. A line of mountinfo (proc(5)) has
-// the mount point in its fifth field, and after a single "-" the type, the source and the options of
-// the super block, which include the controllers.
+// the mount point in its fifth field, and after a single "-" the type, the source and the options
+// of the super block, which include the controllers.
 func v1Mounts(info string) map[string]string {
 	mounts := map[string]string{}
 	for line := range strings.Lines(info) {

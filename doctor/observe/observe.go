@@ -1,10 +1,11 @@
 //go:build linux
 
-// Package observe looks at this host, and through its daemon at the other nodes, for package doctor.
+// Package observe looks at this host, and through its daemon at the other nodes, for package
+// doctor.
 //
 // The package owns what `swarm doctor` looks at and how: it makes each device, rule, cgroup, mount
-// and socket that swarm needs, reads what cannot be tried, and asks the daemon what only that knows.
-// It takes back what it has made before it returns. It judges nothing and repairs nothing.
+// and socket that swarm needs, reads what cannot be tried, and asks the daemon what only that
+// knows. It takes back what it has made before it returns. It judges nothing and repairs nothing.
 //
 // cmd/swarm calls it for `swarm doctor`, as root. Goroutines: one that is locked to a thread, in
 // which the overlay file system is tried, and those of package overlay/survey; Host waits for both.

@@ -1,7 +1,7 @@
 //go:build linux
 
-// Package process owns how a daemon's process ends: which signals end it, whether its host goes down
-// with it, how long its tasks and parts may take then, and how another build takes its place.
+// Package process owns how a daemon's process ends: which signals end it, whether its host goes
+// down with it, how long its tasks and parts may take then, and how another build takes its place.
 //
 // A daemon that only restarts leaves its containers running. A daemon whose host goes down stops
 // them first, with their grace, while its init waits. The package does not know what a daemon
@@ -128,8 +128,8 @@ func asked(ctx context.Context, goingDown func(context.Context) bool) bool {
 }
 
 // Wait returns the result of wait, which waits for the parts of a daemon. If wait has not returned
-// 10 seconds after the end of ctx, Wait logs that and returns nil: the process ends without the part
-// that hangs.
+// 10 seconds after the end of ctx, Wait logs that and returns nil: the process ends without the
+// part that hangs.
 func Wait(ctx context.Context, wait func() error, log *slog.Logger) error {
 	ended := make(chan error, 1)
 	go func() { ended <- wait() }()

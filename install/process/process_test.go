@@ -43,7 +43,8 @@ func TestWait(t *testing.T) {
 	}
 }
 
-// Tasks are stopped only if the host goes down, and the service manager waits as long as that takes.
+// Tasks are stopped only if the host goes down, and the service manager waits as long as that
+// takes.
 func TestDepart(t *testing.T) {
 	for _, c := range []struct {
 		what      string

@@ -18,8 +18,8 @@ const tokenUser = "<token>"
 
 type secret struct{ ServerURL, Username, Secret string }
 
-// get asks a helper for credentials. It returns nil if the helper has none for the registry, or is not
-// installed, as Docker does.
+// get asks a helper for credentials. It returns nil if the helper has none for the registry, or is
+// not installed, as Docker does.
 func get(ctx context.Context, helper, key string) (*Credentials, error) {
 	out, err := run(ctx, helper, "get", key, []byte(key))
 	if err != nil {

@@ -3,8 +3,8 @@
 // stored, and Docker finds what it has stored.
 //
 // The package owns the format of the members auths, credsStore and credHelpers of the file, and the
-// protocol of the helpers. It leaves every other member as it is. It refuses to write a file that it
-// cannot read. Package cli calls it. It has no goroutines.
+// protocol of the helpers. It leaves every other member as it is. It refuses to write a file that
+// it cannot read. Package cli calls it. It has no goroutines.
 package keychain
 
 import (
@@ -61,8 +61,8 @@ type File struct {
 	helpers map[string]string
 }
 
-// Key returns the key of a registry in the file. host is the host in the names of its images; it may
-// be empty, which means Docker Hub.
+// Key returns the key of a registry in the file. host is the host in the names of its images; it
+// may be empty, which means Docker Hub.
 func Key(host string) string {
 	switch host = Host(host); host {
 	case "", "docker.io", "index.docker.io", "registry-1.docker.io":
@@ -78,8 +78,9 @@ func Host(address string) string {
 	return host
 }
 
-// Open reads config.json in a folder. A file that does not exist, or that this user may not read, is
-// taken as empty; so is that of an empty dir. The error is ErrInvalidArgument if the file is damaged.
+// Open reads config.json in a folder. A file that does not exist, or that this user may not read,
+// is taken as empty; so is that of an empty dir. The error is ErrInvalidArgument if the file is
+// damaged.
 func Open(dir string) (*File, error) {
 	f := &File{path: filepath.Join(dir, "config.json"), members: map[string]json.RawMessage{}, auths: map[string]entry{}}
 	if dir == "" {
@@ -119,8 +120,8 @@ func (f *File) Registries() []string {
 	return slices.Sorted(maps.Keys(f.auths))
 }
 
-// Helper returns the name of the credential helper of a registry. It is empty if the credentials are
-// in the file itself.
+// Helper returns the name of the credential helper of a registry. It is empty if the credentials
+// are in the file itself.
 func (f *File) Helper(key string) string {
 	if h := f.helpers[key]; h != "" {
 		return h
@@ -128,8 +129,8 @@ func (f *File) Helper(key string) string {
 	return f.store
 }
 
-// Find returns the credentials for a registry, or nil if there are none. As Docker does, it asks the
-// registry's own helper, or else the general one, and then looks into the file. The error is
+// Find returns the credentials for a registry, or nil if there are none. As Docker does, it asks
+// the registry's own helper, or else the general one, and then looks into the file. The error is
 // ErrInvalidArgument if the credentials in the file are damaged, or that of the helper.
 func (f *File) Find(ctx context.Context, key string) (*Credentials, error) {
 	if helper := f.Helper(key); helper != "" {
@@ -183,8 +184,8 @@ func (f *File) Store(ctx context.Context, key string, c Credentials) error {
 	return f.write()
 }
 
-// Erase removes the credentials for a registry from the file and from its helper. It reports whether
-// there were any.
+// Erase removes the credentials for a registry from the file and from its helper. It reports
+// whether there were any.
 func (f *File) Erase(ctx context.Context, key string) (bool, error) {
 	had := false
 	for name := range f.auths {

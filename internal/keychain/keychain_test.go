@@ -57,7 +57,8 @@ func TestKey(t *testing.T) {
 	}
 }
 
-// The file is Docker's: what it holds besides credentials stays, and so does the order to link to it.
+// The file is Docker's: what it holds besides credentials stays, and so does the order to link to
+// it.
 func TestFile_StoresAndErases(t *testing.T) {
 	dir, target := t.TempDir(), filepath.Join(t.TempDir(), "settings.json")
 	path := filepath.Join(dir, "config.json")

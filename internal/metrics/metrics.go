@@ -1,10 +1,10 @@
 // Package metrics serves metrics of this process to Prometheus.
 //
-// The package is the only one that imports Prometheus' library. It reads values only when Prometheus
-// asks: it calls every Source for each scrape, and a Source costs nothing in between. Events, which
-// cannot be read afterwards, go into a Duration or a Count. The package does not know which metrics
-// there are; adapter/monitor, its caller, defines them. Goroutines: those of the HTTP server, while
-// Serve runs.
+// The package is the only one that imports Prometheus' library. It reads values only when
+// Prometheus asks: it calls every Source for each scrape, and a Source costs nothing in between.
+// Events, which cannot be read afterwards, go into a Duration or a Count. The package does not know
+// which metrics there are; adapter/monitor, its caller, defines them. Goroutines: those of the HTTP
+// server, while Serve runs.
 package metrics
 
 import (
@@ -83,8 +83,8 @@ func (r *Registry) Add(s Source) (remove func()) {
 // scrapeTimeout bounds one scrape. Prometheus gives up after 10 seconds.
 const scrapeTimeout = 5 * time.Second
 
-// sources collects from all sources. It describes no metric, because the label values are known only
-// when it collects.
+// sources collects from all sources. It describes no metric, because the label values are known
+// only when it collects.
 type sources struct{ r *Registry }
 
 func (sources) Describe(chan<- *prometheus.Desc) {}

@@ -1,8 +1,8 @@
 // Package bootstrap keeps the first rows of a new cluster in a file until they are committed, so
 // that a crash between `swarm init` and the commit loses nothing.
 //
-// The package owns that file. It does not make the rows; package manager/ca does. cmd/swarm calls it
-// when a manager starts. It has no goroutines.
+// The package owns that file. It does not make the rows; package manager/ca does. cmd/swarm calls
+// it when a manager starts. It has no goroutines.
 package bootstrap
 
 import (
