@@ -20,8 +20,6 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// writer is a node with one task, which writes a letter when the test says so, and a daemon that
-// restarts.
 // writer is a node with one task that writes letters, and a daemon that restarts.
 type writer struct {
 	swarmv1.UnimplementedWorkerServer
@@ -89,7 +87,6 @@ func (w *writer) Logs(req *swarmv1.TaskLogsRequest, s swarmv1.Worker_LogsServer)
 	}
 }
 
-// A caller that follows logs loses no line when the daemon restarts, and gets none twice.
 // When a daemon restarts, clients that follow a log miss no record and get none twice.
 func TestControl_FollowedLogsSurviveARestart(t *testing.T) {
 	for name, test := range map[string]struct {
