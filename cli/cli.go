@@ -81,10 +81,7 @@ func Main(ctx context.Context, deps Deps, args []string) int {
 	case ctx.Err() != nil && isCanceled(err):
 		return 130
 	}
-	code, own := 1, codedError{}
-	if errors.As(err, &own) {
-		err, code = own.error, own.code
-	}
+	err, code := exitCode(err)
 	var value *pflag.InvalidValueError
 	if errors.As(err, &value) { // of a flag before the verb, which cobra parses by itself
 		err, code = usageError(root, "%s", flagError(err)), codeBadFlag
@@ -120,6 +117,19 @@ type codedError struct {
 }
 
 func (e codedError) Unwrap() error { return e.error }
+
+// withCode returns err so that the process ends with code when Main reports it.
+func withCode(err error, code int) error { return codedError{err, code} }
+
+// exitCode returns the exit code of a process that fails with err, and the error to report: those
+// that withCode was given if err wraps them, else err and 1.
+func exitCode(err error) (error, int) {
+	var coded codedError
+	if errors.As(err, &coded) {
+		return coded.error, coded.code
+	}
+	return err, 1
+}
 
 // ExitError ends the process with a code and says nothing: what there was to say has been said by the command that ran.
 type ExitError struct{ Code int }
@@ -160,7 +170,7 @@ func New(deps Deps) *cobra.Command {
 	root.SetOut(deps.Out)
 	root.SetErr(deps.Err)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return codedError{usageError(c, "%s", flagError(err)), codeBadFlag}
+		return withCode(usageError(c, "%s", flagError(err)), codeBadFlag)
 	})
 	a.setHelp(root)
 	root.AddCommand(a.newInit(), a.newJoin(), a.newLeave(), a.newSwarmUpdate(), a.newJoinToken(), a.newInfo(), a.newVersion(), a.newDoctor())
@@ -191,7 +201,7 @@ func group(c *cobra.Command, sub ...*cobra.Command) *cobra.Command {
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if len(args) == 0 {
 			if flag := unknownFlag(c); flag != "" {
-				return codedError{usageError(c, "unknown flag: %s", flag), codeBadFlag}
+				return withCode(usageError(c, "unknown flag: %s", flag), codeBadFlag)
 			}
 			return c.Help()
 		}

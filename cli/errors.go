@@ -56,7 +56,7 @@ func exactArgs(n int) cobra.PositionalArgs {
 		if len(args) == n {
 			return nil
 		}
-		return argsError(c, fmt.Sprintf("exactly %d argument%s", n, plural(n)), len(args))
+		return argsError(c, "exactly "+arguments(n), len(args))
 	}
 }
 
@@ -65,7 +65,7 @@ func minArgs(n int) cobra.PositionalArgs {
 		if len(args) >= n {
 			return nil
 		}
-		return argsError(c, fmt.Sprintf("at least %d argument%s", n, plural(n)), len(args))
+		return argsError(c, "at least "+arguments(n), len(args))
 	}
 }
 
@@ -74,7 +74,7 @@ func maxArgs(n int) cobra.PositionalArgs {
 		if len(args) <= n {
 			return nil
 		}
-		return argsError(c, fmt.Sprintf("at most %d argument%s", n, plural(n)), len(args))
+		return argsError(c, "at most "+arguments(n), len(args))
 	}
 }
 
@@ -87,6 +87,13 @@ func noArgs(c *cobra.Command, args []string) error {
 
 func argsError(c *cobra.Command, want string, got int) error {
 	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("'%s' takes %s, got %d: usage is %s", c.CommandPath(), want, got, c.UseLine()))
+}
+
+func arguments(n int) string {
+	if n == 1 {
+		return "1 argument"
+	}
+	return fmt.Sprintf("%d arguments", n)
 }
 
 func plural(n int) string {

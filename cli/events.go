@@ -8,7 +8,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"text/template"
 
 	"github.com/spf13/cobra"
 
@@ -77,12 +76,13 @@ func (o eventsOptions) request(ctx context.Context, c client) (req *swarmv1.Watc
 }
 
 func (a *app) runEvents(ctx context.Context, o eventsOptions) error {
-	var t *template.Template
-	if o.format != "" && o.format != "json" {
-		var err error
-		if t, err = parseTemplate(o.format); err != nil {
+	print := writeEvent
+	if o.format != "" {
+		f, err := parseObjectFormat(o.format)
+		if err != nil {
 			return err
 		}
+		print = func(w io.Writer, e *swarmv1.Event) error { return f.print(w, eventObject(e)) }
 	}
 	return a.with(ctx, func(c client) error {
 		req, actions, err := o.request(ctx, c)
@@ -104,33 +104,28 @@ func (a *app) runEvents(ctx context.Context, o eventsOptions) error {
 			if len(actions) > 0 && !slices.Contains(actions, enumWord(e.Action)) {
 				continue
 			}
-			if err := writeEvent(a.Out, e, o.format, t); err != nil {
+			if err := print(a.Out, e); err != nil {
 				return err
 			}
 		}
 	})
 }
 
-func writeEvent(w io.Writer, e *swarmv1.Event, format string, t *template.Template) error {
-	if format != "" {
-		o := object{
-			{"Action", enumWord(e.Action)},
-			{"Actor", object{{"ID", e.Id}, {"Attributes", pairsObject(e.Attributes)}}},
-			{"Attributes", pairsObject(e.Attributes)},
-			{"ID", e.Id},
-			{"Index", e.Index},
-			{"Scope", "swarm"},
-			{"Time", stamp(e.Time)},
-			{"Type", e.Type},
-		}
-		if t == nil {
-			return printJSON(w, o)
-		}
-		if err := checkFields(t, o); err != nil {
-			return err
-		}
-		return execTemplate(w, t.Option("missingkey=default"), plain(o)) // which attributes an event has depends on its type
+// eventObject is an event as --format sees it. Its attributes depend on its type.
+func eventObject(e *swarmv1.Event) object {
+	return object{
+		{"Action", enumWord(e.Action)},
+		{"Actor", object{{"ID", e.Id}, {"Attributes", pairsObject(e.Attributes)}}},
+		{"Attributes", pairsObject(e.Attributes)},
+		{"ID", e.Id},
+		{"Index", e.Index},
+		{"Scope", "swarm"},
+		{"Time", stamp(e.Time)},
+		{"Type", e.Type},
 	}
+}
+
+func writeEvent(w io.Writer, e *swarmv1.Event) error {
 	attributes := make([]string, 0, len(e.Attributes)+1)
 	for _, k := range slices.Sorted(maps.Keys(e.Attributes)) {
 		attributes = append(attributes, k+"="+e.Attributes[k])

@@ -66,7 +66,7 @@ func (a *app) runExec(ctx context.Context, o execOptions) error {
 	})
 	switch {
 	case err != nil:
-		return codedError{err, codeNoAnswer}
+		return withCode(err, codeNoAnswer)
 	case code != 0:
 		return ExitError{Code: code}
 	}

@@ -16,8 +16,9 @@ import (
 // row is one object of a list as templates and JSON see it.
 type row map[string]any
 
-// column is one column of a list's default table.
-type column struct{ field, header string }
+// column is one column of a table. It is an alias of an unnamed struct so that other packages may
+// write a column as {"ID", "ID"}.
+type column = struct{ field, header string }
 
 // listing is how a list prints.
 type listing struct {

@@ -45,7 +45,7 @@ func (a *app) progress(stream progressStream, quiet bool) ([]*swarmv1.Image, err
 		if _, ok := lines[key]; !ok {
 			order = append(order, key)
 		}
-		lines[key] = stepLine(p, v.tty != nil)
+		lines[key] = stepLine(p, v.onTerminal())
 		shown := make([]string, 0, len(order))
 		for _, key := range order[max(0, len(order)-shownSlots):] {
 			shown = append(shown, lines[key])

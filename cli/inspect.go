@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"text/template"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -23,7 +24,9 @@ import (
 // object is a JSON object whose members keep their order.
 type object []member
 
-type member struct {
+// member is one member of an object. It is an alias of an unnamed struct so that other packages
+// may write a member as {"ID", id}.
+type member = struct {
 	Name  string
 	Value any
 }
@@ -156,17 +159,39 @@ func inspectFormatFlag(c *cobra.Command, dst *string) {
 
 // printObject prints one object by --format json or a template.
 func printObject(w io.Writer, tmpl string, o object) error {
-	if tmpl == "json" {
-		return printJSON(w, o)
-	}
-	t, err := parseTemplate(tmpl)
+	f, err := parseObjectFormat(tmpl)
 	if err != nil {
 		return err
 	}
-	if err := checkFields(t, o); err != nil {
+	return f.print(w, o)
+}
+
+// objectFormat prints objects as the flag --format asks for.
+type objectFormat struct {
+	t *template.Template // nil: as JSON
+}
+
+// parseObjectFormat reads the value of --format: "json" or a Go template.
+func parseObjectFormat(s string) (objectFormat, error) {
+	if s == "json" {
+		return objectFormat{}, nil
+	}
+	t, err := parseTemplate(s)
+	if err != nil {
+		return objectFormat{}, err
+	}
+	return objectFormat{t.Option("missingkey=default")}, nil
+}
+
+// print writes one object. A field that o can never have is an error.
+func (f objectFormat) print(w io.Writer, o object) error {
+	if f.t == nil {
+		return printJSON(w, o)
+	}
+	if err := checkFields(f.t, o); err != nil {
 		return err
 	}
-	return execTemplate(w, t.Option("missingkey=default"), plain(o))
+	return execTemplate(w, f.t, plain(o))
 }
 
 // printObjects is `inspect`: all in one indented array, or one line each.

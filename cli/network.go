@@ -339,7 +339,7 @@ func (a *app) newNetworkPrune() *cobra.Command {
 					return err
 				}
 				if len(r.Removed) > 0 {
-					a.printList("Deleted Networks:\n", r.Removed)
+					printList(a.Out, "Deleted Networks:\n", r.Removed)
 				}
 				return nil
 			})

@@ -143,7 +143,7 @@ func networkHosts(s *swarmv1.NetworkSurvey) []any {
 		case len(n.GetDifferences()) > 0:
 			o = append(o, member{"State", "differs"}, member{"Differences", n.GetDifferences()})
 		default:
-			o = append(o, member{"State", "in step"}, member{"Differences", absent{}})
+			o = append(o, member{"State", "in step"}, optional("Differences", nil, false))
 		}
 		o = append(o, member{"Index", has.GetIndex()})
 		if has.GetAbsent() {

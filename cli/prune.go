@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
@@ -160,10 +161,10 @@ func (a *app) printPruned(r *swarmv1.DisksPruneResponse, networks []string) erro
 }
 
 // printList prints a heading, which ends its line itself, and items below it.
-func (a *app) printList(heading string, items []string) {
-	fmt.Fprint(a.Out, heading) // printf: the heading is ours
+func printList(w io.Writer, heading string, items []string) {
+	fmt.Fprint(w, heading) // printf: the heading is ours
 	for _, i := range items {
-		printf(a.Out, "%s\n", i)
+		printf(w, "%s\n", i)
 	}
 }
 
@@ -171,6 +172,6 @@ func (a *app) printKind(kind string, items []string) {
 	if len(items) == 0 {
 		return
 	}
-	a.printList("Deleted "+kind+":\n", items)
+	printList(a.Out, "Deleted "+kind+":\n", items)
 	fmt.Fprintln(a.Out)
 }

@@ -215,6 +215,9 @@ type view struct {
 
 func newView(w io.Writer, quiet bool) *view { return &view{w: w, quiet: quiet, tty: terminalOf(w)} }
 
+// onTerminal reports whether the progress is redrawn in place.
+func (v *view) onTerminal() bool { return v.tty != nil }
+
 func (v *view) show(p progress) {
 	if v.quiet || p.name == "" {
 		return
