@@ -25,6 +25,8 @@ import (
 	"github.com/spf13/pflag"
 	"google.golang.org/grpc"
 
+	"swarm/cli/term"
+	"swarm/cli/usage"
 	"swarm/internal/printable"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -72,7 +74,7 @@ func Main(ctx context.Context, deps Deps, args []string) int {
 	root := New(deps)
 	root.SetArgs(args)
 	err := root.ExecuteContext(context.WithValue(ctx, typed{}, args))
-	var exit ExitError
+	var exit usage.ExitError
 	switch {
 	case err == nil:
 		return 0
@@ -81,12 +83,12 @@ func Main(ctx context.Context, deps Deps, args []string) int {
 	case ctx.Err() != nil && isCanceled(err):
 		return 130
 	}
-	err, code := exitCode(err)
+	err, code := usage.Split(err)
 	var value *pflag.InvalidValueError
 	if errors.As(err, &value) { // of a flag before the verb, which cobra parses by itself
-		err, code = usageError(root, "%s", flagError(err)), codeBadFlag
+		err, code = usage.Errorf(root, "%s", usage.FlagReason(err)), usage.CodeBadFlag
 	}
-	printf(deps.Err, "Error: %s\n", errorLine(err))
+	term.Printf(deps.Err, "Error: %s\n", term.ErrorLine(err))
 	return code
 }
 
@@ -105,36 +107,6 @@ func unknownFlag(c *cobra.Command) string {
 	}
 	return ""
 }
-
-// codeBadFlag is the exit code for an unknown flag or a value that a flag does not take, as in
-// Docker. Other wrong command lines exit with 1.
-const codeBadFlag = 125
-
-// codedError is an error that ends the process with a code of its own.
-type codedError struct {
-	error
-	code int
-}
-
-func (e codedError) Unwrap() error { return e.error }
-
-// withCode returns err so that the process ends with code when Main reports it.
-func withCode(err error, code int) error { return codedError{err, code} }
-
-// exitCode returns the exit code of a process that fails with err, and the error to report: those
-// that withCode was given if err wraps them, else err and 1.
-func exitCode(err error) (error, int) {
-	var coded codedError
-	if errors.As(err, &coded) {
-		return coded.error, coded.code
-	}
-	return err, 1
-}
-
-// ExitError ends the process with a code and says nothing: what there was to say has been said by the command that ran.
-type ExitError struct{ Code int }
-
-func (e ExitError) Error() string { return fmt.Sprintf("exit status %d", e.Code) }
 
 // app is what verbs share.
 type app struct {
@@ -170,7 +142,7 @@ func New(deps Deps) *cobra.Command {
 	root.SetOut(deps.Out)
 	root.SetErr(deps.Err)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return withCode(usageError(c, "%s", flagError(err)), codeBadFlag)
+		return usage.WithCode(usage.Errorf(c, "%s", usage.FlagReason(err)), usage.CodeBadFlag)
 	})
 	a.setHelp(root)
 	root.AddCommand(a.newInit(), a.newJoin(), a.newLeave(), a.newSwarmUpdate(), a.newJoinToken(), a.newInfo(), a.newVersion(), a.newDoctor())
@@ -201,7 +173,7 @@ func group(c *cobra.Command, sub ...*cobra.Command) *cobra.Command {
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if len(args) == 0 {
 			if flag := unknownFlag(c); flag != "" {
-				return withCode(usageError(c, "unknown flag: %s", flag), codeBadFlag)
+				return usage.WithCode(usage.Errorf(c, "unknown flag: %s", flag), usage.CodeBadFlag)
 			}
 			return c.Help()
 		}
@@ -216,7 +188,7 @@ func group(c *cobra.Command, sub ...*cobra.Command) *cobra.Command {
 			nearest := max(slices.IndexFunc(near, func(s string) bool { return strings.HasPrefix(args[0], s) }), 0)
 			msg += fmt.Sprintf(": did you mean %q?", name+near[nearest])
 		}
-		return usageError(c, "%s", msg)
+		return usage.Errorf(c, "%s", msg)
 	}
 	c.AddCommand(sub...)
 	return c
@@ -250,10 +222,20 @@ func silenceHelpCommand(root *cobra.Command) {
 		RunE: func(c *cobra.Command, args []string) error {
 			target, rest, err := root.Find(args)
 			if err != nil || len(rest) > 0 {
-				return usageError(root, "unknown command %q", strings.Join(args, " "))
+				return usage.Errorf(root, "unknown command %q", strings.Join(args, " "))
 			}
 			target.InitDefaultHelpFlag()
 			return target.Help()
 		},
 	})
+}
+
+// list prints rows as f asks for. In JSON, rows that may be old say so in the field Stale.
+func (a *app) list(l term.Table, f term.Format, rows []term.Row) error {
+	if a.stale != "" && f.Template == "json" {
+		for _, r := range rows {
+			r["Stale"] = a.stale
+		}
+	}
+	return l.Print(a.Out, f, rows)
 }

@@ -11,6 +11,8 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"swarm/cli/term"
+	"swarm/cli/usage"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -31,7 +33,7 @@ type initOptions struct {
 func (a *app) newInit() *cobra.Command {
 	o := initOptions{availability: choice{value: "active", choices: availabilities}}
 	c := verb(&cobra.Command{
-		Use: "init [OPTIONS]", Short: "Initialize a swarm", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		Use: "init [OPTIONS]", Short: "Initialize a swarm", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
 			o.historySet = c.Flags().Changed("task-history-limit")
 			return a.runInit(c.Context(), o)
@@ -71,25 +73,25 @@ func (o initOptions) request() (*swarmv1.InitRequest, error) {
 	for _, pool := range o.pools {
 		prefix, err := netip.ParsePrefix(pool)
 		if err != nil {
-			return nil, invalid("default address pool %q is not a network: use CIDR format, such as 10.0.0.0/8", pool)
+			return nil, usage.Invalidf("default address pool %q is not a network: use CIDR format, such as 10.0.0.0/8", pool)
 		}
 		if o.poolMask != 0 && int(o.poolMask) < prefix.Bits() {
-			return nil, invalid("default address pool %s is smaller than one subnet of mask length %d: use a larger pool or mask length", pool, o.poolMask)
+			return nil, usage.Invalidf("default address pool %s is smaller than one subnet of mask length %d: use a larger pool or mask length", pool, o.poolMask)
 		}
 	}
 	switch {
 	case o.dataPort != 0 && (o.dataPort < 1024 || o.dataPort > 49151):
-		return nil, invalid("data path port %d is out of range: use 1024 to 49151", o.dataPort)
+		return nil, usage.Invalidf("data path port %d is out of range: use 1024 to 49151", o.dataPort)
 	case o.gossipPort > 65535:
-		return nil, invalid("gossip port %d is out of range: use 1 to 65535", o.gossipPort)
+		return nil, usage.Invalidf("gossip port %d is out of range: use 1 to 65535", o.gossipPort)
 	case o.poolMask > 29:
-		return nil, invalid("mask length %d leaves no room for containers: use at most 29", o.poolMask)
+		return nil, usage.Invalidf("mask length %d leaves no room for containers: use at most 29", o.poolMask)
 	case o.certExpiry != 0 && o.certExpiry < 30*time.Second:
-		return nil, invalid("certificate expiry %s is too short: use at least 30s", o.certExpiry)
+		return nil, usage.Invalidf("certificate expiry %s is too short: use at least 30s", o.certExpiry)
 	case o.heartbeat < 0:
-		return nil, invalid("heartbeat period %s is negative: use a positive duration", o.heartbeat)
+		return nil, usage.Invalidf("heartbeat period %s is negative: use a positive duration", o.heartbeat)
 	case o.historyLimit < 0 || o.historyLimit > 100:
-		return nil, invalid("task history limit %d is out of range: use 0 to 100", o.historyLimit)
+		return nil, usage.Invalidf("task history limit %d is out of range: use 0 to 100", o.historyLimit)
 	}
 	spec := &swarmv1.ClusterSpec{}
 	if o.historySet {
@@ -123,8 +125,8 @@ func (a *app) runInit(ctx context.Context, o initOptions) error {
 		if err != nil {
 			return err
 		}
-		printf(a.Out, "Swarm initialized: current node (%s) is now a manager.\n\n", r.NodeId)
-		printf(a.Out, "To add a worker to this swarm, run the following command:\n\n    swarm join --token %s %s\n\n", r.WorkerToken, r.Addr)
+		term.Printf(a.Out, "Swarm initialized: current node (%s) is now a manager.\n\n", r.NodeId)
+		term.Printf(a.Out, "To add a worker to this swarm, run the following command:\n\n    swarm join --token %s %s\n\n", r.WorkerToken, r.Addr)
 		fmt.Fprintln(a.Out, "To add a manager to this swarm, run 'swarm join-token manager' and follow the instructions.")
 		fmt.Fprintln(a.Out, tokenFileHint) // printf: our own text
 		a.warnProfiles(ctx, c)
@@ -157,7 +159,7 @@ type joinOptions struct {
 func (a *app) newJoin() *cobra.Command {
 	o := joinOptions{availability: choice{value: "active", choices: availabilities}}
 	c := verb(&cobra.Command{
-		Use: "join [OPTIONS] HOST[:PORT] [HOST[:PORT]...]", Short: "Join a swarm as a node and/or manager", Args: minArgs(1),
+		Use: "join [OPTIONS] HOST[:PORT] [HOST[:PORT]...]", Short: "Join a swarm as a node and/or manager", Args: usage.MinArgs(1),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, args []string) error {
 			o.remotes = args
@@ -183,7 +185,7 @@ func (o joinOptions) request(token string) (*swarmv1.JoinClusterRequest, error) 
 	for _, r := range o.remotes {
 		addr, err := withPort(r)
 		if err != nil {
-			return nil, invalid("address %q of the manager is not valid: %s; use HOST[:PORT]", r, err)
+			return nil, usage.Invalidf("address %q of the manager is not valid: %s; use HOST[:PORT]", r, err)
 		}
 		remotes = append(remotes, addr)
 	}
@@ -207,7 +209,7 @@ func (a *app) runJoin(ctx context.Context, o joinOptions) error {
 		if err != nil {
 			return err
 		}
-		printf(a.Out, "This node joined a swarm as a %s.\n", enumWord(r.Role))
+		term.Printf(a.Out, "This node joined a swarm as a %s.\n", term.EnumWord(r.Role))
 		a.warnProfiles(ctx, c)
 		return nil
 	})
@@ -228,17 +230,17 @@ func checkAddresses(advertise, listen, dataPath string) error {
 		host := f.value
 		if h, port, err := net.SplitHostPort(f.value); err == nil {
 			if !f.port {
-				return invalid("--%s %s has a port: give an address or an interface alone", f.flag, f.value)
+				return usage.Invalidf("--%s %s has a port: give an address or an interface alone", f.flag, f.value)
 			}
 			if _, err := withPort(net.JoinHostPort("x", port)); err != nil {
-				return invalid("--%s %s is not valid: %s", f.flag, f.value, err)
+				return usage.Invalidf("--%s %s is not valid: %s", f.flag, f.value, err)
 			}
 			host = h
 		}
 		if _, err := netip.ParseAddr(host); err == nil || interfaceName(host) {
 			continue
 		}
-		return invalid("--%s %s is neither an IP address nor an interface: use <ip|interface>[:port]", f.flag, f.value)
+		return usage.Invalidf("--%s %s is neither an IP address nor an interface: use <ip|interface>[:port]", f.flag, f.value)
 	}
 	return nil
 }
@@ -255,7 +257,7 @@ func availability(word string) swarmv1.NodeSpec_Availability {
 func (a *app) newLeave() *cobra.Command {
 	var force bool
 	c := verb(&cobra.Command{
-		Use: "leave [OPTIONS]", Short: "Leave the swarm", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		Use: "leave [OPTIONS]", Short: "Leave the swarm", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error { return a.runLeave(c.Context(), force) },
 	})
 	c.Flags().BoolVarP(&force, "force", "f", false, "Force this node to leave the swarm, ignoring warnings")
@@ -285,7 +287,7 @@ type joinTokenOptions struct {
 func (a *app) newJoinToken() *cobra.Command {
 	var o joinTokenOptions
 	c := verb(&cobra.Command{
-		Use: "join-token [OPTIONS] (worker|manager)", Short: "Manage join tokens", Args: exactArgs(1),
+		Use: "join-token [OPTIONS] (worker|manager)", Short: "Manage join tokens", Args: usage.ExactArgs(1),
 		ValidArgsFunction: fixed("worker", "manager"),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.role = args[0]
@@ -299,7 +301,7 @@ func (a *app) newJoinToken() *cobra.Command {
 
 func (a *app) runJoinToken(ctx context.Context, o joinTokenOptions) error {
 	if o.role != "worker" && o.role != "manager" {
-		return invalid("unknown role %q: use worker or manager", o.role)
+		return usage.Invalidf("unknown role %q: use worker or manager", o.role)
 	}
 	return a.with(ctx, func(c client) error {
 		cluster, err := c.GetCluster(ctx, &swarmv1.GetRequest{})
@@ -317,7 +319,7 @@ func (a *app) runJoinToken(ctx context.Context, o joinTokenOptions) error {
 			token = cluster.GetRootCa().GetJoinTokens().GetManager()
 		}
 		if o.quiet {
-			printf(a.Out, "%s\n", token)
+			term.Printf(a.Out, "%s\n", token)
 			return nil
 		}
 		addr, err := managerAddr(ctx, c)
@@ -325,9 +327,9 @@ func (a *app) runJoinToken(ctx context.Context, o joinTokenOptions) error {
 			return err
 		}
 		if o.rotate {
-			printf(a.Out, "Successfully rotated %s join token.\n\n", o.role)
+			term.Printf(a.Out, "Successfully rotated %s join token.\n\n", o.role)
 		}
-		printf(a.Out, "To add a %s to this swarm, run the following command:\n\n    swarm join --token %s %s\n\n", o.role, token, addr)
+		term.Printf(a.Out, "To add a %s to this swarm, run the following command:\n\n    swarm join --token %s %s\n\n", o.role, token, addr)
 		fmt.Fprintln(a.Out, tokenFileHint) // printf: our own text
 		return nil
 	})

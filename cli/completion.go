@@ -9,12 +9,14 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"swarm/cli/term"
+	"swarm/cli/usage"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
 func (a *app) newCompletion() *cobra.Command {
 	return verb(&cobra.Command{
-		Use: "completion (bash|zsh|fish)", Short: "Print the completion script of a shell", Args: exactArgs(1),
+		Use: "completion (bash|zsh|fish)", Short: "Print the completion script of a shell", Args: usage.ExactArgs(1),
 		Long: `Print the completion script of a shell.
 
   bash:  source <(swarm completion bash)
@@ -30,7 +32,7 @@ func (a *app) newCompletion() *cobra.Command {
 			case "fish":
 				return c.Root().GenFishCompletion(a.Out, true)
 			}
-			return usageError(c, "unknown shell %q: use bash, zsh or fish", args[0])
+			return usage.Errorf(c, "unknown shell %q: use bash, zsh or fish", args[0])
 		},
 	})
 }
@@ -169,7 +171,7 @@ func (a *app) completeNodes(c *cobra.Command, _ []string, _ string) ([]cobra.Com
 		}
 		out := []string{"self"}
 		for _, n := range r.Nodes {
-			out = append(out, nodeHostname(n), cobra.CompletionWithDesc(n.Node.Id, nodeHostname(n)))
+			out = append(out, term.NodeHostname(n), cobra.CompletionWithDesc(n.Node.Id, term.NodeHostname(n)))
 		}
 		return out, nil
 	})
@@ -182,7 +184,7 @@ func taskNames(ctx context.Context, c client) ([]string, error) {
 	}
 	var out []string
 	for _, t := range r.Tasks {
-		out = append(out, cobra.CompletionWithDesc(t.Task.GetId(), taskName(t)))
+		out = append(out, cobra.CompletionWithDesc(t.Task.GetId(), term.TaskName(t)))
 	}
 	return out, nil
 }
@@ -203,7 +205,7 @@ func (a *app) completeExec(c *cobra.Command, args []string, _ string) ([]cobra.C
 		}
 		var out []string
 		for _, t := range r.Tasks {
-			out = append(out, cobra.CompletionWithDesc(taskName(t), nodeName(t)))
+			out = append(out, cobra.CompletionWithDesc(term.TaskName(t), term.TaskNode(t)))
 		}
 		return out, nil
 	})
@@ -220,7 +222,7 @@ func (a *app) completeImages(c *cobra.Command, args []string, _ string) ([]cobra
 		}
 		var out []string
 		for _, i := range r.Images {
-			out = append(out, shortImage(i.GetImage().GetName()))
+			out = append(out, term.ShortImage(i.GetImage().GetName()))
 		}
 		return out, nil
 	})

@@ -10,6 +10,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 
+	"swarm/cli/term"
+	"swarm/cli/usage"
 	"swarm/internal/stale"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -42,7 +44,7 @@ func ParseHost(s string) (Target, error) {
 	case strings.HasPrefix(s, "unix://"):
 		path := strings.TrimPrefix(s, "unix://")
 		if !filepath.IsAbs(path) {
-			return Target{}, invalid("host %q is not valid: the socket's path must be absolute, as in unix:///run/swarm/swarm.sock", s)
+			return Target{}, usage.Invalidf("host %q is not valid: the socket's path must be absolute, as in unix:///run/swarm/swarm.sock", s)
 		}
 		return Target{Network: "unix", Address: path}, nil
 	case filepath.IsAbs(s):
@@ -50,11 +52,11 @@ func ParseHost(s string) (Target, error) {
 	}
 	addr := strings.TrimPrefix(s, "tcp://")
 	if strings.Contains(addr, "/") {
-		return Target{}, invalid("host %q is not valid: use unix:///PATH or tcp://HOST[:PORT]", s)
+		return Target{}, usage.Invalidf("host %q is not valid: use unix:///PATH or tcp://HOST[:PORT]", s)
 	}
 	addr, err := withPort(addr)
 	if err != nil {
-		return Target{}, invalid("host %q is not valid: %s; use unix:///PATH or tcp://HOST[:PORT]", s, err)
+		return Target{}, usage.Invalidf("host %q is not valid: %s; use unix:///PATH or tcp://HOST[:PORT]", s, err)
 	}
 	return Target{Network: "tcp", Address: addr}, nil
 }
@@ -65,14 +67,14 @@ func withPort(addr string) (string, error) {
 	if err != nil {
 		host, port = strings.Trim(addr, "[]"), strconv.Itoa(DefaultPort)
 		if strings.Contains(host, ":") && net.ParseIP(host) == nil {
-			return "", invalid("an IPv6 address with a port needs brackets")
+			return "", usage.Invalidf("an IPv6 address with a port needs brackets")
 		}
 	}
 	if host == "" {
-		return "", invalid("the host is missing")
+		return "", usage.Invalidf("the host is missing")
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-		return "", invalid("port %q is not a number from 1 to 65535", port)
+		return "", usage.Invalidf("port %q is not a number from 1 to 65535", port)
 	}
 	return net.JoinHostPort(host, port), nil
 }
@@ -152,7 +154,7 @@ func (n noticing) Invoke(ctx context.Context, method string, args, reply any, op
 	err := n.ClientConnInterface.Invoke(ctx, method, args, reply, append(opts, grpc.Header(&header))...)
 	if notice := header.Get(stale.Notice); err == nil && len(notice) > 0 && n.app.stale == "" {
 		n.app.stale = notice[0]
-		printf(n.app.Err, "Warning: %s\n", notice[0])
+		term.Printf(n.app.Err, "Warning: %s\n", notice[0])
 	}
 	return err
 }

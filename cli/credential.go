@@ -14,6 +14,8 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"swarm/cli/term"
+	"swarm/cli/usage"
 	"swarm/internal/ident"
 	"swarm/internal/pki"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -32,7 +34,7 @@ type credentialOptions struct {
 func (a *app) newCredentialCreate() *cobra.Command {
 	var o credentialOptions
 	c := verb(&cobra.Command{
-		Use: "create [OPTIONS] NAME", Short: "Create a client certificate, with which a remote machine may use this swarm", Args: exactArgs(1),
+		Use: "create [OPTIONS] NAME", Short: "Create a client certificate, with which a remote machine may use this swarm", Args: usage.ExactArgs(1),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, args []string) error {
 			o.name = args[0]
@@ -49,13 +51,13 @@ func (a *app) runCredentialCreate(ctx context.Context, o credentialOptions) erro
 		return err
 	}
 	if o.expiry < 0 {
-		return invalid("--expiry %s is negative: use a positive duration", o.expiry)
+		return usage.Invalidf("--expiry %s is negative: use a positive duration", o.expiry)
 	}
 	if o.output == "" {
 		o.output = o.name + ".pem"
 	}
 	if _, err := os.Lstat(o.output); err == nil {
-		return invalid("%s exists: name another file with -o", o.output)
+		return usage.Invalidf("%s exists: name another file with -o", o.output)
 	}
 	key, err := pki.NewKey()
 	if err != nil {
@@ -89,10 +91,10 @@ func (a *app) runCredentialCreate(ctx context.Context, o credentialOptions) erro
 		if err := writeSecretFile(o.output, EncodeCredential(cred, bundle)); err != nil {
 			return err
 		}
-		printf(a.Out, "%s\n", o.output)
-		printf(a.Err, "Credential of %s is valid until %s. To use it on another machine, copy the file there and run:\n\n", o.name, cert.NotAfter.UTC().Format(time.RFC3339))
+		term.Printf(a.Out, "%s\n", o.output)
+		term.Printf(a.Err, "Credential of %s is valid until %s. To use it on another machine, copy the file there and run:\n\n", o.name, cert.NotAfter.UTC().Format(time.RFC3339))
 		for _, m := range r.Managers {
-			printf(a.Err, "    swarm -H tcp://%s --credential %s node ls\n", hostPort(m), filepath.Base(o.output))
+			term.Printf(a.Err, "    swarm -H tcp://%s --credential %s node ls\n", hostPort(m), filepath.Base(o.output))
 		}
 		return nil
 	})
@@ -106,7 +108,7 @@ type credentialLsOptions struct {
 func (a *app) newCredentialLs() *cobra.Command {
 	var o credentialLsOptions
 	c := verb(&cobra.Command{
-		Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List client certificates", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List client certificates", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error { return a.runCredentialLs(c.Context(), o) },
 	})
 	listFlags(c, &o.listOptions, "Only display credential IDs", credentialFilters)
@@ -114,9 +116,9 @@ func (a *app) newCredentialLs() *cobra.Command {
 	return c
 }
 
-var credentialListing = listing{
-	columns: []column{{"ID", "CREDENTIAL ID"}, {"Name", "NAME"}, {"Until", "VALID UNTIL"}, {"Issuer", "CREATED BY"}},
-	more:    []column{{"IssuerID", "CREATED WITH"}, {"CreatedAt", "CREATED AT"}},
+var credentialListing = term.Table{
+	Columns: []term.Column{{"ID", "CREDENTIAL ID"}, {"Name", "NAME"}, {"Until", "VALID UNTIL"}, {"Issuer", "CREATED BY"}},
+	More:    []term.Column{{"IssuerID", "CREATED WITH"}, {"CreatedAt", "CREATED AT"}},
 }
 
 func (a *app) runCredentialLs(ctx context.Context, o credentialLsOptions) error {
@@ -129,15 +131,15 @@ func (a *app) runCredentialLs(ctx context.Context, o credentialLsOptions) error 
 		if err != nil {
 			return err
 		}
-		short := shortID
+		short := term.ShortID
 		if o.noTrunc {
 			short = func(id string) string { return id }
 		}
-		var rows []row
+		var rows []term.Row
 		for _, cred := range r.Credentials {
-			rows = append(rows, row{
+			rows = append(rows, term.Row{
 				"ID": short(cred.GetId()), "Name": cred.GetName(), "Until": cred.GetUntil().AsTime().Format(time.RFC3339),
-				"Issuer": cred.GetIssuer(), "IssuerID": short(cred.GetIssuerId()), "CreatedAt": stamp(cred.GetMeta().GetCreatedAt()),
+				"Issuer": cred.GetIssuer(), "IssuerID": short(cred.GetIssuerId()), "CreatedAt": term.Stamp(cred.GetMeta().GetCreatedAt()),
 			})
 		}
 		return a.list(credentialListing, o.format, rows)
@@ -147,7 +149,7 @@ func (a *app) runCredentialLs(ctx context.Context, o credentialLsOptions) error 
 func (a *app) newCredentialRm() *cobra.Command {
 	var force bool
 	c := verb(&cobra.Command{
-		Use: "rm [OPTIONS] CREDENTIAL [CREDENTIAL...]", Aliases: []string{"remove"}, Short: "Revoke one or more client certificates", Args: minArgs(1),
+		Use: "rm [OPTIONS] CREDENTIAL [CREDENTIAL...]", Aliases: []string{"remove"}, Short: "Revoke one or more client certificates", Args: usage.MinArgs(1),
 		Long: `Revoke client certificates by ID, by the beginning of an ID (4 characters or more), or by name.
 
 A name revokes all certificates of that name. Whoever holds one is refused from
@@ -176,11 +178,11 @@ func (a *app) runCredentialRm(ctx context.Context, c client, ref string) error {
 		return err
 	}
 	for _, cred := range r.Removed {
-		printf(a.Out, "%s\n", cred.GetId())
+		term.Printf(a.Out, "%s\n", cred.GetId())
 	}
 	for _, cred := range r.Issued {
 		a.warn([]string{fmt.Sprintf("credential %s (%s), which %s created with it, is still valid: to revoke it too, run `swarm credential rm %s`",
-			shortID(cred.GetId()), cred.GetName(), cred.GetIssuer(), shortID(cred.GetId()))})
+			term.ShortID(cred.GetId()), cred.GetName(), cred.GetIssuer(), term.ShortID(cred.GetId()))})
 	}
 	return nil
 }
@@ -194,7 +196,7 @@ func (a *app) completeCredentials(c *cobra.Command, _ []string, _ string) ([]cob
 		}
 		var out []string
 		for _, cred := range r.Credentials {
-			out = append(out, cobra.CompletionWithDesc(shortID(cred.GetId()), cred.GetName()))
+			out = append(out, cobra.CompletionWithDesc(term.ShortID(cred.GetId()), cred.GetName()))
 		}
 		return out, nil
 	})

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"swarm/cli/usage"
 	"swarm/internal/keychain"
 )
 
@@ -75,7 +76,7 @@ func (a *app) newDaemon() *cobra.Command {
 	var bandwidth rate
 	logs := memory{bytes: 1 << 30}
 	c := verb(&cobra.Command{
-		Use: "daemon [OPTIONS]", Short: "Run this host's part of the swarm", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		Use: "daemon [OPTIONS]", Short: "Run this host's part of the swarm", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
 			o.CgroupDriver = driver.value
 			o.PeerBandwidth, o.LogsSize = bandwidth.perSecond, logs.bytes
@@ -141,13 +142,13 @@ func (o *DaemonOptions) checkMetricsAddr() error {
 	}
 	host, port, err := net.SplitHostPort(o.MetricsAddr)
 	if err == nil && host == "" {
-		return invalid("--metrics-addr %s would show this node's metrics to everybody: use 127.0.0.1:%s, or 0.0.0.0:%s if that is meant", o.MetricsAddr, port, port)
+		return usage.Invalidf("--metrics-addr %s would show this node's metrics to everybody: use 127.0.0.1:%s, or 0.0.0.0:%s if that is meant", o.MetricsAddr, port, port)
 	}
 	if _, addrErr := netip.ParseAddr(host); err != nil || addrErr != nil && host != "localhost" {
-		return invalid("--metrics-addr %q is not ADDRESS:PORT, as in %s", o.MetricsAddr, DefaultMetricsAddr)
+		return usage.Invalidf("--metrics-addr %q is not ADDRESS:PORT, as in %s", o.MetricsAddr, DefaultMetricsAddr)
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-		return invalid("--metrics-addr %s: give a port from 1 to 65535", o.MetricsAddr)
+		return usage.Invalidf("--metrics-addr %s: give a port from 1 to 65535", o.MetricsAddr)
 	}
 	return nil
 }
@@ -167,34 +168,34 @@ func (o *DaemonOptions) validate() error {
 		path *string
 	}{{"state-dir", &o.StateDir}, {"run-dir", &o.RunDir}} {
 		if !filepath.IsAbs(*dir.path) {
-			return invalid("--%s %q is not an absolute path", dir.flag, *dir.path)
+			return usage.Invalidf("--%s %q is not an absolute path", dir.flag, *dir.path)
 		}
 		*dir.path = filepath.Clean(*dir.path)
 	}
 	slice := strings.HasSuffix(o.CgroupParent, ".slice") && !strings.Contains(o.CgroupParent, "/")
 	switch {
 	case o.CgroupParent != "" && !slice && !filepath.IsAbs(o.CgroupParent):
-		return invalid("--cgroup-parent %q is neither an absolute path nor a slice: use /NAME or NAME.slice", o.CgroupParent)
+		return usage.Invalidf("--cgroup-parent %q is neither an absolute path nor a slice: use /NAME or NAME.slice", o.CgroupParent)
 	case o.CgroupDriver == CgroupSystemd && o.CgroupParent != "" && !slice:
-		return invalid("--cgroup-parent %q is no slice, and --cgroup-driver systemd needs one: use NAME.slice", o.CgroupParent)
+		return usage.Invalidf("--cgroup-parent %q is no slice, and --cgroup-driver systemd needs one: use NAME.slice", o.CgroupParent)
 	case o.CgroupDriver == CgroupFS && slice:
-		return invalid("--cgroup-parent %q is a slice, and --cgroup-driver cgroupfs needs a path: use /NAME", o.CgroupParent)
+		return usage.Invalidf("--cgroup-parent %q is a slice, and --cgroup-driver cgroupfs needs a path: use /NAME", o.CgroupParent)
 	case o.LogFile != "" && !filepath.IsAbs(o.LogFile):
-		return invalid("--log-file %q is not an absolute path", o.LogFile)
+		return usage.Invalidf("--log-file %q is not an absolute path", o.LogFile)
 	case len(o.RunDir) > maxSocketPath:
-		return invalid("--run-dir %s is too long for sockets in it: use at most %d characters", o.RunDir, maxSocketPath)
+		return usage.Invalidf("--run-dir %s is too long for sockets in it: use at most %d characters", o.RunDir, maxSocketPath)
 	case o.CleanStop < 1 || o.CleanStart > 100 || o.CleanStop > o.CleanStart:
-		return invalid("--disk-clean-start %d and --disk-clean-stop %d: give percentages from 1 to 100, the first not less than the second", o.CleanStart, o.CleanStop)
+		return usage.Invalidf("--disk-clean-start %d and --disk-clean-stop %d: give percentages from 1 to 100, the first not less than the second", o.CleanStart, o.CleanStop)
 	case o.RaftTimeout < minRaftTimeout:
-		return invalid("--raft-timeout %s is less than %s: leaders would be lost that are there", o.RaftTimeout, minRaftTimeout)
+		return usage.Invalidf("--raft-timeout %s is less than %s: leaders would be lost that are there", o.RaftTimeout, minRaftTimeout)
 	case o.ImageAge < 0:
-		return invalid("--image-max-age %s is negative: give a duration such as 720h, or 0", o.ImageAge)
+		return usage.Invalidf("--image-max-age %s is negative: give a duration such as 720h, or 0", o.ImageAge)
 	case o.LogsAge <= 0:
-		return invalid("--removed-logs-max-age %s is not positive: give a duration such as 168h", o.LogsAge)
+		return usage.Invalidf("--removed-logs-max-age %s is not positive: give a duration such as 168h", o.LogsAge)
 	case o.LogsSize <= 0:
-		return invalid("--removed-logs-max-size: give a number of bytes such as 1g")
+		return usage.Invalidf("--removed-logs-max-size: give a number of bytes such as 1g")
 	case strings.ContainsAny(o.MachineID, " \t\n/"):
-		return invalid("--machine-id %q has blanks or slashes: use letters and digits", o.MachineID)
+		return usage.Invalidf("--machine-id %q has blanks or slashes: use letters and digits", o.MachineID)
 	}
 	if err := o.checkMetricsAddr(); err != nil {
 		return err
@@ -206,7 +207,7 @@ func (o *DaemonOptions) validate() error {
 	}
 	for _, dir := range o.RegistryCertsDirs {
 		if !filepath.IsAbs(dir) {
-			return invalid("--registry-certs-dir %q is not an absolute path", dir)
+			return usage.Invalidf("--registry-certs-dir %q is not an absolute path", dir)
 		}
 	}
 	return nil
@@ -215,10 +216,10 @@ func (o *DaemonOptions) validate() error {
 // checkInsecureRegistry accepts HOST[:PORT] and networks.
 func checkInsecureRegistry(r string) error {
 	if strings.Contains(r, "://") {
-		return invalid("--insecure-registry %s: leave the scheme away, as in %s", r, keychain.Host(r))
+		return usage.Invalidf("--insecure-registry %s: leave the scheme away, as in %s", r, keychain.Host(r))
 	}
 	if _, err := netip.ParsePrefix(r); err != nil && (r == "" || strings.ContainsAny(r, "/ \t")) {
-		return invalid("--insecure-registry %q is neither HOST[:PORT] nor a network as 10.0.0.0/8", r)
+		return usage.Invalidf("--insecure-registry %q is neither HOST[:PORT] nor a network as 10.0.0.0/8", r)
 	}
 	return nil
 }
@@ -234,12 +235,12 @@ func (a *app) newRuntime() *cobra.Command {
 	var o RuntimeOptions
 	level := choice{value: "warn", choices: []string{"trace", "debug", "info", "warn", "error", "fatal"}}
 	c := verb(&cobra.Command{
-		Use: "runtime [OPTIONS]", Short: "Run the companion that keeps containers while the daemon restarts", Args: noArgs, Hidden: true,
+		Use: "runtime [OPTIONS]", Short: "Run the companion that keeps containers while the daemon restarts", Args: usage.NoArgs, Hidden: true,
 		RunE: func(c *cobra.Command, _ []string) error {
 			o.LogLevel = level.value
 			required := []string{o.Root, o.State, o.Address, o.BinDir}
 			if slices.Contains(required, "") {
-				return usageError(c, "--root, --state, --address and --bin-dir are needed: the daemon gives them")
+				return usage.Errorf(c, "--root, --state, --address and --bin-dir are needed: the daemon gives them")
 			}
 			return a.RunRuntime(c.Context(), o)
 		},

@@ -7,6 +7,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"swarm/cli/term"
+	"swarm/cli/usage"
 )
 
 // Dev makes clusters of hosts on this machine; cmd plugs package dev in. An empty playground is the default one.
@@ -76,21 +79,21 @@ func (a *app) newDevUp(playground *string) *cobra.Command {
 	var disk memory
 	var daemonArgs, initArgs, joinArgs words
 	c := verb(&cobra.Command{
-		Use: "up [OPTIONS]", Short: "Make hosts and a cluster of them", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		Use: "up [OPTIONS]", Short: "Make hosts and a cluster of them", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
 			o.Disk = disk.bytes
 			o.Name, o.DaemonArgs, o.InitArgs, o.JoinArgs = *playground, daemonArgs.values, initArgs.values, joinArgs.values
 			if subnet != "" {
 				prefix, err := netip.ParsePrefix(subnet)
 				if err != nil {
-					return invalid("--subnet %q is not a network: use CIDR format, such as 10.213.0.0/24", subnet)
+					return usage.Invalidf("--subnet %q is not a network: use CIDR format, such as 10.213.0.0/24", subnet)
 				}
 				o.Subnet = prefix
 			}
 			if o.Nodes < 0 || o.Managers < 0 {
-				return invalid("--nodes and --managers cannot be negative")
+				return usage.Invalidf("--nodes and --managers cannot be negative")
 			}
-			return a.Dev.Up(c.Context(), o, func(line string) { printf(a.Err, "%s\n", line) })
+			return a.Dev.Up(c.Context(), o, func(line string) { term.Printf(a.Err, "%s\n", line) })
 		},
 	})
 	f := c.Flags()
@@ -111,13 +114,13 @@ func (a *app) newDevUp(playground *string) *cobra.Command {
 
 func (a *app) newDevDown(playground *string) *cobra.Command {
 	return verb(&cobra.Command{
-		Use: "down", Short: "Remove the hosts and everything on them", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		Use: "down", Short: "Remove the hosts and everything on them", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error { return a.Dev.Down(c.Context(), *playground) },
 	})
 }
 
-var devListing = listing{
-	columns: []column{
+var devListing = term.Table{
+	Columns: []term.Column{
 		{"Name", "NAME"},
 		{"Role", "ROLE"},
 		{"Address", "ADDRESS"},
@@ -125,7 +128,7 @@ var devListing = listing{
 		{"PID", "PID"},
 		{"Host", "HOST"},
 	},
-	more: []column{
+	More: []term.Column{
 		{"Playground", "PLAYGROUND"},
 		{"Socket", "SOCKET"},
 		{"StateDir", "STATE DIR"},
@@ -133,22 +136,22 @@ var devListing = listing{
 		{"Namespace", "NAMESPACE"},
 		{"Unplugged", "UNPLUGGED"},
 	},
-	id: "Name",
+	Id: "Name",
 }
 
 func (a *app) newDevLs(playground *string) *cobra.Command {
-	var f format
+	var f term.Format
 	c := verb(&cobra.Command{
-		Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List the hosts", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List the hosts", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(*cobra.Command, []string) error { return a.runDevLs(*playground, f) },
 	})
-	c.Flags().StringVar(&f.template, "format", "", formatHelp)
-	c.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "Only display names")
+	c.Flags().StringVar(&f.Template, "format", "", term.FormatHelp)
+	c.Flags().BoolVarP(&f.Quiet, "quiet", "q", false, "Only display names")
 	return c
 }
 
 // runDevLs lists one playground, or all when none is named.
-func (a *app) runDevLs(playground string, f format) error {
+func (a *app) runDevLs(playground string, f term.Format) error {
 	names := []string{playground}
 	if playground == "" {
 		var err error
@@ -156,7 +159,7 @@ func (a *app) runDevLs(playground string, f format) error {
 			return err
 		}
 	}
-	var rows []row
+	var rows []term.Row
 	for _, name := range names {
 		hosts, err := a.Dev.Hosts(name)
 		if err != nil {
@@ -171,7 +174,7 @@ func (a *app) runDevLs(playground string, f format) error {
 			if h.PID != 0 {
 				pid = fmt.Sprint(h.PID)
 			}
-			rows = append(rows, row{
+			rows = append(rows, term.Row{
 				"Playground": name, "Name": h.Name, "Role": h.Role, "Address": h.Address, "State": state, "PID": pid,
 				"Host": "unix://" + h.Socket, "Socket": h.Socket, "StateDir": h.StateDir, "Log": h.Log, "Namespace": h.Namespace,
 				"Unplugged": h.Unplugged,
@@ -180,14 +183,14 @@ func (a *app) runDevLs(playground string, f format) error {
 	}
 	l := devListing
 	if len(names) > 1 { // Their hosts have the same names.
-		l.columns = append([]column{{"Playground", "PLAYGROUND"}}, l.columns...)
+		l.Columns = append([]term.Column{{"Playground", "PLAYGROUND"}}, l.Columns...)
 	}
 	return a.list(l, f, rows)
 }
 
 func (a *app) newDevShell(playground *string) *cobra.Command {
 	c := verb(&cobra.Command{
-		Use: "shell HOST [COMMAND] [ARG...]", Short: "Run a shell or a command inside of a host", Args: minArgs(1),
+		Use: "shell HOST [COMMAND] [ARG...]", Short: "Run a shell or a command inside of a host", Args: usage.MinArgs(1),
 		ValidArgsFunction: a.completeDevHosts(playground),
 		RunE:              func(_ *cobra.Command, args []string) error { return a.Dev.Shell(*playground, args[0], args[1:]) },
 	})
@@ -198,7 +201,7 @@ func (a *app) newDevShell(playground *string) *cobra.Command {
 func (a *app) newDevKill(playground *string) *cobra.Command {
 	var daemonOnly bool
 	c := verb(&cobra.Command{
-		Use: "kill [OPTIONS] HOST [HOST...]", Short: "Pull the plug of hosts: everything on them ends at once", Args: minArgs(1),
+		Use: "kill [OPTIONS] HOST [HOST...]", Short: "Pull the plug of hosts: everything on them ends at once", Args: usage.MinArgs(1),
 		ValidArgsFunction: a.completeDevHosts(playground),
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.onEach(args, func(host string) error {
@@ -216,7 +219,7 @@ func (a *app) newDevKill(playground *string) *cobra.Command {
 
 func (a *app) newDevHostVerb(playground *string, name, short string, do func(ctx context.Context, playground, host string) error) *cobra.Command {
 	return verb(&cobra.Command{
-		Use: name + " HOST [HOST...]", Short: short, Args: minArgs(1), ValidArgsFunction: a.completeDevHosts(playground),
+		Use: name + " HOST [HOST...]", Short: short, Args: usage.MinArgs(1), ValidArgsFunction: a.completeDevHosts(playground),
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.onEach(args, func(host string) error { return a.devDone(host, do(c.Context(), *playground, host)) })
 		},
@@ -230,7 +233,7 @@ func (a *app) devStop(ctx context.Context, p, host string) error { return a.Dev.
 // devDone prints the host that something was done to.
 func (a *app) devDone(host string, err error) error {
 	if err == nil {
-		printf(a.Out, "%s\n", host)
+		term.Printf(a.Out, "%s\n", host)
 	}
 	return err
 }
@@ -241,16 +244,16 @@ func (a *app) newDevCut(playground *string) *cobra.Command {
 	c := verb(&cobra.Command{
 		Use: "cut [OPTIONS] HOST [HOST]", Short: "Pull a host's cable, or part two hosts, or block a port",
 		Args: func(c *cobra.Command, args []string) error {
-			if err := minArgs(1)(c, args); err != nil {
+			if err := usage.MinArgs(1)(c, args); err != nil {
 				return err
 			}
-			return maxArgs(2)(c, args)
+			return usage.MaxArgs(2)(c, args)
 		},
 		ValidArgsFunction: a.completeDevHosts(playground),
 		RunE: func(_ *cobra.Command, args []string) error {
 			cut.Hosts, cut.Protocol = args, protocol.value
 			if cut.Protocol != "" && cut.Port == 0 {
-				return invalid("--protocol needs a port: add --port")
+				return usage.Invalidf("--protocol needs a port: add --port")
 			}
 			return a.Dev.Cut(*playground, cut)
 		},

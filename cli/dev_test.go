@@ -23,7 +23,9 @@ func (d fakeDev) Up(_ context.Context, o cli.DevOptions, progress func(string)) 
 	progress("node1: daemon is up")
 	return d.say("up %q %d %d %v %s", o.Name, o.Nodes, o.Managers, o.DaemonArgs, o.Subnet)
 }
+
 func (d fakeDev) Down(_ context.Context, p string) error { return d.say("down %q", p) }
+
 func (d fakeDev) Playgrounds() ([]string, error) {
 	if d.said == nil {
 		return []string{"dev"}, nil
@@ -41,13 +43,18 @@ func (d fakeDev) Hosts(string) ([]cli.DevHost, error) {
 func (d fakeDev) Shell(p, host string, argv []string) error {
 	return d.say("shell %q %s %q", p, host, argv)
 }
-func (d fakeDev) Kill(_ context.Context, p, h string) error     { return d.say("kill %q %s", p, h) }
-func (d fakeDev) Stop(_ context.Context, p, h string) error     { return d.say("stop %q %s", p, h) }
+
+func (d fakeDev) Kill(_ context.Context, p, h string) error { return d.say("kill %q %s", p, h) }
+
+func (d fakeDev) Stop(_ context.Context, p, h string) error { return d.say("stop %q %s", p, h) }
+
 func (d fakeDev) PowerOff(_ context.Context, p, h string) error { return d.say("poweroff %q %s", p, h) }
 
 func (d fakeDev) Start(_ context.Context, p, h string) error { return d.say("start %q %s", p, h) }
-func (d fakeDev) Cut(p string, c cli.DevCut) error           { return d.say("cut %q %+v", p, c) }
-func (d fakeDev) Heal(p string, hosts []string) error        { return d.say("heal %q %v", p, hosts) }
+
+func (d fakeDev) Cut(p string, c cli.DevCut) error { return d.say("cut %q %+v", p, c) }
+
+func (d fakeDev) Heal(p string, hosts []string) error { return d.say("heal %q %v", p, hosts) }
 
 func TestDev(t *testing.T) {
 	for _, tc := range []struct{ line, want string }{

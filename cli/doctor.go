@@ -7,6 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"swarm/cli/term"
+	"swarm/cli/usage"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -30,13 +32,13 @@ type Finding struct {
 
 type doctorOptions struct {
 	stateDir string
-	format   format
+	format   term.Format
 }
 
 func (a *app) newDoctor() *cobra.Command {
 	var o doctorOptions
 	c := verb(&cobra.Command{
-		Use: "doctor [OPTIONS]", Short: "Look for what keeps swarm from working on this host", Args: noArgs,
+		Use: "doctor [OPTIONS]", Short: "Look for what keeps swarm from working on this host", Args: usage.NoArgs,
 		Long: "Look for what keeps swarm from working on this host, and say what to do about it.\n\n" +
 			"Nothing has to run for it. On a member of a swarm, the ports between it and the other nodes are tried too, in both " +
 			"directions. The exit code is 1 when something does not work.",
@@ -45,28 +47,28 @@ func (a *app) newDoctor() *cobra.Command {
 	})
 	f := c.Flags()
 	f.StringVar(&o.stateDir, "state-dir", "", "Folder of what must survive a reboot (default: the daemon's, else "+DefaultStateDir+")")
-	f.StringVar(&o.format.template, "format", "", formatHelp)
-	f.BoolVarP(&o.format.quiet, "quiet", "q", false, "Only display findings that have a remedy")
+	f.StringVar(&o.format.Template, "format", "", term.FormatHelp)
+	f.BoolVarP(&o.format.Quiet, "quiet", "q", false, "Only display findings that have a remedy")
 	return c
 }
 
-var doctorListing = listing{
-	columns: []column{{"Level", "LEVEL"}, {"Subject", "SUBJECT"}, {"Finding", "FINDING"}, {"Remedy", "REMEDY"}},
+var doctorListing = term.Table{
+	Columns: []term.Column{{"Level", "LEVEL"}, {"Subject", "SUBJECT"}, {"Finding", "FINDING"}, {"Remedy", "REMEDY"}},
 }
 
 func (a *app) runDoctor(ctx context.Context, o doctorOptions) error {
 	if o.stateDir != "" && !filepath.IsAbs(o.stateDir) {
-		return invalid("--state-dir %q is not an absolute path", o.stateDir)
+		return usage.Invalidf("--state-dir %q is not an absolute path", o.stateDir)
 	}
 	t, err := a.target()
 	if err != nil {
 		return err
 	}
 	if t.Network != "unix" {
-		return invalid("the doctor looks at the host it runs on: run it on %s, without -H", t.Address)
+		return usage.Invalidf("the doctor looks at the host it runs on: run it on %s, without -H", t.Address)
 	}
 	if a.Diagnose == nil {
-		return invalid("this program cannot look at hosts")
+		return usage.Invalidf("this program cannot look at hosts")
 	}
 	conn, err := a.Dial(ctx, t)
 	if err != nil {
@@ -95,18 +97,18 @@ func (a *app) runDoctor(ctx context.Context, o doctorOptions) error {
 }
 
 // printFindings ends with the exit code that scripts go by.
-func (a *app) printFindings(findings []Finding, f format) error {
-	rows, broken := []row{}, false
+func (a *app) printFindings(findings []Finding, f term.Format) error {
+	rows, broken := []term.Row{}, false
 	for _, found := range findings {
 		broken = broken || found.Broken
-		if f.quiet && found.Remedy == "" {
+		if f.Quiet && found.Remedy == "" {
 			continue
 		}
-		rows = append(rows, row{"Level": found.Level, "Subject": found.Subject, "Finding": found.Text, "Remedy": found.Remedy})
+		rows = append(rows, term.Row{"Level": found.Level, "Subject": found.Subject, "Finding": found.Text, "Remedy": found.Remedy})
 	}
-	err := a.list(doctorListing, format{template: f.template}, rows)
+	err := a.list(doctorListing, term.Format{Template: f.Template}, rows)
 	if broken {
-		err = errors.Join(err, ExitError{Code: 1})
+		err = errors.Join(err, usage.ExitError{Code: 1})
 	}
 	return err
 }

@@ -11,6 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"swarm/cli/term"
+	"swarm/cli/usage"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -23,7 +25,7 @@ type eventsOptions struct {
 func (a *app) newEvents() *cobra.Command {
 	var o eventsOptions
 	c := verb(&cobra.Command{
-		Use: "events [OPTIONS]", Short: "Get real time events from the swarm", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		Use: "events [OPTIONS]", Short: "Get real time events from the swarm", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error { return a.runEvents(c.Context(), o) },
 	})
 	c.Flags().VarP(&filterFlag{&o.filters, eventFilters}, "filter", "f", "Filter output based on conditions provided")
@@ -49,13 +51,13 @@ func (o eventsOptions) request(ctx context.Context, c client) (req *swarmv1.Watc
 	req = &swarmv1.WatchRequest{Filter: filter, Since: o.since, Types: rest["type"]}
 	for _, t := range req.Types {
 		if !slices.Contains(eventTypes, t) {
-			return nil, nil, invalid("unknown type %q: use one of %s", t, strings.Join(eventTypes, ", "))
+			return nil, nil, usage.Invalidf("unknown type %q: use one of %s", t, strings.Join(eventTypes, ", "))
 		}
 	}
 	actions = append(rest["event"], rest["action"]...)
 	for _, action := range actions {
 		if !slices.Contains(eventActions, action) {
-			return nil, nil, invalid("unknown event %q: use one of %s", action, strings.Join(eventActions, ", "))
+			return nil, nil, usage.Invalidf("unknown event %q: use one of %s", action, strings.Join(eventActions, ", "))
 		}
 	}
 	for _, ref := range rest["service"] {
@@ -78,11 +80,11 @@ func (o eventsOptions) request(ctx context.Context, c client) (req *swarmv1.Watc
 func (a *app) runEvents(ctx context.Context, o eventsOptions) error {
 	print := writeEvent
 	if o.format != "" {
-		f, err := parseObjectFormat(o.format)
+		f, err := term.ParseObjectFormat(o.format)
 		if err != nil {
 			return err
 		}
-		print = func(w io.Writer, e *swarmv1.Event) error { return f.print(w, eventObject(e)) }
+		print = func(w io.Writer, e *swarmv1.Event) error { return f.Print(w, eventObject(e)) }
 	}
 	return a.with(ctx, func(c client) error {
 		req, actions, err := o.request(ctx, c)
@@ -101,7 +103,7 @@ func (a *app) runEvents(ctx context.Context, o eventsOptions) error {
 			if err != nil {
 				return err
 			}
-			if len(actions) > 0 && !slices.Contains(actions, enumWord(e.Action)) {
+			if len(actions) > 0 && !slices.Contains(actions, term.EnumWord(e.Action)) {
 				continue
 			}
 			if err := print(a.Out, e); err != nil {
@@ -112,15 +114,15 @@ func (a *app) runEvents(ctx context.Context, o eventsOptions) error {
 }
 
 // eventObject is an event as --format sees it. Its attributes depend on its type.
-func eventObject(e *swarmv1.Event) object {
-	return object{
-		{"Action", enumWord(e.Action)},
-		{"Actor", object{{"ID", e.Id}, {"Attributes", pairsObject(e.Attributes)}}},
-		{"Attributes", pairsObject(e.Attributes)},
+func eventObject(e *swarmv1.Event) term.Object {
+	return term.Object{
+		{"Action", term.EnumWord(e.Action)},
+		{"Actor", term.Object{{"ID", e.Id}, {"Attributes", term.Pairs(e.Attributes)}}},
+		{"Attributes", term.Pairs(e.Attributes)},
 		{"ID", e.Id},
 		{"Index", e.Index},
 		{"Scope", "swarm"},
-		{"Time", stamp(e.Time)},
+		{"Time", term.Stamp(e.Time)},
 		{"Type", e.Type},
 	}
 }
@@ -131,5 +133,5 @@ func writeEvent(w io.Writer, e *swarmv1.Event) error {
 		attributes = append(attributes, k+"="+e.Attributes[k])
 	}
 	attributes = append(attributes, fmt.Sprintf("index=%d", e.Index))
-	return printf(w, "%s %s %s %s (%s)\n", stamp(e.Time), e.Type, enumWord(e.Action), e.Id, strings.Join(attributes, ", "))
+	return term.Printf(w, "%s %s %s %s (%s)\n", term.Stamp(e.Time), e.Type, term.EnumWord(e.Action), e.Id, strings.Join(attributes, ", "))
 }

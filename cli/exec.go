@@ -8,6 +8,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
 
+	"swarm/cli/term"
+	"swarm/cli/usage"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -23,7 +25,7 @@ func (a *app) newExec() *cobra.Command {
 	o := execOptions{env: list{kind: "list", check: checkEnv}, envFiles: list{kind: "list"}}
 	c := verb(&cobra.Command{
 		Use: "exec [OPTIONS] TASK|SERVICE[.SLOT] COMMAND [ARG...]", Short: "Execute a command in a running task, on whatever node it is",
-		Args: minArgs(2), ValidArgsFunction: a.completeExec,
+		Args: usage.MinArgs(2), ValidArgsFunction: a.completeExec,
 		RunE: func(c *cobra.Command, args []string) error {
 			o.ref, o.command = args[0], args[1:]
 			return a.runExec(c.Context(), o)
@@ -46,9 +48,9 @@ func (a *app) runExec(ctx context.Context, o execOptions) error {
 	if err != nil {
 		return err
 	}
-	keyboard, screen := terminalOf(a.In), terminalOf(a.Out)
+	keyboard, screen := term.TerminalOf(a.In), term.TerminalOf(a.Out)
 	if o.tty && o.interactive && keyboard == nil {
-		return invalid("the input device is not a terminal: leave -t out")
+		return usage.Invalidf("the input device is not a terminal: leave -t out")
 	}
 	start := &swarmv1.ExecStart{
 		TaskId: o.ref, Command: o.command, Env: env, User: o.user, Dir: o.dir, Tty: o.tty, Stdin: o.interactive, Privileged: o.privileged,
@@ -66,9 +68,9 @@ func (a *app) runExec(ctx context.Context, o execOptions) error {
 	})
 	switch {
 	case err != nil:
-		return withCode(err, codeNoAnswer)
+		return usage.WithCode(err, codeNoAnswer)
 	case code != 0:
-		return ExitError{Code: code}
+		return usage.ExitError{Code: code}
 	}
 	return nil
 }
@@ -78,7 +80,7 @@ func (a *app) runExec(ctx context.Context, o execOptions) error {
 const codeNoAnswer = 125
 
 // exec runs the session: what is typed goes up, what is said comes down, until the exit code comes.
-func (a *app) exec(ctx context.Context, c client, start *swarmv1.ExecStart, keyboard, screen terminal) (int, error) {
+func (a *app) exec(ctx context.Context, c client, start *swarmv1.ExecStart, keyboard, screen term.Terminal) (int, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := c.Exec(ctx)
@@ -136,7 +138,7 @@ func readInput(ctx context.Context, in io.Reader, up chan<- *swarmv1.ExecInput) 
 }
 
 // sendInput is the only one that sends, until ctx ends. Errors of sending show up where answers are received.
-func sendInput(ctx context.Context, stream swarmv1.Control_ExecClient, start *swarmv1.ExecStart, up <-chan *swarmv1.ExecInput, screen terminal) {
+func sendInput(ctx context.Context, stream swarmv1.Control_ExecClient, start *swarmv1.ExecStart, up <-chan *swarmv1.ExecInput, screen term.Terminal) {
 	var resized <-chan struct{}
 	if start.Tty && screen != nil {
 		resized = screen.Resized(ctx)
@@ -163,8 +165,8 @@ func sendInput(ctx context.Context, stream swarmv1.Control_ExecClient, start *sw
 // receive prints what the command says until its exit code comes. With a terminal of its own the command draws on the user's,
 // as the user asked; without, its output is only read there.
 func (a *app) receive(stream swarmv1.Control_ExecClient, tty bool) (int, error) {
-	stdout, stderr := contentOf(a.Out, tty), contentOf(a.Err, tty)
-	defer flush(stdout, stderr)
+	stdout, stderr := term.Content(a.Out, tty), term.Content(a.Err, tty)
+	defer term.Flush(stdout, stderr)
 	started := false
 	for {
 		m, err := stream.Recv()

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"swarm/cli/term"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -66,7 +67,7 @@ func (s *settler) blame(f *failure) {
 	for _, key := range slices.Sorted(maps.Keys(s.failures)) {
 		if t := newestFailure(s.failures[key]); t != nil {
 			f.task, f.hint = t, imageHint(t.GetStatus().GetErr(), t.GetImage())
-			f.reason += fmt.Sprintf("; task %s: %s", taskName(t), failureWord(t))
+			f.reason += fmt.Sprintf("; task %s: %s", term.TaskName(t), failureWord(t))
 			return
 		}
 	}
@@ -87,7 +88,7 @@ func failureWord(t *swarmv1.TaskInfo) string {
 	st := t.GetStatus()
 	switch {
 	case st.GetErr() != "":
-		return taskError(st)
+		return term.TaskError(st)
 	case st.GetState() == swarmv1.TaskState_COMPLETE:
 		return "exit code 0"
 	case st.GetContainerStatus().GetOomKilled():
@@ -141,7 +142,7 @@ func (s *settler) judgeFailures(now time.Time, v *verdict, service *swarmv1.Serv
 		inFlight = inFlight || t != nil && !stuck && t.GetStatus().GetState() < swarmv1.TaskState_RUNNING
 	}
 	if len(unplaced) > 0 && !inFlight {
-		v.failure = placementFailure(service, unplaced, v.progress.desired)
+		v.failure = placementFailure(service, unplaced, v.progress.Desired)
 	}
 }
 
@@ -159,11 +160,11 @@ func taskFailure(service *swarmv1.ServiceInfo, t *swarmv1.TaskInfo, what string,
 		outlook = fmt.Sprintf("the task is not started again until the service changes, as by `swarm service update --force %s`", name)
 	}
 	where := ""
-	if node := nodeName(t); node != "" {
+	if node := term.TaskNode(t); node != "" {
 		where = " on " + node
 	}
 	return &failure{
-		reason: fmt.Sprintf("task %s (%s)%s %s: %s", taskName(t), shortID(t.Task.GetId()), where, what, failureWord(t)),
+		reason: fmt.Sprintf("task %s (%s)%s %s: %s", term.TaskName(t), term.ShortID(t.Task.GetId()), where, what, failureWord(t)),
 		task:   t, hint: imageHint(t.GetStatus().GetErr(), t.GetImage()), outlook: outlook,
 	}
 }
@@ -172,10 +173,10 @@ func placementFailure(service *swarmv1.ServiceInfo, tasks []*swarmv1.TaskInfo, d
 	u := tasks[0].GetStatus().GetUnplaced()
 	hint := orderHint(service, tasks[0])
 	if hint == "" {
-		hint = placementHint(u, shortImage(service.GetRevision().GetSpec().GetTaskTemplate().GetContainerSpec().GetImage()))
+		hint = placementHint(u, term.ShortImage(service.GetRevision().GetSpec().GetTaskTemplate().GetContainerSpec().GetImage()))
 	}
 	return &failure{
-		reason:   fmt.Sprintf("%d of %d tasks cannot be placed: %s", len(tasks), max(desired, len(tasks)), unplacedLine(u)),
+		reason:   fmt.Sprintf("%d of %d tasks cannot be placed: %s", len(tasks), max(desired, len(tasks)), term.UnplacedLine(u)),
 		unplaced: u, hint: hint,
 		outlook: fmt.Sprintf("service %s stays as asked for, and starts its tasks as soon as nodes take them", service.GetService().GetName()),
 	}

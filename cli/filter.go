@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"swarm/cli/usage"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -28,7 +29,8 @@ var (
 	pruneFilters        = []string{"until", "label", "label!"}
 )
 
-func (f *filterFlag) Type() string   { return "filter" }
+func (f *filterFlag) Type() string { return "filter" }
+
 func (f *filterFlag) String() string { return "" }
 
 func (f *filterFlag) Set(s string) error {
@@ -45,7 +47,7 @@ func parseFilters(filters []string, allowed ...string) (*swarmv1.Filter, map[str
 	for _, f := range filters {
 		key, value, _ := strings.Cut(f, "=")
 		if !slices.Contains(allowed, key) {
-			return nil, nil, invalid("unknown filter %q: use one of %s", key, strings.Join(allowed, ", "))
+			return nil, nil, usage.Invalidf("unknown filter %q: use one of %s", key, strings.Join(allowed, ", "))
 		}
 		switch key {
 		case "id":
@@ -56,19 +58,19 @@ func parseFilters(filters []string, allowed ...string) (*swarmv1.Filter, map[str
 			out.Labels = append(out.Labels, value)
 		case "mode":
 			if !slices.Contains(serviceModes, value) {
-				return nil, nil, invalid("unknown mode %q: use one of %s", value, strings.Join(serviceModes, ", "))
+				return nil, nil, usage.Invalidf("unknown mode %q: use one of %s", value, strings.Join(serviceModes, ", "))
 			}
 			out.Modes = append(out.Modes, value)
 		case "role":
 			role, ok := swarmv1.NodeSpec_Role_value[strings.ToUpper(value)]
 			if !ok {
-				return nil, nil, invalid("unknown role %q: use worker or manager", value)
+				return nil, nil, usage.Invalidf("unknown role %q: use worker or manager", value)
 			}
 			out.Roles = append(out.Roles, swarmv1.NodeSpec_Role(role))
 		case "desired-state":
 			state, ok := desiredStates[value]
 			if !ok {
-				return nil, nil, invalid("unknown desired state %q: use running, ready, shutdown or accepted", value)
+				return nil, nil, usage.Invalidf("unknown desired state %q: use running, ready, shutdown or accepted", value)
 			}
 			out.DesiredStates = append(out.DesiredStates, state...)
 		default:

@@ -3,6 +3,8 @@ package cli
 import (
 	"strings"
 	"testing"
+
+	"swarm/cli/term"
 )
 
 // FuzzFlags: what scripts put into flags from elsewhere. A value is refused or taken, in any case at once and in one line.
@@ -29,7 +31,7 @@ func FuzzFlags(f *testing.F) {
 			"memory": func(s string) error { return new(memory).Set(s) }, "cpus": func(s string) error { return new(cpus).Set(s) },
 			"words": func(s string) error { return new(words).Set(s) }, "rate": func(s string) error { return new(rate).Set(s) },
 		} {
-			if err := parse(s); err != nil && strings.ContainsAny(errorLine(err), "\n\r") {
+			if err := parse(s); err != nil && strings.ContainsAny(term.ErrorLine(err), "\n\r") {
 				t.Errorf("%s %q: an error of several lines: %q", name, s, err)
 			}
 		}

@@ -63,7 +63,9 @@ type run struct {
 type screen struct{ bytes.Buffer }
 
 func (*screen) Size() (width, height int, err error) { return 200, 50, nil }
-func (*screen) Raw() (func(), error)                 { return func() {}, nil }
+
+func (*screen) Raw() (func(), error) { return func() {}, nil }
+
 func (*screen) Resized(context.Context) <-chan struct{} {
 	return nil
 }

@@ -7,10 +7,9 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-)
 
-// helpWidth is where help wraps when it does not go to a terminal.
-const helpWidth = 80
+	"swarm/cli/term"
+)
 
 func (a *app) setHelp(root *cobra.Command) {
 	root.SetHelpFunc(func(c *cobra.Command, _ []string) { writeHelp(a.Out, c, a.width()) })
@@ -21,12 +20,12 @@ func (a *app) setHelp(root *cobra.Command) {
 }
 
 func (a *app) width() int {
-	if t := terminalOf(a.Out); t != nil {
-		if w, _, err := t.Size(); err == nil && w > helpWidth {
+	if t := term.TerminalOf(a.Out); t != nil {
+		if w, _, err := t.Size(); err == nil && w > term.DefaultWidth {
 			return w
 		}
 	}
-	return helpWidth
+	return term.DefaultWidth
 }
 
 // writeHelp prints a command's help in Docker's layout.

@@ -10,10 +10,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/distribution/reference"
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
+	"swarm/cli/term"
+	"swarm/cli/usage"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -22,8 +23,8 @@ func (a *app) newImage() *cobra.Command {
 		a.newImageLs(), a.newImageLoad(), a.newImagePull(), a.newImagePush(), a.newImageTag(), a.newImageInspect(), a.newImageRm(), a.newImagePrune())
 }
 
-var imageListing = listing{
-	columns: []column{
+var imageListing = term.Table{
+	Columns: []term.Column{
 		{"Repository", "REPOSITORY"},
 		{"Tag", "TAG"},
 		{"ID", "IMAGE ID"},
@@ -31,7 +32,7 @@ var imageListing = listing{
 		{"Size", "SIZE"},
 		{"Nodes", "NODES"},
 	},
-	more: []column{{"Digest", "DIGEST"}, {"CreatedAt", "CREATED AT"}, {"Loaded", "LOADED"}, {"Name", "NAME"}},
+	More: []term.Column{{"Digest", "DIGEST"}, {"CreatedAt", "CREATED AT"}, {"Loaded", "LOADED"}, {"Name", "NAME"}},
 }
 
 type imageListOptions struct {
@@ -43,7 +44,7 @@ type imageListOptions struct {
 func (a *app) newImageLs() *cobra.Command {
 	var o imageListOptions
 	c := verb(&cobra.Command{
-		Use: "ls [OPTIONS] [REPOSITORY[:TAG]]", Aliases: []string{"list"}, Short: "List images", Args: maxArgs(1),
+		Use: "ls [OPTIONS] [REPOSITORY[:TAG]]", Aliases: []string{"list"}, Short: "List images", Args: usage.MaxArgs(1),
 		ValidArgsFunction: a.completeImages,
 		RunE: func(c *cobra.Command, args []string) error {
 			o.match = strings.Join(args, "")
@@ -66,8 +67,8 @@ func (a *app) runImageLs(ctx context.Context, o imageListOptions) error {
 		if err != nil {
 			return err
 		}
-		sortBy(r.Images, func(i *swarmv1.ImageInfo) string { return shortImage(i.GetImage().GetName()) })
-		var rows []row
+		term.SortBy(r.Images, func(i *swarmv1.ImageInfo) string { return term.ShortImage(i.GetImage().GetName()) })
+		var rows []term.Row
 		for _, i := range r.Images {
 			if row := imageRow(i, o, a.Now()); o.match == "" || o.match == row["Repository"] || o.match == fmt.Sprint(row["Repository"], ":", row["Tag"]) {
 				rows = append(rows, row)
@@ -75,43 +76,30 @@ func (a *app) runImageLs(ctx context.Context, o imageListOptions) error {
 		}
 		l := imageListing
 		if o.digests {
-			l.columns = append(append([]column{}, l.columns[:2]...), append([]column{{"Digest", "DIGEST"}}, l.columns[2:]...)...)
+			l.Columns = append(append([]term.Column{}, l.Columns[:2]...), append([]term.Column{{"Digest", "DIGEST"}}, l.Columns[2:]...)...)
 		}
 		return a.list(l, o.format, rows)
 	})
 }
 
-func imageRow(i *swarmv1.ImageInfo, o imageListOptions, now time.Time) row {
+func imageRow(i *swarmv1.ImageInfo, o imageListOptions, now time.Time) term.Row {
 	image := i.GetImage()
-	repository, tag := splitName(image.GetName())
+	repository, tag := term.SplitImage(image.GetName())
 	// As in Docker an image is called by its digest; --no-trunc shows all of it.
 	id := image.GetDigest()
 	if !o.noTrunc {
-		id = shortID(strings.TrimPrefix(id, "sha256:"))
+		id = term.ShortID(strings.TrimPrefix(id, "sha256:"))
 	}
 	size := "N/A" // No manager has fetched it yet: docs/registries.md says why no other node is believed.
 	if image.GetSize() > 0 {
 		size = units.HumanSizeWithPrecision(float64(image.GetSize()), 3)
 	}
-	return row{
+	return term.Row{
 		"Repository": repository, "Tag": tag, "ID": id, "Digest": image.GetDigest(),
-		"CreatedSince": ago(now, image.GetMeta().GetCreatedAt()), "CreatedAt": stamp(image.GetMeta().GetCreatedAt()),
+		"CreatedSince": term.Ago(now, image.GetMeta().GetCreatedAt()), "CreatedAt": term.Stamp(image.GetMeta().GetCreatedAt()),
 		"Size": size, "Nodes": fmt.Sprint(len(i.GetNodeIds())),
 		"Loaded": fmt.Sprint(image.GetLoaded()), "Name": image.GetName(),
 	}
-}
-
-// splitName is the name as users write it, in repository and tag.
-func splitName(name string) (repository, tag string) {
-	ref, err := reference.ParseNormalizedNamed(name)
-	if err != nil {
-		return name, "<none>"
-	}
-	tag = "<none>"
-	if t, ok := ref.(reference.Tagged); ok {
-		tag = t.Tag()
-	}
-	return reference.FamiliarName(ref), tag
 }
 
 type imageLoadOptions struct {
@@ -122,7 +110,7 @@ type imageLoadOptions struct {
 func (a *app) newImageLoad() *cobra.Command {
 	var o imageLoadOptions
 	c := verb(&cobra.Command{
-		Use: "load [OPTIONS]", Short: "Load an image from a tar archive or STDIN", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		Use: "load [OPTIONS]", Short: "Load an image from a tar archive or STDIN", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		Example: "  docker save app:1 | swarm image load\n  swarm image load -i app.tar.gz",
 		RunE:    func(c *cobra.Command, _ []string) error { return a.runImageLoad(c.Context(), o) },
 	})
@@ -170,7 +158,7 @@ func (a *app) runImageLoad(ctx context.Context, o imageLoadOptions) error {
 			return err
 		}
 		for _, image := range images {
-			printf(a.Out, "Loaded image: %s\n", shortImage(image.GetName()))
+			term.Printf(a.Out, "Loaded image: %s\n", term.ShortImage(image.GetName()))
 		}
 		return nil
 	})
@@ -179,26 +167,26 @@ func (a *app) runImageLoad(ctx context.Context, o imageLoadOptions) error {
 // openArchive refuses what can be no archive before anything is sent.
 func (a *app) openArchive(path string) (io.ReadCloser, int64, error) {
 	if path == "" {
-		if terminalOf(a.In) != nil {
-			return nil, 0, invalid("nothing to load: standard input is a terminal; name a file with -i, or pipe an archive in (docker save IMAGE | swarm image load)")
+		if term.TerminalOf(a.In) != nil {
+			return nil, 0, usage.Invalidf("nothing to load: standard input is a terminal; name a file with -i, or pipe an archive in (docker save IMAGE | swarm image load)")
 		}
 		return io.NopCloser(a.In), 0, nil
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, 0, invalid("archive %s cannot be read: %s", path, lastClause(err.Error()))
+		return nil, 0, usage.Invalidf("archive %s cannot be read: %s", path, usage.Reason(err.Error()))
 	}
 	info, err := f.Stat()
 	if err == nil && info.IsDir() {
 		f.Close()
-		return nil, 0, invalid("archive %s is a folder: pack it with tar, or name a file", path)
+		return nil, 0, usage.Invalidf("archive %s is a folder: pack it with tar, or name a file", path)
 	}
 	if err != nil || !info.Mode().IsRegular() {
 		return f, 0, nil
 	}
 	if info.Size() == 0 {
 		f.Close()
-		return nil, 0, invalid("archive %s is empty: write it with docker save", path)
+		return nil, 0, usage.Invalidf("archive %s is empty: write it with docker save", path)
 	}
 	return f, info.Size(), nil
 }
@@ -221,7 +209,7 @@ func sendArchive(stream swarmv1.Control_LoadImageClient, in io.Reader, size int6
 		switch {
 		case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
 			if first {
-				return invalid("the archive is empty: write one with docker save")
+				return usage.Invalidf("the archive is empty: write one with docker save")
 			}
 			return stream.CloseSend()
 		case err != nil:
@@ -233,16 +221,16 @@ func sendArchive(stream swarmv1.Control_LoadImageClient, in io.Reader, size int6
 func (a *app) newImageInspect() *cobra.Command {
 	return a.newInspect(inspection{
 		use: "inspect [OPTIONS] IMAGE [IMAGE...]", short: "Display detailed information on one or more images", complete: a.completeImages,
-		object: func(ctx context.Context, c client, ref string) (object, error) {
+		object: func(ctx context.Context, c client, ref string) (term.Object, error) {
 			i, err := c.GetImage(ctx, &swarmv1.GetRequest{Id: ref})
 			return imageObject(i), err
 		},
 	})
 }
 
-func imageObject(i *swarmv1.ImageInfo) object {
-	o := stored(cmp.Or(i.GetImage().GetDigest(), i.GetImage().GetId()), i.GetImage().GetMeta()) // As in Docker and in `image ls`.
-	for _, m := range describe(i.GetImage()) {
+func imageObject(i *swarmv1.ImageInfo) term.Object {
+	o := term.Stored(cmp.Or(i.GetImage().GetDigest(), i.GetImage().GetId()), i.GetImage().GetMeta()) // As in Docker and in `image ls`.
+	for _, m := range term.Describe(i.GetImage()) {
 		if m.Name != "ID" && m.Name != "Meta" {
 			o = append(o, m)
 		}
@@ -251,13 +239,13 @@ func imageObject(i *swarmv1.ImageInfo) object {
 	if nodes == nil {
 		nodes = []string{}
 	}
-	return append(o, member{"Nodes", nodes})
+	return append(o, term.Member{"Nodes", nodes})
 }
 
 func (a *app) newImageRm() *cobra.Command {
 	var force bool
 	c := verb(&cobra.Command{
-		Use: "rm [OPTIONS] IMAGE [IMAGE...]", Aliases: []string{"remove"}, Short: "Remove one or more images", Args: minArgs(1),
+		Use: "rm [OPTIONS] IMAGE [IMAGE...]", Aliases: []string{"remove"}, Short: "Remove one or more images", Args: usage.MinArgs(1),
 		ValidArgsFunction: a.completeImages,
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.with(c.Context(), func(cl client) error {
@@ -265,7 +253,7 @@ func (a *app) newImageRm() *cobra.Command {
 					if _, err := cl.RemoveImage(c.Context(), &swarmv1.RemoveClusterImageRequest{Id: ref, Force: force}); err != nil {
 						return err
 					}
-					printf(a.Out, "Untagged: %s\n", ref)
+					term.Printf(a.Out, "Untagged: %s\n", ref)
 					return nil
 				})
 			})

@@ -10,6 +10,8 @@ import (
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
+	"swarm/cli/term"
+	"swarm/cli/usage"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -21,7 +23,7 @@ type progressStream interface {
 // for each step of a whole image.
 func (a *app) progress(stream progressStream, quiet bool) ([]*swarmv1.Image, error) {
 	var images []*swarmv1.Image
-	v := newView(a.Err, quiet)
+	v := term.NewView(a.Err, quiet)
 	lines, order := map[string]string{}, []string{}
 	for {
 		p, err := stream.Recv()
@@ -29,7 +31,7 @@ func (a *app) progress(stream progressStream, quiet bool) ([]*swarmv1.Image, err
 			return images, nil
 		}
 		if err != nil {
-			v.end()
+			v.End()
 			return images, err
 		}
 		if p.Image != nil {
@@ -45,12 +47,12 @@ func (a *app) progress(stream progressStream, quiet bool) ([]*swarmv1.Image, err
 		if _, ok := lines[key]; !ok {
 			order = append(order, key)
 		}
-		lines[key] = stepLine(p, v.onTerminal())
+		lines[key] = stepLine(p, v.OnTerminal())
 		shown := make([]string, 0, len(order))
-		for _, key := range order[max(0, len(order)-shownSlots):] {
+		for _, key := range order[max(0, len(order)-term.MaxTaskLines):] {
 			shown = append(shown, lines[key])
 		}
-		v.draw(shown)
+		v.Draw(shown)
 	}
 }
 
@@ -87,11 +89,11 @@ func (a *app) newImagePull() *cobra.Command {
 	var nodes list
 	var o imagePullOptions
 	c := verb(&cobra.Command{
-		Use: "pull [OPTIONS] NAME[:TAG|@DIGEST]", Short: "Download an image from a registry", Args: exactArgs(1),
+		Use: "pull [OPTIONS] NAME[:TAG|@DIGEST]", Short: "Download an image from a registry", Args: usage.ExactArgs(1),
 		ValidArgsFunction: a.completeImages,
 		RunE: func(c *cobra.Command, args []string) error {
 			if o.nodes = nodes.values; o.all && len(o.nodes) > 0 {
-				return usageError(c, "--all-nodes and --node are mutually exclusive")
+				return usage.Errorf(c, "--all-nodes and --node are mutually exclusive")
 			}
 			return a.runImagePull(c.Context(), args[0], o)
 		},
@@ -141,16 +143,16 @@ func (a *app) printDigests(images []*swarmv1.Image, quiet bool) {
 		}
 		seen[i.GetName()+i.GetDigest()] = true
 		if !quiet && i.GetDigest() != "" {
-			printf(a.Err, "Digest: %s\n", i.GetDigest())
+			term.Printf(a.Err, "Digest: %s\n", i.GetDigest())
 		}
-		printf(a.Out, "%s\n", i.GetName())
+		term.Printf(a.Out, "%s\n", i.GetName())
 	}
 }
 
 func (a *app) newImagePush() *cobra.Command {
 	var quiet bool
 	c := verb(&cobra.Command{
-		Use: "push [OPTIONS] NAME[:TAG]", Short: "Upload an image to a registry", Args: exactArgs(1),
+		Use: "push [OPTIONS] NAME[:TAG]", Short: "Upload an image to a registry", Args: usage.ExactArgs(1),
 		ValidArgsFunction: a.completeImages,
 		Example:           "  swarm image tag app:1 registry.example.com/team/app:1\n  swarm image push registry.example.com/team/app:1",
 		RunE:              func(c *cobra.Command, args []string) error { return a.runImagePush(c.Context(), args[0], quiet) },
@@ -167,7 +169,7 @@ func (a *app) runImagePush(ctx context.Context, image string, quiet bool) error 
 
 func (a *app) newImageTag() *cobra.Command {
 	return verb(&cobra.Command{
-		Use: "tag SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]", Short: "Give an image another name", Args: exactArgs(2),
+		Use: "tag SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]", Short: "Give an image another name", Args: usage.ExactArgs(2),
 		ValidArgsFunction: a.completeImages,
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := checkImage(args[1]); err != nil {

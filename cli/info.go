@@ -10,13 +10,15 @@ import (
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
+	"swarm/cli/term"
+	"swarm/cli/usage"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
 func (a *app) newInfo() *cobra.Command {
 	var tmpl string
 	c := verb(&cobra.Command{
-		Use: "info [OPTIONS]", Short: "Display information about this node and its swarm", Args: noArgs,
+		Use: "info [OPTIONS]", Short: "Display information about this node and its swarm", Args: usage.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE:              func(c *cobra.Command, _ []string) error { return a.runInfo(c.Context(), tmpl) },
 	})
@@ -31,7 +33,7 @@ func (a *app) runInfo(ctx context.Context, tmpl string) error {
 			return err
 		}
 		if tmpl != "" {
-			return printObject(a.Out, tmpl, describe(r))
+			return term.PrintObject(a.Out, tmpl, term.Describe(r))
 		}
 		var networks *swarmv1.NetworkDefaults
 		if r.ControlAvailable {
@@ -45,7 +47,7 @@ func (a *app) runInfo(ctx context.Context, tmpl string) error {
 }
 
 func writeInfo(w io.Writer, r *swarmv1.InfoResponse, networks *swarmv1.NetworkDefaults) {
-	line := func(key string, value any) { printf(w, "%s: %v\n", key, value) }
+	line := func(key string, value any) { term.Printf(w, "%s: %v\n", key, value) }
 	line("Swarm", r.LocalNodeState)
 	if r.Error != "" {
 		line(" Error", r.Error)
@@ -53,7 +55,7 @@ func writeInfo(w io.Writer, r *swarmv1.InfoResponse, networks *swarmv1.NetworkDe
 	if r.NodeId != "" {
 		line(" NodeID", r.NodeId)
 		line(" Node Address", r.NodeAddr)
-		line(" Role", enumWord(r.Role))
+		line(" Role", term.EnumWord(r.Role))
 		line(" Is Manager", r.ControlAvailable)
 		line(" ClusterID", r.ClusterId)
 	}
@@ -68,9 +70,9 @@ func writeInfo(w io.Writer, r *swarmv1.InfoResponse, networks *swarmv1.NetworkDe
 		line(" Data Path Port", networks.DataPathPort)
 	}
 	if len(r.Members) > 0 {
-		printf(w, " Gossip: %d members, health score %d\n", len(r.Members), r.GossipHealth)
+		term.Printf(w, " Gossip: %d members, health score %d\n", len(r.Members), r.GossipHealth)
 		for _, m := range r.Members {
-			printf(w, "  %s %s %s\n", m.NodeId, m.Addr, m.Status)
+			term.Printf(w, "  %s %s %s\n", m.NodeId, m.Addr, m.Status)
 		}
 	}
 	line("Tasks", r.Tasks)
@@ -103,7 +105,7 @@ func writeInfo(w io.Writer, r *swarmv1.InfoResponse, networks *swarmv1.NetworkDe
 	if len(r.HostChanges) > 0 {
 		fmt.Fprintln(w, "Changes to this host:")
 		for _, c := range r.HostChanges {
-			printf(w, " %s\n", c)
+			term.Printf(w, " %s\n", c)
 		}
 	}
 }
@@ -111,7 +113,7 @@ func writeInfo(w io.Writer, r *swarmv1.InfoResponse, networks *swarmv1.NetworkDe
 func (a *app) newVersion() *cobra.Command {
 	var tmpl string
 	c := verb(&cobra.Command{
-		Use: "version [OPTIONS]", Short: "Show the version of this program and of the daemon", Args: noArgs,
+		Use: "version [OPTIONS]", Short: "Show the version of this program and of the daemon", Args: usage.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE:              func(c *cobra.Command, _ []string) error { return a.runVersion(c.Context(), tmpl) },
 	})
@@ -128,8 +130,8 @@ func (a *app) runVersion(ctx context.Context, tmpl string) error {
 		return err
 	})
 	if tmpl != "" {
-		both := object{{"Client", describe(a.Version)}}.with("Server", server)
-		return printObject(a.Out, tmpl, both)
+		both := term.Object{{"Client", term.Describe(a.Version)}}.With("Server", server)
+		return term.PrintObject(a.Out, tmpl, both)
 	}
 	tw := tabwriter.NewWriter(a.Out, 0, 1, 2, ' ', 0)
 	writeVersion(tw, "Client", a.Version)
@@ -140,7 +142,7 @@ func (a *app) runVersion(ctx context.Context, tmpl string) error {
 		return flushErr
 	}
 	if err != nil {
-		printf(a.Err, "%s\n", errorLine(err))
+		term.Printf(a.Err, "%s\n", term.ErrorLine(err))
 	}
 	return nil
 }
@@ -158,10 +160,10 @@ func WithoutProfiles(v *swarmv1.VersionInfo) string {
 const hostRunc = "of the host"
 
 func writeVersion(w io.Writer, name string, v *swarmv1.VersionInfo) {
-	printf(w, "%s:\n", name)
+	term.Printf(w, "%s:\n", name)
 	line := func(key, value string) {
 		if value != "" {
-			printf(w, " %s:\t%s\n", key, value)
+			term.Printf(w, " %s:\t%s\n", key, value)
 		}
 	}
 	line("Version", v.GetVersion())

@@ -8,6 +8,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
 
+	"swarm/cli/term"
+	"swarm/cli/usage"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -24,7 +26,7 @@ type Installer interface {
 
 func (a *app) newInstall() *cobra.Command {
 	return verb(&cobra.Command{
-		Use: "install", Short: "Make swarm part of this host: the program, and the service where systemd is", Args: noArgs,
+		Use: "install", Short: "Make swarm part of this host: the program, and the service where systemd is", Args: usage.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE:              func(c *cobra.Command, _ []string) error { return a.runInstall(c.Context()) },
 	})
@@ -36,10 +38,10 @@ func (a *app) runInstall(ctx context.Context) error {
 		return err
 	}
 	if got.Unit == "" {
-		printf(a.Out, "Installed %s. This host has no systemd: have its init system run `%s daemon`.\n", got.Program, got.Program)
+		term.Printf(a.Out, "Installed %s. This host has no systemd: have its init system run `%s daemon`.\n", got.Program, got.Program)
 		return nil
 	}
-	printf(a.Out, "Installed %s and started %s.\n", got.Program, got.Unit)
+	term.Printf(a.Out, "Installed %s and started %s.\n", got.Program, got.Unit)
 	return nil
 }
 
@@ -48,7 +50,7 @@ type uninstallOptions struct{ purge, force bool }
 func (a *app) newUninstall() *cobra.Command {
 	var o uninstallOptions
 	c := verb(&cobra.Command{
-		Use: "uninstall [OPTIONS]", Short: "Remove swarm from this host", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		Use: "uninstall [OPTIONS]", Short: "Remove swarm from this host", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error { return a.runUninstall(c.Context(), o) },
 	})
 	c.Flags().BoolVar(&o.purge, "purge", false, "Remove images, volumes, logs and all other state too")
@@ -58,7 +60,7 @@ func (a *app) newUninstall() *cobra.Command {
 
 func (a *app) runUninstall(ctx context.Context, o uninstallOptions) error {
 	if a.host != "" || a.Env("SWARM_HOST") != "" {
-		return invalid("`swarm uninstall` is for the host it runs on: leave -H and SWARM_HOST out")
+		return usage.Invalidf("`swarm uninstall` is for the host it runs on: leave -H and SWARM_HOST out")
 	}
 	if a.Installer.Member() {
 		if err := a.leaveFirst(ctx, o.force); err != nil {
@@ -67,7 +69,7 @@ func (a *app) runUninstall(ctx context.Context, o uninstallOptions) error {
 	}
 	removed, err := a.Installer.Uninstall(ctx, o.purge)
 	for _, what := range removed {
-		printf(a.Out, "%s\n", what)
+		term.Printf(a.Out, "%s\n", what)
 	}
 	if err != nil {
 		return err

@@ -8,6 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"swarm/cli/term"
+	"swarm/cli/usage"
 	"swarm/internal/keychain"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -21,7 +23,7 @@ type loginOptions struct {
 func (a *app) newLogin() *cobra.Command {
 	var o loginOptions
 	c := verb(&cobra.Command{
-		Use: "login [OPTIONS] [SERVER]", Short: "Log in to a registry", Args: maxArgs(1), ValidArgsFunction: a.completeRegistries,
+		Use: "login [OPTIONS] [SERVER]", Short: "Log in to a registry", Args: usage.MaxArgs(1), ValidArgsFunction: a.completeRegistries,
 		Long: "Log in to a registry.\n\nA manager asks the registry whether it takes the user name and password; they are then kept where `docker login` keeps\n" +
 			"them. Without a server it is Docker Hub.",
 		Example: "  swarm login registry.example.com\n  swarm login -u jane --password-stdin registry.example.com <password.txt",
@@ -42,11 +44,11 @@ func (a *app) newLogin() *cobra.Command {
 func (o *loginOptions) validate(c *cobra.Command) error {
 	switch {
 	case o.passwordGiven && o.fromStdin:
-		return usageError(c, "--password and --password-stdin are mutually exclusive")
+		return usage.Errorf(c, "--password and --password-stdin are mutually exclusive")
 	case o.fromStdin && o.user == "":
-		return usageError(c, "--password-stdin needs --username")
+		return usage.Errorf(c, "--password-stdin needs --username")
 	case strings.ContainsAny(o.server, " \t@") || strings.Contains(o.server, "..."):
-		return invalid("%q is not a registry: write HOST[:PORT]", o.server)
+		return usage.Invalidf("%q is not a registry: write HOST[:PORT]", o.server)
 	}
 	return nil
 }
@@ -78,7 +80,7 @@ func (a *app) runLogin(ctx context.Context, o loginOptions) error {
 		return err
 	}
 	if keys.Helper(key) == "" {
-		printf(a.Err, "WARNING! Your credentials are stored unencrypted in '%s'.\nConfigure a credential helper (credsStore in that file) to remove this warning.\n", keys.Path())
+		term.Printf(a.Err, "WARNING! Your credentials are stored unencrypted in '%s'.\nConfigure a credential helper (credsStore in that file) to remove this warning.\n", keys.Path())
 	}
 	fmt.Fprintln(a.Out, "Login Succeeded")
 	return nil
@@ -97,8 +99,8 @@ func (a *app) loginAgain(ctx context.Context, keys *keychain.File, key string) (
 	case err == nil:
 		fmt.Fprintln(a.Out, "Login Succeeded")
 		return true, "", nil
-	case isUnauthorized(err) && terminalOf(a.In) != nil:
-		printf(a.Err, "%s\n", errorLine(err))
+	case isUnauthorized(err) && term.TerminalOf(a.In) != nil:
+		term.Printf(a.Err, "%s\n", term.ErrorLine(err))
 		return false, c.Username, nil
 	}
 	return false, "", err
@@ -131,10 +133,10 @@ func (a *app) askCredentials(o *loginOptions, key string) error {
 		}
 		o.password = strings.TrimRight(string(text), "\r\n")
 	}
-	tty := terminalOf(a.In)
+	tty := term.TerminalOf(a.In)
 	asks := !o.fromStdin && !o.passwordGiven
 	if tty == nil && (o.user == "" || asks) {
-		return invalid("cannot ask for a password: standard input is no terminal; use -u NAME --password-stdin")
+		return usage.Invalidf("cannot ask for a password: standard input is no terminal; use -u NAME --password-stdin")
 	}
 	if o.user == "" || o.known != "" {
 		if err := a.askUser(o, key); err != nil {
@@ -152,9 +154,9 @@ func (a *app) askCredentials(o *loginOptions, key string) error {
 	}
 	switch {
 	case o.user == "":
-		return invalid("the user name is empty: give one with -u")
+		return usage.Invalidf("the user name is empty: give one with -u")
 	case o.password == "":
-		return invalid("the password is empty")
+		return usage.Invalidf("the password is empty")
 	}
 	return nil
 }
@@ -165,8 +167,8 @@ func (a *app) askUser(o *loginOptions, key string) error {
 	if o.known != "" {
 		offer = " (" + o.known + ")"
 	}
-	printf(a.Err, "Username for %s%s: ", keychain.Host(key), offer)
-	line, err := enter(a.In, bytesOf(a.Err))
+	term.Printf(a.Err, "Username for %s%s: ", keychain.Host(key), offer)
+	line, err := enter(a.In, term.Unescaped(a.Err))
 	fmt.Fprintln(a.Err)
 	if err != nil {
 		return err
@@ -180,7 +182,7 @@ func (a *app) askUser(o *loginOptions, key string) error {
 // enter reads a line from a terminal, no further than its end, and shows it to echo. The terminal is raw meanwhile, so that
 // it shows nothing by itself, and an interrupt ends the reading.
 func enter(in io.Reader, echo io.Writer) (string, error) {
-	restore, err := terminalOf(in).Raw()
+	restore, err := term.TerminalOf(in).Raw()
 	if err != nil {
 		return "", fmt.Errorf("switch the terminal's echo off: %w", err)
 	}
@@ -209,12 +211,12 @@ func enter(in io.Reader, echo io.Writer) (string, error) {
 			_, _ = echo.Write(b[:])
 		}
 	}
-	return "", invalid("the line is too long")
+	return "", usage.Invalidf("the line is too long")
 }
 
 func (a *app) newLogout() *cobra.Command {
 	return verb(&cobra.Command{
-		Use: "logout [SERVER]", Short: "Log out from a registry", Args: maxArgs(1), ValidArgsFunction: a.completeRegistries,
+		Use: "logout [SERVER]", Short: "Log out from a registry", Args: usage.MaxArgs(1), ValidArgsFunction: a.completeRegistries,
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.runLogout(c.Context(), strings.Join(args, ""))
 		},
@@ -232,10 +234,10 @@ func (a *app) runLogout(ctx context.Context, server string) error {
 		return err
 	}
 	if !had {
-		printf(a.Out, "Not logged in to %s\n", key)
+		term.Printf(a.Out, "Not logged in to %s\n", key)
 		return nil
 	}
-	printf(a.Out, "Removing login credentials for %s\n", key)
+	term.Printf(a.Out, "Removing login credentials for %s\n", key)
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"swarm/cli/term"
 	"swarm/internal/printable"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -68,7 +69,7 @@ func (p *logPrinter) write(m *swarmv1.TaskLogsResponse) {
 // note tells the reader something that is not in the logs.
 func (p *logPrinter) note(text string) {
 	p.close()
-	printf(p.err, "swarm: %s\n", text)
+	term.Printf(p.err, "swarm: %s\n", text)
 }
 
 func (p *logPrinter) print(r *swarmv1.LogRecord) {
@@ -156,19 +157,19 @@ func (p *logPrinter) flush() {
 		p.open = nil
 	}
 	p.parts = nil
-	flush(p.out, p.err)
+	term.Flush(p.out, p.err)
 }
 
 // prefix is "web.1.k3x9q2m4z7aa@node2", padded so that the bars of all lines stand below each other.
 func (p *logPrinter) prefix(r *swarmv1.LogRecord) string {
 	name, node := fmt.Sprintf("%s.%d", r.ServiceId, r.Slot), r.NodeId
 	if t := p.find(r.TaskId); t != nil && !p.noResolve {
-		name, node = taskName(t), nodeName(t)
+		name, node = term.TaskName(t), term.TaskNode(t)
 	}
 	if !p.noTaskIDs {
 		id := r.TaskId
 		if !p.noTrunc {
-			id = shortID(id)
+			id = term.ShortID(id)
 		}
 		name += "." + id
 	}

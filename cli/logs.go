@@ -10,6 +10,8 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"swarm/cli/term"
+	"swarm/cli/usage"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -32,7 +34,7 @@ func (a *app) newTaskLogs() *cobra.Command {
 func (a *app) newLogs(what, short string, task bool, complete cobra.CompletionFunc) *cobra.Command {
 	o := logsOptions{task: task}
 	c := verb(&cobra.Command{
-		Use: "logs [OPTIONS] " + what, Short: short, Args: exactArgs(1), ValidArgsFunction: complete,
+		Use: "logs [OPTIONS] " + what, Short: short, Args: usage.ExactArgs(1), ValidArgsFunction: complete,
 		RunE: func(c *cobra.Command, args []string) error {
 			o.ref = args[0]
 			return a.runLogs(c.Context(), o)
@@ -58,7 +60,7 @@ func (o logsOptions) options(now time.Time) (*swarmv1.LogOptions, error) {
 	if o.tail != "all" && o.tail != "" {
 		n, err := strconv.ParseInt(o.tail, 10, 64)
 		if err != nil || n < 0 {
-			return nil, invalid("--tail %q is not a number of lines: use 0 or more, or all", o.tail)
+			return nil, usage.Invalidf("--tail %q is not a number of lines: use 0 or more, or all", o.tail)
 		}
 		out.Tail = n
 	}
@@ -86,7 +88,7 @@ func parseTime(flag, s string, now time.Time) (*timestamppb.Timestamp, error) {
 	if sec, err := strconv.ParseFloat(s, 64); err == nil {
 		return timestamppb.New(time.Unix(0, int64(sec*1e9))), nil
 	}
-	return nil, invalid("--%s %q is not a time: use one such as 2013-01-02T13:23:37Z, or how long ago, such as 42m", flag, s)
+	return nil, usage.Invalidf("--%s %q is not a time: use one such as 2013-01-02T13:23:37Z, or how long ago, such as 42m", flag, s)
 }
 
 func (a *app) runLogs(ctx context.Context, o logsOptions) error {
@@ -99,7 +101,7 @@ func (a *app) runLogs(ctx context.Context, o logsOptions) error {
 		if o.task {
 			req = &swarmv1.LogsRequest{Task: o.ref, Options: options}
 		}
-		p := &logPrinter{out: contentOf(a.Out, o.raw), err: contentOf(a.Err, o.raw), logsOptions: o, raw: o.raw}
+		p := &logPrinter{out: term.Content(a.Out, o.raw), err: term.Content(a.Err, o.raw), logsOptions: o, raw: o.raw}
 		if !o.raw {
 			p.find = taskFinder(ctx, c, req.Service)
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/docker/go-units"
 
+	"swarm/cli/term"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -159,7 +160,7 @@ func tmpfsField(m *swarmv1.Mount, key, value string) error {
 }
 
 func checkMount(m *swarmv1.Mount) error {
-	kind := enumWord(m.Type)
+	kind := term.EnumWord(m.Type)
 	switch {
 	case m.Target == "":
 		return fmt.Errorf("the path in the container is missing: add target=PATH")

@@ -11,6 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"swarm/cli/term"
+	"swarm/cli/usage"
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -34,7 +36,7 @@ func (a *app) newNetworkCreate() *cobra.Command {
 		labels: list{kind: "list"}, options: list{kind: "map"},
 	}
 	c := verb(&cobra.Command{
-		Use: "create [OPTIONS] NETWORK", Short: "Create a network", Args: exactArgs(1), ValidArgsFunction: cobra.NoFileCompletions,
+		Use: "create [OPTIONS] NETWORK", Short: "Create a network", Args: usage.ExactArgs(1), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, args []string) error {
 			o.name = args[0]
 			return a.runNetworkCreate(c.Context(), o)
@@ -60,7 +62,7 @@ func (a *app) newNetworkCreate() *cobra.Command {
 // spec is the network that the options describe.
 func (o networkCreateOptions) spec() (*swarmv1.NetworkSpec, error) {
 	if o.scope != "swarm" && o.scope != "global" {
-		return nil, invalid("scope %q is not known: networks are of the whole swarm; leave --scope out", o.scope)
+		return nil, usage.Invalidf("scope %q is not known: networks are of the whole swarm; leave --scope out", o.scope)
 	}
 	s := &swarmv1.NetworkSpec{
 		Name: o.name, Labels: addPairs(nil, o.labels.values), Internal: o.internal, Attachable: o.attachable, Ingress: o.ingress, Ipv6Enabled: o.ipv6,
@@ -74,22 +76,22 @@ func (o networkCreateOptions) spec() (*swarmv1.NetworkSpec, error) {
 	for _, g := range o.gateways.values {
 		a, err := netip.ParseAddr(g)
 		if err != nil {
-			return nil, invalid("gateway %q is not an IP address", g)
+			return nil, usage.Invalidf("gateway %q is not an IP address", g)
 		}
 		c := subnetWith(configs, a)
 		if c == nil {
-			return nil, invalid("no subnet has gateway %s in it: name the subnet with --subnet", g)
+			return nil, usage.Invalidf("no subnet has gateway %s in it: name the subnet with --subnet", g)
 		}
 		c.Gateway = g
 	}
 	for _, r := range o.ranges.values {
 		p, err := netip.ParsePrefix(r)
 		if err != nil {
-			return nil, invalid("IP range %q is not in CIDR format: write it like 10.1.0.0/28", r)
+			return nil, usage.Invalidf("IP range %q is not in CIDR format: write it like 10.1.0.0/28", r)
 		}
 		c := subnetWith(configs, p.Addr())
 		if c == nil {
-			return nil, invalid("no subnet has IP range %s in it: name the subnet with --subnet", r)
+			return nil, usage.Invalidf("no subnet has IP range %s in it: name the subnet with --subnet", r)
 		}
 		c.Range = r
 	}
@@ -119,7 +121,7 @@ func (a *app) runNetworkCreate(ctx context.Context, o networkCreateOptions) erro
 			return err
 		}
 		a.warn(n.GetWarnings())
-		printf(a.Out, "%s\n", n.GetNetwork().GetId())
+		term.Printf(a.Out, "%s\n", n.GetNetwork().GetId())
 		return nil
 	})
 }
@@ -132,7 +134,7 @@ type networkLsOptions struct {
 func (a *app) newNetworkLs() *cobra.Command {
 	var o networkLsOptions
 	c := verb(&cobra.Command{
-		Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List networks", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List networks", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error { return a.runNetworkLs(c.Context(), o) },
 	})
 	listFlags(c, &o.listOptions, "Only display network IDs", networkFilters)
@@ -140,9 +142,9 @@ func (a *app) newNetworkLs() *cobra.Command {
 	return c
 }
 
-var networkListing = listing{
-	columns: []column{{"ID", "NETWORK ID"}, {"Name", "NAME"}, {"Driver", "DRIVER"}, {"Scope", "SCOPE"}},
-	more: []column{
+var networkListing = term.Table{
+	Columns: []term.Column{{"ID", "NETWORK ID"}, {"Name", "NAME"}, {"Driver", "DRIVER"}, {"Scope", "SCOPE"}},
+	More: []term.Column{
 		{"IPv6", "IPV6"},
 		{"Internal", "INTERNAL"},
 		{"Labels", "LABELS"},
@@ -161,13 +163,13 @@ func (a *app) runNetworkLs(ctx context.Context, o networkLsOptions) error {
 	for i, value := range rest["dangling"] {
 		dangling, err := strconv.ParseBool(value)
 		if err != nil {
-			return invalid("filter dangling=%s: use true or false", value)
+			return usage.Invalidf("filter dangling=%s: use true or false", value)
 		}
 		rest["dangling"][i] = strconv.FormatBool(dangling)
 	}
 	for _, value := range rest["type"] {
 		if value != "custom" && value != "builtin" {
-			return invalid("filter type=%s: use custom or builtin", value)
+			return usage.Invalidf("filter type=%s: use custom or builtin", value)
 		}
 	}
 	return a.with(ctx, func(c client) error {
@@ -181,7 +183,7 @@ func (a *app) runNetworkLs(ctx context.Context, o networkLsOptions) error {
 				return err
 			}
 		}
-		var rows []row
+		var rows []term.Row
 		for _, n := range r.Networks {
 			if networkFits(n.GetNetwork(), used[n.GetNetwork().GetId()], rest) {
 				rows = append(rows, networkRow(n, o.noTrunc))
@@ -225,11 +227,11 @@ func networkScope(n *swarmv1.Network) string {
 	return "swarm"
 }
 
-func networkRow(info *swarmv1.NetworkInfo, noTrunc bool) row {
+func networkRow(info *swarmv1.NetworkInfo, noTrunc bool) term.Row {
 	n := info.GetNetwork()
 	id := n.GetId()
 	if !noTrunc {
-		id = shortID(id)
+		id = term.ShortID(id)
 	}
 	var subnets, used []string
 	for _, u := range info.GetUse() {
@@ -240,10 +242,10 @@ func networkRow(info *swarmv1.NetworkInfo, noTrunc bool) row {
 	if n.GetVni() != 0 {
 		vni = strconv.FormatUint(uint64(n.GetVni()), 10)
 	}
-	return row{
+	return term.Row{
 		"ID": id, "Name": n.GetSpec().GetName(), "Driver": n.GetSpec().GetDriverConfig().GetName(), "Scope": networkScope(n),
 		"IPv6": strconv.FormatBool(n.GetSpec().GetIpv6Enabled()), "Internal": strconv.FormatBool(n.GetSpec().GetInternal()),
-		"Labels": joinPairs(n.GetSpec().GetLabels()), "CreatedAt": stamp(n.GetMeta().GetCreatedAt()),
+		"Labels": joinPairs(n.GetSpec().GetLabels()), "CreatedAt": term.Stamp(n.GetMeta().GetCreatedAt()),
 		"Subnets": strings.Join(subnets, ", "), "Used": strings.Join(used, ", "), "VNI": vni,
 	}
 }
@@ -263,7 +265,7 @@ func useText(u *swarmv1.AddressUse) string {
 func (a *app) newNetworkRm() *cobra.Command {
 	var force bool
 	c := verb(&cobra.Command{
-		Use: "rm NETWORK [NETWORK...]", Aliases: []string{"remove"}, Short: "Remove one or more networks", Args: minArgs(1),
+		Use: "rm NETWORK [NETWORK...]", Aliases: []string{"remove"}, Short: "Remove one or more networks", Args: usage.MinArgs(1),
 		ValidArgsFunction: a.completeNetworks(isCustom),
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.with(c.Context(), func(cl client) error {
@@ -272,7 +274,7 @@ func (a *app) newNetworkRm() *cobra.Command {
 					_, err := cl.RemoveNetwork(c.Context(), &swarmv1.GetRequest{Id: ref})
 					answered()
 					if err == nil {
-						printf(a.Out, "%s\n", ref)
+						term.Printf(a.Out, "%s\n", ref)
 					} else if force && isNotFound(err) {
 						return nil
 					}
@@ -315,7 +317,7 @@ func (a *app) newNetworkPrune() *cobra.Command {
 	var force bool
 	var filters []string
 	c := verb(&cobra.Command{
-		Use: "prune [OPTIONS]", Short: "Remove all unused networks", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		Use: "prune [OPTIONS]", Short: "Remove all unused networks", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
 			filter, rest, err := parseFilters(filters, networkPruneFilters...)
 			if err != nil {
@@ -339,7 +341,7 @@ func (a *app) newNetworkPrune() *cobra.Command {
 					return err
 				}
 				if len(r.Removed) > 0 {
-					printList(a.Out, "Deleted Networks:\n", r.Removed)
+					term.PrintList(a.Out, "Deleted Networks:\n", r.Removed)
 				}
 				return nil
 			})

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"swarm/cli/term"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -14,7 +15,7 @@ func (a *app) newNetworkInspect() *cobra.Command {
 	var verbose bool
 	c := a.newInspect(inspection{
 		use: "inspect [OPTIONS] NETWORK [NETWORK...]", short: "Display detailed information on one or more networks", complete: a.completeNetworks(isAnyNetwork),
-		object: func(ctx context.Context, c client, ref string) (object, error) {
+		object: func(ctx context.Context, c client, ref string) (term.Object, error) {
 			return inspectedNetwork(ctx, c, ref, verbose)
 		},
 	})
@@ -22,7 +23,7 @@ func (a *app) newNetworkInspect() *cobra.Command {
 	return c
 }
 
-func inspectedNetwork(ctx context.Context, c client, ref string, verbose bool) (object, error) {
+func inspectedNetwork(ctx context.Context, c client, ref string, verbose bool) (term.Object, error) {
 	n, err := c.GetNetwork(ctx, &swarmv1.GetRequest{Id: ref})
 	if err != nil {
 		return nil, err
@@ -32,63 +33,56 @@ func inspectedNetwork(ctx context.Context, c client, ref string, verbose bool) (
 		return o, nil
 	}
 	s, err := c.SurveyNetwork(ctx, &swarmv1.GetRequest{Id: n.GetNetwork().GetId()})
-	return append(o, member{"Hosts", networkHosts(s)}), err
+	return append(o, term.Member{"Hosts", networkHosts(s)}), err
 }
 
 // networkObject is a network in Docker's shape, with the use of its subnets; verbose: and with what is on it.
-func networkObject(info *swarmv1.NetworkInfo, verbose bool) object {
+func networkObject(info *swarmv1.NetworkInfo, verbose bool) term.Object {
 	n := info.GetNetwork()
 	s := n.GetSpec()
 	configs := []any{}
 	for _, c := range n.GetIpam().GetConfigs() {
-		config := object{{"Subnet", c.GetSubnet()}}
-		config = append(config, optional("IPRange", c.GetRange(), c.GetRange() != ""), member{"Gateway", c.GetGateway()})
+		config := term.Object{{"Subnet", c.GetSubnet()}}
+		config = append(config, term.Optional("IPRange", c.GetRange(), c.GetRange() != ""), term.Member{"Gateway", c.GetGateway()})
 		for _, u := range info.GetUse() {
 			if u.GetSubnet() == c.GetSubnet() {
-				config = append(config, member{"Used", u.GetUsed()}, member{"Total", u.GetTotal()}, member{"Exhausted", u.GetUsed() >= u.GetTotal()})
+				config = append(config, term.Member{"Used", u.GetUsed()}, term.Member{"Total", u.GetTotal()}, term.Member{"Exhausted", u.GetUsed() >= u.GetTotal()})
 			}
 		}
 		configs = append(configs, config)
 	}
-	o := object{
+	o := term.Object{
 		{"Name", s.GetName()},
 		{"Id", n.GetId()},
-		{"Created", stamp(n.GetMeta().GetCreatedAt())},
+		{"Created", term.Stamp(n.GetMeta().GetCreatedAt())},
 		{"Scope", networkScope(n)},
 		{"Driver", s.GetDriverConfig().GetName()},
 		{"EnableIPv6", s.GetIpv6Enabled()},
-		{"IPAM", object{{"Driver", "default"}, {"Config", configs}}},
+		{"IPAM", term.Object{{"Driver", "default"}, {"Config", configs}}},
 		{"Internal", s.GetInternal()},
 		{"HostAccess", s.GetHostAccess()},
 		{"Attachable", s.GetAttachable()},
 		{"Ingress", s.GetIngress()},
 		{"VNI", n.GetVni()},
 		{"Version", n.GetMeta().GetVersion()},
-		{"Options", pairsObject(s.GetDriverConfig().GetOptions())},
-		{"Labels", pairsObject(s.GetLabels())},
+		{"Options", term.Pairs(s.GetDriverConfig().GetOptions())},
+		{"Labels", term.Pairs(s.GetLabels())},
 	}
 	peers := []any{}
 	for _, p := range info.GetPeers() {
-		peer := object{{"Name", p.GetHostname()}, {"ID", p.GetNodeId()}, {"IP", p.GetAddr()}}
-		peers = append(peers, append(peer, optional("Addresses", p.GetMeshAddresses(), len(p.GetMeshAddresses()) > 0)))
+		peer := term.Object{{"Name", p.GetHostname()}, {"ID", p.GetNodeId()}, {"IP", p.GetAddr()}}
+		peers = append(peers, append(peer, term.Optional("Addresses", p.GetMeshAddresses(), len(p.GetMeshAddresses()) > 0)))
 	}
-	return append(o, member{"Peers", peers}, optional("Services", networkServices(info), verbose))
-}
-
-func pairsObject(m map[string]string) map[string]string {
-	if m == nil {
-		return map[string]string{}
-	}
-	return m
+	return append(o, term.Member{"Peers", peers}, term.Optional("Services", networkServices(info), verbose))
 }
 
 // networkServices are the services on the network by name, each with its tasks there.
-func networkServices(info *swarmv1.NetworkInfo) object {
+func networkServices(info *swarmv1.NetworkInfo) term.Object {
 	hosts := map[string]*swarmv1.Peering{}
 	for _, p := range info.GetPeers() {
 		hosts[p.GetNodeId()] = p
 	}
-	services := object{}
+	services := term.Object{}
 	for _, r := range info.GetServices() {
 		vips := []any{}
 		for _, v := range r.GetEndpoint().GetVirtualIps() {
@@ -102,14 +96,14 @@ func networkServices(info *swarmv1.NetworkInfo) object {
 				tasks = append(tasks, backendObject(info, r, b, hosts[b.GetNodeId()]))
 			}
 		}
-		services = append(services, member{r.GetName(), object{
-			{"ID", r.GetServiceId()}, {"VIPs", vips}, {"Ports", portList(r.GetEndpoint().GetPorts())}, {"Tasks", tasks},
+		services = append(services, term.Member{r.GetName(), term.Object{
+			{"ID", r.GetServiceId()}, {"VIPs", vips}, {"Ports", term.PortList(r.GetEndpoint().GetPorts())}, {"Tasks", tasks},
 		}})
 	}
 	return services
 }
 
-func backendObject(info *swarmv1.NetworkInfo, r *swarmv1.Routing, b *swarmv1.Backend, host *swarmv1.Peering) object {
+func backendObject(info *swarmv1.NetworkInfo, r *swarmv1.Routing, b *swarmv1.Backend, host *swarmv1.Peering) term.Object {
 	addresses := []string{}
 	for _, n := range b.GetNetworks() {
 		if n.GetNetworkId() == info.GetNetwork().GetId() {
@@ -120,7 +114,7 @@ func backendObject(info *swarmv1.NetworkInfo, r *swarmv1.Routing, b *swarmv1.Bac
 	if b.GetSlot() != 0 {
 		slot = fmt.Sprint(b.GetSlot())
 	}
-	return object{
+	return term.Object{
 		{"Name", r.GetName() + "." + slot + "." + b.GetTaskId()},
 		{"ID", b.GetTaskId()},
 		{"Addresses", addresses},
@@ -134,37 +128,37 @@ func backendObject(info *swarmv1.NetworkInfo, r *swarmv1.Routing, b *swarmv1.Bac
 func networkHosts(s *swarmv1.NetworkSurvey) []any {
 	out := []any{}
 	for _, n := range s.GetNodes() {
-		o := object{{"Name", n.GetHostname()}, {"ID", n.GetNodeId()}}
+		o := term.Object{{"Name", n.GetHostname()}, {"ID", n.GetNodeId()}}
 		has := n.GetNetwork()
 		switch {
 		case n.GetError() != "":
-			out = append(out, append(o, member{"State", "does not answer: " + n.GetError()}))
+			out = append(out, append(o, term.Member{"State", "does not answer: " + n.GetError()}))
 			continue
 		case len(n.GetDifferences()) > 0:
-			o = append(o, member{"State", "differs"}, member{"Differences", n.GetDifferences()})
+			o = append(o, term.Member{"State", "differs"}, term.Member{"Differences", n.GetDifferences()})
 		default:
-			o = append(o, member{"State", "in step"}, optional("Differences", nil, false))
+			o = append(o, term.Member{"State", "in step"}, term.Optional("Differences", nil, false))
 		}
-		o = append(o, member{"Index", has.GetIndex()})
+		o = append(o, term.Member{"Index", has.GetIndex()})
 		if has.GetAbsent() {
 			out = append(out, o)
 			continue
 		}
 		peers := []any{}
 		for _, p := range has.GetPeers() {
-			peers = append(peers, object{{"IP", p.GetAddr()}, {"Endpoints", p.GetEndpoints()}})
+			peers = append(peers, term.Object{{"IP", p.GetAddr()}, {"Endpoints", p.GetEndpoints()}})
 		}
-		o = append(o, member{"VNI", has.GetVni()}, member{"MTU", has.GetMtu()},
-			member{"Underlay", net.JoinHostPort(has.GetUnderlay(), fmt.Sprint(has.GetPort()))})
-		out = append(out, append(o, optional("Netns", has.GetNetns(), has.GetNetns() != ""), // Network ingress is in the host's own.
-			member{"Tasks", textList(has.GetTaskIds())}, member{"Peers", peers},
-			member{"Received", trafficObject(has.GetReceived())}, member{"Sent", trafficObject(has.GetSent())}))
+		o = append(o, term.Member{"VNI", has.GetVni()}, term.Member{"MTU", has.GetMtu()},
+			term.Member{"Underlay", net.JoinHostPort(has.GetUnderlay(), fmt.Sprint(has.GetPort()))})
+		out = append(out, append(o, term.Optional("Netns", has.GetNetns(), has.GetNetns() != ""), // Network ingress is in the host's own.
+			term.Member{"Tasks", textList(has.GetTaskIds())}, term.Member{"Peers", peers},
+			term.Member{"Received", trafficObject(has.GetReceived())}, term.Member{"Sent", trafficObject(has.GetSent())}))
 	}
 	return out
 }
 
-func trafficObject(t *swarmv1.NetworkTraffic) object {
-	return object{{"Bytes", t.GetBytes()}, {"Packets", t.GetPackets()}, {"Dropped", t.GetDropped()}}
+func trafficObject(t *swarmv1.NetworkTraffic) term.Object {
+	return term.Object{{"Bytes", t.GetBytes()}, {"Packets", t.GetPackets()}, {"Dropped", t.GetDropped()}}
 }
 
 func textList(list []string) []string {

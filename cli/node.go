@@ -12,6 +12,8 @@ import (
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
+	"swarm/cli/term"
+	"swarm/cli/usage"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -24,21 +26,21 @@ func (a *app) newNode() *cobra.Command {
 }
 
 type listOptions struct {
-	format  format
+	format  term.Format
 	filters []string
 }
 
 // listFlags are the flags of every list.
 func listFlags(c *cobra.Command, o *listOptions, quietHelp string, filters []string) {
 	c.Flags().VarP(&filterFlag{&o.filters, filters}, "filter", "f", "Filter output based on conditions provided")
-	c.Flags().StringVar(&o.format.template, "format", "", formatHelp)
-	c.Flags().BoolVarP(&o.format.quiet, "quiet", "q", false, quietHelp)
+	c.Flags().StringVar(&o.format.Template, "format", "", term.FormatHelp)
+	c.Flags().BoolVarP(&o.format.Quiet, "quiet", "q", false, quietHelp)
 }
 
 func (a *app) newNodeLs() *cobra.Command {
 	var o listOptions
 	c := verb(&cobra.Command{
-		Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List nodes in the swarm", Args: noArgs,
+		Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List nodes in the swarm", Args: usage.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE:              func(c *cobra.Command, _ []string) error { return a.runNodeLs(c.Context(), o) },
 	})
@@ -46,8 +48,8 @@ func (a *app) newNodeLs() *cobra.Command {
 	return c
 }
 
-var nodeListing = listing{
-	columns: []column{
+var nodeListing = term.Table{
+	Columns: []term.Column{
 		{"ID", "ID"},
 		{"Hostname", "HOSTNAME"},
 		{"Status", "STATUS"},
@@ -55,7 +57,7 @@ var nodeListing = listing{
 		{"ManagerStatus", "MANAGER STATUS"},
 		{"EngineVersion", "ENGINE VERSION"},
 	},
-	more: []column{{"Self", "SELF"}, {"TLSStatus", "TLS STATUS"}, {"Addr", "ADDR"}, {"Role", "ROLE"}},
+	More: []term.Column{{"Self", "SELF"}, {"TLSStatus", "TLS STATUS"}, {"Addr", "ADDR"}, {"Role", "ROLE"}},
 }
 
 func (a *app) runNodeLs(ctx context.Context, o listOptions) error {
@@ -65,7 +67,7 @@ func (a *app) runNodeLs(ctx context.Context, o listOptions) error {
 	}
 	for _, m := range rest["membership"] { // Docker's pending nodes are not kept here: one that joins is taken in, or refused.
 		if m != "accepted" {
-			return invalid("unknown membership %q: use accepted, which every node is", m)
+			return usage.Invalidf("unknown membership %q: use accepted, which every node is", m)
 		}
 	}
 	return a.with(ctx, func(c client) error {
@@ -75,18 +77,18 @@ func (a *app) runNodeLs(ctx context.Context, o listOptions) error {
 		}
 		self := selfID(ctx, c)
 		slices.SortFunc(r.Nodes, func(a, b *swarmv1.NodeInfo) int {
-			return strings.Compare(nodeHostname(a)+"\x00"+a.Node.Id, nodeHostname(b)+"\x00"+b.Node.Id)
+			return strings.Compare(term.NodeHostname(a)+"\x00"+a.Node.Id, term.NodeHostname(b)+"\x00"+b.Node.Id)
 		})
-		var rows []row
+		var rows []term.Row
 		for _, n := range r.Nodes {
-			rows = append(rows, nodeRow(n, self, o.format.table()))
+			rows = append(rows, nodeRow(n, self, o.format.IsTable()))
 		}
 		return a.list(nodeListing, o.format, rows)
 	})
 }
 
 // nodeRow is a node in a list; marked puts Docker's asterisk beside the id of the node that was asked.
-func nodeRow(n *swarmv1.NodeInfo, self string, marked bool) row {
+func nodeRow(n *swarmv1.NodeInfo, self string, marked bool) term.Row {
 	node := n.GetNode()
 	id := node.GetId()
 	if marked {
@@ -96,19 +98,19 @@ func nodeRow(n *swarmv1.NodeInfo, self string, marked bool) row {
 		}
 		id += mark
 	}
-	return row{
-		"ID": id, "Self": node.GetId() == self, "Hostname": nodeHostname(n),
+	return term.Row{
+		"ID": id, "Self": node.GetId() == self, "Hostname": term.NodeHostname(n),
 		"Status":        nodeStatus(n.GetState()),
-		"Availability":  capitalized(enumWord(node.GetSpec().GetAvailability())),
+		"Availability":  term.Capitalized(term.EnumWord(node.GetSpec().GetAvailability())),
 		"ManagerStatus": managerWord(n.GetManagerStatus()),
 		"EngineVersion": n.GetState().GetDescription().GetEngine().GetEngineVersion(),
-		"TLSStatus":     "Ready", "Addr": node.GetAddr(), "Role": enumWord(node.GetSpec().GetRole()),
+		"TLSStatus":     "Ready", "Addr": node.GetAddr(), "Role": term.EnumWord(node.GetSpec().GetRole()),
 	}
 }
 
 // nodeStatus is Docker's word, and in short why a node that is ready takes no tasks.
 func nodeStatus(s *swarmv1.NodeState) string {
-	word := capitalized(enumWord(s.GetState()))
+	word := term.Capitalized(term.EnumWord(s.GetState()))
 	if why, _, _ := strings.Cut(s.GetDescription().GetUnavailable(), ":"); why != "" && s.GetState() == swarmv1.NodeState_READY {
 		word += " (" + strings.TrimPrefix(why, "its ") + ")"
 	}
@@ -127,11 +129,7 @@ func managerWord(m *swarmv1.ManagerStatus) string {
 
 // reachabilityWord is what is known of a manager as a member of Raft: "Catching up".
 func reachabilityWord(m *swarmv1.ManagerStatus) string {
-	return capitalized(strings.ReplaceAll(enumWord(m.GetReachability()), "-", " "))
-}
-
-func nodeHostname(n *swarmv1.NodeInfo) string {
-	return n.GetNode().GetHostname()
+	return term.Capitalized(strings.ReplaceAll(term.EnumWord(m.GetReachability()), "-", " "))
 }
 
 // selfID is the node that answers; "" when it is asked from afar.
@@ -191,7 +189,7 @@ func (a *app) runNodePs(ctx context.Context, o taskListOptions, refs []string) e
 func (a *app) newNodeInspect() *cobra.Command {
 	return a.newInspect(inspection{
 		use: "inspect [OPTIONS] self|NODE [NODE...]", short: "Display detailed information on one or more nodes", complete: a.completeNodes,
-		object: func(ctx context.Context, c client, ref string) (object, error) {
+		object: func(ctx context.Context, c client, ref string) (term.Object, error) {
 			n, err := findNode(ctx, c, ref)
 			return nodeObject(n), err
 		},
@@ -205,19 +203,19 @@ func (a *app) newNodeInspect() *cobra.Command {
 	})
 }
 
-func nodeObject(n *swarmv1.NodeInfo) object {
+func nodeObject(n *swarmv1.NodeInfo) term.Object {
 	node, state := n.GetNode(), n.GetState()
-	o := stored(node.GetId(), node.GetMeta()).with("Spec", node.GetSpec()).with("Description", state.GetDescription())
-	status := object{
-		{"State", enumWord(state.GetState())}, optional("Message", state.GetMessage(), state.GetMessage() != ""), {"Addr", node.GetAddr()},
+	o := term.Stored(node.GetId(), node.GetMeta()).With("Spec", node.GetSpec()).With("Description", state.GetDescription())
+	status := term.Object{
+		{"State", term.EnumWord(state.GetState())}, term.Optional("Message", state.GetMessage(), state.GetMessage() != ""), {"Addr", node.GetAddr()},
 	}
-	return append(o, member{"Status", status}).with("ManagerStatus", n.GetManagerStatus())
+	return append(o, term.Member{"Status", status}).With("ManagerStatus", n.GetManagerStatus())
 }
 
 func writeNode(w io.Writer, n *swarmv1.NodeInfo) {
 	node, state := n.GetNode(), n.GetState()
 	d := state.GetDescription()
-	line := func(name string, v any) { printf(w, "%-24s%v\n", name+":", v) }
+	line := func(name string, v any) { term.Printf(w, "%-24s%v\n", name+":", v) }
 	line("ID", node.GetId())
 	if node.GetSpec().GetName() != "" {
 		line("Name", node.GetSpec().GetName())
@@ -225,17 +223,17 @@ func writeNode(w io.Writer, n *swarmv1.NodeInfo) {
 	if labels := node.GetSpec().GetLabels(); len(labels) > 0 {
 		fmt.Fprintln(w, "Labels:")
 		for _, k := range slices.Sorted(maps.Keys(labels)) {
-			printf(w, " - %s=%s\n", k, labels[k])
+			term.Printf(w, " - %s=%s\n", k, labels[k])
 		}
 	}
-	line("Hostname", nodeHostname(n))
-	line("Joined at", stamp(node.GetMeta().GetCreatedAt()))
+	line("Hostname", term.NodeHostname(n))
+	line("Joined at", term.Stamp(node.GetMeta().GetCreatedAt()))
 	fmt.Fprintln(w, "Status:")
-	line(" State", capitalized(enumWord(state.GetState())))
+	line(" State", term.Capitalized(term.EnumWord(state.GetState())))
 	if state.GetMessage() != "" {
 		line(" Message", state.GetMessage())
 	}
-	line(" Availability", capitalized(enumWord(node.GetSpec().GetAvailability())))
+	line(" Availability", term.Capitalized(term.EnumWord(node.GetSpec().GetAvailability())))
 	line(" Address", node.GetAddr())
 	if m := n.GetManagerStatus(); m != nil {
 		fmt.Fprintln(w, "Manager Status:")
@@ -253,7 +251,7 @@ func writeNode(w io.Writer, n *swarmv1.NodeInfo) {
 	if builds := d.GetEngine().GetBuilds(); len(builds) > 0 {
 		fmt.Fprintln(w, "Builds:")
 		for _, b := range builds {
-			line(" "+capitalized(b.GetPart()), b.GetBuild())
+			line(" "+term.Capitalized(b.GetPart()), b.GetBuild())
 		}
 	}
 	writePortConflicts(w, d.GetPortConflicts())

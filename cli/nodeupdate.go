@@ -9,6 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"swarm/cli/term"
+	"swarm/cli/usage"
 	"swarm/internal/pause"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -25,7 +27,7 @@ func (a *app) newNodeUpdate() *cobra.Command {
 		labelAdd: list{kind: "list", check: checkLabelFlag}, labelRm: list{kind: "list"},
 	}
 	c := verb(&cobra.Command{
-		Use: "update [OPTIONS] NODE", Short: "Update a node", Args: exactArgs(1), ValidArgsFunction: a.completeNodes,
+		Use: "update [OPTIONS] NODE", Short: "Update a node", Args: usage.ExactArgs(1), ValidArgsFunction: a.completeNodes,
 		RunE: func(c *cobra.Command, args []string) error {
 			o.ref = args[0]
 			return a.runNodeUpdate(c.Context(), o)
@@ -52,7 +54,7 @@ func (o nodeUpdateOptions) apply(spec *swarmv1.NodeSpec) error {
 	}
 	for _, key := range o.labelRm.values {
 		if _, ok := spec.Labels[key]; !ok {
-			return invalid("key %s doesn't exist in the node's labels: see them with `swarm node inspect --pretty`", key)
+			return usage.Invalidf("key %s doesn't exist in the node's labels: see them with `swarm node inspect --pretty`", key)
 		}
 		delete(spec.Labels, key)
 	}
@@ -71,7 +73,7 @@ func (a *app) runNodeUpdate(ctx context.Context, o nodeUpdateOptions) error {
 		if _, err := updateNode(ctx, c, o.ref, o.hostname, o.apply); err != nil {
 			return err
 		}
-		printf(a.Out, "%s\n", o.ref)
+		term.Printf(a.Out, "%s\n", o.ref)
 		return nil
 	})
 }
@@ -107,7 +109,7 @@ func updateNode(ctx context.Context, c client, ref, hostname string, edit func(*
 
 func (a *app) newNodeRole(name, short string, role swarmv1.NodeSpec_Role) *cobra.Command {
 	return verb(&cobra.Command{
-		Use: name + " NODE [NODE...]", Short: short, Args: minArgs(1), ValidArgsFunction: a.completeNodes,
+		Use: name + " NODE [NODE...]", Short: short, Args: usage.MinArgs(1), ValidArgsFunction: a.completeNodes,
 		RunE: func(c *cobra.Command, args []string) error { return a.runNodeRole(c.Context(), role, args) },
 	})
 }
@@ -123,14 +125,14 @@ func (a *app) runNodeRole(ctx context.Context, role swarmv1.NodeSpec_Role, refs 
 			case err != nil:
 				return err
 			case before.GetNode().GetSpec().GetRole() == role:
-				printf(a.Out, "Node %s is already a %s.\n", ref, enumWord(role))
+				term.Printf(a.Out, "Node %s is already a %s.\n", ref, term.EnumWord(role))
 			case role == swarmv1.NodeSpec_MANAGER:
 				if err := awaitVote(ctx, c, before.GetNode().GetId()); err != nil {
 					return fmt.Errorf("node %s is a manager from now on, but it %w", ref, err)
 				}
-				printf(a.Out, "Node %s promoted to a manager in the swarm.\n", ref)
+				term.Printf(a.Out, "Node %s promoted to a manager in the swarm.\n", ref)
 			default:
-				printf(a.Out, "Manager %s demoted in the swarm.\n", ref)
+				term.Printf(a.Out, "Manager %s demoted in the swarm.\n", ref)
 			}
 			return nil
 		})
@@ -169,7 +171,7 @@ func (a *app) newNodeRm() *cobra.Command {
 	var force bool
 	c := verb(&cobra.Command{
 		Use: "rm [OPTIONS] NODE [NODE...]", Aliases: []string{"remove"}, Short: "Remove one or more nodes from the swarm",
-		Args: minArgs(1), ValidArgsFunction: a.completeNodes,
+		Args: usage.MinArgs(1), ValidArgsFunction: a.completeNodes,
 		RunE: func(c *cobra.Command, args []string) error { return a.runNodeRm(c.Context(), force, args) },
 	})
 	c.Flags().BoolVarP(&force, "force", "f", false, "Force remove a node from the swarm")
@@ -186,7 +188,7 @@ func (a *app) runNodeRm(ctx context.Context, force bool, refs []string) error {
 			if _, err := c.RemoveNode(ctx, &swarmv1.RemoveNodeRequest{Id: n.Node.Id, Force: force}); err != nil {
 				return err
 			}
-			printf(a.Out, "%s\n", ref)
+			term.Printf(a.Out, "%s\n", ref)
 			return nil
 		})
 	})

@@ -1,6 +1,7 @@
 package cli_test
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -239,16 +240,21 @@ func TestOutput_Error(t *testing.T) {
 	}
 }
 
-// Whatever is printed with a value in it is printed by printf, which keeps the value on its line. Help is our own text. An
+// Whatever is printed with a value in it is printed by term.Printf, which keeps the value on its line. Help is our own text. An
 // exception carries its reason on its line.
 func TestOutput_ValuesGoThroughPrintf(t *testing.T) {
-	files, err := filepath.Glob("*.go")
-	if err != nil {
+	files := []string{}
+	if err := filepath.WalkDir(".", func(path string, _ fs.DirEntry, err error) error {
+		if strings.HasSuffix(path, ".go") {
+			files = append(files, path)
+		}
+		return err
+	}); err != nil {
 		t.Fatal(err)
 	}
 	direct := regexp.MustCompile(`fmt\.Fprintf\(|fmt\.Fprint(ln)?\([^,()]+, ([^"]|"[^"]*"[^)])`)
 	for _, file := range files {
-		if strings.HasSuffix(file, "_test.go") || file == "output.go" || file == "help.go" {
+		if strings.HasSuffix(file, "_test.go") || file == "term/output.go" || file == "help.go" {
 			continue
 		}
 		text, err := os.ReadFile(file)
@@ -257,7 +263,7 @@ func TestOutput_ValuesGoThroughPrintf(t *testing.T) {
 		}
 		for n, line := range strings.Split(string(text), "\n") {
 			if direct.MatchString(line) && !strings.Contains(line, "// printf: ") {
-				t.Errorf("%s:%d: use printf: %s", file, n+1, strings.TrimSpace(line))
+				t.Errorf("%s:%d: use term.Printf: %s", file, n+1, strings.TrimSpace(line))
 			}
 		}
 	}

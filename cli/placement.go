@@ -1,49 +1,11 @@
 package cli
 
 import (
-	"fmt"
 	"strings"
 
+	"swarm/cli/term"
 	swarmv1 "swarm/proto/swarm/v1"
 )
-
-// How it is said why no node takes a task.
-
-// unplacedLine is the explanation in one line: "no suitable node (2 nodes: ...; 1 node: ...); nearest: ...".
-func unplacedLine(u *swarmv1.Unplaced) string {
-	line := refusedLine(u)
-	if u.GetNearest() != "" {
-		line += "; nearest: " + u.GetNearest()
-	}
-	return line
-}
-
-// refusedLine is the same without the nearest miss.
-func refusedLine(u *swarmv1.Unplaced) string {
-	words := make([]string, 0, len(u.GetRefusals()))
-	for _, r := range u.GetRefusals() {
-		words = append(words, refusalLine(r))
-	}
-	line := "no suitable node"
-	if len(words) > 0 {
-		line += " (" + strings.Join(words, "; ") + ")"
-	}
-	return line
-}
-
-func refusalLine(r *swarmv1.Refusal) string {
-	reason := r.GetReason()
-	if reason == "" {
-		reason = r.GetFilter()
-	}
-	if r.GetNodes() == 0 {
-		return reason // no node was asked
-	}
-	if strings.Contains(" "+reason, fmt.Sprintf(" %d node", r.GetNodes())) {
-		return reason // it counts for itself
-	}
-	return fmt.Sprintf("%d node%s: %s", r.GetNodes(), plural(int(r.GetNodes())), reason)
-}
 
 // placementHint is what the user can do about the filter that refused the most nodes; a missing image comes before all, as
 // only it is nothing that a node could have by chance.
@@ -113,7 +75,7 @@ func imageHint(err, image string) string {
 	}
 	for _, sign := range []string{"no such image", "pull", "manifest unknown", "image not found", "cannot fetch", "no node holds", "resolve image"} {
 		if strings.Contains(low, sign) {
-			return loadHint(shortImage(image))
+			return loadHint(term.ShortImage(image))
 		}
 	}
 	return ""

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 
+	"swarm/cli/term"
+	"swarm/cli/usage"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -161,8 +163,8 @@ func checkPorts(ports []*swarmv1.PortConfig) error {
 		k := key{p.Protocol, p.PublishedPort}
 		other, ok := taken[k]
 		if ok && (other.HostIp == p.HostIp || other.HostIp == "" || p.HostIp == "") {
-			return invalid("port %d/%s is published twice, for target ports %d and %d: publish each port once",
-				p.PublishedPort, enumWord(p.Protocol), other.TargetPort, p.TargetPort)
+			return usage.Invalidf("port %d/%s is published twice, for target ports %d and %d: publish each port once",
+				p.PublishedPort, term.EnumWord(p.Protocol), other.TargetPort, p.TargetPort)
 		}
 		taken[k] = p
 	}

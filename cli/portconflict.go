@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 
+	"swarm/cli/term"
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -42,7 +43,7 @@ func (a *app) warnPorts(ctx context.Context, c client, s *swarmv1.ServiceInfo) {
 			if i < 0 {
 				continue
 			}
-			switch at := fmt.Sprintf("node %s does not answer for the service: %s", nodeHostname(n), conflicts[i].GetReason()); conflicts[i].GetKind() {
+			switch at := fmt.Sprintf("node %s does not answer for the service: %s", term.NodeHostname(n), conflicts[i].GetReason()); conflicts[i].GetKind() {
 			case swarmv1.PortConflict_ELSEWHERE:
 				without++
 			case swarmv1.PortConflict_UNABLE:
@@ -52,7 +53,7 @@ func (a *app) warnPorts(ctx context.Context, c client, s *swarmv1.ServiceInfo) {
 			}
 		}
 		if nodes > 0 && without == nodes {
-			warn(fmt.Sprintf("no node has address %s: port %d/%s does not answer until one does", p.GetHostIp(), p.GetPublishedPort(), enumWord(p.GetProtocol())))
+			warn(fmt.Sprintf("no node has address %s: port %d/%s does not answer until one does", p.GetHostIp(), p.GetPublishedPort(), term.EnumWord(p.GetProtocol())))
 		}
 	}
 }
@@ -72,9 +73,9 @@ func writePortConflicts(w io.Writer, conflicts []*swarmv1.PortConflict) {
 		if len(lines) == 0 {
 			return
 		}
-		printf(w, "%s\n", heading)
+		term.Printf(w, "%s\n", heading)
 		for _, line := range lines {
-			printf(w, " - %s\n", line)
+			term.Printf(w, " - %s\n", line)
 		}
 	}
 	list("Ports of others:", others)
@@ -87,5 +88,5 @@ func concerns(c *swarmv1.PortConflict, p *swarmv1.PortConfig) bool {
 	if a := spec.HostIP(p); a.IsValid() {
 		ip = a.String()
 	}
-	return c.GetPort() == p.GetPublishedPort() && c.GetProtocol() == enumWord(p.GetProtocol()) && c.GetAddress() == ip
+	return c.GetPort() == p.GetPublishedPort() && c.GetProtocol() == term.EnumWord(p.GetProtocol()) && c.GetAddress() == ip
 }

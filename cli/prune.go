@@ -4,12 +4,13 @@ import (
 	"bufio"
 	"context"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"swarm/cli/term"
+	"swarm/cli/usage"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -25,7 +26,7 @@ func (a *app) newSystemPrune() *cobra.Command {
 	var o pruneOptions
 	nodes := list{kind: "list"}
 	c := verb(&cobra.Command{
-		Use: "prune [OPTIONS]", Short: "Remove unused data", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		Use: "prune [OPTIONS]", Short: "Remove unused data", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		Long: "Remove what nothing uses on the nodes: dead containers with their anonymous volumes, logs of removed tasks, networks, and images without a name.",
 		RunE: func(c *cobra.Command, _ []string) error {
 			o.nodes = nodes.values
@@ -41,7 +42,7 @@ func (a *app) newImagePrune() *cobra.Command {
 	o := pruneOptions{imagesOnly: true}
 	nodes := list{kind: "list"}
 	c := verb(&cobra.Command{
-		Use: "prune [OPTIONS]", Short: "Remove unused images", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		Use: "prune [OPTIONS]", Short: "Remove unused images", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
 			o.nodes = nodes.values
 			return a.runPrune(c.Context(), o)
@@ -79,7 +80,7 @@ func (a *app) runPrune(ctx context.Context, o pruneOptions) error {
 			}
 			req.Labels = append(req.Labels, k)
 		default:
-			return invalid("unknown filter %q: use one of %s", key, strings.Join(pruneFilters, ", "))
+			return usage.Invalidf("unknown filter %q: use one of %s", key, strings.Join(pruneFilters, ", "))
 		}
 	}
 	if len(req.Labels) > 0 { // nothing else has labels
@@ -112,9 +113,9 @@ func (a *app) agreed(o pruneOptions) bool {
 		which = "all images without at least one service associated to them"
 	}
 	if o.imagesOnly {
-		printf(a.Err, "WARNING! This will remove %s.\n", which)
+		term.Printf(a.Err, "WARNING! This will remove %s.\n", which)
 	} else {
-		printf(a.Err, "WARNING! This will remove:\n  - all dead containers\n  - all logs of removed tasks\n  - all networks not used by at least one service\n  - %s\n\n", which)
+		term.Printf(a.Err, "WARNING! This will remove:\n  - all dead containers\n  - all logs of removed tasks\n  - all networks not used by at least one service\n  - %s\n\n", which)
 	}
 	return a.confirmed()
 }
@@ -133,7 +134,7 @@ func (a *app) printPruned(r *swarmv1.DisksPruneResponse, networks []string) erro
 	failed := false
 	for _, n := range r.GetNodes() {
 		if n.GetError() != "" {
-			printf(a.Err, "node %s was not cleaned: %s\n", n.GetHostname(), n.GetError())
+			term.Printf(a.Err, "node %s was not cleaned: %s\n", n.GetHostname(), n.GetError())
 			failed = true
 		}
 		containers = append(containers, n.GetPruned().GetContainers()...)
@@ -147,31 +148,23 @@ func (a *app) printPruned(r *swarmv1.DisksPruneResponse, networks []string) erro
 	slices.Sort(digests)
 	var images []string
 	for _, name := range r.GetUntagged() {
-		images = append(images, "untagged: "+shortImage(name))
+		images = append(images, "untagged: "+term.ShortImage(name))
 	}
 	for _, d := range slices.Compact(digests) {
 		images = append(images, "deleted: "+d)
 	}
 	a.printKind("Images", images)
-	printf(a.Out, "Total reclaimed space: %s\n", size(reclaimed))
+	term.Printf(a.Out, "Total reclaimed space: %s\n", term.Size(reclaimed))
 	if failed {
-		return ExitError{Code: 1}
+		return usage.ExitError{Code: 1}
 	}
 	return nil
-}
-
-// printList prints a heading, which ends its line itself, and items below it.
-func printList(w io.Writer, heading string, items []string) {
-	fmt.Fprint(w, heading) // printf: the heading is ours
-	for _, i := range items {
-		printf(w, "%s\n", i)
-	}
 }
 
 func (a *app) printKind(kind string, items []string) {
 	if len(items) == 0 {
 		return
 	}
-	printList(a.Out, "Deleted "+kind+":\n", items)
+	term.PrintList(a.Out, "Deleted "+kind+":\n", items)
 	fmt.Fprintln(a.Out)
 }

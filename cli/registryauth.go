@@ -6,6 +6,7 @@ import (
 
 	"github.com/distribution/reference"
 
+	"swarm/cli/term"
 	"swarm/internal/keychain"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -20,7 +21,7 @@ func (a *app) imageAuth(ctx context.Context, s *swarmv1.ServiceSpec, keep bool) 
 		return auth, err
 	}
 	if auth == "" {
-		printf(a.Err, "Warning: no credentials for the registry of %s are known: log in with `swarm login` first\n", c.GetImage())
+		term.Printf(a.Err, "Warning: no credentials for the registry of %s are known: log in with `swarm login` first\n", c.GetImage())
 		return "", nil
 	}
 	c.PullOptions = &swarmv1.PullOptions{RegistryAuth: auth}

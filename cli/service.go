@@ -12,6 +12,8 @@ import (
 	"github.com/distribution/reference"
 	"github.com/spf13/cobra"
 
+	"swarm/cli/term"
+	"swarm/cli/usage"
 	"swarm/internal/ident"
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -26,7 +28,7 @@ func (a *app) newService() *cobra.Command {
 func (a *app) newServiceCreate() *cobra.Command {
 	o := createOptions{flags: newServiceFlags(), lists: newServiceLists(), mode: choice{value: "replicated", choices: serviceModes}}
 	c := verb(&cobra.Command{
-		Use: "create [OPTIONS] IMAGE [COMMAND] [ARG...]", Short: "Create a new service", Args: minArgs(1),
+		Use: "create [OPTIONS] IMAGE [COMMAND] [ARG...]", Short: "Create a new service", Args: usage.MinArgs(1),
 		ValidArgsFunction: a.completeImages,
 		RunE: func(c *cobra.Command, args []string) error {
 			o.image, o.args = args[0], args[1:]
@@ -66,7 +68,7 @@ func (a *app) runServiceCreate(ctx context.Context, o createOptions) error {
 			return err
 		}
 		a.warn(r.Warnings)
-		printf(a.Out, "%s\n", r.Id)
+		term.Printf(a.Out, "%s\n", r.Id)
 		if o.flags.detach {
 			return nil
 		}
@@ -106,14 +108,14 @@ func generatedName(image string) string {
 
 func (a *app) warn(warnings []string) {
 	for _, w := range warnings {
-		printf(a.Err, "Warning: %s\n", w)
+		term.Printf(a.Err, "Warning: %s\n", w)
 	}
 }
 
 func (a *app) newServiceLs() *cobra.Command {
 	var o listOptions
 	c := verb(&cobra.Command{
-		Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List services", Args: noArgs,
+		Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List services", Args: usage.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE:              func(c *cobra.Command, _ []string) error { return a.runServiceLs(c.Context(), o) },
 	})
@@ -121,8 +123,8 @@ func (a *app) newServiceLs() *cobra.Command {
 	return c
 }
 
-var serviceListing = listing{
-	columns: []column{
+var serviceListing = term.Table{
+	Columns: []term.Column{
 		{"ID", "ID"},
 		{"Name", "NAME"},
 		{"Mode", "MODE"},
@@ -130,7 +132,7 @@ var serviceListing = listing{
 		{"Image", "IMAGE"},
 		{"Ports", "PORTS"},
 	},
-	more: []column{{"Revision", "REVISION"}, {"UpdateStatus", "UPDATE STATUS"}},
+	More: []term.Column{{"Revision", "REVISION"}, {"UpdateStatus", "UPDATE STATUS"}},
 }
 
 func (a *app) runServiceLs(ctx context.Context, o listOptions) error {
@@ -143,19 +145,19 @@ func (a *app) runServiceLs(ctx context.Context, o listOptions) error {
 		if err != nil {
 			return err
 		}
-		sortBy(r.Services, func(s *swarmv1.ServiceInfo) string { return s.GetService().GetName() })
-		rows := make([]row, 0, len(r.Services))
+		term.SortBy(r.Services, func(s *swarmv1.ServiceInfo) string { return s.GetService().GetName() })
+		rows := make([]term.Row, 0, len(r.Services))
 		for _, s := range r.Services {
-			rows = append(rows, serviceRow(s, o.format.table()))
+			rows = append(rows, serviceRow(s, o.format.IsTable()))
 		}
 		return a.list(serviceListing, o.format, rows)
 	})
 }
 
-func serviceRow(s *swarmv1.ServiceInfo, short bool) row {
+func serviceRow(s *swarmv1.ServiceInfo, short bool) term.Row {
 	id, asked := s.GetService().GetId(), s.GetRevision().GetSpec()
 	if short {
-		id = shortID(id)
+		id = term.ShortID(id)
 	}
 	ports := s.GetEndpoint().GetPorts()
 	if len(ports) == 0 {
@@ -167,17 +169,17 @@ func serviceRow(s *swarmv1.ServiceInfo, short bool) row {
 			published = append(published, p)
 		}
 	}
-	held := portList(published)
+	held := term.PortList(published)
 	if why := s.GetEndpoint().GetUnmet(); why != "" {
 		held = strings.TrimSpace(held + " (waits: " + why + ")")
 	}
 	update := ""
 	if u := s.GetService().GetUpdateStatus(); u.GetState() != swarmv1.UpdateStatus_UNKNOWN {
-		update = updateWord(u.GetState())
+		update = term.UpdateWord(u.GetState())
 	}
-	return row{
-		"ID": id, "Name": s.GetService().GetName(), "Mode": modeWord(asked.GetMode()), "Replicas": replicasWord(s),
-		"Image": shortImage(asked.GetTaskTemplate().GetContainerSpec().GetImage()), "Ports": held,
+	return term.Row{
+		"ID": id, "Name": s.GetService().GetName(), "Mode": term.ModeWord(asked.GetMode()), "Replicas": replicasWord(s),
+		"Image": term.ShortImage(asked.GetTaskTemplate().GetContainerSpec().GetImage()), "Ports": held,
 		"Revision": fmt.Sprint(s.GetService().GetRevision()), "UpdateStatus": update,
 	}
 }
@@ -198,7 +200,7 @@ func replicasWord(s *swarmv1.ServiceInfo) string {
 func (a *app) newServicePs() *cobra.Command {
 	var o taskListOptions
 	c := verb(&cobra.Command{
-		Use: "ps [OPTIONS] SERVICE [SERVICE...]", Short: "List the tasks of one or more services", Args: minArgs(1),
+		Use: "ps [OPTIONS] SERVICE [SERVICE...]", Short: "List the tasks of one or more services", Args: usage.MinArgs(1),
 		ValidArgsFunction: a.completeServices,
 		RunE:              func(c *cobra.Command, args []string) error { return a.runServicePs(c.Context(), o, args) },
 	})
@@ -219,7 +221,7 @@ func (a *app) runServicePs(ctx context.Context, o taskListOptions, refs []string
 				filter.ServiceIds = append(filter.ServiceIds, s.Service.Id)
 				services[s.Service.Id] = s
 				if why := s.GetEndpoint().GetUnmet(); why != "" {
-					printf(a.Err, "service %s was rolled back and does not have its former ports and addresses yet: %s\n", s.Service.GetName(), why)
+					term.Printf(a.Err, "service %s was rolled back and does not have its former ports and addresses yet: %s\n", s.Service.GetName(), why)
 				}
 			}
 			return err
@@ -230,7 +232,7 @@ func (a *app) runServicePs(ctx context.Context, o taskListOptions, refs []string
 		tasks, err := a.listTasks(ctx, c, o, filter)
 		for _, t := range tasks {
 			if hint := orderHint(services[t.GetTask().GetServiceId()], t); hint != "" {
-				printf(a.Err, "the update of service %s waits for what its old tasks hold: %s\n", t.GetServiceName(), hint)
+				term.Printf(a.Err, "the update of service %s waits for what its old tasks hold: %s\n", t.GetServiceName(), hint)
 				delete(services, t.GetTask().GetServiceId())
 			}
 		}
@@ -241,7 +243,7 @@ func (a *app) runServicePs(ctx context.Context, o taskListOptions, refs []string
 func (a *app) newServiceScale() *cobra.Command {
 	var detach bool
 	c := verb(&cobra.Command{
-		Use: "scale [OPTIONS] SERVICE=REPLICAS [SERVICE=REPLICAS...]", Short: "Scale one or multiple replicated services", Args: minArgs(1),
+		Use: "scale [OPTIONS] SERVICE=REPLICAS [SERVICE=REPLICAS...]", Short: "Scale one or multiple replicated services", Args: usage.MinArgs(1),
 		ValidArgsFunction: a.completeScale,
 		RunE:              func(c *cobra.Command, args []string) error { return a.runServiceScale(c.Context(), detach, args) },
 	})
@@ -254,14 +256,14 @@ func parseScale(args []string) (refs []string, replicas []uint64, err error) {
 	for _, arg := range args {
 		ref, count, ok := strings.Cut(arg, "=")
 		if !ok || ref == "" {
-			return nil, nil, invalid("invalid scale specifier %q: use SERVICE=REPLICAS", arg)
+			return nil, nil, usage.Invalidf("invalid scale specifier %q: use SERVICE=REPLICAS", arg)
 		}
 		n, err := strconv.ParseUint(count, 10, 32)
 		if errors.Is(err, strconv.ErrRange) {
-			return nil, nil, invalid("replicas value %s for %s is out of range: use 0 to %d", count, ref, math.MaxUint32)
+			return nil, nil, usage.Invalidf("replicas value %s for %s is out of range: use 0 to %d", count, ref, math.MaxUint32)
 		}
 		if err != nil {
-			return nil, nil, invalid("invalid replicas value %q for %s: use a whole number, 0 or more", count, ref)
+			return nil, nil, usage.Invalidf("invalid replicas value %q for %s: use a whole number, 0 or more", count, ref)
 		}
 		refs, replicas = append(refs, ref), append(replicas, n)
 	}
@@ -282,7 +284,7 @@ func (a *app) runServiceScale(ctx context.Context, detach bool, args []string) e
 			if err != nil {
 				return err
 			}
-			printf(a.Out, "%s scaled to %d\n", ref, n)
+			term.Printf(a.Out, "%s scaled to %d\n", ref, n)
 			waits = append(waits, w)
 			return nil
 		})
@@ -305,14 +307,14 @@ func setReplicas(s *swarmv1.ServiceSpec, n uint64) error {
 	case *swarmv1.ServiceMode_ReplicatedJob:
 		m.ReplicatedJob.TotalCompletions = n
 	default:
-		return invalid("service %s is %s: scale can only be used with replicated or replicated-job mode", s.GetName(), modeWord(s.GetMode()))
+		return usage.Invalidf("service %s is %s: scale can only be used with replicated or replicated-job mode", s.GetName(), term.ModeWord(s.GetMode()))
 	}
 	return nil
 }
 
 func (a *app) newServiceRm() *cobra.Command {
 	return verb(&cobra.Command{
-		Use: "rm SERVICE [SERVICE...]", Aliases: []string{"remove"}, Short: "Remove one or more services", Args: minArgs(1),
+		Use: "rm SERVICE [SERVICE...]", Aliases: []string{"remove"}, Short: "Remove one or more services", Args: usage.MinArgs(1),
 		ValidArgsFunction: a.completeServices,
 		RunE:              func(c *cobra.Command, args []string) error { return a.runServiceRm(c.Context(), args) },
 	})
@@ -324,7 +326,7 @@ func (a *app) runServiceRm(ctx context.Context, refs []string) error {
 			if _, err := c.RemoveService(ctx, &swarmv1.GetRequest{Id: ref}); err != nil {
 				return err
 			}
-			printf(a.Out, "%s\n", ref)
+			term.Printf(a.Out, "%s\n", ref)
 			return nil
 		})
 	})

@@ -8,32 +8,34 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"swarm/cli/term"
+	"swarm/cli/usage"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
 type historyOptions struct {
 	ref     string
-	format  format
+	format  term.Format
 	noTrunc bool
 }
 
 func (a *app) newServiceHistory() *cobra.Command {
 	var o historyOptions
 	c := verb(&cobra.Command{
-		Use: "history [OPTIONS] SERVICE", Short: "List the revisions of a service, newest first", Args: exactArgs(1), ValidArgsFunction: a.completeServices,
+		Use: "history [OPTIONS] SERVICE", Short: "List the revisions of a service, newest first", Args: usage.ExactArgs(1), ValidArgsFunction: a.completeServices,
 		RunE: func(c *cobra.Command, args []string) error {
 			o.ref = args[0]
 			return a.runServiceHistory(c.Context(), o)
 		},
 	})
-	c.Flags().StringVar(&o.format.template, "format", "", formatHelp)
-	c.Flags().BoolVarP(&o.format.quiet, "quiet", "q", false, "Only display the numbers of revisions")
+	c.Flags().StringVar(&o.format.Template, "format", "", term.FormatHelp)
+	c.Flags().BoolVarP(&o.format.Quiet, "quiet", "q", false, "Only display the numbers of revisions")
 	c.Flags().BoolVar(&o.noTrunc, "no-trunc", false, "Do not truncate output")
 	return c
 }
 
-var revisionListing = listing{
-	columns: []column{
+var revisionListing = term.Table{
+	Columns: []term.Column{
 		{"Revision", "REVISION"},
 		{"Created", "CREATED"},
 		{"CreatedBy", "CREATED BY"},
@@ -41,8 +43,8 @@ var revisionListing = listing{
 		{"Replicas", "REPLICAS"},
 		{"Current", "CURRENT"},
 	},
-	more: []column{{"CreatedAt", "CREATED AT"}, {"Mode", "MODE"}, {"Template", "TEMPLATE"}},
-	id:   "Revision",
+	More: []term.Column{{"CreatedAt", "CREATED AT"}, {"Mode", "MODE"}, {"Template", "TEMPLATE"}},
+	Id:   "Revision",
 }
 
 func (a *app) runServiceHistory(ctx context.Context, o historyOptions) error {
@@ -56,7 +58,7 @@ func (a *app) runServiceHistory(ctx context.Context, o historyOptions) error {
 			return err
 		}
 		slices.SortFunc(r.Revisions, func(a, b *swarmv1.Revision) int { return int(b.GetNumber()) - int(a.GetNumber()) })
-		rows := make([]row, 0, len(r.Revisions))
+		rows := make([]term.Row, 0, len(r.Revisions))
 		for _, rev := range r.Revisions {
 			rows = append(rows, revisionRow(s.GetService(), rev, o.noTrunc, a.Now()))
 		}
@@ -64,10 +66,10 @@ func (a *app) runServiceHistory(ctx context.Context, o historyOptions) error {
 	})
 }
 
-func revisionRow(s *swarmv1.Service, rev *swarmv1.Revision, noTrunc bool, now time.Time) row {
+func revisionRow(s *swarmv1.Service, rev *swarmv1.Revision, noTrunc bool, now time.Time) term.Row {
 	image := rev.GetSpec().GetTaskTemplate().GetContainerSpec().GetImage()
 	if !noTrunc {
-		image = shortImage(image)
+		image = term.ShortImage(image)
 	}
 	replicas := ""
 	switch m := rev.GetSpec().GetMode().GetMode().(type) {
@@ -83,9 +85,9 @@ func revisionRow(s *swarmv1.Service, rev *swarmv1.Revision, noTrunc bool, now ti
 	case s.GetPreviousRevision():
 		current = "previous" // where a rollback leads
 	}
-	return row{
-		"Revision": fmt.Sprint(rev.GetNumber()), "Created": ago(now, rev.GetMeta().GetCreatedAt()), "CreatedAt": stamp(rev.GetMeta().GetCreatedAt()),
-		"CreatedBy": rev.GetActor(), "Image": image, "Replicas": replicas, "Mode": modeWord(rev.GetSpec().GetMode()),
+	return term.Row{
+		"Revision": fmt.Sprint(rev.GetNumber()), "Created": term.Ago(now, rev.GetMeta().GetCreatedAt()), "CreatedAt": term.Stamp(rev.GetMeta().GetCreatedAt()),
+		"CreatedBy": rev.GetActor(), "Image": image, "Replicas": replicas, "Mode": term.ModeWord(rev.GetSpec().GetMode()),
 		"Current": current, "Template": fmt.Sprint(rev.GetTemplate()),
 	}
 }

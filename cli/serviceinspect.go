@@ -11,6 +11,7 @@ import (
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
+	"swarm/cli/term"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -21,7 +22,7 @@ func (a *app) newServiceInspect() *cobra.Command {
 	})
 }
 
-func inspectedService(ctx context.Context, c client, ref string) (object, error) {
+func inspectedService(ctx context.Context, c client, ref string) (term.Object, error) {
 	s, err := c.GetService(ctx, &swarmv1.GetRequest{Id: ref})
 	if err != nil {
 		return nil, err
@@ -39,7 +40,7 @@ func (a *app) prettyService(ctx context.Context, c client, w io.Writer, ref stri
 		return err
 	}
 	update := s.GetService().GetUpdateStatus()
-	writeService(w, s, ago(a.Now(), update.GetStartedAt()), ago(a.Now(), update.GetCompletedAt()))
+	writeService(w, s, term.Ago(a.Now(), update.GetStartedAt()), term.Ago(a.Now(), update.GetCompletedAt()))
 	return nil
 }
 
@@ -60,15 +61,15 @@ func findRevision(ctx context.Context, c client, service string, number uint64) 
 	return nil, nil
 }
 
-func serviceObject(s *swarmv1.ServiceInfo, previous *swarmv1.ServiceSpec) object {
+func serviceObject(s *swarmv1.ServiceInfo, previous *swarmv1.ServiceSpec) term.Object {
 	service := s.GetService()
-	o := stored(service.GetId(), service.GetMeta())
-	o = append(o, member{"Revision", service.GetRevision()})
-	o = o.with("Spec", s.GetRevision().GetSpec()).with("PreviousSpec", previous)
-	endpoint := describe(s.GetEndpoint())
-	endpoint = slices.DeleteFunc(endpoint, func(m member) bool { return m.Name == "ServiceID" || m.Name == "Meta" })
-	o = append(o, member{"Endpoint", endpoint})
-	return o.with("UpdateStatus", service.GetUpdateStatus()).with("JobStatus", service.GetJobStatus()).with("ServiceStatus", s.GetStatus())
+	o := term.Stored(service.GetId(), service.GetMeta())
+	o = append(o, term.Member{"Revision", service.GetRevision()})
+	o = o.With("Spec", s.GetRevision().GetSpec()).With("PreviousSpec", previous)
+	endpoint := term.Describe(s.GetEndpoint())
+	endpoint = slices.DeleteFunc(endpoint, func(m term.Member) bool { return m.Name == "ServiceID" || m.Name == "Meta" })
+	o = append(o, term.Member{"Endpoint", endpoint})
+	return o.With("UpdateStatus", service.GetUpdateStatus()).With("JobStatus", service.GetJobStatus()).With("ServiceStatus", s.GetStatus())
 }
 
 // pretty writes "Name:   value" lines, leaving out what is not set.
@@ -76,7 +77,7 @@ type pretty struct{ w io.Writer }
 
 func (p pretty) line(name, value string) {
 	if value != "" {
-		printf(p.w, "%-15s %s\n", name+":", value)
+		term.Printf(p.w, "%-15s %s\n", name+":", value)
 	}
 }
 
@@ -90,9 +91,9 @@ func (p pretty) pairs(name string, m map[string]string) {
 	if len(m) == 0 {
 		return
 	}
-	printf(p.w, "%s:\n", name)
+	term.Printf(p.w, "%s:\n", name)
 	for _, k := range slices.Sorted(maps.Keys(m)) {
-		printf(p.w, " %s=%s\n", k, m[k])
+		term.Printf(p.w, " %s=%s\n", k, m[k])
 	}
 }
 
@@ -102,14 +103,14 @@ func writeService(w io.Writer, s *swarmv1.ServiceInfo, started, completed string
 	p.line("ID", service.GetId())
 	p.line("Name", service.GetName())
 	p.pairs("Labels", spec.GetLabels())
-	p.line("Service Mode", capitalized(modeWord(spec.GetMode())))
+	p.line("Service Mode", term.Capitalized(term.ModeWord(spec.GetMode())))
 	p.number(" Replicas", spec.GetMode().GetReplicated().GetReplicas())
 	p.number(" Max Concurrent", spec.GetMode().GetReplicatedJob().GetMaxConcurrent())
 	p.number(" Total Completions", spec.GetMode().GetReplicatedJob().GetTotalCompletions())
 	p.line("Revision", fmt.Sprint(service.GetRevision()))
 	if u := service.GetUpdateStatus(); u.GetState() != swarmv1.UpdateStatus_UNKNOWN {
 		fmt.Fprintln(w, "UpdateStatus:")
-		p.line(" State", updateWord(u.GetState()))
+		p.line(" State", term.UpdateWord(u.GetState()))
 		p.line(" Started", started)
 		p.line(" Completed", completed)
 		p.line(" Message", u.GetMessage())
@@ -135,8 +136,8 @@ func writeService(w io.Writer, s *swarmv1.ServiceInfo, started, completed string
 	for _, n := range t.GetNetworks() {
 		p.line("Network", n.GetTarget())
 	}
-	p.line("Endpoint Mode", enumWord(spec.GetEndpointSpec().GetMode()))
-	p.line("Ports", portList(append(slices.Clone(s.GetEndpoint().GetPorts()), hostModePorts(spec)...)))
+	p.line("Endpoint Mode", term.EnumWord(spec.GetEndpointSpec().GetMode()))
+	p.line("Ports", term.PortList(append(slices.Clone(s.GetEndpoint().GetPorts()), hostModePorts(spec)...)))
 }
 
 func hostModePorts(s *swarmv1.ServiceSpec) (out []*swarmv1.PortConfig) {
@@ -152,17 +153,17 @@ func (p pretty) policy(name string, u *swarmv1.UpdateConfig) {
 	if u == nil {
 		return
 	}
-	printf(p.w, "%s:\n", name)
+	term.Printf(p.w, "%s:\n", name)
 	p.line(" Parallelism", fmt.Sprint(u.GetParallelism()))
 	if u.Delay != nil {
 		p.line(" Delay", u.GetDelay().AsDuration().String())
 	}
-	p.line(" On failure", enumWord(u.GetFailureAction()))
+	p.line(" On failure", term.EnumWord(u.GetFailureAction()))
 	if u.Monitor != nil {
 		p.line(" Monitoring Period", u.GetMonitor().AsDuration().String())
 	}
 	p.line(" Max failure ratio", fmt.Sprintf("%g", u.GetMaxFailureRatio()))
-	p.line(" Order", enumWord(u.GetOrder()))
+	p.line(" Order", term.EnumWord(u.GetOrder()))
 }
 
 // each writes a line for every value.
@@ -184,7 +185,7 @@ func (p pretty) restart(r *swarmv1.RestartPolicy) {
 		return
 	}
 	fmt.Fprintln(p.w, "RestartPolicy:")
-	p.line(" Condition", enumWord(r.GetCondition()))
+	p.line(" Condition", term.EnumWord(r.GetCondition()))
 	if r.Delay != nil {
 		p.line(" Delay", r.GetDelay().AsDuration().String())
 	}
@@ -221,7 +222,7 @@ func (p pretty) container(c *swarmv1.ContainerSpec) {
 	p.each(" DNS search", c.GetDnsConfig().GetSearch())
 	p.each(" Host", c.GetHosts())
 	for _, m := range c.GetMounts() {
-		p.line(" Mount", fmt.Sprintf("%s %s -> %s (%s)", enumWord(m.Type), m.Source, m.Target, map[bool]string{true: "ro", false: "rw"}[m.ReadOnly]))
+		p.line(" Mount", fmt.Sprintf("%s %s -> %s (%s)", term.EnumWord(m.Type), m.Source, m.Target, map[bool]string{true: "ro", false: "rw"}[m.ReadOnly]))
 	}
 	for _, s := range c.GetSecrets() {
 		p.line(" Secret", s.GetSecretName()+" -> "+s.GetFile().GetName())
@@ -239,7 +240,7 @@ func (p pretty) resources(r *swarmv1.ResourceRequirements) {
 		if r == nil {
 			return
 		}
-		printf(p.w, " %s:\n", name)
+		term.Printf(p.w, " %s:\n", name)
 		if r.NanoCpus != 0 {
 			p.line("  CPU", fmt.Sprintf("%g", float64(r.NanoCpus)/1e9))
 		}

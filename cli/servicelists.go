@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"swarm/cli/usage"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -17,14 +18,14 @@ func (l *serviceLists) addTo(s *swarmv1.ServiceSpec) error {
 	for _, m := range l.mounts.values { // One may take the place of a mount that the service has, but not of another on the command line.
 		target := path.Clean(m.Target)
 		if targets[target] {
-			return invalid("mount target %q is used twice: mount one thing there", target)
+			return usage.Invalidf("mount target %q is used twice: mount one thing there", target)
 		}
 		targets[target] = true
 	}
 	named := map[string]bool{}
 	for _, n := range l.networks.values {
 		if named[n.Target] {
-			return invalid("network %s is named twice: name each network once", n.Target)
+			return usage.Invalidf("network %s is named twice: name each network once", n.Target)
 		}
 		named[n.Target] = true
 	}
@@ -264,7 +265,7 @@ func (r removals) ports(s *swarmv1.ServiceSpec) error {
 	for _, text := range r.of("publish-rm") {
 		wanted, err := parsePorts(text)
 		if err != nil {
-			return invalid("--publish-rm %s: %s", text, err)
+			return usage.Invalidf("--publish-rm %s: %s", text, err)
 		}
 		for _, w := range wanted {
 			if s.EndpointSpec == nil {

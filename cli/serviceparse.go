@@ -12,6 +12,7 @@ import (
 
 	"github.com/docker/go-units"
 
+	"swarm/cli/usage"
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -260,7 +261,7 @@ func applySecurityOpt(p *swarmv1.Privileges, s string, readFile func(string) ([]
 		default:
 			profile, err := readFile(value)
 			if err != nil {
-				return invalid("seccomp profile %s cannot be read: %s", value, lastClause(err.Error()))
+				return usage.Invalidf("seccomp profile %s cannot be read: %s", value, usage.Reason(err.Error()))
 			}
 			p.Seccomp = &swarmv1.SeccompOpts{Mode: swarmv1.SeccompOpts_CUSTOM, Profile: profile}
 		}

@@ -9,6 +9,8 @@ import (
 	"github.com/distribution/reference"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"swarm/cli/term"
+	"swarm/cli/usage"
 	"swarm/internal/ident"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -45,7 +47,7 @@ func (o *serviceFlags) apply(s *swarmv1.ServiceSpec) error {
 	}
 	if o.given("priority") {
 		if o.priority < -1000 || o.priority > 1000 {
-			return invalid("priority %d is out of range: use -1000 to 1000", o.priority)
+			return usage.Invalidf("priority %d is out of range: use -1000 to 1000", o.priority)
 		}
 		s.Priority = int32(o.priority)
 	}
@@ -66,7 +68,7 @@ func setDuration(o *serviceFlags, flag string, dst **durationpb.Duration, v time
 		return nil
 	}
 	if v < 0 {
-		return invalid("--%s %s is negative: use a positive duration", flag, v)
+		return usage.Invalidf("--%s %s is negative: use a positive duration", flag, v)
 	}
 	*dst = durationpb.New(v)
 	return nil
@@ -88,7 +90,7 @@ func (o *serviceFlags) applyContainer(c *swarmv1.ContainerSpec) (err error) {
 	set(o, "entrypoint", &c.Command, o.entrypoint.values)
 	if o.given("oom-score-adj") {
 		if o.oomScoreAdj < -1000 || o.oomScoreAdj > 1000 {
-			return invalid("--oom-score-adj %d is out of range: use -1000 to 1000", o.oomScoreAdj)
+			return usage.Invalidf("--oom-score-adj %d is out of range: use -1000 to 1000", o.oomScoreAdj)
 		}
 		c.OomScoreAdj = o.oomScoreAdj
 	}
@@ -117,12 +119,12 @@ func (o *serviceFlags) applyHealth(c *swarmv1.ContainerSpec) error {
 	timing := o.given("health-interval", "health-timeout", "health-retries", "health-start-period", "health-start-interval")
 	switch {
 	case o.noHealth && (len(asked) > 0 || timing):
-		return invalid("--no-healthcheck conflicts with --health-* options: give one or the other")
+		return usage.Invalidf("--no-healthcheck conflicts with --health-* options: give one or the other")
 	case o.noHealth:
 		c.Healthcheck = &swarmv1.HealthConfig{Test: []string{"NONE"}}
 		return nil
 	case len(asked) > 1:
-		return invalid("--%s and --%s exclude each other: give one check", asked[0], asked[1])
+		return usage.Invalidf("--%s and --%s exclude each other: give one check", asked[0], asked[1])
 	case len(asked) == 0 && !timing:
 		return nil
 	}
@@ -134,7 +136,7 @@ func (o *serviceFlags) applyHealth(c *swarmv1.ContainerSpec) error {
 		h.Test = tests[asked[0]]
 	}
 	if o.healthRetries > math.MaxInt32 {
-		return invalid("--health-retries %d is out of range: use 0 to %d", o.healthRetries, math.MaxInt32)
+		return usage.Invalidf("--health-retries %d is out of range: use 0 to %d", o.healthRetries, math.MaxInt32)
 	}
 	set(o, "health-retries", &h.Retries, uint32(o.healthRetries))
 	for _, d := range []struct {
@@ -169,7 +171,7 @@ func (o *serviceFlags) applyResources(t *swarmv1.TaskSpec) error {
 			r.Limits = &swarmv1.Resources{}
 		}
 		if o.limitPids < 0 {
-			return invalid("--limit-pids %d is negative: use 0 for no limit", o.limitPids)
+			return usage.Invalidf("--limit-pids %d is negative: use 0 for no limit", o.limitPids)
 		}
 		set(o, "limit-cpu", &r.Limits.NanoCpus, o.limitCPU.nano)
 		set(o, "limit-memory", &r.Limits.MemoryBytes, o.limitMemory.bytes)
@@ -185,7 +187,7 @@ func (o *serviceFlags) applyResources(t *swarmv1.TaskSpec) error {
 	}
 	if o.given("memory-swappiness") {
 		if o.memorySwappiness < 0 || o.memorySwappiness > 100 {
-			return invalid("--memory-swappiness %d is out of range: use 0 to 100", o.memorySwappiness)
+			return usage.Invalidf("--memory-swappiness %d is out of range: use 0 to 100", o.memorySwappiness)
 		}
 		resourcesOf(t).MemorySwappiness = &o.memorySwappiness
 	}
@@ -204,10 +206,10 @@ func reservationsOf(t *swarmv1.TaskSpec) *swarmv1.Resources {
 func checkReservations(t *swarmv1.TaskSpec) error {
 	limits, reserved := t.GetResources().GetLimits(), t.GetResources().GetReservations()
 	if l := limits.GetMemoryBytes(); l != 0 && reserved.GetMemoryBytes() > l {
-		return invalid("the memory reservation is larger than the memory limit: lower --reserve-memory or raise --limit-memory")
+		return usage.Invalidf("the memory reservation is larger than the memory limit: lower --reserve-memory or raise --limit-memory")
 	}
 	if l := limits.GetNanoCpus(); l != 0 && reserved.GetNanoCpus() > l {
-		return invalid("the CPU reservation is larger than the CPU limit: lower --reserve-cpu or raise --limit-cpu")
+		return usage.Invalidf("the CPU reservation is larger than the CPU limit: lower --reserve-cpu or raise --limit-cpu")
 	}
 	return nil
 }
@@ -257,7 +259,7 @@ func (o *serviceFlags) applyPolicy(kind string, p policyFlags, dst **swarmv1.Upd
 	}
 	u := *dst
 	if p.failureRatio < 0 || p.failureRatio > 1 {
-		return invalid("--%s %g is out of range: use 0 to 1", flag("max-failure-ratio"), p.failureRatio)
+		return usage.Invalidf("--%s %g is out of range: use 0 to 1", flag("max-failure-ratio"), p.failureRatio)
 	}
 	set(o, flag("parallelism"), &u.Parallelism, p.parallelism)
 	set(o, flag("max-failure-ratio"), &u.MaxFailureRatio, float32(p.failureRatio))
@@ -274,7 +276,7 @@ func (o *serviceFlags) applyScale(s *swarmv1.ServiceSpec) error {
 	if o.given("replicas-max-per-node") {
 		placementOf(s.TaskTemplate).MaxReplicas = o.maxPerNode
 	}
-	mode := modeWord(s.GetMode())
+	mode := term.ModeWord(s.GetMode())
 	if o.given("replicas") {
 		switch m := s.GetMode().GetMode().(type) {
 		case *swarmv1.ServiceMode_Replicated:
@@ -282,13 +284,13 @@ func (o *serviceFlags) applyScale(s *swarmv1.ServiceSpec) error {
 		case *swarmv1.ServiceMode_ReplicatedJob:
 			m.ReplicatedJob.TotalCompletions = o.replicas
 		default:
-			return invalid("--replicas does not go with a %s service: it has one task on every node; leave --replicas out", mode)
+			return usage.Invalidf("--replicas does not go with a %s service: it has one task on every node; leave --replicas out", mode)
 		}
 	}
 	job := s.GetMode().GetReplicatedJob()
 	if o.given("max-concurrent") {
 		if job == nil {
-			return invalid("--max-concurrent does not go with a %s service: it is for replicated-job", mode)
+			return usage.Invalidf("--max-concurrent does not go with a %s service: it is for replicated-job", mode)
 		}
 		job.MaxConcurrent = o.maxConcurrent
 	}
@@ -361,14 +363,14 @@ func (o createOptions) spec(getenv func(string) string) (*swarmv1.ServiceSpec, e
 		return nil, err
 	}
 	if strings.HasSuffix(o.mode.value, "-job") && o.flags.restartCondition.value == "any" {
-		return nil, invalid("a job cannot restart on \"any\" condition, it would never end: use --restart-condition on-failure or none")
+		return nil, usage.Invalidf("a job cannot restart on \"any\" condition, it would never end: use --restart-condition on-failure or none")
 	}
 	return s, checkPorts(s.GetEndpointSpec().GetPorts())
 }
 
 func checkImage(image string) error {
 	if _, err := reference.ParseNormalizedNamed(image); err != nil {
-		return invalid("image %q is not a valid reference: %s; use NAME[:TAG|@DIGEST]", image, lastClause(err.Error()))
+		return usage.Invalidf("image %q is not a valid reference: %s; use NAME[:TAG|@DIGEST]", image, usage.Reason(err.Error()))
 	}
 	return nil
 }

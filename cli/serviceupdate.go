@@ -8,6 +8,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"swarm/cli/term"
+	"swarm/cli/usage"
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -27,7 +29,7 @@ type updateOptions struct {
 func (a *app) newServiceUpdate() *cobra.Command {
 	o := updateOptions{flags: newServiceFlags(), lists: newServiceLists(), removals: removals{}}
 	c := verb(&cobra.Command{
-		Use: "update [OPTIONS] SERVICE", Short: "Update a service", Args: exactArgs(1), ValidArgsFunction: a.completeServices,
+		Use: "update [OPTIONS] SERVICE", Short: "Update a service", Args: usage.ExactArgs(1), ValidArgsFunction: a.completeServices,
 		RunE: func(c *cobra.Command, args []string) error {
 			o.ref = args[0]
 			return a.runServiceUpdate(c.Context(), o)
@@ -83,7 +85,7 @@ func (o updateOptions) edit(s *swarmv1.ServiceSpec, getenv func(string) string, 
 func (a *app) runServiceUpdate(ctx context.Context, o updateOptions) error {
 	if o.rollback {
 		if other := o.otherFlag(); other != "" {
-			return invalid("--%s may not be combined with --rollback: roll back first, then update", other)
+			return usage.Invalidf("--%s may not be combined with --rollback: roll back first, then update", other)
 		}
 	}
 	if o.image != "" {
@@ -134,7 +136,7 @@ func (a *app) updateAndWait(ctx context.Context, ref string, e serviceEdit, deta
 		if err != nil {
 			return err
 		}
-		printf(a.Out, "%s\n", ref)
+		term.Printf(a.Out, "%s\n", ref)
 		if detach {
 			return nil
 		}
@@ -182,7 +184,7 @@ func (a *app) updateRequest(ctx context.Context, c client, ref string, s *swarmv
 	switch {
 	case e.rollback:
 		if s.Service.PreviousRevision == 0 {
-			return nil, invalid("service %s has no previous specification: there is nothing to roll back to", ref)
+			return nil, usage.Invalidf("service %s has no previous specification: there is nothing to roll back to", ref)
 		}
 		return req, nil
 	case e.to != 0:
@@ -191,9 +193,9 @@ func (a *app) updateRequest(ctx context.Context, c client, ref string, s *swarmv
 		case err != nil:
 			return nil, err
 		case rev == nil:
-			return nil, invalid("service %s has no revision %d: list them with `swarm service history %s`", ref, e.to, ref)
+			return nil, usage.Invalidf("service %s has no revision %d: list them with `swarm service history %s`", ref, e.to, ref)
 		case rev.GetNumber() == s.Service.GetRevision():
-			return nil, invalid("revision %d is the current one of service %s: there is nothing to roll back", e.to, ref)
+			return nil, usage.Invalidf("revision %d is the current one of service %s: there is nothing to roll back", e.to, ref)
 		}
 		req.Spec, req.NoResolveImage = rev.GetSpec(), true // The image is the one that ran then.
 		return req, nil
@@ -223,11 +225,11 @@ func (a *app) newServiceRollback() *cobra.Command {
 	var detach, quiet bool
 	var to uint64
 	c := verb(&cobra.Command{
-		Use: "rollback [OPTIONS] SERVICE", Short: "Revert changes to a service's configuration", Args: exactArgs(1),
+		Use: "rollback [OPTIONS] SERVICE", Short: "Revert changes to a service's configuration", Args: usage.ExactArgs(1),
 		ValidArgsFunction: a.completeServices,
 		RunE: func(c *cobra.Command, args []string) error {
 			if c.Flags().Changed("to") && to == 0 {
-				return invalid("--to 0 is no revision: they are numbered from 1; list them with `swarm service history %s`", args[0])
+				return usage.Invalidf("--to 0 is no revision: they are numbered from 1; list them with `swarm service history %s`", args[0])
 			}
 			return a.updateAndWait(c.Context(), args[0], serviceEdit{rollback: to == 0, to: to}, detach, quiet)
 		},

@@ -5,8 +5,8 @@ import (
 	"slices"
 	"time"
 
+	"swarm/cli/term"
 	"swarm/internal/spec"
-
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -50,29 +50,7 @@ type verdict struct {
 	failure *failure
 	// again is when to look anew though nothing has happened; 0: there is no such time.
 	again    time.Duration
-	progress progress
-}
-
-// progress is what there is to show.
-type progress struct {
-	name             string
-	running, desired int
-	// ended tasks completed and are not restarted, because the restart policy does not ask for it.
-	ended int
-	// stopping tasks still run although they are to end.
-	stopping int
-	job      bool
-	slots    []slotProgress
-	note     string
-	// verify is how long the tasks still have to stay as they are; only when verifying.
-	verify    time.Duration
-	verifying bool
-}
-
-type slotProgress struct {
-	label, state, detail string
-	// old: the task of the slot is not as wanted yet.
-	old bool
+	progress term.Progress
 }
 
 // slot is the tasks of one slot, newest first.
@@ -83,9 +61,9 @@ type slot struct {
 
 // judge takes one look.
 func (s *settler) judge(now time.Time, service *swarmv1.ServiceInfo, tasks []*swarmv1.TaskInfo) verdict {
-	v := verdict{progress: progress{name: service.GetService().GetName()}}
+	v := verdict{progress: term.Progress{Name: service.GetService().GetName()}}
 	if service.GetService().GetPendingDelete() {
-		v.failure = &failure{reason: fmt.Sprintf("service %s is being removed", v.progress.name)}
+		v.failure = &failure{reason: fmt.Sprintf("service %s is being removed", v.progress.Name)}
 		return v
 	}
 	// A rollback may have gone on to a lower revision, but by then the row is newer than the change.
@@ -111,15 +89,15 @@ func (s *settler) judge(now time.Time, service *swarmv1.ServiceInfo, tasks []*sw
 		return v
 	}
 	ids, extra := s.survey(&v.progress, service, slots)
-	if v.progress.desired == 0 && service.GetRevision().GetSpec().GetMode().GetReplicated() == nil && now.Sub(s.since) < patience {
+	if v.progress.Desired == 0 && service.GetRevision().GetSpec().GetMode().GetReplicated() == nil && now.Sub(s.since) < patience {
 		v.again = patience - now.Sub(s.since) // nobody has counted the nodes yet
 		return v
 	}
-	v.progress.note = updateNote(state, service)
+	v.progress.Note = updateNote(state, service)
 	if v.failure = s.updateFailure(state, service); v.failure != nil {
 		return v
 	}
-	if len(ids)+v.progress.ended >= v.progress.desired && extra == 0 {
+	if len(ids)+v.progress.Ended >= v.progress.Desired && extra == 0 {
 		if s.rolledBack(state) {
 			v.failure = s.rollbackFailure(service)
 			return v
@@ -229,42 +207,42 @@ func (s *settler) current(sl slot) *swarmv1.TaskInfo {
 }
 
 // survey fills in the progress, and returns the ids of the tasks that are as wanted and how many are too many.
-func (s *settler) survey(p *progress, service *swarmv1.ServiceInfo, slots []slot) (ids []string, extra int) {
+func (s *settler) survey(p *term.Progress, service *swarmv1.ServiceInfo, slots []slot) (ids []string, extra int) {
 	asked := service.GetRevision().GetSpec()
 	replicated := asked.GetMode().GetReplicated()
 	if replicated != nil {
-		p.desired = int(replicated.GetReplicas())
+		p.Desired = int(replicated.GetReplicas())
 	} else {
-		p.desired = int(service.GetStatus().GetDesiredTasks())
+		p.Desired = int(service.GetStatus().GetDesiredTasks())
 	}
 	place := 0
 	for _, sl := range slots {
 		t := s.current(sl)
-		p.stopping += stopping(sl)
+		p.Stopping += stopping(sl)
 		if replicated == nil && t == nil {
 			continue
 		}
 		place++
-		if t != nil && place > p.desired && replicated != nil {
+		if t != nil && place > p.Desired && replicated != nil {
 			extra++
 			continue
 		}
-		if place > p.desired && replicated != nil {
+		if place > p.Desired && replicated != nil {
 			continue
 		}
 		if s.ended(service, sl) {
-			p.ended++
+			p.Ended++
 		}
 		if t != nil && s.wanted(t) && t.GetStatus().GetState() == swarmv1.TaskState_RUNNING {
 			ids = append(ids, t.Task.GetId())
 		}
-		label := fmt.Sprintf("%d/%d", place, p.desired)
+		label := fmt.Sprintf("%d/%d", place, p.Desired)
 		if replicated == nil {
-			label = nodeName(t)
+			label = term.TaskNode(t)
 		}
-		p.slots = append(p.slots, s.slotProgress(label, sl, t))
+		p.Tasks = append(p.Tasks, s.slotProgress(label, sl, t))
 	}
-	p.running = len(ids)
+	p.Running = len(ids)
 	return ids, extra
 }
 
@@ -296,30 +274,30 @@ func restartPolicyOf(service *swarmv1.ServiceInfo) *swarmv1.RestartPolicy {
 	return service.GetRevision().GetSpec().GetTaskTemplate().GetRestartPolicy()
 }
 
-func (s *settler) slotProgress(label string, sl slot, t *swarmv1.TaskInfo) slotProgress {
-	out := slotProgress{label: label}
+func (s *settler) slotProgress(label string, sl slot, t *swarmv1.TaskInfo) term.TaskProgress {
+	out := term.TaskProgress{Label: label}
 	if t != nil && s.wanted(t) {
-		out.state = enumWord(t.GetStatus().GetState())
+		out.State = term.EnumWord(t.GetStatus().GetState())
 		if t.GetStatus().GetState() == swarmv1.TaskState_RUNNING {
 			return out
 		}
-		if out.detail = taskError(t.GetStatus()); t.GetStatus().GetUnplaced() != nil {
-			out.detail = refusedLine(t.GetStatus().GetUnplaced())
+		if out.Detail = term.TaskError(t.GetStatus()); t.GetStatus().GetUnplaced() != nil {
+			out.Detail = term.RefusedLine(t.GetStatus().GetUnplaced())
 		}
 		if t.GetStatus().GetState() >= swarmv1.TaskState_ASSIGNED {
 			return out // It is on its way: what became of the one before it was said then.
 		}
 	}
 	if s.completed(sl) != nil {
-		out.state = enumWord(swarmv1.TaskState_COMPLETE)
+		out.State = term.EnumWord(swarmv1.TaskState_COMPLETE)
 		return out
 	}
 	if t != nil && !s.wanted(t) && len(s.failures[sl.key]) == 0 {
-		out.state, out.old = enumWord(t.GetStatus().GetState())+" (old)", true
+		out.State, out.Old = term.EnumWord(t.GetStatus().GetState())+" (old)", true
 		return out
 	}
-	if last := newestFailure(s.failures[sl.key]); last != nil && out.detail == "" {
-		out.detail = failureWord(last)
+	if last := newestFailure(s.failures[sl.key]); last != nil && out.Detail == "" {
+		out.Detail = failureWord(last)
 	}
 	return out
 }
@@ -342,16 +320,16 @@ func (s *settler) verify(now time.Time, v *verdict, service *swarmv1.ServiceInfo
 	if d := policy.GetMonitor().AsDuration(); d > 0 {
 		monitor = d
 	}
-	if v.progress.desired == 0 && asked.GetMode().GetReplicated() != nil {
+	if v.progress.Desired == 0 && asked.GetMode().GetReplicated() != nil {
 		monitor = 0
 	}
-	if v.progress.ended > 0 {
+	if v.progress.Ended > 0 {
 		monitor = max(monitor, patience)
 	}
 	left := monitor - now.Sub(s.stableSince)
-	if n := v.progress.stopping; n > 0 && left <= 0 { // A node that is out of contact may never say that its task has stopped.
+	if n := v.progress.Stopping; n > 0 && left <= 0 { // A node that is out of contact may never say that its task has stopped.
 		if v.again = stopGrace(asked) + patience - now.Sub(s.stableSince); v.again > 0 {
-			v.progress.note = fmt.Sprintf("%d task%s still to stop", n, plural(n))
+			v.progress.Note = fmt.Sprintf("%d task%s still to stop", n, term.Plural(n))
 			return
 		}
 	}
@@ -359,7 +337,7 @@ func (s *settler) verify(now time.Time, v *verdict, service *swarmv1.ServiceInfo
 		v.settled = true
 		return
 	}
-	v.progress.verifying, v.progress.verify = true, left
+	v.progress.Verifying, v.progress.Verify = true, left
 	v.again = min(left, time.Second)
 }
 
@@ -398,32 +376,32 @@ func isJob(service *swarmv1.ServiceInfo) bool {
 // judgeJob: a job has settled when all of its tasks have completed.
 func (s *settler) judgeJob(now time.Time, v *verdict, service *swarmv1.ServiceInfo, slots []slot) {
 	p := &v.progress
-	p.job, p.desired = true, int(service.GetStatus().GetDesiredTasks())
+	p.Job, p.Desired = true, int(service.GetStatus().GetDesiredTasks())
 	replicated := service.GetRevision().GetSpec().GetMode().GetReplicatedJob() != nil
 	if job := service.GetRevision().GetSpec().GetMode().GetReplicatedJob(); job != nil {
-		p.desired = int(job.GetTotalCompletions())
+		p.Desired = int(job.GetTotalCompletions())
 	}
 	iteration := service.GetService().GetJobStatus().GetJobIteration()
 	slots = slices.DeleteFunc(slots, func(sl slot) bool { return sl.tasks[0].Task.GetJobIteration() < iteration })
 	if !replicated {
-		p.desired = max(p.desired, len(slots)) // The count may be older than the tasks.
-		if p.desired == 0 && now.Sub(s.since) < patience {
+		p.Desired = max(p.Desired, len(slots)) // The count may be older than the tasks.
+		if p.Desired == 0 && now.Sub(s.since) < patience {
 			v.again = patience - now.Sub(s.since) // nobody has counted the nodes yet
 			return
 		}
 	}
 	for i, sl := range slots {
 		t := sl.tasks[0]
-		label := fmt.Sprintf("%d/%d", i+1, p.desired)
+		label := fmt.Sprintf("%d/%d", i+1, p.Desired)
 		if !replicated {
-			label = nodeName(t)
+			label = term.TaskNode(t)
 		}
 		if t.GetStatus().GetState() == swarmv1.TaskState_COMPLETE {
-			p.running++
+			p.Running++
 		}
-		p.slots = append(p.slots, slotProgress{label: label, state: enumWord(t.GetStatus().GetState()), detail: taskError(t.GetStatus())})
+		p.Tasks = append(p.Tasks, term.TaskProgress{Label: label, State: term.EnumWord(t.GetStatus().GetState()), Detail: term.TaskError(t.GetStatus())})
 	}
-	if v.settled = p.desired > 0 && p.running >= p.desired; !v.settled {
+	if v.settled = p.Desired > 0 && p.Running >= p.Desired; !v.settled {
 		s.judgeFailures(now, v, service, slots)
 	}
 }

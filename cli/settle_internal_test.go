@@ -1,8 +1,6 @@
 package cli
 
 import (
-	"bytes"
-	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"swarm/cli/term"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -99,7 +98,7 @@ func (v verdict) String() string {
 		return "settled"
 	case v.failure != nil:
 		return "failure: " + v.failure.reason
-	case v.progress.verifying:
+	case v.progress.Verifying:
 		return "verifying"
 	}
 	return "waiting"
@@ -144,12 +143,12 @@ func TestSettle_ScaleDownWaitsForTasksToStop(t *testing.T) {
 		t.Errorf("still running: got %s", got)
 	}
 	gone := stopping()
-	if got := s.see(time.Second, replicated(0).with(gone)); got.String() != "waiting" || got.progress.note != "1 task still to stop" {
+	if got := s.see(time.Second, replicated(0).with(gone)); got.String() != "waiting" || got.progress.Note != "1 task still to stop" {
 		t.Errorf("told to stop: got %s, %+v", got, got.progress)
 	}
 	gone.Status.State = swarmv1.TaskState_SHUTDOWN
-	if got := s.see(2*time.Second, replicated(0).with(gone)); got.String() != "settled" || got.progress.rest() != "" {
-		t.Errorf("stopped: got %s, %q", got, got.progress.rest())
+	if got := s.see(2*time.Second, replicated(0).with(gone)); got.String() != "settled" || got.progress.Rest() != "" {
+		t.Errorf("stopped: got %s, %q", got, got.progress.Rest())
 	}
 	silent := newSettler(waitOptions{})
 	sc := replicated(0).with(stopping())
@@ -157,8 +156,8 @@ func TestSettle_ScaleDownWaitsForTasksToStop(t *testing.T) {
 	if got := silent.see(0, sc); got.String() != "waiting" || got.again != 5*time.Second {
 		t.Errorf("a silent node: got %s, again %s", got, got.again)
 	}
-	if got := silent.see(5*time.Second, sc); got.String() != "settled" || got.progress.rest() != "; 1 task is still being stopped" {
-		t.Errorf("a node that stays silent: got %s, %q", got, got.progress.rest())
+	if got := silent.see(5*time.Second, sc); got.String() != "settled" || got.progress.Rest() != "; 1 task is still being stopped" {
+		t.Errorf("a node that stays silent: got %s, %q", got, got.progress.Rest())
 	}
 }
 
@@ -277,7 +276,7 @@ func TestSettle_OutcomesAndTheirWords(t *testing.T) {
 			for _, look := range append(c.looks, slices.Repeat(c.looks[len(c.looks)-1:], 3)...) {
 				v, at = s.see(at, look), at+patience+time.Second
 			}
-			text, end := v.progress.rest(), v.String()
+			text, end := v.progress.Rest(), v.String()
 			if v.failure != nil {
 				text, end = v.failure.text("web"), "failed"
 			}
@@ -298,39 +297,14 @@ func TestSettle_OutcomesAndTheirWords(t *testing.T) {
 	}
 }
 
-// lowScreen is a terminal with few lines.
-type lowScreen struct {
-	bytes.Buffer
-	height int
-}
-
-func (s *lowScreen) Size() (width, height int, err error)  { return 80, s.height, nil }
-func (*lowScreen) Raw() (func(), error)                    { return func() {}, nil }
-func (*lowScreen) Resized(context.Context) <-chan struct{} { return nil }
-
-// What is drawn fits the terminal: lines that have scrolled out of it cannot be drawn anew.
-func TestView_FitsTheTerminal(t *testing.T) {
-	p := progress{name: "web", desired: 15, note: "rollback: x", verifying: true}
-	for range 15 {
-		p.slots = append(p.slots, slotProgress{label: "1/15", state: "running"})
-	}
-	for height, want := range map[int]int{8: 3, 18: 3, 19: 18, 50: 18} {
-		screen := &lowScreen{height: height}
-		newView(screen, false).show(p)
-		if got := strings.Count(screen.String(), "\n"); got != want {
-			t.Errorf("%d lines high: got %d lines, want %d", height, got, want)
-		}
-	}
-}
-
 // A task that an update has not touched yet shows that it runs, and that it is the old one: on a terminal, where the line is drawn anew.
 func TestSettle_OldTasksOfAnUpdate(t *testing.T) {
 	sc := replicated(2).revise().update(swarmv1.UpdateStatus_UPDATING, "").with(tsk(1, 2, swarmv1.TaskState_RUNNING), tsk(2, 1, swarmv1.TaskState_RUNNING))
 	p := newSettler(waitOptions{revision: 2}).see(0, sc).progress
-	if got, want := progressLines(p, true, 20), []string{"overall progress: 1 out of 2 tasks", "1/2: running", "2/2: running (old)"}; !slices.Equal(got, want) {
+	if got, want := term.ProgressLines(p, true, 20), []string{"overall progress: 1 out of 2 tasks", "1/2: running", "2/2: running (old)"}; !slices.Equal(got, want) {
 		t.Errorf("terminal: got %q, want %q", got, want)
 	}
-	if got, want := progressLines(p, false, 20), []string{"overall progress: 1 out of 2 tasks", "1/2: running"}; !slices.Equal(got, want) {
+	if got, want := term.ProgressLines(p, false, 20), []string{"overall progress: 1 out of 2 tasks", "1/2: running"}; !slices.Equal(got, want) {
 		t.Errorf("elsewhere: got %q, want %q", got, want)
 	}
 }
@@ -397,17 +371,17 @@ func TestSettle_Unplaced(t *testing.T) {
 func TestSettle_RollingUpdate(t *testing.T) {
 	s := newSettler(waitOptions{revision: 2, index: 20})
 	old := replicated(2).with(tsk(1, 1, swarmv1.TaskState_RUNNING), tsk(2, 1, swarmv1.TaskState_RUNNING))
-	if got := s.see(0, old); got.String() != "waiting" || len(got.progress.slots) != 0 {
+	if got := s.see(0, old); got.String() != "waiting" || len(got.progress.Tasks) != 0 {
 		t.Errorf("a replica that is behind: got %s, %+v", got, got.progress)
 	}
 	half := old.revise().update(swarmv1.UpdateStatus_UPDATING, "").with(tsk(1, 2, swarmv1.TaskState_RUNNING))
-	if got := s.see(0, half); got.String() != "waiting" || got.progress.running != 1 {
+	if got := s.see(0, half); got.String() != "waiting" || got.progress.Running != 1 {
 		t.Errorf("half: got %s, %+v", got, got.progress)
 	}
 	if got := s.see(0, half.update(swarmv1.UpdateStatus_PAUSED, "update paused due to failure")); got.String() != "failure: update paused due to failure" {
 		t.Errorf("paused: got %s", got)
 	}
-	if got := s.see(0, half.update(swarmv1.UpdateStatus_ROLLBACK_STARTED, "too many failures")); got.String() != "waiting" || got.progress.note != "rollback: too many failures" {
+	if got := s.see(0, half.update(swarmv1.UpdateStatus_ROLLBACK_STARTED, "too many failures")); got.String() != "waiting" || got.progress.Note != "rollback: too many failures" {
 		t.Errorf("rolling back: got %s, %+v", got, got.progress)
 	}
 	if got := s.see(0, half.update(swarmv1.UpdateStatus_ROLLBACK_COMPLETED, "done")); got.String() != "waiting" {
@@ -445,7 +419,7 @@ func TestSettle_Global(t *testing.T) {
 		t.Errorf("one of two: got %s", got)
 	}
 	got := s.see(0, sc.with(a, b))
-	if got.String() != "verifying" || got.progress.slots[1].label != "host2" {
+	if got.String() != "verifying" || got.progress.Tasks[1].Label != "host2" {
 		t.Errorf("both: got %s, %+v", got, got.progress)
 	}
 }
@@ -456,7 +430,7 @@ func TestSettle_Job(t *testing.T) {
 	sc.service.Revision.Spec.Mode.GetReplicatedJob().TotalCompletions = 2
 	s := newSettler(waitOptions{})
 	done := tsk(1, 1, swarmv1.TaskState_COMPLETE)
-	if got := s.see(0, sc.with(done, tsk(2, 1, swarmv1.TaskState_RUNNING))); got.String() != "waiting" || got.progress.running != 1 {
+	if got := s.see(0, sc.with(done, tsk(2, 1, swarmv1.TaskState_RUNNING))); got.String() != "waiting" || got.progress.Running != 1 {
 		t.Errorf("one of two: got %s, %+v", got, got.progress)
 	}
 	if got := s.see(0, sc.with(done, tsk(2, 1, swarmv1.TaskState_COMPLETE))); got.String() != "settled" {

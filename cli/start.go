@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"swarm/cli/term"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -87,12 +88,12 @@ func inactive(ctx context.Context, c client) bool {
 
 func (a *app) sayStarted(s *StartedDaemon) {
 	if s.Copied {
-		printf(a.Err, "Copied this program to %s.\n", s.Program)
+		term.Printf(a.Err, "Copied this program to %s.\n", s.Program)
 	}
 	if s.Unit != "" {
-		printf(a.Err, "Installed and started %s; `swarm uninstall` removes it.\n", s.Unit)
+		term.Printf(a.Err, "Installed and started %s; `swarm uninstall` removes it.\n", s.Unit)
 		return
 	}
-	printf(a.Err, "Started the swarm daemon (process %d, log %s).\n", s.PID, s.Log)
-	printf(a.Err, "It does not start by itself after a reboot: have your init system run `%s daemon`.\n", s.Program)
+	term.Printf(a.Err, "Started the swarm daemon (process %d, log %s).\n", s.PID, s.Log)
+	term.Printf(a.Err, "It does not start by itself after a reboot: have your init system run `%s daemon`.\n", s.Program)
 }

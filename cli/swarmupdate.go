@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"swarm/cli/usage"
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -24,10 +25,10 @@ type swarmUpdateOptions struct {
 func (a *app) newSwarmUpdate() *cobra.Command {
 	o := swarmUpdateOptions{logOpts: list{kind: "list", check: checkKeyValue}}
 	c := verb(&cobra.Command{
-		Use: "update [OPTIONS]", Short: "Update the swarm", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		Use: "update [OPTIONS]", Short: "Update the swarm", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if c.Flags().NFlag() == 0 {
-				return usageError(c, "name what to update, such as --task-history-limit 10")
+				return usage.Errorf(c, "name what to update, such as --task-history-limit 10")
 			}
 			o.given = c.Flags().Changed
 			return a.runSwarmUpdate(c.Context(), o)

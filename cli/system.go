@@ -7,9 +7,10 @@ import (
 	"strings"
 	"text/tabwriter"
 
-	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
+	"swarm/cli/term"
+	"swarm/cli/usage"
 	"swarm/internal/printable"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -18,9 +19,9 @@ func (a *app) newSystem() *cobra.Command {
 	return group(&cobra.Command{Use: "system", Short: "Manage what lies on the nodes' disks"}, a.newSystemDf(), a.newSystemPrune())
 }
 
-var dfListing = listing{
-	id: "Type",
-	columns: []column{
+var dfListing = term.Table{
+	Id: "Type",
+	Columns: []term.Column{
 		{"Type", "TYPE"},
 		{"TotalCount", "TOTAL"},
 		{"Active", "ACTIVE"},
@@ -29,9 +30,9 @@ var dfListing = listing{
 	},
 }
 
-var dfNodeListing = listing{
-	id: "Node",
-	columns: []column{
+var dfNodeListing = term.Table{
+	Id: "Node",
+	Columns: []term.Column{
 		{"Node", "NODE"},
 		{"Disk", "DISK"},
 		{"Used", "USED"},
@@ -53,21 +54,21 @@ func (a *app) newSystemDf() *cobra.Command {
 	var o dfOptions
 	nodes := list{kind: "list"}
 	c := verb(&cobra.Command{
-		Use: "df [OPTIONS]", Short: "Show what uses the nodes' disks", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		Use: "df [OPTIONS]", Short: "Show what uses the nodes' disks", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
 			o.nodes = nodes.values
 			return a.runSystemDf(c.Context(), o)
 		},
 	})
 	c.Flags().BoolVarP(&o.verbose, "verbose", "v", false, "Show detailed information on space usage")
-	c.Flags().StringVar(&o.format, "format", "", formatHelp)
+	c.Flags().StringVar(&o.format, "format", "", term.FormatHelp)
 	c.Flags().Var(&nodes, "node", "Nodes to ask, by id or name (default: all)")
 	return c
 }
 
 func (a *app) runSystemDf(ctx context.Context, o dfOptions) error {
 	if o.verbose && o.format != "" && o.format != "json" {
-		return invalid("--verbose goes with no --format but json: leave one of them away")
+		return usage.Invalidf("--verbose goes with no --format but json: leave one of them away")
 	}
 	return a.with(ctx, func(c client) error {
 		r, err := c.disks.Usage(ctx, &swarmv1.DisksUsageRequest{Nodes: o.nodes})
@@ -76,7 +77,7 @@ func (a *app) runSystemDf(ctx context.Context, o dfOptions) error {
 		}
 		for _, n := range r.GetNodes() {
 			if n.GetError() != "" {
-				printf(a.Err, "node %s is not counted: %s\n", n.GetHostname(), n.GetError())
+				term.Printf(a.Err, "node %s is not counted: %s\n", n.GetHostname(), n.GetError())
 			}
 		}
 		switch {
@@ -85,11 +86,11 @@ func (a *app) runSystemDf(ctx context.Context, o dfOptions) error {
 		case o.verbose:
 			return a.dfDetails(r.GetNodes())
 		}
-		if err := a.list(dfListing, format{template: o.format}, dfRows(r.GetNodes())); err != nil || o.format != "" {
+		if err := a.list(dfListing, term.Format{Template: o.format}, dfRows(r.GetNodes())); err != nil || o.format != "" {
 			return err
 		}
 		fmt.Fprintln(a.Out)
-		return a.list(dfNodeListing, format{}, dfNodeRows(r.GetNodes()))
+		return a.list(dfNodeListing, term.Format{}, dfNodeRows(r.GetNodes()))
 	})
 }
 
@@ -131,26 +132,26 @@ func (s *shares) reclaimable() int64 {
 	return s.images.reclaimable + s.containers.reclaimable + s.logs.reclaimable
 }
 
-func dfRows(nodes []*swarmv1.NodeUsage) []row {
+func dfRows(nodes []*swarmv1.NodeUsage) []term.Row {
 	var all shares
 	for _, n := range nodes {
 		all.count(n.GetUsage())
 	}
-	line := func(kind string, s share) row {
-		back := size(s.reclaimable)
+	line := func(kind string, s share) term.Row {
+		back := term.Size(s.reclaimable)
 		if s.size > 0 {
 			back += fmt.Sprintf(" (%d%%)", s.reclaimable*100/s.size)
 		}
-		return row{"Type": kind, "TotalCount": fmt.Sprint(s.total), "Active": fmt.Sprint(s.active), "Size": size(s.size), "Reclaimable": back}
+		return term.Row{"Type": kind, "TotalCount": fmt.Sprint(s.total), "Active": fmt.Sprint(s.active), "Size": term.Size(s.size), "Reclaimable": back}
 	}
-	return []row{line("Images", all.images), line("Containers", all.containers), line("Local Volumes", all.volumes), line("Logs", all.logs)}
+	return []term.Row{line("Images", all.images), line("Containers", all.containers), line("Local Volumes", all.volumes), line("Logs", all.logs)}
 }
 
-func dfNodeRows(nodes []*swarmv1.NodeUsage) []row {
-	var rows []row
+func dfNodeRows(nodes []*swarmv1.NodeUsage) []term.Row {
+	var rows []term.Row
 	for _, n := range nodes {
 		if n.GetUsage() == nil {
-			rows = append(rows, row{
+			rows = append(rows, term.Row{
 				"Node": n.GetHostname(), "Disk": "no answer", "Used": "", "Images": "", "Containers": "", "Volumes": "", "Logs": "", "Reclaimable": "",
 			})
 			continue
@@ -161,15 +162,13 @@ func dfNodeRows(nodes []*swarmv1.NodeUsage) []row {
 		if total := n.GetUsage().GetTotal(); total > 0 {
 			used = (total - n.GetUsage().GetFree()) * 100 / total
 		}
-		rows = append(rows, row{
-			"Node": n.GetHostname(), "Disk": size(n.GetUsage().GetTotal()), "Used": fmt.Sprintf("%d%%", used), "Images": size(s.images.size),
-			"Containers": size(s.containers.size), "Volumes": size(s.volumes.size), "Logs": size(s.logs.size), "Reclaimable": size(s.reclaimable()),
+		rows = append(rows, term.Row{
+			"Node": n.GetHostname(), "Disk": term.Size(n.GetUsage().GetTotal()), "Used": fmt.Sprintf("%d%%", used), "Images": term.Size(s.images.size),
+			"Containers": term.Size(s.containers.size), "Volumes": term.Size(s.volumes.size), "Logs": term.Size(s.logs.size), "Reclaimable": term.Size(s.reclaimable()),
 		})
 	}
 	return rows
 }
-
-func size(bytes int64) string { return units.HumanSizeWithPrecision(float64(bytes), 3) }
 
 // dfDetails lists everything on every node.
 func (a *app) dfDetails(nodes []*swarmv1.NodeUsage) error {
@@ -188,7 +187,7 @@ type usageTable struct {
 }
 
 func (t usageTable) print(w io.Writer, nodes []*swarmv1.NodeUsage) error {
-	printf(w, "%s space usage:\n\n", t.title)
+	term.Printf(w, "%s space usage:\n\n", t.title)
 	tw := tabwriter.NewWriter(w, 10, 1, 3, ' ', 0)
 	fmt.Fprintln(tw, "NODE\t"+t.header) // printf: the header is ours, with tabs
 	for _, n := range nodes {
@@ -211,28 +210,28 @@ func (a *app) usageTables() []usageTable {
 	return []usageTable{
 		{"Images", "REPOSITORY\tTAG\tIMAGE ID\tLAST USED\tSIZE\tSHARED SIZE\tUNIQUE SIZE\tCONTAINERS", func(u *swarmv1.DiskUsageResponse, row func(...any)) {
 			for _, i := range u.GetImages() {
-				repository, tag := splitName(i.GetImage().GetName())
-				row(repository, tag, shortID(strings.TrimPrefix(i.GetImage().GetDigest(), "sha256:")), ago(a.Now(), i.GetSince()),
-					size(i.GetSize()), size(i.GetSize()-i.GetUnique()), size(i.GetUnique()), i.GetContainers())
+				repository, tag := term.SplitImage(i.GetImage().GetName())
+				row(repository, tag, term.ShortID(strings.TrimPrefix(i.GetImage().GetDigest(), "sha256:")), term.Ago(a.Now(), i.GetSince()),
+					term.Size(i.GetSize()), term.Size(i.GetSize()-i.GetUnique()), term.Size(i.GetUnique()), i.GetContainers())
 			}
 		}},
 		{"Containers", "TASK ID\tSIZE\tSTATUS", func(u *swarmv1.DiskUsageResponse, row func(...any)) {
 			for _, c := range u.GetContainers() {
-				row(c.GetTaskId(), size(c.GetSize()), containerWord(c))
+				row(c.GetTaskId(), term.Size(c.GetSize()), containerWord(c))
 			}
 		}},
 		{"Local Volumes", "VOLUME NAME\tLINKS\tSIZE", func(u *swarmv1.DiskUsageResponse, row func(...any)) {
 			for _, v := range u.GetVolumes() {
-				row(v.GetName(), v.GetLinks(), size(v.GetSize()))
+				row(v.GetName(), v.GetLinks(), term.Size(v.GetSize()))
 			}
 		}},
 		{"Logs", "TASK ID\tSIZE\tSTATUS", func(u *swarmv1.DiskUsageResponse, row func(...any)) {
 			for _, l := range u.GetLogs() {
 				word := "Kept"
 				if l.GetRetired() != nil {
-					word = "Removed " + ago(a.Now(), l.GetRetired())
+					word = "Removed " + term.Ago(a.Now(), l.GetRetired())
 				}
-				row(l.GetTaskId(), size(l.GetSize()), word)
+				row(l.GetTaskId(), term.Size(l.GetSize()), word)
 			}
 		}},
 	}
@@ -251,16 +250,16 @@ func containerWord(c *swarmv1.HeldContainer) string {
 
 // dfObject is the same for machines: one object, sizes in bytes.
 func (a *app) dfObject(nodes []*swarmv1.NodeUsage) error {
-	var all []object
+	var all []term.Object
 	for _, n := range nodes {
-		o := object{{"Node", n.GetNodeId()}, {"Hostname", n.GetHostname()}}
+		o := term.Object{{"Node", n.GetNodeId()}, {"Hostname", n.GetHostname()}}
 		if n.GetError() != "" {
-			o = append(o, member{"Error", n.GetError()})
+			o = append(o, term.Member{"Error", n.GetError()})
 		}
 		if n.GetUsage() != nil {
-			o = append(o, describe(n.GetUsage())...)
+			o = append(o, term.Describe(n.GetUsage())...)
 		}
 		all = append(all, o)
 	}
-	return printJSON(a.Out, object{{"Nodes", all}})
+	return term.PrintJSON(a.Out, term.Object{{"Nodes", all}})
 }

@@ -10,6 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"swarm/cli/term"
+	"swarm/cli/usage"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -28,8 +30,8 @@ func taskListFlags(c *cobra.Command, o *taskListOptions, filters []string) {
 	c.Flags().BoolVar(&o.noResolve, "no-resolve", false, "Do not map IDs to Names")
 }
 
-var taskListing = listing{
-	columns: []column{
+var taskListing = term.Table{
+	Columns: []term.Column{
 		{"ID", "ID"},
 		{"Name", "NAME"},
 		{"Image", "IMAGE"},
@@ -39,13 +41,13 @@ var taskListing = listing{
 		{"Error", "ERROR"},
 		{"Ports", "PORTS"},
 	},
-	more: []column{{"ServiceID", "SERVICE ID"}, {"NodeID", "NODE ID"}, {"State", "STATE"}, {"Slot", "SLOT"}, {"Revision", "REVISION"}, {"Addresses", "ADDRESSES"}, {"Restarts", "RESTARTS"}, {"StartAfter", "START AFTER"}},
+	More: []term.Column{{"ServiceID", "SERVICE ID"}, {"NodeID", "NODE ID"}, {"State", "STATE"}, {"Slot", "SLOT"}, {"Revision", "REVISION"}, {"Addresses", "ADDRESSES"}, {"Restarts", "RESTARTS"}, {"StartAfter", "START AFTER"}},
 }
 
 func (a *app) newTaskLs() *cobra.Command {
 	var o taskListOptions
 	c := verb(&cobra.Command{
-		Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List tasks", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List tasks", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
 			filter, rest, err := parseFilters(o.filters, allTasksFilters...)
 			if err != nil {
@@ -89,9 +91,9 @@ func (a *app) listTasks(ctx context.Context, c client, o taskListOptions, filter
 }
 
 // taskRows sorts by service and slot, newest first, and marks history as Docker does.
-func taskRows(tasks []*swarmv1.TaskInfo, o taskListOptions, now time.Time) []row {
+func taskRows(tasks []*swarmv1.TaskInfo, o taskListOptions, now time.Time) []term.Row {
 	sortTasks(tasks)
-	rows := make([]row, 0, len(tasks))
+	rows := make([]term.Row, 0, len(tasks))
 	for i, t := range tasks {
 		history := i > 0 && sameSlot(tasks[i-1], t)
 		rows = append(rows, taskRow(t, o, history, now))
@@ -108,7 +110,7 @@ func slotKey(t *swarmv1.TaskInfo) string {
 	if t.GetTask().GetSlot() != 0 {
 		return fmt.Sprintf("%010d", t.GetTask().GetSlot())
 	}
-	return nodeName(t)
+	return term.TaskNode(t)
 }
 
 func sortTasks(tasks []*swarmv1.TaskInfo) {
@@ -126,14 +128,14 @@ func sortTasks(tasks []*swarmv1.TaskInfo) {
 // errorWidth is where the error column is cut.
 const errorWidth = 40
 
-func taskRow(t *swarmv1.TaskInfo, o taskListOptions, history bool, now time.Time) row {
+func taskRow(t *swarmv1.TaskInfo, o taskListOptions, history bool, now time.Time) term.Row {
 	task, st := t.GetTask(), t.GetStatus()
-	id, name, image, node := task.GetId(), taskName(t), t.GetImage(), nodeName(t)
+	id, name, image, node := task.GetId(), term.TaskName(t), t.GetImage(), term.TaskNode(t)
 	if o.noResolve {
 		name = strings.Replace(name, t.GetServiceName(), task.GetServiceId(), 1)
 		node = task.GetNodeId()
 	}
-	failure := taskError(st)
+	failure := term.TaskError(st)
 	if next := restartIn(task, st, now); next != "" {
 		failure = next
 	}
@@ -141,28 +143,28 @@ func taskRow(t *swarmv1.TaskInfo, o taskListOptions, history bool, now time.Time
 		failure = `"` + failure + `"`
 	}
 	if !o.noTrunc {
-		image = shortImage(image)
+		image = term.ShortImage(image)
 	}
 	// Only the table for people is cut, and of that not why a task waits: that is what they came for.
-	if !o.noTrunc && o.format.table() {
-		id = shortID(id)
+	if !o.noTrunc && o.format.IsTable() {
+		id = term.ShortID(id)
 		if r := []rune(failure); len(r) > errorWidth && st.GetUnplaced() == nil {
 			failure = string(r[:errorWidth-2]) + `…"`
 		}
 	}
-	if history && o.format.template != "json" {
+	if history && o.format.Template != "json" {
 		name = ` \_ ` + name
 	}
-	state := capitalized(enumWord(st.GetState()))
-	return row{
+	state := term.Capitalized(term.EnumWord(st.GetState()))
+	return term.Row{
 		"ID": id, "Name": name, "Image": image, "Node": node,
-		"DesiredState": capitalized(enumWord(task.GetDesiredState())),
-		"CurrentState": strings.TrimSpace(state + " " + strings.ToLower(ago(now, st.GetTimestamp()))),
+		"DesiredState": term.Capitalized(term.EnumWord(task.GetDesiredState())),
+		"CurrentState": strings.TrimSpace(state + " " + strings.ToLower(term.Ago(now, st.GetTimestamp()))),
 		"Error":        failure, "Ports": hostPorts(st.GetPortStatus()),
-		"ServiceID": task.GetServiceId(), "NodeID": task.GetNodeId(), "State": enumWord(st.GetState()),
+		"ServiceID": task.GetServiceId(), "NodeID": task.GetNodeId(), "State": term.EnumWord(st.GetState()),
 		"Slot": fmt.Sprint(task.GetSlot()), "Revision": fmt.Sprint(task.GetRevision()),
 		"Addresses": addressList(task.GetNetworks()),
-		"Restarts":  fmt.Sprint(task.GetRestarts().GetAttempts()), "StartAfter": stamp(task.GetStartAfter()),
+		"Restarts":  fmt.Sprint(task.GetRestarts().GetAttempts()), "StartAfter": term.Stamp(task.GetStartAfter()),
 	}
 }
 
@@ -184,20 +186,12 @@ func addressList(networks []*swarmv1.NetworkAttachment) string {
 	return strings.Join(out, ", ")
 }
 
-// taskError is what went wrong, or why no node takes the task, in one line.
-func taskError(st *swarmv1.TaskStatus) string {
-	if u := st.GetUnplaced(); u != nil && st.GetState() <= swarmv1.TaskState_PENDING {
-		return unplacedLine(u)
-	}
-	return withoutClass(strings.Join(strings.Fields(st.GetErr()), " "))
-}
-
-func hostPorts(ports []*swarmv1.PortConfig) string { return portList(ports) }
+func hostPorts(ports []*swarmv1.PortConfig) string { return term.PortList(ports) }
 
 func (a *app) newTaskInspect() *cobra.Command {
 	return a.newInspect(inspection{
 		use: "inspect [OPTIONS] TASK [TASK...]", short: "Display detailed information on one or more tasks", complete: a.completeTasks,
-		object: func(ctx context.Context, c client, ref string) (object, error) {
+		object: func(ctx context.Context, c client, ref string) (term.Object, error) {
 			t, err := c.GetTask(ctx, &swarmv1.GetRequest{Id: ref})
 			if err != nil {
 				return nil, err
@@ -209,24 +203,24 @@ func (a *app) newTaskInspect() *cobra.Command {
 	})
 }
 
-func taskObject(t *swarmv1.TaskInfo, rev *swarmv1.Revision) object {
+func taskObject(t *swarmv1.TaskInfo, rev *swarmv1.Revision) term.Object {
 	task, st := t.GetTask(), t.GetStatus()
-	o := stored(task.GetId(), task.GetMeta())
-	o = append(o, member{"Name", taskName(t)}, member{"Image", t.GetImage()})
+	o := term.Stored(task.GetId(), task.GetMeta())
+	o = append(o, term.Member{"Name", term.TaskName(t)}, term.Member{"Image", t.GetImage()})
 	if rev != nil {
-		o = o.with("Spec", rev.GetSpec().GetTaskTemplate())
+		o = o.With("Spec", rev.GetSpec().GetTaskTemplate())
 	}
 	o = append(
 		o,
-		member{"ServiceID", task.GetServiceId()},
-		member{"Revision", task.GetRevision()},
-		member{"Slot", task.GetSlot()},
-		member{"NodeID", task.GetNodeId()},
+		term.Member{"ServiceID", task.GetServiceId()},
+		term.Member{"Revision", task.GetRevision()},
+		term.Member{"Slot", task.GetSlot()},
+		term.Member{"NodeID", task.GetNodeId()},
 	)
-	status := describe(st)
-	status = slices.DeleteFunc(status, func(m member) bool { return m.Name == "Meta" || m.Name == "TaskID" })
-	o = append(o, member{"Status", status}, member{"DesiredState", enumWord(task.GetDesiredState())})
-	for _, m := range describe(task) {
+	status := term.Describe(st)
+	status = slices.DeleteFunc(status, func(m term.Member) bool { return m.Name == "Meta" || m.Name == "TaskID" })
+	o = append(o, term.Member{"Status", status}, term.Member{"DesiredState", term.EnumWord(task.GetDesiredState())})
+	for _, m := range term.Describe(task) {
 		switch m.Name {
 		case "StartAfter", "Deadline", "Restarts", "Networks", "JobIteration", "AssignedGenericResources", "Replaces":
 			o = append(o, m)

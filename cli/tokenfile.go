@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 
+	"swarm/cli/usage"
 	"swarm/internal/pki"
 )
 
@@ -17,9 +18,9 @@ const maxTokenFile = 4 << 10
 func (a *app) readToken(token, file string) (string, error) {
 	switch {
 	case token != "" && file != "":
-		return "", invalid("--token and --token-file are both given: use one of them")
+		return "", usage.Invalidf("--token and --token-file are both given: use one of them")
 	case token == "" && file == "":
-		return "", invalid("a join token is missing: print one with `swarm join-token worker` or `swarm join-token manager` on a manager, and give it with --token, or with --token-file")
+		return "", usage.Invalidf("a join token is missing: print one with `swarm join-token worker` or `swarm join-token manager` on a manager, and give it with --token, or with --token-file")
 	case token == "-" || file == "-":
 		text, err := readShort(a.In)
 		if err != nil {
@@ -69,7 +70,7 @@ func readShort(r io.Reader) (string, error) {
 		return "", err
 	}
 	if len(data) > maxTokenFile {
-		return "", invalid("it has more than %d bytes, which is no join token", maxTokenFile)
+		return "", usage.Invalidf("it has more than %d bytes, which is no join token", maxTokenFile)
 	}
 	return string(data), nil
 }

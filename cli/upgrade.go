@@ -11,6 +11,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
 
+	"swarm/cli/term"
+	"swarm/cli/usage"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -35,7 +37,7 @@ const upgradePatience = 60 * time.Second
 
 func (a *app) newUpgrade() *cobra.Command {
 	c := verb(&cobra.Command{
-		Use: "upgrade FILE", Short: "Replace swarm on this host by another build; containers go on", Args: exactArgs(1),
+		Use: "upgrade FILE", Short: "Replace swarm on this host by another build; containers go on", Args: usage.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error { return a.runUpgrade(c.Context(), args[0]) },
 	})
 	return c
@@ -51,7 +53,7 @@ func (a *app) runUpgrade(ctx context.Context, file string) (err error) {
 		return err
 	}
 	if t.Network != "unix" {
-		return invalid("%s is another host: run `swarm upgrade` on the host itself", t)
+		return usage.Invalidf("%s is another host: run `swarm upgrade` on the host itself", t)
 	}
 	daemon, err := a.daemonInfo(ctx)
 	if err != nil {
@@ -64,7 +66,7 @@ func (a *app) runUpgrade(ctx context.Context, file string) (err error) {
 	}
 	defer func() { err = errors.Join(err, release()) }()
 	if before.GetBuild() == program.Version.GetBuild() {
-		printf(a.Err, "This host runs %s already.\n", before.GetBuild())
+		term.Printf(a.Err, "This host runs %s already.\n", before.GetBuild())
 		return nil
 	}
 	installed, undo, err := a.Upgrade.Replace(ctx, t.Address, program)
@@ -79,7 +81,7 @@ func (a *app) runUpgrade(ctx context.Context, file string) (err error) {
 			"build %s does not serve (%v): %s is the former program again: restart the daemon with it; containers have not been touched",
 			program.Version.GetBuild(), err, installed))
 	}
-	printf(a.Out, "%s -> %s\n", before.GetBuild(), program.Version.GetBuild())
+	term.Printf(a.Out, "%s -> %s\n", before.GetBuild(), program.Version.GetBuild())
 	return nil
 }
 

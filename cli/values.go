@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/docker/go-units"
+
+	"swarm/cli/usage"
 )
 
 // The kinds of flag values, with the names that Docker's help gives them.
@@ -70,7 +72,8 @@ type choice struct {
 	choices []string
 }
 
-func (c *choice) Type() string   { return "string" }
+func (c *choice) Type() string { return "string" }
+
 func (c *choice) String() string { return c.value }
 
 func (c *choice) Set(s string) error {
@@ -169,7 +172,8 @@ type words struct {
 	set    bool
 }
 
-func (w *words) Type() string   { return "command" }
+func (w *words) Type() string { return "command" }
+
 func (w *words) String() string { return strings.Join(w.values, " ") }
 
 func (w *words) Set(s string) (err error) {
@@ -259,7 +263,7 @@ func environment(env, files []string, getenv func(string) string) ([]string, err
 	for _, file := range files {
 		data, err := os.ReadFile(file)
 		if err != nil {
-			return nil, invalid("environment file %s cannot be read: %s", file, lastClause(err.Error()))
+			return nil, usage.Invalidf("environment file %s cannot be read: %s", file, usage.Reason(err.Error()))
 		}
 		n := 0
 		for line := range strings.Lines(strings.TrimPrefix(string(data), "\ufeff")) {
@@ -269,7 +273,7 @@ func environment(env, files []string, getenv func(string) string) ([]string, err
 				continue
 			}
 			if key, _ := keyValue(line); key == "" || strings.ContainsAny(key, " \t") {
-				return nil, invalid("environment file %s, line %d: the name %q is empty or has blanks; use NAME=VALUE", file, n, key)
+				return nil, usage.Invalidf("environment file %s, line %d: the name %q is empty or has blanks; use NAME=VALUE", file, n, key)
 			}
 			out = appendEnv(out, line, getenv)
 		}

@@ -3,14 +3,12 @@ package cli
 import (
 	"context"
 	"fmt"
-	"io"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
 
-	"swarm/internal/printable"
+	"swarm/cli/term"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -40,7 +38,7 @@ const (
 
 // wait shows how the service gets along until it has settled, and returns an error when it will not.
 func (a *app) wait(ctx context.Context, c client, o waitOptions) error {
-	view := newView(a.Err, o.quiet)
+	view := term.NewView(a.Err, o.quiet)
 	changes, stop := watchService(ctx, c, o.serviceID)
 	defer stop()
 	s := newSettler(o)
@@ -63,15 +61,15 @@ func (a *app) wait(ctx context.Context, c client, o waitOptions) error {
 				learnRevisions(ctx, c, s, o.serviceID)
 			}
 			v = s.judge(a.Now(), service, tasks)
-			view.show(v.progress)
+			view.Show(v.progress)
 		}
 		switch {
 		case v.settled:
-			view.done(v.progress)
+			view.Done(v.progress)
 			a.warnPorts(ctx, c, service)
 			return nil
 		case v.failure != nil:
-			view.end()
+			view.End()
 			return a.report(ctx, c, name, v.failure)
 		}
 		pause := lookEvery
@@ -79,7 +77,7 @@ func (a *app) wait(ctx context.Context, c client, o waitOptions) error {
 			pause = min(pause, v.again)
 		}
 		if !sleep(ctx, lookGap, nil) || !sleep(ctx, pause-lookGap, changes) {
-			view.end()
+			view.End()
 			return a.background(name)
 		}
 	}
@@ -99,7 +97,7 @@ func (a *app) saySlow(ctx context.Context, why func(context.Context) string) fun
 			return
 		}
 		if text := why(ctx); text != "" {
-			printf(a.Err, "%s\n", text)
+			term.Printf(a.Err, "%s\n", text)
 		}
 	}()
 	return func() { cancel(); <-done }
@@ -165,19 +163,19 @@ func watchService(ctx context.Context, c client, id string) (<-chan struct{}, fu
 
 // background is what Ctrl-C leaves behind, in Docker's words.
 func (a *app) background(name string) error {
-	printf(a.Err, "Operation continuing in background.\nUse `swarm service ps %s` to check progress.\n", name)
+	term.Printf(a.Err, "Operation continuing in background.\nUse `swarm service ps %s` to check progress.\n", name)
 	return nil
 }
 
 // report says what went wrong: details and the last log lines first, then the error in one line.
 func (a *app) report(ctx context.Context, c client, name string, f *failure) error {
 	if f.unplaced != nil {
-		printf(a.Err, "no node takes a task of %s:\n", name)
+		term.Printf(a.Err, "no node takes a task of %s:\n", name)
 		for _, r := range f.unplaced.GetRefusals() {
-			printf(a.Err, "  %s\n", refusalLine(r))
+			term.Printf(a.Err, "  %s\n", term.RefusalLine(r))
 		}
 		if f.unplaced.GetNearest() != "" {
-			printf(a.Err, "  nearest: %s\n", f.unplaced.GetNearest())
+			term.Printf(a.Err, "  nearest: %s\n", f.unplaced.GetNearest())
 		}
 	}
 	if f.task != nil {
@@ -195,131 +193,8 @@ func (a *app) showLastLogs(ctx context.Context, c client, t *swarmv1.TaskInfo) {
 	if err != nil || lines.Len() == 0 {
 		return // the reason has been told; the log is what more there is
 	}
-	printf(a.Err, "last lines of %s (%s):\n", taskName(t), shortID(t.Task.GetId()))
+	term.Printf(a.Err, "last lines of %s (%s):\n", term.TaskName(t), term.ShortID(t.Task.GetId()))
 	for line := range strings.Lines(lines.String()) {
 		fmt.Fprintln(a.Err, "  "+strings.TrimRight(line, "\r\n")) // printf: a line of a log keeps its tabs
 	}
-}
-
-// shownSlots is up to how many tasks get a line of their own.
-const shownSlots = 20
-
-// view shows progress: redrawn in place on a terminal, else only what has changed, line by line.
-type view struct {
-	w     io.Writer
-	quiet bool
-	tty   terminal
-	drawn int
-	last  []string
-}
-
-func newView(w io.Writer, quiet bool) *view { return &view{w: w, quiet: quiet, tty: terminalOf(w)} }
-
-// onTerminal reports whether the progress is redrawn in place.
-func (v *view) onTerminal() bool { return v.tty != nil }
-
-func (v *view) show(p progress) {
-	if v.quiet || p.name == "" {
-		return
-	}
-	slots := shownSlots
-	if v.tty != nil {
-		if _, height, err := v.tty.Size(); err == nil && height > 0 { // What scrolls out of the screen cannot be drawn anew.
-			slots = min(slots, height-len(progressLines(p, true, 0))-1)
-		}
-	}
-	v.draw(progressLines(p, v.tty != nil, slots))
-}
-
-func (v *view) done(p progress) {
-	p.verifying = false
-	v.show(p)
-	if !v.quiet && p.name != "" {
-		printf(v.w, "verify: Service %s converged%s\n", p.name, p.rest())
-	}
-}
-
-// rest is what there is to know of a service that has converged though not all of its tasks run, or too many do.
-func (p progress) rest() string {
-	be := func(n int) string {
-		if n == 1 {
-			return "is"
-		}
-		return "are"
-	}
-	words := ""
-	if p.ended > 0 {
-		words = fmt.Sprintf(": %d of %d tasks ended with exit code 0 and %s not restarted", p.ended, p.desired, be(p.ended))
-	}
-	if p.stopping > 0 {
-		words += fmt.Sprintf("; %d task%s %s still being stopped", p.stopping, plural(p.stopping), be(p.stopping))
-	}
-	return words
-}
-
-// end leaves the last picture where it is.
-func (v *view) end() { v.drawn = 0 }
-
-func (v *view) draw(lines []string) {
-	if v.tty == nil {
-		for _, line := range lines {
-			if !slices.Contains(v.last, line) {
-				printf(v.w, "%s\n", line)
-			}
-		}
-		v.last = lines
-		return
-	}
-	width, _, err := v.tty.Size()
-	if err != nil || width <= 0 {
-		width = helpWidth
-	}
-	var b strings.Builder
-	if v.drawn > 0 {
-		fmt.Fprintf(&b, "\x1b[%dA", v.drawn) // printf: moves the cursor
-	}
-	for _, line := range lines {
-		line = printable.Line(line)
-		if r := []rune(line); len(r) >= width {
-			line = string(r[:width-1])
-		}
-		b.WriteString("\x1b[2K" + line + "\r\n")
-	}
-	b.WriteString("\x1b[J")
-	v.drawn = len(lines)
-	_, _ = io.WriteString(bytesOf(v.w), b.String())
-}
-
-// progressLines is the picture, in Docker's words. A countdown is for terminals only, and so are tasks that were not touched
-// yet. Of more tasks than slots none has a line of its own.
-func progressLines(p progress, countdown bool, slots int) []string {
-	overall := fmt.Sprintf("overall progress: %d out of %d tasks", p.running, p.desired)
-	if p.job {
-		overall = fmt.Sprintf("job progress: %d out of %d complete", p.running, p.desired)
-	}
-	lines := []string{overall}
-	if len(p.slots) <= slots {
-		for _, s := range p.slots {
-			if !countdown && (s.old || s.state == "" && s.detail == "") {
-				continue
-			}
-			line := s.label + ": " + s.state
-			if s.detail != "" {
-				line = strings.TrimRight(line, " ") + " " + s.detail
-			}
-			lines = append(lines, strings.TrimRight(line, " "))
-		}
-	}
-	if p.note != "" {
-		lines = append(lines, p.note)
-	}
-	if p.verifying {
-		left := p.verify
-		if !countdown {
-			return append(lines, "verify: Waiting to verify that tasks are stable...")
-		}
-		seconds := int((left + time.Second - 1) / time.Second)
-		lines = append(lines, fmt.Sprintf("verify: Waiting %d second%s to verify that tasks are stable...", seconds, plural(seconds)))
-	}
-	return lines
 }

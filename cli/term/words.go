@@ -1,4 +1,4 @@
-package cli
+package term
 
 import (
 	"fmt"
@@ -14,41 +14,75 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
+func Plural(n int) string {
+	if n == 1 {
+		return ""
+	}
+	return "s"
+}
+
+// SplitImage is the name as users write it, in repository and tag.
+func SplitImage(name string) (repository, tag string) {
+	ref, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return name, "<none>"
+	}
+	tag = "<none>"
+	if t, ok := ref.(reference.Tagged); ok {
+		tag = t.Tag()
+	}
+	return reference.FamiliarName(ref), tag
+}
+
+func NodeHostname(n *swarmv1.NodeInfo) string {
+	return n.GetNode().GetHostname()
+}
+
+func Size(bytes int64) string { return units.HumanSizeWithPrecision(float64(bytes), 3) }
+
+// TaskError is what went wrong, or why no node takes the task, in one line.
+func TaskError(st *swarmv1.TaskStatus) string {
+	if u := st.GetUnplaced(); u != nil && st.GetState() <= swarmv1.TaskState_PENDING {
+		return UnplacedLine(u)
+	}
+	return withoutClass(strings.Join(strings.Fields(st.GetErr()), " "))
+}
+
 // The words in which states, times, ports and images are printed.
 
-// enumWord is an enum's value as Docker writes it: "on-failure".
-func enumWord(v fmt.Stringer) string {
+// EnumWord is an enum's value as Docker writes it: "on-failure".
+func EnumWord(v fmt.Stringer) string {
 	return strings.ReplaceAll(strings.ToLower(v.String()), "_", "-")
 }
 
-// updateWord is the state of an update as Docker writes it: "rollback_completed".
-func updateWord(st swarmv1.UpdateStatus_State) string { return strings.ToLower(st.String()) }
+// UpdateWord is the state of an update as Docker writes it: "rollback_completed".
+func UpdateWord(st swarmv1.UpdateStatus_State) string { return strings.ToLower(st.String()) }
 
-// capitalized is a state as tables show it: "Running".
-func capitalized(s string) string {
+// Capitalized is a state as tables show it: "Running".
+func Capitalized(s string) string {
 	if s == "" {
 		return s
 	}
 	return strings.ToUpper(s[:1]) + s[1:]
 }
 
-// ago is "5 seconds ago", "About a minute ago"; "" for no time. A clock that is ahead is now.
-func ago(now time.Time, t *timestamppb.Timestamp) string {
+// Ago is "5 seconds ago", "About a minute ago"; "" for no time. A clock that is ahead is now.
+func Ago(now time.Time, t *timestamppb.Timestamp) string {
 	if !t.IsValid() || t.AsTime().IsZero() {
 		return ""
 	}
 	return units.HumanDuration(max(now.Sub(t.AsTime()), 0)) + " ago"
 }
 
-func stamp(t *timestamppb.Timestamp) string {
+func Stamp(t *timestamppb.Timestamp) string {
 	if !t.IsValid() {
 		return ""
 	}
 	return t.AsTime().UTC().Format(time.RFC3339Nano)
 }
 
-// shortImage is the image as the user knows it, without the digest that it was pinned to unless there is no tag.
-func shortImage(image string) string {
+// ShortImage is the image as the user knows it, without the digest that it was pinned to unless there is no tag.
+func ShortImage(image string) string {
 	ref, err := reference.ParseNormalizedNamed(image)
 	if err != nil {
 		return image
@@ -67,11 +101,11 @@ func must(ref reference.NamedTagged, err error) reference.Named {
 	return ref
 }
 
-// shortID is an id as far as people compare ids.
-func shortID(id string) string { return id[:min(12, len(id))] }
+// ShortID is an id as far as people compare ids.
+func ShortID(id string) string { return id[:min(12, len(id))] }
 
-// portList is "*:8080->80/tcp, *:90-92->90-92/udp" for ports published by the cluster.
-func portList(ports []*swarmv1.PortConfig) string {
+// PortList is "*:8080->80/tcp, *:90-92->90-92/udp" for ports published by the cluster.
+func PortList(ports []*swarmv1.PortConfig) string {
 	sorted := slices.Clone(ports)
 	slices.SortFunc(sorted, func(a, b *swarmv1.PortConfig) int {
 		if d := int(a.Protocol) - int(b.Protocol); d != 0 {
@@ -111,11 +145,11 @@ func portWord(first, last *swarmv1.PortConfig) string {
 		return fmt.Sprintf("%d-%d", from, to)
 	}
 	return fmt.Sprintf("%s->%s/%s", net.JoinHostPort(host, span(first.PublishedPort, last.PublishedPort)),
-		span(first.TargetPort, last.TargetPort), enumWord(first.Protocol))
+		span(first.TargetPort, last.TargetPort), EnumWord(first.Protocol))
 }
 
-// modeWord is a service's mode as `service ls` shows it.
-func modeWord(m *swarmv1.ServiceMode) string {
+// ModeWord is a service's mode as `service ls` shows it.
+func ModeWord(m *swarmv1.ServiceMode) string {
 	switch m.GetMode().(type) {
 	case *swarmv1.ServiceMode_Global:
 		return "global"
@@ -127,8 +161,8 @@ func modeWord(m *swarmv1.ServiceMode) string {
 	return "replicated"
 }
 
-// taskName is "web.2", and for tasks of global services "web.<node>".
-func taskName(t *swarmv1.TaskInfo) string {
+// TaskName is "web.2", and for tasks of global services "web.<node>".
+func TaskName(t *swarmv1.TaskInfo) string {
 	name := t.GetServiceName()
 	if name == "" {
 		name = t.GetTask().GetServiceId()
@@ -139,15 +173,15 @@ func taskName(t *swarmv1.TaskInfo) string {
 	return name + "." + t.GetTask().GetNodeId()
 }
 
-// nodeName is where the task is, in words; "" when it is nowhere yet.
-func nodeName(t *swarmv1.TaskInfo) string {
+// TaskNode is where the task is, in words; "" when it is nowhere yet.
+func TaskNode(t *swarmv1.TaskInfo) string {
 	if t.GetNodeName() != "" {
 		return t.GetNodeName()
 	}
 	return t.GetTask().GetNodeId()
 }
 
-// sortBy sorts by a key.
-func sortBy[T any](list []T, key func(T) string) {
+// SortBy sorts by a key.
+func SortBy[T any](list []T, key func(T) string) {
 	slices.SortStableFunc(list, func(a, b T) int { return strings.Compare(key(a), key(b)) })
 }

@@ -1,4 +1,4 @@
-package cli
+package term
 
 import (
 	"strings"
@@ -6,6 +6,8 @@ import (
 	"text/template/parse"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"swarm/cli/usage"
 )
 
 // A template may name a field that an object has but that is not set: it prints <no value>, as in Docker. A field that the object can never
@@ -17,12 +19,12 @@ type absent struct {
 	message func() protoreflect.Message
 }
 
-// optional is a member that is not always there.
-func optional(name string, value any, set bool) member {
+// Optional is a member that is not always there.
+func Optional(name string, value any, set bool) Member {
 	if !set {
-		return member{name, absent{}}
+		return Member{name, absent{}}
 	}
-	return member{name, value}
+	return Member{name, value}
 }
 
 func absentField(m protoreflect.Message, fd protoreflect.FieldDescriptor) absent {
@@ -37,14 +39,14 @@ func absentField(m protoreflect.Message, fd protoreflect.FieldDescriptor) absent
 
 // checkFields refuses a template that names a field which root can never have. Where the template walks through a variable or
 // the result of a function, it is not checked.
-func checkFields(t *template.Template, root object) error {
+func checkFields(t *template.Template, root Object) error {
 	c := fieldCheck{root: root}
 	c.list(t.Root, root)
 	return c.err
 }
 
 type fieldCheck struct {
-	root object
+	root Object
 	err  error
 }
 
@@ -113,13 +115,13 @@ func (c *fieldCheck) walk(v any, path []string) any {
 		if a, ok := v.(absent); ok && a.message != nil {
 			v = describeMessage(a.message())
 		}
-		o, ok := v.(object)
+		o, ok := v.(Object)
 		if !ok {
 			return nil
 		}
 		at := o.index(name)
 		if at < 0 && c.err == nil {
-			c.err = invalid("format: there is no field .%s: see the fields with --format json", strings.Join(path[:i+1], "."))
+			c.err = usage.Invalidf("format: there is no field .%s: see the fields with --format json", strings.Join(path[:i+1], "."))
 		}
 		if at < 0 {
 			return nil
@@ -129,7 +131,7 @@ func (c *fieldCheck) walk(v any, path []string) any {
 	return v
 }
 
-func (o object) index(name string) int {
+func (o Object) index(name string) int {
 	for i, m := range o {
 		if m.Name == name {
 			return i
@@ -140,13 +142,13 @@ func (o object) index(name string) int {
 
 // element is what a range over v has as its dot: it has the members of all elements.
 func element(v any) any {
-	var all object
+	var all Object
 	switch v := v.(type) {
 	case absent:
 		return v
 	case []any:
 		for _, e := range v {
-			if o, ok := e.(object); ok {
+			if o, ok := e.(Object); ok {
 				all = append(all, o...)
 			}
 		}

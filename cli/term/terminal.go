@@ -1,4 +1,4 @@
-package cli
+package term
 
 import (
 	"context"
@@ -11,8 +11,11 @@ import (
 	"swarm/internal/printable"
 )
 
-// terminal is a stream that a person sits at.
-type terminal interface {
+// DefaultWidth is where help wraps when it does not go to a terminal.
+const DefaultWidth = 80
+
+// Terminal is a stream that a person sits at.
+type Terminal interface {
 	Size() (width, height int, err error)
 	// Raw switches off echo and line editing until restore is called.
 	Raw() (restore func(), err error)
@@ -20,13 +23,13 @@ type terminal interface {
 	Resized(ctx context.Context) <-chan struct{}
 }
 
-// terminalOf returns nil for what is no terminal. stream is an io.Reader or io.Writer.
-func terminalOf(stream any) terminal {
+// TerminalOf returns nil for what is no terminal. stream is an io.Reader or io.Writer.
+func TerminalOf(stream any) Terminal {
 	switch s := stream.(type) {
-	case terminal:
+	case Terminal:
 		return s
 	case *printable.Writer:
-		return terminalOf(s.Unwrap())
+		return TerminalOf(s.Unwrap())
 	case *os.File:
 		if term.IsTerminal(int(s.Fd())) {
 			return fileTerminal{int(s.Fd())}

@@ -1,4 +1,4 @@
-package cli
+package term
 
 import (
 	"bytes"
@@ -10,41 +10,42 @@ import (
 	"text/tabwriter"
 	"text/template"
 
+	"swarm/cli/usage"
 	"swarm/internal/printable"
 )
 
-// row is one object of a list as templates and JSON see it.
-type row map[string]any
+// Row is one object of a list as templates and JSON see it.
+type Row map[string]any
 
-// column is one column of a table. It is an alias of an unnamed struct so that other packages may
+// Column is one column of a table. It is an alias of an unnamed struct so that other packages may
 // write a column as {"ID", "ID"}.
-type column = struct{ field, header string }
+type Column = struct{ Field, Header string }
 
-// listing is how a list prints.
-type listing struct {
-	columns []column
-	// more names fields that only templates and JSON show, with their headers.
-	more []column
-	// id is the field that --quiet prints; "ID" when empty.
-	id string
+// Table is how a list prints.
+type Table struct {
+	Columns []Column
+	// More names fields that only templates and JSON show, with their headers.
+	More []Column
+	// Id is the field that --quiet prints; "ID" when empty.
+	Id string
 }
 
-// format is how a list or an object shall be printed.
-type format struct {
-	template string
-	quiet    bool
+// Format is how a list or an object shall be printed.
+type Format struct {
+	Template string
+	Quiet    bool
 }
 
-// table reports whether it is the table for people, the default one.
-func (f format) table() bool { return (f.template == "" || f.template == "table") && !f.quiet }
+// IsTable reports whether it is the table for people, the default one.
+func (f Format) IsTable() bool { return (f.Template == "" || f.Template == "table") && !f.Quiet }
 
-const formatHelp = `Format output using a custom template: 'table': Print output in table format with column headers (default), ` +
+const FormatHelp = `Format output using a custom template: 'table': Print output in table format with column headers (default), ` +
 	`'table TEMPLATE': Print output in table format using the given Go template, 'json': Print in JSON format, ` +
 	`'TEMPLATE': Print output using the given Go template`
 
 // oneLine is the row with its texts as they may stand in a line of a list.
-func (r row) oneLine() row {
-	out := make(row, len(r))
+func (r Row) oneLine() Row {
+	out := make(Row, len(r))
 	for field, v := range r {
 		if s, ok := v.(string); ok {
 			v = printable.Line(s)
@@ -54,42 +55,32 @@ func (r row) oneLine() row {
 	return out
 }
 
-// list prints rows as f asks for. In JSON, rows that may be old say so in the field Stale.
-func (a *app) list(l listing, f format, rows []row) error {
-	if a.stale != "" && f.template == "json" {
-		for _, r := range rows {
-			r["Stale"] = a.stale
-		}
-	}
-	return l.print(a.Out, f, rows)
-}
-
-// print writes the rows as f asks for.
-func (l listing) print(w io.Writer, f format, rows []row) error {
-	id := l.id
+// Print writes the rows as f asks for.
+func (l Table) Print(w io.Writer, f Format, rows []Row) error {
+	id := l.Id
 	if id == "" {
 		id = "ID"
 	}
-	tmpl, isTable := strings.CutPrefix(f.template, "table")
+	tmpl, isTable := strings.CutPrefix(f.Template, "table")
 	switch {
-	case f.quiet && (f.template == "" || f.template == "table"):
+	case f.Quiet && (f.Template == "" || f.Template == "table"):
 		for _, r := range rows {
-			printf(w, "%v\n", r[id])
+			Printf(w, "%v\n", r[id])
 		}
 		return nil
-	case f.template == "json":
+	case f.Template == "json":
 		for _, r := range rows {
-			if err := printJSON(w, r); err != nil {
+			if err := PrintJSON(w, r); err != nil {
 				return err
 			}
 		}
 		return nil
-	case f.template == "" || f.template == "table":
+	case f.Template == "" || f.Template == "table":
 		return l.printTable(w, l.defaultTemplate(), rows)
 	case isTable:
 		return l.printTable(w, strings.TrimSpace(tmpl), rows)
 	}
-	t, err := parseTemplate(f.template)
+	t, err := parseTemplate(f.Template)
 	if err != nil {
 		return err
 	}
@@ -108,29 +99,29 @@ func (l listing) print(w io.Writer, f format, rows []row) error {
 }
 
 // header is the names of all fields, as rows have their values.
-func (l listing) header() row {
-	out := row{}
-	for _, c := range append(append([]column{}, l.columns...), l.more...) {
-		out[c.field] = c.header
+func (l Table) header() Row {
+	out := Row{}
+	for _, c := range append(append([]Column{}, l.Columns...), l.More...) {
+		out[c.Field] = c.Header
 	}
 	return out
 }
 
-func (l listing) defaultTemplate() string {
-	cells := make([]string, 0, len(l.columns))
-	for _, c := range l.columns {
-		cells = append(cells, "{{."+c.field+"}}")
+func (l Table) defaultTemplate() string {
+	cells := make([]string, 0, len(l.Columns))
+	for _, c := range l.Columns {
+		cells = append(cells, "{{."+c.Field+"}}")
 	}
 	return strings.Join(cells, "\t")
 }
 
-func (l listing) printTable(w io.Writer, tmpl string, rows []row) error {
+func (l Table) printTable(w io.Writer, tmpl string, rows []Row) error {
 	t, err := parseTemplate(tmpl)
 	if err != nil {
 		return err
 	}
 	tw := tabwriter.NewWriter(w, 10, 1, 3, ' ', 0)
-	for _, r := range append([]row{l.header()}, rows...) {
+	for _, r := range append([]Row{l.header()}, rows...) {
 		if err := execTemplate(tw, t, r.oneLine()); err != nil {
 			return err
 		}
@@ -138,7 +129,7 @@ func (l listing) printTable(w io.Writer, tmpl string, rows []row) error {
 	return tw.Flush()
 }
 
-func printJSON(w io.Writer, v any) error {
+func PrintJSON(w io.Writer, v any) error {
 	b, err := marshalJSON(v, "")
 	if err != nil {
 		return err
@@ -163,7 +154,7 @@ func parseTemplate(s string) (*template.Template, error) {
 	s = strings.NewReplacer(`\t`, "\t", `\n`, "\n").Replace(s)
 	t, err := template.New("").Option("missingkey=error").Funcs(templateFuncs()).Parse(s)
 	if err != nil {
-		return nil, invalid("format %q is not a Go template: %s", s, templateReason(err))
+		return nil, usage.Invalidf("format %q is not a Go template: %s", s, templateReason(err))
 	}
 	return t, nil
 }
@@ -216,9 +207,9 @@ func execTemplate(w io.Writer, t *template.Template, data any) error {
 	var b bytes.Buffer
 	if err := t.Execute(&b, data); err != nil {
 		if m := noEntry.FindStringSubmatch(err.Error()); m != nil {
-			return invalid("format: "+noField+" .%s: see the fields with --format json", m[1])
+			return usage.Invalidf("format: "+noField+" .%s: see the fields with --format json", m[1])
 		}
-		return invalid("format: %s; see the fields with --format json", templateReason(err))
+		return usage.Invalidf("format: %s; see the fields with --format json", templateReason(err))
 	}
 	b.WriteByte('\n')
 	_, err := w.Write(b.Bytes())
