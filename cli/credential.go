@@ -21,6 +21,9 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
+// credentialFilters are the keys that `credential ls --filter` takes.
+var credentialFilters = []string{"id", "name"}
+
 func (a *app) newCredential() *cobra.Command {
 	return group(&cobra.Command{Use: "credential", Short: "Manage client certificates"},
 		a.newCredentialCreate(), a.newCredentialLs(), a.newCredentialRm())

@@ -16,6 +16,9 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
+// eventFilters are the keys that `events --filter` takes.
+var eventFilters = []string{"type", "event", "action", "service", "node", "id", "name", "label"}
+
 type eventsOptions struct {
 	since   uint64
 	filters []string
@@ -28,7 +31,7 @@ func (a *app) newEvents() *cobra.Command {
 		Use: "events [OPTIONS]", Short: "Get real time events from the swarm", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error { return a.runEvents(c.Context(), o) },
 	})
-	c.Flags().VarP(&filterFlag{&o.filters, eventFilters}, "filter", "f", "Filter output based on conditions provided")
+	c.Flags().VarP(&filterFlag{values: &o.filters, keys: eventFilters}, "filter", "f", "Filter output based on conditions provided")
 	c.Flags().StringVar(&o.format, "format", "", "Format output using a custom template: 'json': Print in JSON format, 'TEMPLATE': Print output using the given Go template")
 	c.Flags().Uint64Var(&o.since, "since", 0, "Show all events after this index, as an event names it (default: from now on)")
 	return c

@@ -15,20 +15,6 @@ type filterFlag struct {
 	keys   []string
 }
 
-// The keys that the lists filter by.
-var (
-	nodeFilters         = []string{"id", "name", "label", "node.label", "role", "membership"}
-	serviceFilters      = []string{"id", "label", "mode", "name"}
-	taskFilters         = []string{"id", "name", "node", "desired-state", "label"}
-	allTasksFilters     = append([]string{"service"}, taskFilters...)
-	networkFilters      = []string{"id", "name", "label", "driver", "scope", "type", "dangling"}
-	networkPruneFilters = []string{"label", "until"}
-	imageFilters        = []string{"id", "name"}
-	credentialFilters   = []string{"id", "name"}
-	eventFilters        = []string{"type", "event", "action", "service", "node", "id", "name", "label"}
-	pruneFilters        = []string{"until", "label", "label!"}
-)
-
 func (f *filterFlag) Type() string { return "filter" }
 
 func (f *filterFlag) String() string { return "" }

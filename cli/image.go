@@ -18,6 +18,9 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
+// imageFilters are the keys that `image ls --filter` takes.
+var imageFilters = []string{"id", "name"}
+
 func (a *app) newImage() *cobra.Command {
 	return group(&cobra.Command{Use: "image", Short: "Manage the swarm's images"},
 		a.newImageLs(), a.newImageLoad(), a.newImagePull(), a.newImagePush(), a.newImageTag(), a.newImageInspect(), a.newImageRm(), a.newImagePrune())

@@ -17,6 +17,12 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
+// networkFilters are the keys that `network ls --filter` takes.
+var networkFilters = []string{"id", "name", "label", "driver", "scope", "type", "dangling"}
+
+// networkPruneFilters are the keys that `network prune --filter` takes.
+var networkPruneFilters = []string{"label", "until"}
+
 func (a *app) newNetwork() *cobra.Command {
 	return group(&cobra.Command{Use: "network", Short: "Manage networks"},
 		a.newNetworkCreate(), a.newNetworkInspect(), a.newNetworkLs(), a.newNetworkPrune(), a.newNetworkRm())
@@ -348,7 +354,7 @@ func (a *app) newNetworkPrune() *cobra.Command {
 		},
 	})
 	c.Flags().BoolVarP(&force, "force", "f", false, "Do not prompt for confirmation")
-	c.Flags().Var(&filterFlag{&filters, networkPruneFilters}, "filter", `Provide filter values (e.g. "until=24h", "label=KEY=VALUE")`)
+	c.Flags().Var(&filterFlag{values: &filters, keys: networkPruneFilters}, "filter", `Provide filter values (e.g. "until=24h", "label=KEY=VALUE")`)
 	return c
 }
 

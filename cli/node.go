@@ -17,6 +17,9 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
+// nodeFilters are the keys that `node ls --filter` takes.
+var nodeFilters = []string{"id", "name", "label", "node.label", "role", "membership"}
+
 func (a *app) newNode() *cobra.Command {
 	return group(&cobra.Command{Use: "node", Short: "Manage swarm nodes"},
 		a.newNodeLs(), a.newNodePs(), a.newNodeInspect(), a.newNodeUpdate(),
@@ -32,7 +35,7 @@ type listOptions struct {
 
 // listFlags are the flags of every list.
 func listFlags(c *cobra.Command, o *listOptions, quietHelp string, filters []string) {
-	c.Flags().VarP(&filterFlag{&o.filters, filters}, "filter", "f", "Filter output based on conditions provided")
+	c.Flags().VarP(&filterFlag{values: &o.filters, keys: filters}, "filter", "f", "Filter output based on conditions provided")
 	c.Flags().StringVar(&o.format.Template, "format", "", term.FormatHelp)
 	c.Flags().BoolVarP(&o.format.Quiet, "quiet", "q", false, quietHelp)
 }

@@ -14,6 +14,9 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
+// pruneFilters are the keys that `system prune` and `image prune` filter by.
+var pruneFilters = []string{"until", "label", "label!"}
+
 type pruneOptions struct {
 	all, volumes, force bool
 	filters             []string
@@ -56,7 +59,7 @@ func pruneFlags(c *cobra.Command, o *pruneOptions, nodes *list) {
 	f := c.Flags()
 	f.BoolVarP(&o.all, "all", "a", false, "Remove all unused images, not just dangling ones")
 	f.BoolVarP(&o.force, "force", "f", false, "Do not prompt for confirmation")
-	f.Var(&filterFlag{&o.filters, pruneFilters}, "filter", `Provide filter values (e.g. "until=24h", "label=KEY=VALUE"; labels are those of images)`)
+	f.Var(&filterFlag{values: &o.filters, keys: pruneFilters}, "filter", `Provide filter values (e.g. "until=24h", "label=KEY=VALUE"; labels are those of images)`)
 	f.Var(nodes, "node", "Nodes to clean, by id or name (default: all)")
 }
 

@@ -19,6 +19,9 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
+// serviceFilters are the keys that `service ls --filter` takes.
+var serviceFilters = []string{"id", "label", "mode", "name"}
+
 func (a *app) newService() *cobra.Command {
 	return group(&cobra.Command{Use: "service", Short: "Manage swarm services"},
 		a.newServiceCreate(), a.newServiceLs(), a.newServicePs(), a.newServiceInspect(), a.newServiceUpdate(),

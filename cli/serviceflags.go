@@ -11,14 +11,18 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
+// serviceModes are the values of --mode.
+var serviceModes = []string{"replicated", "global", "replicated-job", "global-job"}
+
+// logDrivers are the values of --log-driver.
+var logDrivers = []string{spec.LogLocal, spec.LogNone}
+
 var (
-	serviceModes      = []string{"replicated", "global", "replicated-job", "global-job"}
 	restartConditions = []string{"none", "on-failure", "any"}
 	updateOrders      = []string{"start-first", "stop-first"}
 	updateActions     = []string{"pause", "continue", "rollback"}
 	rollbackActions   = []string{"pause", "continue"}
 	endpointModes     = []string{"vip", "dnsrr"}
-	logDrivers        = []string{spec.LogLocal, spec.LogNone}
 )
 
 // serviceFlags holds the flags that `service create` and `service update` share; what was not given is not changed.

@@ -222,7 +222,7 @@ func (o *serviceFlags) applyLogs(t *swarmv1.TaskSpec) {
 		t.LogDriver = &swarmv1.Driver{}
 	}
 	set(o, "log-driver", &t.LogDriver.Name, o.logDriver)
-	set(o, "log-opt", &t.LogDriver.Options, toMap(o.logOpts.values))
+	set(o, "log-opt", &t.LogDriver.Options, addPairs(nil, o.logOpts.values))
 }
 
 func (o *serviceFlags) applyRestart(t *swarmv1.TaskSpec) error {

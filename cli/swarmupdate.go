@@ -59,7 +59,7 @@ func (o swarmUpdateOptions) apply(s *swarmv1.ClusterSpec) {
 		d.Name = o.logDriver
 	}
 	if o.given("log-opt") {
-		d.Options = toMap(o.logOpts.values)
+		d.Options = addPairs(nil, o.logOpts.values)
 	}
 	s.TaskDefaults = &swarmv1.TaskDefaults{LogDriver: d}
 }

@@ -15,6 +15,12 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
+// taskFilters are the keys that `service ps` and `node ps` filter by.
+var taskFilters = []string{"id", "name", "node", "desired-state", "label"}
+
+// allTasksFilters are the keys that `task ls --filter` takes.
+var allTasksFilters = append([]string{"service"}, taskFilters...)
+
 func (a *app) newTask() *cobra.Command {
 	return group(&cobra.Command{Use: "task", Short: "Look at tasks"}, a.newTaskLs(), a.newTaskInspect(), a.newTaskLogs())
 }

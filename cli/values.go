@@ -245,18 +245,6 @@ func checkKeyValue(s string) error {
 	return nil
 }
 
-func toMap(pairs []string) map[string]string {
-	if len(pairs) == 0 {
-		return nil
-	}
-	m := make(map[string]string, len(pairs))
-	for _, p := range pairs {
-		k, v := keyValue(p)
-		m[k] = v
-	}
-	return m
-}
-
 // environment resolves --env and --env-file: a name alone takes the caller's value and is left out when there is none.
 func environment(env, files []string, getenv func(string) string) ([]string, error) {
 	var out []string
