@@ -11,16 +11,15 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"swarm/cli/flag"
 	"swarm/cli/term"
 	"swarm/cli/usage"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-var availabilities = []string{"active", "pause", "drain"}
-
 type initOptions struct {
 	advertise, listen, dataPath string
-	availability                choice
+	availability                flag.Choice
 	pools                       []string
 	poolMask                    uint32
 	dataPort, gossipPort        uint32
@@ -31,7 +30,7 @@ type initOptions struct {
 }
 
 func (a *app) newInit() *cobra.Command {
-	o := initOptions{availability: choice{value: "active", choices: availabilities}}
+	o := initOptions{availability: flag.Choice{Value: "active", Choices: flag.Availabilities}}
 	c := verb(&cobra.Command{
 		Use: "init [OPTIONS]", Short: "Initialize a swarm", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -50,7 +49,7 @@ func (a *app) newInit() *cobra.Command {
 	f.Uint32Var(&o.gossipPort, "gossip-port", 0, "Port number to use for membership gossip (default 7946)")
 	noSystemdFlag(c, &o.noSystemd)
 	f.Int64Var(&o.historyLimit, "task-history-limit", 0, "Task history retention limit (default 5)")
-	completeChoices(c, "availability", availabilities)
+	completeChoices(c, "availability", flag.Availabilities)
 	return c
 }
 
@@ -110,7 +109,7 @@ func (o initOptions) request() (*swarmv1.InitRequest, error) {
 	}
 	return &swarmv1.InitRequest{
 		AdvertiseAddr: o.advertise, ListenAddr: o.listen, DataPathAddr: o.dataPath,
-		Availability: availability(o.availability.value), Spec: spec,
+		Availability: flag.ParseAvailability(o.availability.Value), Spec: spec,
 		GossipPort: o.gossipPort,
 	}, nil
 }
@@ -152,12 +151,12 @@ type joinOptions struct {
 	token, tokenFile            string
 	remotes                     []string
 	advertise, listen, dataPath string
-	availability                choice
+	availability                flag.Choice
 	noSystemd, skipCheck        bool
 }
 
 func (a *app) newJoin() *cobra.Command {
-	o := joinOptions{availability: choice{value: "active", choices: availabilities}}
+	o := joinOptions{availability: flag.Choice{Value: "active", Choices: flag.Availabilities}}
 	c := verb(&cobra.Command{
 		Use: "join [OPTIONS] HOST[:PORT] [HOST[:PORT]...]", Short: "Join a swarm as a node and/or manager", Args: usage.MinArgs(1),
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -172,7 +171,7 @@ func (a *app) newJoin() *cobra.Command {
 	c.Flags().BoolVar(&o.skipCheck, "skip-network-check", false, "Join without trying the ports to and from the manager")
 	c.Flags().StringVar(&o.token, "token", "", `Token for entry into the swarm ("-": read it from standard input)`)
 	c.Flags().StringVar(&o.tokenFile, "token-file", "", `File with the token, which other users of this host cannot read, unlike a command line ("-": standard input)`)
-	completeChoices(c, "availability", availabilities)
+	completeChoices(c, "availability", flag.Availabilities)
 	return c
 }
 
@@ -191,7 +190,7 @@ func (o joinOptions) request(token string) (*swarmv1.JoinClusterRequest, error) 
 	}
 	return &swarmv1.JoinClusterRequest{
 		Token: token, RemoteAddrs: remotes, AdvertiseAddr: o.advertise, ListenAddr: o.listen,
-		DataPathAddr: o.dataPath, Availability: availability(o.availability.value), SkipNetworkCheck: o.skipCheck,
+		DataPathAddr: o.dataPath, Availability: flag.ParseAvailability(o.availability.Value), SkipNetworkCheck: o.skipCheck,
 	}, nil
 }
 
@@ -248,10 +247,6 @@ func checkAddresses(advertise, listen, dataPath string) error {
 // interfaceName is Linux's rule: at most 15 bytes without blanks, slashes and colons. Four numbers with dots are a mistyped address.
 func interfaceName(s string) bool {
 	return s != "" && len(s) <= 15 && !strings.ContainsAny(s, " \t/:") && strings.Trim(s, "0123456789.") != ""
-}
-
-func availability(word string) swarmv1.NodeSpec_Availability {
-	return swarmv1.NodeSpec_Availability(swarmv1.NodeSpec_Availability_value[strings.ToUpper(word)])
 }
 
 func (a *app) newLeave() *cobra.Command {

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"swarm/cli/flag"
 	"swarm/cli/term"
 	"swarm/cli/usage"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -74,8 +75,8 @@ func (a *app) completeFlags(c *cobra.Command) {
 }
 
 func (a *app) flagCompletion(f *pflag.Flag) cobra.CompletionFunc {
-	if filter, ok := f.Value.(*filterFlag); ok {
-		return beginnings("=", filter.keys)
+	if filter, ok := f.Value.(*flag.Filter); ok {
+		return beginnings("=", filter.Keys)
 	}
 	switch f.Name {
 	case "network", "network-add":

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"swarm/cli/flag"
 	"swarm/cli/term"
 	"swarm/cli/usage"
 	"swarm/internal/ident"
@@ -125,7 +126,7 @@ var credentialListing = term.Table{
 }
 
 func (a *app) runCredentialLs(ctx context.Context, o credentialLsOptions) error {
-	filter, _, err := parseFilters(o.filters, credentialFilters...)
+	filter, _, err := flag.ParseFilters(o.filters, credentialFilters...)
 	if err != nil {
 		return err
 	}

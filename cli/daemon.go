@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"swarm/cli/flag"
 	"swarm/cli/usage"
 	"swarm/internal/keychain"
 )
@@ -71,16 +72,16 @@ var (
 
 func (a *app) newDaemon() *cobra.Command {
 	o := DaemonOptions{}
-	driver := choice{choices: cgroupDrivers}
-	level, format := choice{value: "info", choices: logLevels}, choice{value: "text", choices: logFormats}
-	var bandwidth rate
-	logs := memory{bytes: 1 << 30}
+	driver := flag.Choice{Choices: cgroupDrivers}
+	level, format := flag.Choice{Value: "info", Choices: logLevels}, flag.Choice{Value: "text", Choices: logFormats}
+	var bandwidth flag.Rate
+	logs := flag.Memory{Bytes: 1 << 30}
 	c := verb(&cobra.Command{
 		Use: "daemon [OPTIONS]", Short: "Run this host's part of the swarm", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
-			o.CgroupDriver = driver.value
-			o.PeerBandwidth, o.LogsSize = bandwidth.perSecond, logs.bytes
-			o.LogLevel, o.LogFormat = level.value, format.value
+			o.CgroupDriver = driver.Value
+			o.PeerBandwidth, o.LogsSize = bandwidth.PerSecond, logs.Bytes
+			o.LogLevel, o.LogFormat = level.Value, format.Value
 			o.MetricsAsked = c.Flags().Changed("metrics-addr")
 			if err := o.validate(); err != nil {
 				return err
@@ -233,11 +234,11 @@ type RuntimeOptions struct {
 
 func (a *app) newRuntime() *cobra.Command {
 	var o RuntimeOptions
-	level := choice{value: "warn", choices: []string{"trace", "debug", "info", "warn", "error", "fatal"}}
+	level := flag.Choice{Value: "warn", Choices: []string{"trace", "debug", "info", "warn", "error", "fatal"}}
 	c := verb(&cobra.Command{
 		Use: "runtime [OPTIONS]", Short: "Run the companion that keeps containers while the daemon restarts", Args: usage.NoArgs, Hidden: true,
 		RunE: func(c *cobra.Command, _ []string) error {
-			o.LogLevel = level.value
+			o.LogLevel = level.Value
 			required := []string{o.Root, o.State, o.Address, o.BinDir}
 			if slices.Contains(required, "") {
 				return usage.Errorf(c, "--root, --state, --address and --bin-dir are needed: the daemon gives them")

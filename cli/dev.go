@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"swarm/cli/flag"
 	"swarm/cli/term"
 	"swarm/cli/usage"
 )
@@ -76,13 +77,13 @@ func (a *app) newDev() *cobra.Command {
 func (a *app) newDevUp(playground *string) *cobra.Command {
 	var o DevOptions
 	var subnet string
-	var disk memory
-	var daemonArgs, initArgs, joinArgs words
+	var disk flag.Memory
+	var daemonArgs, initArgs, joinArgs flag.Words
 	c := verb(&cobra.Command{
 		Use: "up [OPTIONS]", Short: "Make hosts and a cluster of them", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
-			o.Disk = disk.bytes
-			o.Name, o.DaemonArgs, o.InitArgs, o.JoinArgs = *playground, daemonArgs.values, initArgs.values, joinArgs.values
+			o.Disk = disk.Bytes
+			o.Name, o.DaemonArgs, o.InitArgs, o.JoinArgs = *playground, daemonArgs.Values, initArgs.Values, joinArgs.Values
 			if subnet != "" {
 				prefix, err := netip.ParsePrefix(subnet)
 				if err != nil {
@@ -240,7 +241,7 @@ func (a *app) devDone(host string, err error) error {
 
 func (a *app) newDevCut(playground *string) *cobra.Command {
 	var cut DevCut
-	protocol := choice{choices: []string{"tcp", "udp"}}
+	protocol := flag.Choice{Choices: []string{"tcp", "udp"}}
 	c := verb(&cobra.Command{
 		Use: "cut [OPTIONS] HOST [HOST]", Short: "Pull a host's cable, or part two hosts, or block a port",
 		Args: func(c *cobra.Command, args []string) error {
@@ -251,7 +252,7 @@ func (a *app) newDevCut(playground *string) *cobra.Command {
 		},
 		ValidArgsFunction: a.completeDevHosts(playground),
 		RunE: func(_ *cobra.Command, args []string) error {
-			cut.Hosts, cut.Protocol = args, protocol.value
+			cut.Hosts, cut.Protocol = args, protocol.Value
 			if cut.Protocol != "" && cut.Port == 0 {
 				return usage.Invalidf("--protocol needs a port: add --port")
 			}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"swarm/cli/flag"
 	"swarm/cli/term"
 	"swarm/cli/usage"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -31,7 +32,7 @@ func (a *app) newEvents() *cobra.Command {
 		Use: "events [OPTIONS]", Short: "Get real time events from the swarm", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error { return a.runEvents(c.Context(), o) },
 	})
-	c.Flags().VarP(&filterFlag{values: &o.filters, keys: eventFilters}, "filter", "f", "Filter output based on conditions provided")
+	c.Flags().VarP(&flag.Filter{Values: &o.filters, Keys: eventFilters}, "filter", "f", "Filter output based on conditions provided")
 	c.Flags().StringVar(&o.format, "format", "", "Format output using a custom template: 'json': Print in JSON format, 'TEMPLATE': Print output using the given Go template")
 	c.Flags().Uint64Var(&o.since, "since", 0, "Show all events after this index, as an event names it (default: from now on)")
 	return c
@@ -47,7 +48,7 @@ var (
 
 // request words the options for managers; actions are filtered here.
 func (o eventsOptions) request(ctx context.Context, c client) (req *swarmv1.WatchRequest, actions []string, err error) {
-	filter, rest, err := parseFilters(o.filters, eventFilters...)
+	filter, rest, err := flag.ParseFilters(o.filters, eventFilters...)
 	if err != nil {
 		return nil, nil, err
 	}

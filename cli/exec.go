@@ -8,6 +8,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
 
+	"swarm/cli/flag"
 	"swarm/cli/term"
 	"swarm/cli/usage"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -17,12 +18,12 @@ type execOptions struct {
 	ref                          string
 	command                      []string
 	interactive, tty, privileged bool
-	env, envFiles                list
+	env, envFiles                flag.List
 	user, dir                    string
 }
 
 func (a *app) newExec() *cobra.Command {
-	o := execOptions{env: list{kind: "list", check: checkEnv}, envFiles: list{kind: "list"}}
+	o := execOptions{env: flag.List{Kind: "list", Check: flag.CheckEnv}, envFiles: flag.List{Kind: "list"}}
 	c := verb(&cobra.Command{
 		Use: "exec [OPTIONS] TASK|SERVICE[.SLOT] COMMAND [ARG...]", Short: "Execute a command in a running task, on whatever node it is",
 		Args: usage.MinArgs(2), ValidArgsFunction: a.completeExec,
@@ -44,7 +45,7 @@ func (a *app) newExec() *cobra.Command {
 }
 
 func (a *app) runExec(ctx context.Context, o execOptions) error {
-	env, err := environment(o.env.values, o.envFiles.values, a.Env)
+	env, err := flag.Environment(o.env.Values, o.envFiles.Values, a.Env)
 	if err != nil {
 		return err
 	}

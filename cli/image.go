@@ -13,6 +13,7 @@ import (
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
+	"swarm/cli/flag"
 	"swarm/cli/term"
 	"swarm/cli/usage"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -61,7 +62,7 @@ func (a *app) newImageLs() *cobra.Command {
 }
 
 func (a *app) runImageLs(ctx context.Context, o imageListOptions) error {
-	filter, _, err := parseFilters(o.filters, imageFilters...)
+	filter, _, err := flag.ParseFilters(o.filters, imageFilters...)
 	if err != nil {
 		return err
 	}
@@ -128,7 +129,7 @@ const loadChunk = 512 << 10
 
 func (a *app) runImageLoad(ctx context.Context, o imageLoadOptions) error {
 	if o.name != "" {
-		if err := checkImage(o.name); err != nil {
+		if err := flag.CheckImage(o.name); err != nil {
 			return err
 		}
 	}

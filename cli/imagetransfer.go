@@ -10,6 +10,7 @@ import (
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
+	"swarm/cli/flag"
 	"swarm/cli/term"
 	"swarm/cli/usage"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -86,19 +87,19 @@ type imagePullOptions struct {
 }
 
 func (a *app) newImagePull() *cobra.Command {
-	var nodes list
+	var nodes flag.List
 	var o imagePullOptions
 	c := verb(&cobra.Command{
 		Use: "pull [OPTIONS] NAME[:TAG|@DIGEST]", Short: "Download an image from a registry", Args: usage.ExactArgs(1),
 		ValidArgsFunction: a.completeImages,
 		RunE: func(c *cobra.Command, args []string) error {
-			if o.nodes = nodes.values; o.all && len(o.nodes) > 0 {
+			if o.nodes = nodes.Values; o.all && len(o.nodes) > 0 {
 				return usage.Errorf(c, "--all-nodes and --node are mutually exclusive")
 			}
 			return a.runImagePull(c.Context(), args[0], o)
 		},
 	})
-	nodes.kind = "list"
+	nodes.Kind = "list"
 	c.Flags().Var(&nodes, "node", "Nodes to download to, by id or name (default: the manager that is asked)")
 	c.Flags().BoolVar(&o.all, "all-nodes", false, "Download to every ready node")
 	c.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "Suppress verbose output")
@@ -113,7 +114,7 @@ func (a *app) runImagePull(ctx context.Context, image string, o imagePullOptions
 
 // transfer brings an image from its registry, or there, and shows how far it is and what came of it.
 func (a *app) transfer(ctx context.Context, image string, quiet bool, begin func(c client, auth string) (progressStream, error)) error {
-	if err := checkImage(image); err != nil {
+	if err := flag.CheckImage(image); err != nil {
 		return err
 	}
 	auth, err := a.registryAuth(ctx, image)
@@ -172,7 +173,7 @@ func (a *app) newImageTag() *cobra.Command {
 		Use: "tag SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]", Short: "Give an image another name", Args: usage.ExactArgs(2),
 		ValidArgsFunction: a.completeImages,
 		RunE: func(c *cobra.Command, args []string) error {
-			if err := checkImage(args[1]); err != nil {
+			if err := flag.CheckImage(args[1]); err != nil {
 				return err
 			}
 			return a.with(c.Context(), func(cl client) error {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"swarm/cli/flag"
 	"swarm/cli/term"
 	"swarm/cli/usage"
 	"swarm/internal/spec"
@@ -31,15 +32,15 @@ func (a *app) newNetwork() *cobra.Command {
 type networkCreateOptions struct {
 	name                                            string
 	driver, ipamDriver, scope                       string
-	subnets, ranges, gateways                       list
-	labels, options                                 list
+	subnets, ranges, gateways                       flag.List
+	labels, options                                 flag.List
 	internal, attachable, ipv6, ingress, hostAccess bool
 }
 
 func (a *app) newNetworkCreate() *cobra.Command {
 	o := networkCreateOptions{
-		subnets: list{kind: "strings"}, ranges: list{kind: "strings"}, gateways: list{kind: "strings"},
-		labels: list{kind: "list"}, options: list{kind: "map"},
+		subnets: flag.List{Kind: "strings"}, ranges: flag.List{Kind: "strings"}, gateways: flag.List{Kind: "strings"},
+		labels: flag.List{Kind: "list"}, options: flag.List{Kind: "map"},
 	}
 	c := verb(&cobra.Command{
 		Use: "create [OPTIONS] NETWORK", Short: "Create a network", Args: usage.ExactArgs(1), ValidArgsFunction: cobra.NoFileCompletions,
@@ -71,15 +72,15 @@ func (o networkCreateOptions) spec() (*swarmv1.NetworkSpec, error) {
 		return nil, usage.Invalidf("scope %q is not known: networks are of the whole swarm; leave --scope out", o.scope)
 	}
 	s := &swarmv1.NetworkSpec{
-		Name: o.name, Labels: addPairs(nil, o.labels.values), Internal: o.internal, Attachable: o.attachable, Ingress: o.ingress, Ipv6Enabled: o.ipv6,
+		Name: o.name, Labels: flag.AddPairs(nil, o.labels.Values), Internal: o.internal, Attachable: o.attachable, Ingress: o.ingress, Ipv6Enabled: o.ipv6,
 		HostAccess:   o.hostAccess,
-		DriverConfig: &swarmv1.Driver{Name: o.driver, Options: addPairs(nil, o.options.values)},
+		DriverConfig: &swarmv1.Driver{Name: o.driver, Options: flag.AddPairs(nil, o.options.Values)},
 	}
 	var configs []*swarmv1.IPAMConfig
-	for _, text := range o.subnets.values {
+	for _, text := range o.subnets.Values {
 		configs = append(configs, &swarmv1.IPAMConfig{Subnet: text})
 	}
-	for _, g := range o.gateways.values {
+	for _, g := range o.gateways.Values {
 		a, err := netip.ParseAddr(g)
 		if err != nil {
 			return nil, usage.Invalidf("gateway %q is not an IP address", g)
@@ -90,7 +91,7 @@ func (o networkCreateOptions) spec() (*swarmv1.NetworkSpec, error) {
 		}
 		c.Gateway = g
 	}
-	for _, r := range o.ranges.values {
+	for _, r := range o.ranges.Values {
 		p, err := netip.ParsePrefix(r)
 		if err != nil {
 			return nil, usage.Invalidf("IP range %q is not in CIDR format: write it like 10.1.0.0/28", r)
@@ -162,7 +163,7 @@ var networkListing = term.Table{
 }
 
 func (a *app) runNetworkLs(ctx context.Context, o networkLsOptions) error {
-	filter, rest, err := parseFilters(o.filters, networkFilters...)
+	filter, rest, err := flag.ParseFilters(o.filters, networkFilters...)
 	if err != nil {
 		return err
 	}
@@ -325,7 +326,7 @@ func (a *app) newNetworkPrune() *cobra.Command {
 	c := verb(&cobra.Command{
 		Use: "prune [OPTIONS]", Short: "Remove all unused networks", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
-			filter, rest, err := parseFilters(filters, networkPruneFilters...)
+			filter, rest, err := flag.ParseFilters(filters, networkPruneFilters...)
 			if err != nil {
 				return err
 			}
@@ -354,7 +355,7 @@ func (a *app) newNetworkPrune() *cobra.Command {
 		},
 	})
 	c.Flags().BoolVarP(&force, "force", "f", false, "Do not prompt for confirmation")
-	c.Flags().Var(&filterFlag{values: &filters, keys: networkPruneFilters}, "filter", `Provide filter values (e.g. "until=24h", "label=KEY=VALUE")`)
+	c.Flags().Var(&flag.Filter{Values: &filters, Keys: networkPruneFilters}, "filter", `Provide filter values (e.g. "until=24h", "label=KEY=VALUE")`)
 	return c
 }
 
@@ -369,7 +370,7 @@ func (a *app) networksUntil(ctx context.Context, c client, times []string) ([]st
 	}
 	networks := r.Networks
 	for _, text := range times {
-		until, err := parseTime("filter until", text, a.Now())
+		until, err := flag.ParseTime("filter until", text, a.Now())
 		if err != nil {
 			return nil, err
 		}

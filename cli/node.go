@@ -12,6 +12,7 @@ import (
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
+	"swarm/cli/flag"
 	"swarm/cli/term"
 	"swarm/cli/usage"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -35,7 +36,7 @@ type listOptions struct {
 
 // listFlags are the flags of every list.
 func listFlags(c *cobra.Command, o *listOptions, quietHelp string, filters []string) {
-	c.Flags().VarP(&filterFlag{values: &o.filters, keys: filters}, "filter", "f", "Filter output based on conditions provided")
+	c.Flags().VarP(&flag.Filter{Values: &o.filters, Keys: filters}, "filter", "f", "Filter output based on conditions provided")
 	c.Flags().StringVar(&o.format.Template, "format", "", term.FormatHelp)
 	c.Flags().BoolVarP(&o.format.Quiet, "quiet", "q", false, quietHelp)
 }
@@ -64,7 +65,7 @@ var nodeListing = term.Table{
 }
 
 func (a *app) runNodeLs(ctx context.Context, o listOptions) error {
-	filter, rest, err := parseFilters(o.filters, nodeFilters...)
+	filter, rest, err := flag.ParseFilters(o.filters, nodeFilters...)
 	if err != nil {
 		return err
 	}
@@ -169,7 +170,7 @@ func (a *app) runNodePs(ctx context.Context, o taskListOptions, refs []string) e
 	if len(refs) == 0 {
 		refs = []string{"self"}
 	}
-	filter, _, err := parseFilters(o.filters, taskFilters...)
+	filter, _, err := flag.ParseFilters(o.filters, taskFilters...)
 	if err != nil {
 		return err
 	}

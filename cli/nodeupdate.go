@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"swarm/cli/flag"
 	"swarm/cli/term"
 	"swarm/cli/usage"
 	"swarm/internal/pause"
@@ -17,14 +18,14 @@ import (
 
 type nodeUpdateOptions struct {
 	ref, hostname      string
-	role, availability choice
-	labelAdd, labelRm  list
+	role, availability flag.Choice
+	labelAdd, labelRm  flag.List
 }
 
 func (a *app) newNodeUpdate() *cobra.Command {
 	o := nodeUpdateOptions{
-		role: choice{choices: []string{"worker", "manager"}}, availability: choice{choices: availabilities},
-		labelAdd: list{kind: "list", check: checkLabelFlag}, labelRm: list{kind: "list"},
+		role: flag.Choice{Choices: []string{"worker", "manager"}}, availability: flag.Choice{Choices: flag.Availabilities},
+		labelAdd: flag.List{Kind: "list", Check: flag.CheckLabel}, labelRm: flag.List{Kind: "list"},
 	}
 	c := verb(&cobra.Command{
 		Use: "update [OPTIONS] NODE", Short: "Update a node", Args: usage.ExactArgs(1), ValidArgsFunction: a.completeNodes,
@@ -39,30 +40,30 @@ func (a *app) newNodeUpdate() *cobra.Command {
 	f.Var(&o.labelAdd, "label-add", `Add or update a node label ("key=value")`)
 	f.Var(&o.labelRm, "label-rm", "Remove a node label if exists")
 	f.Var(&o.role, "role", `Role of the node ("worker", "manager")`)
-	completeChoices(c, "availability", availabilities)
-	completeChoices(c, "role", o.role.choices)
+	completeChoices(c, "availability", flag.Availabilities)
+	completeChoices(c, "role", o.role.Choices)
 	return c
 }
 
 // apply edits the spec as the flags say.
 func (o nodeUpdateOptions) apply(spec *swarmv1.NodeSpec) error {
-	if o.availability.value != "" {
-		spec.Availability = availability(o.availability.value)
+	if o.availability.Value != "" {
+		spec.Availability = flag.ParseAvailability(o.availability.Value)
 	}
-	if o.role.value != "" {
-		spec.Role = swarmv1.NodeSpec_Role(swarmv1.NodeSpec_Role_value[strings.ToUpper(o.role.value)])
+	if o.role.Value != "" {
+		spec.Role = swarmv1.NodeSpec_Role(swarmv1.NodeSpec_Role_value[strings.ToUpper(o.role.Value)])
 	}
-	for _, key := range o.labelRm.values {
+	for _, key := range o.labelRm.Values {
 		if _, ok := spec.Labels[key]; !ok {
 			return usage.Invalidf("key %s doesn't exist in the node's labels: see them with `swarm node inspect --pretty`", key)
 		}
 		delete(spec.Labels, key)
 	}
-	for _, label := range o.labelAdd.values {
+	for _, label := range o.labelAdd.Values {
 		if spec.Labels == nil {
 			spec.Labels = map[string]string{}
 		}
-		k, v := keyValue(label)
+		k, v := flag.KeyValue(label)
 		spec.Labels[k] = v
 	}
 	return nil

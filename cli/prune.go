@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"swarm/cli/flag"
 	"swarm/cli/term"
 	"swarm/cli/usage"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -27,12 +28,12 @@ type pruneOptions struct {
 
 func (a *app) newSystemPrune() *cobra.Command {
 	var o pruneOptions
-	nodes := list{kind: "list"}
+	nodes := flag.List{Kind: "list"}
 	c := verb(&cobra.Command{
 		Use: "prune [OPTIONS]", Short: "Remove unused data", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		Long: "Remove what nothing uses on the nodes: dead containers with their anonymous volumes, logs of removed tasks, networks, and images without a name.",
 		RunE: func(c *cobra.Command, _ []string) error {
-			o.nodes = nodes.values
+			o.nodes = nodes.Values
 			return a.runPrune(c.Context(), o)
 		},
 	})
@@ -43,11 +44,11 @@ func (a *app) newSystemPrune() *cobra.Command {
 
 func (a *app) newImagePrune() *cobra.Command {
 	o := pruneOptions{imagesOnly: true}
-	nodes := list{kind: "list"}
+	nodes := flag.List{Kind: "list"}
 	c := verb(&cobra.Command{
 		Use: "prune [OPTIONS]", Short: "Remove unused images", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
-			o.nodes = nodes.values
+			o.nodes = nodes.Values
 			return a.runPrune(c.Context(), o)
 		},
 	})
@@ -55,11 +56,11 @@ func (a *app) newImagePrune() *cobra.Command {
 	return c
 }
 
-func pruneFlags(c *cobra.Command, o *pruneOptions, nodes *list) {
+func pruneFlags(c *cobra.Command, o *pruneOptions, nodes *flag.List) {
 	f := c.Flags()
 	f.BoolVarP(&o.all, "all", "a", false, "Remove all unused images, not just dangling ones")
 	f.BoolVarP(&o.force, "force", "f", false, "Do not prompt for confirmation")
-	f.Var(&filterFlag{values: &o.filters, keys: pruneFilters}, "filter", `Provide filter values (e.g. "until=24h", "label=KEY=VALUE"; labels are those of images)`)
+	f.Var(&flag.Filter{Values: &o.filters, Keys: pruneFilters}, "filter", `Provide filter values (e.g. "until=24h", "label=KEY=VALUE"; labels are those of images)`)
 	f.Var(nodes, "node", "Nodes to clean, by id or name (default: all)")
 }
 
@@ -69,7 +70,7 @@ func (a *app) runPrune(ctx context.Context, o pruneOptions) error {
 		key, value, _ := strings.Cut(f, "=")
 		switch key {
 		case "until":
-			until, err := parseTime("filter until", value, a.Now())
+			until, err := flag.ParseTime("filter until", value, a.Now())
 			if err != nil {
 				return err
 			}

@@ -12,6 +12,7 @@ import (
 	"github.com/distribution/reference"
 	"github.com/spf13/cobra"
 
+	"swarm/cli/flag"
 	"swarm/cli/term"
 	"swarm/cli/usage"
 	"swarm/internal/ident"
@@ -29,7 +30,7 @@ func (a *app) newService() *cobra.Command {
 }
 
 func (a *app) newServiceCreate() *cobra.Command {
-	o := createOptions{flags: newServiceFlags(), lists: newServiceLists(), mode: choice{value: "replicated", choices: serviceModes}}
+	o := createOptions{flags: newServiceFlags(), lists: newServiceLists(), mode: flag.Choice{Value: "replicated", Choices: flag.ServiceModes}}
 	c := verb(&cobra.Command{
 		Use: "create [OPTIONS] IMAGE [COMMAND] [ARG...]", Short: "Create a new service", Args: usage.MinArgs(1),
 		ValidArgsFunction: a.completeImages,
@@ -43,7 +44,7 @@ func (a *app) newServiceCreate() *cobra.Command {
 	o.lists.registerCreate(c.Flags())
 	c.Flags().StringVar(&o.name, "name", "", "Service name")
 	c.Flags().Var(&o.mode, "mode", `Service mode ("replicated", "global", "replicated-job", "global-job")`)
-	completeChoices(c, "mode", serviceModes)
+	completeChoices(c, "mode", flag.ServiceModes)
 	return c
 }
 
@@ -139,7 +140,7 @@ var serviceListing = term.Table{
 }
 
 func (a *app) runServiceLs(ctx context.Context, o listOptions) error {
-	filter, _, err := parseFilters(o.filters, serviceFilters...)
+	filter, _, err := flag.ParseFilters(o.filters, serviceFilters...)
 	if err != nil {
 		return err
 	}
@@ -212,7 +213,7 @@ func (a *app) newServicePs() *cobra.Command {
 }
 
 func (a *app) runServicePs(ctx context.Context, o taskListOptions, refs []string) error {
-	filter, _, err := parseFilters(o.filters, taskFilters...)
+	filter, _, err := flag.ParseFilters(o.filters, taskFilters...)
 	if err != nil {
 		return err
 	}

@@ -7,15 +7,9 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"swarm/internal/spec"
+	"swarm/cli/flag"
 	swarmv1 "swarm/proto/swarm/v1"
 )
-
-// serviceModes are the values of --mode.
-var serviceModes = []string{"replicated", "global", "replicated-job", "global-job"}
-
-// logDrivers are the values of --log-driver.
-var logDrivers = []string{spec.LogLocal, spec.LogNone}
 
 var (
 	restartConditions = []string{"none", "on-failure", "any"}
@@ -32,24 +26,24 @@ type serviceFlags struct {
 	detach, quiet, noResolve, withAuth bool
 
 	workdir, user, hostname, isolation, stopSignal, platform string
-	entrypoint                                               words
+	entrypoint                                               flag.Words
 	tty, stdin, init, readOnly, privileged, singleWriter     bool
 	stopGrace                                                time.Duration
 	oomScoreAdj                                              int64
-	shmSize                                                  memory
-	securityOpts, logOpts                                    list
+	shmSize                                                  flag.Memory
+	securityOpts, logOpts                                    flag.List
 	priority                                                 int64
 
-	limitCPU, reserveCPU       cpus
-	limitMemory, reserveMemory memory
-	memorySwap                 memory
+	limitCPU, reserveCPU       flag.CPUs
+	limitMemory, reserveMemory flag.Memory
+	memorySwap                 flag.Memory
 	memorySwappiness           int64
 	limitPids                  int64
 
 	replicas, maxConcurrent, maxPerNode uint64
-	endpointMode                        choice
+	endpointMode                        flag.Choice
 
-	restartCondition            choice
+	restartCondition            flag.Choice
 	restartDelay, restartWindow time.Duration
 	restartAttempts             uint64
 
@@ -68,18 +62,18 @@ type serviceFlags struct {
 type policyFlags struct {
 	parallelism    uint64
 	delay, monitor time.Duration
-	action, order  choice
+	action, order  flag.Choice
 	failureRatio   float64
 }
 
 func newServiceFlags() *serviceFlags {
 	return &serviceFlags{
-		endpointMode: choice{choices: endpointModes}, restartCondition: choice{choices: restartConditions},
-		memorySwap:   memory{negative: true},
-		logOpts:      list{kind: "list", check: checkKeyValue},
-		securityOpts: list{kind: "list", check: checkSecurityOpt},
-		update:       policyFlags{action: choice{choices: updateActions}, order: choice{choices: updateOrders}},
-		rollback:     policyFlags{action: choice{choices: rollbackActions}, order: choice{choices: updateOrders}},
+		endpointMode: flag.Choice{Choices: endpointModes}, restartCondition: flag.Choice{Choices: restartConditions},
+		memorySwap:   flag.Memory{Negative: true},
+		logOpts:      flag.List{Kind: "list", Check: flag.CheckKeyValue},
+		securityOpts: flag.List{Kind: "list", Check: flag.CheckSecurityOpt},
+		update:       policyFlags{action: flag.Choice{Choices: updateActions}, order: flag.Choice{Choices: updateOrders}},
+		rollback:     policyFlags{action: flag.Choice{Choices: rollbackActions}, order: flag.Choice{Choices: updateOrders}},
 	}
 }
 
@@ -117,7 +111,7 @@ func (o *serviceFlags) register(c *cobra.Command, create bool) {
 	completeChoices(c, "update-failure-action", updateActions)
 	completeChoices(c, "rollback-failure-action", rollbackActions)
 	completeChoices(c, "update-order", updateOrders)
-	completeChoices(c, "log-driver", logDrivers)
+	completeChoices(c, "log-driver", flag.LogDrivers)
 	completeChoices(c, "rollback-order", updateOrders)
 }
 
@@ -204,34 +198,34 @@ func (o *serviceFlags) registerPolicies(defaults func(string) string) {
 
 // serviceLists are the flags with many values: on create they are the value, on update they are added to it.
 type serviceLists struct {
-	capAdd, capDrop, constraints, containerLabels, labels, dns, dnsOptions, dnsSearch, env, envFiles list
-	groups, hosts, sysctls                                                                           list
-	generic                                                                                          parsed[*swarmv1.GenericResource]
-	mounts                                                                                           parsed[*swarmv1.Mount]
-	ports                                                                                            parsed[[]*swarmv1.PortConfig]
-	networks                                                                                         parsed[*swarmv1.NetworkAttachmentConfig]
-	secrets                                                                                          parsed[*swarmv1.SecretReference]
-	configs                                                                                          parsed[*swarmv1.ConfigReference]
-	prefs                                                                                            parsed[*swarmv1.PlacementPreference]
-	ulimits                                                                                          parsed[*swarmv1.Ulimit]
-	devices                                                                                          parsed[*swarmv1.DeviceMapping]
+	capAdd, capDrop, constraints, containerLabels, labels, dns, dnsOptions, dnsSearch, env, envFiles flag.List
+	groups, hosts, sysctls                                                                           flag.List
+	generic                                                                                          flag.Parsed[*swarmv1.GenericResource]
+	mounts                                                                                           flag.Parsed[*swarmv1.Mount]
+	ports                                                                                            flag.Parsed[[]*swarmv1.PortConfig]
+	networks                                                                                         flag.Parsed[*swarmv1.NetworkAttachmentConfig]
+	secrets                                                                                          flag.Parsed[*swarmv1.SecretReference]
+	configs                                                                                          flag.Parsed[*swarmv1.ConfigReference]
+	prefs                                                                                            flag.Parsed[*swarmv1.PlacementPreference]
+	ulimits                                                                                          flag.Parsed[*swarmv1.Ulimit]
+	devices                                                                                          flag.Parsed[*swarmv1.DeviceMapping]
 }
 
 func newServiceLists() *serviceLists {
-	plain := func(check func(string) error) list { return list{kind: "list", check: check} }
+	plain := func(check func(string) error) flag.List { return flag.List{Kind: "list", Check: check} }
 	return &serviceLists{
-		capAdd: plain(nil), capDrop: plain(nil), constraints: plain(checkConstraint), containerLabels: plain(checkLabelFlag),
-		labels: plain(checkLabelFlag), dns: plain(checkIP), dnsOptions: plain(checkWord), dnsSearch: plain(checkWord), env: plain(checkEnv), envFiles: plain(nil),
-		groups: plain(checkWord), hosts: plain(checkExtraHost), sysctls: plain(checkKeyValue),
-		generic:  parsed[*swarmv1.GenericResource]{kind: "list", parse: parseGeneric},
-		mounts:   parsed[*swarmv1.Mount]{kind: "mount", parse: parseMount},
-		ports:    parsed[[]*swarmv1.PortConfig]{kind: "port", parse: parsePorts},
-		networks: parsed[*swarmv1.NetworkAttachmentConfig]{kind: "network", parse: parseNetwork},
-		secrets:  parsed[*swarmv1.SecretReference]{kind: "secret", parse: parseSecret},
-		configs:  parsed[*swarmv1.ConfigReference]{kind: "config", parse: parseConfig},
-		prefs:    parsed[*swarmv1.PlacementPreference]{kind: "pref", parse: parsePref},
-		ulimits:  parsed[*swarmv1.Ulimit]{kind: "ulimit", parse: parseUlimit},
-		devices:  parsed[*swarmv1.DeviceMapping]{kind: "list", parse: parseDevice},
+		capAdd: plain(nil), capDrop: plain(nil), constraints: plain(flag.CheckConstraint), containerLabels: plain(flag.CheckLabel),
+		labels: plain(flag.CheckLabel), dns: plain(flag.CheckIP), dnsOptions: plain(flag.CheckWord), dnsSearch: plain(flag.CheckWord), env: plain(flag.CheckEnv), envFiles: plain(nil),
+		groups: plain(flag.CheckWord), hosts: plain(flag.CheckExtraHost), sysctls: plain(flag.CheckKeyValue),
+		generic:  flag.Parsed[*swarmv1.GenericResource]{Kind: "list", Parse: flag.ParseGeneric},
+		mounts:   flag.Parsed[*swarmv1.Mount]{Kind: "mount", Parse: flag.ParseMount},
+		ports:    flag.Parsed[[]*swarmv1.PortConfig]{Kind: "port", Parse: flag.ParsePorts},
+		networks: flag.Parsed[*swarmv1.NetworkAttachmentConfig]{Kind: "network", Parse: flag.ParseNetwork},
+		secrets:  flag.Parsed[*swarmv1.SecretReference]{Kind: "secret", Parse: flag.ParseSecret},
+		configs:  flag.Parsed[*swarmv1.ConfigReference]{Kind: "config", Parse: flag.ParseConfig},
+		prefs:    flag.Parsed[*swarmv1.PlacementPreference]{Kind: "pref", Parse: flag.ParsePreference},
+		ulimits:  flag.Parsed[*swarmv1.Ulimit]{Kind: "ulimit", Parse: flag.ParseUlimit},
+		devices:  flag.Parsed[*swarmv1.DeviceMapping]{Kind: "list", Parse: flag.ParseDevice},
 	}
 }
 
@@ -287,7 +281,7 @@ func (l *serviceLists) registerUpdate(f *pflag.FlagSet) {
 }
 
 // removals are the flags of `service update` that take values away.
-type removals map[string]*list
+type removals map[string]*flag.List
 
 var removalHelp = []struct{ name, help string }{
 	{"config-rm", "Remove a configuration file"},
@@ -313,7 +307,7 @@ var removalHelp = []struct{ name, help string }{
 
 func (r removals) register(f *pflag.FlagSet) {
 	for _, rm := range removalHelp {
-		r[rm.name] = &list{kind: "list", check: func(s string) error {
+		r[rm.name] = &flag.List{Kind: "list", Check: func(s string) error {
 			if s == "" {
 				return fmt.Errorf("name what to remove")
 			}

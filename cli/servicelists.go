@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"swarm/cli/flag"
 	"swarm/cli/usage"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -15,7 +16,7 @@ func (l *serviceLists) addTo(s *swarmv1.ServiceSpec) error {
 	t := s.TaskTemplate
 	c := t.ContainerSpec
 	targets := map[string]bool{}
-	for _, m := range l.mounts.values { // One may take the place of a mount that the service has, but not of another on the command line.
+	for _, m := range l.mounts.Values { // One may take the place of a mount that the service has, but not of another on the command line.
 		target := path.Clean(m.Target)
 		if targets[target] {
 			return usage.Invalidf("mount target %q is used twice: mount one thing there", target)
@@ -23,34 +24,34 @@ func (l *serviceLists) addTo(s *swarmv1.ServiceSpec) error {
 		targets[target] = true
 	}
 	named := map[string]bool{}
-	for _, n := range l.networks.values {
+	for _, n := range l.networks.Values {
 		if named[n.Target] {
 			return usage.Invalidf("network %s is named twice: name each network once", n.Target)
 		}
 		named[n.Target] = true
 	}
 	l.addContainer(c)
-	s.Labels = addPairs(s.Labels, l.labels.values)
-	for _, n := range l.networks.values {
+	s.Labels = flag.AddPairs(s.Labels, l.labels.Values)
+	for _, n := range l.networks.Values {
 		t.Networks = replace(t.Networks, n, func(a, b *swarmv1.NetworkAttachmentConfig) bool { return a.Target == b.Target })
 	}
-	if len(l.constraints.values) > 0 {
+	if len(l.constraints.Values) > 0 {
 		p := placementOf(t)
-		for _, constraint := range l.constraints.values {
+		for _, constraint := range l.constraints.Values {
 			p.Constraints = appendNew(p.Constraints, constraint)
 		}
 	}
-	if len(l.prefs.values) > 0 {
+	if len(l.prefs.Values) > 0 {
 		p := placementOf(t)
-		p.Preferences = append(p.Preferences, l.prefs.values...)
+		p.Preferences = append(p.Preferences, l.prefs.Values...)
 	}
-	if len(l.generic.values) > 0 {
+	if len(l.generic.Values) > 0 {
 		r := reservationsOf(t)
-		for _, g := range l.generic.values {
+		for _, g := range l.generic.Values {
 			r.Generic = replace(r.Generic, g, func(a, b *swarmv1.GenericResource) bool { return a.Kind == b.Kind && a.Named == b.Named })
 		}
 	}
-	for _, ports := range l.ports.values {
+	for _, ports := range l.ports.Values {
 		e := endpointOf(s)
 		for _, p := range ports {
 			if slices.ContainsFunc(e.Ports, p.EqualVT) {
@@ -63,37 +64,37 @@ func (l *serviceLists) addTo(s *swarmv1.ServiceSpec) error {
 }
 
 func (l *serviceLists) addContainer(c *swarmv1.ContainerSpec) {
-	c.CapabilityAdd, c.CapabilityDrop = addCapabilities(c.CapabilityAdd, c.CapabilityDrop, l.capAdd.values, l.capDrop.values)
-	c.Labels = addPairs(c.Labels, l.containerLabels.values)
-	c.Sysctls = addPairs(c.Sysctls, l.sysctls.values)
-	for _, g := range l.groups.values {
+	c.CapabilityAdd, c.CapabilityDrop = addCapabilities(c.CapabilityAdd, c.CapabilityDrop, l.capAdd.Values, l.capDrop.Values)
+	c.Labels = flag.AddPairs(c.Labels, l.containerLabels.Values)
+	c.Sysctls = flag.AddPairs(c.Sysctls, l.sysctls.Values)
+	for _, g := range l.groups.Values {
 		c.Groups = appendNew(c.Groups, g)
 	}
-	for _, h := range l.hosts.values {
-		host, ip, _ := extraHost(h) // checked when the flag was read
+	for _, h := range l.hosts.Values {
+		host, ip, _ := flag.ParseExtraHost(h) // checked when the flag was read
 		c.Hosts = appendNew(c.Hosts, ip+" "+host)
 	}
-	if len(l.dns.values)+len(l.dnsOptions.values)+len(l.dnsSearch.values) > 0 {
+	if len(l.dns.Values)+len(l.dnsOptions.Values)+len(l.dnsSearch.Values) > 0 {
 		if c.DnsConfig == nil {
 			c.DnsConfig = &swarmv1.DNSConfig{}
 		}
-		c.DnsConfig.Nameservers = appendNew(c.DnsConfig.Nameservers, l.dns.values...)
-		c.DnsConfig.Options = appendNew(c.DnsConfig.Options, l.dnsOptions.values...)
-		c.DnsConfig.Search = appendNew(c.DnsConfig.Search, l.dnsSearch.values...)
+		c.DnsConfig.Nameservers = appendNew(c.DnsConfig.Nameservers, l.dns.Values...)
+		c.DnsConfig.Options = appendNew(c.DnsConfig.Options, l.dnsOptions.Values...)
+		c.DnsConfig.Search = appendNew(c.DnsConfig.Search, l.dnsSearch.Values...)
 	}
-	for _, m := range l.mounts.values {
+	for _, m := range l.mounts.Values {
 		c.Mounts = replace(c.Mounts, m, func(a, b *swarmv1.Mount) bool { return a.Target == b.Target })
 	}
-	for _, s := range l.secrets.values {
+	for _, s := range l.secrets.Values {
 		c.Secrets = replace(c.Secrets, s, func(a, b *swarmv1.SecretReference) bool { return a.File.GetName() == b.File.GetName() })
 	}
-	for _, s := range l.configs.values {
+	for _, s := range l.configs.Values {
 		c.Configs = replace(c.Configs, s, func(a, b *swarmv1.ConfigReference) bool { return a.File.GetName() == b.File.GetName() })
 	}
-	for _, u := range l.ulimits.values {
+	for _, u := range l.ulimits.Values {
 		c.Ulimits = replace(c.Ulimits, u, func(a, b *swarmv1.Ulimit) bool { return a.Name == b.Name })
 	}
-	for _, d := range l.devices.values {
+	for _, d := range l.devices.Values {
 		c.Devices = replace(c.Devices, d, func(a, b *swarmv1.DeviceMapping) bool { return a.PathInContainer == b.PathInContainer })
 	}
 }
@@ -114,17 +115,6 @@ func appendNew(list []string, values ...string) []string {
 		}
 	}
 	return list
-}
-
-func addPairs(m map[string]string, pairs []string) map[string]string {
-	for _, p := range pairs {
-		if m == nil {
-			m = map[string]string{}
-		}
-		k, v := keyValue(p)
-		m[k] = v
-	}
-	return m
 }
 
 // addCapabilities keeps every capability in at most one of the lists: dropping what was added takes it back, and the other
@@ -162,9 +152,9 @@ func capability(name string) string {
 // removed nothing.
 func (r removals) takeFrom(s *swarmv1.ServiceSpec) (idle []string, err error) {
 	for _, rm := range removalHelp {
-		for _, value := range r[rm.name].values {
+		for _, value := range r[rm.name].Values {
 			before := s.CloneVT()
-			if err := (removals{rm.name: {values: []string{value}}}).take(s); err != nil {
+			if err := (removals{rm.name: {Values: []string{value}}}).take(s); err != nil {
 				return nil, err
 			}
 			if s.EqualVT(before) {
@@ -178,7 +168,7 @@ func (r removals) takeFrom(s *swarmv1.ServiceSpec) (idle []string, err error) {
 // of is the values of a flag, none when it was not given.
 func (r removals) of(flag string) []string {
 	if l := r[flag]; l != nil {
-		return l.values
+		return l.Values
 	}
 	return nil
 }
@@ -248,7 +238,7 @@ func without[T any](list []T, keys []string, key func(T) string) []T {
 // withoutHosts takes host:ip, or a host alone for all of its addresses.
 func withoutHosts(hosts, remove []string) []string {
 	for _, r := range remove {
-		host, ip, err := extraHost(r)
+		host, ip, err := flag.ParseExtraHost(r)
 		hosts = slices.DeleteFunc(hosts, func(line string) bool {
 			words := strings.Fields(line)
 			if err != nil {
@@ -263,7 +253,7 @@ func withoutHosts(hosts, remove []string) []string {
 // ports removes published ports by target port, with or without protocol, or by published:target.
 func (r removals) ports(s *swarmv1.ServiceSpec) error {
 	for _, text := range r.of("publish-rm") {
-		wanted, err := parsePorts(text)
+		wanted, err := flag.ParsePorts(text)
 		if err != nil {
 			return usage.Invalidf("--publish-rm %s: %s", text, err)
 		}

@@ -6,9 +6,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/distribution/reference"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"swarm/cli/flag"
 	"swarm/cli/term"
 	"swarm/cli/usage"
 	"swarm/internal/ident"
@@ -43,7 +43,7 @@ func (o *serviceFlags) apply(s *swarmv1.ServiceSpec) error {
 		return err
 	}
 	if o.given("endpoint-mode") {
-		endpointOf(s).Mode = swarmv1.EndpointSpec_Mode(swarmv1.EndpointSpec_Mode_value[strings.ToUpper(o.endpointMode.value)])
+		endpointOf(s).Mode = swarmv1.EndpointSpec_Mode(swarmv1.EndpointSpec_Mode_value[strings.ToUpper(o.endpointMode.Value)])
 	}
 	if o.given("priority") {
 		if o.priority < -1000 || o.priority > 1000 {
@@ -86,8 +86,8 @@ func (o *serviceFlags) applyContainer(c *swarmv1.ContainerSpec) (err error) {
 	set(o, "read-only", &c.ReadOnly, o.readOnly)
 	set(o, "privileged", &c.Privileged, o.privileged)
 	set(o, "init", &c.Init, &o.init)
-	set(o, "shm-size", &c.ShmSize, o.shmSize.bytes)
-	set(o, "entrypoint", &c.Command, o.entrypoint.values)
+	set(o, "shm-size", &c.ShmSize, o.shmSize.Bytes)
+	set(o, "entrypoint", &c.Command, o.entrypoint.Values)
 	if o.given("oom-score-adj") {
 		if o.oomScoreAdj < -1000 || o.oomScoreAdj > 1000 {
 			return usage.Invalidf("--oom-score-adj %d is out of range: use -1000 to 1000", o.oomScoreAdj)
@@ -95,7 +95,7 @@ func (o *serviceFlags) applyContainer(c *swarmv1.ContainerSpec) (err error) {
 		c.OomScoreAdj = o.oomScoreAdj
 	}
 	if o.given("security-opt") {
-		if c.Privileges, err = securityOpts(c.Privileges, o.securityOpts.values); err != nil {
+		if c.Privileges, err = flag.SecurityOpts(c.Privileges, o.securityOpts.Values); err != nil {
 			return err
 		}
 	}
@@ -173,17 +173,17 @@ func (o *serviceFlags) applyResources(t *swarmv1.TaskSpec) error {
 		if o.limitPids < 0 {
 			return usage.Invalidf("--limit-pids %d is negative: use 0 for no limit", o.limitPids)
 		}
-		set(o, "limit-cpu", &r.Limits.NanoCpus, o.limitCPU.nano)
-		set(o, "limit-memory", &r.Limits.MemoryBytes, o.limitMemory.bytes)
+		set(o, "limit-cpu", &r.Limits.NanoCpus, o.limitCPU.Nano)
+		set(o, "limit-memory", &r.Limits.MemoryBytes, o.limitMemory.Bytes)
 		set(o, "limit-pids", &r.Limits.Pids, &o.limitPids)
 	}
 	if o.given("reserve-cpu", "reserve-memory") {
 		r := reservationsOf(t)
-		set(o, "reserve-cpu", &r.NanoCpus, o.reserveCPU.nano)
-		set(o, "reserve-memory", &r.MemoryBytes, o.reserveMemory.bytes)
+		set(o, "reserve-cpu", &r.NanoCpus, o.reserveCPU.Nano)
+		set(o, "reserve-memory", &r.MemoryBytes, o.reserveMemory.Bytes)
 	}
 	if o.given("memory-swap") {
-		resourcesOf(t).SwapBytes = &o.memorySwap.bytes
+		resourcesOf(t).SwapBytes = &o.memorySwap.Bytes
 	}
 	if o.given("memory-swappiness") {
 		if o.memorySwappiness < 0 || o.memorySwappiness > 100 {
@@ -222,7 +222,7 @@ func (o *serviceFlags) applyLogs(t *swarmv1.TaskSpec) {
 		t.LogDriver = &swarmv1.Driver{}
 	}
 	set(o, "log-driver", &t.LogDriver.Name, o.logDriver)
-	set(o, "log-opt", &t.LogDriver.Options, addPairs(nil, o.logOpts.values))
+	set(o, "log-opt", &t.LogDriver.Options, flag.AddPairs(nil, o.logOpts.Values))
 }
 
 func (o *serviceFlags) applyRestart(t *swarmv1.TaskSpec) error {
@@ -233,7 +233,7 @@ func (o *serviceFlags) applyRestart(t *swarmv1.TaskSpec) error {
 		t.RestartPolicy = &swarmv1.RestartPolicy{}
 	}
 	p := t.RestartPolicy
-	set(o, "restart-condition", &p.Condition, restartCondition(o.restartCondition.value))
+	set(o, "restart-condition", &p.Condition, restartCondition(o.restartCondition.Value))
 	set(o, "restart-max-attempts", &p.MaxAttempts, o.restartAttempts)
 	if err := setDuration(o, "restart-delay", &p.Delay, o.restartDelay); err != nil {
 		return err
@@ -263,8 +263,8 @@ func (o *serviceFlags) applyPolicy(kind string, p policyFlags, dst **swarmv1.Upd
 	}
 	set(o, flag("parallelism"), &u.Parallelism, p.parallelism)
 	set(o, flag("max-failure-ratio"), &u.MaxFailureRatio, float32(p.failureRatio))
-	set(o, flag("failure-action"), &u.FailureAction, swarmv1.UpdateConfig_FailureAction(swarmv1.UpdateConfig_FailureAction_value[enumName(p.action.value)]))
-	set(o, flag("order"), &u.Order, swarmv1.UpdateConfig_Order(swarmv1.UpdateConfig_Order_value[enumName(p.order.value)]))
+	set(o, flag("failure-action"), &u.FailureAction, swarmv1.UpdateConfig_FailureAction(swarmv1.UpdateConfig_FailureAction_value[enumName(p.action.Value)]))
+	set(o, flag("order"), &u.Order, swarmv1.UpdateConfig_Order(swarmv1.UpdateConfig_Order_value[enumName(p.order.Value)]))
 	if err := setDuration(o, flag("delay"), &u.Delay, p.delay); err != nil {
 		return err
 	}
@@ -332,7 +332,7 @@ type createOptions struct {
 	flags *serviceFlags
 	lists *serviceLists
 	name  string
-	mode  choice
+	mode  flag.Choice
 	image string
 	args  []string
 }
@@ -344,17 +344,17 @@ func (o createOptions) spec(getenv func(string) string) (*swarmv1.ServiceSpec, e
 			return nil, err
 		}
 	}
-	if err := checkImage(o.image); err != nil {
+	if err := flag.CheckImage(o.image); err != nil {
 		return nil, err
 	}
 	s := &swarmv1.ServiceSpec{
-		Name: o.name, Mode: serviceMode(o.mode.value),
+		Name: o.name, Mode: serviceMode(o.mode.Value),
 		TaskTemplate: &swarmv1.TaskSpec{ContainerSpec: &swarmv1.ContainerSpec{Image: o.image, Args: o.args}},
 	}
 	if err := o.flags.apply(s); err != nil {
 		return nil, err
 	}
-	env, err := environment(o.lists.env.values, o.lists.envFiles.values, getenv)
+	env, err := flag.Environment(o.lists.env.Values, o.lists.envFiles.Values, getenv)
 	if err != nil {
 		return nil, err
 	}
@@ -362,15 +362,8 @@ func (o createOptions) spec(getenv func(string) string) (*swarmv1.ServiceSpec, e
 	if err := o.lists.addTo(s); err != nil {
 		return nil, err
 	}
-	if strings.HasSuffix(o.mode.value, "-job") && o.flags.restartCondition.value == "any" {
+	if strings.HasSuffix(o.mode.Value, "-job") && o.flags.restartCondition.Value == "any" {
 		return nil, usage.Invalidf("a job cannot restart on \"any\" condition, it would never end: use --restart-condition on-failure or none")
 	}
-	return s, checkPorts(s.GetEndpointSpec().GetPorts())
-}
-
-func checkImage(image string) error {
-	if _, err := reference.ParseNormalizedNamed(image); err != nil {
-		return usage.Invalidf("image %q is not a valid reference: %s; use NAME[:TAG|@DIGEST]", image, usage.Reason(err.Error()))
-	}
-	return nil
+	return s, flag.CheckPorts(s.GetEndpointSpec().GetPorts())
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"swarm/cli/flag"
 	"swarm/cli/term"
 	"swarm/cli/usage"
 	"swarm/internal/spec"
@@ -21,7 +22,7 @@ type updateOptions struct {
 	lists    *serviceLists
 	removals removals
 	image    string
-	args     words
+	args     flag.Words
 	force    bool
 	rollback bool
 }
@@ -53,13 +54,13 @@ func (o updateOptions) edit(s *swarmv1.ServiceSpec, getenv func(string) string, 
 	}
 	t := s.TaskTemplate
 	if o.image != "" {
-		if err := checkImage(o.image); err != nil {
+		if err := flag.CheckImage(o.image); err != nil {
 			return err
 		}
 		t.ContainerSpec.Image = o.image
 	}
-	if o.args.set {
-		t.ContainerSpec.Args = o.args.values
+	if o.args.Given {
+		t.ContainerSpec.Args = o.args.Values
 	}
 	if o.force {
 		t.ForceUpdate++
@@ -69,17 +70,17 @@ func (o updateOptions) edit(s *swarmv1.ServiceSpec, getenv func(string) string, 
 		return err
 	}
 	warn(idle)
-	env, err := environment(o.lists.env.values, nil, getenv)
+	env, err := flag.Environment(o.lists.env.Values, nil, getenv)
 	if err != nil {
 		return err
 	}
 	for _, e := range env {
-		t.ContainerSpec.Env = replaceEnv(t.ContainerSpec.Env, e)
+		t.ContainerSpec.Env = flag.ReplaceEnv(t.ContainerSpec.Env, e)
 	}
 	if err := o.lists.addTo(s); err != nil {
 		return err
 	}
-	return checkPorts(s.GetEndpointSpec().GetPorts())
+	return flag.CheckPorts(s.GetEndpointSpec().GetPorts())
 }
 
 func (a *app) runServiceUpdate(ctx context.Context, o updateOptions) error {
@@ -89,7 +90,7 @@ func (a *app) runServiceUpdate(ctx context.Context, o updateOptions) error {
 		}
 	}
 	if o.image != "" {
-		if err := checkImage(o.image); err != nil {
+		if err := flag.CheckImage(o.image); err != nil {
 			return err
 		}
 	}
@@ -101,7 +102,7 @@ func (a *app) runServiceUpdate(ctx context.Context, o updateOptions) error {
 			})
 		},
 		// What is removed and added is named by name; ids would not be found.
-		byName:   len(o.lists.networks.values)+len(o.removals["network-rm"].values) > 0,
+		byName:   len(o.lists.networks.Values)+len(o.removals["network-rm"].Values) > 0,
 		rollback: o.rollback, withAuth: o.flags.withAuth, noResolve: o.flags.noResolve, newImage: o.image != "" || o.flags.withAuth,
 	}
 	return a.updateAndWait(ctx, o.ref, e, o.flags.detach, o.flags.quiet)

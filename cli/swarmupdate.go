@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"swarm/cli/flag"
 	"swarm/cli/usage"
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -17,13 +18,13 @@ type swarmUpdateOptions struct {
 	certExpiry   time.Duration
 	historyLimit int64
 	logDriver    string
-	logOpts      list
+	logOpts      flag.List
 	// given says whether a flag was.
 	given func(flag string) bool
 }
 
 func (a *app) newSwarmUpdate() *cobra.Command {
-	o := swarmUpdateOptions{logOpts: list{kind: "list", check: checkKeyValue}}
+	o := swarmUpdateOptions{logOpts: flag.List{Kind: "list", Check: flag.CheckKeyValue}}
 	c := verb(&cobra.Command{
 		Use: "update [OPTIONS]", Short: "Update the swarm", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -39,7 +40,7 @@ func (a *app) newSwarmUpdate() *cobra.Command {
 	f.Int64Var(&o.historyLimit, "task-history-limit", 0, "Task history retention limit")
 	f.StringVar(&o.logDriver, "log-driver", "", `Logging driver for new tasks of services that name none ("local", "none")`)
 	f.Var(&o.logOpts, "log-opt", "Logging driver options for the same")
-	completeChoices(c, "log-driver", logDrivers)
+	completeChoices(c, "log-driver", flag.LogDrivers)
 	return c
 }
 
@@ -59,7 +60,7 @@ func (o swarmUpdateOptions) apply(s *swarmv1.ClusterSpec) {
 		d.Name = o.logDriver
 	}
 	if o.given("log-opt") {
-		d.Options = addPairs(nil, o.logOpts.values)
+		d.Options = flag.AddPairs(nil, o.logOpts.Values)
 	}
 	s.TaskDefaults = &swarmv1.TaskDefaults{LogDriver: d}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"swarm/cli/flag"
 	"swarm/cli/term"
 	"swarm/cli/usage"
 	"swarm/internal/printable"
@@ -52,11 +53,11 @@ type dfOptions struct {
 
 func (a *app) newSystemDf() *cobra.Command {
 	var o dfOptions
-	nodes := list{kind: "list"}
+	nodes := flag.List{Kind: "list"}
 	c := verb(&cobra.Command{
 		Use: "df [OPTIONS]", Short: "Show what uses the nodes' disks", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
-			o.nodes = nodes.values
+			o.nodes = nodes.Values
 			return a.runSystemDf(c.Context(), o)
 		},
 	})

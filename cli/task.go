@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"swarm/cli/flag"
 	"swarm/cli/term"
 	"swarm/cli/usage"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -55,7 +56,7 @@ func (a *app) newTaskLs() *cobra.Command {
 	c := verb(&cobra.Command{
 		Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List tasks", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
-			filter, rest, err := parseFilters(o.filters, allTasksFilters...)
+			filter, rest, err := flag.ParseFilters(o.filters, allTasksFilters...)
 			if err != nil {
 				return err
 			}
@@ -78,7 +79,7 @@ func (a *app) newTaskLs() *cobra.Command {
 
 // listTasks prints the tasks that fit the filter, with those that came before in their slots below them.
 func (a *app) listTasks(ctx context.Context, c client, o taskListOptions, filter *swarmv1.Filter) ([]*swarmv1.TaskInfo, error) {
-	_, rest, err := parseFilters(o.filters, allTasksFilters...)
+	_, rest, err := flag.ParseFilters(o.filters, allTasksFilters...)
 	if err != nil {
 		return nil, err
 	}

@@ -1,4 +1,4 @@
-package cli
+package flag
 
 import (
 	"fmt"
@@ -9,26 +9,26 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// filterFlag collects --filter key=value.
-type filterFlag struct {
-	values *[]string
-	keys   []string
+// Filter collects --filter key=value.
+type Filter struct {
+	Values *[]string
+	Keys   []string
 }
 
-func (f *filterFlag) Type() string { return "filter" }
+func (f *Filter) Type() string { return "filter" }
 
-func (f *filterFlag) String() string { return "" }
+func (f *Filter) String() string { return "" }
 
-func (f *filterFlag) Set(s string) error {
+func (f *Filter) Set(s string) error {
 	if key, value, ok := strings.Cut(s, "="); !ok || key == "" || value == "" {
 		return fmt.Errorf("use KEY=VALUE")
 	}
-	*f.values = append(*f.values, s)
+	*f.Values = append(*f.Values, s)
 	return nil
 }
 
-// parseFilters turns filters into what managers filter by, and returns the rest by key. Keys other than allowed are refused.
-func parseFilters(filters []string, allowed ...string) (*swarmv1.Filter, map[string][]string, error) {
+// ParseFilters turns filters into what managers filter by, and returns the rest by key. Keys other than allowed are refused.
+func ParseFilters(filters []string, allowed ...string) (*swarmv1.Filter, map[string][]string, error) {
 	out, rest := &swarmv1.Filter{}, map[string][]string{}
 	for _, f := range filters {
 		key, value, _ := strings.Cut(f, "=")
@@ -43,8 +43,8 @@ func parseFilters(filters []string, allowed ...string) (*swarmv1.Filter, map[str
 		case "label", "node.label":
 			out.Labels = append(out.Labels, value)
 		case "mode":
-			if !slices.Contains(serviceModes, value) {
-				return nil, nil, usage.Invalidf("unknown mode %q: use one of %s", value, strings.Join(serviceModes, ", "))
+			if !slices.Contains(ServiceModes, value) {
+				return nil, nil, usage.Invalidf("unknown mode %q: use one of %s", value, strings.Join(ServiceModes, ", "))
 			}
 			out.Modes = append(out.Modes, value)
 		case "role":
@@ -73,3 +73,6 @@ var desiredStates = map[string][]swarmv1.TaskState{
 	"accepted": {swarmv1.TaskState_ACCEPTED},
 	"shutdown": {swarmv1.TaskState_SHUTDOWN, swarmv1.TaskState_REMOVE},
 }
+
+// ServiceModes are the values of --mode.
+var ServiceModes = []string{"replicated", "global", "replicated-job", "global-job"}

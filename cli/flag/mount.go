@@ -1,4 +1,4 @@
-package cli
+package flag
 
 import (
 	"fmt"
@@ -14,15 +14,15 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// parseMount reads --mount: type=,source=,target=,readonly and the options of the type.
-func parseMount(s string) (*swarmv1.Mount, error) {
+// ParseMount reads --mount: type=,source=,target=,readonly and the options of the type.
+func ParseMount(s string) (*swarmv1.Mount, error) {
 	parts, err := fields(s)
 	if err != nil {
 		return nil, err
 	}
 	m := &swarmv1.Mount{Type: swarmv1.Mount_VOLUME}
 	for _, part := range parts {
-		key, value := keyValue(part)
+		key, value := KeyValue(part)
 		if err := mountField(m, strings.ToLower(strings.TrimSpace(key)), value); err != nil {
 			return nil, err
 		}
@@ -116,7 +116,7 @@ func volumeField(m *swarmv1.Mount, key, value string) (err error) {
 		if v.Labels == nil {
 			v.Labels = map[string]string{}
 		}
-		k, val := keyValue(value)
+		k, val := KeyValue(value)
 		v.Labels[k] = val
 	case "volume-driver":
 		driver().Name = value
@@ -125,7 +125,7 @@ func volumeField(m *swarmv1.Mount, key, value string) (err error) {
 		if d.Options == nil {
 			d.Options = map[string]string{}
 		}
-		k, val := keyValue(value)
+		k, val := KeyValue(value)
 		d.Options[k] = val
 	default:
 		return fmt.Errorf("unknown key %q: use volume-nocopy, volume-subpath, volume-label, volume-driver or volume-opt", key)

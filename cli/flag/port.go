@@ -1,4 +1,4 @@
-package cli
+package flag
 
 import (
 	"fmt"
@@ -11,8 +11,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// parsePorts reads --publish: [[ip:]published:]target[/protocol], or published=,target=,protocol=,mode=,ip=. Ports may be ranges.
-func parsePorts(s string) ([]*swarmv1.PortConfig, error) {
+// ParsePorts reads --publish: [[ip:]published:]target[/protocol], or published=,target=,protocol=,mode=,ip=. Ports may be ranges.
+func ParsePorts(s string) ([]*swarmv1.PortConfig, error) {
 	if strings.Contains(s, "=") {
 		return parseLongPorts(s)
 	}
@@ -27,7 +27,7 @@ func parseLongPorts(s string) ([]*swarmv1.PortConfig, error) {
 	p := &swarmv1.PortConfig{}
 	var published, target string
 	for _, part := range parts {
-		key, value := keyValue(strings.TrimSpace(part))
+		key, value := KeyValue(strings.TrimSpace(part))
 		var err error
 		switch strings.ToLower(key) {
 		case "target":
@@ -41,7 +41,7 @@ func parseLongPorts(s string) ([]*swarmv1.PortConfig, error) {
 		case "mode":
 			p.PublishMode, err = parsePublishMode(value)
 		case "ip":
-			err = checkIP(value)
+			err = CheckIP(value)
 			p.HostIp = value
 		case "name":
 			p.Name = value
@@ -149,8 +149,8 @@ func portRange(what, s string) (from, to uint32, err error) {
 	return from, to, nil
 }
 
-// checkPorts refuses a published port that is taken twice in one spec.
-func checkPorts(ports []*swarmv1.PortConfig) error {
+// CheckPorts refuses a published port that is taken twice in one spec.
+func CheckPorts(ports []*swarmv1.PortConfig) error {
 	type key struct {
 		proto swarmv1.PortConfig_Protocol
 		port  uint32

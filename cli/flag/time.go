@@ -1,0 +1,29 @@
+package flag
+
+import (
+	"strconv"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"swarm/cli/usage"
+)
+
+// ParseTime reads a moment: RFC 3339 with or without its later parts, seconds since 1970, or how long ago it was.
+func ParseTime(flag, s string, now time.Time) (*timestamppb.Timestamp, error) {
+	if s == "" {
+		return nil, nil
+	}
+	if d, err := time.ParseDuration(s); err == nil {
+		return timestamppb.New(now.Add(-d)), nil
+	}
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02T15:04", "2006-01-02"} {
+		if t, err := time.ParseInLocation(layout, s, now.Location()); err == nil {
+			return timestamppb.New(t), nil
+		}
+	}
+	if sec, err := strconv.ParseFloat(s, 64); err == nil {
+		return timestamppb.New(time.Unix(0, int64(sec*1e9))), nil
+	}
+	return nil, usage.Invalidf("--%s %q is not a time: use one such as 2013-01-02T13:23:37Z, or how long ago, such as 42m", flag, s)
+}

@@ -1,0 +1,64 @@
+package flag
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Words is a command line in one string, split as a shell splits it.
+type Words struct {
+	Values []string
+	Given  bool
+}
+
+func (w *Words) Type() string { return "command" }
+
+func (w *Words) String() string { return strings.Join(w.Values, " ") }
+
+func (w *Words) Set(s string) (err error) {
+	w.Values, err = splitWords(s)
+	w.Given = true
+	return err
+}
+
+// splitWords splits at blanks outside of quotes; a backslash takes the next character as it is, except in single quotes.
+func splitWords(s string) ([]string, error) {
+	var out []string
+	var word strings.Builder
+	var quote rune
+	started, escaped := false, false
+	for _, r := range s {
+		switch {
+		case escaped:
+			if quote == '"' && r != '"' && r != '\\' && r != '$' && r != '`' {
+				word.WriteByte('\\')
+			}
+			word.WriteRune(r)
+			escaped = false
+		case r == '\\' && quote != '\'':
+			escaped, started = true, true
+		case quote != 0 && r == quote:
+			quote = 0
+		case quote != 0:
+			word.WriteRune(r)
+		case r == '"' || r == '\'':
+			quote, started = r, true
+		case r == ' ' || r == '\t' || r == '\n':
+			if started {
+				out = append(out, word.String())
+			}
+			word.Reset()
+			started = false
+		default:
+			word.WriteRune(r)
+			started = true
+		}
+	}
+	if quote != 0 || escaped {
+		return nil, fmt.Errorf("a quote is not closed")
+	}
+	if started {
+		out = append(out, word.String())
+	}
+	return out, nil
+}
