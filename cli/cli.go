@@ -73,7 +73,7 @@ func Main(ctx context.Context, deps Deps, args []string) int {
 	defer stop()
 	root := New(deps)
 	root.SetArgs(args)
-	err := root.ExecuteContext(context.WithValue(ctx, typed{}, args))
+	err := root.ExecuteContext(withArgs(ctx, args))
 	var exit usage.ExitError
 	switch {
 	case err == nil:
@@ -95,6 +95,11 @@ func Main(ctx context.Context, deps Deps, args []string) int {
 // typed is the key of the words of a command line in its context.
 type typed struct{}
 
+// withArgs returns a context in which groups find the words of the command line, which they need for their errors.
+func withArgs(ctx context.Context, args []string) context.Context {
+	return context.WithValue(ctx, typed{}, args)
+}
+
 // unknownFlag is the first flag of the command line that no command up to c has; "" when there is none.
 func unknownFlag(c *cobra.Command) string {
 	words, _ := c.Context().Value(typed{}).([]string)
@@ -108,9 +113,21 @@ func unknownFlag(c *cobra.Command) string {
 	return ""
 }
 
-// app is what verbs share.
+// app is what every verb works with: the streams, the clock, and the daemon that the command line is for.
 type app struct {
-	Deps
+	// In, Out and Err are the process's own. What is printed to Out and Err is escaped.
+	In       io.Reader
+	Out, Err io.Writer
+	// Env reads the environment.
+	Env func(string) string
+	// Now is the clock of everything that is printed.
+	Now func() time.Time
+	// Dial connects to a daemon. It may connect lazily; the error then comes with the first call.
+	Dial func(ctx context.Context, target Target) (Conn, error)
+	// StartDaemon starts a daemon in the background unless one answers already; then it returns nil. If StartDaemon is nil,
+	// daemons are not started.
+	StartDaemon func(context.Context, StartRequest) (*StartedDaemon, error)
+
 	host       string // flag --host
 	credential string // flag --credential
 	// acceptStale is the flag --stale.
@@ -119,10 +136,22 @@ type app struct {
 	stale string
 }
 
+// registerFlags adds the flags of the whole program, which name the daemon.
+func (a *app) registerFlags(flags *pflag.FlagSet) {
+	flags.StringVarP(&a.host, "host", "H", "", "Daemon to connect to (unix:///PATH or tcp://HOST[:PORT]; default $SWARM_HOST, else "+DefaultHost+")")
+	flags.StringVar(&a.credential, "credential", "", "File with a client certificate, for tcp hosts (default $SWARM_CREDENTIAL, else the one in your configuration folder)")
+	flags.BoolVar(&a.acceptStale, "stale", false, "Show what the manager that is asked knows, without a question to the leader: it may be old")
+}
+
+// daemonNamed reports whether the user named a daemon, with -H or SWARM_HOST.
+func (a *app) daemonNamed() bool { return a.host != "" || a.Env("SWARM_HOST") != "" }
+
 // New returns the command tree.
 func New(deps Deps) *cobra.Command {
-	deps.Out, deps.Err = printable.NewWriter(deps.Out), printable.NewWriter(deps.Err)
-	a := &app{Deps: deps}
+	a := &app{
+		In: deps.In, Out: printable.NewWriter(deps.Out), Err: printable.NewWriter(deps.Err),
+		Env: deps.Env, Now: deps.Now, Dial: deps.Dial, StartDaemon: deps.StartDaemon,
+	}
 	root := &cobra.Command{
 		Use:              "swarm [OPTIONS] COMMAND",
 		Short:            "Run containers on a cluster of hosts",
@@ -134,28 +163,25 @@ func New(deps Deps) *cobra.Command {
 		},
 	}
 	group(root)
-	flags := root.PersistentFlags()
-	flags.StringVarP(&a.host, "host", "H", "", "Daemon to connect to (unix:///PATH or tcp://HOST[:PORT]; default $SWARM_HOST, else "+DefaultHost+")")
-	flags.StringVar(&a.credential, "credential", "", "File with a client certificate, for tcp hosts (default $SWARM_CREDENTIAL, else the one in your configuration folder)")
-	flags.BoolVar(&a.acceptStale, "stale", false, "Show what the manager that is asked knows, without a question to the leader: it may be old")
-	root.SetIn(deps.In)
-	root.SetOut(deps.Out)
-	root.SetErr(deps.Err)
+	a.registerFlags(root.PersistentFlags())
+	root.SetIn(a.In)
+	root.SetOut(a.Out)
+	root.SetErr(a.Err)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usage.WithCode(usage.Errorf(c, "%s", usage.FlagReason(err)), usage.CodeBadFlag)
 	})
 	a.setHelp(root)
-	root.AddCommand(a.newInit(), a.newJoin(), a.newLeave(), a.newSwarmUpdate(), a.newJoinToken(), a.newInfo(), a.newVersion(), a.newDoctor())
+	root.AddCommand(a.newInit(), a.newJoin(), a.newLeave(), a.newSwarmUpdate(), a.newJoinToken(), a.newInfo(), a.newVersion(deps.Version), a.newDoctor(deps.Diagnose))
 	root.AddCommand(a.newNode(), a.newService(), a.newTask(), a.newNetwork(), a.newImage(), a.newCredential(), a.newLogin(), a.newLogout(), a.newSystem())
-	root.AddCommand(a.newExec(), a.newEvents(), a.newCompletion(), a.newDaemon(), a.newRuntime())
+	root.AddCommand(a.newExec(), a.newEvents(), a.newCompletion(), a.newDaemon(deps.RunDaemon), a.newRuntime(deps.RunRuntime))
 	if deps.Installer != nil {
-		root.AddCommand(a.newInstall(), a.newUninstall())
+		root.AddCommand(a.newInstall(deps.Installer), a.newUninstall(deps.Installer))
 	}
 	if deps.Upgrade != nil {
-		root.AddCommand(a.newUpgrade())
+		root.AddCommand(a.newUpgrade(deps.Upgrade))
 	}
 	if deps.Dev != nil {
-		root.AddCommand(a.newDev())
+		root.AddCommand(a.newDev(deps.Dev))
 	}
 	root.InitDefaultHelpFlag()
 	silenceHelpCommand(root)

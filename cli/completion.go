@@ -88,9 +88,9 @@ func (a *app) flagCompletion(f *pflag.Flag) cobra.CompletionFunc {
 	case "placement-pref", "placement-pref-add":
 		return beginnings("", []string{"spread=node.labels."})
 	case "node":
-		return a.completeNodes
+		return a.completeNodes()
 	case "image":
-		return a.completeImages
+		return a.completeImages()
 	case "format":
 		return cobra.FixedCompletions([]string{"json", "table"}, cobra.ShellCompDirectiveNoFileComp)
 	}
@@ -140,42 +140,48 @@ func serviceNames(ctx context.Context, c client) ([]string, error) {
 	return out, nil
 }
 
-func (a *app) completeServices(c *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	return a.names(c, serviceNames)
-}
-
-func (a *app) completeScale(c *cobra.Command, _ []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	if strings.Contains(word, "=") {
-		return nil, cobra.ShellCompDirectiveNoFileComp
+func (a *app) completeServices() cobra.CompletionFunc {
+	return func(c *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		return a.names(c, serviceNames)
 	}
-	names, directive := a.names(c, func(ctx context.Context, c client) ([]string, error) {
-		r, err := c.ListServices(ctx, &swarmv1.ListRequest{})
-		if err != nil {
-			return nil, err
-		}
-		var out []string
-		for _, s := range r.Services {
-			if setReplicas(s.GetRevision().GetSpec().CloneVT(), 0) == nil { // The others cannot be scaled.
-				out = append(out, s.GetService().GetName()+"=")
-			}
-		}
-		return out, nil
-	})
-	return names, directive | cobra.ShellCompDirectiveNoSpace
 }
 
-func (a *app) completeNodes(c *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	return a.names(c, func(ctx context.Context, c client) ([]string, error) {
-		r, err := c.ListNodes(ctx, &swarmv1.ListRequest{})
-		if err != nil {
-			return nil, err
+func (a *app) completeScale() cobra.CompletionFunc {
+	return func(c *cobra.Command, _ []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if strings.Contains(word, "=") {
+			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		out := []string{"self"}
-		for _, n := range r.Nodes {
-			out = append(out, term.NodeHostname(n), cobra.CompletionWithDesc(n.Node.Id, term.NodeHostname(n)))
-		}
-		return out, nil
-	})
+		names, directive := a.names(c, func(ctx context.Context, c client) ([]string, error) {
+			r, err := c.ListServices(ctx, &swarmv1.ListRequest{})
+			if err != nil {
+				return nil, err
+			}
+			var out []string
+			for _, s := range r.Services {
+				if setReplicas(s.GetRevision().GetSpec().CloneVT(), 0) == nil { // The others cannot be scaled.
+					out = append(out, s.GetService().GetName()+"=")
+				}
+			}
+			return out, nil
+		})
+		return names, directive | cobra.ShellCompDirectiveNoSpace
+	}
+}
+
+func (a *app) completeNodes() cobra.CompletionFunc {
+	return func(c *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		return a.names(c, func(ctx context.Context, c client) ([]string, error) {
+			r, err := c.ListNodes(ctx, &swarmv1.ListRequest{})
+			if err != nil {
+				return nil, err
+			}
+			out := []string{"self"}
+			for _, n := range r.Nodes {
+				out = append(out, term.NodeHostname(n), cobra.CompletionWithDesc(n.Node.Id, term.NodeHostname(n)))
+			}
+			return out, nil
+		})
+	}
 }
 
 func taskNames(ctx context.Context, c client) ([]string, error) {
@@ -190,41 +196,47 @@ func taskNames(ctx context.Context, c client) ([]string, error) {
 	return out, nil
 }
 
-func (a *app) completeTasks(c *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	return a.names(c, taskNames)
+func (a *app) completeTasks() cobra.CompletionFunc {
+	return func(c *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		return a.names(c, taskNames)
+	}
 }
 
 // completeExec offers slots by name, which people remember, before ids.
-func (a *app) completeExec(c *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveDefault
+func (a *app) completeExec() cobra.CompletionFunc {
+	return func(c *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveDefault
+		}
+		return a.names(c, func(ctx context.Context, c client) ([]string, error) {
+			r, err := c.ListTasks(ctx, &swarmv1.ListRequest{Filter: &swarmv1.Filter{DesiredStates: []swarmv1.TaskState{swarmv1.TaskState_RUNNING}}})
+			if err != nil {
+				return nil, err
+			}
+			var out []string
+			for _, t := range r.Tasks {
+				out = append(out, cobra.CompletionWithDesc(term.TaskName(t), term.TaskNode(t)))
+			}
+			return out, nil
+		})
 	}
-	return a.names(c, func(ctx context.Context, c client) ([]string, error) {
-		r, err := c.ListTasks(ctx, &swarmv1.ListRequest{Filter: &swarmv1.Filter{DesiredStates: []swarmv1.TaskState{swarmv1.TaskState_RUNNING}}})
-		if err != nil {
-			return nil, err
-		}
-		var out []string
-		for _, t := range r.Tasks {
-			out = append(out, cobra.CompletionWithDesc(term.TaskName(t), term.TaskNode(t)))
-		}
-		return out, nil
-	})
 }
 
-func (a *app) completeImages(c *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	if len(args) > 0 && c.Name() == "create" {
-		return nil, cobra.ShellCompDirectiveDefault
+func (a *app) completeImages() cobra.CompletionFunc {
+	return func(c *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if len(args) > 0 && c.Name() == "create" {
+			return nil, cobra.ShellCompDirectiveDefault
+		}
+		return a.names(c, func(ctx context.Context, c client) ([]string, error) {
+			r, err := c.ListImages(ctx, &swarmv1.ListRequest{})
+			if err != nil {
+				return nil, err
+			}
+			var out []string
+			for _, i := range r.Images {
+				out = append(out, term.ShortImage(i.GetImage().GetName()))
+			}
+			return out, nil
+		})
 	}
-	return a.names(c, func(ctx context.Context, c client) ([]string, error) {
-		r, err := c.ListImages(ctx, &swarmv1.ListRequest{})
-		if err != nil {
-			return nil, err
-		}
-		var out []string
-		for _, i := range r.Images {
-			out = append(out, term.ShortImage(i.GetImage().GetName()))
-		}
-		return out, nil
-	})
 }

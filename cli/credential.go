@@ -159,7 +159,7 @@ func (a *app) newCredentialRm() *cobra.Command {
 A name revokes all certificates of that name. Whoever holds one is refused from
 then on, and open connections are closed. Certificates that were created with
 one of them stay: they are listed, to be revoked too if they are not trusted.`,
-		ValidArgsFunction: a.completeCredentials,
+		ValidArgsFunction: a.completeCredentials(),
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.with(c.Context(), func(cl client) error {
 				return a.onEach(args, func(ref string) error {
@@ -192,18 +192,20 @@ func (a *app) runCredentialRm(ctx context.Context, c client, ref string) error {
 }
 
 // completeCredentials offers ids, with the names as descriptions: a name may stand for several.
-func (a *app) completeCredentials(c *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	return a.names(c, func(ctx context.Context, c client) ([]string, error) {
-		r, err := c.ListCredentials(ctx, &swarmv1.ListRequest{})
-		if err != nil {
-			return nil, err
-		}
-		var out []string
-		for _, cred := range r.Credentials {
-			out = append(out, cobra.CompletionWithDesc(term.ShortID(cred.GetId()), cred.GetName()))
-		}
-		return out, nil
-	})
+func (a *app) completeCredentials() cobra.CompletionFunc {
+	return func(c *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		return a.names(c, func(ctx context.Context, c client) ([]string, error) {
+			r, err := c.ListCredentials(ctx, &swarmv1.ListRequest{})
+			if err != nil {
+				return nil, err
+			}
+			var out []string
+			for _, cred := range r.Credentials {
+				out = append(out, cobra.CompletionWithDesc(term.ShortID(cred.GetId()), cred.GetName()))
+			}
+			return out, nil
+		})
+	}
 }
 
 func hostPort(p *swarmv1.Peer) string {

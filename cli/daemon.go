@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"net"
 	"net/netip"
 	"path/filepath"
@@ -70,7 +71,7 @@ var (
 	logFormats = []string{"text", "json"}
 )
 
-func (a *app) newDaemon() *cobra.Command {
+func (a *app) newDaemon(run func(context.Context, DaemonOptions) error) *cobra.Command {
 	o := DaemonOptions{}
 	driver := flag.Choice{Choices: cgroupDrivers}
 	level, format := flag.Choice{Value: "info", Choices: logLevels}, flag.Choice{Value: "text", Choices: logFormats}
@@ -86,7 +87,7 @@ func (a *app) newDaemon() *cobra.Command {
 			if err := o.validate(); err != nil {
 				return err
 			}
-			return a.RunDaemon(c.Context(), o)
+			return run(c.Context(), o)
 		},
 	})
 	f := c.Flags()
@@ -232,7 +233,7 @@ type RuntimeOptions struct {
 	LogLevel                     string
 }
 
-func (a *app) newRuntime() *cobra.Command {
+func (a *app) newRuntime(run func(context.Context, RuntimeOptions) error) *cobra.Command {
 	var o RuntimeOptions
 	level := flag.Choice{Value: "warn", Choices: []string{"trace", "debug", "info", "warn", "error", "fatal"}}
 	c := verb(&cobra.Command{
@@ -243,7 +244,7 @@ func (a *app) newRuntime() *cobra.Command {
 			if slices.Contains(required, "") {
 				return usage.Errorf(c, "--root, --state, --address and --bin-dir are needed: the daemon gives them")
 			}
-			return a.RunRuntime(c.Context(), o)
+			return run(c.Context(), o)
 		},
 	})
 	f := c.Flags()

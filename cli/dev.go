@@ -64,17 +64,17 @@ type DevCut struct {
 	OneWay   bool
 }
 
-func (a *app) newDev() *cobra.Command {
+func (a *app) newDev(d Dev) *cobra.Command {
 	c := group(&cobra.Command{Use: "dev", Short: "Try a cluster of several hosts on this machine"})
 	playground := c.PersistentFlags().String("name", "", `Name of the playground (default "dev")`)
-	c.AddCommand(a.newDevUp(playground), a.newDevDown(playground), a.newDevLs(playground), a.newDevShell(playground))
-	c.AddCommand(a.newDevKill(playground), a.newDevHostVerb(playground, "start", "Bring hosts back", a.devStart))
-	c.AddCommand(a.newDevHostVerb(playground, "stop", "Stop the daemons of hosts; their containers go on", a.devStop))
-	c.AddCommand(a.newDevCut(playground), a.newDevHeal(playground))
+	c.AddCommand(a.newDevUp(d, playground), a.newDevDown(d, playground), a.newDevLs(d, playground), a.newDevShell(d, playground))
+	c.AddCommand(a.newDevKill(d, playground), a.newDevHostVerb(d, playground, "start", "Bring hosts back", d.Start))
+	c.AddCommand(a.newDevHostVerb(d, playground, "stop", "Stop the daemons of hosts; their containers go on", d.Stop))
+	c.AddCommand(a.newDevCut(d, playground), a.newDevHeal(d, playground))
 	return c
 }
 
-func (a *app) newDevUp(playground *string) *cobra.Command {
+func (a *app) newDevUp(d Dev, playground *string) *cobra.Command {
 	var o DevOptions
 	var subnet string
 	var disk flag.Memory
@@ -94,7 +94,7 @@ func (a *app) newDevUp(playground *string) *cobra.Command {
 			if o.Nodes < 0 || o.Managers < 0 {
 				return usage.Invalidf("--nodes and --managers cannot be negative")
 			}
-			return a.Dev.Up(c.Context(), o, func(line string) { term.Printf(a.Err, "%s\n", line) })
+			return d.Up(c.Context(), o, func(line string) { term.Printf(a.Err, "%s\n", line) })
 		},
 	})
 	f := c.Flags()
@@ -113,10 +113,10 @@ func (a *app) newDevUp(playground *string) *cobra.Command {
 	return c
 }
 
-func (a *app) newDevDown(playground *string) *cobra.Command {
+func (a *app) newDevDown(d Dev, playground *string) *cobra.Command {
 	return verb(&cobra.Command{
 		Use: "down", Short: "Remove the hosts and everything on them", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(c *cobra.Command, _ []string) error { return a.Dev.Down(c.Context(), *playground) },
+		RunE: func(c *cobra.Command, _ []string) error { return d.Down(c.Context(), *playground) },
 	})
 }
 
@@ -140,11 +140,11 @@ var devListing = term.Table{
 	Id: "Name",
 }
 
-func (a *app) newDevLs(playground *string) *cobra.Command {
+func (a *app) newDevLs(d Dev, playground *string) *cobra.Command {
 	var f term.Format
 	c := verb(&cobra.Command{
 		Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List the hosts", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(*cobra.Command, []string) error { return a.runDevLs(*playground, f) },
+		RunE: func(*cobra.Command, []string) error { return a.runDevLs(d, *playground, f) },
 	})
 	c.Flags().StringVar(&f.Template, "format", "", term.FormatHelp)
 	c.Flags().BoolVarP(&f.Quiet, "quiet", "q", false, "Only display names")
@@ -152,17 +152,17 @@ func (a *app) newDevLs(playground *string) *cobra.Command {
 }
 
 // runDevLs lists one playground, or all when none is named.
-func (a *app) runDevLs(playground string, f term.Format) error {
+func (a *app) runDevLs(d Dev, playground string, f term.Format) error {
 	names := []string{playground}
 	if playground == "" {
 		var err error
-		if names, err = a.Dev.Playgrounds(); err != nil {
+		if names, err = d.Playgrounds(); err != nil {
 			return err
 		}
 	}
 	var rows []term.Row
 	for _, name := range names {
-		hosts, err := a.Dev.Hosts(name)
+		hosts, err := d.Hosts(name)
 		if err != nil {
 			return err
 		}
@@ -189,26 +189,26 @@ func (a *app) runDevLs(playground string, f term.Format) error {
 	return a.list(l, f, rows)
 }
 
-func (a *app) newDevShell(playground *string) *cobra.Command {
+func (a *app) newDevShell(d Dev, playground *string) *cobra.Command {
 	c := verb(&cobra.Command{
 		Use: "shell HOST [COMMAND] [ARG...]", Short: "Run a shell or a command inside of a host", Args: usage.MinArgs(1),
-		ValidArgsFunction: a.completeDevHosts(playground),
-		RunE:              func(_ *cobra.Command, args []string) error { return a.Dev.Shell(*playground, args[0], args[1:]) },
+		ValidArgsFunction: a.completeDevHosts(d, playground),
+		RunE:              func(_ *cobra.Command, args []string) error { return d.Shell(*playground, args[0], args[1:]) },
 	})
 	c.Flags().SetInterspersed(false)
 	return c
 }
 
-func (a *app) newDevKill(playground *string) *cobra.Command {
+func (a *app) newDevKill(d Dev, playground *string) *cobra.Command {
 	var daemonOnly bool
 	c := verb(&cobra.Command{
 		Use: "kill [OPTIONS] HOST [HOST...]", Short: "Pull the plug of hosts: everything on them ends at once", Args: usage.MinArgs(1),
-		ValidArgsFunction: a.completeDevHosts(playground),
+		ValidArgsFunction: a.completeDevHosts(d, playground),
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.onEach(args, func(host string) error {
-				kill := a.Dev.PowerOff
+				kill := d.PowerOff
 				if daemonOnly {
-					kill = a.Dev.Kill
+					kill = d.Kill
 				}
 				return a.devDone(host, kill(c.Context(), *playground, host))
 			})
@@ -218,18 +218,14 @@ func (a *app) newDevKill(playground *string) *cobra.Command {
 	return c
 }
 
-func (a *app) newDevHostVerb(playground *string, name, short string, do func(ctx context.Context, playground, host string) error) *cobra.Command {
+func (a *app) newDevHostVerb(d Dev, playground *string, name, short string, do func(ctx context.Context, playground, host string) error) *cobra.Command {
 	return verb(&cobra.Command{
-		Use: name + " HOST [HOST...]", Short: short, Args: usage.MinArgs(1), ValidArgsFunction: a.completeDevHosts(playground),
+		Use: name + " HOST [HOST...]", Short: short, Args: usage.MinArgs(1), ValidArgsFunction: a.completeDevHosts(d, playground),
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.onEach(args, func(host string) error { return a.devDone(host, do(c.Context(), *playground, host)) })
 		},
 	})
 }
-
-func (a *app) devStart(ctx context.Context, p, host string) error { return a.Dev.Start(ctx, p, host) }
-
-func (a *app) devStop(ctx context.Context, p, host string) error { return a.Dev.Stop(ctx, p, host) }
 
 // devDone prints the host that something was done to.
 func (a *app) devDone(host string, err error) error {
@@ -239,7 +235,7 @@ func (a *app) devDone(host string, err error) error {
 	return err
 }
 
-func (a *app) newDevCut(playground *string) *cobra.Command {
+func (a *app) newDevCut(d Dev, playground *string) *cobra.Command {
 	var cut DevCut
 	protocol := flag.Choice{Choices: []string{"tcp", "udp"}}
 	c := verb(&cobra.Command{
@@ -250,13 +246,13 @@ func (a *app) newDevCut(playground *string) *cobra.Command {
 			}
 			return usage.MaxArgs(2)(c, args)
 		},
-		ValidArgsFunction: a.completeDevHosts(playground),
+		ValidArgsFunction: a.completeDevHosts(d, playground),
 		RunE: func(_ *cobra.Command, args []string) error {
 			cut.Hosts, cut.Protocol = args, protocol.Value
 			if cut.Protocol != "" && cut.Port == 0 {
 				return usage.Invalidf("--protocol needs a port: add --port")
 			}
-			return a.Dev.Cut(*playground, cut)
+			return d.Cut(*playground, cut)
 		},
 	})
 	c.Flags().Uint16Var(&cut.Port, "port", 0, "Only block this destination port")
@@ -265,16 +261,16 @@ func (a *app) newDevCut(playground *string) *cobra.Command {
 	return c
 }
 
-func (a *app) newDevHeal(playground *string) *cobra.Command {
+func (a *app) newDevHeal(d Dev, playground *string) *cobra.Command {
 	return verb(&cobra.Command{
-		Use: "heal [HOST...]", Short: "Undo all cuts, or those of the hosts named", ValidArgsFunction: a.completeDevHosts(playground),
-		RunE: func(_ *cobra.Command, args []string) error { return a.Dev.Heal(*playground, args) },
+		Use: "heal [HOST...]", Short: "Undo all cuts, or those of the hosts named", ValidArgsFunction: a.completeDevHosts(d, playground),
+		RunE: func(_ *cobra.Command, args []string) error { return d.Heal(*playground, args) },
 	})
 }
 
-func (a *app) completeDevHosts(playground *string) cobra.CompletionFunc {
+func (a *app) completeDevHosts(d Dev, playground *string) cobra.CompletionFunc {
 	return func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		hosts, err := a.Dev.Hosts(*playground)
+		hosts, err := d.Hosts(*playground)
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}

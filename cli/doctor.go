@@ -35,7 +35,7 @@ type doctorOptions struct {
 	format   term.Format
 }
 
-func (a *app) newDoctor() *cobra.Command {
+func (a *app) newDoctor(diagnose func(context.Context, DoctorRequest) ([]Finding, error)) *cobra.Command {
 	var o doctorOptions
 	c := verb(&cobra.Command{
 		Use: "doctor [OPTIONS]", Short: "Look for what keeps swarm from working on this host", Args: usage.NoArgs,
@@ -43,7 +43,7 @@ func (a *app) newDoctor() *cobra.Command {
 			"Nothing has to run for it. On a member of a swarm, the ports between it and the other nodes are tried too, in both " +
 			"directions. The exit code is 1 when something does not work.",
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(c *cobra.Command, _ []string) error { return a.runDoctor(c.Context(), o) },
+		RunE:              func(c *cobra.Command, _ []string) error { return a.runDoctor(c.Context(), diagnose, o) },
 	})
 	f := c.Flags()
 	f.StringVar(&o.stateDir, "state-dir", "", "Folder of what must survive a reboot (default: the daemon's, else "+DefaultStateDir+")")
@@ -56,7 +56,7 @@ var doctorListing = term.Table{
 	Columns: []term.Column{{"Level", "LEVEL"}, {"Subject", "SUBJECT"}, {"Finding", "FINDING"}, {"Remedy", "REMEDY"}},
 }
 
-func (a *app) runDoctor(ctx context.Context, o doctorOptions) error {
+func (a *app) runDoctor(ctx context.Context, diagnose func(context.Context, DoctorRequest) ([]Finding, error), o doctorOptions) error {
 	if o.stateDir != "" && !filepath.IsAbs(o.stateDir) {
 		return usage.Invalidf("--state-dir %q is not an absolute path", o.stateDir)
 	}
@@ -67,7 +67,7 @@ func (a *app) runDoctor(ctx context.Context, o doctorOptions) error {
 	if t.Network != "unix" {
 		return usage.Invalidf("the doctor looks at the host it runs on: run it on %s, without -H", t.Address)
 	}
-	if a.Diagnose == nil {
+	if diagnose == nil {
 		return usage.Invalidf("this program cannot look at hosts")
 	}
 	conn, err := a.Dial(ctx, t)
@@ -83,13 +83,13 @@ func (a *app) runDoctor(ctx context.Context, o doctorOptions) error {
 		if request.StateDir == "" {
 			request.StateDir = info.StateDir
 		}
-	case a.host != "" || a.Env("SWARM_HOST") != "" || !isUnavailable(err):
+	case a.daemonNamed() || !isUnavailable(err):
 		return a.explain(err) // Somebody named a daemon: that it does not answer is not for the doctor to pass over.
 	}
 	if request.StateDir == "" {
 		request.StateDir = DefaultStateDir
 	}
-	findings, err := a.Diagnose(ctx, request)
+	findings, err := diagnose(ctx, request)
 	if err != nil {
 		return err
 	}

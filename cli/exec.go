@@ -26,7 +26,7 @@ func (a *app) newExec() *cobra.Command {
 	o := execOptions{env: flag.List{Kind: "list", Check: flag.CheckEnv}, envFiles: flag.List{Kind: "list"}}
 	c := verb(&cobra.Command{
 		Use: "exec [OPTIONS] TASK|SERVICE[.SLOT] COMMAND [ARG...]", Short: "Execute a command in a running task, on whatever node it is",
-		Args: usage.MinArgs(2), ValidArgsFunction: a.completeExec,
+		Args: usage.MinArgs(2), ValidArgsFunction: a.completeExec(),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.ref, o.command = args[0], args[1:]
 			return a.runExec(c.Context(), o)

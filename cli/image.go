@@ -49,7 +49,7 @@ func (a *app) newImageLs() *cobra.Command {
 	var o imageListOptions
 	c := verb(&cobra.Command{
 		Use: "ls [OPTIONS] [REPOSITORY[:TAG]]", Aliases: []string{"list"}, Short: "List images", Args: usage.MaxArgs(1),
-		ValidArgsFunction: a.completeImages,
+		ValidArgsFunction: a.completeImages(),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.match = strings.Join(args, "")
 			return a.runImageLs(c.Context(), o)
@@ -224,7 +224,7 @@ func sendArchive(stream swarmv1.Control_LoadImageClient, in io.Reader, size int6
 
 func (a *app) newImageInspect() *cobra.Command {
 	return a.newInspect(inspection{
-		use: "inspect [OPTIONS] IMAGE [IMAGE...]", short: "Display detailed information on one or more images", complete: a.completeImages,
+		use: "inspect [OPTIONS] IMAGE [IMAGE...]", short: "Display detailed information on one or more images", complete: a.completeImages(),
 		object: func(ctx context.Context, c client, ref string) (term.Object, error) {
 			i, err := c.GetImage(ctx, &swarmv1.GetRequest{Id: ref})
 			return imageObject(i), err
@@ -250,7 +250,7 @@ func (a *app) newImageRm() *cobra.Command {
 	var force bool
 	c := verb(&cobra.Command{
 		Use: "rm [OPTIONS] IMAGE [IMAGE...]", Aliases: []string{"remove"}, Short: "Remove one or more images", Args: usage.MinArgs(1),
-		ValidArgsFunction: a.completeImages,
+		ValidArgsFunction: a.completeImages(),
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.with(c.Context(), func(cl client) error {
 				return a.onEach(args, func(ref string) error {

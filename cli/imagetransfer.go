@@ -91,7 +91,7 @@ func (a *app) newImagePull() *cobra.Command {
 	var o imagePullOptions
 	c := verb(&cobra.Command{
 		Use: "pull [OPTIONS] NAME[:TAG|@DIGEST]", Short: "Download an image from a registry", Args: usage.ExactArgs(1),
-		ValidArgsFunction: a.completeImages,
+		ValidArgsFunction: a.completeImages(),
 		RunE: func(c *cobra.Command, args []string) error {
 			if o.nodes = nodes.Values; o.all && len(o.nodes) > 0 {
 				return usage.Errorf(c, "--all-nodes and --node are mutually exclusive")
@@ -154,7 +154,7 @@ func (a *app) newImagePush() *cobra.Command {
 	var quiet bool
 	c := verb(&cobra.Command{
 		Use: "push [OPTIONS] NAME[:TAG]", Short: "Upload an image to a registry", Args: usage.ExactArgs(1),
-		ValidArgsFunction: a.completeImages,
+		ValidArgsFunction: a.completeImages(),
 		Example:           "  swarm image tag app:1 registry.example.com/team/app:1\n  swarm image push registry.example.com/team/app:1",
 		RunE:              func(c *cobra.Command, args []string) error { return a.runImagePush(c.Context(), args[0], quiet) },
 	})
@@ -171,7 +171,7 @@ func (a *app) runImagePush(ctx context.Context, image string, quiet bool) error 
 func (a *app) newImageTag() *cobra.Command {
 	return verb(&cobra.Command{
 		Use: "tag SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]", Short: "Give an image another name", Args: usage.ExactArgs(2),
-		ValidArgsFunction: a.completeImages,
+		ValidArgsFunction: a.completeImages(),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := flag.CheckImage(args[1]); err != nil {
 				return err

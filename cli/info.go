@@ -110,19 +110,19 @@ func writeInfo(w io.Writer, r *swarmv1.InfoResponse, networks *swarmv1.NetworkDe
 	}
 }
 
-func (a *app) newVersion() *cobra.Command {
+func (a *app) newVersion(own *swarmv1.VersionInfo) *cobra.Command {
 	var tmpl string
 	c := verb(&cobra.Command{
 		Use: "version [OPTIONS]", Short: "Show the version of this program and of the daemon", Args: usage.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(c *cobra.Command, _ []string) error { return a.runVersion(c.Context(), tmpl) },
+		RunE:              func(c *cobra.Command, _ []string) error { return a.runVersion(c.Context(), own, tmpl) },
 	})
 	inspectFormatFlag(c, &tmpl)
 	return c
 }
 
 // runVersion succeeds without a daemon: what this program is, it knows by itself.
-func (a *app) runVersion(ctx context.Context, tmpl string) error {
+func (a *app) runVersion(ctx context.Context, own *swarmv1.VersionInfo, tmpl string) error {
 	var server *swarmv1.VersionInfo
 	err := a.with(ctx, func(c client) error {
 		r, err := c.daemon.Info(ctx, &swarmv1.InfoRequest{})
@@ -130,11 +130,11 @@ func (a *app) runVersion(ctx context.Context, tmpl string) error {
 		return err
 	})
 	if tmpl != "" {
-		both := term.Object{{"Client", term.Describe(a.Version)}}.With("Server", server)
+		both := term.Object{{"Client", term.Describe(own)}}.With("Server", server)
 		return term.PrintObject(a.Out, tmpl, both)
 	}
 	tw := tabwriter.NewWriter(a.Out, 0, 1, 2, ' ', 0)
-	writeVersion(tw, "Client", a.Version)
+	writeVersion(tw, "Client", own)
 	if server != nil {
 		writeVersion(tw, "Server", server)
 	}

@@ -24,16 +24,16 @@ type Installer interface {
 	Member() bool
 }
 
-func (a *app) newInstall() *cobra.Command {
+func (a *app) newInstall(installer Installer) *cobra.Command {
 	return verb(&cobra.Command{
 		Use: "install", Short: "Make swarm part of this host: the program, and the service where systemd is", Args: usage.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(c *cobra.Command, _ []string) error { return a.runInstall(c.Context()) },
+		RunE:              func(c *cobra.Command, _ []string) error { return a.runInstall(c.Context(), installer) },
 	})
 }
 
-func (a *app) runInstall(ctx context.Context) error {
-	got, err := a.Installer.Install(ctx)
+func (a *app) runInstall(ctx context.Context, installer Installer) error {
+	got, err := installer.Install(ctx)
 	if err != nil {
 		return err
 	}
@@ -47,27 +47,27 @@ func (a *app) runInstall(ctx context.Context) error {
 
 type uninstallOptions struct{ purge, force bool }
 
-func (a *app) newUninstall() *cobra.Command {
+func (a *app) newUninstall(installer Installer) *cobra.Command {
 	var o uninstallOptions
 	c := verb(&cobra.Command{
 		Use: "uninstall [OPTIONS]", Short: "Remove swarm from this host", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(c *cobra.Command, _ []string) error { return a.runUninstall(c.Context(), o) },
+		RunE: func(c *cobra.Command, _ []string) error { return a.runUninstall(c.Context(), installer, o) },
 	})
 	c.Flags().BoolVar(&o.purge, "purge", false, "Remove images, volumes, logs and all other state too")
 	c.Flags().BoolVarP(&o.force, "force", "f", false, "Leave the swarm first, ignoring warnings")
 	return c
 }
 
-func (a *app) runUninstall(ctx context.Context, o uninstallOptions) error {
-	if a.host != "" || a.Env("SWARM_HOST") != "" {
+func (a *app) runUninstall(ctx context.Context, installer Installer, o uninstallOptions) error {
+	if a.daemonNamed() {
 		return usage.Invalidf("`swarm uninstall` is for the host it runs on: leave -H and SWARM_HOST out")
 	}
-	if a.Installer.Member() {
+	if installer.Member() {
 		if err := a.leaveFirst(ctx, o.force); err != nil {
 			return err
 		}
 	}
-	removed, err := a.Installer.Uninstall(ctx, o.purge)
+	removed, err := installer.Uninstall(ctx, o.purge)
 	for _, what := range removed {
 		term.Printf(a.Out, "%s\n", what)
 	}

@@ -23,7 +23,7 @@ type loginOptions struct {
 func (a *app) newLogin() *cobra.Command {
 	var o loginOptions
 	c := verb(&cobra.Command{
-		Use: "login [OPTIONS] [SERVER]", Short: "Log in to a registry", Args: usage.MaxArgs(1), ValidArgsFunction: a.completeRegistries,
+		Use: "login [OPTIONS] [SERVER]", Short: "Log in to a registry", Args: usage.MaxArgs(1), ValidArgsFunction: a.completeRegistries(),
 		Long: "Log in to a registry.\n\nA manager asks the registry whether it takes the user name and password; they are then kept where `docker login` keeps\n" +
 			"them. Without a server it is Docker Hub.",
 		Example: "  swarm login registry.example.com\n  swarm login -u jane --password-stdin registry.example.com <password.txt",
@@ -216,7 +216,7 @@ func enter(in io.Reader, echo io.Writer) (string, error) {
 
 func (a *app) newLogout() *cobra.Command {
 	return verb(&cobra.Command{
-		Use: "logout [SERVER]", Short: "Log out from a registry", Args: usage.MaxArgs(1), ValidArgsFunction: a.completeRegistries,
+		Use: "logout [SERVER]", Short: "Log out from a registry", Args: usage.MaxArgs(1), ValidArgsFunction: a.completeRegistries(),
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.runLogout(c.Context(), strings.Join(args, ""))
 		},
@@ -242,10 +242,12 @@ func (a *app) runLogout(ctx context.Context, server string) error {
 }
 
 // completeRegistries offers those that the file knows.
-func (a *app) completeRegistries(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	keys, err := a.keychain()
-	if err != nil || len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
+func (a *app) completeRegistries() cobra.CompletionFunc {
+	return func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		keys, err := a.keychain()
+		if err != nil || len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return keys.Registries(), cobra.ShellCompDirectiveNoFileComp
 	}
-	return keys.Registries(), cobra.ShellCompDirectiveNoFileComp
 }

@@ -24,11 +24,11 @@ type logsOptions struct {
 }
 
 func (a *app) newServiceLogs() *cobra.Command {
-	return a.newLogs("SERVICE|TASK", "Fetch the logs of a service or task", false, a.completeServices)
+	return a.newLogs("SERVICE|TASK", "Fetch the logs of a service or task", false, a.completeServices())
 }
 
 func (a *app) newTaskLogs() *cobra.Command {
-	return a.newLogs("TASK", "Fetch the logs of a task", true, a.completeTasks)
+	return a.newLogs("TASK", "Fetch the logs of a task", true, a.completeTasks())
 }
 
 func (a *app) newLogs(what, short string, task bool, complete cobra.CompletionFunc) *cobra.Command {

@@ -159,7 +159,7 @@ func (a *app) newNodePs() *cobra.Command {
 	var o taskListOptions
 	c := verb(&cobra.Command{
 		Use: "ps [OPTIONS] [NODE...]", Short: "List tasks running on one or more nodes, defaults to current node",
-		ValidArgsFunction: a.completeNodes,
+		ValidArgsFunction: a.completeNodes(),
 		RunE:              func(c *cobra.Command, args []string) error { return a.runNodePs(c.Context(), o, args) },
 	})
 	taskListFlags(c, &o, taskFilters)
@@ -192,7 +192,7 @@ func (a *app) runNodePs(ctx context.Context, o taskListOptions, refs []string) e
 
 func (a *app) newNodeInspect() *cobra.Command {
 	return a.newInspect(inspection{
-		use: "inspect [OPTIONS] self|NODE [NODE...]", short: "Display detailed information on one or more nodes", complete: a.completeNodes,
+		use: "inspect [OPTIONS] self|NODE [NODE...]", short: "Display detailed information on one or more nodes", complete: a.completeNodes(),
 		object: func(ctx context.Context, c client, ref string) (term.Object, error) {
 			n, err := findNode(ctx, c, ref)
 			return nodeObject(n), err

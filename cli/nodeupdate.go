@@ -28,7 +28,7 @@ func (a *app) newNodeUpdate() *cobra.Command {
 		labelAdd: flag.List{Kind: "list", Check: flag.CheckLabel}, labelRm: flag.List{Kind: "list"},
 	}
 	c := verb(&cobra.Command{
-		Use: "update [OPTIONS] NODE", Short: "Update a node", Args: usage.ExactArgs(1), ValidArgsFunction: a.completeNodes,
+		Use: "update [OPTIONS] NODE", Short: "Update a node", Args: usage.ExactArgs(1), ValidArgsFunction: a.completeNodes(),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.ref = args[0]
 			return a.runNodeUpdate(c.Context(), o)
@@ -110,7 +110,7 @@ func updateNode(ctx context.Context, c client, ref, hostname string, edit func(*
 
 func (a *app) newNodeRole(name, short string, role swarmv1.NodeSpec_Role) *cobra.Command {
 	return verb(&cobra.Command{
-		Use: name + " NODE [NODE...]", Short: short, Args: usage.MinArgs(1), ValidArgsFunction: a.completeNodes,
+		Use: name + " NODE [NODE...]", Short: short, Args: usage.MinArgs(1), ValidArgsFunction: a.completeNodes(),
 		RunE: func(c *cobra.Command, args []string) error { return a.runNodeRole(c.Context(), role, args) },
 	})
 }
@@ -172,7 +172,7 @@ func (a *app) newNodeRm() *cobra.Command {
 	var force bool
 	c := verb(&cobra.Command{
 		Use: "rm [OPTIONS] NODE [NODE...]", Aliases: []string{"remove"}, Short: "Remove one or more nodes from the swarm",
-		Args: usage.MinArgs(1), ValidArgsFunction: a.completeNodes,
+		Args: usage.MinArgs(1), ValidArgsFunction: a.completeNodes(),
 		RunE: func(c *cobra.Command, args []string) error { return a.runNodeRm(c.Context(), force, args) },
 	})
 	c.Flags().BoolVarP(&force, "force", "f", false, "Force remove a node from the swarm")

@@ -33,7 +33,7 @@ func (a *app) newServiceCreate() *cobra.Command {
 	o := createOptions{flags: newServiceFlags(), lists: newServiceLists(), mode: flag.Choice{Value: "replicated", Choices: flag.ServiceModes}}
 	c := verb(&cobra.Command{
 		Use: "create [OPTIONS] IMAGE [COMMAND] [ARG...]", Short: "Create a new service", Args: usage.MinArgs(1),
-		ValidArgsFunction: a.completeImages,
+		ValidArgsFunction: a.completeImages(),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.image, o.args = args[0], args[1:]
 			return a.runServiceCreate(c.Context(), o)
@@ -205,7 +205,7 @@ func (a *app) newServicePs() *cobra.Command {
 	var o taskListOptions
 	c := verb(&cobra.Command{
 		Use: "ps [OPTIONS] SERVICE [SERVICE...]", Short: "List the tasks of one or more services", Args: usage.MinArgs(1),
-		ValidArgsFunction: a.completeServices,
+		ValidArgsFunction: a.completeServices(),
 		RunE:              func(c *cobra.Command, args []string) error { return a.runServicePs(c.Context(), o, args) },
 	})
 	taskListFlags(c, &o, taskFilters)
@@ -248,7 +248,7 @@ func (a *app) newServiceScale() *cobra.Command {
 	var detach bool
 	c := verb(&cobra.Command{
 		Use: "scale [OPTIONS] SERVICE=REPLICAS [SERVICE=REPLICAS...]", Short: "Scale one or multiple replicated services", Args: usage.MinArgs(1),
-		ValidArgsFunction: a.completeScale,
+		ValidArgsFunction: a.completeScale(),
 		RunE:              func(c *cobra.Command, args []string) error { return a.runServiceScale(c.Context(), detach, args) },
 	})
 	c.Flags().BoolVarP(&detach, "detach", "d", false, "Exit immediately instead of waiting for the service to converge")
@@ -319,7 +319,7 @@ func setReplicas(s *swarmv1.ServiceSpec, n uint64) error {
 func (a *app) newServiceRm() *cobra.Command {
 	return verb(&cobra.Command{
 		Use: "rm SERVICE [SERVICE...]", Aliases: []string{"remove"}, Short: "Remove one or more services", Args: usage.MinArgs(1),
-		ValidArgsFunction: a.completeServices,
+		ValidArgsFunction: a.completeServices(),
 		RunE:              func(c *cobra.Command, args []string) error { return a.runServiceRm(c.Context(), args) },
 	})
 }

@@ -22,7 +22,7 @@ type historyOptions struct {
 func (a *app) newServiceHistory() *cobra.Command {
 	var o historyOptions
 	c := verb(&cobra.Command{
-		Use: "history [OPTIONS] SERVICE", Short: "List the revisions of a service, newest first", Args: usage.ExactArgs(1), ValidArgsFunction: a.completeServices,
+		Use: "history [OPTIONS] SERVICE", Short: "List the revisions of a service, newest first", Args: usage.ExactArgs(1), ValidArgsFunction: a.completeServices(),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.ref = args[0]
 			return a.runServiceHistory(c.Context(), o)

@@ -17,7 +17,7 @@ import (
 
 func (a *app) newServiceInspect() *cobra.Command {
 	return a.newInspect(inspection{
-		use: "inspect [OPTIONS] SERVICE [SERVICE...]", short: "Display detailed information on one or more services", complete: a.completeServices,
+		use: "inspect [OPTIONS] SERVICE [SERVICE...]", short: "Display detailed information on one or more services", complete: a.completeServices(),
 		object: inspectedService, write: a.prettyService,
 	})
 }

@@ -30,7 +30,7 @@ type updateOptions struct {
 func (a *app) newServiceUpdate() *cobra.Command {
 	o := updateOptions{flags: newServiceFlags(), lists: newServiceLists(), removals: removals{}}
 	c := verb(&cobra.Command{
-		Use: "update [OPTIONS] SERVICE", Short: "Update a service", Args: usage.ExactArgs(1), ValidArgsFunction: a.completeServices,
+		Use: "update [OPTIONS] SERVICE", Short: "Update a service", Args: usage.ExactArgs(1), ValidArgsFunction: a.completeServices(),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.ref = args[0]
 			return a.runServiceUpdate(c.Context(), o)
@@ -227,7 +227,7 @@ func (a *app) newServiceRollback() *cobra.Command {
 	var to uint64
 	c := verb(&cobra.Command{
 		Use: "rollback [OPTIONS] SERVICE", Short: "Revert changes to a service's configuration", Args: usage.ExactArgs(1),
-		ValidArgsFunction: a.completeServices,
+		ValidArgsFunction: a.completeServices(),
 		RunE: func(c *cobra.Command, args []string) error {
 			if c.Flags().Changed("to") && to == 0 {
 				return usage.Invalidf("--to 0 is no revision: they are numbered from 1; list them with `swarm service history %s`", args[0])

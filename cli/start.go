@@ -37,7 +37,7 @@ const undoPatience = 30 * time.Second
 // startLocal has a daemon running on this host, for the verbs that make it a member. One that somebody named, with -H or
 // SWARM_HOST, is theirs to start. Nil: there was nothing to start.
 func (a *app) startLocal(ctx context.Context, noSystemd bool) (*StartedDaemon, error) {
-	if a.StartDaemon == nil || a.host != "" || a.Env("SWARM_HOST") != "" {
+	if a.StartDaemon == nil || a.daemonNamed() {
 		return nil, nil
 	}
 	t, err := ParseHost(DefaultHost)

@@ -197,7 +197,7 @@ func hostPorts(ports []*swarmv1.PortConfig) string { return term.PortList(ports)
 
 func (a *app) newTaskInspect() *cobra.Command {
 	return a.newInspect(inspection{
-		use: "inspect [OPTIONS] TASK [TASK...]", short: "Display detailed information on one or more tasks", complete: a.completeTasks,
+		use: "inspect [OPTIONS] TASK [TASK...]", short: "Display detailed information on one or more tasks", complete: a.completeTasks(),
 		object: func(ctx context.Context, c client, ref string) (term.Object, error) {
 			t, err := c.GetTask(ctx, &swarmv1.GetRequest{Id: ref})
 			if err != nil {

@@ -35,15 +35,15 @@ type Upgrader interface {
 // upgradePatience is how long the new daemon may take to answer.
 const upgradePatience = 60 * time.Second
 
-func (a *app) newUpgrade() *cobra.Command {
+func (a *app) newUpgrade(upgrader Upgrader) *cobra.Command {
 	c := verb(&cobra.Command{
 		Use: "upgrade FILE", Short: "Replace swarm on this host by another build; containers go on", Args: usage.ExactArgs(1),
-		RunE: func(c *cobra.Command, args []string) error { return a.runUpgrade(c.Context(), args[0]) },
+		RunE: func(c *cobra.Command, args []string) error { return a.runUpgrade(c.Context(), upgrader, args[0]) },
 	})
 	return c
 }
 
-func (a *app) runUpgrade(ctx context.Context, file string) (err error) {
+func (a *app) runUpgrade(ctx context.Context, upgrader Upgrader, file string) (err error) {
 	path, err := filepath.Abs(file)
 	if err != nil {
 		return err
@@ -60,7 +60,7 @@ func (a *app) runUpgrade(ctx context.Context, file string) (err error) {
 		return err
 	}
 	before := daemon.GetVersion()
-	program, release, err := a.Upgrade.Stage(ctx, path, cmp.Or(daemon.GetStateDir(), DefaultStateDir))
+	program, release, err := upgrader.Stage(ctx, path, cmp.Or(daemon.GetStateDir(), DefaultStateDir))
 	if err != nil {
 		return err
 	}
@@ -69,7 +69,7 @@ func (a *app) runUpgrade(ctx context.Context, file string) (err error) {
 		term.Printf(a.Err, "This host runs %s already.\n", before.GetBuild())
 		return nil
 	}
-	installed, undo, err := a.Upgrade.Replace(ctx, t.Address, program)
+	installed, undo, err := upgrader.Replace(ctx, t.Address, program)
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"swarm/cli/term"
+	"swarm/internal/pause"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -93,7 +94,7 @@ func (a *app) saySlow(ctx context.Context, why func(context.Context) string) fun
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if !sleep(ctx, slowAnswer, nil) {
+		if pause.For(ctx, slowAnswer) != nil {
 			return
 		}
 		if text := why(ctx); text != "" {
