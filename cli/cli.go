@@ -12,19 +12,17 @@ package cli
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"os/signal"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"google.golang.org/grpc"
 
+	"swarm/cli/command"
 	"swarm/cli/term"
 	"swarm/cli/usage"
 	"swarm/internal/printable"
@@ -42,7 +40,7 @@ type Deps struct {
 	// Now is the clock of everything that is printed.
 	Now func() time.Time
 	// Dial connects to a daemon. It may connect lazily; the error then comes with the first call.
-	Dial func(ctx context.Context, target Target) (Conn, error)
+	Dial func(ctx context.Context, target command.Target) (command.Conn, error)
 	// Version is this program's own.
 	Version *swarmv1.VersionInfo
 	// RunDaemon and RunRuntime run until their context ends.
@@ -50,7 +48,7 @@ type Deps struct {
 	RunRuntime func(context.Context, RuntimeOptions) error
 	// StartDaemon starts a daemon in the background, as a service where systemd is, unless one answers already: then it
 	// returns nil. It returns when the new one answers. Nil: daemons are not started.
-	StartDaemon func(context.Context, StartRequest) (*StartedDaemon, error)
+	StartDaemon func(context.Context, command.StartRequest) (*command.StartedDaemon, error)
 	// Installer puts the program onto this host and takes it off; nil where it cannot.
 	Installer Installer
 	// Diagnose looks at this host for `swarm doctor`; nil where it cannot.
@@ -61,26 +59,20 @@ type Deps struct {
 	Dev Dev
 }
 
-// Conn is a connection to a daemon.
-type Conn interface {
-	grpc.ClientConnInterface
-	io.Closer
-}
-
 // Main runs one command line, without the program's name, and returns the exit code of the process.
 func Main(ctx context.Context, deps Deps, args []string) int {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	root := New(deps)
 	root.SetArgs(args)
-	err := root.ExecuteContext(withArgs(ctx, args))
+	err := root.ExecuteContext(command.WithArgs(ctx, args))
 	var exit usage.ExitError
 	switch {
 	case err == nil:
 		return 0
 	case errors.As(err, &exit):
 		return exit.Code
-	case ctx.Err() != nil && isCanceled(err):
+	case ctx.Err() != nil && command.IsCanceled(err):
 		return 130
 	}
 	err, code := usage.Split(err)
@@ -92,63 +84,9 @@ func Main(ctx context.Context, deps Deps, args []string) int {
 	return code
 }
 
-// typed is the key of the words of a command line in its context.
-type typed struct{}
-
-// withArgs returns a context in which groups find the words of the command line, which they need for their errors.
-func withArgs(ctx context.Context, args []string) context.Context {
-	return context.WithValue(ctx, typed{}, args)
-}
-
-// unknownFlag is the first flag of the command line that no command up to c has; "" when there is none.
-func unknownFlag(c *cobra.Command) string {
-	words, _ := c.Context().Value(typed{}).([]string)
-	for _, word := range words {
-		name, _, _ := strings.Cut(strings.TrimLeft(word, "-"), "=")
-		short := !strings.HasPrefix(word, "--") && name != "" && c.Flags().ShorthandLookup(name[:1]) != nil
-		if strings.HasPrefix(word, "-") && name != "" && !short && c.Flags().Lookup(name) == nil {
-			return word
-		}
-	}
-	return ""
-}
-
-// app is what every verb works with: the streams, the clock, and the daemon that the command line is for.
-type app struct {
-	// In, Out and Err are the process's own. What is printed to Out and Err is escaped.
-	In       io.Reader
-	Out, Err io.Writer
-	// Env reads the environment.
-	Env func(string) string
-	// Now is the clock of everything that is printed.
-	Now func() time.Time
-	// Dial connects to a daemon. It may connect lazily; the error then comes with the first call.
-	Dial func(ctx context.Context, target Target) (Conn, error)
-	// StartDaemon starts a daemon in the background unless one answers already; then it returns nil. If StartDaemon is nil,
-	// daemons are not started.
-	StartDaemon func(context.Context, StartRequest) (*StartedDaemon, error)
-
-	host       string // flag --host
-	credential string // flag --credential
-	// acceptStale is the flag --stale.
-	acceptStale bool
-	// stale is why answers of this command may be old; "" while they are not.
-	stale string
-}
-
-// registerFlags adds the flags of the whole program, which name the daemon.
-func (a *app) registerFlags(flags *pflag.FlagSet) {
-	flags.StringVarP(&a.host, "host", "H", "", "Daemon to connect to (unix:///PATH or tcp://HOST[:PORT]; default $SWARM_HOST, else "+DefaultHost+")")
-	flags.StringVar(&a.credential, "credential", "", "File with a client certificate, for tcp hosts (default $SWARM_CREDENTIAL, else the one in your configuration folder)")
-	flags.BoolVar(&a.acceptStale, "stale", false, "Show what the manager that is asked knows, without a question to the leader: it may be old")
-}
-
-// daemonNamed reports whether the user named a daemon, with -H or SWARM_HOST.
-func (a *app) daemonNamed() bool { return a.host != "" || a.Env("SWARM_HOST") != "" }
-
 // New returns the command tree.
 func New(deps Deps) *cobra.Command {
-	a := &app{
+	a := &command.Deps{
 		In: deps.In, Out: printable.NewWriter(deps.Out), Err: printable.NewWriter(deps.Err),
 		Env: deps.Env, Now: deps.Now, Dial: deps.Dial, StartDaemon: deps.StartDaemon,
 	}
@@ -162,82 +100,31 @@ func New(deps Deps) *cobra.Command {
 			DisableDefaultCmd: true,
 		},
 	}
-	group(root)
-	a.registerFlags(root.PersistentFlags())
+	command.Group(root)
+	a.RegisterFlags(root.PersistentFlags())
 	root.SetIn(a.In)
 	root.SetOut(a.Out)
 	root.SetErr(a.Err)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usage.WithCode(usage.Errorf(c, "%s", usage.FlagReason(err)), usage.CodeBadFlag)
 	})
-	a.setHelp(root)
-	root.AddCommand(a.newInit(), a.newJoin(), a.newLeave(), a.newSwarmUpdate(), a.newJoinToken(), a.newInfo(), a.newVersion(deps.Version), a.newDoctor(deps.Diagnose))
-	root.AddCommand(a.newNode(), a.newService(), a.newTask(), a.newNetwork(), a.newImage(), a.newCredential(), a.newLogin(), a.newLogout(), a.newSystem())
-	root.AddCommand(a.newExec(), a.newEvents(), a.newCompletion(), a.newDaemon(deps.RunDaemon), a.newRuntime(deps.RunRuntime))
+	setHelp(a, root)
+	root.AddCommand(newInit(a), newJoin(a), newLeave(a), newSwarmUpdate(a), newJoinToken(a), newInfo(a), newVersion(a, deps.Version), newDoctor(a, deps.Diagnose))
+	root.AddCommand(newNode(a), newService(a), newTask(a), newNetwork(a), newImage(a), newCredential(a), newLogin(a), newLogout(a), newSystem(a))
+	root.AddCommand(newExec(a), newEvents(a), newCompletion(a), newDaemon(a, deps.RunDaemon), newRuntime(a, deps.RunRuntime))
 	if deps.Installer != nil {
-		root.AddCommand(a.newInstall(deps.Installer), a.newUninstall(deps.Installer))
+		root.AddCommand(newInstall(a, deps.Installer), newUninstall(a, deps.Installer))
 	}
 	if deps.Upgrade != nil {
-		root.AddCommand(a.newUpgrade(deps.Upgrade))
+		root.AddCommand(newUpgrade(a, deps.Upgrade))
 	}
 	if deps.Dev != nil {
-		root.AddCommand(a.newDev(deps.Dev))
+		root.AddCommand(newDev(a, deps.Dev))
 	}
 	root.InitDefaultHelpFlag()
 	silenceHelpCommand(root)
-	a.completeFlags(root)
+	completeFlags(a, root)
 	return root
-}
-
-// group makes c a command that only has subcommands: alone it prints its help, and a word that is none of them is refused
-// with the nearest one.
-func group(c *cobra.Command, sub ...*cobra.Command) *cobra.Command {
-	c.Args = cobra.ArbitraryArgs
-	c.DisableFlagsInUseLine = true
-	c.FParseErrWhitelist.UnknownFlags = true // the unknown word is the news, not the flags after it
-	c.SuggestionsMinimumDistance = 2
-	c.RunE = func(c *cobra.Command, args []string) error {
-		if len(args) == 0 {
-			if flag := unknownFlag(c); flag != "" {
-				return usage.WithCode(usage.Errorf(c, "unknown flag: %s", flag), usage.CodeBadFlag)
-			}
-			return c.Help()
-		}
-		name := strings.TrimSpace(strings.TrimPrefix(c.CommandPath(), c.Root().Name()))
-		if name != "" {
-			name += " "
-		}
-		msg := fmt.Sprintf("unknown command %q", name+args[0])
-		if hint := elsewhere[name+args[0]]; hint != "" {
-			msg += ": " + hint
-		} else if near := c.SuggestionsFor(args[0]); len(near) > 0 {
-			nearest := max(slices.IndexFunc(near, func(s string) bool { return strings.HasPrefix(args[0], s) }), 0)
-			msg += fmt.Sprintf(": did you mean %q?", name+near[nearest])
-		}
-		return usage.Errorf(c, "%s", msg)
-	}
-	c.AddCommand(sub...)
-	return c
-}
-
-// elsewhere says of words that users of Docker type where the thing is, or that it is not there.
-var elsewhere = map[string]string{
-	"ps":     "tasks are listed by `swarm service ps SERVICE`, `swarm node ps NODE` and `swarm task ls`",
-	"logs":   "logs are shown by `swarm service logs SERVICE` and `swarm task logs TASK`",
-	"run":    "containers are run by `swarm service create IMAGE`",
-	"images": "images are listed by `swarm image ls`",
-	"pull":   "images are fetched by `swarm image pull IMAGE`",
-	"load":   "images are brought by `swarm image load`",
-	"secret": "secrets are not there yet",
-	"config": "configs are not there yet",
-	"stack":  "stacks are not there yet",
-	"volume": "volumes are made with the tasks that name them; commands for them are not there yet",
-}
-
-// verb finishes a command that does something.
-func verb(c *cobra.Command) *cobra.Command {
-	c.DisableFlagsInUseLine = true
-	return c
 }
 
 func silenceHelpCommand(root *cobra.Command) {
@@ -254,14 +141,4 @@ func silenceHelpCommand(root *cobra.Command) {
 			return target.Help()
 		},
 	})
-}
-
-// list prints rows as f asks for. In JSON, rows that may be old say so in the field Stale.
-func (a *app) list(l term.Table, f term.Format, rows []term.Row) error {
-	if a.stale != "" && f.Template == "json" {
-		for _, r := range rows {
-			r["Stale"] = a.stale
-		}
-	}
-	return l.Print(a.Out, f, rows)
 }

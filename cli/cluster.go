@@ -11,6 +11,8 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"swarm/cli/command"
+	"swarm/cli/complete"
 	"swarm/cli/flag"
 	"swarm/cli/term"
 	"swarm/cli/usage"
@@ -29,13 +31,13 @@ type initOptions struct {
 	noSystemd                   bool
 }
 
-func (a *app) newInit() *cobra.Command {
+func newInit(deps *command.Deps) *cobra.Command {
 	o := initOptions{availability: flag.Choice{Value: "active", Choices: flag.Availabilities}}
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "init [OPTIONS]", Short: "Initialize a swarm", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
 			o.historySet = c.Flags().Changed("task-history-limit")
-			return a.runInit(c.Context(), o)
+			return runInit(c.Context(), deps, o)
 		},
 	})
 	f := c.Flags()
@@ -49,7 +51,7 @@ func (a *app) newInit() *cobra.Command {
 	f.Uint32Var(&o.gossipPort, "gossip-port", 0, "Port number to use for membership gossip (default 7946)")
 	noSystemdFlag(c, &o.noSystemd)
 	f.Int64Var(&o.historyLimit, "task-history-limit", 0, "Task history retention limit (default 5)")
-	completeChoices(c, "availability", flag.Availabilities)
+	complete.Choices(c, "availability", flag.Availabilities)
 	return c
 }
 
@@ -114,33 +116,33 @@ func (o initOptions) request() (*swarmv1.InitRequest, error) {
 	}, nil
 }
 
-func (a *app) runInit(ctx context.Context, o initOptions) error {
+func runInit(ctx context.Context, deps *command.Deps, o initOptions) error {
 	req, err := o.request()
 	if err != nil {
 		return err
 	}
-	return a.enter(ctx, o.noSystemd, func(c client) error {
-		r, err := c.daemon.Init(ctx, req)
+	return becomeMember(ctx, deps, o.noSystemd, func(c command.Client) error {
+		r, err := c.Daemon.Init(ctx, req)
 		if err != nil {
 			return err
 		}
-		term.Printf(a.Out, "Swarm initialized: current node (%s) is now a manager.\n\n", r.NodeId)
-		term.Printf(a.Out, "To add a worker to this swarm, run the following command:\n\n    swarm join --token %s %s\n\n", r.WorkerToken, r.Addr)
-		fmt.Fprintln(a.Out, "To add a manager to this swarm, run 'swarm join-token manager' and follow the instructions.")
-		fmt.Fprintln(a.Out, tokenFileHint) // printf: our own text
-		a.warnProfiles(ctx, c)
+		term.Printf(deps.Out, "Swarm initialized: current node (%s) is now a manager.\n\n", r.NodeId)
+		term.Printf(deps.Out, "To add a worker to this swarm, run the following command:\n\n    swarm join --token %s %s\n\n", r.WorkerToken, r.Addr)
+		fmt.Fprintln(deps.Out, "To add a manager to this swarm, run 'swarm join-token manager' and follow the instructions.")
+		fmt.Fprintln(deps.Out, tokenFileHint) // printf: our own text
+		warnProfiles(ctx, deps, c)
 		return nil
 	})
 }
 
 // warnProfiles says so when this node runs containers without seccomp profiles. The node is a member either way.
-func (a *app) warnProfiles(ctx context.Context, c client) {
-	info, err := c.daemon.Info(ctx, &swarmv1.InfoRequest{})
+func warnProfiles(ctx context.Context, deps *command.Deps, c command.Client) {
+	info, err := c.Daemon.Info(ctx, &swarmv1.InfoRequest{})
 	if err != nil {
 		return
 	}
-	if missing := WithoutProfiles(info.GetVersion()); missing != "" {
-		a.warn([]string{missing})
+	if missing := term.WithoutProfiles(info.GetVersion()); missing != "" {
+		deps.Warn([]string{missing})
 	}
 }
 
@@ -155,14 +157,14 @@ type joinOptions struct {
 	noSystemd, skipCheck        bool
 }
 
-func (a *app) newJoin() *cobra.Command {
+func newJoin(deps *command.Deps) *cobra.Command {
 	o := joinOptions{availability: flag.Choice{Value: "active", Choices: flag.Availabilities}}
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "join [OPTIONS] HOST[:PORT] [HOST[:PORT]...]", Short: "Join a swarm as a node and/or manager", Args: usage.MinArgs(1),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, args []string) error {
 			o.remotes = args
-			return a.runJoin(c.Context(), o)
+			return runJoin(c.Context(), deps, o)
 		},
 	})
 	addressFlags(c, &o.advertise, &o.listen, &o.dataPath)
@@ -171,7 +173,7 @@ func (a *app) newJoin() *cobra.Command {
 	c.Flags().BoolVar(&o.skipCheck, "skip-network-check", false, "Join without trying the ports to and from the manager")
 	c.Flags().StringVar(&o.token, "token", "", `Token for entry into the swarm ("-": read it from standard input)`)
 	c.Flags().StringVar(&o.tokenFile, "token-file", "", `File with the token, which other users of this host cannot read, unlike a command line ("-": standard input)`)
-	completeChoices(c, "availability", flag.Availabilities)
+	complete.Choices(c, "availability", flag.Availabilities)
 	return c
 }
 
@@ -182,7 +184,7 @@ func (o joinOptions) request(token string) (*swarmv1.JoinClusterRequest, error) 
 	}
 	remotes := make([]string, 0, len(o.remotes))
 	for _, r := range o.remotes {
-		addr, err := withPort(r)
+		addr, err := command.WithPort(r)
 		if err != nil {
 			return nil, usage.Invalidf("address %q of the manager is not valid: %s; use HOST[:PORT]", r, err)
 		}
@@ -194,8 +196,8 @@ func (o joinOptions) request(token string) (*swarmv1.JoinClusterRequest, error) 
 	}, nil
 }
 
-func (a *app) runJoin(ctx context.Context, o joinOptions) error {
-	token, err := a.readToken(o.token, o.tokenFile)
+func runJoin(ctx context.Context, deps *command.Deps, o joinOptions) error {
+	token, err := readToken(deps, o.token, o.tokenFile)
 	if err != nil {
 		return err
 	}
@@ -203,13 +205,13 @@ func (a *app) runJoin(ctx context.Context, o joinOptions) error {
 	if err != nil {
 		return err
 	}
-	return a.enter(ctx, o.noSystemd, func(c client) error {
-		r, err := c.daemon.Join(ctx, req)
+	return becomeMember(ctx, deps, o.noSystemd, func(c command.Client) error {
+		r, err := c.Daemon.Join(ctx, req)
 		if err != nil {
 			return err
 		}
-		term.Printf(a.Out, "This node joined a swarm as a %s.\n", term.EnumWord(r.Role))
-		a.warnProfiles(ctx, c)
+		term.Printf(deps.Out, "This node joined a swarm as a %s.\n", term.EnumWord(r.Role))
+		warnProfiles(ctx, deps, c)
 		return nil
 	})
 }
@@ -231,7 +233,7 @@ func checkAddresses(advertise, listen, dataPath string) error {
 			if !f.port {
 				return usage.Invalidf("--%s %s has a port: give an address or an interface alone", f.flag, f.value)
 			}
-			if _, err := withPort(net.JoinHostPort("x", port)); err != nil {
+			if _, err := command.WithPort(net.JoinHostPort("x", port)); err != nil {
 				return usage.Invalidf("--%s %s is not valid: %s", f.flag, f.value, err)
 			}
 			host = h
@@ -249,27 +251,27 @@ func interfaceName(s string) bool {
 	return s != "" && len(s) <= 15 && !strings.ContainsAny(s, " \t/:") && strings.Trim(s, "0123456789.") != ""
 }
 
-func (a *app) newLeave() *cobra.Command {
+func newLeave(deps *command.Deps) *cobra.Command {
 	var force bool
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "leave [OPTIONS]", Short: "Leave the swarm", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(c *cobra.Command, _ []string) error { return a.runLeave(c.Context(), force) },
+		RunE: func(c *cobra.Command, _ []string) error { return runLeave(c.Context(), deps, force) },
 	})
 	c.Flags().BoolVarP(&force, "force", "f", false, "Force this node to leave the swarm, ignoring warnings")
 	return c
 }
 
-func (a *app) runLeave(ctx context.Context, force bool) error {
-	return a.with(ctx, func(c client) error {
-		answered := a.saySlow(ctx, func(context.Context) string {
+func runLeave(ctx context.Context, deps *command.Deps, force bool) error {
+	return deps.Connect(ctx, func(c command.Client) error {
+		answered := deps.SaySlow(ctx, func(context.Context) string {
 			return "waiting until the tasks of this node have stopped: each has its grace period"
 		})
-		_, err := c.daemon.Leave(ctx, &swarmv1.LeaveRequest{Force: force})
+		_, err := c.Daemon.Leave(ctx, &swarmv1.LeaveRequest{Force: force})
 		answered()
 		if err != nil {
 			return err
 		}
-		fmt.Fprintln(a.Out, "Node left the swarm.")
+		fmt.Fprintln(deps.Out, "Node left the swarm.")
 		return nil
 	})
 }
@@ -279,14 +281,14 @@ type joinTokenOptions struct {
 	quiet, rotate bool
 }
 
-func (a *app) newJoinToken() *cobra.Command {
+func newJoinToken(deps *command.Deps) *cobra.Command {
 	var o joinTokenOptions
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "join-token [OPTIONS] (worker|manager)", Short: "Manage join tokens", Args: usage.ExactArgs(1),
-		ValidArgsFunction: fixed("worker", "manager"),
+		ValidArgsFunction: complete.Fixed("worker", "manager"),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.role = args[0]
-			return a.runJoinToken(c.Context(), o)
+			return runJoinToken(c.Context(), deps, o)
 		},
 	})
 	c.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "Only display token")
@@ -294,11 +296,11 @@ func (a *app) newJoinToken() *cobra.Command {
 	return c
 }
 
-func (a *app) runJoinToken(ctx context.Context, o joinTokenOptions) error {
+func runJoinToken(ctx context.Context, deps *command.Deps, o joinTokenOptions) error {
 	if o.role != "worker" && o.role != "manager" {
 		return usage.Invalidf("unknown role %q: use worker or manager", o.role)
 	}
-	return a.with(ctx, func(c client) error {
+	return deps.Connect(ctx, func(c command.Client) error {
 		cluster, err := c.GetCluster(ctx, &swarmv1.GetRequest{})
 		if err == nil && o.rotate {
 			cluster, err = c.UpdateCluster(ctx, &swarmv1.UpdateClusterRequest{
@@ -314,7 +316,7 @@ func (a *app) runJoinToken(ctx context.Context, o joinTokenOptions) error {
 			token = cluster.GetRootCa().GetJoinTokens().GetManager()
 		}
 		if o.quiet {
-			term.Printf(a.Out, "%s\n", token)
+			term.Printf(deps.Out, "%s\n", token)
 			return nil
 		}
 		addr, err := managerAddr(ctx, c)
@@ -322,16 +324,16 @@ func (a *app) runJoinToken(ctx context.Context, o joinTokenOptions) error {
 			return err
 		}
 		if o.rotate {
-			term.Printf(a.Out, "Successfully rotated %s join token.\n\n", o.role)
+			term.Printf(deps.Out, "Successfully rotated %s join token.\n\n", o.role)
 		}
-		term.Printf(a.Out, "To add a %s to this swarm, run the following command:\n\n    swarm join --token %s %s\n\n", o.role, token, addr)
-		fmt.Fprintln(a.Out, tokenFileHint) // printf: our own text
+		term.Printf(deps.Out, "To add a %s to this swarm, run the following command:\n\n    swarm join --token %s %s\n\n", o.role, token, addr)
+		fmt.Fprintln(deps.Out, tokenFileHint) // printf: our own text
 		return nil
 	})
 }
 
 // managerAddr is where a joiner finds a manager: the leader, or any that can be reached.
-func managerAddr(ctx context.Context, c client) (string, error) {
+func managerAddr(ctx context.Context, c command.Client) (string, error) {
 	nodes, err := c.ListNodes(ctx, &swarmv1.ListRequest{})
 	if err != nil {
 		return "", err

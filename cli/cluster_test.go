@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"swarm/cli"
+	"swarm/cli/command"
 	"swarm/internal/pki"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -188,18 +189,18 @@ func TestHost(t *testing.T) {
 	for _, tc := range []struct {
 		args string
 		env  map[string]string
-		want cli.Target
+		want command.Target
 	}{
-		{"node ls", nil, cli.Target{Network: "unix", Address: "/run/swarm/swarm.sock"}},
-		{"-H unix:///x/y.sock node ls", nil, cli.Target{Network: "unix", Address: "/x/y.sock"}},
-		{"node ls -H /x/y.sock", nil, cli.Target{Network: "unix", Address: "/x/y.sock"}},
-		{"node ls", map[string]string{"SWARM_HOST": "tcp://m1"}, cli.Target{Network: "tcp", Address: "m1:2377"}},
-		{"--host m1:99 node --credential c.pem ls", map[string]string{"SWARM_HOST": "tcp://m2"}, cli.Target{Network: "tcp", Address: "m1:99", Credential: "c.pem"}},
-		{"-H m1 node ls", map[string]string{"HOME": "/home/u"}, cli.Target{Network: "tcp", Address: "m1:2377", Credential: "/home/u/.config/swarm/credential.pem"}},
-		{"-H m1 node ls", map[string]string{"SWARM_CREDENTIAL": "/c"}, cli.Target{Network: "tcp", Address: "m1:2377", Credential: "/c"}},
-		{"-H [fd00::1] service create --host a:10.0.0.1 --detach nginx", nil, cli.Target{Network: "tcp", Address: "[fd00::1]:2377"}},
+		{"node ls", nil, command.Target{Network: "unix", Address: "/run/swarm/swarm.sock"}},
+		{"-H unix:///x/y.sock node ls", nil, command.Target{Network: "unix", Address: "/x/y.sock"}},
+		{"node ls -H /x/y.sock", nil, command.Target{Network: "unix", Address: "/x/y.sock"}},
+		{"node ls", map[string]string{"SWARM_HOST": "tcp://m1"}, command.Target{Network: "tcp", Address: "m1:2377"}},
+		{"--host m1:99 node --credential c.pem ls", map[string]string{"SWARM_HOST": "tcp://m2"}, command.Target{Network: "tcp", Address: "m1:99", Credential: "c.pem"}},
+		{"-H m1 node ls", map[string]string{"HOME": "/home/u"}, command.Target{Network: "tcp", Address: "m1:2377", Credential: "/home/u/.config/swarm/credential.pem"}},
+		{"-H m1 node ls", map[string]string{"SWARM_CREDENTIAL": "/c"}, command.Target{Network: "tcp", Address: "m1:2377", Credential: "/c"}},
+		{"-H [fd00::1] service create --host a:10.0.0.1 --detach nginx", nil, command.Target{Network: "tcp", Address: "[fd00::1]:2377"}},
 	} {
-		var target cli.Target
+		var target command.Target
 		got := run{server: &fakeServer{}, env: tc.env, target: &target}.run(t, strings.Fields(tc.args)...)
 		if got.code != 0 || target != tc.want {
 			t.Errorf("%s: got %+v, %+v, want %+v", tc.args, target, got, tc.want)

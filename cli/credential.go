@@ -14,6 +14,8 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"swarm/cli/command"
+	"swarm/cli/complete"
 	"swarm/cli/flag"
 	"swarm/cli/term"
 	"swarm/cli/usage"
@@ -25,9 +27,9 @@ import (
 // credentialFilters are the keys that `credential ls --filter` takes.
 var credentialFilters = []string{"id", "name"}
 
-func (a *app) newCredential() *cobra.Command {
-	return group(&cobra.Command{Use: "credential", Short: "Manage client certificates"},
-		a.newCredentialCreate(), a.newCredentialLs(), a.newCredentialRm())
+func newCredential(deps *command.Deps) *cobra.Command {
+	return command.Group(&cobra.Command{Use: "credential", Short: "Manage client certificates"},
+		newCredentialCreate(deps), newCredentialLs(deps), newCredentialRm(deps))
 }
 
 type credentialOptions struct {
@@ -35,14 +37,14 @@ type credentialOptions struct {
 	expiry       time.Duration
 }
 
-func (a *app) newCredentialCreate() *cobra.Command {
+func newCredentialCreate(deps *command.Deps) *cobra.Command {
 	var o credentialOptions
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "create [OPTIONS] NAME", Short: "Create a client certificate, with which a remote machine may use this swarm", Args: usage.ExactArgs(1),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, args []string) error {
 			o.name = args[0]
-			return a.runCredentialCreate(c.Context(), o)
+			return runCredentialCreate(c.Context(), deps, o)
 		},
 	})
 	c.Flags().StringVarP(&o.output, "output", "o", "", "File to write, which must not exist (default NAME.pem)")
@@ -50,7 +52,7 @@ func (a *app) newCredentialCreate() *cobra.Command {
 	return c
 }
 
-func (a *app) runCredentialCreate(ctx context.Context, o credentialOptions) error {
+func runCredentialCreate(ctx context.Context, deps *command.Deps, o credentialOptions) error {
 	if err := ident.CheckUserName(o.name); err != nil {
 		return err
 	}
@@ -75,8 +77,8 @@ func (a *app) runCredentialCreate(ctx context.Context, o credentialOptions) erro
 	if o.expiry > 0 {
 		req.Validity = durationpb.New(o.expiry)
 	}
-	return a.with(ctx, func(c client) error {
-		r, err := c.ca.CreateCredential(ctx, req)
+	return deps.Connect(ctx, func(c command.Client) error {
+		r, err := c.CA.CreateCredential(ctx, req)
 		if err != nil {
 			return err
 		}
@@ -95,27 +97,27 @@ func (a *app) runCredentialCreate(ctx context.Context, o credentialOptions) erro
 		if err := writeSecretFile(o.output, EncodeCredential(cred, bundle)); err != nil {
 			return err
 		}
-		term.Printf(a.Out, "%s\n", o.output)
-		term.Printf(a.Err, "Credential of %s is valid until %s. To use it on another machine, copy the file there and run:\n\n", o.name, cert.NotAfter.UTC().Format(time.RFC3339))
+		term.Printf(deps.Out, "%s\n", o.output)
+		term.Printf(deps.Err, "Credential of %s is valid until %s. To use it on another machine, copy the file there and run:\n\n", o.name, cert.NotAfter.UTC().Format(time.RFC3339))
 		for _, m := range r.Managers {
-			term.Printf(a.Err, "    swarm -H tcp://%s --credential %s node ls\n", hostPort(m), filepath.Base(o.output))
+			term.Printf(deps.Err, "    swarm -H tcp://%s --credential %s node ls\n", hostPort(m), filepath.Base(o.output))
 		}
 		return nil
 	})
 }
 
 type credentialLsOptions struct {
-	listOptions
+	command.ListOptions
 	noTrunc bool
 }
 
-func (a *app) newCredentialLs() *cobra.Command {
+func newCredentialLs(deps *command.Deps) *cobra.Command {
 	var o credentialLsOptions
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List client certificates", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(c *cobra.Command, _ []string) error { return a.runCredentialLs(c.Context(), o) },
+		RunE: func(c *cobra.Command, _ []string) error { return runCredentialLs(c.Context(), deps, o) },
 	})
-	listFlags(c, &o.listOptions, "Only display credential IDs", credentialFilters)
+	command.ListFlags(c, &o.ListOptions, "Only display credential IDs", credentialFilters)
 	c.Flags().BoolVar(&o.noTrunc, "no-trunc", false, "Do not truncate the output")
 	return c
 }
@@ -125,12 +127,12 @@ var credentialListing = term.Table{
 	More:    []term.Column{{"IssuerID", "CREATED WITH"}, {"CreatedAt", "CREATED AT"}},
 }
 
-func (a *app) runCredentialLs(ctx context.Context, o credentialLsOptions) error {
-	filter, _, err := flag.ParseFilters(o.filters, credentialFilters...)
+func runCredentialLs(ctx context.Context, deps *command.Deps, o credentialLsOptions) error {
+	filter, _, err := flag.ParseFilters(o.Filters, credentialFilters...)
 	if err != nil {
 		return err
 	}
-	return a.with(ctx, func(c client) error {
+	return deps.Connect(ctx, func(c command.Client) error {
 		r, err := c.ListCredentials(ctx, &swarmv1.ListRequest{Filter: filter})
 		if err != nil {
 			return err
@@ -146,25 +148,25 @@ func (a *app) runCredentialLs(ctx context.Context, o credentialLsOptions) error 
 				"Issuer": cred.GetIssuer(), "IssuerID": short(cred.GetIssuerId()), "CreatedAt": term.Stamp(cred.GetMeta().GetCreatedAt()),
 			})
 		}
-		return a.list(credentialListing, o.format, rows)
+		return deps.PrintTable(credentialListing, o.Format, rows)
 	})
 }
 
-func (a *app) newCredentialRm() *cobra.Command {
+func newCredentialRm(deps *command.Deps) *cobra.Command {
 	var force bool
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "rm [OPTIONS] CREDENTIAL [CREDENTIAL...]", Aliases: []string{"remove"}, Short: "Revoke one or more client certificates", Args: usage.MinArgs(1),
 		Long: `Revoke client certificates by ID, by the beginning of an ID (4 characters or more), or by name.
 
 A name revokes all certificates of that name. Whoever holds one is refused from
 then on, and open connections are closed. Certificates that were created with
 one of them stay: they are listed, to be revoked too if they are not trusted.`,
-		ValidArgsFunction: a.completeCredentials(),
+		ValidArgsFunction: completeCredentials(deps),
 		RunE: func(c *cobra.Command, args []string) error {
-			return a.with(c.Context(), func(cl client) error {
-				return a.onEach(args, func(ref string) error {
-					err := a.runCredentialRm(c.Context(), cl, ref)
-					if force && isNotFound(err) {
+			return deps.Connect(c.Context(), func(cl command.Client) error {
+				return deps.OnEach(args, func(ref string) error {
+					err := runCredentialRm(c.Context(), deps, cl, ref)
+					if force && command.IsNotFound(err) {
 						return nil
 					}
 					return err
@@ -176,25 +178,25 @@ one of them stay: they are listed, to be revoked too if they are not trusted.`,
 	return c
 }
 
-func (a *app) runCredentialRm(ctx context.Context, c client, ref string) error {
+func runCredentialRm(ctx context.Context, deps *command.Deps, c command.Client, ref string) error {
 	r, err := c.RemoveCredential(ctx, &swarmv1.GetRequest{Id: ref})
 	if err != nil {
 		return err
 	}
 	for _, cred := range r.Removed {
-		term.Printf(a.Out, "%s\n", cred.GetId())
+		term.Printf(deps.Out, "%s\n", cred.GetId())
 	}
 	for _, cred := range r.Issued {
-		a.warn([]string{fmt.Sprintf("credential %s (%s), which %s created with it, is still valid: to revoke it too, run `swarm credential rm %s`",
+		deps.Warn([]string{fmt.Sprintf("credential %s (%s), which %s created with it, is still valid: to revoke it too, run `swarm credential rm %s`",
 			term.ShortID(cred.GetId()), cred.GetName(), cred.GetIssuer(), term.ShortID(cred.GetId()))})
 	}
 	return nil
 }
 
 // completeCredentials offers ids, with the names as descriptions: a name may stand for several.
-func (a *app) completeCredentials() cobra.CompletionFunc {
+func completeCredentials(deps *command.Deps) cobra.CompletionFunc {
 	return func(c *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		return a.names(c, func(ctx context.Context, c client) ([]string, error) {
+		return complete.Names(deps, c, func(ctx context.Context, c command.Client) ([]string, error) {
 			r, err := c.ListCredentials(ctx, &swarmv1.ListRequest{})
 			if err != nil {
 				return nil, err
@@ -211,9 +213,9 @@ func (a *app) completeCredentials() cobra.CompletionFunc {
 func hostPort(p *swarmv1.Peer) string {
 	port := p.GetPort()
 	if port == 0 {
-		port = DefaultPort
+		port = command.DefaultPort
 	}
-	addr, err := withPort(fmt.Sprintf("[%s]:%d", p.GetAddr(), port))
+	addr, err := command.WithPort(fmt.Sprintf("[%s]:%d", p.GetAddr(), port))
 	if err != nil {
 		return p.GetAddr()
 	}

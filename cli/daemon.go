@@ -12,6 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"swarm/cli/command"
+	"swarm/cli/complete"
 	"swarm/cli/flag"
 	"swarm/cli/usage"
 	"swarm/internal/keychain"
@@ -71,13 +73,13 @@ var (
 	logFormats = []string{"text", "json"}
 )
 
-func (a *app) newDaemon(run func(context.Context, DaemonOptions) error) *cobra.Command {
+func newDaemon(deps *command.Deps, run func(context.Context, DaemonOptions) error) *cobra.Command {
 	o := DaemonOptions{}
 	driver := flag.Choice{Choices: cgroupDrivers}
 	level, format := flag.Choice{Value: "info", Choices: logLevels}, flag.Choice{Value: "text", Choices: logFormats}
 	var bandwidth flag.Rate
 	logs := flag.Memory{Bytes: 1 << 30}
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "daemon [OPTIONS]", Short: "Run this host's part of the swarm", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
 			o.CgroupDriver = driver.Value
@@ -91,8 +93,8 @@ func (a *app) newDaemon(run func(context.Context, DaemonOptions) error) *cobra.C
 		},
 	})
 	f := c.Flags()
-	f.StringVar(&o.StateDir, "state-dir", DefaultStateDir, "Folder of what must survive a reboot")
-	f.StringVar(&o.RunDir, "run-dir", DefaultRunDir, "Folder of sockets and of what a reboot may take")
+	f.StringVar(&o.StateDir, "state-dir", command.DefaultStateDir, "Folder of what must survive a reboot")
+	f.StringVar(&o.RunDir, "run-dir", command.DefaultRunDir, "Folder of sockets and of what a reboot may take")
 	f.StringVar(&o.Hostname, "hostname", "", "Name of this node (default: the machine's)")
 	f.StringVar(&o.MachineID, "machine-id", "", "Identity of this machine (default: that of /etc/machine-id, else one kept in the state folder)")
 	f.StringVar(&o.CgroupParent, "cgroup-parent", "", "Parent of the containers' cgroups: a path, or a slice of systemd (default /swarm, or swarm.slice)")
@@ -116,20 +118,14 @@ func (a *app) newDaemon(run func(context.Context, DaemonOptions) error) *cobra.C
 	if err := f.MarkHidden("simulated"); err != nil {
 		panic("cli: " + err.Error())
 	}
-	completeChoices(c, "log-level", logLevels)
-	completeChoices(c, "log-format", logFormats)
-	completeChoices(c, "cgroup-driver", cgroupDrivers)
+	complete.Choices(c, "log-level", logLevels)
+	complete.Choices(c, "log-format", logFormats)
+	complete.Choices(c, "cgroup-driver", cgroupDrivers)
 	return c
 }
 
 // minRaftTimeout is what a busy host may be silent for.
 const minRaftTimeout = 100 * time.Millisecond
-
-// DefaultStateDir is where a daemon keeps what must survive a reboot, and DefaultRunDir what need not.
-const (
-	DefaultStateDir = "/var/lib/swarm"
-	DefaultRunDir   = "/run/swarm"
-)
 
 // DefaultMetricsAddr is where Prometheus finds a node's metrics: on the host itself.
 const DefaultMetricsAddr = "127.0.0.1:9377"
@@ -233,10 +229,10 @@ type RuntimeOptions struct {
 	LogLevel                     string
 }
 
-func (a *app) newRuntime(run func(context.Context, RuntimeOptions) error) *cobra.Command {
+func newRuntime(deps *command.Deps, run func(context.Context, RuntimeOptions) error) *cobra.Command {
 	var o RuntimeOptions
 	level := flag.Choice{Value: "warn", Choices: []string{"trace", "debug", "info", "warn", "error", "fatal"}}
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "runtime [OPTIONS]", Short: "Run the companion that keeps containers while the daemon restarts", Args: usage.NoArgs, Hidden: true,
 		RunE: func(c *cobra.Command, _ []string) error {
 			o.LogLevel = level.Value

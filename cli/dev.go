@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"swarm/cli/command"
 	"swarm/cli/flag"
 	"swarm/cli/term"
 	"swarm/cli/usage"
@@ -64,22 +65,22 @@ type DevCut struct {
 	OneWay   bool
 }
 
-func (a *app) newDev(d Dev) *cobra.Command {
-	c := group(&cobra.Command{Use: "dev", Short: "Try a cluster of several hosts on this machine"})
+func newDev(deps *command.Deps, d Dev) *cobra.Command {
+	c := command.Group(&cobra.Command{Use: "dev", Short: "Try a cluster of several hosts on this machine"})
 	playground := c.PersistentFlags().String("name", "", `Name of the playground (default "dev")`)
-	c.AddCommand(a.newDevUp(d, playground), a.newDevDown(d, playground), a.newDevLs(d, playground), a.newDevShell(d, playground))
-	c.AddCommand(a.newDevKill(d, playground), a.newDevHostVerb(d, playground, "start", "Bring hosts back", d.Start))
-	c.AddCommand(a.newDevHostVerb(d, playground, "stop", "Stop the daemons of hosts; their containers go on", d.Stop))
-	c.AddCommand(a.newDevCut(d, playground), a.newDevHeal(d, playground))
+	c.AddCommand(newDevUp(deps, d, playground), newDevDown(deps, d, playground), newDevLs(deps, d, playground), newDevShell(deps, d, playground))
+	c.AddCommand(newDevKill(deps, d, playground), newDevHostVerb(deps, d, playground, "start", "Bring hosts back", d.Start))
+	c.AddCommand(newDevHostVerb(deps, d, playground, "stop", "Stop the daemons of hosts; their containers go on", d.Stop))
+	c.AddCommand(newDevCut(deps, d, playground), newDevHeal(deps, d, playground))
 	return c
 }
 
-func (a *app) newDevUp(d Dev, playground *string) *cobra.Command {
+func newDevUp(deps *command.Deps, d Dev, playground *string) *cobra.Command {
 	var o DevOptions
 	var subnet string
 	var disk flag.Memory
 	var daemonArgs, initArgs, joinArgs flag.Words
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "up [OPTIONS]", Short: "Make hosts and a cluster of them", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
 			o.Disk = disk.Bytes
@@ -94,7 +95,7 @@ func (a *app) newDevUp(d Dev, playground *string) *cobra.Command {
 			if o.Nodes < 0 || o.Managers < 0 {
 				return usage.Invalidf("--nodes and --managers cannot be negative")
 			}
-			return d.Up(c.Context(), o, func(line string) { term.Printf(a.Err, "%s\n", line) })
+			return d.Up(c.Context(), o, func(line string) { term.Printf(deps.Err, "%s\n", line) })
 		},
 	})
 	f := c.Flags()
@@ -113,8 +114,8 @@ func (a *app) newDevUp(d Dev, playground *string) *cobra.Command {
 	return c
 }
 
-func (a *app) newDevDown(d Dev, playground *string) *cobra.Command {
-	return verb(&cobra.Command{
+func newDevDown(deps *command.Deps, d Dev, playground *string) *cobra.Command {
+	return command.Verb(&cobra.Command{
 		Use: "down", Short: "Remove the hosts and everything on them", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error { return d.Down(c.Context(), *playground) },
 	})
@@ -140,11 +141,11 @@ var devListing = term.Table{
 	Id: "Name",
 }
 
-func (a *app) newDevLs(d Dev, playground *string) *cobra.Command {
+func newDevLs(deps *command.Deps, d Dev, playground *string) *cobra.Command {
 	var f term.Format
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List the hosts", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(*cobra.Command, []string) error { return a.runDevLs(d, *playground, f) },
+		RunE: func(*cobra.Command, []string) error { return runDevLs(deps, d, *playground, f) },
 	})
 	c.Flags().StringVar(&f.Template, "format", "", term.FormatHelp)
 	c.Flags().BoolVarP(&f.Quiet, "quiet", "q", false, "Only display names")
@@ -152,7 +153,7 @@ func (a *app) newDevLs(d Dev, playground *string) *cobra.Command {
 }
 
 // runDevLs lists one playground, or all when none is named.
-func (a *app) runDevLs(d Dev, playground string, f term.Format) error {
+func runDevLs(deps *command.Deps, d Dev, playground string, f term.Format) error {
 	names := []string{playground}
 	if playground == "" {
 		var err error
@@ -186,31 +187,31 @@ func (a *app) runDevLs(d Dev, playground string, f term.Format) error {
 	if len(names) > 1 { // Their hosts have the same names.
 		l.Columns = append([]term.Column{{"Playground", "PLAYGROUND"}}, l.Columns...)
 	}
-	return a.list(l, f, rows)
+	return deps.PrintTable(l, f, rows)
 }
 
-func (a *app) newDevShell(d Dev, playground *string) *cobra.Command {
-	c := verb(&cobra.Command{
+func newDevShell(deps *command.Deps, d Dev, playground *string) *cobra.Command {
+	c := command.Verb(&cobra.Command{
 		Use: "shell HOST [COMMAND] [ARG...]", Short: "Run a shell or a command inside of a host", Args: usage.MinArgs(1),
-		ValidArgsFunction: a.completeDevHosts(d, playground),
+		ValidArgsFunction: completeDevHosts(deps, d, playground),
 		RunE:              func(_ *cobra.Command, args []string) error { return d.Shell(*playground, args[0], args[1:]) },
 	})
 	c.Flags().SetInterspersed(false)
 	return c
 }
 
-func (a *app) newDevKill(d Dev, playground *string) *cobra.Command {
+func newDevKill(deps *command.Deps, d Dev, playground *string) *cobra.Command {
 	var daemonOnly bool
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "kill [OPTIONS] HOST [HOST...]", Short: "Pull the plug of hosts: everything on them ends at once", Args: usage.MinArgs(1),
-		ValidArgsFunction: a.completeDevHosts(d, playground),
+		ValidArgsFunction: completeDevHosts(deps, d, playground),
 		RunE: func(c *cobra.Command, args []string) error {
-			return a.onEach(args, func(host string) error {
+			return deps.OnEach(args, func(host string) error {
 				kill := d.PowerOff
 				if daemonOnly {
 					kill = d.Kill
 				}
-				return a.devDone(host, kill(c.Context(), *playground, host))
+				return devDone(deps, host, kill(c.Context(), *playground, host))
 			})
 		},
 	})
@@ -218,27 +219,27 @@ func (a *app) newDevKill(d Dev, playground *string) *cobra.Command {
 	return c
 }
 
-func (a *app) newDevHostVerb(d Dev, playground *string, name, short string, do func(ctx context.Context, playground, host string) error) *cobra.Command {
-	return verb(&cobra.Command{
-		Use: name + " HOST [HOST...]", Short: short, Args: usage.MinArgs(1), ValidArgsFunction: a.completeDevHosts(d, playground),
+func newDevHostVerb(deps *command.Deps, d Dev, playground *string, name, short string, do func(ctx context.Context, playground, host string) error) *cobra.Command {
+	return command.Verb(&cobra.Command{
+		Use: name + " HOST [HOST...]", Short: short, Args: usage.MinArgs(1), ValidArgsFunction: completeDevHosts(deps, d, playground),
 		RunE: func(c *cobra.Command, args []string) error {
-			return a.onEach(args, func(host string) error { return a.devDone(host, do(c.Context(), *playground, host)) })
+			return deps.OnEach(args, func(host string) error { return devDone(deps, host, do(c.Context(), *playground, host)) })
 		},
 	})
 }
 
 // devDone prints the host that something was done to.
-func (a *app) devDone(host string, err error) error {
+func devDone(deps *command.Deps, host string, err error) error {
 	if err == nil {
-		term.Printf(a.Out, "%s\n", host)
+		term.Printf(deps.Out, "%s\n", host)
 	}
 	return err
 }
 
-func (a *app) newDevCut(d Dev, playground *string) *cobra.Command {
+func newDevCut(deps *command.Deps, d Dev, playground *string) *cobra.Command {
 	var cut DevCut
 	protocol := flag.Choice{Choices: []string{"tcp", "udp"}}
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "cut [OPTIONS] HOST [HOST]", Short: "Pull a host's cable, or part two hosts, or block a port",
 		Args: func(c *cobra.Command, args []string) error {
 			if err := usage.MinArgs(1)(c, args); err != nil {
@@ -246,7 +247,7 @@ func (a *app) newDevCut(d Dev, playground *string) *cobra.Command {
 			}
 			return usage.MaxArgs(2)(c, args)
 		},
-		ValidArgsFunction: a.completeDevHosts(d, playground),
+		ValidArgsFunction: completeDevHosts(deps, d, playground),
 		RunE: func(_ *cobra.Command, args []string) error {
 			cut.Hosts, cut.Protocol = args, protocol.Value
 			if cut.Protocol != "" && cut.Port == 0 {
@@ -261,14 +262,14 @@ func (a *app) newDevCut(d Dev, playground *string) *cobra.Command {
 	return c
 }
 
-func (a *app) newDevHeal(d Dev, playground *string) *cobra.Command {
-	return verb(&cobra.Command{
-		Use: "heal [HOST...]", Short: "Undo all cuts, or those of the hosts named", ValidArgsFunction: a.completeDevHosts(d, playground),
+func newDevHeal(deps *command.Deps, d Dev, playground *string) *cobra.Command {
+	return command.Verb(&cobra.Command{
+		Use: "heal [HOST...]", Short: "Undo all cuts, or those of the hosts named", ValidArgsFunction: completeDevHosts(deps, d, playground),
 		RunE: func(_ *cobra.Command, args []string) error { return d.Heal(*playground, args) },
 	})
 }
 
-func (a *app) completeDevHosts(d Dev, playground *string) cobra.CompletionFunc {
+func completeDevHosts(deps *command.Deps, d Dev, playground *string) cobra.CompletionFunc {
 	return func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		hosts, err := d.Hosts(*playground)
 		if err != nil {

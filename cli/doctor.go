@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"swarm/cli/command"
 	"swarm/cli/term"
 	"swarm/cli/usage"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -18,7 +19,7 @@ type DoctorRequest struct {
 	// Info is what this host's daemon says of itself; nil when none answers.
 	Info *swarmv1.InfoResponse
 	// Conn leads to that daemon; nil when none answers.
-	Conn Conn
+	Conn command.Conn
 }
 
 // Finding is one thing that the doctor found out.
@@ -35,18 +36,18 @@ type doctorOptions struct {
 	format   term.Format
 }
 
-func (a *app) newDoctor(diagnose func(context.Context, DoctorRequest) ([]Finding, error)) *cobra.Command {
+func newDoctor(deps *command.Deps, diagnose func(context.Context, DoctorRequest) ([]Finding, error)) *cobra.Command {
 	var o doctorOptions
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "doctor [OPTIONS]", Short: "Look for what keeps swarm from working on this host", Args: usage.NoArgs,
 		Long: "Look for what keeps swarm from working on this host, and say what to do about it.\n\n" +
 			"Nothing has to run for it. On a member of a swarm, the ports between it and the other nodes are tried too, in both " +
 			"directions. The exit code is 1 when something does not work.",
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(c *cobra.Command, _ []string) error { return a.runDoctor(c.Context(), diagnose, o) },
+		RunE:              func(c *cobra.Command, _ []string) error { return runDoctor(c.Context(), deps, diagnose, o) },
 	})
 	f := c.Flags()
-	f.StringVar(&o.stateDir, "state-dir", "", "Folder of what must survive a reboot (default: the daemon's, else "+DefaultStateDir+")")
+	f.StringVar(&o.stateDir, "state-dir", "", "Folder of what must survive a reboot (default: the daemon's, else "+command.DefaultStateDir+")")
 	f.StringVar(&o.format.Template, "format", "", term.FormatHelp)
 	f.BoolVarP(&o.format.Quiet, "quiet", "q", false, "Only display findings that have a remedy")
 	return c
@@ -56,11 +57,11 @@ var doctorListing = term.Table{
 	Columns: []term.Column{{"Level", "LEVEL"}, {"Subject", "SUBJECT"}, {"Finding", "FINDING"}, {"Remedy", "REMEDY"}},
 }
 
-func (a *app) runDoctor(ctx context.Context, diagnose func(context.Context, DoctorRequest) ([]Finding, error), o doctorOptions) error {
+func runDoctor(ctx context.Context, deps *command.Deps, diagnose func(context.Context, DoctorRequest) ([]Finding, error), o doctorOptions) error {
 	if o.stateDir != "" && !filepath.IsAbs(o.stateDir) {
 		return usage.Invalidf("--state-dir %q is not an absolute path", o.stateDir)
 	}
-	t, err := a.target()
+	t, err := deps.Target()
 	if err != nil {
 		return err
 	}
@@ -70,9 +71,9 @@ func (a *app) runDoctor(ctx context.Context, diagnose func(context.Context, Doct
 	if diagnose == nil {
 		return usage.Invalidf("this program cannot look at hosts")
 	}
-	conn, err := a.Dial(ctx, t)
+	conn, err := deps.Dial(ctx, t)
 	if err != nil {
-		return a.explain(err)
+		return deps.Explain(err)
 	}
 	defer conn.Close()
 	request := DoctorRequest{StateDir: o.stateDir}
@@ -83,21 +84,21 @@ func (a *app) runDoctor(ctx context.Context, diagnose func(context.Context, Doct
 		if request.StateDir == "" {
 			request.StateDir = info.StateDir
 		}
-	case a.daemonNamed() || !isUnavailable(err):
-		return a.explain(err) // Somebody named a daemon: that it does not answer is not for the doctor to pass over.
+	case deps.DaemonNamed() || !command.IsUnavailable(err):
+		return deps.Explain(err) // Somebody named a daemon: that it does not answer is not for the doctor to pass over.
 	}
 	if request.StateDir == "" {
-		request.StateDir = DefaultStateDir
+		request.StateDir = command.DefaultStateDir
 	}
 	findings, err := diagnose(ctx, request)
 	if err != nil {
 		return err
 	}
-	return a.printFindings(findings, o.format)
+	return printFindings(deps, findings, o.format)
 }
 
 // printFindings ends with the exit code that scripts go by.
-func (a *app) printFindings(findings []Finding, f term.Format) error {
+func printFindings(deps *command.Deps, findings []Finding, f term.Format) error {
 	rows, broken := []term.Row{}, false
 	for _, found := range findings {
 		broken = broken || found.Broken
@@ -106,7 +107,7 @@ func (a *app) printFindings(findings []Finding, f term.Format) error {
 		}
 		rows = append(rows, term.Row{"Level": found.Level, "Subject": found.Subject, "Finding": found.Text, "Remedy": found.Remedy})
 	}
-	err := a.list(doctorListing, term.Format{Template: f.Template}, rows)
+	err := deps.PrintTable(doctorListing, term.Format{Template: f.Template}, rows)
 	if broken {
 		err = errors.Join(err, usage.ExitError{Code: 1})
 	}

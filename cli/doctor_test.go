@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"swarm/cli"
+	"swarm/cli/command"
 )
 
 // findings gives a doctor that finds the same everywhere and remembers what it was asked.
@@ -29,7 +30,7 @@ func TestDoctor_WithoutADaemon(t *testing.T) {
 	if got.code != 0 || got.errOut != "" || got.out != want {
 		t.Errorf("got %+v, want %q", got, want)
 	}
-	if asked.StateDir != cli.DefaultStateDir || asked.Info != nil || asked.Conn != nil {
+	if asked.StateDir != command.DefaultStateDir || asked.Info != nil || asked.Conn != nil {
 		t.Errorf("asked %+v", asked)
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"swarm/cli/command"
 	"swarm/cli/flag"
 	"swarm/cli/term"
 	"swarm/cli/usage"
@@ -26,11 +27,11 @@ type eventsOptions struct {
 	format  string
 }
 
-func (a *app) newEvents() *cobra.Command {
+func newEvents(deps *command.Deps) *cobra.Command {
 	var o eventsOptions
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "events [OPTIONS]", Short: "Get real time events from the swarm", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(c *cobra.Command, _ []string) error { return a.runEvents(c.Context(), o) },
+		RunE: func(c *cobra.Command, _ []string) error { return runEvents(c.Context(), deps, o) },
 	})
 	c.Flags().VarP(&flag.Filter{Values: &o.filters, Keys: eventFilters}, "filter", "f", "Filter output based on conditions provided")
 	c.Flags().StringVar(&o.format, "format", "", "Format output using a custom template: 'json': Print in JSON format, 'TEMPLATE': Print output using the given Go template")
@@ -47,7 +48,7 @@ var (
 )
 
 // request words the options for managers; actions are filtered here.
-func (o eventsOptions) request(ctx context.Context, c client) (req *swarmv1.WatchRequest, actions []string, err error) {
+func (o eventsOptions) request(ctx context.Context, c command.Client) (req *swarmv1.WatchRequest, actions []string, err error) {
 	filter, rest, err := flag.ParseFilters(o.filters, eventFilters...)
 	if err != nil {
 		return nil, nil, err
@@ -72,7 +73,7 @@ func (o eventsOptions) request(ctx context.Context, c client) (req *swarmv1.Watc
 		filter.ServiceIds = append(filter.ServiceIds, s.Service.Id)
 	}
 	for _, ref := range rest["node"] {
-		n, err := findNode(ctx, c, ref)
+		n, err := command.FindNode(ctx, c, ref)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -81,7 +82,7 @@ func (o eventsOptions) request(ctx context.Context, c client) (req *swarmv1.Watc
 	return req, actions, nil
 }
 
-func (a *app) runEvents(ctx context.Context, o eventsOptions) error {
+func runEvents(ctx context.Context, deps *command.Deps, o eventsOptions) error {
 	print := writeEvent
 	if o.format != "" {
 		f, err := term.ParseObjectFormat(o.format)
@@ -90,7 +91,7 @@ func (a *app) runEvents(ctx context.Context, o eventsOptions) error {
 		}
 		print = func(w io.Writer, e *swarmv1.Event) error { return f.Print(w, eventObject(e)) }
 	}
-	return a.with(ctx, func(c client) error {
+	return deps.Connect(ctx, func(c command.Client) error {
 		req, actions, err := o.request(ctx, c)
 		if err != nil {
 			return err
@@ -110,7 +111,7 @@ func (a *app) runEvents(ctx context.Context, o eventsOptions) error {
 			if len(actions) > 0 && !slices.Contains(actions, term.EnumWord(e.Action)) {
 				continue
 			}
-			if err := print(a.Out, e); err != nil {
+			if err := print(deps.Out, e); err != nil {
 				return err
 			}
 		}

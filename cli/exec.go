@@ -8,6 +8,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
 
+	"swarm/cli/command"
+	"swarm/cli/complete"
 	"swarm/cli/flag"
 	"swarm/cli/term"
 	"swarm/cli/usage"
@@ -22,14 +24,14 @@ type execOptions struct {
 	user, dir                    string
 }
 
-func (a *app) newExec() *cobra.Command {
+func newExec(deps *command.Deps) *cobra.Command {
 	o := execOptions{env: flag.List{Kind: "list", Check: flag.CheckEnv}, envFiles: flag.List{Kind: "list"}}
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "exec [OPTIONS] TASK|SERVICE[.SLOT] COMMAND [ARG...]", Short: "Execute a command in a running task, on whatever node it is",
-		Args: usage.MinArgs(2), ValidArgsFunction: a.completeExec(),
+		Args: usage.MinArgs(2), ValidArgsFunction: completeExec(deps),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.ref, o.command = args[0], args[1:]
-			return a.runExec(c.Context(), o)
+			return runExec(c.Context(), deps, o)
 		},
 	})
 	f := c.Flags()
@@ -44,12 +46,12 @@ func (a *app) newExec() *cobra.Command {
 	return c
 }
 
-func (a *app) runExec(ctx context.Context, o execOptions) error {
-	env, err := flag.Environment(o.env.Values, o.envFiles.Values, a.Env)
+func runExec(ctx context.Context, deps *command.Deps, o execOptions) error {
+	env, err := flag.Environment(o.env.Values, o.envFiles.Values, deps.Env)
 	if err != nil {
 		return err
 	}
-	keyboard, screen := term.TerminalOf(a.In), term.TerminalOf(a.Out)
+	keyboard, screen := term.TerminalOf(deps.In), term.TerminalOf(deps.Out)
 	if o.tty && o.interactive && keyboard == nil {
 		return usage.Invalidf("the input device is not a terminal: leave -t out")
 	}
@@ -57,14 +59,14 @@ func (a *app) runExec(ctx context.Context, o execOptions) error {
 		TaskId: o.ref, Command: o.command, Env: env, User: o.user, Dir: o.dir, Tty: o.tty, Stdin: o.interactive, Privileged: o.privileged,
 	}
 	code := 0
-	err = a.with(ctx, func(c client) error {
+	err = deps.Connect(ctx, func(c command.Client) error {
 		if o.tty && screen != nil {
 			if w, h, err := screen.Size(); err == nil {
 				start.Width, start.Height = uint32(w), uint32(h)
 			}
 		}
 		var err error
-		code, err = a.exec(ctx, c, start, keyboard, screen)
+		code, err = exec(ctx, deps, c, start, keyboard, screen)
 		return err
 	})
 	switch {
@@ -81,7 +83,7 @@ func (a *app) runExec(ctx context.Context, o execOptions) error {
 const codeNoAnswer = 125
 
 // exec runs the session: what is typed goes up, what is said comes down, until the exit code comes.
-func (a *app) exec(ctx context.Context, c client, start *swarmv1.ExecStart, keyboard, screen term.Terminal) (int, error) {
+func exec(ctx context.Context, deps *command.Deps, c command.Client, start *swarmv1.ExecStart, keyboard, screen term.Terminal) (int, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := c.Exec(ctx)
@@ -101,14 +103,14 @@ func (a *app) exec(ctx context.Context, c client, start *swarmv1.ExecStart, keyb
 	up := make(chan *swarmv1.ExecInput)
 	if start.Stdin {
 		// A read of standard input cannot be interrupted: this goroutine may outlive the verb by that one read.
-		go readInput(ctx, a.In, up)
+		go readInput(ctx, deps.In, up)
 	}
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
 		sendInput(ctx, stream, start, up, screen)
 	}()
-	code, err := a.receive(stream, start.Tty)
+	code, err := receive(deps, stream, start.Tty)
 	cancel()
 	<-sent
 	return code, err
@@ -165,13 +167,13 @@ func sendInput(ctx context.Context, stream swarmv1.Control_ExecClient, start *sw
 
 // receive prints what the command says until its exit code comes. With a terminal of its own the command draws on the user's,
 // as the user asked; without, its output is only read there.
-func (a *app) receive(stream swarmv1.Control_ExecClient, tty bool) (int, error) {
-	stdout, stderr := term.Content(a.Out, tty), term.Content(a.Err, tty)
+func receive(deps *command.Deps, stream swarmv1.Control_ExecClient, tty bool) (int, error) {
+	stdout, stderr := term.Content(deps.Out, tty), term.Content(deps.Err, tty)
 	defer term.Flush(stdout, stderr)
 	started := false
 	for {
 		m, err := stream.Recv()
-		if started && isUnavailable(err) {
+		if started && command.IsUnavailable(err) {
 			return 0, errdefs.ErrUnavailable.WithMessage("the session has ended: a swarm daemon between here and the task stopped; the task goes on: run `swarm exec` again")
 		}
 		if errors.Is(err, io.EOF) {
@@ -192,5 +194,25 @@ func (a *app) receive(stream swarmv1.Control_ExecClient, tty bool) (int, error) 
 		if err != nil {
 			return 0, err
 		}
+	}
+}
+
+// completeExec offers slots by name, which people remember, before ids.
+func completeExec(deps *command.Deps) cobra.CompletionFunc {
+	return func(c *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveDefault
+		}
+		return complete.Names(deps, c, func(ctx context.Context, c command.Client) ([]string, error) {
+			r, err := c.ListTasks(ctx, &swarmv1.ListRequest{Filter: &swarmv1.Filter{DesiredStates: []swarmv1.TaskState{swarmv1.TaskState_RUNNING}}})
+			if err != nil {
+				return nil, err
+			}
+			var out []string
+			for _, t := range r.Tasks {
+				out = append(out, cobra.CompletionWithDesc(term.TaskName(t), term.TaskNode(t)))
+			}
+			return out, nil
+		})
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 
 	"swarm/cli"
+	"swarm/cli/command"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -52,11 +53,11 @@ type run struct {
 	dev       cli.Dev
 	now       time.Time
 	daemon    func(context.Context, cli.DaemonOptions) error
-	start     func(context.Context, cli.StartRequest) (*cli.StartedDaemon, error)
+	start     func(context.Context, command.StartRequest) (*command.StartedDaemon, error)
 	installer cli.Installer
 	doctor    func(context.Context, cli.DoctorRequest) ([]cli.Finding, error)
-	target    *cli.Target // set to what was dialed
-	tty       bool        // output goes to a terminal
+	target    *command.Target // set to what was dialed
+	tty       bool            // output goes to a terminal
 }
 
 // screen is a terminal that remembers what it was told.
@@ -96,7 +97,7 @@ func (r run) runContext(ctx context.Context, t *testing.T, args ...string) resul
 		Env:     func(k string) string { return r.env[k] },
 		Now:     time.Now,
 		Version: &swarmv1.VersionInfo{Version: "v1.2.3", GoVersion: "go1.26", Os: "linux", Arch: "amd64"},
-		Dial: func(_ context.Context, target cli.Target) (cli.Conn, error) {
+		Dial: func(_ context.Context, target command.Target) (command.Conn, error) {
 			if r.target != nil {
 				*r.target = target
 			}
@@ -116,7 +117,7 @@ func (r run) runContext(ctx context.Context, t *testing.T, args ...string) resul
 }
 
 // dial connects to the server through memory; without one as through a socket that nobody made.
-func (s *fakeServer) dial(t *testing.T, target cli.Target) (cli.Conn, error) {
+func (s *fakeServer) dial(t *testing.T, target command.Target) (command.Conn, error) {
 	t.Helper()
 	if s == nil {
 		return grpc.NewClient("passthrough:///nowhere", grpc.WithTransportCredentials(insecure.NewCredentials()),

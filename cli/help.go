@@ -8,19 +8,20 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"swarm/cli/command"
 	"swarm/cli/term"
 )
 
-func (a *app) setHelp(root *cobra.Command) {
-	root.SetHelpFunc(func(c *cobra.Command, _ []string) { writeHelp(a.Out, c, a.width()) })
+func setHelp(deps *command.Deps, root *cobra.Command) {
+	root.SetHelpFunc(func(c *cobra.Command, _ []string) { writeHelp(deps.Out, c, width(deps)) })
 	root.SetUsageFunc(func(c *cobra.Command) error {
-		writeHelp(a.Err, c, a.width())
+		writeHelp(deps.Err, c, width(deps))
 		return nil
 	})
 }
 
-func (a *app) width() int {
-	if t := term.TerminalOf(a.Out); t != nil {
+func width(deps *command.Deps) int {
+	if t := term.TerminalOf(deps.Out); t != nil {
 		if w, _, err := t.Size(); err == nil && w > term.DefaultWidth {
 			return w
 		}

@@ -13,6 +13,8 @@ import (
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
+	"swarm/cli/command"
+	"swarm/cli/complete"
 	"swarm/cli/flag"
 	"swarm/cli/term"
 	"swarm/cli/usage"
@@ -22,9 +24,9 @@ import (
 // imageFilters are the keys that `image ls --filter` takes.
 var imageFilters = []string{"id", "name"}
 
-func (a *app) newImage() *cobra.Command {
-	return group(&cobra.Command{Use: "image", Short: "Manage the swarm's images"},
-		a.newImageLs(), a.newImageLoad(), a.newImagePull(), a.newImagePush(), a.newImageTag(), a.newImageInspect(), a.newImageRm(), a.newImagePrune())
+func newImage(deps *command.Deps) *cobra.Command {
+	return command.Group(&cobra.Command{Use: "image", Short: "Manage the swarm's images"},
+		newImageLs(deps), newImageLoad(deps), newImagePull(deps), newImagePush(deps), newImageTag(deps), newImageInspect(deps), newImageRm(deps), newImagePrune(deps))
 }
 
 var imageListing = term.Table{
@@ -40,33 +42,33 @@ var imageListing = term.Table{
 }
 
 type imageListOptions struct {
-	listOptions
+	command.ListOptions
 	noTrunc, digests bool
 	match            string
 }
 
-func (a *app) newImageLs() *cobra.Command {
+func newImageLs(deps *command.Deps) *cobra.Command {
 	var o imageListOptions
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "ls [OPTIONS] [REPOSITORY[:TAG]]", Aliases: []string{"list"}, Short: "List images", Args: usage.MaxArgs(1),
-		ValidArgsFunction: a.completeImages(),
+		ValidArgsFunction: complete.Images(deps),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.match = strings.Join(args, "")
-			return a.runImageLs(c.Context(), o)
+			return runImageLs(c.Context(), deps, o)
 		},
 	})
-	listFlags(c, &o.listOptions, "Only show image IDs", imageFilters)
+	command.ListFlags(c, &o.ListOptions, "Only show image IDs", imageFilters)
 	c.Flags().BoolVar(&o.noTrunc, "no-trunc", false, "Don't truncate output")
 	c.Flags().BoolVar(&o.digests, "digests", false, "Show digests")
 	return c
 }
 
-func (a *app) runImageLs(ctx context.Context, o imageListOptions) error {
-	filter, _, err := flag.ParseFilters(o.filters, imageFilters...)
+func runImageLs(ctx context.Context, deps *command.Deps, o imageListOptions) error {
+	filter, _, err := flag.ParseFilters(o.Filters, imageFilters...)
 	if err != nil {
 		return err
 	}
-	return a.with(ctx, func(c client) error {
+	return deps.Connect(ctx, func(c command.Client) error {
 		r, err := c.ListImages(ctx, &swarmv1.ListRequest{Filter: filter})
 		if err != nil {
 			return err
@@ -74,7 +76,7 @@ func (a *app) runImageLs(ctx context.Context, o imageListOptions) error {
 		term.SortBy(r.Images, func(i *swarmv1.ImageInfo) string { return term.ShortImage(i.GetImage().GetName()) })
 		var rows []term.Row
 		for _, i := range r.Images {
-			if row := imageRow(i, o, a.Now()); o.match == "" || o.match == row["Repository"] || o.match == fmt.Sprint(row["Repository"], ":", row["Tag"]) {
+			if row := imageRow(i, o, deps.Now()); o.match == "" || o.match == row["Repository"] || o.match == fmt.Sprint(row["Repository"], ":", row["Tag"]) {
 				rows = append(rows, row)
 			}
 		}
@@ -82,7 +84,7 @@ func (a *app) runImageLs(ctx context.Context, o imageListOptions) error {
 		if o.digests {
 			l.Columns = append(append([]term.Column{}, l.Columns[:2]...), append([]term.Column{{"Digest", "DIGEST"}}, l.Columns[2:]...)...)
 		}
-		return a.list(l, o.format, rows)
+		return deps.PrintTable(l, o.Format, rows)
 	})
 }
 
@@ -111,12 +113,12 @@ type imageLoadOptions struct {
 	quiet       bool
 }
 
-func (a *app) newImageLoad() *cobra.Command {
+func newImageLoad(deps *command.Deps) *cobra.Command {
 	var o imageLoadOptions
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "load [OPTIONS]", Short: "Load an image from a tar archive or STDIN", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		Example: "  docker save app:1 | swarm image load\n  swarm image load -i app.tar.gz",
-		RunE:    func(c *cobra.Command, _ []string) error { return a.runImageLoad(c.Context(), o) },
+		RunE:    func(c *cobra.Command, _ []string) error { return runImageLoad(c.Context(), deps, o) },
 	})
 	c.Flags().StringVarP(&o.input, "input", "i", "", "Read from tar archive file, instead of STDIN")
 	c.Flags().StringVar(&o.name, "name", "", "Name for an archive that names none")
@@ -127,18 +129,18 @@ func (a *app) newImageLoad() *cobra.Command {
 // loadChunk is how much of an archive one message carries.
 const loadChunk = 512 << 10
 
-func (a *app) runImageLoad(ctx context.Context, o imageLoadOptions) error {
+func runImageLoad(ctx context.Context, deps *command.Deps, o imageLoadOptions) error {
 	if o.name != "" {
 		if err := flag.CheckImage(o.name); err != nil {
 			return err
 		}
 	}
-	in, size, err := a.openArchive(o.input)
+	in, size, err := openArchive(deps, o.input)
 	if err != nil {
 		return err
 	}
 	defer in.Close()
-	return a.with(ctx, func(c client) error {
+	return deps.Connect(ctx, func(c command.Client) error {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		stream, err := c.LoadImage(ctx)
@@ -153,28 +155,28 @@ func (a *app) runImageLoad(ctx context.Context, o imageLoadOptions) error {
 			}
 			read <- err
 		}()
-		images, err := a.progress(stream, o.quiet)
+		images, err := progress(deps, stream, o.quiet)
 		cancel()
-		if sendErr := <-read; sendErr != nil && !errors.Is(sendErr, io.EOF) && !isCanceled(sendErr) {
+		if sendErr := <-read; sendErr != nil && !errors.Is(sendErr, io.EOF) && !command.IsCanceled(sendErr) {
 			return sendErr
 		}
 		if err != nil {
 			return err
 		}
 		for _, image := range images {
-			term.Printf(a.Out, "Loaded image: %s\n", term.ShortImage(image.GetName()))
+			term.Printf(deps.Out, "Loaded image: %s\n", term.ShortImage(image.GetName()))
 		}
 		return nil
 	})
 }
 
 // openArchive refuses what can be no archive before anything is sent.
-func (a *app) openArchive(path string) (io.ReadCloser, int64, error) {
+func openArchive(deps *command.Deps, path string) (io.ReadCloser, int64, error) {
 	if path == "" {
-		if term.TerminalOf(a.In) != nil {
+		if term.TerminalOf(deps.In) != nil {
 			return nil, 0, usage.Invalidf("nothing to load: standard input is a terminal; name a file with -i, or pipe an archive in (docker save IMAGE | swarm image load)")
 		}
-		return io.NopCloser(a.In), 0, nil
+		return io.NopCloser(deps.In), 0, nil
 	}
 	f, err := os.Open(path)
 	if err != nil {
@@ -222,10 +224,10 @@ func sendArchive(stream swarmv1.Control_LoadImageClient, in io.Reader, size int6
 	}
 }
 
-func (a *app) newImageInspect() *cobra.Command {
-	return a.newInspect(inspection{
-		use: "inspect [OPTIONS] IMAGE [IMAGE...]", short: "Display detailed information on one or more images", complete: a.completeImages(),
-		object: func(ctx context.Context, c client, ref string) (term.Object, error) {
+func newImageInspect(deps *command.Deps) *cobra.Command {
+	return command.NewInspect(deps, command.Inspection{
+		Use: "inspect [OPTIONS] IMAGE [IMAGE...]", Short: "Display detailed information on one or more images", Complete: complete.Images(deps),
+		Object: func(ctx context.Context, c command.Client, ref string) (term.Object, error) {
 			i, err := c.GetImage(ctx, &swarmv1.GetRequest{Id: ref})
 			return imageObject(i), err
 		},
@@ -246,18 +248,18 @@ func imageObject(i *swarmv1.ImageInfo) term.Object {
 	return append(o, term.Member{"Nodes", nodes})
 }
 
-func (a *app) newImageRm() *cobra.Command {
+func newImageRm(deps *command.Deps) *cobra.Command {
 	var force bool
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "rm [OPTIONS] IMAGE [IMAGE...]", Aliases: []string{"remove"}, Short: "Remove one or more images", Args: usage.MinArgs(1),
-		ValidArgsFunction: a.completeImages(),
+		ValidArgsFunction: complete.Images(deps),
 		RunE: func(c *cobra.Command, args []string) error {
-			return a.with(c.Context(), func(cl client) error {
-				return a.onEach(args, func(ref string) error {
+			return deps.Connect(c.Context(), func(cl command.Client) error {
+				return deps.OnEach(args, func(ref string) error {
 					if _, err := cl.RemoveImage(c.Context(), &swarmv1.RemoveClusterImageRequest{Id: ref, Force: force}); err != nil {
 						return err
 					}
-					term.Printf(a.Out, "Untagged: %s\n", ref)
+					term.Printf(deps.Out, "Untagged: %s\n", ref)
 					return nil
 				})
 			})

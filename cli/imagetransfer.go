@@ -10,6 +10,8 @@ import (
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
+	"swarm/cli/command"
+	"swarm/cli/complete"
 	"swarm/cli/flag"
 	"swarm/cli/term"
 	"swarm/cli/usage"
@@ -22,9 +24,9 @@ type progressStream interface {
 
 // progress shows the steps until the stream ends, and returns the images that came of them: a line for each layer, and
 // for each step of a whole image.
-func (a *app) progress(stream progressStream, quiet bool) ([]*swarmv1.Image, error) {
+func progress(deps *command.Deps, stream progressStream, quiet bool) ([]*swarmv1.Image, error) {
 	var images []*swarmv1.Image
-	v := term.NewView(a.Err, quiet)
+	v := term.NewView(deps.Err, quiet)
 	lines, order := map[string]string{}, []string{}
 	for {
 		p, err := stream.Recv()
@@ -86,17 +88,17 @@ type imagePullOptions struct {
 	all, quiet bool
 }
 
-func (a *app) newImagePull() *cobra.Command {
+func newImagePull(deps *command.Deps) *cobra.Command {
 	var nodes flag.List
 	var o imagePullOptions
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "pull [OPTIONS] NAME[:TAG|@DIGEST]", Short: "Download an image from a registry", Args: usage.ExactArgs(1),
-		ValidArgsFunction: a.completeImages(),
+		ValidArgsFunction: complete.Images(deps),
 		RunE: func(c *cobra.Command, args []string) error {
 			if o.nodes = nodes.Values; o.all && len(o.nodes) > 0 {
 				return usage.Errorf(c, "--all-nodes and --node are mutually exclusive")
 			}
-			return a.runImagePull(c.Context(), args[0], o)
+			return runImagePull(c.Context(), deps, args[0], o)
 		},
 	})
 	nodes.Kind = "list"
@@ -106,37 +108,37 @@ func (a *app) newImagePull() *cobra.Command {
 	return c
 }
 
-func (a *app) runImagePull(ctx context.Context, image string, o imagePullOptions) error {
-	return a.transfer(ctx, image, o.quiet, func(c client, auth string) (progressStream, error) {
+func runImagePull(ctx context.Context, deps *command.Deps, image string, o imagePullOptions) error {
+	return transfer(ctx, deps, image, o.quiet, func(c command.Client, auth string) (progressStream, error) {
 		return c.PullImage(ctx, &swarmv1.PullImageClusterRequest{Reference: image, RegistryAuth: auth, Nodes: o.nodes, All: o.all})
 	})
 }
 
 // transfer brings an image from its registry, or there, and shows how far it is and what came of it.
-func (a *app) transfer(ctx context.Context, image string, quiet bool, begin func(c client, auth string) (progressStream, error)) error {
+func transfer(ctx context.Context, deps *command.Deps, image string, quiet bool, begin func(c command.Client, auth string) (progressStream, error)) error {
 	if err := flag.CheckImage(image); err != nil {
 		return err
 	}
-	auth, err := a.registryAuth(ctx, image)
+	auth, err := command.RegistryAuth(ctx, deps, image)
 	if err != nil {
 		return err
 	}
-	return a.with(ctx, func(c client) error {
+	return deps.Connect(ctx, func(c command.Client) error {
 		stream, err := begin(c, auth)
 		if err != nil {
 			return err
 		}
-		images, err := a.progress(stream, quiet)
+		images, err := progress(deps, stream, quiet)
 		if err != nil {
 			return err
 		}
-		a.printDigests(images, quiet)
+		printDigests(deps, images, quiet)
 		return nil
 	})
 }
 
 // printDigests says what came of a transfer, once however many nodes took part.
-func (a *app) printDigests(images []*swarmv1.Image, quiet bool) {
+func printDigests(deps *command.Deps, images []*swarmv1.Image, quiet bool) {
 	seen := map[string]bool{}
 	for _, i := range images {
 		if seen[i.GetName()+i.GetDigest()] {
@@ -144,39 +146,39 @@ func (a *app) printDigests(images []*swarmv1.Image, quiet bool) {
 		}
 		seen[i.GetName()+i.GetDigest()] = true
 		if !quiet && i.GetDigest() != "" {
-			term.Printf(a.Err, "Digest: %s\n", i.GetDigest())
+			term.Printf(deps.Err, "Digest: %s\n", i.GetDigest())
 		}
-		term.Printf(a.Out, "%s\n", i.GetName())
+		term.Printf(deps.Out, "%s\n", i.GetName())
 	}
 }
 
-func (a *app) newImagePush() *cobra.Command {
+func newImagePush(deps *command.Deps) *cobra.Command {
 	var quiet bool
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "push [OPTIONS] NAME[:TAG]", Short: "Upload an image to a registry", Args: usage.ExactArgs(1),
-		ValidArgsFunction: a.completeImages(),
+		ValidArgsFunction: complete.Images(deps),
 		Example:           "  swarm image tag app:1 registry.example.com/team/app:1\n  swarm image push registry.example.com/team/app:1",
-		RunE:              func(c *cobra.Command, args []string) error { return a.runImagePush(c.Context(), args[0], quiet) },
+		RunE:              func(c *cobra.Command, args []string) error { return runImagePush(c.Context(), deps, args[0], quiet) },
 	})
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "Suppress verbose output")
 	return c
 }
 
-func (a *app) runImagePush(ctx context.Context, image string, quiet bool) error {
-	return a.transfer(ctx, image, quiet, func(c client, auth string) (progressStream, error) {
+func runImagePush(ctx context.Context, deps *command.Deps, image string, quiet bool) error {
+	return transfer(ctx, deps, image, quiet, func(c command.Client, auth string) (progressStream, error) {
 		return c.PushImage(ctx, &swarmv1.PushImageClusterRequest{Reference: image, RegistryAuth: auth})
 	})
 }
 
-func (a *app) newImageTag() *cobra.Command {
-	return verb(&cobra.Command{
+func newImageTag(deps *command.Deps) *cobra.Command {
+	return command.Verb(&cobra.Command{
 		Use: "tag SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]", Short: "Give an image another name", Args: usage.ExactArgs(2),
-		ValidArgsFunction: a.completeImages(),
+		ValidArgsFunction: complete.Images(deps),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := flag.CheckImage(args[1]); err != nil {
 				return err
 			}
-			return a.with(c.Context(), func(cl client) error {
+			return deps.Connect(c.Context(), func(cl command.Client) error {
 				_, err := cl.TagImage(c.Context(), &swarmv1.TagImageRequest{Source: args[0], Target: args[1]})
 				return err
 			})

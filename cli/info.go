@@ -10,30 +10,31 @@ import (
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
+	"swarm/cli/command"
 	"swarm/cli/term"
 	"swarm/cli/usage"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-func (a *app) newInfo() *cobra.Command {
+func newInfo(deps *command.Deps) *cobra.Command {
 	var tmpl string
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "info [OPTIONS]", Short: "Display information about this node and its swarm", Args: usage.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(c *cobra.Command, _ []string) error { return a.runInfo(c.Context(), tmpl) },
+		RunE:              func(c *cobra.Command, _ []string) error { return runInfo(c.Context(), deps, tmpl) },
 	})
-	inspectFormatFlag(c, &tmpl)
+	command.InspectFormatFlag(c, &tmpl)
 	return c
 }
 
-func (a *app) runInfo(ctx context.Context, tmpl string) error {
-	return a.with(ctx, func(c client) error {
-		r, err := c.daemon.Info(ctx, &swarmv1.InfoRequest{})
+func runInfo(ctx context.Context, deps *command.Deps, tmpl string) error {
+	return deps.Connect(ctx, func(c command.Client) error {
+		r, err := c.Daemon.Info(ctx, &swarmv1.InfoRequest{})
 		if err != nil {
 			return err
 		}
 		if tmpl != "" {
-			return term.PrintObject(a.Out, tmpl, term.Describe(r))
+			return term.PrintObject(deps.Out, tmpl, term.Describe(r))
 		}
 		var networks *swarmv1.NetworkDefaults
 		if r.ControlAvailable {
@@ -41,7 +42,7 @@ func (a *app) runInfo(ctx context.Context, tmpl string) error {
 			cluster, _ := c.GetCluster(ctx, &swarmv1.GetRequest{})
 			networks = cluster.GetSpec().GetNetwork()
 		}
-		writeInfo(a.Out, r, networks)
+		writeInfo(deps.Out, r, networks)
 		return nil
 	})
 }
@@ -110,30 +111,30 @@ func writeInfo(w io.Writer, r *swarmv1.InfoResponse, networks *swarmv1.NetworkDe
 	}
 }
 
-func (a *app) newVersion(own *swarmv1.VersionInfo) *cobra.Command {
+func newVersion(deps *command.Deps, own *swarmv1.VersionInfo) *cobra.Command {
 	var tmpl string
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "version [OPTIONS]", Short: "Show the version of this program and of the daemon", Args: usage.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(c *cobra.Command, _ []string) error { return a.runVersion(c.Context(), own, tmpl) },
+		RunE:              func(c *cobra.Command, _ []string) error { return runVersion(c.Context(), deps, own, tmpl) },
 	})
-	inspectFormatFlag(c, &tmpl)
+	command.InspectFormatFlag(c, &tmpl)
 	return c
 }
 
 // runVersion succeeds without a daemon: what this program is, it knows by itself.
-func (a *app) runVersion(ctx context.Context, own *swarmv1.VersionInfo, tmpl string) error {
+func runVersion(ctx context.Context, deps *command.Deps, own *swarmv1.VersionInfo, tmpl string) error {
 	var server *swarmv1.VersionInfo
-	err := a.with(ctx, func(c client) error {
-		r, err := c.daemon.Info(ctx, &swarmv1.InfoRequest{})
+	err := deps.Connect(ctx, func(c command.Client) error {
+		r, err := c.Daemon.Info(ctx, &swarmv1.InfoRequest{})
 		server = r.GetVersion()
 		return err
 	})
 	if tmpl != "" {
 		both := term.Object{{"Client", term.Describe(own)}}.With("Server", server)
-		return term.PrintObject(a.Out, tmpl, both)
+		return term.PrintObject(deps.Out, tmpl, both)
 	}
-	tw := tabwriter.NewWriter(a.Out, 0, 1, 2, ' ', 0)
+	tw := tabwriter.NewWriter(deps.Out, 0, 1, 2, ' ', 0)
 	writeVersion(tw, "Client", own)
 	if server != nil {
 		writeVersion(tw, "Server", server)
@@ -142,22 +143,10 @@ func (a *app) runVersion(ctx context.Context, own *swarmv1.VersionInfo, tmpl str
 		return flushErr
 	}
 	if err != nil {
-		term.Printf(a.Err, "%s\n", term.ErrorLine(err))
+		term.Printf(deps.Err, "%s\n", term.ErrorLine(err))
 	}
 	return nil
 }
-
-// WithoutProfiles says that the containers of a build run without seccomp profiles, and why; "" when they do not, and when the
-// build carries no runc of its own: what that of the host can do, its node finds out.
-func WithoutProfiles(v *swarmv1.VersionInfo) string {
-	if v.GetSeccomp() || v.GetRunc() == "" || v.GetRunc() == hostRunc {
-		return ""
-	}
-	return "containers run without a seccomp profile and may make any system call: this swarm was built without libseccomp"
-}
-
-// hostRunc is the version of runc that a build without one names.
-const hostRunc = "of the host"
 
 func writeVersion(w io.Writer, name string, v *swarmv1.VersionInfo) {
 	term.Printf(w, "%s:\n", name)
@@ -182,7 +171,7 @@ func writeVersion(w io.Writer, name string, v *swarmv1.VersionInfo) {
 
 // seccompWord is "true", or "false" with what that means.
 func seccompWord(v *swarmv1.VersionInfo) string {
-	if missing := WithoutProfiles(v); missing != "" {
+	if missing := term.WithoutProfiles(v); missing != "" {
 		return "false (" + missing + ")"
 	}
 	return fmt.Sprint(v.GetSeccomp())

@@ -8,6 +8,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
 
+	"swarm/cli/command"
 	"swarm/cli/term"
 	"swarm/cli/usage"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -16,7 +17,7 @@ import (
 // Installer puts the program onto this host and takes it off. Its folders are the default ones.
 type Installer interface {
 	// Install copies the program if need be and, where systemd is, makes the daemon a service, enabled and started.
-	Install(context.Context) (*StartedDaemon, error)
+	Install(context.Context) (*command.StartedDaemon, error)
 	// Uninstall stops what runs, removes what was installed and all that the daemon made outside its folders, and with purge
 	// its state too. It returns what it has removed.
 	Uninstall(ctx context.Context, purge bool) (removed []string, err error)
@@ -24,73 +25,73 @@ type Installer interface {
 	Member() bool
 }
 
-func (a *app) newInstall(installer Installer) *cobra.Command {
-	return verb(&cobra.Command{
+func newInstall(deps *command.Deps, installer Installer) *cobra.Command {
+	return command.Verb(&cobra.Command{
 		Use: "install", Short: "Make swarm part of this host: the program, and the service where systemd is", Args: usage.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(c *cobra.Command, _ []string) error { return a.runInstall(c.Context(), installer) },
+		RunE:              func(c *cobra.Command, _ []string) error { return runInstall(c.Context(), deps, installer) },
 	})
 }
 
-func (a *app) runInstall(ctx context.Context, installer Installer) error {
+func runInstall(ctx context.Context, deps *command.Deps, installer Installer) error {
 	got, err := installer.Install(ctx)
 	if err != nil {
 		return err
 	}
 	if got.Unit == "" {
-		term.Printf(a.Out, "Installed %s. This host has no systemd: have its init system run `%s daemon`.\n", got.Program, got.Program)
+		term.Printf(deps.Out, "Installed %s. This host has no systemd: have its init system run `%s daemon`.\n", got.Program, got.Program)
 		return nil
 	}
-	term.Printf(a.Out, "Installed %s and started %s.\n", got.Program, got.Unit)
+	term.Printf(deps.Out, "Installed %s and started %s.\n", got.Program, got.Unit)
 	return nil
 }
 
 type uninstallOptions struct{ purge, force bool }
 
-func (a *app) newUninstall(installer Installer) *cobra.Command {
+func newUninstall(deps *command.Deps, installer Installer) *cobra.Command {
 	var o uninstallOptions
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "uninstall [OPTIONS]", Short: "Remove swarm from this host", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(c *cobra.Command, _ []string) error { return a.runUninstall(c.Context(), installer, o) },
+		RunE: func(c *cobra.Command, _ []string) error { return runUninstall(c.Context(), deps, installer, o) },
 	})
 	c.Flags().BoolVar(&o.purge, "purge", false, "Remove images, volumes, logs and all other state too")
 	c.Flags().BoolVarP(&o.force, "force", "f", false, "Leave the swarm first, ignoring warnings")
 	return c
 }
 
-func (a *app) runUninstall(ctx context.Context, installer Installer, o uninstallOptions) error {
-	if a.daemonNamed() {
+func runUninstall(ctx context.Context, deps *command.Deps, installer Installer, o uninstallOptions) error {
+	if deps.DaemonNamed() {
 		return usage.Invalidf("`swarm uninstall` is for the host it runs on: leave -H and SWARM_HOST out")
 	}
 	if installer.Member() {
-		if err := a.leaveFirst(ctx, o.force); err != nil {
+		if err := leaveFirst(ctx, deps, o.force); err != nil {
 			return err
 		}
 	}
 	removed, err := installer.Uninstall(ctx, o.purge)
 	for _, what := range removed {
-		term.Printf(a.Out, "%s\n", what)
+		term.Printf(deps.Out, "%s\n", what)
 	}
 	if err != nil {
 		return err
 	}
 	if len(removed) == 0 {
-		fmt.Fprintln(a.Err, "Nothing of swarm was installed on this host.")
+		fmt.Fprintln(deps.Err, "Nothing of swarm was installed on this host.")
 	}
 	return nil
 }
 
 // leaveFirst ends a membership, by a daemon that is started for it if none runs: it alone knows what to clean.
-func (a *app) leaveFirst(ctx context.Context, force bool) error {
+func leaveFirst(ctx context.Context, deps *command.Deps, force bool) error {
 	if !force {
 		return errdefs.ErrFailedPrecondition.WithMessage("this host is part of a swarm: run `swarm leave` first, or use --force to leave it and uninstall")
 	}
-	started, err := a.startLocal(ctx, true)
+	started, err := deps.StartLocal(ctx, true)
 	if err != nil {
 		return err
 	}
-	err = a.with(ctx, func(c client) error {
-		_, err := c.daemon.Leave(ctx, &swarmv1.LeaveRequest{Force: true})
+	err = deps.Connect(ctx, func(c command.Client) error {
+		_, err := c.Daemon.Leave(ctx, &swarmv1.LeaveRequest{Force: true})
 		return err
 	})
 	if err == nil || started == nil {

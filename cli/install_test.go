@@ -5,7 +5,7 @@ import (
 	"errors"
 	"testing"
 
-	"swarm/cli"
+	"swarm/cli/command"
 )
 
 // fakeInstaller does what it is told to have done.
@@ -16,8 +16,8 @@ type fakeInstaller struct {
 	err     error
 }
 
-func (f *fakeInstaller) Install(context.Context) (*cli.StartedDaemon, error) {
-	return &cli.StartedDaemon{Unit: "swarm.service", Program: "/usr/bin/swarm"}, f.err
+func (f *fakeInstaller) Install(context.Context) (*command.StartedDaemon, error) {
+	return &command.StartedDaemon{Unit: "swarm.service", Program: "/usr/bin/swarm"}, f.err
 }
 
 func (f *fakeInstaller) Uninstall(_ context.Context, purge bool) ([]string, error) {

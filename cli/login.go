@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"swarm/cli/command"
 	"swarm/cli/term"
 	"swarm/cli/usage"
 	"swarm/internal/keychain"
@@ -20,10 +21,10 @@ type loginOptions struct {
 	known                    string // the user name that was stored
 }
 
-func (a *app) newLogin() *cobra.Command {
+func newLogin(deps *command.Deps) *cobra.Command {
 	var o loginOptions
-	c := verb(&cobra.Command{
-		Use: "login [OPTIONS] [SERVER]", Short: "Log in to a registry", Args: usage.MaxArgs(1), ValidArgsFunction: a.completeRegistries(),
+	c := command.Verb(&cobra.Command{
+		Use: "login [OPTIONS] [SERVER]", Short: "Log in to a registry", Args: usage.MaxArgs(1), ValidArgsFunction: completeRegistries(deps),
 		Long: "Log in to a registry.\n\nA manager asks the registry whether it takes the user name and password; they are then kept where `docker login` keeps\n" +
 			"them. Without a server it is Docker Hub.",
 		Example: "  swarm login registry.example.com\n  swarm login -u jane --password-stdin registry.example.com <password.txt",
@@ -32,7 +33,7 @@ func (a *app) newLogin() *cobra.Command {
 			if err := o.validate(c); err != nil {
 				return err
 			}
-			return a.runLogin(c.Context(), o)
+			return runLogin(c.Context(), deps, o)
 		},
 	})
 	c.Flags().StringVarP(&o.user, "username", "u", "", "Username")
@@ -53,60 +54,60 @@ func (o *loginOptions) validate(c *cobra.Command) error {
 	return nil
 }
 
-func (a *app) runLogin(ctx context.Context, o loginOptions) error {
-	keys, err := a.keychain()
+func runLogin(ctx context.Context, deps *command.Deps, o loginOptions) error {
+	keys, err := command.Keychain(deps)
 	if err != nil {
 		return err
 	}
 	key := keychain.Key(o.server)
 	if o.passwordGiven {
-		fmt.Fprintln(a.Err, "WARNING! Using --password via the CLI is insecure. Use --password-stdin.")
+		fmt.Fprintln(deps.Err, "WARNING! Using --password via the CLI is insecure. Use --password-stdin.")
 	}
 	if o.user == "" && !o.passwordGiven {
-		done, user, err := a.loginAgain(ctx, keys, key)
+		done, user, err := loginAgain(ctx, deps, keys, key)
 		if done || err != nil {
 			return err
 		}
 		o.known = user
 	}
-	if err := a.askCredentials(&o, key); err != nil {
+	if err := askCredentials(deps, &o, key); err != nil {
 		return err
 	}
 	c := keychain.Credentials{Username: o.user, Password: o.password, ServerAddress: key}
-	if err := a.checkLogin(ctx, key, c); err != nil {
+	if err := checkLogin(ctx, deps, key, c); err != nil {
 		return err
 	}
 	if err := keys.Store(ctx, key, c); err != nil {
 		return err
 	}
 	if keys.Helper(key) == "" {
-		term.Printf(a.Err, "WARNING! Your credentials are stored unencrypted in '%s'.\nConfigure a credential helper (credsStore in that file) to remove this warning.\n", keys.Path())
+		term.Printf(deps.Err, "WARNING! Your credentials are stored unencrypted in '%s'.\nConfigure a credential helper (credsStore in that file) to remove this warning.\n", keys.Path())
 	}
-	fmt.Fprintln(a.Out, "Login Succeeded")
+	fmt.Fprintln(deps.Out, "Login Succeeded")
 	return nil
 }
 
 // loginAgain tries what is known already, as Docker does. What the registry no longer takes is asked for anew, with the
 // same user name on offer.
-func (a *app) loginAgain(ctx context.Context, keys *keychain.File, key string) (done bool, user string, err error) {
+func loginAgain(ctx context.Context, deps *command.Deps, keys *keychain.File, key string) (done bool, user string, err error) {
 	c, err := keys.Find(ctx, key)
 	if err != nil || c == nil {
 		return false, "", err
 	}
-	fmt.Fprintln(a.Err, "Authenticating with existing credentials...")
-	err = a.checkLogin(ctx, key, *c)
+	fmt.Fprintln(deps.Err, "Authenticating with existing credentials...")
+	err = checkLogin(ctx, deps, key, *c)
 	switch {
 	case err == nil:
-		fmt.Fprintln(a.Out, "Login Succeeded")
+		fmt.Fprintln(deps.Out, "Login Succeeded")
 		return true, "", nil
-	case isUnauthorized(err) && term.TerminalOf(a.In) != nil:
-		term.Printf(a.Err, "%s\n", term.ErrorLine(err))
+	case command.IsUnauthorized(err) && term.TerminalOf(deps.In) != nil:
+		term.Printf(deps.Err, "%s\n", term.ErrorLine(err))
 		return false, c.Username, nil
 	}
 	return false, "", err
 }
 
-func (a *app) checkLogin(ctx context.Context, key string, c keychain.Credentials) error {
+func checkLogin(ctx context.Context, deps *command.Deps, key string, c keychain.Credentials) error {
 	header, err := c.Header()
 	if err != nil {
 		return err
@@ -115,7 +116,7 @@ func (a *app) checkLogin(ctx context.Context, key string, c keychain.Credentials
 	if key == keychain.DockerHub {
 		server = "docker.io"
 	}
-	return a.with(ctx, func(cl client) error {
+	return deps.Connect(ctx, func(cl command.Client) error {
 		_, err := cl.Login(ctx, &swarmv1.LoginRequest{Server: server, RegistryAuth: header})
 		return err
 	})
@@ -125,28 +126,28 @@ func (a *app) checkLogin(ctx context.Context, key string, c keychain.Credentials
 const maxPassword = 64 << 10
 
 // askCredentials asks for what was not given.
-func (a *app) askCredentials(o *loginOptions, key string) error {
+func askCredentials(deps *command.Deps, o *loginOptions, key string) error {
 	if o.fromStdin {
-		text, err := io.ReadAll(io.LimitReader(a.In, maxPassword))
+		text, err := io.ReadAll(io.LimitReader(deps.In, maxPassword))
 		if err != nil {
 			return fmt.Errorf("read the password: %w", err)
 		}
 		o.password = strings.TrimRight(string(text), "\r\n")
 	}
-	tty := term.TerminalOf(a.In)
+	tty := term.TerminalOf(deps.In)
 	asks := !o.fromStdin && !o.passwordGiven
 	if tty == nil && (o.user == "" || asks) {
 		return usage.Invalidf("cannot ask for a password: standard input is no terminal; use -u NAME --password-stdin")
 	}
 	if o.user == "" || o.known != "" {
-		if err := a.askUser(o, key); err != nil {
+		if err := askUser(deps, o, key); err != nil {
 			return err
 		}
 	}
 	if asks {
-		fmt.Fprint(a.Err, "Password: ")
-		password, err := enter(a.In, io.Discard)
-		fmt.Fprintln(a.Err)
+		fmt.Fprint(deps.Err, "Password: ")
+		password, err := enter(deps.In, io.Discard)
+		fmt.Fprintln(deps.Err)
 		if err != nil {
 			return err
 		}
@@ -162,14 +163,14 @@ func (a *app) askCredentials(o *loginOptions, key string) error {
 }
 
 // askUser offers the name that is known.
-func (a *app) askUser(o *loginOptions, key string) error {
+func askUser(deps *command.Deps, o *loginOptions, key string) error {
 	offer := ""
 	if o.known != "" {
 		offer = " (" + o.known + ")"
 	}
-	term.Printf(a.Err, "Username for %s%s: ", keychain.Host(key), offer)
-	line, err := enter(a.In, term.Unescaped(a.Err))
-	fmt.Fprintln(a.Err)
+	term.Printf(deps.Err, "Username for %s%s: ", keychain.Host(key), offer)
+	line, err := enter(deps.In, term.Unescaped(deps.Err))
+	fmt.Fprintln(deps.Err)
 	if err != nil {
 		return err
 	}
@@ -214,17 +215,17 @@ func enter(in io.Reader, echo io.Writer) (string, error) {
 	return "", usage.Invalidf("the line is too long")
 }
 
-func (a *app) newLogout() *cobra.Command {
-	return verb(&cobra.Command{
-		Use: "logout [SERVER]", Short: "Log out from a registry", Args: usage.MaxArgs(1), ValidArgsFunction: a.completeRegistries(),
+func newLogout(deps *command.Deps) *cobra.Command {
+	return command.Verb(&cobra.Command{
+		Use: "logout [SERVER]", Short: "Log out from a registry", Args: usage.MaxArgs(1), ValidArgsFunction: completeRegistries(deps),
 		RunE: func(c *cobra.Command, args []string) error {
-			return a.runLogout(c.Context(), strings.Join(args, ""))
+			return runLogout(c.Context(), deps, strings.Join(args, ""))
 		},
 	})
 }
 
-func (a *app) runLogout(ctx context.Context, server string) error {
-	keys, err := a.keychain()
+func runLogout(ctx context.Context, deps *command.Deps, server string) error {
+	keys, err := command.Keychain(deps)
 	if err != nil {
 		return err
 	}
@@ -234,17 +235,17 @@ func (a *app) runLogout(ctx context.Context, server string) error {
 		return err
 	}
 	if !had {
-		term.Printf(a.Out, "Not logged in to %s\n", key)
+		term.Printf(deps.Out, "Not logged in to %s\n", key)
 		return nil
 	}
-	term.Printf(a.Out, "Removing login credentials for %s\n", key)
+	term.Printf(deps.Out, "Removing login credentials for %s\n", key)
 	return nil
 }
 
 // completeRegistries offers those that the file knows.
-func (a *app) completeRegistries() cobra.CompletionFunc {
+func completeRegistries(deps *command.Deps) cobra.CompletionFunc {
 	return func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-		keys, err := a.keychain()
+		keys, err := command.Keychain(deps)
 		if err != nil || len(args) > 0 {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}

@@ -9,6 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"swarm/cli/command"
+	"swarm/cli/complete"
 	"swarm/cli/flag"
 	"swarm/cli/term"
 	"swarm/cli/usage"
@@ -23,21 +25,21 @@ type logsOptions struct {
 	since, until, tail               string
 }
 
-func (a *app) newServiceLogs() *cobra.Command {
-	return a.newLogs("SERVICE|TASK", "Fetch the logs of a service or task", false, a.completeServices())
+func newServiceLogs(deps *command.Deps) *cobra.Command {
+	return newLogs(deps, "SERVICE|TASK", "Fetch the logs of a service or task", false, complete.Services(deps))
 }
 
-func (a *app) newTaskLogs() *cobra.Command {
-	return a.newLogs("TASK", "Fetch the logs of a task", true, a.completeTasks())
+func newTaskLogs(deps *command.Deps) *cobra.Command {
+	return newLogs(deps, "TASK", "Fetch the logs of a task", true, complete.Tasks(deps))
 }
 
-func (a *app) newLogs(what, short string, task bool, complete cobra.CompletionFunc) *cobra.Command {
+func newLogs(deps *command.Deps, what, short string, task bool, complete cobra.CompletionFunc) *cobra.Command {
 	o := logsOptions{task: task}
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "logs [OPTIONS] " + what, Short: short, Args: usage.ExactArgs(1), ValidArgsFunction: complete,
 		RunE: func(c *cobra.Command, args []string) error {
 			o.ref = args[0]
-			return a.runLogs(c.Context(), o)
+			return runLogs(c.Context(), deps, o)
 		},
 	})
 	f := c.Flags()
@@ -72,17 +74,17 @@ func (o logsOptions) options(now time.Time) (*swarmv1.LogOptions, error) {
 	return out, err
 }
 
-func (a *app) runLogs(ctx context.Context, o logsOptions) error {
-	options, err := o.options(a.Now())
+func runLogs(ctx context.Context, deps *command.Deps, o logsOptions) error {
+	options, err := o.options(deps.Now())
 	if err != nil {
 		return err
 	}
-	return a.with(ctx, func(c client) error {
+	return deps.Connect(ctx, func(c command.Client) error {
 		req := &swarmv1.LogsRequest{Service: o.ref, Options: options} // or a task: the manager knows
 		if o.task {
 			req = &swarmv1.LogsRequest{Task: o.ref, Options: options}
 		}
-		p := &logPrinter{out: term.Content(a.Out, o.raw), err: term.Content(a.Err, o.raw), logsOptions: o, raw: o.raw}
+		p := &logPrinter{out: term.Content(deps.Out, o.raw), err: term.Content(deps.Err, o.raw), logsOptions: o, raw: o.raw}
 		if !o.raw {
 			p.find = taskFinder(ctx, c, req.Service)
 		}
@@ -95,7 +97,7 @@ func (a *app) runLogs(ctx context.Context, o logsOptions) error {
 
 // taskFinder looks tasks up for the prefixes of lines. The tasks of the service are listed at once; others, and those that
 // come later, are asked for when a line of theirs is first seen.
-func taskFinder(ctx context.Context, c client, service string) func(id string) *swarmv1.TaskInfo {
+func taskFinder(ctx context.Context, c command.Client, service string) func(id string) *swarmv1.TaskInfo {
 	known := map[string]*swarmv1.TaskInfo{}
 	if service != "" {
 		if r, err := c.ListTasks(ctx, &swarmv1.ListRequest{Filter: &swarmv1.Filter{ServiceIds: []string{service}}}); err == nil {
@@ -114,7 +116,7 @@ func taskFinder(ctx context.Context, c client, service string) func(id string) *
 	}
 }
 
-func copyLogs(ctx context.Context, c client, req *swarmv1.LogsRequest, p *logPrinter) error {
+func copyLogs(ctx context.Context, c command.Client, req *swarmv1.LogsRequest, p *logPrinter) error {
 	stream, err := c.Logs(ctx, req)
 	if err != nil {
 		return err

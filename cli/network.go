@@ -11,6 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"swarm/cli/command"
+	"swarm/cli/complete"
 	"swarm/cli/flag"
 	"swarm/cli/term"
 	"swarm/cli/usage"
@@ -24,9 +26,9 @@ var networkFilters = []string{"id", "name", "label", "driver", "scope", "type", 
 // networkPruneFilters are the keys that `network prune --filter` takes.
 var networkPruneFilters = []string{"label", "until"}
 
-func (a *app) newNetwork() *cobra.Command {
-	return group(&cobra.Command{Use: "network", Short: "Manage networks"},
-		a.newNetworkCreate(), a.newNetworkInspect(), a.newNetworkLs(), a.newNetworkPrune(), a.newNetworkRm())
+func newNetwork(deps *command.Deps) *cobra.Command {
+	return command.Group(&cobra.Command{Use: "network", Short: "Manage networks"},
+		newNetworkCreate(deps), newNetworkInspect(deps), newNetworkLs(deps), newNetworkPrune(deps), newNetworkRm(deps))
 }
 
 type networkCreateOptions struct {
@@ -37,16 +39,16 @@ type networkCreateOptions struct {
 	internal, attachable, ipv6, ingress, hostAccess bool
 }
 
-func (a *app) newNetworkCreate() *cobra.Command {
+func newNetworkCreate(deps *command.Deps) *cobra.Command {
 	o := networkCreateOptions{
 		subnets: flag.List{Kind: "strings"}, ranges: flag.List{Kind: "strings"}, gateways: flag.List{Kind: "strings"},
 		labels: flag.List{Kind: "list"}, options: flag.List{Kind: "map"},
 	}
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "create [OPTIONS] NETWORK", Short: "Create a network", Args: usage.ExactArgs(1), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, args []string) error {
 			o.name = args[0]
-			return a.runNetworkCreate(c.Context(), o)
+			return runNetworkCreate(c.Context(), deps, o)
 		},
 	})
 	f := c.Flags()
@@ -117,34 +119,34 @@ func subnetWith(configs []*swarmv1.IPAMConfig, a netip.Addr) *swarmv1.IPAMConfig
 	return nil
 }
 
-func (a *app) runNetworkCreate(ctx context.Context, o networkCreateOptions) error {
+func runNetworkCreate(ctx context.Context, deps *command.Deps, o networkCreateOptions) error {
 	s, err := o.spec()
 	if err != nil {
 		return err
 	}
-	return a.with(ctx, func(c client) error {
+	return deps.Connect(ctx, func(c command.Client) error {
 		n, err := c.CreateNetwork(ctx, &swarmv1.CreateNetworkRequest{Spec: s})
 		if err != nil {
 			return err
 		}
-		a.warn(n.GetWarnings())
-		term.Printf(a.Out, "%s\n", n.GetNetwork().GetId())
+		deps.Warn(n.GetWarnings())
+		term.Printf(deps.Out, "%s\n", n.GetNetwork().GetId())
 		return nil
 	})
 }
 
 type networkLsOptions struct {
-	listOptions
+	command.ListOptions
 	noTrunc bool
 }
 
-func (a *app) newNetworkLs() *cobra.Command {
+func newNetworkLs(deps *command.Deps) *cobra.Command {
 	var o networkLsOptions
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List networks", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(c *cobra.Command, _ []string) error { return a.runNetworkLs(c.Context(), o) },
+		RunE: func(c *cobra.Command, _ []string) error { return runNetworkLs(c.Context(), deps, o) },
 	})
-	listFlags(c, &o.listOptions, "Only display network IDs", networkFilters)
+	command.ListFlags(c, &o.ListOptions, "Only display network IDs", networkFilters)
 	c.Flags().BoolVar(&o.noTrunc, "no-trunc", false, "Do not truncate the output")
 	return c
 }
@@ -162,8 +164,8 @@ var networkListing = term.Table{
 	},
 }
 
-func (a *app) runNetworkLs(ctx context.Context, o networkLsOptions) error {
-	filter, rest, err := flag.ParseFilters(o.filters, networkFilters...)
+func runNetworkLs(ctx context.Context, deps *command.Deps, o networkLsOptions) error {
+	filter, rest, err := flag.ParseFilters(o.Filters, networkFilters...)
 	if err != nil {
 		return err
 	}
@@ -179,7 +181,7 @@ func (a *app) runNetworkLs(ctx context.Context, o networkLsOptions) error {
 			return usage.Invalidf("filter type=%s: use custom or builtin", value)
 		}
 	}
-	return a.with(ctx, func(c client) error {
+	return deps.Connect(ctx, func(c command.Client) error {
 		r, err := c.ListNetworks(ctx, &swarmv1.ListRequest{Filter: filter})
 		if err != nil {
 			return err
@@ -196,12 +198,12 @@ func (a *app) runNetworkLs(ctx context.Context, o networkLsOptions) error {
 				rows = append(rows, networkRow(n, o.noTrunc))
 			}
 		}
-		return a.list(networkListing, o.format, rows)
+		return deps.PrintTable(networkListing, o.Format, rows)
 	})
 }
 
 // usedNetworks are those that services are on, by id.
-func usedNetworks(ctx context.Context, c client) (map[string]bool, error) {
+func usedNetworks(ctx context.Context, c command.Client) (map[string]bool, error) {
 	r, err := c.ListServices(ctx, &swarmv1.ListRequest{})
 	used := map[string]bool{}
 	for _, s := range r.GetServices() {
@@ -214,7 +216,7 @@ func usedNetworks(ctx context.Context, c client) (map[string]bool, error) {
 
 func networkFits(n *swarmv1.Network, used bool, want map[string][]string) bool {
 	kind := "builtin"
-	if isCustom(n) {
+	if complete.IsCustom(n) {
 		kind = "custom"
 	}
 	for key, value := range map[string]string{
@@ -269,20 +271,20 @@ func useText(u *swarmv1.AddressUse) string {
 	return strconv.FormatUint(u.GetUsed(), 10) + "/" + strconv.FormatUint(u.GetTotal(), 10)
 }
 
-func (a *app) newNetworkRm() *cobra.Command {
+func newNetworkRm(deps *command.Deps) *cobra.Command {
 	var force bool
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "rm NETWORK [NETWORK...]", Aliases: []string{"remove"}, Short: "Remove one or more networks", Args: usage.MinArgs(1),
-		ValidArgsFunction: a.completeNetworks(isCustom),
+		ValidArgsFunction: complete.Networks(deps, complete.IsCustom),
 		RunE: func(c *cobra.Command, args []string) error {
-			return a.with(c.Context(), func(cl client) error {
-				return a.onEach(args, func(ref string) error {
-					answered := a.saySlow(c.Context(), func(ctx context.Context) string { return networkIsHeld(ctx, cl, ref) })
+			return deps.Connect(c.Context(), func(cl command.Client) error {
+				return deps.OnEach(args, func(ref string) error {
+					answered := deps.SaySlow(c.Context(), func(ctx context.Context) string { return networkIsHeld(ctx, cl, ref) })
 					_, err := cl.RemoveNetwork(c.Context(), &swarmv1.GetRequest{Id: ref})
 					answered()
 					if err == nil {
-						term.Printf(a.Out, "%s\n", ref)
-					} else if force && isNotFound(err) {
+						term.Printf(deps.Out, "%s\n", ref)
+					} else if force && command.IsNotFound(err) {
 						return nil
 					}
 					return err
@@ -295,7 +297,7 @@ func (a *app) newNetworkRm() *cobra.Command {
 }
 
 // networkIsHeld says which services that are being removed keep a network from its removal.
-func networkIsHeld(ctx context.Context, c client, ref string) string {
+func networkIsHeld(ctx context.Context, c command.Client, ref string) string {
 	n, err := c.GetNetwork(ctx, &swarmv1.GetRequest{Id: ref})
 	if err != nil {
 		return ""
@@ -320,10 +322,10 @@ func networkIsHeld(ctx context.Context, c client, ref string) string {
 	return fmt.Sprintf("network %s is in use by services that are being removed, %s: waiting until their tasks have stopped", ref, strings.Join(names, ", "))
 }
 
-func (a *app) newNetworkPrune() *cobra.Command {
+func newNetworkPrune(deps *command.Deps) *cobra.Command {
 	var force bool
 	var filters []string
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "prune [OPTIONS]", Short: "Remove all unused networks", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
 			filter, rest, err := flag.ParseFilters(filters, networkPruneFilters...)
@@ -331,13 +333,13 @@ func (a *app) newNetworkPrune() *cobra.Command {
 				return err
 			}
 			if !force {
-				fmt.Fprintln(a.Err, "WARNING! This will remove all networks not used by at least one service.")
-				if !a.confirmed() {
+				fmt.Fprintln(deps.Err, "WARNING! This will remove all networks not used by at least one service.")
+				if !deps.Confirm() {
 					return nil
 				}
 			}
-			return a.with(c.Context(), func(cl client) error {
-				if filter.Ids, err = a.networksUntil(c.Context(), cl, rest["until"]); err != nil {
+			return deps.Connect(c.Context(), func(cl command.Client) error {
+				if filter.Ids, err = networksUntil(c.Context(), deps, cl, rest["until"]); err != nil {
 					return err
 				}
 				if len(rest["until"]) > 0 && len(filter.Ids) == 0 {
@@ -348,7 +350,7 @@ func (a *app) newNetworkPrune() *cobra.Command {
 					return err
 				}
 				if len(r.Removed) > 0 {
-					term.PrintList(a.Out, "Deleted Networks:\n", r.Removed)
+					term.PrintList(deps.Out, "Deleted Networks:\n", r.Removed)
 				}
 				return nil
 			})
@@ -360,7 +362,7 @@ func (a *app) newNetworkPrune() *cobra.Command {
 }
 
 // networksUntil are the networks that were made before all of these times; none: no time is given.
-func (a *app) networksUntil(ctx context.Context, c client, times []string) ([]string, error) {
+func networksUntil(ctx context.Context, deps *command.Deps, c command.Client, times []string) ([]string, error) {
 	if len(times) == 0 {
 		return nil, nil
 	}
@@ -370,7 +372,7 @@ func (a *app) networksUntil(ctx context.Context, c client, times []string) ([]st
 	}
 	networks := r.Networks
 	for _, text := range times {
-		until, err := flag.ParseTime("filter until", text, a.Now())
+		until, err := flag.ParseTime("filter until", text, deps.Now())
 		if err != nil {
 			return nil, err
 		}
@@ -385,37 +387,8 @@ func (a *app) networksUntil(ctx context.Context, c client, times []string) ([]st
 	return ids, nil
 }
 
-// completeNetworks offers the networks of which offered says that they fit.
-func (a *app) completeNetworks(offered func(*swarmv1.Network) bool) cobra.CompletionFunc {
-	return func(c *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		return a.names(c, func(ctx context.Context, c client) ([]string, error) {
-			r, err := c.ListNetworks(ctx, &swarmv1.ListRequest{})
-			if err != nil {
-				return nil, err
-			}
-			var out []string
-			for _, n := range r.Networks {
-				if offered(n.GetNetwork()) {
-					out = append(out, n.GetNetwork().GetSpec().GetName())
-				}
-			}
-			return out, nil
-		})
-	}
-}
-
-func isAnyNetwork(*swarmv1.Network) bool { return true }
-
-// isCustom reports whether users made the network.
-func isCustom(n *swarmv1.Network) bool {
-	return !spec.LocalNetwork(n.GetId()) && !n.GetSpec().GetIngress()
-}
-
-// isForServices reports whether services can be attached to the network.
-func isForServices(n *swarmv1.Network) bool { return !n.GetSpec().GetIngress() }
-
 // nameNetworks writes the spec's networks by name, as users name them; managers keep ids.
-func nameNetworks(ctx context.Context, c client, s *swarmv1.ServiceSpec) error {
+func nameNetworks(ctx context.Context, c command.Client, s *swarmv1.ServiceSpec) error {
 	uses := s.GetTaskTemplate().GetNetworks()
 	if len(uses) == 0 {
 		return nil
@@ -430,7 +403,7 @@ func nameNetworks(ctx context.Context, c client, s *swarmv1.ServiceSpec) error {
 }
 
 // networkNames are the names of networks by id.
-func networkNames(ctx context.Context, c client) (map[string]string, error) {
+func networkNames(ctx context.Context, c command.Client) (map[string]string, error) {
 	r, err := c.ListNetworks(ctx, &swarmv1.ListRequest{})
 	if err != nil {
 		return nil, err

@@ -7,15 +7,17 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"swarm/cli/command"
+	"swarm/cli/complete"
 	"swarm/cli/term"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-func (a *app) newNetworkInspect() *cobra.Command {
+func newNetworkInspect(deps *command.Deps) *cobra.Command {
 	var verbose bool
-	c := a.newInspect(inspection{
-		use: "inspect [OPTIONS] NETWORK [NETWORK...]", short: "Display detailed information on one or more networks", complete: a.completeNetworks(isAnyNetwork),
-		object: func(ctx context.Context, c client, ref string) (term.Object, error) {
+	c := command.NewInspect(deps, command.Inspection{
+		Use: "inspect [OPTIONS] NETWORK [NETWORK...]", Short: "Display detailed information on one or more networks", Complete: complete.Networks(deps, complete.IsAnyNetwork),
+		Object: func(ctx context.Context, c command.Client, ref string) (term.Object, error) {
 			return inspectedNetwork(ctx, c, ref, verbose)
 		},
 	})
@@ -23,7 +25,7 @@ func (a *app) newNetworkInspect() *cobra.Command {
 	return c
 }
 
-func inspectedNetwork(ctx context.Context, c client, ref string, verbose bool) (term.Object, error) {
+func inspectedNetwork(ctx context.Context, c command.Client, ref string, verbose bool) (term.Object, error) {
 	n, err := c.GetNetwork(ctx, &swarmv1.GetRequest{Id: ref})
 	if err != nil {
 		return nil, err

@@ -12,6 +12,8 @@ import (
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
+	"swarm/cli/command"
+	"swarm/cli/complete"
 	"swarm/cli/flag"
 	"swarm/cli/term"
 	"swarm/cli/usage"
@@ -21,34 +23,22 @@ import (
 // nodeFilters are the keys that `node ls --filter` takes.
 var nodeFilters = []string{"id", "name", "label", "node.label", "role", "membership"}
 
-func (a *app) newNode() *cobra.Command {
-	return group(&cobra.Command{Use: "node", Short: "Manage swarm nodes"},
-		a.newNodeLs(), a.newNodePs(), a.newNodeInspect(), a.newNodeUpdate(),
-		a.newNodeRole("promote", "Promote one or more nodes to manager in the swarm", swarmv1.NodeSpec_MANAGER),
-		a.newNodeRole("demote", "Demote one or more nodes from manager in the swarm", swarmv1.NodeSpec_WORKER),
-		a.newNodeRm())
+func newNode(deps *command.Deps) *cobra.Command {
+	return command.Group(&cobra.Command{Use: "node", Short: "Manage swarm nodes"},
+		newNodeLs(deps), newNodePs(deps), newNodeInspect(deps), newNodeUpdate(deps),
+		newNodeRole(deps, "promote", "Promote one or more nodes to manager in the swarm", swarmv1.NodeSpec_MANAGER),
+		newNodeRole(deps, "demote", "Demote one or more nodes from manager in the swarm", swarmv1.NodeSpec_WORKER),
+		newNodeRm(deps))
 }
 
-type listOptions struct {
-	format  term.Format
-	filters []string
-}
-
-// listFlags are the flags of every list.
-func listFlags(c *cobra.Command, o *listOptions, quietHelp string, filters []string) {
-	c.Flags().VarP(&flag.Filter{Values: &o.filters, Keys: filters}, "filter", "f", "Filter output based on conditions provided")
-	c.Flags().StringVar(&o.format.Template, "format", "", term.FormatHelp)
-	c.Flags().BoolVarP(&o.format.Quiet, "quiet", "q", false, quietHelp)
-}
-
-func (a *app) newNodeLs() *cobra.Command {
-	var o listOptions
-	c := verb(&cobra.Command{
+func newNodeLs(deps *command.Deps) *cobra.Command {
+	var o command.ListOptions
+	c := command.Verb(&cobra.Command{
 		Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List nodes in the swarm", Args: usage.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(c *cobra.Command, _ []string) error { return a.runNodeLs(c.Context(), o) },
+		RunE:              func(c *cobra.Command, _ []string) error { return runNodeLs(c.Context(), deps, o) },
 	})
-	listFlags(c, &o, "Only display IDs", nodeFilters)
+	command.ListFlags(c, &o, "Only display IDs", nodeFilters)
 	return c
 }
 
@@ -64,8 +54,8 @@ var nodeListing = term.Table{
 	More: []term.Column{{"Self", "SELF"}, {"TLSStatus", "TLS STATUS"}, {"Addr", "ADDR"}, {"Role", "ROLE"}},
 }
 
-func (a *app) runNodeLs(ctx context.Context, o listOptions) error {
-	filter, rest, err := flag.ParseFilters(o.filters, nodeFilters...)
+func runNodeLs(ctx context.Context, deps *command.Deps, o command.ListOptions) error {
+	filter, rest, err := flag.ParseFilters(o.Filters, nodeFilters...)
 	if err != nil {
 		return err
 	}
@@ -74,20 +64,20 @@ func (a *app) runNodeLs(ctx context.Context, o listOptions) error {
 			return usage.Invalidf("unknown membership %q: use accepted, which every node is", m)
 		}
 	}
-	return a.with(ctx, func(c client) error {
+	return deps.Connect(ctx, func(c command.Client) error {
 		r, err := c.ListNodes(ctx, &swarmv1.ListRequest{Filter: filter})
 		if err != nil {
 			return err
 		}
-		self := selfID(ctx, c)
+		self := command.SelfID(ctx, c)
 		slices.SortFunc(r.Nodes, func(a, b *swarmv1.NodeInfo) int {
 			return strings.Compare(term.NodeHostname(a)+"\x00"+a.Node.Id, term.NodeHostname(b)+"\x00"+b.Node.Id)
 		})
 		var rows []term.Row
 		for _, n := range r.Nodes {
-			rows = append(rows, nodeRow(n, self, o.format.IsTable()))
+			rows = append(rows, nodeRow(n, self, o.Format.IsTable()))
 		}
-		return a.list(nodeListing, o.format, rows)
+		return deps.PrintTable(nodeListing, o.Format, rows)
 	})
 }
 
@@ -136,47 +126,28 @@ func reachabilityWord(m *swarmv1.ManagerStatus) string {
 	return term.Capitalized(strings.ReplaceAll(term.EnumWord(m.GetReachability()), "-", " "))
 }
 
-// selfID is the node that answers; "" when it is asked from afar.
-func selfID(ctx context.Context, c client) string {
-	r, err := c.daemon.Info(ctx, &swarmv1.InfoRequest{})
-	if err != nil {
-		return ""
-	}
-	return r.NodeId
-}
-
-// findNode takes an id, a unique prefix of one, a name, or "self".
-func findNode(ctx context.Context, c client, ref string) (*swarmv1.NodeInfo, error) {
-	if ref == "self" {
-		if id := selfID(ctx, c); id != "" {
-			ref = id
-		}
-	}
-	return c.GetNode(ctx, &swarmv1.GetRequest{Id: ref})
-}
-
-func (a *app) newNodePs() *cobra.Command {
+func newNodePs(deps *command.Deps) *cobra.Command {
 	var o taskListOptions
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "ps [OPTIONS] [NODE...]", Short: "List tasks running on one or more nodes, defaults to current node",
-		ValidArgsFunction: a.completeNodes(),
-		RunE:              func(c *cobra.Command, args []string) error { return a.runNodePs(c.Context(), o, args) },
+		ValidArgsFunction: complete.Nodes(deps),
+		RunE:              func(c *cobra.Command, args []string) error { return runNodePs(c.Context(), deps, o, args) },
 	})
 	taskListFlags(c, &o, taskFilters)
 	return c
 }
 
-func (a *app) runNodePs(ctx context.Context, o taskListOptions, refs []string) error {
+func runNodePs(ctx context.Context, deps *command.Deps, o taskListOptions, refs []string) error {
 	if len(refs) == 0 {
 		refs = []string{"self"}
 	}
-	filter, _, err := flag.ParseFilters(o.filters, taskFilters...)
+	filter, _, err := flag.ParseFilters(o.Filters, taskFilters...)
 	if err != nil {
 		return err
 	}
-	return a.with(ctx, func(c client) error {
-		missing := a.onEach(refs, func(ref string) error {
-			n, err := findNode(ctx, c, ref)
+	return deps.Connect(ctx, func(c command.Client) error {
+		missing := deps.OnEach(refs, func(ref string) error {
+			n, err := command.FindNode(ctx, c, ref)
 			if err == nil {
 				filter.NodeIds = append(filter.NodeIds, n.Node.Id)
 			}
@@ -185,20 +156,20 @@ func (a *app) runNodePs(ctx context.Context, o taskListOptions, refs []string) e
 		if len(filter.NodeIds) == 0 {
 			return missing
 		}
-		_, err := a.listTasks(ctx, c, o, filter)
+		_, err := listTasks(ctx, deps, c, o, filter)
 		return errors.Join(err, missing)
 	})
 }
 
-func (a *app) newNodeInspect() *cobra.Command {
-	return a.newInspect(inspection{
-		use: "inspect [OPTIONS] self|NODE [NODE...]", short: "Display detailed information on one or more nodes", complete: a.completeNodes(),
-		object: func(ctx context.Context, c client, ref string) (term.Object, error) {
-			n, err := findNode(ctx, c, ref)
+func newNodeInspect(deps *command.Deps) *cobra.Command {
+	return command.NewInspect(deps, command.Inspection{
+		Use: "inspect [OPTIONS] self|NODE [NODE...]", Short: "Display detailed information on one or more nodes", Complete: complete.Nodes(deps),
+		Object: func(ctx context.Context, c command.Client, ref string) (term.Object, error) {
+			n, err := command.FindNode(ctx, c, ref)
 			return nodeObject(n), err
 		},
-		write: func(ctx context.Context, c client, w io.Writer, ref string) error {
-			n, err := findNode(ctx, c, ref)
+		Write: func(ctx context.Context, c command.Client, w io.Writer, ref string) error {
+			n, err := command.FindNode(ctx, c, ref)
 			if err == nil {
 				writeNode(w, n)
 			}
@@ -259,18 +230,4 @@ func writeNode(w io.Writer, n *swarmv1.NodeInfo) {
 		}
 	}
 	writePortConflicts(w, d.GetPortConflicts())
-}
-
-// onEach runs fn on each reference, says what went wrong with which, and goes on.
-func (a *app) onEach(refs []string, fn func(ref string) error) error {
-	var errs []error
-	for _, ref := range refs {
-		if err := fn(ref); err != nil {
-			said := plainError{a.explain(err)}
-			if !slices.ContainsFunc(errs, func(e error) bool { return e.Error() == said.Error() }) {
-				errs = append(errs, said)
-			}
-		}
-	}
-	return errors.Join(errs...)
 }

@@ -9,6 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"swarm/cli/command"
+	"swarm/cli/complete"
 	"swarm/cli/flag"
 	"swarm/cli/term"
 	"swarm/cli/usage"
@@ -22,16 +24,16 @@ type nodeUpdateOptions struct {
 	labelAdd, labelRm  flag.List
 }
 
-func (a *app) newNodeUpdate() *cobra.Command {
+func newNodeUpdate(deps *command.Deps) *cobra.Command {
 	o := nodeUpdateOptions{
 		role: flag.Choice{Choices: []string{"worker", "manager"}}, availability: flag.Choice{Choices: flag.Availabilities},
 		labelAdd: flag.List{Kind: "list", Check: flag.CheckLabel}, labelRm: flag.List{Kind: "list"},
 	}
-	c := verb(&cobra.Command{
-		Use: "update [OPTIONS] NODE", Short: "Update a node", Args: usage.ExactArgs(1), ValidArgsFunction: a.completeNodes(),
+	c := command.Verb(&cobra.Command{
+		Use: "update [OPTIONS] NODE", Short: "Update a node", Args: usage.ExactArgs(1), ValidArgsFunction: complete.Nodes(deps),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.ref = args[0]
-			return a.runNodeUpdate(c.Context(), o)
+			return runNodeUpdate(c.Context(), deps, o)
 		},
 	})
 	f := c.Flags()
@@ -40,8 +42,8 @@ func (a *app) newNodeUpdate() *cobra.Command {
 	f.Var(&o.labelAdd, "label-add", `Add or update a node label ("key=value")`)
 	f.Var(&o.labelRm, "label-rm", "Remove a node label if exists")
 	f.Var(&o.role, "role", `Role of the node ("worker", "manager")`)
-	completeChoices(c, "availability", flag.Availabilities)
-	completeChoices(c, "role", o.role.Choices)
+	complete.Choices(c, "availability", flag.Availabilities)
+	complete.Choices(c, "role", o.role.Choices)
 	return c
 }
 
@@ -69,24 +71,21 @@ func (o nodeUpdateOptions) apply(spec *swarmv1.NodeSpec) error {
 	return nil
 }
 
-func (a *app) runNodeUpdate(ctx context.Context, o nodeUpdateOptions) error {
-	return a.with(ctx, func(c client) error {
+func runNodeUpdate(ctx context.Context, deps *command.Deps, o nodeUpdateOptions) error {
+	return deps.Connect(ctx, func(c command.Client) error {
 		if _, err := updateNode(ctx, c, o.ref, o.hostname, o.apply); err != nil {
 			return err
 		}
-		term.Printf(a.Out, "%s\n", o.ref)
+		term.Printf(deps.Out, "%s\n", o.ref)
 		return nil
 	})
 }
 
-// staleRetries bounds how often an edit is made anew because somebody else wrote in between.
-const staleRetries = 10
-
 // updateNode edits a node's spec, and its hostname unless that is empty, again when another write came first. It returns
 // the node as it was.
-func updateNode(ctx context.Context, c client, ref, hostname string, edit func(*swarmv1.NodeSpec) error) (*swarmv1.NodeInfo, error) {
+func updateNode(ctx context.Context, c command.Client, ref, hostname string, edit func(*swarmv1.NodeSpec) error) (*swarmv1.NodeInfo, error) {
 	for try := 0; ; try++ {
-		n, err := findNode(ctx, c, ref)
+		n, err := command.FindNode(ctx, c, ref)
 		if err != nil {
 			return nil, err
 		}
@@ -101,23 +100,23 @@ func updateNode(ctx context.Context, c client, ref, hostname string, edit func(*
 			return n, nil
 		}
 		_, err = c.UpdateNode(ctx, &swarmv1.UpdateNodeRequest{Id: n.Node.Id, Version: n.Node.GetMeta().GetVersion(), Spec: spec, Hostname: hostname})
-		if isStale(err) && try < staleRetries {
+		if command.IsStale(err) && try < command.StaleRetries {
 			continue
 		}
 		return n, err
 	}
 }
 
-func (a *app) newNodeRole(name, short string, role swarmv1.NodeSpec_Role) *cobra.Command {
-	return verb(&cobra.Command{
-		Use: name + " NODE [NODE...]", Short: short, Args: usage.MinArgs(1), ValidArgsFunction: a.completeNodes(),
-		RunE: func(c *cobra.Command, args []string) error { return a.runNodeRole(c.Context(), role, args) },
+func newNodeRole(deps *command.Deps, name, short string, role swarmv1.NodeSpec_Role) *cobra.Command {
+	return command.Verb(&cobra.Command{
+		Use: name + " NODE [NODE...]", Short: short, Args: usage.MinArgs(1), ValidArgsFunction: complete.Nodes(deps),
+		RunE: func(c *cobra.Command, args []string) error { return runNodeRole(c.Context(), deps, role, args) },
 	})
 }
 
-func (a *app) runNodeRole(ctx context.Context, role swarmv1.NodeSpec_Role, refs []string) error {
-	return a.with(ctx, func(c client) error {
-		return a.onEach(refs, func(ref string) error {
+func runNodeRole(ctx context.Context, deps *command.Deps, role swarmv1.NodeSpec_Role, refs []string) error {
+	return deps.Connect(ctx, func(c command.Client) error {
+		return deps.OnEach(refs, func(ref string) error {
 			before, err := updateNode(ctx, c, ref, "", func(spec *swarmv1.NodeSpec) error {
 				spec.Role = role
 				return nil
@@ -126,14 +125,14 @@ func (a *app) runNodeRole(ctx context.Context, role swarmv1.NodeSpec_Role, refs 
 			case err != nil:
 				return err
 			case before.GetNode().GetSpec().GetRole() == role:
-				term.Printf(a.Out, "Node %s is already a %s.\n", ref, term.EnumWord(role))
+				term.Printf(deps.Out, "Node %s is already a %s.\n", ref, term.EnumWord(role))
 			case role == swarmv1.NodeSpec_MANAGER:
 				if err := awaitVote(ctx, c, before.GetNode().GetId()); err != nil {
 					return fmt.Errorf("node %s is a manager from now on, but it %w", ref, err)
 				}
-				term.Printf(a.Out, "Node %s promoted to a manager in the swarm.\n", ref)
+				term.Printf(deps.Out, "Node %s promoted to a manager in the swarm.\n", ref)
 			default:
-				term.Printf(a.Out, "Manager %s demoted in the swarm.\n", ref)
+				term.Printf(deps.Out, "Manager %s demoted in the swarm.\n", ref)
 			}
 			return nil
 		})
@@ -148,7 +147,7 @@ const (
 
 // awaitVote waits until a new manager votes: only then does the cluster survive the loss of one more. The
 // error completes a sentence of which the node is the subject.
-func awaitVote(ctx context.Context, c client, id string) error {
+func awaitVote(ctx context.Context, c command.Client, id string) error {
 	for began := time.Now(); ; {
 		n, err := c.GetNode(ctx, &swarmv1.GetRequest{Id: id})
 		switch {
@@ -168,28 +167,28 @@ func awaitVote(ctx context.Context, c client, id string) error {
 	}
 }
 
-func (a *app) newNodeRm() *cobra.Command {
+func newNodeRm(deps *command.Deps) *cobra.Command {
 	var force bool
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "rm [OPTIONS] NODE [NODE...]", Aliases: []string{"remove"}, Short: "Remove one or more nodes from the swarm",
-		Args: usage.MinArgs(1), ValidArgsFunction: a.completeNodes(),
-		RunE: func(c *cobra.Command, args []string) error { return a.runNodeRm(c.Context(), force, args) },
+		Args: usage.MinArgs(1), ValidArgsFunction: complete.Nodes(deps),
+		RunE: func(c *cobra.Command, args []string) error { return runNodeRm(c.Context(), deps, force, args) },
 	})
 	c.Flags().BoolVarP(&force, "force", "f", false, "Force remove a node from the swarm")
 	return c
 }
 
-func (a *app) runNodeRm(ctx context.Context, force bool, refs []string) error {
-	return a.with(ctx, func(c client) error {
-		return a.onEach(refs, func(ref string) error {
-			n, err := findNode(ctx, c, ref)
+func runNodeRm(ctx context.Context, deps *command.Deps, force bool, refs []string) error {
+	return deps.Connect(ctx, func(c command.Client) error {
+		return deps.OnEach(refs, func(ref string) error {
+			n, err := command.FindNode(ctx, c, ref)
 			if err != nil {
 				return err
 			}
 			if _, err := c.RemoveNode(ctx, &swarmv1.RemoveNodeRequest{Id: n.Node.Id, Force: force}); err != nil {
 				return err
 			}
-			term.Printf(a.Out, "%s\n", ref)
+			term.Printf(deps.Out, "%s\n", ref)
 			return nil
 		})
 	})

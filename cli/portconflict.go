@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 
+	"swarm/cli/command"
 	"swarm/cli/term"
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -13,7 +14,7 @@ import (
 
 // warnPorts names the nodes that do not answer at a port of the service, and says why, and an address that no node has. The
 // service is there all the same: that this cannot be found out fails nothing.
-func (a *app) warnPorts(ctx context.Context, c client, s *swarmv1.ServiceInfo) {
+func warnPorts(ctx context.Context, deps *command.Deps, c command.Client, s *swarmv1.ServiceInfo) {
 	ports := slices.DeleteFunc(slices.Clone(s.GetEndpoint().GetPorts()), func(p *swarmv1.PortConfig) bool {
 		return p.GetPublishMode() == swarmv1.PortConfig_HOST
 	})
@@ -27,7 +28,7 @@ func (a *app) warnPorts(ctx context.Context, c client, s *swarmv1.ServiceInfo) {
 	said := map[string]bool{}
 	warn := func(text string) {
 		if !said[text] {
-			a.warn([]string{text})
+			deps.Warn([]string{text})
 		}
 		said[text] = true
 	}

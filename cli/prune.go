@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"slices"
@@ -9,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"swarm/cli/command"
 	"swarm/cli/flag"
 	"swarm/cli/term"
 	"swarm/cli/usage"
@@ -26,15 +26,15 @@ type pruneOptions struct {
 	imagesOnly bool
 }
 
-func (a *app) newSystemPrune() *cobra.Command {
+func newSystemPrune(deps *command.Deps) *cobra.Command {
 	var o pruneOptions
 	nodes := flag.List{Kind: "list"}
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "prune [OPTIONS]", Short: "Remove unused data", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		Long: "Remove what nothing uses on the nodes: dead containers with their anonymous volumes, logs of removed tasks, networks, and images without a name.",
 		RunE: func(c *cobra.Command, _ []string) error {
 			o.nodes = nodes.Values
-			return a.runPrune(c.Context(), o)
+			return runPrune(c.Context(), deps, o)
 		},
 	})
 	pruneFlags(c, &o, &nodes)
@@ -42,14 +42,14 @@ func (a *app) newSystemPrune() *cobra.Command {
 	return c
 }
 
-func (a *app) newImagePrune() *cobra.Command {
+func newImagePrune(deps *command.Deps) *cobra.Command {
 	o := pruneOptions{imagesOnly: true}
 	nodes := flag.List{Kind: "list"}
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "prune [OPTIONS]", Short: "Remove unused images", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
 			o.nodes = nodes.Values
-			return a.runPrune(c.Context(), o)
+			return runPrune(c.Context(), deps, o)
 		},
 	})
 	pruneFlags(c, &o, &nodes)
@@ -64,13 +64,13 @@ func pruneFlags(c *cobra.Command, o *pruneOptions, nodes *flag.List) {
 	f.Var(nodes, "node", "Nodes to clean, by id or name (default: all)")
 }
 
-func (a *app) runPrune(ctx context.Context, o pruneOptions) error {
+func runPrune(ctx context.Context, deps *command.Deps, o pruneOptions) error {
 	req := &swarmv1.DisksPruneRequest{Nodes: o.nodes, Images: true, AllImages: o.all, Containers: !o.imagesOnly, Logs: !o.imagesOnly}
 	for _, f := range o.filters {
 		key, value, _ := strings.Cut(f, "=")
 		switch key {
 		case "until":
-			until, err := flag.ParseTime("filter until", value, a.Now())
+			until, err := flag.ParseTime("filter until", value, deps.Now())
 			if err != nil {
 				return err
 			}
@@ -90,55 +90,48 @@ func (a *app) runPrune(ctx context.Context, o pruneOptions) error {
 	if len(req.Labels) > 0 { // nothing else has labels
 		req.Containers, req.Logs = false, false
 	}
-	if !o.force && !a.agreed(o) {
+	if !o.force && !agreed(deps, o) {
 		return nil
 	}
-	return a.with(ctx, func(c client) error {
-		r, err := c.disks.Prune(ctx, req)
+	return deps.Connect(ctx, func(c command.Client) error {
+		r, err := c.Disks.Prune(ctx, req)
 		if err != nil {
 			return err
 		}
 		var networks []string
 		if req.Containers && len(o.nodes) == 0 && req.Until == nil {
 			pruned, err := c.PruneNetworks(ctx, &swarmv1.PruneNetworksRequest{})
-			if err != nil && !isUnimplemented(err) {
+			if err != nil && !command.IsUnimplemented(err) {
 				return err
 			}
 			networks = pruned.GetRemoved()
 		}
-		return a.printPruned(r, networks)
+		return printPruned(deps, r, networks)
 	})
 }
 
 // agreed asks as Docker does.
-func (a *app) agreed(o pruneOptions) bool {
+func agreed(deps *command.Deps, o pruneOptions) bool {
 	which := "all images without a name"
 	if o.all {
 		which = "all images without at least one service associated to them"
 	}
 	if o.imagesOnly {
-		term.Printf(a.Err, "WARNING! This will remove %s.\n", which)
+		term.Printf(deps.Err, "WARNING! This will remove %s.\n", which)
 	} else {
-		term.Printf(a.Err, "WARNING! This will remove:\n  - all dead containers\n  - all logs of removed tasks\n  - all networks not used by at least one service\n  - %s\n\n", which)
+		term.Printf(deps.Err, "WARNING! This will remove:\n  - all dead containers\n  - all logs of removed tasks\n  - all networks not used by at least one service\n  - %s\n\n", which)
 	}
-	return a.confirmed()
-}
-
-// confirmed asks the user, and takes anything but yes for no.
-func (a *app) confirmed() bool {
-	fmt.Fprint(a.Err, "Are you sure you want to continue? [y/N] ")
-	answer, _ := bufio.NewReader(a.In).ReadString('\n') // the end of input is no
-	return slices.Contains([]string{"y", "yes"}, strings.ToLower(strings.TrimSpace(answer)))
+	return deps.Confirm()
 }
 
 // printPruned says what went: names, then per kind what the nodes removed, each once; and which nodes did not take part.
-func (a *app) printPruned(r *swarmv1.DisksPruneResponse, networks []string) error {
+func printPruned(deps *command.Deps, r *swarmv1.DisksPruneResponse, networks []string) error {
 	var containers, logs, digests []string
 	var reclaimed int64
 	failed := false
 	for _, n := range r.GetNodes() {
 		if n.GetError() != "" {
-			term.Printf(a.Err, "node %s was not cleaned: %s\n", n.GetHostname(), n.GetError())
+			term.Printf(deps.Err, "node %s was not cleaned: %s\n", n.GetHostname(), n.GetError())
 			failed = true
 		}
 		containers = append(containers, n.GetPruned().GetContainers()...)
@@ -146,9 +139,9 @@ func (a *app) printPruned(r *swarmv1.DisksPruneResponse, networks []string) erro
 		digests = append(digests, n.GetPruned().GetDigests()...)
 		reclaimed += n.GetPruned().GetReclaimed()
 	}
-	a.printKind("Containers", containers)
-	a.printKind("Logs", logs)
-	a.printKind("Networks", networks)
+	printKind(deps, "Containers", containers)
+	printKind(deps, "Logs", logs)
+	printKind(deps, "Networks", networks)
 	slices.Sort(digests)
 	var images []string
 	for _, name := range r.GetUntagged() {
@@ -157,18 +150,18 @@ func (a *app) printPruned(r *swarmv1.DisksPruneResponse, networks []string) erro
 	for _, d := range slices.Compact(digests) {
 		images = append(images, "deleted: "+d)
 	}
-	a.printKind("Images", images)
-	term.Printf(a.Out, "Total reclaimed space: %s\n", term.Size(reclaimed))
+	printKind(deps, "Images", images)
+	term.Printf(deps.Out, "Total reclaimed space: %s\n", term.Size(reclaimed))
 	if failed {
 		return usage.ExitError{Code: 1}
 	}
 	return nil
 }
 
-func (a *app) printKind(kind string, items []string) {
+func printKind(deps *command.Deps, kind string, items []string) {
 	if len(items) == 0 {
 		return
 	}
-	term.PrintList(a.Out, "Deleted "+kind+":\n", items)
-	fmt.Fprintln(a.Out)
+	term.PrintList(deps.Out, "Deleted "+kind+":\n", items)
+	fmt.Fprintln(deps.Out)
 }

@@ -12,6 +12,8 @@ import (
 	"github.com/distribution/reference"
 	"github.com/spf13/cobra"
 
+	"swarm/cli/command"
+	"swarm/cli/complete"
 	"swarm/cli/flag"
 	"swarm/cli/term"
 	"swarm/cli/usage"
@@ -23,20 +25,20 @@ import (
 // serviceFilters are the keys that `service ls --filter` takes.
 var serviceFilters = []string{"id", "label", "mode", "name"}
 
-func (a *app) newService() *cobra.Command {
-	return group(&cobra.Command{Use: "service", Short: "Manage swarm services"},
-		a.newServiceCreate(), a.newServiceLs(), a.newServicePs(), a.newServiceInspect(), a.newServiceUpdate(),
-		a.newServiceScale(), a.newServiceLogs(), a.newServiceRm(), a.newServiceRollback(), a.newServiceHistory())
+func newService(deps *command.Deps) *cobra.Command {
+	return command.Group(&cobra.Command{Use: "service", Short: "Manage swarm services"},
+		newServiceCreate(deps), newServiceLs(deps), newServicePs(deps), newServiceInspect(deps), newServiceUpdate(deps),
+		newServiceScale(deps), newServiceLogs(deps), newServiceRm(deps), newServiceRollback(deps), newServiceHistory(deps))
 }
 
-func (a *app) newServiceCreate() *cobra.Command {
+func newServiceCreate(deps *command.Deps) *cobra.Command {
 	o := createOptions{flags: newServiceFlags(), lists: newServiceLists(), mode: flag.Choice{Value: "replicated", Choices: flag.ServiceModes}}
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "create [OPTIONS] IMAGE [COMMAND] [ARG...]", Short: "Create a new service", Args: usage.MinArgs(1),
-		ValidArgsFunction: a.completeImages(),
+		ValidArgsFunction: complete.Images(deps),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.image, o.args = args[0], args[1:]
-			return a.runServiceCreate(c.Context(), o)
+			return runServiceCreate(c.Context(), deps, o)
 		},
 	})
 	c.Flags().SetInterspersed(false) // what follows the image is the command's
@@ -44,13 +46,13 @@ func (a *app) newServiceCreate() *cobra.Command {
 	o.lists.registerCreate(c.Flags())
 	c.Flags().StringVar(&o.name, "name", "", "Service name")
 	c.Flags().Var(&o.mode, "mode", `Service mode ("replicated", "global", "replicated-job", "global-job")`)
-	completeChoices(c, "mode", flag.ServiceModes)
+	complete.Choices(c, "mode", flag.ServiceModes)
 	return c
 }
 
 // runServiceCreate checks the spec, writes it, prints the id, and waits until the service has settled.
-func (a *app) runServiceCreate(ctx context.Context, o createOptions) error {
-	asked, err := o.spec(a.Env)
+func runServiceCreate(ctx context.Context, deps *command.Deps, o createOptions) error {
+	asked, err := o.spec(deps.Env)
 	if err != nil {
 		return err
 	}
@@ -60,30 +62,30 @@ func (a *app) runServiceCreate(ctx context.Context, o createOptions) error {
 	if _, err := spec.Service(asked); err != nil {
 		return err
 	}
-	auth, err := a.imageAuth(ctx, asked, o.flags.withAuth)
+	auth, err := imageAuth(ctx, deps, asked, o.flags.withAuth)
 	if err != nil {
 		return err
 	}
-	return a.with(ctx, func(c client) error {
-		answered := a.sayWhyWaiting(ctx, c, asked.Name)
+	return deps.Connect(ctx, func(c command.Client) error {
+		answered := sayWhyWaiting(ctx, deps, c, asked.Name)
 		r, err := c.CreateService(ctx, &swarmv1.CreateServiceRequest{Spec: asked, RegistryAuth: auth, NoResolveImage: o.flags.noResolve})
 		answered()
 		if err != nil {
 			return err
 		}
-		a.warn(r.Warnings)
-		term.Printf(a.Out, "%s\n", r.Id)
+		deps.Warn(r.Warnings)
+		term.Printf(deps.Out, "%s\n", r.Id)
 		if o.flags.detach {
 			return nil
 		}
-		return a.wait(ctx, c, waitOptions{serviceID: r.Id, quiet: o.flags.quiet, index: r.Index})
+		return wait(ctx, deps, c, waitOptions{serviceID: r.Id, quiet: o.flags.quiet, index: r.Index})
 	})
 }
 
 // sayWhyWaiting says, when the creation of a service takes long, that the one which had its name is still being removed. What
 // it returns ends that, and waits.
-func (a *app) sayWhyWaiting(ctx context.Context, c client, name string) func() {
-	return a.saySlow(ctx, func(ctx context.Context) string {
+func sayWhyWaiting(ctx context.Context, deps *command.Deps, c command.Client, name string) func() {
+	return deps.SaySlow(ctx, func(ctx context.Context) string {
 		if s, err := c.GetService(ctx, &swarmv1.GetRequest{Id: name}); err == nil && s.GetService().GetPendingDelete() {
 			return fmt.Sprintf("service %s is still being removed: waiting until its tasks have stopped", name)
 		}
@@ -110,20 +112,14 @@ func generatedName(image string) string {
 	return name + "-" + ident.NewID()[:5]
 }
 
-func (a *app) warn(warnings []string) {
-	for _, w := range warnings {
-		term.Printf(a.Err, "Warning: %s\n", w)
-	}
-}
-
-func (a *app) newServiceLs() *cobra.Command {
-	var o listOptions
-	c := verb(&cobra.Command{
+func newServiceLs(deps *command.Deps) *cobra.Command {
+	var o command.ListOptions
+	c := command.Verb(&cobra.Command{
 		Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List services", Args: usage.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(c *cobra.Command, _ []string) error { return a.runServiceLs(c.Context(), o) },
+		RunE:              func(c *cobra.Command, _ []string) error { return runServiceLs(c.Context(), deps, o) },
 	})
-	listFlags(c, &o, "Only display IDs", serviceFilters)
+	command.ListFlags(c, &o, "Only display IDs", serviceFilters)
 	return c
 }
 
@@ -139,12 +135,12 @@ var serviceListing = term.Table{
 	More: []term.Column{{"Revision", "REVISION"}, {"UpdateStatus", "UPDATE STATUS"}},
 }
 
-func (a *app) runServiceLs(ctx context.Context, o listOptions) error {
-	filter, _, err := flag.ParseFilters(o.filters, serviceFilters...)
+func runServiceLs(ctx context.Context, deps *command.Deps, o command.ListOptions) error {
+	filter, _, err := flag.ParseFilters(o.Filters, serviceFilters...)
 	if err != nil {
 		return err
 	}
-	return a.with(ctx, func(c client) error {
+	return deps.Connect(ctx, func(c command.Client) error {
 		r, err := c.ListServices(ctx, &swarmv1.ListRequest{Filter: filter})
 		if err != nil {
 			return err
@@ -152,9 +148,9 @@ func (a *app) runServiceLs(ctx context.Context, o listOptions) error {
 		term.SortBy(r.Services, func(s *swarmv1.ServiceInfo) string { return s.GetService().GetName() })
 		rows := make([]term.Row, 0, len(r.Services))
 		for _, s := range r.Services {
-			rows = append(rows, serviceRow(s, o.format.IsTable()))
+			rows = append(rows, serviceRow(s, o.Format.IsTable()))
 		}
-		return a.list(serviceListing, o.format, rows)
+		return deps.PrintTable(serviceListing, o.Format, rows)
 	})
 }
 
@@ -201,31 +197,31 @@ func replicasWord(s *swarmv1.ServiceInfo) string {
 	return word
 }
 
-func (a *app) newServicePs() *cobra.Command {
+func newServicePs(deps *command.Deps) *cobra.Command {
 	var o taskListOptions
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "ps [OPTIONS] SERVICE [SERVICE...]", Short: "List the tasks of one or more services", Args: usage.MinArgs(1),
-		ValidArgsFunction: a.completeServices(),
-		RunE:              func(c *cobra.Command, args []string) error { return a.runServicePs(c.Context(), o, args) },
+		ValidArgsFunction: complete.Services(deps),
+		RunE:              func(c *cobra.Command, args []string) error { return runServicePs(c.Context(), deps, o, args) },
 	})
 	taskListFlags(c, &o, taskFilters)
 	return c
 }
 
-func (a *app) runServicePs(ctx context.Context, o taskListOptions, refs []string) error {
-	filter, _, err := flag.ParseFilters(o.filters, taskFilters...)
+func runServicePs(ctx context.Context, deps *command.Deps, o taskListOptions, refs []string) error {
+	filter, _, err := flag.ParseFilters(o.Filters, taskFilters...)
 	if err != nil {
 		return err
 	}
-	return a.with(ctx, func(c client) error {
+	return deps.Connect(ctx, func(c command.Client) error {
 		services := map[string]*swarmv1.ServiceInfo{}
-		missing := a.onEach(refs, func(ref string) error {
+		missing := deps.OnEach(refs, func(ref string) error {
 			s, err := c.GetService(ctx, &swarmv1.GetRequest{Id: ref})
 			if err == nil {
 				filter.ServiceIds = append(filter.ServiceIds, s.Service.Id)
 				services[s.Service.Id] = s
 				if why := s.GetEndpoint().GetUnmet(); why != "" {
-					term.Printf(a.Err, "service %s was rolled back and does not have its former ports and addresses yet: %s\n", s.Service.GetName(), why)
+					term.Printf(deps.Err, "service %s was rolled back and does not have its former ports and addresses yet: %s\n", s.Service.GetName(), why)
 				}
 			}
 			return err
@@ -233,10 +229,10 @@ func (a *app) runServicePs(ctx context.Context, o taskListOptions, refs []string
 		if len(filter.ServiceIds) == 0 {
 			return missing
 		}
-		tasks, err := a.listTasks(ctx, c, o, filter)
+		tasks, err := listTasks(ctx, deps, c, o, filter)
 		for _, t := range tasks {
 			if hint := orderHint(services[t.GetTask().GetServiceId()], t); hint != "" {
-				term.Printf(a.Err, "the update of service %s waits for what its old tasks hold: %s\n", t.GetServiceName(), hint)
+				term.Printf(deps.Err, "the update of service %s waits for what its old tasks hold: %s\n", t.GetServiceName(), hint)
 				delete(services, t.GetTask().GetServiceId())
 			}
 		}
@@ -244,12 +240,12 @@ func (a *app) runServicePs(ctx context.Context, o taskListOptions, refs []string
 	})
 }
 
-func (a *app) newServiceScale() *cobra.Command {
+func newServiceScale(deps *command.Deps) *cobra.Command {
 	var detach bool
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "scale [OPTIONS] SERVICE=REPLICAS [SERVICE=REPLICAS...]", Short: "Scale one or multiple replicated services", Args: usage.MinArgs(1),
-		ValidArgsFunction: a.completeScale(),
-		RunE:              func(c *cobra.Command, args []string) error { return a.runServiceScale(c.Context(), detach, args) },
+		ValidArgsFunction: completeScale(deps),
+		RunE:              func(c *cobra.Command, args []string) error { return runServiceScale(c.Context(), deps, detach, args) },
 	})
 	c.Flags().BoolVarP(&detach, "detach", "d", false, "Exit immediately instead of waiting for the service to converge")
 	return c
@@ -274,21 +270,21 @@ func parseScale(args []string) (refs []string, replicas []uint64, err error) {
 	return refs, replicas, nil
 }
 
-func (a *app) runServiceScale(ctx context.Context, detach bool, args []string) error {
+func runServiceScale(ctx context.Context, deps *command.Deps, detach bool, args []string) error {
 	refs, replicas, err := parseScale(args)
 	if err != nil {
 		return err
 	}
-	return a.with(ctx, func(c client) error {
+	return deps.Connect(ctx, func(c command.Client) error {
 		var waits []waitOptions
-		err := a.onEach(refs, func(ref string) error {
+		err := deps.OnEach(refs, func(ref string) error {
 			n := replicas[0]
 			replicas = replicas[1:]
-			w, err := a.editService(ctx, c, ref, serviceEdit{edit: func(s *swarmv1.ServiceSpec) error { return setReplicas(s, n) }})
+			w, err := editService(ctx, deps, c, ref, serviceEdit{edit: func(s *swarmv1.ServiceSpec) error { return setReplicas(s, n) }})
 			if err != nil {
 				return err
 			}
-			term.Printf(a.Out, "%s scaled to %d\n", ref, n)
+			term.Printf(deps.Out, "%s scaled to %d\n", ref, n)
 			waits = append(waits, w)
 			return nil
 		})
@@ -296,7 +292,7 @@ func (a *app) runServiceScale(ctx context.Context, detach bool, args []string) e
 			return err
 		}
 		for _, w := range waits {
-			if waitErr := a.wait(ctx, c, w); waitErr != nil {
+			if waitErr := wait(ctx, deps, c, w); waitErr != nil {
 				return waitErr
 			}
 		}
@@ -316,22 +312,44 @@ func setReplicas(s *swarmv1.ServiceSpec, n uint64) error {
 	return nil
 }
 
-func (a *app) newServiceRm() *cobra.Command {
-	return verb(&cobra.Command{
+func newServiceRm(deps *command.Deps) *cobra.Command {
+	return command.Verb(&cobra.Command{
 		Use: "rm SERVICE [SERVICE...]", Aliases: []string{"remove"}, Short: "Remove one or more services", Args: usage.MinArgs(1),
-		ValidArgsFunction: a.completeServices(),
-		RunE:              func(c *cobra.Command, args []string) error { return a.runServiceRm(c.Context(), args) },
+		ValidArgsFunction: complete.Services(deps),
+		RunE:              func(c *cobra.Command, args []string) error { return runServiceRm(c.Context(), deps, args) },
 	})
 }
 
-func (a *app) runServiceRm(ctx context.Context, refs []string) error {
-	return a.with(ctx, func(c client) error {
-		return a.onEach(refs, func(ref string) error {
+func runServiceRm(ctx context.Context, deps *command.Deps, refs []string) error {
+	return deps.Connect(ctx, func(c command.Client) error {
+		return deps.OnEach(refs, func(ref string) error {
 			if _, err := c.RemoveService(ctx, &swarmv1.GetRequest{Id: ref}); err != nil {
 				return err
 			}
-			term.Printf(a.Out, "%s\n", ref)
+			term.Printf(deps.Out, "%s\n", ref)
 			return nil
 		})
 	})
+}
+
+func completeScale(deps *command.Deps) cobra.CompletionFunc {
+	return func(c *cobra.Command, _ []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if strings.Contains(word, "=") {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		names, directive := complete.Names(deps, c, func(ctx context.Context, c command.Client) ([]string, error) {
+			r, err := c.ListServices(ctx, &swarmv1.ListRequest{})
+			if err != nil {
+				return nil, err
+			}
+			var out []string
+			for _, s := range r.Services {
+				if setReplicas(s.GetRevision().GetSpec().CloneVT(), 0) == nil { // The others cannot be scaled.
+					out = append(out, s.GetService().GetName()+"=")
+				}
+			}
+			return out, nil
+		})
+		return names, directive | cobra.ShellCompDirectiveNoSpace
+	}
 }

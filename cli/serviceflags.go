@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"swarm/cli/complete"
 	"swarm/cli/flag"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -106,13 +107,13 @@ func (o *serviceFlags) register(c *cobra.Command, create bool) {
 	o.registerResources(defaults)
 	o.registerHealth()
 	o.registerPolicies(defaults)
-	completeChoices(c, "endpoint-mode", endpointModes)
-	completeChoices(c, "restart-condition", restartConditions)
-	completeChoices(c, "update-failure-action", updateActions)
-	completeChoices(c, "rollback-failure-action", rollbackActions)
-	completeChoices(c, "update-order", updateOrders)
-	completeChoices(c, "log-driver", flag.LogDrivers)
-	completeChoices(c, "rollback-order", updateOrders)
+	complete.Choices(c, "endpoint-mode", endpointModes)
+	complete.Choices(c, "restart-condition", restartConditions)
+	complete.Choices(c, "update-failure-action", updateActions)
+	complete.Choices(c, "rollback-failure-action", rollbackActions)
+	complete.Choices(c, "update-order", updateOrders)
+	complete.Choices(c, "log-driver", flag.LogDrivers)
+	complete.Choices(c, "rollback-order", updateOrders)
 }
 
 func (o *serviceFlags) registerContainer(defaults func(string) string) {

@@ -8,6 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"swarm/cli/command"
+	"swarm/cli/complete"
 	"swarm/cli/term"
 	"swarm/cli/usage"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -19,13 +21,13 @@ type historyOptions struct {
 	noTrunc bool
 }
 
-func (a *app) newServiceHistory() *cobra.Command {
+func newServiceHistory(deps *command.Deps) *cobra.Command {
 	var o historyOptions
-	c := verb(&cobra.Command{
-		Use: "history [OPTIONS] SERVICE", Short: "List the revisions of a service, newest first", Args: usage.ExactArgs(1), ValidArgsFunction: a.completeServices(),
+	c := command.Verb(&cobra.Command{
+		Use: "history [OPTIONS] SERVICE", Short: "List the revisions of a service, newest first", Args: usage.ExactArgs(1), ValidArgsFunction: complete.Services(deps),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.ref = args[0]
-			return a.runServiceHistory(c.Context(), o)
+			return runServiceHistory(c.Context(), deps, o)
 		},
 	})
 	c.Flags().StringVar(&o.format.Template, "format", "", term.FormatHelp)
@@ -47,8 +49,8 @@ var revisionListing = term.Table{
 	Id:   "Revision",
 }
 
-func (a *app) runServiceHistory(ctx context.Context, o historyOptions) error {
-	return a.with(ctx, func(c client) error {
+func runServiceHistory(ctx context.Context, deps *command.Deps, o historyOptions) error {
+	return deps.Connect(ctx, func(c command.Client) error {
 		s, err := c.GetService(ctx, &swarmv1.GetRequest{Id: o.ref})
 		if err != nil {
 			return err
@@ -60,9 +62,9 @@ func (a *app) runServiceHistory(ctx context.Context, o historyOptions) error {
 		slices.SortFunc(r.Revisions, func(a, b *swarmv1.Revision) int { return int(b.GetNumber()) - int(a.GetNumber()) })
 		rows := make([]term.Row, 0, len(r.Revisions))
 		for _, rev := range r.Revisions {
-			rows = append(rows, revisionRow(s.GetService(), rev, o.noTrunc, a.Now()))
+			rows = append(rows, revisionRow(s.GetService(), rev, o.noTrunc, deps.Now()))
 		}
-		return a.list(revisionListing, o.format, rows)
+		return deps.PrintTable(revisionListing, o.format, rows)
 	})
 }
 

@@ -7,31 +7,37 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
+	"swarm/cli/command"
+	"swarm/cli/complete"
 	"swarm/cli/term"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-func (a *app) newServiceInspect() *cobra.Command {
-	return a.newInspect(inspection{
-		use: "inspect [OPTIONS] SERVICE [SERVICE...]", short: "Display detailed information on one or more services", complete: a.completeServices(),
-		object: inspectedService, write: a.prettyService,
+func newServiceInspect(deps *command.Deps) *cobra.Command {
+	return command.NewInspect(deps, command.Inspection{
+		Use: "inspect [OPTIONS] SERVICE [SERVICE...]", Short: "Display detailed information on one or more services", Complete: complete.Services(deps),
+		Object: inspectedService,
+		Write: func(ctx context.Context, c command.Client, w io.Writer, ref string) error {
+			return writePretty(ctx, c, w, ref, deps.Now())
+		},
 	})
 }
 
-func inspectedService(ctx context.Context, c client, ref string) (term.Object, error) {
+func inspectedService(ctx context.Context, c command.Client, ref string) (term.Object, error) {
 	s, err := c.GetService(ctx, &swarmv1.GetRequest{Id: ref})
 	if err != nil {
 		return nil, err
 	}
-	previous, err := findRevision(ctx, c, s.Service.Id, s.Service.GetPreviousRevision())
+	previous, err := command.FindRevision(ctx, c, s.Service.Id, s.Service.GetPreviousRevision())
 	return serviceObject(s, previous.GetSpec()), err
 }
 
-func (a *app) prettyService(ctx context.Context, c client, w io.Writer, ref string) error {
+func writePretty(ctx context.Context, c command.Client, w io.Writer, ref string, now time.Time) error {
 	s, err := c.GetService(ctx, &swarmv1.GetRequest{Id: ref})
 	if err != nil {
 		return err
@@ -40,25 +46,8 @@ func (a *app) prettyService(ctx context.Context, c client, w io.Writer, ref stri
 		return err
 	}
 	update := s.GetService().GetUpdateStatus()
-	writeService(w, s, term.Ago(a.Now(), update.GetStartedAt()), term.Ago(a.Now(), update.GetCompletedAt()))
+	writeService(w, s, term.Ago(now, update.GetStartedAt()), term.Ago(now, update.GetCompletedAt()))
 	return nil
-}
-
-// findRevision is nil when the service has no revision of that number; none has 0.
-func findRevision(ctx context.Context, c client, service string, number uint64) (*swarmv1.Revision, error) {
-	if number == 0 {
-		return nil, nil
-	}
-	r, err := c.ListRevisions(ctx, &swarmv1.GetRequest{Id: service})
-	if err != nil {
-		return nil, err
-	}
-	for _, rev := range r.Revisions {
-		if rev.GetNumber() == number {
-			return rev, nil
-		}
-	}
-	return nil, nil
 }
 
 func serviceObject(s *swarmv1.ServiceInfo, previous *swarmv1.ServiceSpec) term.Object {

@@ -8,6 +8,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"swarm/cli/command"
+	"swarm/cli/complete"
 	"swarm/cli/flag"
 	"swarm/cli/term"
 	"swarm/cli/usage"
@@ -27,13 +29,13 @@ type updateOptions struct {
 	rollback bool
 }
 
-func (a *app) newServiceUpdate() *cobra.Command {
+func newServiceUpdate(deps *command.Deps) *cobra.Command {
 	o := updateOptions{flags: newServiceFlags(), lists: newServiceLists(), removals: removals{}}
-	c := verb(&cobra.Command{
-		Use: "update [OPTIONS] SERVICE", Short: "Update a service", Args: usage.ExactArgs(1), ValidArgsFunction: a.completeServices(),
+	c := command.Verb(&cobra.Command{
+		Use: "update [OPTIONS] SERVICE", Short: "Update a service", Args: usage.ExactArgs(1), ValidArgsFunction: complete.Services(deps),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.ref = args[0]
-			return a.runServiceUpdate(c.Context(), o)
+			return runServiceUpdate(c.Context(), deps, o)
 		},
 	})
 	f := c.Flags()
@@ -83,7 +85,7 @@ func (o updateOptions) edit(s *swarmv1.ServiceSpec, getenv func(string) string, 
 	return flag.CheckPorts(s.GetEndpointSpec().GetPorts())
 }
 
-func (a *app) runServiceUpdate(ctx context.Context, o updateOptions) error {
+func runServiceUpdate(ctx context.Context, deps *command.Deps, o updateOptions) error {
 	if o.rollback {
 		if other := o.otherFlag(); other != "" {
 			return usage.Invalidf("--%s may not be combined with --rollback: roll back first, then update", other)
@@ -97,15 +99,15 @@ func (a *app) runServiceUpdate(ctx context.Context, o updateOptions) error {
 	var once sync.Once
 	e := serviceEdit{
 		edit: func(s *swarmv1.ServiceSpec) error {
-			return o.edit(s, a.Env, func(idle []string) {
-				once.Do(func() { a.warn(idle) }) // the edit is repeated when another write came first
+			return o.edit(s, deps.Env, func(idle []string) {
+				once.Do(func() { deps.Warn(idle) }) // the edit is repeated when another write came first
 			})
 		},
 		// What is removed and added is named by name; ids would not be found.
 		byName:   len(o.lists.networks.Values)+len(o.removals["network-rm"].Values) > 0,
 		rollback: o.rollback, withAuth: o.flags.withAuth, noResolve: o.flags.noResolve, newImage: o.image != "" || o.flags.withAuth,
 	}
-	return a.updateAndWait(ctx, o.ref, e, o.flags.detach, o.flags.quiet)
+	return updateAndWait(ctx, deps, o.ref, e, o.flags.detach, o.flags.quiet)
 }
 
 // otherFlag is the first flag that was given of those which change the specification; "" when there is none.
@@ -131,29 +133,29 @@ type serviceEdit struct {
 	withAuth, noResolve bool
 }
 
-func (a *app) updateAndWait(ctx context.Context, ref string, e serviceEdit, detach, quiet bool) error {
-	return a.with(ctx, func(c client) error {
-		w, err := a.editService(ctx, c, ref, e)
+func updateAndWait(ctx context.Context, deps *command.Deps, ref string, e serviceEdit, detach, quiet bool) error {
+	return deps.Connect(ctx, func(c command.Client) error {
+		w, err := editService(ctx, deps, c, ref, e)
 		if err != nil {
 			return err
 		}
-		term.Printf(a.Out, "%s\n", ref)
+		term.Printf(deps.Out, "%s\n", ref)
 		if detach {
 			return nil
 		}
 		w.quiet = quiet
-		return a.wait(ctx, c, w)
+		return wait(ctx, deps, c, w)
 	})
 }
 
 // editService writes the edited spec, again when another write came first, and returns what to wait for.
-func (a *app) editService(ctx context.Context, c client, ref string, e serviceEdit) (waitOptions, error) {
+func editService(ctx context.Context, deps *command.Deps, c command.Client, ref string, e serviceEdit) (waitOptions, error) {
 	for try := 0; ; try++ {
 		s, err := c.GetService(ctx, &swarmv1.GetRequest{Id: ref})
 		if err != nil {
 			return waitOptions{}, err
 		}
-		req, err := a.updateRequest(ctx, c, ref, s, e)
+		req, err := updateRequest(ctx, deps, c, ref, s, e)
 		if err != nil {
 			return waitOptions{}, err
 		}
@@ -163,13 +165,13 @@ func (a *app) editService(ctx context.Context, c client, ref string, e serviceEd
 			return waitOptions{}, err
 		}
 		r, err := c.UpdateService(ctx, req)
-		if isStale(err) && try < staleRetries {
+		if command.IsStale(err) && try < command.StaleRetries {
 			continue
 		}
 		if err != nil {
 			return waitOptions{}, err
 		}
-		a.warn(r.Warnings)
+		deps.Warn(r.Warnings)
 		return waitOptions{
 			serviceID: s.Service.Id, before: failedTasks(tasks.Tasks), oldUpdate: s.Service.UpdateStatus,
 			rollback: e.rollback, revision: r.Revision, index: r.Index,
@@ -178,7 +180,7 @@ func (a *app) editService(ctx context.Context, c client, ref string, e serviceEd
 }
 
 // updateRequest is the request that makes the edit of the service as it is.
-func (a *app) updateRequest(ctx context.Context, c client, ref string, s *swarmv1.ServiceInfo, e serviceEdit) (*swarmv1.UpdateServiceRequest, error) {
+func updateRequest(ctx context.Context, deps *command.Deps, c command.Client, ref string, s *swarmv1.ServiceInfo, e serviceEdit) (*swarmv1.UpdateServiceRequest, error) {
 	req := &swarmv1.UpdateServiceRequest{
 		Id: s.Service.Id, Version: s.Service.GetMeta().GetVersion(), NoResolveImage: e.noResolve, Rollback: e.rollback,
 	}
@@ -189,7 +191,7 @@ func (a *app) updateRequest(ctx context.Context, c client, ref string, s *swarmv
 		}
 		return req, nil
 	case e.to != 0:
-		rev, err := findRevision(ctx, c, s.Service.Id, e.to)
+		rev, err := command.FindRevision(ctx, c, s.Service.Id, e.to)
 		switch {
 		case err != nil:
 			return nil, err
@@ -215,24 +217,24 @@ func (a *app) updateRequest(ctx context.Context, c client, ref string, s *swarmv
 	}
 	if e.newImage {
 		var err error
-		if req.RegistryAuth, err = a.imageAuth(ctx, req.Spec, e.withAuth); err != nil {
+		if req.RegistryAuth, err = imageAuth(ctx, deps, req.Spec, e.withAuth); err != nil {
 			return nil, err
 		}
 	}
 	return req, nil
 }
 
-func (a *app) newServiceRollback() *cobra.Command {
+func newServiceRollback(deps *command.Deps) *cobra.Command {
 	var detach, quiet bool
 	var to uint64
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "rollback [OPTIONS] SERVICE", Short: "Revert changes to a service's configuration", Args: usage.ExactArgs(1),
-		ValidArgsFunction: a.completeServices(),
+		ValidArgsFunction: complete.Services(deps),
 		RunE: func(c *cobra.Command, args []string) error {
 			if c.Flags().Changed("to") && to == 0 {
 				return usage.Invalidf("--to 0 is no revision: they are numbered from 1; list them with `swarm service history %s`", args[0])
 			}
-			return a.updateAndWait(c.Context(), args[0], serviceEdit{rollback: to == 0, to: to}, detach, quiet)
+			return updateAndWait(c.Context(), deps, args[0], serviceEdit{rollback: to == 0, to: to}, detach, quiet)
 		},
 	})
 	c.Flags().Uint64Var(&to, "to", 0, "Update to the specification of this revision (default: return to the previous one)")

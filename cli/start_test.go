@@ -10,24 +10,24 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"swarm/cli"
+	"swarm/cli/command"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
 // starter starts daemons that are only counted.
 type starter struct {
-	asked   []cli.StartRequest
+	asked   []command.StartRequest
 	undone  int
 	answers bool // one runs already
 	unit    string
 }
 
-func (s *starter) start(_ context.Context, r cli.StartRequest) (*cli.StartedDaemon, error) {
+func (s *starter) start(_ context.Context, r command.StartRequest) (*command.StartedDaemon, error) {
 	s.asked = append(s.asked, r)
 	if s.answers {
 		return nil, nil
 	}
-	return &cli.StartedDaemon{
+	return &command.StartedDaemon{
 		PID: 7, Log: "/l", Program: "/usr/local/bin/swarm", Unit: s.unit, Copied: s.unit != "",
 		Undo: func(context.Context) error {
 			s.undone++
@@ -47,13 +47,13 @@ func TestInit_StartsTheLocalDaemon(t *testing.T) {
 		args    string
 		env     map[string]string
 		starter starter
-		asked   []cli.StartRequest
+		asked   []command.StartRequest
 		says    string
 	}{
-		{args: "init", asked: []cli.StartRequest{{Socket: "/run/swarm/swarm.sock"}}, says: saysDetached},
-		{args: "init", starter: starter{unit: "swarm.service"}, asked: []cli.StartRequest{{Socket: "/run/swarm/swarm.sock"}}, says: saysUnit},
-		{args: "init --no-systemd", asked: []cli.StartRequest{{Socket: "/run/swarm/swarm.sock", NoSystemd: true}}, says: saysDetached},
-		{args: "init", starter: starter{answers: true}, asked: []cli.StartRequest{{Socket: "/run/swarm/swarm.sock"}}},
+		{args: "init", asked: []command.StartRequest{{Socket: "/run/swarm/swarm.sock"}}, says: saysDetached},
+		{args: "init", starter: starter{unit: "swarm.service"}, asked: []command.StartRequest{{Socket: "/run/swarm/swarm.sock"}}, says: saysUnit},
+		{args: "init --no-systemd", asked: []command.StartRequest{{Socket: "/run/swarm/swarm.sock", NoSystemd: true}}, says: saysDetached},
+		{args: "init", starter: starter{answers: true}, asked: []command.StartRequest{{Socket: "/run/swarm/swarm.sock"}}},
 		{args: "-H unix:///run/swarm/swarm.sock init"},
 		{args: "init", env: map[string]string{"SWARM_HOST": "/x.sock"}},
 		{args: "init --gossip-port 70000"},
@@ -67,7 +67,7 @@ func TestInit_StartsTheLocalDaemon(t *testing.T) {
 			t.Errorf("%s: said %q, want %q", tc.args, got.errOut, tc.says)
 		}
 	}
-	dies := func(context.Context, cli.StartRequest) (*cli.StartedDaemon, error) {
+	dies := func(context.Context, command.StartRequest) (*command.StartedDaemon, error) {
 		return nil, errors.New("it ended")
 	}
 	refused(t, "dies", run{server: &fakeServer{}, start: dies}.run(t, "init"), "Error: it ended")

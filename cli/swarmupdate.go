@@ -8,6 +8,8 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"swarm/cli/command"
+	"swarm/cli/complete"
 	"swarm/cli/flag"
 	"swarm/cli/usage"
 	"swarm/internal/spec"
@@ -23,16 +25,16 @@ type swarmUpdateOptions struct {
 	given func(flag string) bool
 }
 
-func (a *app) newSwarmUpdate() *cobra.Command {
+func newSwarmUpdate(deps *command.Deps) *cobra.Command {
 	o := swarmUpdateOptions{logOpts: flag.List{Kind: "list", Check: flag.CheckKeyValue}}
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "update [OPTIONS]", Short: "Update the swarm", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if c.Flags().NFlag() == 0 {
 				return usage.Errorf(c, "name what to update, such as --task-history-limit 10")
 			}
 			o.given = c.Flags().Changed
-			return a.runSwarmUpdate(c.Context(), o)
+			return runSwarmUpdate(c.Context(), deps, o)
 		},
 	})
 	f := c.Flags()
@@ -40,7 +42,7 @@ func (a *app) newSwarmUpdate() *cobra.Command {
 	f.Int64Var(&o.historyLimit, "task-history-limit", 0, "Task history retention limit")
 	f.StringVar(&o.logDriver, "log-driver", "", `Logging driver for new tasks of services that name none ("local", "none")`)
 	f.Var(&o.logOpts, "log-opt", "Logging driver options for the same")
-	completeChoices(c, "log-driver", flag.LogDrivers)
+	complete.Choices(c, "log-driver", flag.LogDrivers)
 	return c
 }
 
@@ -65,8 +67,8 @@ func (o swarmUpdateOptions) apply(s *swarmv1.ClusterSpec) {
 	s.TaskDefaults = &swarmv1.TaskDefaults{LogDriver: d}
 }
 
-func (a *app) runSwarmUpdate(ctx context.Context, o swarmUpdateOptions) error {
-	return a.with(ctx, func(c client) error {
+func runSwarmUpdate(ctx context.Context, deps *command.Deps, o swarmUpdateOptions) error {
+	return deps.Connect(ctx, func(c command.Client) error {
 		cluster, err := c.GetCluster(ctx, &swarmv1.GetRequest{})
 		if err != nil {
 			return err
@@ -82,7 +84,7 @@ func (a *app) runSwarmUpdate(ctx context.Context, o swarmUpdateOptions) error {
 		if _, err := c.UpdateCluster(ctx, &swarmv1.UpdateClusterRequest{Version: cluster.GetMeta().GetVersion(), Spec: wanted}); err != nil {
 			return err
 		}
-		fmt.Fprintln(a.Out, "Swarm updated.")
+		fmt.Fprintln(deps.Out, "Swarm updated.")
 		return nil
 	})
 }

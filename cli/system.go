@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"swarm/cli/command"
 	"swarm/cli/flag"
 	"swarm/cli/term"
 	"swarm/cli/usage"
@@ -16,8 +17,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-func (a *app) newSystem() *cobra.Command {
-	return group(&cobra.Command{Use: "system", Short: "Manage what lies on the nodes' disks"}, a.newSystemDf(), a.newSystemPrune())
+func newSystem(deps *command.Deps) *cobra.Command {
+	return command.Group(&cobra.Command{Use: "system", Short: "Manage what lies on the nodes' disks"}, newSystemDf(deps), newSystemPrune(deps))
 }
 
 var dfListing = term.Table{
@@ -51,14 +52,14 @@ type dfOptions struct {
 	nodes   []string
 }
 
-func (a *app) newSystemDf() *cobra.Command {
+func newSystemDf(deps *command.Deps) *cobra.Command {
 	var o dfOptions
 	nodes := flag.List{Kind: "list"}
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "df [OPTIONS]", Short: "Show what uses the nodes' disks", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
 			o.nodes = nodes.Values
-			return a.runSystemDf(c.Context(), o)
+			return runSystemDf(c.Context(), deps, o)
 		},
 	})
 	c.Flags().BoolVarP(&o.verbose, "verbose", "v", false, "Show detailed information on space usage")
@@ -67,31 +68,31 @@ func (a *app) newSystemDf() *cobra.Command {
 	return c
 }
 
-func (a *app) runSystemDf(ctx context.Context, o dfOptions) error {
+func runSystemDf(ctx context.Context, deps *command.Deps, o dfOptions) error {
 	if o.verbose && o.format != "" && o.format != "json" {
 		return usage.Invalidf("--verbose goes with no --format but json: leave one of them away")
 	}
-	return a.with(ctx, func(c client) error {
-		r, err := c.disks.Usage(ctx, &swarmv1.DisksUsageRequest{Nodes: o.nodes})
+	return deps.Connect(ctx, func(c command.Client) error {
+		r, err := c.Disks.Usage(ctx, &swarmv1.DisksUsageRequest{Nodes: o.nodes})
 		if err != nil {
 			return err
 		}
 		for _, n := range r.GetNodes() {
 			if n.GetError() != "" {
-				term.Printf(a.Err, "node %s is not counted: %s\n", n.GetHostname(), n.GetError())
+				term.Printf(deps.Err, "node %s is not counted: %s\n", n.GetHostname(), n.GetError())
 			}
 		}
 		switch {
 		case o.verbose && o.format == "json":
-			return a.dfObject(r.GetNodes())
+			return dfObject(deps, r.GetNodes())
 		case o.verbose:
-			return a.dfDetails(r.GetNodes())
+			return dfDetails(deps, r.GetNodes())
 		}
-		if err := a.list(dfListing, term.Format{Template: o.format}, dfRows(r.GetNodes())); err != nil || o.format != "" {
+		if err := deps.PrintTable(dfListing, term.Format{Template: o.format}, dfRows(r.GetNodes())); err != nil || o.format != "" {
 			return err
 		}
-		fmt.Fprintln(a.Out)
-		return a.list(dfNodeListing, term.Format{}, dfNodeRows(r.GetNodes()))
+		fmt.Fprintln(deps.Out)
+		return deps.PrintTable(dfNodeListing, term.Format{}, dfNodeRows(r.GetNodes()))
 	})
 }
 
@@ -172,9 +173,9 @@ func dfNodeRows(nodes []*swarmv1.NodeUsage) []term.Row {
 }
 
 // dfDetails lists everything on every node.
-func (a *app) dfDetails(nodes []*swarmv1.NodeUsage) error {
-	for _, t := range a.usageTables() {
-		if err := t.print(a.Out, nodes); err != nil {
+func dfDetails(deps *command.Deps, nodes []*swarmv1.NodeUsage) error {
+	for _, t := range usageTables(deps) {
+		if err := t.print(deps.Out, nodes); err != nil {
 			return err
 		}
 	}
@@ -207,12 +208,12 @@ func (t usageTable) print(w io.Writer, nodes []*swarmv1.NodeUsage) error {
 	return nil
 }
 
-func (a *app) usageTables() []usageTable {
+func usageTables(deps *command.Deps) []usageTable {
 	return []usageTable{
 		{"Images", "REPOSITORY\tTAG\tIMAGE ID\tLAST USED\tSIZE\tSHARED SIZE\tUNIQUE SIZE\tCONTAINERS", func(u *swarmv1.DiskUsageResponse, row func(...any)) {
 			for _, i := range u.GetImages() {
 				repository, tag := term.SplitImage(i.GetImage().GetName())
-				row(repository, tag, term.ShortID(strings.TrimPrefix(i.GetImage().GetDigest(), "sha256:")), term.Ago(a.Now(), i.GetSince()),
+				row(repository, tag, term.ShortID(strings.TrimPrefix(i.GetImage().GetDigest(), "sha256:")), term.Ago(deps.Now(), i.GetSince()),
 					term.Size(i.GetSize()), term.Size(i.GetSize()-i.GetUnique()), term.Size(i.GetUnique()), i.GetContainers())
 			}
 		}},
@@ -230,7 +231,7 @@ func (a *app) usageTables() []usageTable {
 			for _, l := range u.GetLogs() {
 				word := "Kept"
 				if l.GetRetired() != nil {
-					word = "Removed " + term.Ago(a.Now(), l.GetRetired())
+					word = "Removed " + term.Ago(deps.Now(), l.GetRetired())
 				}
 				row(l.GetTaskId(), term.Size(l.GetSize()), word)
 			}
@@ -250,7 +251,7 @@ func containerWord(c *swarmv1.HeldContainer) string {
 }
 
 // dfObject is the same for machines: one object, sizes in bytes.
-func (a *app) dfObject(nodes []*swarmv1.NodeUsage) error {
+func dfObject(deps *command.Deps, nodes []*swarmv1.NodeUsage) error {
 	var all []term.Object
 	for _, n := range nodes {
 		o := term.Object{{"Node", n.GetNodeId()}, {"Hostname", n.GetHostname()}}
@@ -262,5 +263,5 @@ func (a *app) dfObject(nodes []*swarmv1.NodeUsage) error {
 		}
 		all = append(all, o)
 	}
-	return term.PrintJSON(a.Out, term.Object{{"Nodes", all}})
+	return term.PrintJSON(deps.Out, term.Object{{"Nodes", all}})
 }

@@ -10,6 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"swarm/cli/command"
+	"swarm/cli/complete"
 	"swarm/cli/flag"
 	"swarm/cli/term"
 	"swarm/cli/usage"
@@ -22,17 +24,17 @@ var taskFilters = []string{"id", "name", "node", "desired-state", "label"}
 // allTasksFilters are the keys that `task ls --filter` takes.
 var allTasksFilters = append([]string{"service"}, taskFilters...)
 
-func (a *app) newTask() *cobra.Command {
-	return group(&cobra.Command{Use: "task", Short: "Look at tasks"}, a.newTaskLs(), a.newTaskInspect(), a.newTaskLogs())
+func newTask(deps *command.Deps) *cobra.Command {
+	return command.Group(&cobra.Command{Use: "task", Short: "Look at tasks"}, newTaskLs(deps), newTaskInspect(deps), newTaskLogs(deps))
 }
 
 type taskListOptions struct {
-	listOptions
+	command.ListOptions
 	noTrunc, noResolve bool
 }
 
 func taskListFlags(c *cobra.Command, o *taskListOptions, filters []string) {
-	listFlags(c, &o.listOptions, "Only display task IDs", filters)
+	command.ListFlags(c, &o.ListOptions, "Only display task IDs", filters)
 	c.Flags().BoolVar(&o.noTrunc, "no-trunc", false, "Do not truncate output")
 	c.Flags().BoolVar(&o.noResolve, "no-resolve", false, "Do not map IDs to Names")
 }
@@ -51,16 +53,16 @@ var taskListing = term.Table{
 	More: []term.Column{{"ServiceID", "SERVICE ID"}, {"NodeID", "NODE ID"}, {"State", "STATE"}, {"Slot", "SLOT"}, {"Revision", "REVISION"}, {"Addresses", "ADDRESSES"}, {"Restarts", "RESTARTS"}, {"StartAfter", "START AFTER"}},
 }
 
-func (a *app) newTaskLs() *cobra.Command {
+func newTaskLs(deps *command.Deps) *cobra.Command {
 	var o taskListOptions
-	c := verb(&cobra.Command{
+	c := command.Verb(&cobra.Command{
 		Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List tasks", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
-			filter, rest, err := flag.ParseFilters(o.filters, allTasksFilters...)
+			filter, rest, err := flag.ParseFilters(o.Filters, allTasksFilters...)
 			if err != nil {
 				return err
 			}
-			return a.with(c.Context(), func(cl client) error {
+			return deps.Connect(c.Context(), func(cl command.Client) error {
 				for _, ref := range rest["service"] {
 					s, err := cl.GetService(c.Context(), &swarmv1.GetRequest{Id: ref})
 					if err != nil {
@@ -68,7 +70,7 @@ func (a *app) newTaskLs() *cobra.Command {
 					}
 					filter.ServiceIds = append(filter.ServiceIds, s.Service.Id)
 				}
-				_, err = a.listTasks(c.Context(), cl, o, filter)
+				_, err = listTasks(c.Context(), deps, cl, o, filter)
 				return err
 			})
 		},
@@ -78,13 +80,13 @@ func (a *app) newTaskLs() *cobra.Command {
 }
 
 // listTasks prints the tasks that fit the filter, with those that came before in their slots below them.
-func (a *app) listTasks(ctx context.Context, c client, o taskListOptions, filter *swarmv1.Filter) ([]*swarmv1.TaskInfo, error) {
-	_, rest, err := flag.ParseFilters(o.filters, allTasksFilters...)
+func listTasks(ctx context.Context, deps *command.Deps, c command.Client, o taskListOptions, filter *swarmv1.Filter) ([]*swarmv1.TaskInfo, error) {
+	_, rest, err := flag.ParseFilters(o.Filters, allTasksFilters...)
 	if err != nil {
 		return nil, err
 	}
 	for _, ref := range rest["node"] {
-		n, err := findNode(ctx, c, ref)
+		n, err := command.FindNode(ctx, c, ref)
 		if err != nil {
 			return nil, err
 		}
@@ -94,7 +96,7 @@ func (a *app) listTasks(ctx context.Context, c client, o taskListOptions, filter
 	if err != nil {
 		return nil, err
 	}
-	return r.Tasks, a.list(taskListing, o.format, taskRows(r.Tasks, o, a.Now()))
+	return r.Tasks, deps.PrintTable(taskListing, o.Format, taskRows(r.Tasks, o, deps.Now()))
 }
 
 // taskRows sorts by service and slot, newest first, and marks history as Docker does.
@@ -153,13 +155,13 @@ func taskRow(t *swarmv1.TaskInfo, o taskListOptions, history bool, now time.Time
 		image = term.ShortImage(image)
 	}
 	// Only the table for people is cut, and of that not why a task waits: that is what they came for.
-	if !o.noTrunc && o.format.IsTable() {
+	if !o.noTrunc && o.Format.IsTable() {
 		id = term.ShortID(id)
 		if r := []rune(failure); len(r) > errorWidth && st.GetUnplaced() == nil {
 			failure = string(r[:errorWidth-2]) + `…"`
 		}
 	}
-	if history && o.format.Template != "json" {
+	if history && o.Format.Template != "json" {
 		name = ` \_ ` + name
 	}
 	state := term.Capitalized(term.EnumWord(st.GetState()))
@@ -195,16 +197,16 @@ func addressList(networks []*swarmv1.NetworkAttachment) string {
 
 func hostPorts(ports []*swarmv1.PortConfig) string { return term.PortList(ports) }
 
-func (a *app) newTaskInspect() *cobra.Command {
-	return a.newInspect(inspection{
-		use: "inspect [OPTIONS] TASK [TASK...]", short: "Display detailed information on one or more tasks", complete: a.completeTasks(),
-		object: func(ctx context.Context, c client, ref string) (term.Object, error) {
+func newTaskInspect(deps *command.Deps) *cobra.Command {
+	return command.NewInspect(deps, command.Inspection{
+		Use: "inspect [OPTIONS] TASK [TASK...]", Short: "Display detailed information on one or more tasks", Complete: complete.Tasks(deps),
+		Object: func(ctx context.Context, c command.Client, ref string) (term.Object, error) {
 			t, err := c.GetTask(ctx, &swarmv1.GetRequest{Id: ref})
 			if err != nil {
 				return nil, err
 			}
 			// The service may be gone already: its task is shown without a spec.
-			rev, _ := findRevision(ctx, c, t.GetTask().GetServiceId(), t.GetTask().GetRevision())
+			rev, _ := command.FindRevision(ctx, c, t.GetTask().GetServiceId(), t.GetTask().GetRevision())
 			return taskObject(t, rev), nil
 		},
 	})

@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 
+	"swarm/cli/command"
 	"swarm/cli/usage"
 	"swarm/internal/pki"
 )
@@ -15,20 +16,20 @@ const maxTokenFile = 4 << 10
 
 // readToken is the join token that the flags --token and --token-file name. "-" is standard input
 // in both.
-func (a *app) readToken(token, file string) (string, error) {
+func readToken(deps *command.Deps, token, file string) (string, error) {
 	switch {
 	case token != "" && file != "":
 		return "", usage.Invalidf("--token and --token-file are both given: use one of them")
 	case token == "" && file == "":
 		return "", usage.Invalidf("a join token is missing: print one with `swarm join-token worker` or `swarm join-token manager` on a manager, and give it with --token, or with --token-file")
 	case token == "-" || file == "-":
-		text, err := readShort(a.In)
+		text, err := readShort(deps.In)
 		if err != nil {
 			return "", fmt.Errorf("read the join token from standard input: %w", err)
 		}
 		token = text
 	case file != "":
-		text, err := a.readTokenFile(file)
+		text, err := readTokenFile(deps, file)
 		if err != nil {
 			return "", err
 		}
@@ -42,7 +43,7 @@ func (a *app) readToken(token, file string) (string, error) {
 }
 
 // readTokenFile warns of a file that others may read: the token in it lets a host into the swarm.
-func (a *app) readTokenFile(path string) (string, error) {
+func readTokenFile(deps *command.Deps, path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return "", fmt.Errorf("read the join token: %w", err)
@@ -54,7 +55,7 @@ func (a *app) readTokenFile(path string) (string, error) {
 	}
 	// A pipe, as of a shell's <(command), is nobody else's.
 	if mode := info.Mode(); mode.IsRegular() && mode.Perm()&0o077 != 0 {
-		a.warn([]string{fmt.Sprintf("other users of this host may read the join token in %s (mode %04o): run `chmod 600 %s`, and rotate the token if one of them may have", path, mode.Perm(), path)})
+		deps.Warn([]string{fmt.Sprintf("other users of this host may read the join token in %s (mode %04o): run `chmod 600 %s`, and rotate the token if one of them may have", path, mode.Perm(), path)})
 	}
 	text, err := readShort(f)
 	if err != nil {

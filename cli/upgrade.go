@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
 
+	"swarm/cli/command"
 	"swarm/cli/term"
 	"swarm/cli/usage"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -35,45 +36,45 @@ type Upgrader interface {
 // upgradePatience is how long the new daemon may take to answer.
 const upgradePatience = 60 * time.Second
 
-func (a *app) newUpgrade(upgrader Upgrader) *cobra.Command {
-	c := verb(&cobra.Command{
+func newUpgrade(deps *command.Deps, upgrader Upgrader) *cobra.Command {
+	c := command.Verb(&cobra.Command{
 		Use: "upgrade FILE", Short: "Replace swarm on this host by another build; containers go on", Args: usage.ExactArgs(1),
-		RunE: func(c *cobra.Command, args []string) error { return a.runUpgrade(c.Context(), upgrader, args[0]) },
+		RunE: func(c *cobra.Command, args []string) error { return runUpgrade(c.Context(), deps, upgrader, args[0]) },
 	})
 	return c
 }
 
-func (a *app) runUpgrade(ctx context.Context, upgrader Upgrader, file string) (err error) {
+func runUpgrade(ctx context.Context, deps *command.Deps, upgrader Upgrader, file string) (err error) {
 	path, err := filepath.Abs(file)
 	if err != nil {
 		return err
 	}
-	t, err := a.target()
+	t, err := deps.Target()
 	if err != nil {
 		return err
 	}
 	if t.Network != "unix" {
 		return usage.Invalidf("%s is another host: run `swarm upgrade` on the host itself", t)
 	}
-	daemon, err := a.daemonInfo(ctx)
+	daemon, err := daemonInfo(ctx, deps)
 	if err != nil {
 		return err
 	}
 	before := daemon.GetVersion()
-	program, release, err := upgrader.Stage(ctx, path, cmp.Or(daemon.GetStateDir(), DefaultStateDir))
+	program, release, err := upgrader.Stage(ctx, path, cmp.Or(daemon.GetStateDir(), command.DefaultStateDir))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, release()) }()
 	if before.GetBuild() == program.Version.GetBuild() {
-		term.Printf(a.Err, "This host runs %s already.\n", before.GetBuild())
+		term.Printf(deps.Err, "This host runs %s already.\n", before.GetBuild())
 		return nil
 	}
 	installed, undo, err := upgrader.Replace(ctx, t.Address, program)
 	if err != nil {
 		return err
 	}
-	if err := a.awaitBuild(ctx, program.Version.GetBuild()); err != nil {
+	if err := awaitBuild(ctx, deps, program.Version.GetBuild()); err != nil {
 		if uerr := undo(); uerr != nil {
 			return fmt.Errorf("%w; the former program is not back in its place: %w", err, uerr)
 		}
@@ -81,28 +82,28 @@ func (a *app) runUpgrade(ctx context.Context, upgrader Upgrader, file string) (e
 			"build %s does not serve (%v): %s is the former program again: restart the daemon with it; containers have not been touched",
 			program.Version.GetBuild(), err, installed))
 	}
-	term.Printf(a.Out, "%s -> %s\n", before.GetBuild(), program.Version.GetBuild())
+	term.Printf(deps.Out, "%s -> %s\n", before.GetBuild(), program.Version.GetBuild())
 	return nil
 }
 
 // daemonInfo asks the daemon what it is.
-func (a *app) daemonInfo(ctx context.Context) (info *swarmv1.InfoResponse, err error) {
-	err = a.with(ctx, func(c client) error {
-		info, err = c.daemon.Info(ctx, &swarmv1.InfoRequest{})
+func daemonInfo(ctx context.Context, deps *command.Deps) (info *swarmv1.InfoResponse, err error) {
+	err = deps.Connect(ctx, func(c command.Client) error {
+		info, err = c.Daemon.Info(ctx, &swarmv1.InfoRequest{})
 		return err
 	})
 	return info, err
 }
 
 // awaitBuild returns when the daemon is of that build.
-func (a *app) awaitBuild(ctx context.Context, build string) error {
+func awaitBuild(ctx context.Context, deps *command.Deps, build string) error {
 	ctx, cancel := context.WithTimeout(ctx, upgradePatience)
 	defer cancel()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	var last error
 	for {
-		info, err := a.daemonInfo(ctx)
+		info, err := daemonInfo(ctx, deps)
 		if err == nil && info.GetVersion().GetBuild() == build {
 			return nil
 		}

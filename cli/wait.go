@@ -8,8 +8,8 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"swarm/cli/command"
 	"swarm/cli/term"
-	"swarm/internal/pause"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -38,40 +38,40 @@ const (
 )
 
 // wait shows how the service gets along until it has settled, and returns an error when it will not.
-func (a *app) wait(ctx context.Context, c client, o waitOptions) error {
-	view := term.NewView(a.Err, o.quiet)
+func wait(ctx context.Context, deps *command.Deps, c command.Client, o waitOptions) error {
+	view := term.NewView(deps.Err, o.quiet)
 	changes, stop := watchService(ctx, c, o.serviceID)
 	defer stop()
 	s := newSettler(o)
 	seen, name := false, o.serviceID
-	lastAnswer := a.Now()
+	lastAnswer := deps.Now()
 	for {
 		service, tasks, err := lookAt(ctx, c, o.serviceID)
 		v := verdict{}
 		switch {
 		case ctx.Err() != nil:
-			return a.background(name)
-		case isNotFound(err) && seen:
+			return background(deps, name)
+		case command.IsNotFound(err) && seen:
 			return fmt.Errorf("service %s was removed while waiting for it: %w", name, errdefs.ErrNotFound)
-		case err != nil && (isUnavailable(err) || isNotFound(err)) && a.Now().Sub(lastAnswer) < outage:
+		case err != nil && (command.IsUnavailable(err) || command.IsNotFound(err)) && deps.Now().Sub(lastAnswer) < outage:
 		case err != nil:
 			return err
 		default:
-			seen, name, lastAnswer = true, service.GetService().GetName(), a.Now()
+			seen, name, lastAnswer = true, service.GetService().GetName(), deps.Now()
 			if !s.knows(tasks) {
 				learnRevisions(ctx, c, s, o.serviceID)
 			}
-			v = s.judge(a.Now(), service, tasks)
+			v = s.judge(deps.Now(), service, tasks)
 			view.Show(v.progress)
 		}
 		switch {
 		case v.settled:
 			view.Done(v.progress)
-			a.warnPorts(ctx, c, service)
+			warnPorts(ctx, deps, c, service)
 			return nil
 		case v.failure != nil:
 			view.End()
-			return a.report(ctx, c, name, v.failure)
+			return report(ctx, deps, c, name, v.failure)
 		}
 		pause := lookEvery
 		if v.again > 0 {
@@ -79,29 +79,9 @@ func (a *app) wait(ctx context.Context, c client, o waitOptions) error {
 		}
 		if !sleep(ctx, lookGap, nil) || !sleep(ctx, pause-lookGap, changes) {
 			view.End()
-			return a.background(name)
+			return background(deps, name)
 		}
 	}
-}
-
-// slowAnswer is after how long a user wants to know why nothing happens.
-const slowAnswer = time.Second
-
-// saySlow says why the call that is under way takes so long, once it does. "" is nothing to say. What it returns ends that,
-// and waits.
-func (a *app) saySlow(ctx context.Context, why func(context.Context) string) func() {
-	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		if pause.For(ctx, slowAnswer) != nil {
-			return
-		}
-		if text := why(ctx); text != "" {
-			term.Printf(a.Err, "%s\n", text)
-		}
-	}()
-	return func() { cancel(); <-done }
 }
 
 // sleep waits for d or for a change; false when the user has had enough.
@@ -117,7 +97,7 @@ func sleep(ctx context.Context, d time.Duration, changes <-chan struct{}) bool {
 	return true
 }
 
-func lookAt(ctx context.Context, c client, id string) (*swarmv1.ServiceInfo, []*swarmv1.TaskInfo, error) {
+func lookAt(ctx context.Context, c command.Client, id string) (*swarmv1.ServiceInfo, []*swarmv1.TaskInfo, error) {
 	service, err := c.GetService(ctx, &swarmv1.GetRequest{Id: id})
 	if err != nil {
 		return nil, nil, err
@@ -130,7 +110,7 @@ func lookAt(ctx context.Context, c client, id string) (*swarmv1.ServiceInfo, []*
 }
 
 // learnRevisions fetches the templates of all revisions; when it cannot, the next look tries again.
-func learnRevisions(ctx context.Context, c client, s *settler, id string) {
+func learnRevisions(ctx context.Context, c command.Client, s *settler, id string) {
 	r, err := c.ListRevisions(ctx, &swarmv1.GetRequest{Id: id})
 	if err != nil {
 		return
@@ -142,7 +122,7 @@ func learnRevisions(ctx context.Context, c client, s *settler, id string) {
 
 // watchService tells of changes of the service and its tasks. It is a hint, never the truth: when the stream breaks, the
 // waiting goes on at its own pace. stop ends it and waits.
-func watchService(ctx context.Context, c client, id string) (<-chan struct{}, func()) {
+func watchService(ctx context.Context, c command.Client, id string) (<-chan struct{}, func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	changes, done := make(chan struct{}, 1), make(chan struct{})
 	go func() {
@@ -163,29 +143,29 @@ func watchService(ctx context.Context, c client, id string) (<-chan struct{}, fu
 }
 
 // background is what Ctrl-C leaves behind, in Docker's words.
-func (a *app) background(name string) error {
-	term.Printf(a.Err, "Operation continuing in background.\nUse `swarm service ps %s` to check progress.\n", name)
+func background(deps *command.Deps, name string) error {
+	term.Printf(deps.Err, "Operation continuing in background.\nUse `swarm service ps %s` to check progress.\n", name)
 	return nil
 }
 
 // report says what went wrong: details and the last log lines first, then the error in one line.
-func (a *app) report(ctx context.Context, c client, name string, f *failure) error {
+func report(ctx context.Context, deps *command.Deps, c command.Client, name string, f *failure) error {
 	if f.unplaced != nil {
-		term.Printf(a.Err, "no node takes a task of %s:\n", name)
+		term.Printf(deps.Err, "no node takes a task of %s:\n", name)
 		for _, r := range f.unplaced.GetRefusals() {
-			term.Printf(a.Err, "  %s\n", term.RefusalLine(r))
+			term.Printf(deps.Err, "  %s\n", term.RefusalLine(r))
 		}
 		if f.unplaced.GetNearest() != "" {
-			term.Printf(a.Err, "  nearest: %s\n", f.unplaced.GetNearest())
+			term.Printf(deps.Err, "  nearest: %s\n", f.unplaced.GetNearest())
 		}
 	}
 	if f.task != nil {
-		a.showLastLogs(ctx, c, f.task)
+		showLastLogs(ctx, deps, c, f.task)
 	}
 	return errdefs.ErrFailedPrecondition.WithMessage(f.text(name))
 }
 
-func (a *app) showLastLogs(ctx context.Context, c client, t *swarmv1.TaskInfo) {
+func showLastLogs(ctx context.Context, deps *command.Deps, c command.Client, t *swarmv1.TaskInfo) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	var lines strings.Builder
@@ -194,8 +174,8 @@ func (a *app) showLastLogs(ctx context.Context, c client, t *swarmv1.TaskInfo) {
 	if err != nil || lines.Len() == 0 {
 		return // the reason has been told; the log is what more there is
 	}
-	term.Printf(a.Err, "last lines of %s (%s):\n", term.TaskName(t), term.ShortID(t.Task.GetId()))
+	term.Printf(deps.Err, "last lines of %s (%s):\n", term.TaskName(t), term.ShortID(t.Task.GetId()))
 	for line := range strings.Lines(lines.String()) {
-		fmt.Fprintln(a.Err, "  "+strings.TrimRight(line, "\r\n")) // printf: a line of a log keeps its tabs
+		fmt.Fprintln(deps.Err, "  "+strings.TrimRight(line, "\r\n")) // printf: a line of a log keeps its tabs
 	}
 }

@@ -185,3 +185,15 @@ func TaskNode(t *swarmv1.TaskInfo) string {
 func SortBy[T any](list []T, key func(T) string) {
 	slices.SortStableFunc(list, func(a, b T) int { return strings.Compare(key(a), key(b)) })
 }
+
+// WithoutProfiles says that the containers of a build run without seccomp profiles, and why; "" when they do not, and when the
+// build carries no runc of its own: what that of the host can do, its node finds out.
+func WithoutProfiles(v *swarmv1.VersionInfo) string {
+	if v.GetSeccomp() || v.GetRunc() == "" || v.GetRunc() == hostRunc {
+		return ""
+	}
+	return "containers run without a seccomp profile and may make any system call: this swarm was built without libseccomp"
+}
+
+// hostRunc is the version of runc that a build without one names.
+const hostRunc = "of the host"

@@ -5,11 +5,12 @@ import (
 	"time"
 
 	"swarm/cli"
+	"swarm/cli/command"
 	"swarm/internal/transport"
 )
 
 // dial connects the command line to a daemon: over the local socket, or as a user with a credential.
-func dial(_ context.Context, target cli.Target) (cli.Conn, error) {
+func dial(_ context.Context, target command.Target) (command.Conn, error) {
 	if target.Network == "unix" {
 		return transport.DialUnix(target.Address)
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"swarm/cli"
+	"swarm/cli/command"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -21,7 +22,7 @@ func runDaemon(context.Context, cli.DaemonOptions) error { return onlyLinux("the
 
 func runRuntime(context.Context, cli.RuntimeOptions) error { return onlyLinux("the container runtime") }
 
-func startDaemon(context.Context, cli.StartRequest) (*cli.StartedDaemon, error) {
+func startDaemon(context.Context, command.StartRequest) (*command.StartedDaemon, error) {
 	return nil, onlyLinux("the daemon")
 }
 

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"swarm/cli"
+	"swarm/cli/term"
 	"swarm/install"
 	"swarm/internal/footprint"
 	"swarm/internal/ident"
@@ -62,7 +63,7 @@ func serveDaemon(ctx context.Context, o cli.DaemonOptions, s notify.Starter) err
 		return err
 	}
 	defer closeLog()
-	if missing := cli.WithoutProfiles(versionInfo()); missing != "" {
+	if missing := term.WithoutProfiles(versionInfo()); missing != "" {
 		log.Warn(missing)
 	}
 	machine, err := machineID(o)

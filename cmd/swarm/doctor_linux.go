@@ -11,6 +11,8 @@ import (
 	"google.golang.org/grpc"
 
 	"swarm/cli"
+	"swarm/cli/command"
+	"swarm/cli/term"
 	"swarm/doctor"
 	"swarm/node"
 	"swarm/overlay/gossip"
@@ -57,7 +59,7 @@ func observe(ctx context.Context, r cli.DoctorRequest) (doctor.Observations, err
 	if r.Info.GetVersion() != nil {
 		built = r.Info.GetVersion() // of the daemon, which starts the containers
 	}
-	o.Runc = doctor.Runc{Version: built.GetRunc(), NoProfiles: cli.WithoutProfiles(built)}
+	o.Runc = doctor.Runc{Version: built.GetRunc(), NoProfiles: term.WithoutProfiles(built)}
 	mtu, err := survey.MTU()
 	o.MTU, o.MTUProblem = mtu, errorText(err)
 	if r.Info != nil {
@@ -78,7 +80,7 @@ func observe(ctx context.Context, r cli.DoctorRequest) (doctor.Observations, err
 // ports of a host that is no member must be free.
 func ports(ctx context.Context) []doctor.Port {
 	wanted := []doctor.Port{
-		{Network: "tcp", Number: cli.DefaultPort, For: "the cluster", Flag: "--listen-addr ADDRESS:PORT"},
+		{Network: "tcp", Number: command.DefaultPort, For: "the cluster", Flag: "--listen-addr ADDRESS:PORT"},
 		{Network: "tcp", Number: defaultGossipPort, For: "gossip", Flag: "--gossip-port PORT"},
 		{Network: "udp", Number: defaultGossipPort, For: "gossip", Flag: "--gossip-port PORT"},
 		{Network: "udp", Number: probe.DefaultDataPort, For: "overlay networks", Flag: "--data-path-port PORT"},

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 
 	"swarm/cli"
+	"swarm/cli/command"
 	"swarm/doctor"
 	"swarm/internal/spec"
 	"swarm/overlay/bridge"
@@ -69,7 +70,7 @@ func networks(ctx context.Context, r cli.DoctorRequest, self *swarmv1.SurveyedSe
 }
 
 // clusterNetworks adds what a manager knows: networks that this host has no task on, and the pools.
-func clusterNetworks(ctx context.Context, conn cli.Conn, known map[string]bool, to *doctor.Networks) error {
+func clusterNetworks(ctx context.Context, conn command.Conn, known map[string]bool, to *doctor.Networks) error {
 	control := swarmv1.NewControlClient(conn)
 	cluster, err := control.GetCluster(ctx, &swarmv1.GetRequest{})
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"swarm/cli"
+	"swarm/cli/command"
 	"swarm/install"
 	"swarm/internal/sysctl"
 	"swarm/overlay/bridge"
@@ -29,16 +30,16 @@ type installer struct {
 
 func newInstaller() *installer {
 	return &installer{
-		host:   install.New(install.Config{StateDir: cli.DefaultStateDir}),
-		layout: layout.Layout{Data: cli.DefaultStateDir, Run: cli.DefaultRunDir},
-		socket: filepath.Join(cli.DefaultRunDir, "swarm.sock"),
+		host:   install.New(install.Config{StateDir: command.DefaultStateDir}),
+		layout: layout.Layout{Data: command.DefaultStateDir, Run: command.DefaultRunDir},
+		socket: filepath.Join(command.DefaultRunDir, "swarm.sock"),
 	}
 }
 
 func installs() cli.Installer { return newInstaller() }
 
 // Install implements cli.Installer.
-func (i *installer) Install(ctx context.Context) (*cli.StartedDaemon, error) {
+func (i *installer) Install(ctx context.Context) (*command.StartedDaemon, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -47,7 +48,7 @@ func (i *installer) Install(ctx context.Context) (*cli.StartedDaemon, error) {
 	if err != nil {
 		return nil, fmt.Errorf("install swarm: %w", err)
 	}
-	started := &cli.StartedDaemon{Unit: in.Unit, Program: in.Program, Copied: in.Copied}
+	started := &command.StartedDaemon{Unit: in.Unit, Program: in.Program, Copied: in.Copied}
 	started.Undo = func(ctx context.Context) error {
 		if err := i.host.Stop(ctx); err != nil {
 			return err

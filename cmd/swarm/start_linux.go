@@ -11,7 +11,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
-	"swarm/cli"
+	"swarm/cli/command"
 	"swarm/install"
 )
 
@@ -21,7 +21,7 @@ const startTimeout = 60 * time.Second
 
 // startDaemon starts a daemon with the default options, as a service if systemd is the init, and
 // returns when it answers. It returns nil if a daemon runs already.
-func startDaemon(ctx context.Context, r cli.StartRequest) (*cli.StartedDaemon, error) {
+func startDaemon(ctx context.Context, r command.StartRequest) (*command.StartedDaemon, error) {
 	switch conn, err := net.Dial("unix", r.Socket); {
 	case err == nil:
 		return nil, conn.Close()
@@ -40,10 +40,10 @@ func startDaemon(ctx context.Context, r cli.StartRequest) (*cli.StartedDaemon, e
 	if err != nil {
 		return nil, err
 	}
-	log := filepath.Join(cli.DefaultStateDir, "daemon.log")
+	log := filepath.Join(command.DefaultStateDir, "daemon.log")
 	pid, err := install.Detach(ctx, program, runningProgram, log)
 	if err != nil {
 		return nil, fmt.Errorf("start the swarm daemon: %w", err)
 	}
-	return &cli.StartedDaemon{PID: pid, Log: log, Program: program, Undo: i.end}, nil
+	return &command.StartedDaemon{PID: pid, Log: log, Program: program, Undo: i.end}, nil
 }

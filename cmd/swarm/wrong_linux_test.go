@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc"
 
 	"swarm/cli"
+	"swarm/cli/command"
 	"swarm/internal/transport"
 	"swarm/manager"
 	"swarm/manager/ca"
@@ -279,8 +280,8 @@ func (r *wrongRig) deps(out, errOut *bytes.Buffer, socket string) cli.Deps {
 	env := map[string]string{"HOME": r.home}
 	return cli.Deps{
 		In: strings.NewReader("not a tar"), Out: out, Err: errOut, Env: func(name string) string { return env[name] }, Now: time.Now, Version: versionInfo(),
-		Dial: func(ctx context.Context, target cli.Target) (cli.Conn, error) {
-			if target.String() == cli.DefaultHost {
+		Dial: func(ctx context.Context, target command.Target) (command.Conn, error) {
+			if target.String() == command.DefaultHost {
 				target.Address = socket
 			}
 			return dial(ctx, target)

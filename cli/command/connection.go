@@ -1,7 +1,8 @@
-package cli
+package command
 
 import (
 	"context"
+	"io"
 	"net"
 	"path/filepath"
 	"strconv"
@@ -15,6 +16,12 @@ import (
 	"swarm/internal/stale"
 	swarmv1 "swarm/proto/swarm/v1"
 )
+
+// Conn is a connection to a daemon.
+type Conn interface {
+	grpc.ClientConnInterface
+	io.Closer
+}
 
 // DefaultHost is the local daemon's socket.
 const DefaultHost = "unix:///run/swarm/swarm.sock"
@@ -54,15 +61,15 @@ func ParseHost(s string) (Target, error) {
 	if strings.Contains(addr, "/") {
 		return Target{}, usage.Invalidf("host %q is not valid: use unix:///PATH or tcp://HOST[:PORT]", s)
 	}
-	addr, err := withPort(addr)
+	addr, err := WithPort(addr)
 	if err != nil {
 		return Target{}, usage.Invalidf("host %q is not valid: %s; use unix:///PATH or tcp://HOST[:PORT]", s, err)
 	}
 	return Target{Network: "tcp", Address: addr}, nil
 }
 
-// withPort adds the default port to a host without one and checks the one that is there.
-func withPort(addr string) (string, error) {
+// WithPort adds the default port to a host without one and checks the one that is there.
+func WithPort(addr string) (string, error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		host, port = strings.Trim(addr, "[]"), strconv.Itoa(DefaultPort)
@@ -79,11 +86,11 @@ func withPort(addr string) (string, error) {
 	return net.JoinHostPort(host, port), nil
 }
 
-// target is the daemon that this command line is for.
-func (a *app) target() (Target, error) {
-	host := a.host
+// Target is the daemon that this command line is for.
+func (d *Deps) Target() (Target, error) {
+	host := d.host
 	if host == "" {
-		host = a.Env("SWARM_HOST")
+		host = d.Env("SWARM_HOST")
 	}
 	if host == "" {
 		host = DefaultHost
@@ -92,7 +99,7 @@ func (a *app) target() (Target, error) {
 	if err != nil || t.Network != "tcp" {
 		return t, err
 	}
-	for _, path := range []string{a.credential, a.Env("SWARM_CREDENTIAL"), a.configPath("credential.pem")} {
+	for _, path := range []string{d.credential, d.Env("SWARM_CREDENTIAL"), d.configPath("credential.pem")} {
 		if path != "" {
 			t.Credential = path
 			break
@@ -102,59 +109,66 @@ func (a *app) target() (Target, error) {
 }
 
 // configPath is a file in the user's configuration folder, "" when there is no such folder.
-func (a *app) configPath(name string) string {
-	if dir := a.Env("XDG_CONFIG_HOME"); dir != "" {
+func (d *Deps) configPath(name string) string {
+	if dir := d.Env("XDG_CONFIG_HOME"); dir != "" {
 		return filepath.Join(dir, "swarm", name)
 	}
-	if home := a.Env("HOME"); home != "" {
+	if home := d.Env("HOME"); home != "" {
 		return filepath.Join(home, ".config", "swarm", name)
 	}
 	return ""
 }
 
-// client is the APIs of one daemon. Its errors are for users already.
-type client struct {
+// Client is the APIs of one daemon. Its errors are for users already.
+type Client struct {
 	swarmv1.ControlClient
-	daemon swarmv1.DaemonClient
-	ca     swarmv1.CAClient
-	disks  swarmv1.DisksClient
+	Daemon swarmv1.DaemonClient
+	CA     swarmv1.CAClient
+	Disks  swarmv1.DisksClient
 }
 
-// with connects, runs fn, closes, and explains what went wrong.
-func (a *app) with(ctx context.Context, fn func(client) error) error {
-	t, err := a.target()
+// Connect connects to the daemon that the command line names, runs fn, and closes the connection. The
+// error is that of the connection or of fn, passed through Explain.
+func (d *Deps) Connect(ctx context.Context, fn func(Client) error) error {
+	t, err := d.Target()
 	if err != nil {
 		return err
 	}
-	conn, err := a.Dial(ctx, t)
+	conn, err := d.Dial(ctx, t)
 	if err != nil {
-		return a.explain(err)
+		return d.Explain(err)
 	}
 	defer conn.Close()
-	noticed := noticing{ClientConnInterface: conn, app: a}
-	return a.explain(fn(client{
+	noticed := noticing{ClientConnInterface: conn, deps: d}
+	return d.Explain(fn(Client{
 		ControlClient: swarmv1.NewControlClient(noticed),
-		daemon:        swarmv1.NewDaemonClient(conn),
-		ca:            swarmv1.NewCAClient(conn),
-		disks:         swarmv1.NewDisksClient(conn),
+		Daemon:        swarmv1.NewDaemonClient(conn),
+		CA:            swarmv1.NewCAClient(conn),
+		Disks:         swarmv1.NewDisksClient(conn),
 	}))
 }
 
 // noticing asks for old answers if the user wants them, and says on stderr, once, when an answer may be old.
 type noticing struct {
 	grpc.ClientConnInterface
-	app *app
+	deps *Deps
 }
 
 func (n noticing) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
-	if n.app.acceptStale {
+	if n.deps.acceptStale {
 		ctx = metadata.AppendToOutgoingContext(ctx, stale.Accept, "1")
 	}
 	var header metadata.MD
 	err := n.ClientConnInterface.Invoke(ctx, method, args, reply, append(opts, grpc.Header(&header))...)
-	if notice := header.Get(stale.Notice); err == nil && len(notice) > 0 && n.app.stale == "" {
-		n.app.stale = notice[0]
-		term.Printf(n.app.Err, "Warning: %s\n", notice[0])
+	if notice := header.Get(stale.Notice); err == nil && len(notice) > 0 && n.deps.stale == "" {
+		n.deps.stale = notice[0]
+		term.Printf(n.deps.Err, "Warning: %s\n", notice[0])
 	}
 	return err
 }
+
+// DefaultStateDir is where a daemon keeps what must survive a reboot, and DefaultRunDir what need not.
+const (
+	DefaultStateDir = "/var/lib/swarm"
+	DefaultRunDir   = "/run/swarm"
+)

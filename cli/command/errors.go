@@ -1,4 +1,4 @@
-package cli
+package command
 
 import (
 	"context"
@@ -15,27 +15,34 @@ import (
 	"swarm/cli/usage"
 )
 
-// The class of an error, whether the connection translates statuses or not.
+// The functions below tell the class of an error, whether the connection translates gRPC statuses
+// into error classes or not.
 
-func isNotFound(err error) bool { return errdefs.IsNotFound(err) || code(err) == codes.NotFound }
+// IsNotFound reports whether the object that a call named does not exist.
+func IsNotFound(err error) bool { return errdefs.IsNotFound(err) || code(err) == codes.NotFound }
 
-func isStale(err error) bool {
+// IsStale reports whether an edit was refused because another write came first.
+func IsStale(err error) bool {
 	return errdefs.IsAborted(err) || errdefs.IsConflict(err) || code(err) == codes.Aborted
 }
 
-func isUnavailable(err error) bool {
+// IsUnavailable reports whether a call may succeed later, or by another daemon.
+func IsUnavailable(err error) bool {
 	return errdefs.IsUnavailable(err) || code(err) == codes.Unavailable
 }
 
-func isUnauthorized(err error) bool {
+// IsUnauthorized reports whether credentials were missing or refused.
+func IsUnauthorized(err error) bool {
 	return errdefs.IsUnauthorized(err) || code(err) == codes.Unauthenticated
 }
 
-func isUnimplemented(err error) bool {
+// IsUnimplemented reports whether the daemon does not know the call.
+func IsUnimplemented(err error) bool {
 	return errdefs.IsNotImplemented(err) || code(err) == codes.Unimplemented
 }
 
-func isCanceled(err error) bool {
+// IsCanceled reports whether the caller gave up.
+func IsCanceled(err error) bool {
 	return errors.Is(err, context.Canceled) || code(err) == codes.Canceled
 }
 
@@ -59,16 +66,17 @@ var dialFailure = regexp.MustCompile(`(?i)error while dialing|is not running on 
 // silence matches how a connection ends that the other side has taken and then said nothing on.
 var silence = regexp.MustCompile(`^(raw-)?read (unix|tcp) .*use of closed network connection|keepalive ping failed`)
 
-// explain turns the error of a call into what the user can act on.
-func (a *app) explain(err error) error {
+// Explain returns the error of a call in words that the user can act on: which daemon was not
+// reached and why, or which one is too old for the call. Other errors, and nil, return as they are.
+func (d *Deps) Explain(err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case isUnavailable(err) && silence.MatchString(term.ErrorLine(err)):
-		t, _ := a.target()
+	case IsUnavailable(err) && silence.MatchString(term.ErrorLine(err)):
+		t, _ := d.Target()
 		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("the swarm daemon at %s does not answer: it hangs, or its host is overloaded; see its log, or restart it", t))
-	case isUnavailable(err) && a.notDialled(err.Error()) && !strings.Contains(err.Error(), "registry "): // which a daemon could not reach
-		t, _ := a.target()
+	case IsUnavailable(err) && d.notDialled(err.Error()) && !strings.Contains(err.Error(), "registry "): // which a daemon could not reach
+		t, _ := d.Target()
 		hint := "is it running? (`swarm init` and `swarm join` start it, `swarm daemon` runs it in the foreground)"
 		switch {
 		case strings.Contains(err.Error(), "permission denied"):
@@ -77,7 +85,7 @@ func (a *app) explain(err error) error {
 			hint = unreached(term.ErrorLine(err), t)
 		}
 		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("cannot reach the swarm daemon at %s: %s", t, hint))
-	case isUnimplemented(err):
+	case IsUnimplemented(err):
 		return errdefs.ErrNotImplemented.WithMessage("the daemon does not know this request: it is older than this program, or this node is not a swarm manager; use -H to name a manager (" + term.ErrorLine(err) + ")")
 	}
 	return err
@@ -88,9 +96,9 @@ var transportFailure = regexp.MustCompile(`(\S+): (connection refused: is swarm|
 
 // notDialled reports whether an error is of the connection to the daemon. A daemon tells in the
 // words of package transport of other hosts too.
-func (a *app) notDialled(text string) bool {
+func (d *Deps) notDialled(text string) bool {
 	if m := transportFailure.FindStringSubmatch(text); m != nil {
-		t, _ := a.target()
+		t, _ := d.Target()
 		return strings.HasSuffix(m[1], t.Address)
 	}
 	return dialFailure.MatchString(text)
@@ -104,3 +112,6 @@ func unreached(text string, t Target) string {
 	}
 	return "is it running there, and does a firewall let port " + t.port() + " through? (" + usage.Reason(text) + ")"
 }
+
+// StaleRetries bounds how often a read-edit-write cycle is repeated because another write came first.
+const StaleRetries = 10

@@ -1,0 +1,38 @@
+package command
+
+import (
+	"context"
+	"path/filepath"
+
+	"github.com/distribution/reference"
+
+	"swarm/internal/keychain"
+)
+
+// RegistryAuth encodes the credentials for an image's registry as Docker's X-Registry-Auth.
+func RegistryAuth(ctx context.Context, deps *Deps, image string) (string, error) {
+	ref, err := reference.ParseNormalizedNamed(image)
+	if err != nil {
+		return "", nil // the daemon says what is wrong with it
+	}
+	keys, err := Keychain(deps)
+	if err != nil {
+		return "", err
+	}
+	c, err := keys.Find(ctx, keychain.Key(reference.Domain(ref)))
+	if err != nil || c == nil {
+		return "", err
+	}
+	return c.Header()
+}
+
+// Keychain is Docker's: the folder that DOCKER_CONFIG names, else ~/.docker.
+func Keychain(deps *Deps) (*keychain.File, error) {
+	dir := deps.Env("DOCKER_CONFIG")
+	if dir == "" {
+		if home := deps.Env("HOME"); home != "" {
+			dir = filepath.Join(home, ".docker")
+		}
+	}
+	return keychain.Open(dir)
+}
