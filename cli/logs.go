@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -133,4 +134,13 @@ func copyLogs(ctx context.Context, c command.Client, req *swarmv1.LogsRequest, p
 		}
 		p.write(r)
 	}
+}
+
+// lastLines returns the last lines of a task's logs, of both of its streams, without prefixes. There
+// are at most n lines. They are not escaped.
+func lastLines(ctx context.Context, c command.Client, task string, n int64) (string, error) {
+	var lines strings.Builder
+	p := &logPrinter{out: &lines, err: &lines, raw: true}
+	err := copyLogs(ctx, c, &swarmv1.LogsRequest{Task: task, Options: &swarmv1.LogOptions{Tail: n}}, p)
+	return lines.String(), err
 }

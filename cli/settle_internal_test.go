@@ -451,7 +451,7 @@ func TestPlacementHints(t *testing.T) {
 		"constraint": "--label-add", "memory": "--reserve-", "image": "docker save app:1 | swarm image load", "down": "swarm node ls", "availability": "--availability active",
 		"port": "another port", "max-replicas": "--replicas-max-per-node", "platform": "platform", "new-filter": "", "address": "--network-rm",
 	} {
-		if got := placementHint(unplaced(1, filter).Status.Unplaced, "app:1"); !strings.Contains(got, want) || want == "" && got != "" {
+		if got := placementHint(&swarmv1.Unplaced{Refusals: []*swarmv1.Refusal{{Filter: filter, Nodes: 2}}}, "app:1"); !strings.Contains(got, want) || want == "" && got != "" {
 			t.Errorf("%s: got %q, want %q", filter, got, want)
 		}
 	}
@@ -473,8 +473,14 @@ func TestSettle_StuckStartFirst(t *testing.T) {
 }
 
 func TestTaskRow_RestartThatIsWaitedFor(t *testing.T) {
-	x := tsk(1, 1, swarmv1.TaskState_PENDING)
-	x.Task.Restarts, x.Task.StartAfter = &swarmv1.RestartHistory{Attempts: 4}, timestamppb.New(start.Add(20*time.Second))
+	start := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	x := &swarmv1.TaskInfo{
+		Task: &swarmv1.Task{
+			Id: "t1", ServiceId: "s", Slot: 1, DesiredState: swarmv1.TaskState_RUNNING,
+			Restarts: &swarmv1.RestartHistory{Attempts: 4}, StartAfter: timestamppb.New(start.Add(20 * time.Second)),
+		},
+		Status: &swarmv1.TaskStatus{State: swarmv1.TaskState_PENDING}, ServiceName: "web",
+	}
 	row := taskRow(x, taskListOptions{}, false, start)
 	if row["Error"] != `"restart 4 in 20s"` || row["Restarts"] != "4" || row["StartAfter"] != start.Add(20*time.Second).UTC().Format(time.RFC3339Nano) {
 		t.Errorf("row of a task that waits: got %v", row)

@@ -168,14 +168,12 @@ func report(ctx context.Context, deps *command.Deps, c command.Client, name stri
 func showLastLogs(ctx context.Context, deps *command.Deps, c command.Client, t *swarmv1.TaskInfo) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	var lines strings.Builder
-	printer := &logPrinter{out: &lines, err: &lines, raw: true}
-	err := copyLogs(ctx, c, &swarmv1.LogsRequest{Task: t.Task.GetId(), Options: &swarmv1.LogOptions{Tail: lastLogLines}}, printer)
-	if err != nil || lines.Len() == 0 {
+	text, err := lastLines(ctx, c, t.Task.GetId(), lastLogLines)
+	if err != nil || text == "" {
 		return // the reason has been told; the log is what more there is
 	}
 	term.Printf(deps.Err, "last lines of %s (%s):\n", term.TaskName(t), term.ShortID(t.Task.GetId()))
-	for line := range strings.Lines(lines.String()) {
+	for line := range strings.Lines(text) {
 		fmt.Fprintln(deps.Err, "  "+strings.TrimRight(line, "\r\n")) // printf: a line of a log keeps its tabs
 	}
 }
