@@ -16,6 +16,7 @@ import (
 	"swarm/cli/command"
 	"swarm/cli/complete"
 	"swarm/cli/flag"
+	"swarm/cli/prune"
 	"swarm/cli/term"
 	"swarm/cli/usage"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -26,7 +27,7 @@ var imageFilters = []string{"id", "name"}
 
 func newImage(deps *command.Deps) *cobra.Command {
 	return command.Group(&cobra.Command{Use: "image", Short: "Manage the swarm's images"},
-		newImageLs(deps), newImageLoad(deps), newImagePull(deps), newImagePush(deps), newImageTag(deps), newImageInspect(deps), newImageRm(deps), newImagePrune(deps))
+		newImageLs(deps), newImageLoad(deps), newImagePull(deps), newImagePush(deps), newImageTag(deps), newImageInspect(deps), newImageRm(deps), prune.NewImage(deps))
 }
 
 var imageListing = term.Table{

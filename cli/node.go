@@ -15,6 +15,7 @@ import (
 	"swarm/cli/command"
 	"swarm/cli/complete"
 	"swarm/cli/flag"
+	"swarm/cli/tasktable"
 	"swarm/cli/term"
 	"swarm/cli/usage"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -127,21 +128,21 @@ func reachabilityWord(m *swarmv1.ManagerStatus) string {
 }
 
 func newNodePs(deps *command.Deps) *cobra.Command {
-	var o taskListOptions
+	var o tasktable.Options
 	c := command.Verb(&cobra.Command{
 		Use: "ps [OPTIONS] [NODE...]", Short: "List tasks running on one or more nodes, defaults to current node",
 		ValidArgsFunction: complete.Nodes(deps),
 		RunE:              func(c *cobra.Command, args []string) error { return runNodePs(c.Context(), deps, o, args) },
 	})
-	taskListFlags(c, &o, taskFilters)
+	tasktable.RegisterFlags(c, &o, tasktable.Filters)
 	return c
 }
 
-func runNodePs(ctx context.Context, deps *command.Deps, o taskListOptions, refs []string) error {
+func runNodePs(ctx context.Context, deps *command.Deps, o tasktable.Options, refs []string) error {
 	if len(refs) == 0 {
 		refs = []string{"self"}
 	}
-	filter, _, err := flag.ParseFilters(o.Filters, taskFilters...)
+	filter, _, err := flag.ParseFilters(o.Filters, tasktable.Filters...)
 	if err != nil {
 		return err
 	}
@@ -156,7 +157,7 @@ func runNodePs(ctx context.Context, deps *command.Deps, o taskListOptions, refs 
 		if len(filter.NodeIds) == 0 {
 			return missing
 		}
-		_, err := listTasks(ctx, deps, c, o, filter)
+		_, err := tasktable.Print(ctx, deps, c, o, filter)
 		return errors.Join(err, missing)
 	})
 }

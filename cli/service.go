@@ -15,6 +15,8 @@ import (
 	"swarm/cli/command"
 	"swarm/cli/complete"
 	"swarm/cli/flag"
+	"swarm/cli/logs"
+	"swarm/cli/tasktable"
 	"swarm/cli/term"
 	"swarm/cli/usage"
 	"swarm/internal/ident"
@@ -28,7 +30,7 @@ var serviceFilters = []string{"id", "label", "mode", "name"}
 func newService(deps *command.Deps) *cobra.Command {
 	return command.Group(&cobra.Command{Use: "service", Short: "Manage swarm services"},
 		newServiceCreate(deps), newServiceLs(deps), newServicePs(deps), newServiceInspect(deps), newServiceUpdate(deps),
-		newServiceScale(deps), newServiceLogs(deps), newServiceRm(deps), newServiceRollback(deps), newServiceHistory(deps))
+		newServiceScale(deps), logs.NewService(deps), newServiceRm(deps), newServiceRollback(deps), newServiceHistory(deps))
 }
 
 func newServiceCreate(deps *command.Deps) *cobra.Command {
@@ -198,18 +200,18 @@ func replicasWord(s *swarmv1.ServiceInfo) string {
 }
 
 func newServicePs(deps *command.Deps) *cobra.Command {
-	var o taskListOptions
+	var o tasktable.Options
 	c := command.Verb(&cobra.Command{
 		Use: "ps [OPTIONS] SERVICE [SERVICE...]", Short: "List the tasks of one or more services", Args: usage.MinArgs(1),
 		ValidArgsFunction: complete.Services(deps),
 		RunE:              func(c *cobra.Command, args []string) error { return runServicePs(c.Context(), deps, o, args) },
 	})
-	taskListFlags(c, &o, taskFilters)
+	tasktable.RegisterFlags(c, &o, tasktable.Filters)
 	return c
 }
 
-func runServicePs(ctx context.Context, deps *command.Deps, o taskListOptions, refs []string) error {
-	filter, _, err := flag.ParseFilters(o.Filters, taskFilters...)
+func runServicePs(ctx context.Context, deps *command.Deps, o tasktable.Options, refs []string) error {
+	filter, _, err := flag.ParseFilters(o.Filters, tasktable.Filters...)
 	if err != nil {
 		return err
 	}
@@ -229,7 +231,7 @@ func runServicePs(ctx context.Context, deps *command.Deps, o taskListOptions, re
 		if len(filter.ServiceIds) == 0 {
 			return missing
 		}
-		tasks, err := listTasks(ctx, deps, c, o, filter)
+		tasks, err := tasktable.Print(ctx, deps, c, o, filter)
 		for _, t := range tasks {
 			if hint := orderHint(services[t.GetTask().GetServiceId()], t); hint != "" {
 				term.Printf(deps.Err, "the update of service %s waits for what its old tasks hold: %s\n", t.GetServiceName(), hint)

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"swarm/cli/tasktable"
 	"swarm/cli/term"
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -143,11 +144,11 @@ func (s *settler) wanted(t *swarmv1.TaskInfo) bool {
 // slotsOf groups tasks; within a slot the newest comes first.
 func slotsOf(tasks []*swarmv1.TaskInfo) []slot {
 	tasks = slices.Clone(tasks)
-	sortTasks(tasks)
+	tasktable.Sort(tasks)
 	var out []slot
 	for _, t := range tasks {
-		if n := len(out); n == 0 || out[n-1].key != slotKey(t) {
-			out = append(out, slot{key: slotKey(t)})
+		if n := len(out); n == 0 || out[n-1].key != tasktable.SlotKey(t) {
+			out = append(out, slot{key: tasktable.SlotKey(t)})
 		}
 		last := &out[len(out)-1]
 		last.tasks = append(last.tasks, t)

@@ -11,6 +11,7 @@ import (
 
 	"swarm/cli/command"
 	"swarm/cli/flag"
+	"swarm/cli/prune"
 	"swarm/cli/term"
 	"swarm/cli/usage"
 	"swarm/internal/printable"
@@ -18,7 +19,7 @@ import (
 )
 
 func newSystem(deps *command.Deps) *cobra.Command {
-	return command.Group(&cobra.Command{Use: "system", Short: "Manage what lies on the nodes' disks"}, newSystemDf(deps), newSystemPrune(deps))
+	return command.Group(&cobra.Command{Use: "system", Short: "Manage what lies on the nodes' disks"}, newSystemDf(deps), prune.NewSystem(deps))
 }
 
 var dfListing = term.Table{

@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"swarm/cli/command"
+	"swarm/cli/logs"
 	"swarm/cli/term"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -168,7 +169,7 @@ func report(ctx context.Context, deps *command.Deps, c command.Client, name stri
 func showLastLogs(ctx context.Context, deps *command.Deps, c command.Client, t *swarmv1.TaskInfo) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	text, err := lastLines(ctx, c, t.Task.GetId(), lastLogLines)
+	text, err := logs.LastLines(ctx, c, t.Task.GetId(), lastLogLines)
 	if err != nil || text == "" {
 		return // the reason has been told; the log is what more there is
 	}

@@ -1,4 +1,4 @@
-package cli
+package logs
 
 import (
 	"bytes"
@@ -17,9 +17,9 @@ import (
 // longestPart is what is kept of a line that comes in several records: a longer one is printed as it comes.
 const longestPart = 1 << 20
 
-// logPrinter writes records as lines, with where they come from in front.
-type logPrinter struct {
-	logsOptions
+// printer writes records as lines, with where they come from in front.
+type printer struct {
+	options
 	out, err io.Writer
 	raw      bool
 	find     func(taskID string) *swarmv1.TaskInfo
@@ -47,7 +47,7 @@ type logPart struct {
 }
 
 // write prints what a manager said.
-func (p *logPrinter) write(m *swarmv1.TaskLogsResponse) {
+func (p *printer) write(m *swarmv1.TaskLogsResponse) {
 	for _, n := range m.Notices {
 		p.note(n)
 	}
@@ -67,12 +67,12 @@ func (p *logPrinter) write(m *swarmv1.TaskLogsResponse) {
 }
 
 // note tells the reader something that is not in the logs.
-func (p *logPrinter) note(text string) {
+func (p *printer) note(text string) {
 	p.close()
 	term.Printf(p.err, "swarm: %s\n", text)
 }
 
-func (p *logPrinter) print(r *swarmv1.LogRecord) {
+func (p *printer) print(r *swarmv1.LogRecord) {
 	if r.Lost > 0 {
 		p.note(fmt.Sprintf("%d bytes of task %s were not kept: they came faster than they could be copied", r.Lost, r.TaskId))
 		return
@@ -101,7 +101,7 @@ func (p *logPrinter) print(r *swarmv1.LogRecord) {
 }
 
 // emit prints a line, or what there is of it.
-func (p *logPrinter) emit(part *logPart) {
+func (p *printer) emit(part *logPart) {
 	r := part.first
 	if !part.began || p.open != part { // its beginning, or what goes on after somebody else's line
 		p.close()
@@ -112,14 +112,14 @@ func (p *logPrinter) emit(part *logPart) {
 }
 
 // close ends the line that was printed without its end, so that another can begin. Raw bytes stay as they are.
-func (p *logPrinter) close() {
+func (p *printer) close() {
 	if p.open != nil && !p.raw {
 		_, _ = io.WriteString(p.writer(p.open.first), "\n")
 	}
 	p.open = nil
 }
 
-func (p *logPrinter) writer(r *swarmv1.LogRecord) io.Writer {
+func (p *printer) writer(r *swarmv1.LogRecord) io.Writer {
 	if r.Stream == swarmv1.LogRecord_STDERR {
 		return p.err
 	}
@@ -127,7 +127,7 @@ func (p *logPrinter) writer(r *swarmv1.LogRecord) io.Writer {
 }
 
 // front is what stands before a line, in Docker's order: when, whose, details.
-func (p *logPrinter) front(r *swarmv1.LogRecord) string {
+func (p *printer) front(r *swarmv1.LogRecord) string {
 	var b strings.Builder
 	if p.timestamps {
 		b.WriteString(r.Timestamp.AsTime().UTC().Format(timestampLayout) + " ")
@@ -135,7 +135,7 @@ func (p *logPrinter) front(r *swarmv1.LogRecord) string {
 	if !p.raw {
 		b.WriteString(p.prefix(r) + " | ")
 	}
-	if p.logsOptions.details {
+	if p.options.details {
 		b.WriteString(printable.Line(p.details[r.TaskId]) + " ")
 	}
 	return b.String()
@@ -145,7 +145,7 @@ func (p *logPrinter) front(r *swarmv1.LogRecord) string {
 const timestampLayout = "2006-01-02T15:04:05.000000000Z07:00"
 
 // flush writes lines that never ended. Raw ones stay as they are.
-func (p *logPrinter) flush() {
+func (p *printer) flush() {
 	for _, source := range slices.SortedFunc(maps.Keys(p.parts), func(a, b logSource) int {
 		return cmp.Or(strings.Compare(a.task, b.task), cmp.Compare(a.stream, b.stream))
 	}) {
@@ -161,7 +161,7 @@ func (p *logPrinter) flush() {
 }
 
 // prefix is "web.1.k3x9q2m4z7aa@node2", padded so that the bars of all lines stand below each other.
-func (p *logPrinter) prefix(r *swarmv1.LogRecord) string {
+func (p *printer) prefix(r *swarmv1.LogRecord) string {
 	name, node := fmt.Sprintf("%s.%d", r.ServiceId, r.Slot), r.NodeId
 	if t := p.find(r.TaskId); t != nil && !p.noResolve {
 		name, node = term.TaskName(t), term.TaskNode(t)

@@ -1,4 +1,4 @@
-package cli
+package prune
 
 import (
 	"context"
@@ -15,10 +15,10 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// pruneFilters are the keys that `system prune` and `image prune` filter by.
-var pruneFilters = []string{"until", "label", "label!"}
+// filters are the keys that `system prune` and `image prune` filter by.
+var filters = []string{"until", "label", "label!"}
 
-type pruneOptions struct {
+type options struct {
 	all, volumes, force bool
 	filters             []string
 	nodes               []string
@@ -26,45 +26,47 @@ type pruneOptions struct {
 	imagesOnly bool
 }
 
-func newSystemPrune(deps *command.Deps) *cobra.Command {
-	var o pruneOptions
+// NewSystem returns the verb `system prune`.
+func NewSystem(deps *command.Deps) *cobra.Command {
+	var o options
 	nodes := flag.List{Kind: "list"}
 	c := command.Verb(&cobra.Command{
 		Use: "prune [OPTIONS]", Short: "Remove unused data", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		Long: "Remove what nothing uses on the nodes: dead containers with their anonymous volumes, logs of removed tasks, networks, and images without a name.",
 		RunE: func(c *cobra.Command, _ []string) error {
 			o.nodes = nodes.Values
-			return runPrune(c.Context(), deps, o)
+			return run(c.Context(), deps, o)
 		},
 	})
-	pruneFlags(c, &o, &nodes)
+	registerFlags(c, &o, &nodes)
 	c.Flags().BoolVar(&o.volumes, "volumes", false, "Prune anonymous volumes (which always go with their containers)")
 	return c
 }
 
-func newImagePrune(deps *command.Deps) *cobra.Command {
-	o := pruneOptions{imagesOnly: true}
+// NewImage returns the verb `image prune`.
+func NewImage(deps *command.Deps) *cobra.Command {
+	o := options{imagesOnly: true}
 	nodes := flag.List{Kind: "list"}
 	c := command.Verb(&cobra.Command{
 		Use: "prune [OPTIONS]", Short: "Remove unused images", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
 			o.nodes = nodes.Values
-			return runPrune(c.Context(), deps, o)
+			return run(c.Context(), deps, o)
 		},
 	})
-	pruneFlags(c, &o, &nodes)
+	registerFlags(c, &o, &nodes)
 	return c
 }
 
-func pruneFlags(c *cobra.Command, o *pruneOptions, nodes *flag.List) {
+func registerFlags(c *cobra.Command, o *options, nodes *flag.List) {
 	f := c.Flags()
 	f.BoolVarP(&o.all, "all", "a", false, "Remove all unused images, not just dangling ones")
 	f.BoolVarP(&o.force, "force", "f", false, "Do not prompt for confirmation")
-	f.Var(&flag.Filter{Values: &o.filters, Keys: pruneFilters}, "filter", `Provide filter values (e.g. "until=24h", "label=KEY=VALUE"; labels are those of images)`)
+	f.Var(&flag.Filter{Values: &o.filters, Keys: filters}, "filter", `Provide filter values (e.g. "until=24h", "label=KEY=VALUE"; labels are those of images)`)
 	f.Var(nodes, "node", "Nodes to clean, by id or name (default: all)")
 }
 
-func runPrune(ctx context.Context, deps *command.Deps, o pruneOptions) error {
+func run(ctx context.Context, deps *command.Deps, o options) error {
 	req := &swarmv1.DisksPruneRequest{Nodes: o.nodes, Images: true, AllImages: o.all, Containers: !o.imagesOnly, Logs: !o.imagesOnly}
 	for _, f := range o.filters {
 		key, value, _ := strings.Cut(f, "=")
@@ -84,7 +86,7 @@ func runPrune(ctx context.Context, deps *command.Deps, o pruneOptions) error {
 			}
 			req.Labels = append(req.Labels, k)
 		default:
-			return usage.Invalidf("unknown filter %q: use one of %s", key, strings.Join(pruneFilters, ", "))
+			return usage.Invalidf("unknown filter %q: use one of %s", key, strings.Join(filters, ", "))
 		}
 	}
 	if len(req.Labels) > 0 { // nothing else has labels
@@ -111,7 +113,7 @@ func runPrune(ctx context.Context, deps *command.Deps, o pruneOptions) error {
 }
 
 // agreed asks as Docker does.
-func agreed(deps *command.Deps, o pruneOptions) bool {
+func agreed(deps *command.Deps, o options) bool {
 	which := "all images without a name"
 	if o.all {
 		which = "all images without at least one service associated to them"

@@ -1,4 +1,4 @@
-package cli
+package logs
 
 import (
 	"context"
@@ -18,7 +18,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-type logsOptions struct {
+type options struct {
 	ref                              string
 	task                             bool // ref is a task's
 	follow, timestamps, raw, details bool
@@ -26,21 +26,23 @@ type logsOptions struct {
 	since, until, tail               string
 }
 
-func newServiceLogs(deps *command.Deps) *cobra.Command {
-	return newLogs(deps, "SERVICE|TASK", "Fetch the logs of a service or task", false, complete.Services(deps))
+// NewService returns the verb `service logs`.
+func NewService(deps *command.Deps) *cobra.Command {
+	return newVerb(deps, "SERVICE|TASK", "Fetch the logs of a service or task", false, complete.Services(deps))
 }
 
-func newTaskLogs(deps *command.Deps) *cobra.Command {
-	return newLogs(deps, "TASK", "Fetch the logs of a task", true, complete.Tasks(deps))
+// NewTask returns the verb `task logs`.
+func NewTask(deps *command.Deps) *cobra.Command {
+	return newVerb(deps, "TASK", "Fetch the logs of a task", true, complete.Tasks(deps))
 }
 
-func newLogs(deps *command.Deps, what, short string, task bool, complete cobra.CompletionFunc) *cobra.Command {
-	o := logsOptions{task: task}
+func newVerb(deps *command.Deps, what, short string, task bool, complete cobra.CompletionFunc) *cobra.Command {
+	o := options{task: task}
 	c := command.Verb(&cobra.Command{
 		Use: "logs [OPTIONS] " + what, Short: short, Args: usage.ExactArgs(1), ValidArgsFunction: complete,
 		RunE: func(c *cobra.Command, args []string) error {
 			o.ref = args[0]
-			return runLogs(c.Context(), deps, o)
+			return run(c.Context(), deps, o)
 		},
 	})
 	f := c.Flags()
@@ -58,7 +60,7 @@ func newLogs(deps *command.Deps, what, short string, task bool, complete cobra.C
 }
 
 // options words the flags for managers.
-func (o logsOptions) options(now time.Time) (*swarmv1.LogOptions, error) {
+func (o options) options(now time.Time) (*swarmv1.LogOptions, error) {
 	out := &swarmv1.LogOptions{Follow: o.follow, Tail: -1, Details: o.details}
 	if o.tail != "all" && o.tail != "" {
 		n, err := strconv.ParseInt(o.tail, 10, 64)
@@ -75,7 +77,7 @@ func (o logsOptions) options(now time.Time) (*swarmv1.LogOptions, error) {
 	return out, err
 }
 
-func runLogs(ctx context.Context, deps *command.Deps, o logsOptions) error {
+func run(ctx context.Context, deps *command.Deps, o options) error {
 	options, err := o.options(deps.Now())
 	if err != nil {
 		return err
@@ -85,11 +87,11 @@ func runLogs(ctx context.Context, deps *command.Deps, o logsOptions) error {
 		if o.task {
 			req = &swarmv1.LogsRequest{Task: o.ref, Options: options}
 		}
-		p := &logPrinter{out: term.Content(deps.Out, o.raw), err: term.Content(deps.Err, o.raw), logsOptions: o, raw: o.raw}
+		p := &printer{out: term.Content(deps.Out, o.raw), err: term.Content(deps.Err, o.raw), options: o, raw: o.raw}
 		if !o.raw {
 			p.find = taskFinder(ctx, c, req.Service)
 		}
-		if err := copyLogs(ctx, c, req, p); err != nil && !(o.follow && ctx.Err() != nil) {
+		if err := follow(ctx, c, req, p); err != nil && !(o.follow && ctx.Err() != nil) {
 			return err
 		}
 		return nil
@@ -117,7 +119,7 @@ func taskFinder(ctx context.Context, c command.Client, service string) func(id s
 	}
 }
 
-func copyLogs(ctx context.Context, c command.Client, req *swarmv1.LogsRequest, p *logPrinter) error {
+func follow(ctx context.Context, c command.Client, req *swarmv1.LogsRequest, p *printer) error {
 	stream, err := c.Logs(ctx, req)
 	if err != nil {
 		return err
@@ -136,11 +138,11 @@ func copyLogs(ctx context.Context, c command.Client, req *swarmv1.LogsRequest, p
 	}
 }
 
-// lastLines returns the last lines of a task's logs, of both of its streams, without prefixes. There
+// LastLines returns the last lines of a task's logs, of both of its streams, without prefixes. There
 // are at most n lines. They are not escaped.
-func lastLines(ctx context.Context, c command.Client, task string, n int64) (string, error) {
+func LastLines(ctx context.Context, c command.Client, task string, n int64) (string, error) {
 	var lines strings.Builder
-	p := &logPrinter{out: &lines, err: &lines, raw: true}
-	err := copyLogs(ctx, c, &swarmv1.LogsRequest{Task: task, Options: &swarmv1.LogOptions{Tail: n}}, p)
+	p := &printer{out: &lines, err: &lines, raw: true}
+	err := follow(ctx, c, &swarmv1.LogsRequest{Task: task, Options: &swarmv1.LogOptions{Tail: n}}, p)
 	return lines.String(), err
 }
