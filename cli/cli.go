@@ -23,6 +23,11 @@ import (
 	"github.com/spf13/pflag"
 
 	"swarm/cli/command"
+	"swarm/cli/image"
+	"swarm/cli/network"
+	"swarm/cli/node"
+	"swarm/cli/service"
+	"swarm/cli/task"
 	"swarm/cli/term"
 	"swarm/cli/usage"
 	"swarm/internal/printable"
@@ -110,8 +115,8 @@ func New(deps Deps) *cobra.Command {
 	})
 	setHelp(a, root)
 	root.AddCommand(newInit(a), newJoin(a), newLeave(a), newSwarmUpdate(a), newJoinToken(a), newInfo(a), newVersion(a, deps.Version), newDoctor(a, deps.Diagnose))
-	root.AddCommand(newNode(a), newService(a), newTask(a), newNetwork(a), newImage(a), newCredential(a), newLogin(a), newLogout(a), newSystem(a))
-	root.AddCommand(newExec(a), newEvents(a), newCompletion(a), newDaemon(a, deps.RunDaemon), newRuntime(a, deps.RunRuntime))
+	root.AddCommand(node.New(a), service.New(a), task.New(a), network.New(a), image.New(a), newCredential(a), newLogin(a), newLogout(a), newSystem(a))
+	root.AddCommand(task.NewExec(a), newEvents(a), newCompletion(a), newDaemon(a, deps.RunDaemon), newRuntime(a, deps.RunRuntime))
 	if deps.Installer != nil {
 		root.AddCommand(newInstall(a, deps.Installer), newUninstall(a, deps.Installer))
 	}

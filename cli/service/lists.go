@@ -1,4 +1,4 @@
-package cli
+package service
 
 import (
 	"fmt"
@@ -12,7 +12,7 @@ import (
 )
 
 // addTo adds the values to a spec; a value with the key of one that is there takes its place.
-func (l *serviceLists) addTo(s *swarmv1.ServiceSpec) error {
+func (l *lists) addTo(s *swarmv1.ServiceSpec) error {
 	t := s.TaskTemplate
 	c := t.ContainerSpec
 	targets := map[string]bool{}
@@ -63,7 +63,7 @@ func (l *serviceLists) addTo(s *swarmv1.ServiceSpec) error {
 	return nil
 }
 
-func (l *serviceLists) addContainer(c *swarmv1.ContainerSpec) {
+func (l *lists) addContainer(c *swarmv1.ContainerSpec) {
 	c.CapabilityAdd, c.CapabilityDrop = addCapabilities(c.CapabilityAdd, c.CapabilityDrop, l.capAdd.Values, l.capDrop.Values)
 	c.Labels = flag.AddPairs(c.Labels, l.containerLabels.Values)
 	c.Sysctls = flag.AddPairs(c.Sysctls, l.sysctls.Values)

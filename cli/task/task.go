@@ -1,4 +1,4 @@
-package cli
+package task
 
 import (
 	"context"
@@ -16,11 +16,12 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-func newTask(deps *command.Deps) *cobra.Command {
-	return command.Group(&cobra.Command{Use: "task", Short: "Look at tasks"}, newTaskLs(deps), newTaskInspect(deps), logs.NewTask(deps))
+// New returns the group of commands `swarm task`.
+func New(deps *command.Deps) *cobra.Command {
+	return command.Group(&cobra.Command{Use: "task", Short: "Look at tasks"}, newLs(deps), newInspect(deps), logs.NewTask(deps))
 }
 
-func newTaskLs(deps *command.Deps) *cobra.Command {
+func newLs(deps *command.Deps) *cobra.Command {
 	var o tasktable.Options
 	c := command.Verb(&cobra.Command{
 		Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List tasks", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
@@ -46,7 +47,7 @@ func newTaskLs(deps *command.Deps) *cobra.Command {
 	return c
 }
 
-func newTaskInspect(deps *command.Deps) *cobra.Command {
+func newInspect(deps *command.Deps) *cobra.Command {
 	return command.NewInspect(deps, command.Inspection{
 		Use: "inspect [OPTIONS] TASK [TASK...]", Short: "Display detailed information on one or more tasks", Complete: complete.Tasks(deps),
 		Object: func(ctx context.Context, c command.Client, ref string) (term.Object, error) {
@@ -56,12 +57,12 @@ func newTaskInspect(deps *command.Deps) *cobra.Command {
 			}
 			// The service may be gone already: its task is shown without a spec.
 			rev, _ := command.FindRevision(ctx, c, t.GetTask().GetServiceId(), t.GetTask().GetRevision())
-			return taskObject(t, rev), nil
+			return object(t, rev), nil
 		},
 	})
 }
 
-func taskObject(t *swarmv1.TaskInfo, rev *swarmv1.Revision) term.Object {
+func object(t *swarmv1.TaskInfo, rev *swarmv1.Revision) term.Object {
 	task, st := t.GetTask(), t.GetStatus()
 	o := term.Stored(task.GetId(), task.GetMeta())
 	o = append(o, term.Member{"Name", term.TaskName(t)}, term.Member{"Image", t.GetImage()})

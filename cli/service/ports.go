@@ -1,9 +1,8 @@
-package cli
+package service
 
 import (
 	"context"
 	"fmt"
-	"io"
 	"slices"
 
 	"swarm/cli/command"
@@ -57,30 +56,6 @@ func warnPorts(ctx context.Context, deps *command.Deps, c command.Client, s *swa
 			warn(fmt.Sprintf("no node has address %s: port %d/%s does not answer until one does", p.GetHostIp(), p.GetPublishedPort(), term.EnumWord(p.GetProtocol())))
 		}
 	}
-}
-
-// writePortConflicts lists the published ports that a node does not answer at.
-func writePortConflicts(w io.Writer, conflicts []*swarmv1.PortConflict) {
-	var others, unable []string
-	for _, c := range conflicts {
-		switch c.GetKind() {
-		case swarmv1.PortConflict_PROGRAM:
-			others = append(others, c.GetReason())
-		case swarmv1.PortConflict_UNABLE:
-			unable = append(unable, fmt.Sprintf("port %d/%s: %s", c.GetPort(), c.GetProtocol(), c.GetReason()))
-		}
-	}
-	list := func(heading string, lines []string) {
-		if len(lines) == 0 {
-			return
-		}
-		term.Printf(w, "%s\n", heading)
-		for _, line := range lines {
-			term.Printf(w, " - %s\n", line)
-		}
-	}
-	list("Ports of others:", others)
-	list("Ports not answered:", unable)
 }
 
 // concerns tells whether the conflict is about the port: of one number there may be several, on an address each.

@@ -1,4 +1,4 @@
-package cli
+package service
 
 import (
 	"slices"
@@ -25,7 +25,7 @@ func replicated(n uint64) scene {
 	return scene{service: &swarmv1.ServiceInfo{
 		Service: &swarmv1.Service{Id: "s", Name: "web", Revision: 1},
 		Revision: &swarmv1.Revision{Number: 1, Template: 1, Spec: &swarmv1.ServiceSpec{
-			Mode: serviceMode("replicated"), TaskTemplate: &swarmv1.TaskSpec{ContainerSpec: &swarmv1.ContainerSpec{Image: "app:1"}},
+			Mode: parseMode("replicated"), TaskTemplate: &swarmv1.TaskSpec{ContainerSpec: &swarmv1.ContainerSpec{Image: "app:1"}},
 		}},
 		Status: &swarmv1.ServiceStatus{DesiredTasks: n},
 	}}.scale(n)
@@ -171,7 +171,7 @@ func TestSettle_OutcomesAndTheirWords(t *testing.T) {
 	}
 	job := func(mode string, desired uint64) scene {
 		sc := replicated(0)
-		sc.service.Revision.Spec.Mode = serviceMode(mode)
+		sc.service.Revision.Spec.Mode = parseMode(mode)
 		sc.service.Status.DesiredTasks = desired
 		return restart(sc, swarmv1.RestartPolicy_NONE)
 	}
@@ -410,7 +410,7 @@ func TestSettle_RollingUpdate(t *testing.T) {
 
 func TestSettle_Global(t *testing.T) {
 	sc := replicated(0)
-	sc.service.Revision.Spec.Mode = serviceMode("global")
+	sc.service.Revision.Spec.Mode = parseMode("global")
 	sc.service.Status.DesiredTasks = 2
 	a, b := tsk(0, 1, swarmv1.TaskState_RUNNING), tsk(0, 1, swarmv1.TaskState_RUNNING)
 	b.Task.NodeId, b.NodeName = "m", "host2"
@@ -426,7 +426,7 @@ func TestSettle_Global(t *testing.T) {
 
 func TestSettle_Job(t *testing.T) {
 	sc := replicated(0)
-	sc.service.Revision.Spec.Mode = serviceMode("replicated-job")
+	sc.service.Revision.Spec.Mode = parseMode("replicated-job")
 	sc.service.Revision.Spec.Mode.GetReplicatedJob().TotalCompletions = 2
 	s := newSettler(waitOptions{})
 	done := tsk(1, 1, swarmv1.TaskState_COMPLETE)
@@ -443,17 +443,6 @@ func TestSettle_Removed(t *testing.T) {
 	sc.service.Service.PendingDelete = true
 	if got := newSettler(waitOptions{}).see(0, sc); got.String() != "failure: service web is being removed" {
 		t.Errorf("got %s", got)
-	}
-}
-
-func TestPlacementHints(t *testing.T) {
-	for filter, want := range map[string]string{
-		"constraint": "--label-add", "memory": "--reserve-", "image": "docker save app:1 | swarm image load", "down": "swarm node ls", "availability": "--availability active",
-		"port": "another port", "max-replicas": "--replicas-max-per-node", "platform": "platform", "new-filter": "", "address": "--network-rm",
-	} {
-		if got := placementHint(&swarmv1.Unplaced{Refusals: []*swarmv1.Refusal{{Filter: filter, Nodes: 2}}}, "app:1"); !strings.Contains(got, want) || want == "" && got != "" {
-			t.Errorf("%s: got %q, want %q", filter, got, want)
-		}
 	}
 }
 

@@ -1,4 +1,4 @@
-package cli
+package service
 
 import (
 	"context"
@@ -24,23 +24,24 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// serviceFilters are the keys that `service ls --filter` takes.
-var serviceFilters = []string{"id", "label", "mode", "name"}
+// filters are the keys that `service ls --filter` takes.
+var filters = []string{"id", "label", "mode", "name"}
 
-func newService(deps *command.Deps) *cobra.Command {
+// New returns the group of commands `swarm service`.
+func New(deps *command.Deps) *cobra.Command {
 	return command.Group(&cobra.Command{Use: "service", Short: "Manage swarm services"},
-		newServiceCreate(deps), newServiceLs(deps), newServicePs(deps), newServiceInspect(deps), newServiceUpdate(deps),
-		newServiceScale(deps), logs.NewService(deps), newServiceRm(deps), newServiceRollback(deps), newServiceHistory(deps))
+		newCreate(deps), newLs(deps), newPs(deps), newInspect(deps), newUpdate(deps),
+		newScale(deps), logs.NewService(deps), newRm(deps), newRollback(deps), newHistory(deps))
 }
 
-func newServiceCreate(deps *command.Deps) *cobra.Command {
-	o := createOptions{flags: newServiceFlags(), lists: newServiceLists(), mode: flag.Choice{Value: "replicated", Choices: flag.ServiceModes}}
+func newCreate(deps *command.Deps) *cobra.Command {
+	o := createOptions{flags: newFlags(), lists: newLists(), mode: flag.Choice{Value: "replicated", Choices: flag.ServiceModes}}
 	c := command.Verb(&cobra.Command{
 		Use: "create [OPTIONS] IMAGE [COMMAND] [ARG...]", Short: "Create a new service", Args: usage.MinArgs(1),
 		ValidArgsFunction: complete.Images(deps),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.image, o.args = args[0], args[1:]
-			return runServiceCreate(c.Context(), deps, o)
+			return runCreate(c.Context(), deps, o)
 		},
 	})
 	c.Flags().SetInterspersed(false) // what follows the image is the command's
@@ -52,8 +53,8 @@ func newServiceCreate(deps *command.Deps) *cobra.Command {
 	return c
 }
 
-// runServiceCreate checks the spec, writes it, prints the id, and waits until the service has settled.
-func runServiceCreate(ctx context.Context, deps *command.Deps, o createOptions) error {
+// runCreate checks the spec, writes it, prints the id, and waits until the service has settled.
+func runCreate(ctx context.Context, deps *command.Deps, o createOptions) error {
 	asked, err := o.spec(deps.Env)
 	if err != nil {
 		return err
@@ -114,18 +115,18 @@ func generatedName(image string) string {
 	return name + "-" + ident.NewID()[:5]
 }
 
-func newServiceLs(deps *command.Deps) *cobra.Command {
+func newLs(deps *command.Deps) *cobra.Command {
 	var o command.ListOptions
 	c := command.Verb(&cobra.Command{
 		Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List services", Args: usage.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(c *cobra.Command, _ []string) error { return runServiceLs(c.Context(), deps, o) },
+		RunE:              func(c *cobra.Command, _ []string) error { return runLs(c.Context(), deps, o) },
 	})
-	command.ListFlags(c, &o, "Only display IDs", serviceFilters)
+	command.ListFlags(c, &o, "Only display IDs", filters)
 	return c
 }
 
-var serviceListing = term.Table{
+var listing = term.Table{
 	Columns: []term.Column{
 		{"ID", "ID"},
 		{"Name", "NAME"},
@@ -137,8 +138,8 @@ var serviceListing = term.Table{
 	More: []term.Column{{"Revision", "REVISION"}, {"UpdateStatus", "UPDATE STATUS"}},
 }
 
-func runServiceLs(ctx context.Context, deps *command.Deps, o command.ListOptions) error {
-	filter, _, err := flag.ParseFilters(o.Filters, serviceFilters...)
+func runLs(ctx context.Context, deps *command.Deps, o command.ListOptions) error {
+	filter, _, err := flag.ParseFilters(o.Filters, filters...)
 	if err != nil {
 		return err
 	}
@@ -150,13 +151,13 @@ func runServiceLs(ctx context.Context, deps *command.Deps, o command.ListOptions
 		term.SortBy(r.Services, func(s *swarmv1.ServiceInfo) string { return s.GetService().GetName() })
 		rows := make([]term.Row, 0, len(r.Services))
 		for _, s := range r.Services {
-			rows = append(rows, serviceRow(s, o.Format.IsTable()))
+			rows = append(rows, row(s, o.Format.IsTable()))
 		}
-		return deps.PrintTable(serviceListing, o.Format, rows)
+		return deps.PrintTable(listing, o.Format, rows)
 	})
 }
 
-func serviceRow(s *swarmv1.ServiceInfo, short bool) term.Row {
+func row(s *swarmv1.ServiceInfo, short bool) term.Row {
 	id, asked := s.GetService().GetId(), s.GetRevision().GetSpec()
 	if short {
 		id = term.ShortID(id)
@@ -199,18 +200,18 @@ func replicasWord(s *swarmv1.ServiceInfo) string {
 	return word
 }
 
-func newServicePs(deps *command.Deps) *cobra.Command {
+func newPs(deps *command.Deps) *cobra.Command {
 	var o tasktable.Options
 	c := command.Verb(&cobra.Command{
 		Use: "ps [OPTIONS] SERVICE [SERVICE...]", Short: "List the tasks of one or more services", Args: usage.MinArgs(1),
 		ValidArgsFunction: complete.Services(deps),
-		RunE:              func(c *cobra.Command, args []string) error { return runServicePs(c.Context(), deps, o, args) },
+		RunE:              func(c *cobra.Command, args []string) error { return runPs(c.Context(), deps, o, args) },
 	})
 	tasktable.RegisterFlags(c, &o, tasktable.Filters)
 	return c
 }
 
-func runServicePs(ctx context.Context, deps *command.Deps, o tasktable.Options, refs []string) error {
+func runPs(ctx context.Context, deps *command.Deps, o tasktable.Options, refs []string) error {
 	filter, _, err := flag.ParseFilters(o.Filters, tasktable.Filters...)
 	if err != nil {
 		return err
@@ -242,12 +243,12 @@ func runServicePs(ctx context.Context, deps *command.Deps, o tasktable.Options, 
 	})
 }
 
-func newServiceScale(deps *command.Deps) *cobra.Command {
+func newScale(deps *command.Deps) *cobra.Command {
 	var detach bool
 	c := command.Verb(&cobra.Command{
 		Use: "scale [OPTIONS] SERVICE=REPLICAS [SERVICE=REPLICAS...]", Short: "Scale one or multiple replicated services", Args: usage.MinArgs(1),
 		ValidArgsFunction: completeScale(deps),
-		RunE:              func(c *cobra.Command, args []string) error { return runServiceScale(c.Context(), deps, detach, args) },
+		RunE:              func(c *cobra.Command, args []string) error { return runScale(c.Context(), deps, detach, args) },
 	})
 	c.Flags().BoolVarP(&detach, "detach", "d", false, "Exit immediately instead of waiting for the service to converge")
 	return c
@@ -272,7 +273,7 @@ func parseScale(args []string) (refs []string, replicas []uint64, err error) {
 	return refs, replicas, nil
 }
 
-func runServiceScale(ctx context.Context, deps *command.Deps, detach bool, args []string) error {
+func runScale(ctx context.Context, deps *command.Deps, detach bool, args []string) error {
 	refs, replicas, err := parseScale(args)
 	if err != nil {
 		return err
@@ -282,7 +283,7 @@ func runServiceScale(ctx context.Context, deps *command.Deps, detach bool, args 
 		err := deps.OnEach(refs, func(ref string) error {
 			n := replicas[0]
 			replicas = replicas[1:]
-			w, err := editService(ctx, deps, c, ref, serviceEdit{edit: func(s *swarmv1.ServiceSpec) error { return setReplicas(s, n) }})
+			w, err := editService(ctx, deps, c, ref, edit{edit: func(s *swarmv1.ServiceSpec) error { return setReplicas(s, n) }})
 			if err != nil {
 				return err
 			}
@@ -314,15 +315,15 @@ func setReplicas(s *swarmv1.ServiceSpec, n uint64) error {
 	return nil
 }
 
-func newServiceRm(deps *command.Deps) *cobra.Command {
+func newRm(deps *command.Deps) *cobra.Command {
 	return command.Verb(&cobra.Command{
 		Use: "rm SERVICE [SERVICE...]", Aliases: []string{"remove"}, Short: "Remove one or more services", Args: usage.MinArgs(1),
 		ValidArgsFunction: complete.Services(deps),
-		RunE:              func(c *cobra.Command, args []string) error { return runServiceRm(c.Context(), deps, args) },
+		RunE:              func(c *cobra.Command, args []string) error { return runRm(c.Context(), deps, args) },
 	})
 }
 
-func runServiceRm(ctx context.Context, deps *command.Deps, refs []string) error {
+func runRm(ctx context.Context, deps *command.Deps, refs []string) error {
 	return deps.Connect(ctx, func(c command.Client) error {
 		return deps.OnEach(refs, func(ref string) error {
 			if _, err := c.RemoveService(ctx, &swarmv1.GetRequest{Id: ref}); err != nil {

@@ -1,4 +1,4 @@
-package cli
+package node
 
 import (
 	"context"
@@ -18,14 +18,14 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-type nodeUpdateOptions struct {
+type updateOptions struct {
 	ref, hostname      string
 	role, availability flag.Choice
 	labelAdd, labelRm  flag.List
 }
 
-func newNodeUpdate(deps *command.Deps) *cobra.Command {
-	o := nodeUpdateOptions{
+func newUpdate(deps *command.Deps) *cobra.Command {
+	o := updateOptions{
 		role: flag.Choice{Choices: []string{"worker", "manager"}}, availability: flag.Choice{Choices: flag.Availabilities},
 		labelAdd: flag.List{Kind: "list", Check: flag.CheckLabel}, labelRm: flag.List{Kind: "list"},
 	}
@@ -33,7 +33,7 @@ func newNodeUpdate(deps *command.Deps) *cobra.Command {
 		Use: "update [OPTIONS] NODE", Short: "Update a node", Args: usage.ExactArgs(1), ValidArgsFunction: complete.Nodes(deps),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.ref = args[0]
-			return runNodeUpdate(c.Context(), deps, o)
+			return runUpdate(c.Context(), deps, o)
 		},
 	})
 	f := c.Flags()
@@ -48,7 +48,7 @@ func newNodeUpdate(deps *command.Deps) *cobra.Command {
 }
 
 // apply edits the spec as the flags say.
-func (o nodeUpdateOptions) apply(spec *swarmv1.NodeSpec) error {
+func (o updateOptions) apply(spec *swarmv1.NodeSpec) error {
 	if o.availability.Value != "" {
 		spec.Availability = flag.ParseAvailability(o.availability.Value)
 	}
@@ -71,7 +71,7 @@ func (o nodeUpdateOptions) apply(spec *swarmv1.NodeSpec) error {
 	return nil
 }
 
-func runNodeUpdate(ctx context.Context, deps *command.Deps, o nodeUpdateOptions) error {
+func runUpdate(ctx context.Context, deps *command.Deps, o updateOptions) error {
 	return deps.Connect(ctx, func(c command.Client) error {
 		if _, err := updateNode(ctx, c, o.ref, o.hostname, o.apply); err != nil {
 			return err
@@ -107,14 +107,14 @@ func updateNode(ctx context.Context, c command.Client, ref, hostname string, edi
 	}
 }
 
-func newNodeRole(deps *command.Deps, name, short string, role swarmv1.NodeSpec_Role) *cobra.Command {
+func newRole(deps *command.Deps, name, short string, role swarmv1.NodeSpec_Role) *cobra.Command {
 	return command.Verb(&cobra.Command{
 		Use: name + " NODE [NODE...]", Short: short, Args: usage.MinArgs(1), ValidArgsFunction: complete.Nodes(deps),
-		RunE: func(c *cobra.Command, args []string) error { return runNodeRole(c.Context(), deps, role, args) },
+		RunE: func(c *cobra.Command, args []string) error { return runRole(c.Context(), deps, role, args) },
 	})
 }
 
-func runNodeRole(ctx context.Context, deps *command.Deps, role swarmv1.NodeSpec_Role, refs []string) error {
+func runRole(ctx context.Context, deps *command.Deps, role swarmv1.NodeSpec_Role, refs []string) error {
 	return deps.Connect(ctx, func(c command.Client) error {
 		return deps.OnEach(refs, func(ref string) error {
 			before, err := updateNode(ctx, c, ref, "", func(spec *swarmv1.NodeSpec) error {
@@ -167,18 +167,18 @@ func awaitVote(ctx context.Context, c command.Client, id string) error {
 	}
 }
 
-func newNodeRm(deps *command.Deps) *cobra.Command {
+func newRm(deps *command.Deps) *cobra.Command {
 	var force bool
 	c := command.Verb(&cobra.Command{
 		Use: "rm [OPTIONS] NODE [NODE...]", Aliases: []string{"remove"}, Short: "Remove one or more nodes from the swarm",
 		Args: usage.MinArgs(1), ValidArgsFunction: complete.Nodes(deps),
-		RunE: func(c *cobra.Command, args []string) error { return runNodeRm(c.Context(), deps, force, args) },
+		RunE: func(c *cobra.Command, args []string) error { return runRm(c.Context(), deps, force, args) },
 	})
 	c.Flags().BoolVarP(&force, "force", "f", false, "Force remove a node from the swarm")
 	return c
 }
 
-func runNodeRm(ctx context.Context, deps *command.Deps, force bool, refs []string) error {
+func runRm(ctx context.Context, deps *command.Deps, force bool, refs []string) error {
 	return deps.Connect(ctx, func(c command.Client) error {
 		return deps.OnEach(refs, func(ref string) error {
 			n, err := command.FindNode(ctx, c, ref)

@@ -1,4 +1,4 @@
-package cli
+package service
 
 import (
 	"context"
@@ -18,7 +18,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-func newServiceInspect(deps *command.Deps) *cobra.Command {
+func newInspect(deps *command.Deps) *cobra.Command {
 	return command.NewInspect(deps, command.Inspection{
 		Use: "inspect [OPTIONS] SERVICE [SERVICE...]", Short: "Display detailed information on one or more services", Complete: complete.Services(deps),
 		Object: inspectedService,
@@ -34,7 +34,7 @@ func inspectedService(ctx context.Context, c command.Client, ref string) (term.O
 		return nil, err
 	}
 	previous, err := command.FindRevision(ctx, c, s.Service.Id, s.Service.GetPreviousRevision())
-	return serviceObject(s, previous.GetSpec()), err
+	return object(s, previous.GetSpec()), err
 }
 
 func writePretty(ctx context.Context, c command.Client, w io.Writer, ref string, now time.Time) error {
@@ -50,7 +50,7 @@ func writePretty(ctx context.Context, c command.Client, w io.Writer, ref string,
 	return nil
 }
 
-func serviceObject(s *swarmv1.ServiceInfo, previous *swarmv1.ServiceSpec) term.Object {
+func object(s *swarmv1.ServiceInfo, previous *swarmv1.ServiceSpec) term.Object {
 	service := s.GetService()
 	o := term.Stored(service.GetId(), service.GetMeta())
 	o = append(o, term.Member{"Revision", service.GetRevision()})

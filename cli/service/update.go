@@ -1,4 +1,4 @@
-package cli
+package service
 
 import (
 	"context"
@@ -20,8 +20,8 @@ import (
 // updateOptions is what `service update` was told.
 type updateOptions struct {
 	ref      string
-	flags    *serviceFlags
-	lists    *serviceLists
+	flags    *flags
+	lists    *lists
 	removals removals
 	image    string
 	args     flag.Words
@@ -29,13 +29,13 @@ type updateOptions struct {
 	rollback bool
 }
 
-func newServiceUpdate(deps *command.Deps) *cobra.Command {
-	o := updateOptions{flags: newServiceFlags(), lists: newServiceLists(), removals: removals{}}
+func newUpdate(deps *command.Deps) *cobra.Command {
+	o := updateOptions{flags: newFlags(), lists: newLists(), removals: removals{}}
 	c := command.Verb(&cobra.Command{
 		Use: "update [OPTIONS] SERVICE", Short: "Update a service", Args: usage.ExactArgs(1), ValidArgsFunction: complete.Services(deps),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.ref = args[0]
-			return runServiceUpdate(c.Context(), deps, o)
+			return runUpdate(c.Context(), deps, o)
 		},
 	})
 	f := c.Flags()
@@ -85,7 +85,7 @@ func (o updateOptions) edit(s *swarmv1.ServiceSpec, getenv func(string) string, 
 	return flag.CheckPorts(s.GetEndpointSpec().GetPorts())
 }
 
-func runServiceUpdate(ctx context.Context, deps *command.Deps, o updateOptions) error {
+func runUpdate(ctx context.Context, deps *command.Deps, o updateOptions) error {
 	if o.rollback {
 		if other := o.otherFlag(); other != "" {
 			return usage.Invalidf("--%s may not be combined with --rollback: roll back first, then update", other)
@@ -97,7 +97,7 @@ func runServiceUpdate(ctx context.Context, deps *command.Deps, o updateOptions) 
 		}
 	}
 	var once sync.Once
-	e := serviceEdit{
+	e := edit{
 		edit: func(s *swarmv1.ServiceSpec) error {
 			return o.edit(s, deps.Env, func(idle []string) {
 				once.Do(func() { deps.Warn(idle) }) // the edit is repeated when another write came first
@@ -120,8 +120,8 @@ func (o updateOptions) otherFlag() (name string) {
 	return name
 }
 
-// serviceEdit is a change of a service's spec.
-type serviceEdit struct {
+// edit is a change of a service's spec.
+type edit struct {
 	edit func(*swarmv1.ServiceSpec) error
 	// byName: edit wants the names of networks, not their ids.
 	byName bool
@@ -133,7 +133,7 @@ type serviceEdit struct {
 	withAuth, noResolve bool
 }
 
-func updateAndWait(ctx context.Context, deps *command.Deps, ref string, e serviceEdit, detach, quiet bool) error {
+func updateAndWait(ctx context.Context, deps *command.Deps, ref string, e edit, detach, quiet bool) error {
 	return deps.Connect(ctx, func(c command.Client) error {
 		w, err := editService(ctx, deps, c, ref, e)
 		if err != nil {
@@ -149,7 +149,7 @@ func updateAndWait(ctx context.Context, deps *command.Deps, ref string, e servic
 }
 
 // editService writes the edited spec, again when another write came first, and returns what to wait for.
-func editService(ctx context.Context, deps *command.Deps, c command.Client, ref string, e serviceEdit) (waitOptions, error) {
+func editService(ctx context.Context, deps *command.Deps, c command.Client, ref string, e edit) (waitOptions, error) {
 	for try := 0; ; try++ {
 		s, err := c.GetService(ctx, &swarmv1.GetRequest{Id: ref})
 		if err != nil {
@@ -180,7 +180,7 @@ func editService(ctx context.Context, deps *command.Deps, c command.Client, ref 
 }
 
 // updateRequest is the request that makes the edit of the service as it is.
-func updateRequest(ctx context.Context, deps *command.Deps, c command.Client, ref string, s *swarmv1.ServiceInfo, e serviceEdit) (*swarmv1.UpdateServiceRequest, error) {
+func updateRequest(ctx context.Context, deps *command.Deps, c command.Client, ref string, s *swarmv1.ServiceInfo, e edit) (*swarmv1.UpdateServiceRequest, error) {
 	req := &swarmv1.UpdateServiceRequest{
 		Id: s.Service.Id, Version: s.Service.GetMeta().GetVersion(), NoResolveImage: e.noResolve, Rollback: e.rollback,
 	}
@@ -224,7 +224,7 @@ func updateRequest(ctx context.Context, deps *command.Deps, c command.Client, re
 	return req, nil
 }
 
-func newServiceRollback(deps *command.Deps) *cobra.Command {
+func newRollback(deps *command.Deps) *cobra.Command {
 	var detach, quiet bool
 	var to uint64
 	c := command.Verb(&cobra.Command{
@@ -234,7 +234,7 @@ func newServiceRollback(deps *command.Deps) *cobra.Command {
 			if c.Flags().Changed("to") && to == 0 {
 				return usage.Invalidf("--to 0 is no revision: they are numbered from 1; list them with `swarm service history %s`", args[0])
 			}
-			return updateAndWait(c.Context(), deps, args[0], serviceEdit{rollback: to == 0, to: to}, detach, quiet)
+			return updateAndWait(c.Context(), deps, args[0], edit{rollback: to == 0, to: to}, detach, quiet)
 		},
 	})
 	c.Flags().Uint64Var(&to, "to", 0, "Update to the specification of this revision (default: return to the previous one)")

@@ -1,4 +1,4 @@
-package cli
+package node
 
 import (
 	"context"
@@ -21,29 +21,30 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// nodeFilters are the keys that `node ls --filter` takes.
-var nodeFilters = []string{"id", "name", "label", "node.label", "role", "membership"}
+// filters are the keys that `node ls --filter` takes.
+var filters = []string{"id", "name", "label", "node.label", "role", "membership"}
 
-func newNode(deps *command.Deps) *cobra.Command {
+// New returns the group of commands `swarm node`.
+func New(deps *command.Deps) *cobra.Command {
 	return command.Group(&cobra.Command{Use: "node", Short: "Manage swarm nodes"},
-		newNodeLs(deps), newNodePs(deps), newNodeInspect(deps), newNodeUpdate(deps),
-		newNodeRole(deps, "promote", "Promote one or more nodes to manager in the swarm", swarmv1.NodeSpec_MANAGER),
-		newNodeRole(deps, "demote", "Demote one or more nodes from manager in the swarm", swarmv1.NodeSpec_WORKER),
-		newNodeRm(deps))
+		newLs(deps), newPs(deps), newInspect(deps), newUpdate(deps),
+		newRole(deps, "promote", "Promote one or more nodes to manager in the swarm", swarmv1.NodeSpec_MANAGER),
+		newRole(deps, "demote", "Demote one or more nodes from manager in the swarm", swarmv1.NodeSpec_WORKER),
+		newRm(deps))
 }
 
-func newNodeLs(deps *command.Deps) *cobra.Command {
+func newLs(deps *command.Deps) *cobra.Command {
 	var o command.ListOptions
 	c := command.Verb(&cobra.Command{
 		Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List nodes in the swarm", Args: usage.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(c *cobra.Command, _ []string) error { return runNodeLs(c.Context(), deps, o) },
+		RunE:              func(c *cobra.Command, _ []string) error { return runLs(c.Context(), deps, o) },
 	})
-	command.ListFlags(c, &o, "Only display IDs", nodeFilters)
+	command.ListFlags(c, &o, "Only display IDs", filters)
 	return c
 }
 
-var nodeListing = term.Table{
+var listing = term.Table{
 	Columns: []term.Column{
 		{"ID", "ID"},
 		{"Hostname", "HOSTNAME"},
@@ -55,8 +56,8 @@ var nodeListing = term.Table{
 	More: []term.Column{{"Self", "SELF"}, {"TLSStatus", "TLS STATUS"}, {"Addr", "ADDR"}, {"Role", "ROLE"}},
 }
 
-func runNodeLs(ctx context.Context, deps *command.Deps, o command.ListOptions) error {
-	filter, rest, err := flag.ParseFilters(o.Filters, nodeFilters...)
+func runLs(ctx context.Context, deps *command.Deps, o command.ListOptions) error {
+	filter, rest, err := flag.ParseFilters(o.Filters, filters...)
 	if err != nil {
 		return err
 	}
@@ -76,14 +77,14 @@ func runNodeLs(ctx context.Context, deps *command.Deps, o command.ListOptions) e
 		})
 		var rows []term.Row
 		for _, n := range r.Nodes {
-			rows = append(rows, nodeRow(n, self, o.Format.IsTable()))
+			rows = append(rows, row(n, self, o.Format.IsTable()))
 		}
-		return deps.PrintTable(nodeListing, o.Format, rows)
+		return deps.PrintTable(listing, o.Format, rows)
 	})
 }
 
-// nodeRow is a node in a list; marked puts Docker's asterisk beside the id of the node that was asked.
-func nodeRow(n *swarmv1.NodeInfo, self string, marked bool) term.Row {
+// row is a node in a list; marked puts Docker's asterisk beside the id of the node that was asked.
+func row(n *swarmv1.NodeInfo, self string, marked bool) term.Row {
 	node := n.GetNode()
 	id := node.GetId()
 	if marked {
@@ -95,7 +96,7 @@ func nodeRow(n *swarmv1.NodeInfo, self string, marked bool) term.Row {
 	}
 	return term.Row{
 		"ID": id, "Self": node.GetId() == self, "Hostname": term.NodeHostname(n),
-		"Status":        nodeStatus(n.GetState()),
+		"Status":        status(n.GetState()),
 		"Availability":  term.Capitalized(term.EnumWord(node.GetSpec().GetAvailability())),
 		"ManagerStatus": managerWord(n.GetManagerStatus()),
 		"EngineVersion": n.GetState().GetDescription().GetEngine().GetEngineVersion(),
@@ -103,8 +104,8 @@ func nodeRow(n *swarmv1.NodeInfo, self string, marked bool) term.Row {
 	}
 }
 
-// nodeStatus is Docker's word, and in short why a node that is ready takes no tasks.
-func nodeStatus(s *swarmv1.NodeState) string {
+// status is Docker's word, and in short why a node that is ready takes no tasks.
+func status(s *swarmv1.NodeState) string {
 	word := term.Capitalized(term.EnumWord(s.GetState()))
 	if why, _, _ := strings.Cut(s.GetDescription().GetUnavailable(), ":"); why != "" && s.GetState() == swarmv1.NodeState_READY {
 		word += " (" + strings.TrimPrefix(why, "its ") + ")"
@@ -127,18 +128,18 @@ func reachabilityWord(m *swarmv1.ManagerStatus) string {
 	return term.Capitalized(strings.ReplaceAll(term.EnumWord(m.GetReachability()), "-", " "))
 }
 
-func newNodePs(deps *command.Deps) *cobra.Command {
+func newPs(deps *command.Deps) *cobra.Command {
 	var o tasktable.Options
 	c := command.Verb(&cobra.Command{
 		Use: "ps [OPTIONS] [NODE...]", Short: "List tasks running on one or more nodes, defaults to current node",
 		ValidArgsFunction: complete.Nodes(deps),
-		RunE:              func(c *cobra.Command, args []string) error { return runNodePs(c.Context(), deps, o, args) },
+		RunE:              func(c *cobra.Command, args []string) error { return runPs(c.Context(), deps, o, args) },
 	})
 	tasktable.RegisterFlags(c, &o, tasktable.Filters)
 	return c
 }
 
-func runNodePs(ctx context.Context, deps *command.Deps, o tasktable.Options, refs []string) error {
+func runPs(ctx context.Context, deps *command.Deps, o tasktable.Options, refs []string) error {
 	if len(refs) == 0 {
 		refs = []string{"self"}
 	}
@@ -162,12 +163,12 @@ func runNodePs(ctx context.Context, deps *command.Deps, o tasktable.Options, ref
 	})
 }
 
-func newNodeInspect(deps *command.Deps) *cobra.Command {
+func newInspect(deps *command.Deps) *cobra.Command {
 	return command.NewInspect(deps, command.Inspection{
 		Use: "inspect [OPTIONS] self|NODE [NODE...]", Short: "Display detailed information on one or more nodes", Complete: complete.Nodes(deps),
 		Object: func(ctx context.Context, c command.Client, ref string) (term.Object, error) {
 			n, err := command.FindNode(ctx, c, ref)
-			return nodeObject(n), err
+			return object(n), err
 		},
 		Write: func(ctx context.Context, c command.Client, w io.Writer, ref string) error {
 			n, err := command.FindNode(ctx, c, ref)
@@ -179,7 +180,7 @@ func newNodeInspect(deps *command.Deps) *cobra.Command {
 	})
 }
 
-func nodeObject(n *swarmv1.NodeInfo) term.Object {
+func object(n *swarmv1.NodeInfo) term.Object {
 	node, state := n.GetNode(), n.GetState()
 	o := term.Stored(node.GetId(), node.GetMeta()).With("Spec", node.GetSpec()).With("Description", state.GetDescription())
 	status := term.Object{

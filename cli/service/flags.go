@@ -1,4 +1,4 @@
-package cli
+package service
 
 import (
 	"fmt"
@@ -20,8 +20,8 @@ var (
 	endpointModes     = []string{"vip", "dnsrr"}
 )
 
-// serviceFlags holds the flags that `service create` and `service update` share; what was not given is not changed.
-type serviceFlags struct {
+// flags holds the flags that `service create` and `service update` share; what was not given is not changed.
+type flags struct {
 	set *pflag.FlagSet // to tell what was given
 
 	detach, quiet, noResolve, withAuth bool
@@ -67,8 +67,8 @@ type policyFlags struct {
 	failureRatio   float64
 }
 
-func newServiceFlags() *serviceFlags {
-	return &serviceFlags{
+func newFlags() *flags {
+	return &flags{
 		endpointMode: flag.Choice{Choices: endpointModes}, restartCondition: flag.Choice{Choices: restartConditions},
 		memorySwap:   flag.Memory{Negative: true},
 		logOpts:      flag.List{Kind: "list", Check: flag.CheckKeyValue},
@@ -79,7 +79,7 @@ func newServiceFlags() *serviceFlags {
 }
 
 // given reports whether the user gave one of the flags.
-func (o *serviceFlags) given(names ...string) bool {
+func (o *flags) given(names ...string) bool {
 	for _, name := range names {
 		if o.set.Changed(name) {
 			return true
@@ -89,7 +89,7 @@ func (o *serviceFlags) given(names ...string) bool {
 }
 
 // register adds the flags. Defaults are told on create only: on update the default is what the service has.
-func (o *serviceFlags) register(c *cobra.Command, create bool) {
+func (o *flags) register(c *cobra.Command, create bool) {
 	o.set = c.Flags()
 	o.set.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 		if name == "pids-limit" { // as `docker run` calls it
@@ -116,7 +116,7 @@ func (o *serviceFlags) register(c *cobra.Command, create bool) {
 	complete.Choices(c, "rollback-order", updateOrders)
 }
 
-func (o *serviceFlags) registerContainer(defaults func(string) string) {
+func (o *flags) registerContainer(defaults func(string) string) {
 	f := o.set
 	f.BoolVarP(&o.detach, "detach", "d", false, "Exit immediately instead of waiting for the service to converge")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "Suppress progress output")
@@ -144,7 +144,7 @@ func (o *serviceFlags) registerContainer(defaults func(string) string) {
 	f.BoolVar(&o.singleWriter, "single-writer", false, "Never run two tasks of a slot at once, also when a node is out of contact")
 }
 
-func (o *serviceFlags) registerResources(defaults func(string) string) {
+func (o *flags) registerResources(defaults func(string) string) {
 	f := o.set
 	f.Var(&o.limitCPU, "limit-cpu", "Limit CPUs")
 	f.Var(&o.limitMemory, "limit-memory", "Limit Memory")
@@ -159,7 +159,7 @@ func (o *serviceFlags) registerResources(defaults func(string) string) {
 	f.Var(&o.endpointMode, "endpoint-mode", "Endpoint mode (vip or dnsrr)"+defaults(`"vip"`))
 }
 
-func (o *serviceFlags) registerHealth() {
+func (o *flags) registerHealth() {
 	f := o.set
 	f.StringVar(&o.healthCmd, "health-cmd", "", "Command to run to check health")
 	f.StringVar(&o.healthHTTP, "health-http", "", "URL that must answer 2xx or 3xx to be healthy")
@@ -173,7 +173,7 @@ func (o *serviceFlags) registerHealth() {
 	f.BoolVar(&o.noHealth, "no-healthcheck", false, "Disable any container-specified HEALTHCHECK")
 }
 
-func (o *serviceFlags) registerPolicies(defaults func(string) string) {
+func (o *flags) registerPolicies(defaults func(string) string) {
 	f := o.set
 	f.Var(&o.restartCondition, "restart-condition", `Restart when condition is met ("none", "on-failure", "any")`+defaults(`"any"`))
 	f.DurationVar(&o.restartDelay, "restart-delay", 0, "Delay between restart attempts; it grows with every failure in a row, up to 16 times (ns|us|ms|s|m|h)"+defaults("5s"))
@@ -197,8 +197,8 @@ func (o *serviceFlags) registerPolicies(defaults func(string) string) {
 	f.Uint64Var(&p.parallelism, "rollback-parallelism", 0, "Maximum number of tasks rolled back simultaneously (0 to roll back all at once)"+defaults("1"))
 }
 
-// serviceLists are the flags with many values: on create they are the value, on update they are added to it.
-type serviceLists struct {
+// lists are the flags with many values: on create they are the value, on update they are added to it.
+type lists struct {
 	capAdd, capDrop, constraints, containerLabels, labels, dns, dnsOptions, dnsSearch, env, envFiles flag.List
 	groups, hosts, sysctls                                                                           flag.List
 	generic                                                                                          flag.Parsed[*swarmv1.GenericResource]
@@ -212,9 +212,9 @@ type serviceLists struct {
 	devices                                                                                          flag.Parsed[*swarmv1.DeviceMapping]
 }
 
-func newServiceLists() *serviceLists {
+func newLists() *lists {
 	plain := func(check func(string) error) flag.List { return flag.List{Kind: "list", Check: check} }
-	return &serviceLists{
+	return &lists{
 		capAdd: plain(nil), capDrop: plain(nil), constraints: plain(flag.CheckConstraint), containerLabels: plain(flag.CheckLabel),
 		labels: plain(flag.CheckLabel), dns: plain(flag.CheckIP), dnsOptions: plain(flag.CheckWord), dnsSearch: plain(flag.CheckWord), env: plain(flag.CheckEnv), envFiles: plain(nil),
 		groups: plain(flag.CheckWord), hosts: plain(flag.CheckExtraHost), sysctls: plain(flag.CheckKeyValue),
@@ -231,7 +231,7 @@ func newServiceLists() *serviceLists {
 }
 
 // registerCreate adds the lists under the names that `service create` has for them.
-func (l *serviceLists) registerCreate(f *pflag.FlagSet) {
+func (l *lists) registerCreate(f *pflag.FlagSet) {
 	f.Var(&l.capAdd, "cap-add", "Add Linux capabilities")
 	f.Var(&l.capDrop, "cap-drop", "Drop Linux capabilities")
 	f.Var(&l.configs, "config", "Specify configurations to expose to the service")
@@ -257,7 +257,7 @@ func (l *serviceLists) registerCreate(f *pflag.FlagSet) {
 }
 
 // registerUpdate adds them as `service update` names them.
-func (l *serviceLists) registerUpdate(f *pflag.FlagSet) {
+func (l *lists) registerUpdate(f *pflag.FlagSet) {
 	f.Var(&l.capAdd, "cap-add", "Add Linux capabilities")
 	f.Var(&l.capDrop, "cap-drop", "Drop Linux capabilities")
 	f.Var(&l.configs, "config-add", "Add or update a config file on a service")

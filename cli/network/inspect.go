@@ -1,4 +1,4 @@
-package cli
+package network
 
 import (
 	"context"
@@ -13,7 +13,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-func newNetworkInspect(deps *command.Deps) *cobra.Command {
+func newInspect(deps *command.Deps) *cobra.Command {
 	var verbose bool
 	c := command.NewInspect(deps, command.Inspection{
 		Use: "inspect [OPTIONS] NETWORK [NETWORK...]", Short: "Display detailed information on one or more networks", Complete: complete.Networks(deps, complete.IsAnyNetwork),
@@ -30,16 +30,16 @@ func inspectedNetwork(ctx context.Context, c command.Client, ref string, verbose
 	if err != nil {
 		return nil, err
 	}
-	o := networkObject(n, verbose)
+	o := object(n, verbose)
 	if !verbose || n.GetNetwork().GetVni() == 0 {
 		return o, nil
 	}
 	s, err := c.SurveyNetwork(ctx, &swarmv1.GetRequest{Id: n.GetNetwork().GetId()})
-	return append(o, term.Member{"Hosts", networkHosts(s)}), err
+	return append(o, term.Member{"Hosts", hosts(s)}), err
 }
 
-// networkObject is a network in Docker's shape, with the use of its subnets; verbose: and with what is on it.
-func networkObject(info *swarmv1.NetworkInfo, verbose bool) term.Object {
+// object is a network in Docker's shape, with the use of its subnets; verbose: and with what is on it.
+func object(info *swarmv1.NetworkInfo, verbose bool) term.Object {
 	n := info.GetNetwork()
 	s := n.GetSpec()
 	configs := []any{}
@@ -57,7 +57,7 @@ func networkObject(info *swarmv1.NetworkInfo, verbose bool) term.Object {
 		{"Name", s.GetName()},
 		{"Id", n.GetId()},
 		{"Created", term.Stamp(n.GetMeta().GetCreatedAt())},
-		{"Scope", networkScope(n)},
+		{"Scope", scope(n)},
 		{"Driver", s.GetDriverConfig().GetName()},
 		{"EnableIPv6", s.GetIpv6Enabled()},
 		{"IPAM", term.Object{{"Driver", "default"}, {"Config", configs}}},
@@ -75,11 +75,11 @@ func networkObject(info *swarmv1.NetworkInfo, verbose bool) term.Object {
 		peer := term.Object{{"Name", p.GetHostname()}, {"ID", p.GetNodeId()}, {"IP", p.GetAddr()}}
 		peers = append(peers, append(peer, term.Optional("Addresses", p.GetMeshAddresses(), len(p.GetMeshAddresses()) > 0)))
 	}
-	return append(o, term.Member{"Peers", peers}, term.Optional("Services", networkServices(info), verbose))
+	return append(o, term.Member{"Peers", peers}, term.Optional("Services", services(info), verbose))
 }
 
-// networkServices are the services on the network by name, each with its tasks there.
-func networkServices(info *swarmv1.NetworkInfo) term.Object {
+// services are the services on the network by name, each with its tasks there.
+func services(info *swarmv1.NetworkInfo) term.Object {
 	hosts := map[string]*swarmv1.Peering{}
 	for _, p := range info.GetPeers() {
 		hosts[p.GetNodeId()] = p
@@ -126,8 +126,8 @@ func backendObject(info *swarmv1.NetworkInfo, r *swarmv1.Routing, b *swarmv1.Bac
 	}
 }
 
-// networkHosts is what each node has of the network. Index is the state of the managers that the node has acted on.
-func networkHosts(s *swarmv1.NetworkSurvey) []any {
+// hosts is what each node has of the network. Index is the state of the managers that the node has acted on.
+func hosts(s *swarmv1.NetworkSurvey) []any {
 	out := []any{}
 	for _, n := range s.GetNodes() {
 		o := term.Object{{"Name", n.GetHostname()}, {"ID", n.GetNodeId()}}

@@ -1,4 +1,4 @@
-package cli
+package image
 
 import (
 	"context"
@@ -83,14 +83,14 @@ func stepLine(p *swarmv1.ImageProgress, amounts bool) string {
 		units.HumanSize(float64(p.Current)), units.HumanSize(float64(p.Total)))
 }
 
-type imagePullOptions struct {
+type pullOptions struct {
 	nodes      []string
 	all, quiet bool
 }
 
-func newImagePull(deps *command.Deps) *cobra.Command {
+func newPull(deps *command.Deps) *cobra.Command {
 	var nodes flag.List
-	var o imagePullOptions
+	var o pullOptions
 	c := command.Verb(&cobra.Command{
 		Use: "pull [OPTIONS] NAME[:TAG|@DIGEST]", Short: "Download an image from a registry", Args: usage.ExactArgs(1),
 		ValidArgsFunction: complete.Images(deps),
@@ -98,7 +98,7 @@ func newImagePull(deps *command.Deps) *cobra.Command {
 			if o.nodes = nodes.Values; o.all && len(o.nodes) > 0 {
 				return usage.Errorf(c, "--all-nodes and --node are mutually exclusive")
 			}
-			return runImagePull(c.Context(), deps, args[0], o)
+			return runPull(c.Context(), deps, args[0], o)
 		},
 	})
 	nodes.Kind = "list"
@@ -108,7 +108,7 @@ func newImagePull(deps *command.Deps) *cobra.Command {
 	return c
 }
 
-func runImagePull(ctx context.Context, deps *command.Deps, image string, o imagePullOptions) error {
+func runPull(ctx context.Context, deps *command.Deps, image string, o pullOptions) error {
 	return transfer(ctx, deps, image, o.quiet, func(c command.Client, auth string) (progressStream, error) {
 		return c.PullImage(ctx, &swarmv1.PullImageClusterRequest{Reference: image, RegistryAuth: auth, Nodes: o.nodes, All: o.all})
 	})
@@ -152,25 +152,25 @@ func printDigests(deps *command.Deps, images []*swarmv1.Image, quiet bool) {
 	}
 }
 
-func newImagePush(deps *command.Deps) *cobra.Command {
+func newPush(deps *command.Deps) *cobra.Command {
 	var quiet bool
 	c := command.Verb(&cobra.Command{
 		Use: "push [OPTIONS] NAME[:TAG]", Short: "Upload an image to a registry", Args: usage.ExactArgs(1),
 		ValidArgsFunction: complete.Images(deps),
 		Example:           "  swarm image tag app:1 registry.example.com/team/app:1\n  swarm image push registry.example.com/team/app:1",
-		RunE:              func(c *cobra.Command, args []string) error { return runImagePush(c.Context(), deps, args[0], quiet) },
+		RunE:              func(c *cobra.Command, args []string) error { return runPush(c.Context(), deps, args[0], quiet) },
 	})
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "Suppress verbose output")
 	return c
 }
 
-func runImagePush(ctx context.Context, deps *command.Deps, image string, quiet bool) error {
+func runPush(ctx context.Context, deps *command.Deps, image string, quiet bool) error {
 	return transfer(ctx, deps, image, quiet, func(c command.Client, auth string) (progressStream, error) {
 		return c.PushImage(ctx, &swarmv1.PushImageClusterRequest{Reference: image, RegistryAuth: auth})
 	})
 }
 
-func newImageTag(deps *command.Deps) *cobra.Command {
+func newTag(deps *command.Deps) *cobra.Command {
 	return command.Verb(&cobra.Command{
 		Use: "tag SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]", Short: "Give an image another name", Args: usage.ExactArgs(2),
 		ValidArgsFunction: complete.Images(deps),

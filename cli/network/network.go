@@ -1,4 +1,4 @@
-package cli
+package network
 
 import (
 	"context"
@@ -20,18 +20,19 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// networkFilters are the keys that `network ls --filter` takes.
-var networkFilters = []string{"id", "name", "label", "driver", "scope", "type", "dangling"}
+// filters are the keys that `network ls --filter` takes.
+var filters = []string{"id", "name", "label", "driver", "scope", "type", "dangling"}
 
-// networkPruneFilters are the keys that `network prune --filter` takes.
-var networkPruneFilters = []string{"label", "until"}
+// pruneFilters are the keys that `network prune --filter` takes.
+var pruneFilters = []string{"label", "until"}
 
-func newNetwork(deps *command.Deps) *cobra.Command {
+// New returns the group of commands `swarm network`.
+func New(deps *command.Deps) *cobra.Command {
 	return command.Group(&cobra.Command{Use: "network", Short: "Manage networks"},
-		newNetworkCreate(deps), newNetworkInspect(deps), newNetworkLs(deps), newNetworkPrune(deps), newNetworkRm(deps))
+		newCreate(deps), newInspect(deps), newLs(deps), newPrune(deps), newRm(deps))
 }
 
-type networkCreateOptions struct {
+type createOptions struct {
 	name                                            string
 	driver, ipamDriver, scope                       string
 	subnets, ranges, gateways                       flag.List
@@ -39,8 +40,8 @@ type networkCreateOptions struct {
 	internal, attachable, ipv6, ingress, hostAccess bool
 }
 
-func newNetworkCreate(deps *command.Deps) *cobra.Command {
-	o := networkCreateOptions{
+func newCreate(deps *command.Deps) *cobra.Command {
+	o := createOptions{
 		subnets: flag.List{Kind: "strings"}, ranges: flag.List{Kind: "strings"}, gateways: flag.List{Kind: "strings"},
 		labels: flag.List{Kind: "list"}, options: flag.List{Kind: "map"},
 	}
@@ -48,7 +49,7 @@ func newNetworkCreate(deps *command.Deps) *cobra.Command {
 		Use: "create [OPTIONS] NETWORK", Short: "Create a network", Args: usage.ExactArgs(1), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, args []string) error {
 			o.name = args[0]
-			return runNetworkCreate(c.Context(), deps, o)
+			return runCreate(c.Context(), deps, o)
 		},
 	})
 	f := c.Flags()
@@ -69,7 +70,7 @@ func newNetworkCreate(deps *command.Deps) *cobra.Command {
 }
 
 // spec is the network that the options describe.
-func (o networkCreateOptions) spec() (*swarmv1.NetworkSpec, error) {
+func (o createOptions) spec() (*swarmv1.NetworkSpec, error) {
 	if o.scope != "swarm" && o.scope != "global" {
 		return nil, usage.Invalidf("scope %q is not known: networks are of the whole swarm; leave --scope out", o.scope)
 	}
@@ -119,7 +120,7 @@ func subnetWith(configs []*swarmv1.IPAMConfig, a netip.Addr) *swarmv1.IPAMConfig
 	return nil
 }
 
-func runNetworkCreate(ctx context.Context, deps *command.Deps, o networkCreateOptions) error {
+func runCreate(ctx context.Context, deps *command.Deps, o createOptions) error {
 	s, err := o.spec()
 	if err != nil {
 		return err
@@ -135,23 +136,23 @@ func runNetworkCreate(ctx context.Context, deps *command.Deps, o networkCreateOp
 	})
 }
 
-type networkLsOptions struct {
+type lsOptions struct {
 	command.ListOptions
 	noTrunc bool
 }
 
-func newNetworkLs(deps *command.Deps) *cobra.Command {
-	var o networkLsOptions
+func newLs(deps *command.Deps) *cobra.Command {
+	var o lsOptions
 	c := command.Verb(&cobra.Command{
 		Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List networks", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(c *cobra.Command, _ []string) error { return runNetworkLs(c.Context(), deps, o) },
+		RunE: func(c *cobra.Command, _ []string) error { return runLs(c.Context(), deps, o) },
 	})
-	command.ListFlags(c, &o.ListOptions, "Only display network IDs", networkFilters)
+	command.ListFlags(c, &o.ListOptions, "Only display network IDs", filters)
 	c.Flags().BoolVar(&o.noTrunc, "no-trunc", false, "Do not truncate the output")
 	return c
 }
 
-var networkListing = term.Table{
+var listing = term.Table{
 	Columns: []term.Column{{"ID", "NETWORK ID"}, {"Name", "NAME"}, {"Driver", "DRIVER"}, {"Scope", "SCOPE"}},
 	More: []term.Column{
 		{"IPv6", "IPV6"},
@@ -164,8 +165,8 @@ var networkListing = term.Table{
 	},
 }
 
-func runNetworkLs(ctx context.Context, deps *command.Deps, o networkLsOptions) error {
-	filter, rest, err := flag.ParseFilters(o.Filters, networkFilters...)
+func runLs(ctx context.Context, deps *command.Deps, o lsOptions) error {
+	filter, rest, err := flag.ParseFilters(o.Filters, filters...)
 	if err != nil {
 		return err
 	}
@@ -194,11 +195,11 @@ func runNetworkLs(ctx context.Context, deps *command.Deps, o networkLsOptions) e
 		}
 		var rows []term.Row
 		for _, n := range r.Networks {
-			if networkFits(n.GetNetwork(), used[n.GetNetwork().GetId()], rest) {
-				rows = append(rows, networkRow(n, o.noTrunc))
+			if fits(n.GetNetwork(), used[n.GetNetwork().GetId()], rest) {
+				rows = append(rows, row(n, o.noTrunc))
 			}
 		}
-		return deps.PrintTable(networkListing, o.Format, rows)
+		return deps.PrintTable(listing, o.Format, rows)
 	})
 }
 
@@ -214,13 +215,13 @@ func usedNetworks(ctx context.Context, c command.Client) (map[string]bool, error
 	return used, err
 }
 
-func networkFits(n *swarmv1.Network, used bool, want map[string][]string) bool {
+func fits(n *swarmv1.Network, used bool, want map[string][]string) bool {
 	kind := "builtin"
 	if complete.IsCustom(n) {
 		kind = "custom"
 	}
 	for key, value := range map[string]string{
-		"driver": n.GetSpec().GetDriverConfig().GetName(), "scope": networkScope(n), "type": kind, "dangling": strconv.FormatBool(kind == "custom" && !used),
+		"driver": n.GetSpec().GetDriverConfig().GetName(), "scope": scope(n), "type": kind, "dangling": strconv.FormatBool(kind == "custom" && !used),
 	} {
 		if len(want[key]) > 0 && !slices.Contains(want[key], value) {
 			return false
@@ -229,14 +230,14 @@ func networkFits(n *swarmv1.Network, used bool, want map[string][]string) bool {
 	return true
 }
 
-func networkScope(n *swarmv1.Network) string {
+func scope(n *swarmv1.Network) string {
 	if spec.LocalNetwork(n.GetId()) {
 		return "local"
 	}
 	return "swarm"
 }
 
-func networkRow(info *swarmv1.NetworkInfo, noTrunc bool) term.Row {
+func row(info *swarmv1.NetworkInfo, noTrunc bool) term.Row {
 	n := info.GetNetwork()
 	id := n.GetId()
 	if !noTrunc {
@@ -252,7 +253,7 @@ func networkRow(info *swarmv1.NetworkInfo, noTrunc bool) term.Row {
 		vni = strconv.FormatUint(uint64(n.GetVni()), 10)
 	}
 	return term.Row{
-		"ID": id, "Name": n.GetSpec().GetName(), "Driver": n.GetSpec().GetDriverConfig().GetName(), "Scope": networkScope(n),
+		"ID": id, "Name": n.GetSpec().GetName(), "Driver": n.GetSpec().GetDriverConfig().GetName(), "Scope": scope(n),
 		"IPv6": strconv.FormatBool(n.GetSpec().GetIpv6Enabled()), "Internal": strconv.FormatBool(n.GetSpec().GetInternal()),
 		"Labels": joinPairs(n.GetSpec().GetLabels()), "CreatedAt": term.Stamp(n.GetMeta().GetCreatedAt()),
 		"Subnets": strings.Join(subnets, ", "), "Used": strings.Join(used, ", "), "VNI": vni,
@@ -271,7 +272,7 @@ func useText(u *swarmv1.AddressUse) string {
 	return strconv.FormatUint(u.GetUsed(), 10) + "/" + strconv.FormatUint(u.GetTotal(), 10)
 }
 
-func newNetworkRm(deps *command.Deps) *cobra.Command {
+func newRm(deps *command.Deps) *cobra.Command {
 	var force bool
 	c := command.Verb(&cobra.Command{
 		Use: "rm NETWORK [NETWORK...]", Aliases: []string{"remove"}, Short: "Remove one or more networks", Args: usage.MinArgs(1),
@@ -279,7 +280,7 @@ func newNetworkRm(deps *command.Deps) *cobra.Command {
 		RunE: func(c *cobra.Command, args []string) error {
 			return deps.Connect(c.Context(), func(cl command.Client) error {
 				return deps.OnEach(args, func(ref string) error {
-					answered := deps.SaySlow(c.Context(), func(ctx context.Context) string { return networkIsHeld(ctx, cl, ref) })
+					answered := deps.SaySlow(c.Context(), func(ctx context.Context) string { return isHeld(ctx, cl, ref) })
 					_, err := cl.RemoveNetwork(c.Context(), &swarmv1.GetRequest{Id: ref})
 					answered()
 					if err == nil {
@@ -296,8 +297,8 @@ func newNetworkRm(deps *command.Deps) *cobra.Command {
 	return c
 }
 
-// networkIsHeld says which services that are being removed keep a network from its removal.
-func networkIsHeld(ctx context.Context, c command.Client, ref string) string {
+// isHeld says which services that are being removed keep a network from its removal.
+func isHeld(ctx context.Context, c command.Client, ref string) string {
 	n, err := c.GetNetwork(ctx, &swarmv1.GetRequest{Id: ref})
 	if err != nil {
 		return ""
@@ -322,13 +323,13 @@ func networkIsHeld(ctx context.Context, c command.Client, ref string) string {
 	return fmt.Sprintf("network %s is in use by services that are being removed, %s: waiting until their tasks have stopped", ref, strings.Join(names, ", "))
 }
 
-func newNetworkPrune(deps *command.Deps) *cobra.Command {
+func newPrune(deps *command.Deps) *cobra.Command {
 	var force bool
 	var filters []string
 	c := command.Verb(&cobra.Command{
 		Use: "prune [OPTIONS]", Short: "Remove all unused networks", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
-			filter, rest, err := flag.ParseFilters(filters, networkPruneFilters...)
+			filter, rest, err := flag.ParseFilters(filters, pruneFilters...)
 			if err != nil {
 				return err
 			}
@@ -357,7 +358,7 @@ func newNetworkPrune(deps *command.Deps) *cobra.Command {
 		},
 	})
 	c.Flags().BoolVarP(&force, "force", "f", false, "Do not prompt for confirmation")
-	c.Flags().Var(&flag.Filter{Values: &filters, Keys: networkPruneFilters}, "filter", `Provide filter values (e.g. "until=24h", "label=KEY=VALUE")`)
+	c.Flags().Var(&flag.Filter{Values: &filters, Keys: pruneFilters}, "filter", `Provide filter values (e.g. "until=24h", "label=KEY=VALUE")`)
 	return c
 }
 
@@ -385,32 +386,4 @@ func networksUntil(ctx context.Context, deps *command.Deps, c command.Client, ti
 		ids[i] = n.GetNetwork().GetId()
 	}
 	return ids, nil
-}
-
-// nameNetworks writes the spec's networks by name, as users name them; managers keep ids.
-func nameNetworks(ctx context.Context, c command.Client, s *swarmv1.ServiceSpec) error {
-	uses := s.GetTaskTemplate().GetNetworks()
-	if len(uses) == 0 {
-		return nil
-	}
-	names, err := networkNames(ctx, c)
-	for _, n := range uses {
-		if name, ok := names[n.GetTarget()]; ok {
-			n.Target = name
-		}
-	}
-	return err
-}
-
-// networkNames are the names of networks by id.
-func networkNames(ctx context.Context, c command.Client) (map[string]string, error) {
-	r, err := c.ListNetworks(ctx, &swarmv1.ListRequest{})
-	if err != nil {
-		return nil, err
-	}
-	names := make(map[string]string, len(r.Networks))
-	for _, n := range r.Networks {
-		names[n.GetNetwork().GetId()] = n.GetNetwork().GetSpec().GetName()
-	}
-	return names, nil
 }

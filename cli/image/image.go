@@ -1,4 +1,4 @@
-package cli
+package image
 
 import (
 	"cmp"
@@ -22,15 +22,16 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// imageFilters are the keys that `image ls --filter` takes.
-var imageFilters = []string{"id", "name"}
+// filters are the keys that `image ls --filter` takes.
+var filters = []string{"id", "name"}
 
-func newImage(deps *command.Deps) *cobra.Command {
+// New returns the group of commands `swarm image`.
+func New(deps *command.Deps) *cobra.Command {
 	return command.Group(&cobra.Command{Use: "image", Short: "Manage the swarm's images"},
-		newImageLs(deps), newImageLoad(deps), newImagePull(deps), newImagePush(deps), newImageTag(deps), newImageInspect(deps), newImageRm(deps), prune.NewImage(deps))
+		newLs(deps), newLoad(deps), newPull(deps), newPush(deps), newTag(deps), newInspect(deps), newRm(deps), prune.NewImage(deps))
 }
 
-var imageListing = term.Table{
+var listing = term.Table{
 	Columns: []term.Column{
 		{"Repository", "REPOSITORY"},
 		{"Tag", "TAG"},
@@ -42,30 +43,30 @@ var imageListing = term.Table{
 	More: []term.Column{{"Digest", "DIGEST"}, {"CreatedAt", "CREATED AT"}, {"Loaded", "LOADED"}, {"Name", "NAME"}},
 }
 
-type imageListOptions struct {
+type listOptions struct {
 	command.ListOptions
 	noTrunc, digests bool
 	match            string
 }
 
-func newImageLs(deps *command.Deps) *cobra.Command {
-	var o imageListOptions
+func newLs(deps *command.Deps) *cobra.Command {
+	var o listOptions
 	c := command.Verb(&cobra.Command{
 		Use: "ls [OPTIONS] [REPOSITORY[:TAG]]", Aliases: []string{"list"}, Short: "List images", Args: usage.MaxArgs(1),
 		ValidArgsFunction: complete.Images(deps),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.match = strings.Join(args, "")
-			return runImageLs(c.Context(), deps, o)
+			return runLs(c.Context(), deps, o)
 		},
 	})
-	command.ListFlags(c, &o.ListOptions, "Only show image IDs", imageFilters)
+	command.ListFlags(c, &o.ListOptions, "Only show image IDs", filters)
 	c.Flags().BoolVar(&o.noTrunc, "no-trunc", false, "Don't truncate output")
 	c.Flags().BoolVar(&o.digests, "digests", false, "Show digests")
 	return c
 }
 
-func runImageLs(ctx context.Context, deps *command.Deps, o imageListOptions) error {
-	filter, _, err := flag.ParseFilters(o.Filters, imageFilters...)
+func runLs(ctx context.Context, deps *command.Deps, o listOptions) error {
+	filter, _, err := flag.ParseFilters(o.Filters, filters...)
 	if err != nil {
 		return err
 	}
@@ -77,11 +78,11 @@ func runImageLs(ctx context.Context, deps *command.Deps, o imageListOptions) err
 		term.SortBy(r.Images, func(i *swarmv1.ImageInfo) string { return term.ShortImage(i.GetImage().GetName()) })
 		var rows []term.Row
 		for _, i := range r.Images {
-			if row := imageRow(i, o, deps.Now()); o.match == "" || o.match == row["Repository"] || o.match == fmt.Sprint(row["Repository"], ":", row["Tag"]) {
+			if row := row(i, o, deps.Now()); o.match == "" || o.match == row["Repository"] || o.match == fmt.Sprint(row["Repository"], ":", row["Tag"]) {
 				rows = append(rows, row)
 			}
 		}
-		l := imageListing
+		l := listing
 		if o.digests {
 			l.Columns = append(append([]term.Column{}, l.Columns[:2]...), append([]term.Column{{"Digest", "DIGEST"}}, l.Columns[2:]...)...)
 		}
@@ -89,7 +90,7 @@ func runImageLs(ctx context.Context, deps *command.Deps, o imageListOptions) err
 	})
 }
 
-func imageRow(i *swarmv1.ImageInfo, o imageListOptions, now time.Time) term.Row {
+func row(i *swarmv1.ImageInfo, o listOptions, now time.Time) term.Row {
 	image := i.GetImage()
 	repository, tag := term.SplitImage(image.GetName())
 	// As in Docker an image is called by its digest; --no-trunc shows all of it.
@@ -109,17 +110,17 @@ func imageRow(i *swarmv1.ImageInfo, o imageListOptions, now time.Time) term.Row 
 	}
 }
 
-type imageLoadOptions struct {
+type loadOptions struct {
 	input, name string
 	quiet       bool
 }
 
-func newImageLoad(deps *command.Deps) *cobra.Command {
-	var o imageLoadOptions
+func newLoad(deps *command.Deps) *cobra.Command {
+	var o loadOptions
 	c := command.Verb(&cobra.Command{
 		Use: "load [OPTIONS]", Short: "Load an image from a tar archive or STDIN", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		Example: "  docker save app:1 | swarm image load\n  swarm image load -i app.tar.gz",
-		RunE:    func(c *cobra.Command, _ []string) error { return runImageLoad(c.Context(), deps, o) },
+		RunE:    func(c *cobra.Command, _ []string) error { return runLoad(c.Context(), deps, o) },
 	})
 	c.Flags().StringVarP(&o.input, "input", "i", "", "Read from tar archive file, instead of STDIN")
 	c.Flags().StringVar(&o.name, "name", "", "Name for an archive that names none")
@@ -130,7 +131,7 @@ func newImageLoad(deps *command.Deps) *cobra.Command {
 // loadChunk is how much of an archive one message carries.
 const loadChunk = 512 << 10
 
-func runImageLoad(ctx context.Context, deps *command.Deps, o imageLoadOptions) error {
+func runLoad(ctx context.Context, deps *command.Deps, o loadOptions) error {
 	if o.name != "" {
 		if err := flag.CheckImage(o.name); err != nil {
 			return err
@@ -225,17 +226,17 @@ func sendArchive(stream swarmv1.Control_LoadImageClient, in io.Reader, size int6
 	}
 }
 
-func newImageInspect(deps *command.Deps) *cobra.Command {
+func newInspect(deps *command.Deps) *cobra.Command {
 	return command.NewInspect(deps, command.Inspection{
 		Use: "inspect [OPTIONS] IMAGE [IMAGE...]", Short: "Display detailed information on one or more images", Complete: complete.Images(deps),
 		Object: func(ctx context.Context, c command.Client, ref string) (term.Object, error) {
 			i, err := c.GetImage(ctx, &swarmv1.GetRequest{Id: ref})
-			return imageObject(i), err
+			return object(i), err
 		},
 	})
 }
 
-func imageObject(i *swarmv1.ImageInfo) term.Object {
+func object(i *swarmv1.ImageInfo) term.Object {
 	o := term.Stored(cmp.Or(i.GetImage().GetDigest(), i.GetImage().GetId()), i.GetImage().GetMeta()) // As in Docker and in `image ls`.
 	for _, m := range term.Describe(i.GetImage()) {
 		if m.Name != "ID" && m.Name != "Meta" {
@@ -249,7 +250,7 @@ func imageObject(i *swarmv1.ImageInfo) term.Object {
 	return append(o, term.Member{"Nodes", nodes})
 }
 
-func newImageRm(deps *command.Deps) *cobra.Command {
+func newRm(deps *command.Deps) *cobra.Command {
 	var force bool
 	c := command.Verb(&cobra.Command{
 		Use: "rm [OPTIONS] IMAGE [IMAGE...]", Aliases: []string{"remove"}, Short: "Remove one or more images", Args: usage.MinArgs(1),

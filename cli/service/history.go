@@ -1,4 +1,4 @@
-package cli
+package service
 
 import (
 	"context"
@@ -21,13 +21,13 @@ type historyOptions struct {
 	noTrunc bool
 }
 
-func newServiceHistory(deps *command.Deps) *cobra.Command {
+func newHistory(deps *command.Deps) *cobra.Command {
 	var o historyOptions
 	c := command.Verb(&cobra.Command{
 		Use: "history [OPTIONS] SERVICE", Short: "List the revisions of a service, newest first", Args: usage.ExactArgs(1), ValidArgsFunction: complete.Services(deps),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.ref = args[0]
-			return runServiceHistory(c.Context(), deps, o)
+			return runHistory(c.Context(), deps, o)
 		},
 	})
 	c.Flags().StringVar(&o.format.Template, "format", "", term.FormatHelp)
@@ -49,7 +49,7 @@ var revisionListing = term.Table{
 	Id:   "Revision",
 }
 
-func runServiceHistory(ctx context.Context, deps *command.Deps, o historyOptions) error {
+func runHistory(ctx context.Context, deps *command.Deps, o historyOptions) error {
 	return deps.Connect(ctx, func(c command.Client) error {
 		s, err := c.GetService(ctx, &swarmv1.GetRequest{Id: o.ref})
 		if err != nil {

@@ -1,4 +1,4 @@
-package cli
+package service
 
 import (
 	"math"
@@ -16,7 +16,7 @@ import (
 )
 
 // apply writes the single-valued flags that were given into the spec. Everything else stays as it is.
-func (o *serviceFlags) apply(s *swarmv1.ServiceSpec) error {
+func (o *flags) apply(s *swarmv1.ServiceSpec) error {
 	if s.TaskTemplate == nil {
 		s.TaskTemplate = &swarmv1.TaskSpec{}
 	}
@@ -56,14 +56,14 @@ func (o *serviceFlags) apply(s *swarmv1.ServiceSpec) error {
 }
 
 // set writes a value when its flag was given.
-func set[T any](o *serviceFlags, flag string, dst *T, v T) {
+func set[T any](o *flags, flag string, dst *T, v T) {
 	if o.given(flag) {
 		*dst = v
 	}
 }
 
 // setDuration is set for durations, which cannot be negative.
-func setDuration(o *serviceFlags, flag string, dst **durationpb.Duration, v time.Duration) error {
+func setDuration(o *flags, flag string, dst **durationpb.Duration, v time.Duration) error {
 	if !o.given(flag) {
 		return nil
 	}
@@ -74,7 +74,7 @@ func setDuration(o *serviceFlags, flag string, dst **durationpb.Duration, v time
 	return nil
 }
 
-func (o *serviceFlags) applyContainer(c *swarmv1.ContainerSpec) (err error) {
+func (o *flags) applyContainer(c *swarmv1.ContainerSpec) (err error) {
 	set(o, "workdir", &c.Dir, o.workdir)
 	set(o, "user", &c.User, o.user)
 	set(o, "hostname", &c.Hostname, o.hostname)
@@ -102,7 +102,7 @@ func (o *serviceFlags) applyContainer(c *swarmv1.ContainerSpec) (err error) {
 	return setDuration(o, "stop-grace-period", &c.StopGracePeriod, o.stopGrace)
 }
 
-func (o *serviceFlags) applyHealth(c *swarmv1.ContainerSpec) error {
+func (o *flags) applyHealth(c *swarmv1.ContainerSpec) error {
 	tests := map[string][]string{
 		"health-cmd":  {"CMD-SHELL", o.healthCmd},
 		"health-http": {"HTTP", o.healthHTTP},
@@ -164,7 +164,7 @@ func resourcesOf(t *swarmv1.TaskSpec) *swarmv1.ResourceRequirements {
 	return t.Resources
 }
 
-func (o *serviceFlags) applyResources(t *swarmv1.TaskSpec) error {
+func (o *flags) applyResources(t *swarmv1.TaskSpec) error {
 	if o.given("limit-cpu", "limit-memory", "limit-pids") {
 		r := resourcesOf(t)
 		if r.Limits == nil {
@@ -214,7 +214,7 @@ func checkReservations(t *swarmv1.TaskSpec) error {
 	return nil
 }
 
-func (o *serviceFlags) applyLogs(t *swarmv1.TaskSpec) {
+func (o *flags) applyLogs(t *swarmv1.TaskSpec) {
 	if !o.given("log-driver", "log-opt") {
 		return
 	}
@@ -225,7 +225,7 @@ func (o *serviceFlags) applyLogs(t *swarmv1.TaskSpec) {
 	set(o, "log-opt", &t.LogDriver.Options, flag.AddPairs(nil, o.logOpts.Values))
 }
 
-func (o *serviceFlags) applyRestart(t *swarmv1.TaskSpec) error {
+func (o *flags) applyRestart(t *swarmv1.TaskSpec) error {
 	if !o.given("restart-condition", "restart-delay", "restart-max-attempts", "restart-window") {
 		return nil
 	}
@@ -249,7 +249,7 @@ func restartCondition(word string) swarmv1.RestartPolicy_Condition {
 func enumName(word string) string { return strings.ToUpper(strings.ReplaceAll(word, "-", "_")) }
 
 // applyPolicy edits one of the two policies. A new one takes one task at a time, since zero means all at once.
-func (o *serviceFlags) applyPolicy(kind string, p policyFlags, dst **swarmv1.UpdateConfig) error {
+func (o *flags) applyPolicy(kind string, p policyFlags, dst **swarmv1.UpdateConfig) error {
 	flag := func(name string) string { return kind + "-" + name }
 	if !o.given(flag("parallelism"), flag("delay"), flag("monitor"), flag("failure-action"), flag("max-failure-ratio"), flag("order")) {
 		return nil
@@ -272,7 +272,7 @@ func (o *serviceFlags) applyPolicy(kind string, p policyFlags, dst **swarmv1.Upd
 }
 
 // applyScale writes the flags that say how many tasks there are.
-func (o *serviceFlags) applyScale(s *swarmv1.ServiceSpec) error {
+func (o *flags) applyScale(s *swarmv1.ServiceSpec) error {
 	if o.given("replicas-max-per-node") {
 		placementOf(s.TaskTemplate).MaxReplicas = o.maxPerNode
 	}
@@ -314,8 +314,8 @@ func endpointOf(s *swarmv1.ServiceSpec) *swarmv1.EndpointSpec {
 	return s.EndpointSpec
 }
 
-// serviceMode is the mode of a word, with the replicas that Docker gives by default.
-func serviceMode(word string) *swarmv1.ServiceMode {
+// parseMode is the mode of a word, with the replicas that Docker gives by default.
+func parseMode(word string) *swarmv1.ServiceMode {
 	switch word {
 	case "global":
 		return &swarmv1.ServiceMode{Mode: &swarmv1.ServiceMode_Global{Global: &swarmv1.GlobalService{}}}
@@ -329,8 +329,8 @@ func serviceMode(word string) *swarmv1.ServiceMode {
 
 // createOptions is what `service create` was told.
 type createOptions struct {
-	flags *serviceFlags
-	lists *serviceLists
+	flags *flags
+	lists *lists
 	name  string
 	mode  flag.Choice
 	image string
@@ -348,7 +348,7 @@ func (o createOptions) spec(getenv func(string) string) (*swarmv1.ServiceSpec, e
 		return nil, err
 	}
 	s := &swarmv1.ServiceSpec{
-		Name: o.name, Mode: serviceMode(o.mode.Value),
+		Name: o.name, Mode: parseMode(o.mode.Value),
 		TaskTemplate: &swarmv1.TaskSpec{ContainerSpec: &swarmv1.ContainerSpec{Image: o.image, Args: o.args}},
 	}
 	if err := o.flags.apply(s); err != nil {

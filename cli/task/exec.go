@@ -1,4 +1,4 @@
-package cli
+package task
 
 import (
 	"context"
@@ -24,7 +24,8 @@ type execOptions struct {
 	user, dir                    string
 }
 
-func newExec(deps *command.Deps) *cobra.Command {
+// NewExec returns the verb `swarm exec`, which runs a command in a container of a task.
+func NewExec(deps *command.Deps) *cobra.Command {
 	o := execOptions{env: flag.List{Kind: "list", Check: flag.CheckEnv}, envFiles: flag.List{Kind: "list"}}
 	c := command.Verb(&cobra.Command{
 		Use: "exec [OPTIONS] TASK|SERVICE[.SLOT] COMMAND [ARG...]", Short: "Execute a command in a running task, on whatever node it is",
