@@ -1,12 +1,15 @@
-// Package cli is the command line: it turns words into one request to a daemon, and the answer into words again.
+// Package cli is the command line: it turns words into one request to a daemon, and prints the answer.
 //
-// It owns the verbs, their flags and help, what they print, and the judgement whether a service has settled. It holds no
-// state and decides nothing about the cluster: what a flag means for a service is decided here, whether the cluster can do
-// it is the manager's. It reaches daemons only through Deps.Dial and the machine only through Deps, so it compiles for
-// every system that a user may sit at. Callers: cmd/swarm, and tests. Goroutines: those of a verb that reads two things at
-// once (exec, image load, waiting for a service); each ends with its verb.
+// It owns the root command: Main, New, the flags of the whole program, help, and which completion each
+// flag has. The verbs of each noun have a package below it (service, node, network, ...). What they
+// share lies below them: command (connection, errors, lists), complete, flag (values and parsers),
+// term (output) and usage (errors of command lines). Nouns do not import each other.
 //
-// Standard output is data, standard error is talk. One file a noun.
+// It holds no state and decides nothing about the cluster: the meaning of a flag is decided here, but
+// managers decide whether the cluster can do what it asks. It reaches daemons only through Deps.Dial
+// and the machine only through Deps, so it compiles for every system that a user may have. Standard
+// output is data, standard error is talk. Callers: cmd/swarm, and tests. Goroutines: only those of
+// verbs, which end with their verb.
 package cli
 
 import (
@@ -22,11 +25,17 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"swarm/cli/cluster"
 	"swarm/cli/command"
+	"swarm/cli/credential"
+	"swarm/cli/daemon"
+	"swarm/cli/dev"
 	"swarm/cli/image"
 	"swarm/cli/network"
 	"swarm/cli/node"
+	"swarm/cli/registry"
 	"swarm/cli/service"
+	"swarm/cli/system"
 	"swarm/cli/task"
 	"swarm/cli/term"
 	"swarm/cli/usage"
@@ -49,19 +58,19 @@ type Deps struct {
 	// Version is this program's own.
 	Version *swarmv1.VersionInfo
 	// RunDaemon and RunRuntime run until their context ends.
-	RunDaemon  func(context.Context, DaemonOptions) error
-	RunRuntime func(context.Context, RuntimeOptions) error
+	RunDaemon  func(context.Context, daemon.Options) error
+	RunRuntime func(context.Context, daemon.RuntimeOptions) error
 	// StartDaemon starts a daemon in the background, as a service where systemd is, unless one answers already: then it
 	// returns nil. It returns when the new one answers. Nil: daemons are not started.
 	StartDaemon func(context.Context, command.StartRequest) (*command.StartedDaemon, error)
 	// Installer puts the program onto this host and takes it off; nil where it cannot.
-	Installer Installer
+	Installer daemon.Installer
 	// Diagnose looks at this host for `swarm doctor`; nil where it cannot.
-	Diagnose func(context.Context, DoctorRequest) ([]Finding, error)
+	Diagnose func(context.Context, system.DoctorRequest) ([]system.Finding, error)
 	// Upgrade replaces the program of this host's daemon; nil where there is none.
-	Upgrade Upgrader
+	Upgrade daemon.Upgrader
 	// Dev makes playgrounds; nil where there are none.
-	Dev Dev
+	Dev dev.Maker
 }
 
 // Main runs one command line, without the program's name, and returns the exit code of the process.
@@ -91,7 +100,7 @@ func Main(ctx context.Context, deps Deps, args []string) int {
 
 // New returns the command tree.
 func New(deps Deps) *cobra.Command {
-	a := &command.Deps{
+	d := &command.Deps{
 		In: deps.In, Out: printable.NewWriter(deps.Out), Err: printable.NewWriter(deps.Err),
 		Env: deps.Env, Now: deps.Now, Dial: deps.Dial, StartDaemon: deps.StartDaemon,
 	}
@@ -106,29 +115,29 @@ func New(deps Deps) *cobra.Command {
 		},
 	}
 	command.Group(root)
-	a.RegisterFlags(root.PersistentFlags())
-	root.SetIn(a.In)
-	root.SetOut(a.Out)
-	root.SetErr(a.Err)
+	d.RegisterFlags(root.PersistentFlags())
+	root.SetIn(d.In)
+	root.SetOut(d.Out)
+	root.SetErr(d.Err)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usage.WithCode(usage.Errorf(c, "%s", usage.FlagReason(err)), usage.CodeBadFlag)
 	})
-	setHelp(a, root)
-	root.AddCommand(newInit(a), newJoin(a), newLeave(a), newSwarmUpdate(a), newJoinToken(a), newInfo(a), newVersion(a, deps.Version), newDoctor(a, deps.Diagnose))
-	root.AddCommand(node.New(a), service.New(a), task.New(a), network.New(a), image.New(a), newCredential(a), newLogin(a), newLogout(a), newSystem(a))
-	root.AddCommand(task.NewExec(a), newEvents(a), newCompletion(a), newDaemon(a, deps.RunDaemon), newRuntime(a, deps.RunRuntime))
+	setHelp(d, root)
+	root.AddCommand(cluster.NewInit(d), cluster.NewJoin(d), cluster.NewLeave(d), cluster.NewUpdate(d), cluster.NewJoinToken(d), system.NewInfo(d), system.NewVersion(d, deps.Version), system.NewDoctor(d, deps.Diagnose))
+	root.AddCommand(node.New(d), service.New(d), task.New(d), network.New(d), image.New(d), credential.New(d), registry.NewLogin(d), registry.NewLogout(d), system.New(d))
+	root.AddCommand(task.NewExec(d), system.NewEvents(d), newCompletion(d), daemon.New(deps.RunDaemon), daemon.NewRuntime(deps.RunRuntime))
 	if deps.Installer != nil {
-		root.AddCommand(newInstall(a, deps.Installer), newUninstall(a, deps.Installer))
+		root.AddCommand(daemon.NewInstall(d, deps.Installer), daemon.NewUninstall(d, deps.Installer))
 	}
 	if deps.Upgrade != nil {
-		root.AddCommand(newUpgrade(a, deps.Upgrade))
+		root.AddCommand(daemon.NewUpgrade(d, deps.Upgrade))
 	}
 	if deps.Dev != nil {
-		root.AddCommand(newDev(a, deps.Dev))
+		root.AddCommand(dev.New(d, deps.Dev))
 	}
 	root.InitDefaultHelpFlag()
 	silenceHelpCommand(root)
-	completeFlags(a, root)
+	completeFlags(d, root)
 	return root
 }
 

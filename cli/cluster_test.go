@@ -16,8 +16,9 @@ import (
 	"google.golang.org/protobuf/testing/protocmp"
 	"google.golang.org/protobuf/types/known/durationpb"
 
-	"swarm/cli"
 	"swarm/cli/command"
+	"swarm/cli/credential"
+	"swarm/cli/daemon"
 	"swarm/internal/pki"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -281,7 +282,7 @@ func TestCredential(t *testing.T) {
 	if got.code != 0 || got.out != path+"\n" || !strings.Contains(got.errOut, "swarm -H tcp://10.0.0.1:2377 --credential jane.pem node ls") {
 		t.Fatalf("got %+v", got)
 	}
-	cred, roots, err := cli.ReadCredential(path)
+	cred, roots, err := credential.Read(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -292,26 +293,26 @@ func TestCredential(t *testing.T) {
 		t.Errorf("mode %v, %v, want 0600", info.Mode(), err)
 	}
 	refused(t, "again", run{server: s}.run(t, "credential", "create", "jane", "-o", path), "exists: name another file with -o")
-	if _, _, err := cli.ReadCredential(filepath.Join(t.TempDir(), "no.pem")); err == nil || !strings.Contains(err.Error(), "swarm credential create") {
+	if _, _, err := credential.Read(filepath.Join(t.TempDir(), "no.pem")); err == nil || !strings.Contains(err.Error(), "swarm credential create") {
 		t.Errorf("missing file: got %v", err)
 	}
-	if _, _, err := cli.DecodeCredential([]byte("junk")); err == nil {
+	if _, _, err := credential.Decode([]byte("junk")); err == nil {
 		t.Error("junk was accepted")
 	}
 }
 
 func TestDaemonFlags(t *testing.T) {
-	var got cli.DaemonOptions
-	r := run{daemon: func(_ context.Context, o cli.DaemonOptions) error { got = o; return nil }}
+	var got daemon.Options
+	r := run{daemon: func(_ context.Context, o daemon.Options) error { got = o; return nil }}
 	if res := r.run(t, "daemon", "--state-dir", "/a/", "--run-dir", "/b", "--hostname", "h", "--log-level", "debug", "--cgroup-parent", "/x",
 		"--insecure-registry", "r:5000", "--insecure-registry", "10.0.0.0/8", "--registry-certs-dir", "/certs",
 		"--peer-bandwidth", "50MB/s", "--disk-clean-start", "90", "--image-max-age", "0", "--removed-logs-max-size", "5g", "--raft-timeout", "2s"); res.code != 0 {
 		t.Fatalf("got %+v", res)
 	}
-	want := cli.DaemonOptions{
+	want := daemon.Options{
 		StateDir: "/a", RunDir: "/b", Hostname: "h", LogLevel: "debug", LogFormat: "text", CgroupParent: "/x",
 		InsecureRegistries: []string{"r:5000", "10.0.0.0/8"}, RegistryCertsDirs: []string{"/certs"},
-		PeerBandwidth: 50_000_000, CleanStart: 90, CleanStop: 75, LogsAge: 168 * time.Hour, LogsSize: 5 << 30, RaftTimeout: 2 * time.Second, MetricsAddr: cli.DefaultMetricsAddr,
+		PeerBandwidth: 50_000_000, CleanStart: 90, CleanStop: 75, LogsAge: 168 * time.Hour, LogsSize: 5 << 30, RaftTimeout: 2 * time.Second, MetricsAddr: daemon.DefaultMetricsAddr,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("options (-want +got):\n%s", diff)
@@ -334,7 +335,7 @@ func TestDaemonFlags(t *testing.T) {
 	refused(t, "slice", r.run(t, "daemon", "--cgroup-driver", "cgroupfs", "--cgroup-parent", "x.slice"), "use /NAME")
 	refused(t, "long", r.run(t, "daemon", "--run-dir", "/"+strings.Repeat("x", 100)), "too long for sockets")
 	refused(t, "level", r.run(t, "daemon", "--log-level", "loud"), "use one of debug, info, warn, error")
-	r.daemon = func(context.Context, cli.DaemonOptions) error {
+	r.daemon = func(context.Context, daemon.Options) error {
 		return errors.New("state folder /a is locked by process 7")
 	}
 	refused(t, "fails", r.run(t, "daemon"), "Error: state folder /a is locked by process 7")

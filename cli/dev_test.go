@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"swarm/cli"
+	"swarm/cli/dev"
 )
 
 // fakeDev writes down what it is told.
@@ -19,7 +19,7 @@ func (d fakeDev) say(format string, args ...any) error {
 	return nil
 }
 
-func (d fakeDev) Up(_ context.Context, o cli.DevOptions, progress func(string)) error {
+func (d fakeDev) Up(_ context.Context, o dev.Options, progress func(string)) error {
 	progress("node1: daemon is up")
 	return d.say("up %q %d %d %v %s", o.Name, o.Nodes, o.Managers, o.DaemonArgs, o.Subnet)
 }
@@ -33,8 +33,8 @@ func (d fakeDev) Playgrounds() ([]string, error) {
 	return []string{"cli", "dev"}, nil
 }
 
-func (d fakeDev) Hosts(string) ([]cli.DevHost, error) {
-	return []cli.DevHost{
+func (d fakeDev) Hosts(string) ([]dev.Host, error) {
+	return []dev.Host{
 		{Name: "node1", Role: "manager", Address: "10.213.0.11", State: "running", PID: 42, Socket: "/run/swarm-dev/dev/node1/swarm.sock"},
 		{Name: "node2", Role: "worker", Address: "10.213.0.12", State: "off", Unplugged: true, Socket: "/run/swarm-dev/dev/node2/swarm.sock"},
 	}, nil
@@ -52,7 +52,7 @@ func (d fakeDev) PowerOff(_ context.Context, p, h string) error { return d.say("
 
 func (d fakeDev) Start(_ context.Context, p, h string) error { return d.say("start %q %s", p, h) }
 
-func (d fakeDev) Cut(p string, c cli.DevCut) error { return d.say("cut %q %+v", p, c) }
+func (d fakeDev) Cut(p string, c dev.Cut) error { return d.say("cut %q %+v", p, c) }
 
 func (d fakeDev) Heal(p string, hosts []string) error { return d.say("heal %q %v", p, hosts) }
 

@@ -5,26 +5,26 @@ import (
 	"strings"
 	"testing"
 
-	"swarm/cli"
 	"swarm/cli/command"
+	"swarm/cli/system"
 )
 
 // findings gives a doctor that finds the same everywhere and remembers what it was asked.
-func findings(asked *cli.DoctorRequest, found ...cli.Finding) func(context.Context, cli.DoctorRequest) ([]cli.Finding, error) {
-	return func(_ context.Context, r cli.DoctorRequest) ([]cli.Finding, error) {
+func findings(asked *system.DoctorRequest, found ...system.Finding) func(context.Context, system.DoctorRequest) ([]system.Finding, error) {
+	return func(_ context.Context, r system.DoctorRequest) ([]system.Finding, error) {
 		*asked = r
 		return found, nil
 	}
 }
 
 var (
-	fine   = cli.Finding{Level: "ok", Subject: "mtu", Text: "1500 bytes"}
-	unwell = cli.Finding{Level: "warning", Subject: "clock", Text: "alone", Remedy: "install chrony"}
-	broken = cli.Finding{Level: "failure", Subject: "kernel", Text: "no VXLAN", Remedy: "modprobe vxlan", Broken: true}
+	fine   = system.Finding{Level: "ok", Subject: "mtu", Text: "1500 bytes"}
+	unwell = system.Finding{Level: "warning", Subject: "clock", Text: "alone", Remedy: "install chrony"}
+	broken = system.Finding{Level: "failure", Subject: "kernel", Text: "no VXLAN", Remedy: "modprobe vxlan", Broken: true}
 )
 
 func TestDoctor_WithoutADaemon(t *testing.T) {
-	var asked cli.DoctorRequest
+	var asked system.DoctorRequest
 	got := run{doctor: findings(&asked, fine, unwell)}.run(t, "doctor")
 	want := "LEVEL     SUBJECT   FINDING      REMEDY\nok        mtu       1500 bytes   \nwarning   clock     alone        install chrony\n"
 	if got.code != 0 || got.errOut != "" || got.out != want {
@@ -36,7 +36,7 @@ func TestDoctor_WithoutADaemon(t *testing.T) {
 }
 
 func TestDoctor_FailsWhenSomethingIsBroken(t *testing.T) {
-	var asked cli.DoctorRequest
+	var asked system.DoctorRequest
 	got := run{doctor: findings(&asked, fine, unwell, broken)}.run(t, "doctor", "-q", "--format", "{{.Subject}}", "--state-dir", "/data")
 	if got.code != 1 || got.errOut != "" || got.out != "clock\nkernel\n" || asked.StateDir != "/data" {
 		t.Errorf("got %+v, asked %+v", got, asked)
@@ -44,7 +44,7 @@ func TestDoctor_FailsWhenSomethingIsBroken(t *testing.T) {
 }
 
 func TestDoctor_JSON(t *testing.T) {
-	var asked cli.DoctorRequest
+	var asked system.DoctorRequest
 	got := run{doctor: findings(&asked, broken)}.run(t, "doctor", "--format", "json")
 	want := `{"Finding":"no VXLAN","Level":"failure","Remedy":"modprobe vxlan","Subject":"kernel"}` + "\n"
 	if got.code != 1 || got.out != want {
@@ -59,7 +59,7 @@ func TestDoctor_RefusesWhatItCannotLookAt(t *testing.T) {
 		{"doctor --state-dir here", `--state-dir "here" is not an absolute path`},
 		{"doctor now", "takes no arguments"},
 	} {
-		var asked cli.DoctorRequest
+		var asked system.DoctorRequest
 		got := run{doctor: findings(&asked, fine)}.run(t, strings.Fields(tc.line)...)
 		if got.code != 1 || got.out != "" || !strings.Contains(got.errOut, tc.want) {
 			t.Errorf("%s: got %+v, want %q", tc.line, got, tc.want)

@@ -18,6 +18,9 @@ import (
 
 	"swarm/cli"
 	"swarm/cli/command"
+	"swarm/cli/daemon"
+	"swarm/cli/dev"
+	"swarm/cli/system"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -50,12 +53,12 @@ type run struct {
 	stdin     io.Reader
 	env       map[string]string
 	server    *fakeServer // nil: nothing answers
-	dev       cli.Dev
+	dev       dev.Maker
 	now       time.Time
-	daemon    func(context.Context, cli.DaemonOptions) error
+	daemon    func(context.Context, daemon.Options) error
 	start     func(context.Context, command.StartRequest) (*command.StartedDaemon, error)
-	installer cli.Installer
-	doctor    func(context.Context, cli.DoctorRequest) ([]cli.Finding, error)
+	installer daemon.Installer
+	doctor    func(context.Context, system.DoctorRequest) ([]system.Finding, error)
 	target    *command.Target // set to what was dialed
 	tty       bool            // output goes to a terminal
 }

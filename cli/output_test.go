@@ -15,7 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
-	"swarm/cli"
+	"swarm/cli/system"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -169,8 +169,8 @@ func TestOutput_ControlsNoTerminal(t *testing.T) {
 		for _, tty := range []bool{true, false} {
 			lines := map[string]int{}
 			for _, text := range []string{evil, dull} {
-				asked := cli.DoctorRequest{}
-				got := run{server: hostileServer(t, text), tty: tty, doctor: findings(&asked, cli.Finding{Level: "warning", Subject: "s" + text, Text: text, Remedy: text})}.run(t, args...)
+				asked := system.DoctorRequest{}
+				got := run{server: hostileServer(t, text), tty: tty, doctor: findings(&asked, system.Finding{Level: "warning", Subject: "s" + text, Text: text, Remedy: text})}.run(t, args...)
 				all := got.out + got.errOut
 				lines[text] = strings.Count(all, "\n")
 				isStream := args[0] == "exec" || args[1%len(args)] == "logs"

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"swarm/cli"
+	"swarm/cli/daemon"
 )
 
 // The table of wrong command lines, which cmd/swarm runs against a manager, has every command, and every flag that can have a
@@ -54,4 +55,4 @@ func TestWrongInputCoversAllFlags(t *testing.T) {
 	walk(cli.New(cli.Deps{Installer: &fakeInstaller{}, Dev: fakeDev{}, Upgrade: noUpgrade{}}))
 }
 
-type noUpgrade struct{ cli.Upgrader }
+type noUpgrade struct{ daemon.Upgrader }

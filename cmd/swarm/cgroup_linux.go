@@ -5,7 +5,7 @@ import (
 
 	"github.com/containerd/cgroups/v3"
 
-	"swarm/cli"
+	"swarm/cli/daemon"
 	"swarm/install"
 )
 
@@ -14,17 +14,17 @@ const cgroupParent = "/swarm"
 
 // cgroupOf fills in the cgroup driver, and the containers' parent. The driver is systemd's where systemd owns the one
 // hierarchy that there is, as in Docker; a parent that is given decides.
-func cgroupOf(o cli.DaemonOptions, systemd, unified bool) (driver, parent string) {
+func cgroupOf(o daemon.Options, systemd, unified bool) (driver, parent string) {
 	driver, parent = o.CgroupDriver, o.CgroupParent
 	if driver == "" {
-		driver = cli.CgroupFS
+		driver = daemon.CgroupFS
 		if strings.HasSuffix(parent, ".slice") || parent == "" && systemd && unified {
-			driver = cli.CgroupSystemd
+			driver = daemon.CgroupSystemd
 		}
 	}
 	switch {
 	case parent != "":
-	case driver == cli.CgroupSystemd:
+	case driver == daemon.CgroupSystemd:
 		parent = install.Slice
 	default:
 		parent = cgroupParent

@@ -3,7 +3,7 @@ package main
 import (
 	"testing"
 
-	"swarm/cli"
+	"swarm/cli/daemon"
 )
 
 func TestCgroupOf(t *testing.T) {
@@ -21,7 +21,7 @@ func TestCgroupOf(t *testing.T) {
 		{parent: "/mine", systemd: true, unified: true, wantDriver: "cgroupfs", wantParent: "/mine"},
 		{parent: "mine.slice", systemd: true, wantDriver: "systemd", wantParent: "mine.slice"},
 	} {
-		driver, parent := cgroupOf(cli.DaemonOptions{CgroupDriver: tc.driver, CgroupParent: tc.parent}, tc.systemd, tc.unified)
+		driver, parent := cgroupOf(daemon.Options{CgroupDriver: tc.driver, CgroupParent: tc.parent}, tc.systemd, tc.unified)
 		if driver != tc.wantDriver || parent != tc.wantParent {
 			t.Errorf("%+v: got %s below %s", tc, driver, parent)
 		}

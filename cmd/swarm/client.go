@@ -4,8 +4,8 @@ import (
 	"context"
 	"time"
 
-	"swarm/cli"
 	"swarm/cli/command"
+	"swarm/cli/credential"
 	"swarm/internal/transport"
 )
 
@@ -14,7 +14,7 @@ func dial(_ context.Context, target command.Target) (command.Conn, error) {
 	if target.Network == "unix" {
 		return transport.DialUnix(target.Address)
 	}
-	credential, roots, err := cli.ReadCredential(target.Credential)
+	credential, roots, err := credential.Read(target.Credential)
 	if err != nil {
 		return nil, err
 	}

@@ -19,7 +19,7 @@ import (
 	"github.com/containerd/cgroups/v3"
 	"golang.org/x/sync/errgroup"
 
-	"swarm/cli"
+	"swarm/cli/daemon"
 	"swarm/cli/term"
 	"swarm/install"
 	"swarm/internal/footprint"
@@ -30,7 +30,7 @@ import (
 )
 
 // runDaemon is the daemon of one host until ctx ends, through upgrades.
-func runDaemon(ctx context.Context, o cli.DaemonOptions) error {
+func runDaemon(ctx context.Context, o daemon.Options) error {
 	ctx, stop := untilTold(ctx)
 	defer stop()
 	starter, err := notify.TakeStarter()
@@ -44,7 +44,7 @@ func runDaemon(ctx context.Context, o cli.DaemonOptions) error {
 }
 
 // serveDaemon is the daemon of one host until ctx ends.
-func serveDaemon(ctx context.Context, o cli.DaemonOptions, s notify.Starter) error {
+func serveDaemon(ctx context.Context, o daemon.Options, s notify.Starter) error {
 	// A daemon outlives its terminal. Caught, not ignored: containers would inherit that.
 	ignoreHangups()
 	// Nor has it to do with the umask of whoever starts it: users of containers read files that it writes.
@@ -165,7 +165,7 @@ func (p *parts) await(ctx context.Context, wait func() error) error {
 	}
 }
 
-func newLog(o cli.DaemonOptions) (*slog.Logger, func(), error) {
+func newLog(o daemon.Options) (*slog.Logger, func(), error) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(o.LogLevel)); err != nil {
 		return nil, nil, fmt.Errorf("log level %q: use debug, info, warn or error", o.LogLevel)
@@ -187,7 +187,7 @@ func newLog(o cli.DaemonOptions) (*slog.Logger, func(), error) {
 }
 
 // complete fills in what the command line left open.
-func complete(o cli.DaemonOptions) (cli.DaemonOptions, error) {
+func complete(o daemon.Options) (daemon.Options, error) {
 	if o.Hostname == "" {
 		name, err := os.Hostname()
 		if err != nil {
@@ -204,7 +204,7 @@ func complete(o cli.DaemonOptions) (cli.DaemonOptions, error) {
 
 // machineID tells this machine from every other, as far as machines tell themselves apart. The state folder is part of it:
 // two daemons on one machine are two hosts.
-func machineID(o cli.DaemonOptions) (string, error) {
+func machineID(o daemon.Options) (string, error) {
 	own := o.MachineID
 	for _, file := range []string{"/etc/machine-id", "/var/lib/dbus/machine-id"} {
 		if own != "" {

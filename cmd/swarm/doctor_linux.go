@@ -10,8 +10,8 @@ import (
 	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
 
-	"swarm/cli"
 	"swarm/cli/command"
+	"swarm/cli/system"
 	"swarm/cli/term"
 	"swarm/doctor"
 	"swarm/node"
@@ -25,7 +25,7 @@ import (
 const defaultGossipPort = 7946
 
 // diagnose has the host looked at, and the findings told.
-func diagnose(ctx context.Context, r cli.DoctorRequest) ([]cli.Finding, error) {
+func diagnose(ctx context.Context, r system.DoctorRequest) ([]system.Finding, error) {
 	if os.Geteuid() != 0 {
 		return nil, errdefs.ErrPermissionDenied.WithMessage("the doctor tries what the daemon will do, which only root may: run this command as root")
 	}
@@ -33,16 +33,16 @@ func diagnose(ctx context.Context, r cli.DoctorRequest) ([]cli.Finding, error) {
 	if err != nil {
 		return nil, err
 	}
-	var out []cli.Finding
+	var out []system.Finding
 	for _, f := range doctor.Judge(o) {
-		out = append(out, cli.Finding{
+		out = append(out, system.Finding{
 			Level: string(f.Level), Subject: f.Subject, Text: f.Text, Remedy: f.Remedy, Broken: f.Level == doctor.Failure,
 		})
 	}
 	return out, nil
 }
 
-func observe(ctx context.Context, r cli.DoctorRequest) (doctor.Observations, error) {
+func observe(ctx context.Context, r system.DoctorRequest) (doctor.Observations, error) {
 	features, err := survey.Kernel()
 	if err != nil {
 		return doctor.Observations{}, err

@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"net/netip"
 
-	"swarm/cli"
 	"swarm/cli/command"
+	"swarm/cli/system"
 	"swarm/doctor"
 	"swarm/internal/spec"
 	"swarm/overlay/bridge"
@@ -30,7 +30,7 @@ func firewall() doctor.Firewall {
 
 // networks compares what this host leads to with what is said of networks: by its daemon of those that it has, by a manager
 // of all.
-func networks(ctx context.Context, r cli.DoctorRequest, self *swarmv1.SurveyedSelf) doctor.Networks {
+func networks(ctx context.Context, r system.DoctorRequest, self *swarmv1.SurveyedSelf) doctor.Networks {
 	out := doctor.Networks{Room: int(self.GetRoom())}
 	ranges, err := survey.Ranges()
 	own := doctor.Network{Name: "bridge", OnHost: bridgeDevice}

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
-	"swarm/cli"
+	"swarm/cli/daemon"
 	"swarm/install"
 	"swarm/internal/disk"
 	"swarm/internal/sysctl"
@@ -36,7 +36,7 @@ const leaveGrace = 10 * time.Second
 
 // host is what a daemon has whether it is a member or not: containers, images, the node's own network.
 type host struct {
-	options   cli.DaemonOptions
+	options   daemon.Options
 	log       *slog.Logger
 	companion *companion.Companion // nil with a containerd of the host's own, or a simulated runtime
 	client    *client.Client       // nil with a simulated runtime
@@ -55,7 +55,7 @@ type host struct {
 	peers *peers
 }
 
-func newHost(o cli.DaemonOptions, log *slog.Logger) (*host, error) {
+func newHost(o daemon.Options, log *slog.Logger) (*host, error) {
 	h := &host{options: o, log: log, peers: &peers{}}
 	if o.Simulated {
 		images := simulated.NewImages()
@@ -89,7 +89,7 @@ func (h *host) newContainers() error {
 	l := layout.Layout{Data: h.options.StateDir, Run: h.options.RunDir}
 	cfg := containerd.Config{
 		StateDir: h.options.StateDir, RunDir: h.options.RunDir,
-		CgroupParent: h.options.CgroupParent, SystemdCgroup: h.options.CgroupDriver == cli.CgroupSystemd,
+		CgroupParent: h.options.CgroupParent, SystemdCgroup: h.options.CgroupDriver == daemon.CgroupSystemd,
 	}
 	address := h.options.ContainerdAddress
 	set, err := binary.InstallSelf(l.Bin(), version)

@@ -12,8 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"swarm/cli"
 	"swarm/cli/command"
+	"swarm/cli/daemon"
 	"swarm/install"
 	"swarm/internal/sysctl"
 	"swarm/overlay/bridge"
@@ -21,7 +21,7 @@ import (
 	"swarm/worker/containerd/layout"
 )
 
-// installer implements cli.Installer, for a daemon with the default folders.
+// installer implements daemon.Installer, for a daemon with the default folders.
 type installer struct {
 	host   *install.Host
 	layout layout.Layout
@@ -36,9 +36,9 @@ func newInstaller() *installer {
 	}
 }
 
-func installs() cli.Installer { return newInstaller() }
+func installs() daemon.Installer { return newInstaller() }
 
-// Install implements cli.Installer.
+// Install implements daemon.Installer.
 func (i *installer) Install(ctx context.Context) (*command.StartedDaemon, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -68,13 +68,13 @@ func (i *installer) Install(ctx context.Context) (*command.StartedDaemon, error)
 	return started, nil
 }
 
-// Member implements cli.Installer.
+// Member implements daemon.Installer.
 func (i *installer) Member() bool {
 	_, err := os.Stat(filepath.Join(i.layout.Data, "node.json"))
 	return err == nil
 }
 
-// Uninstall implements cli.Installer. The program goes last, so that what fails can be tried again.
+// Uninstall implements daemon.Installer. The program goes last, so that what fails can be tried again.
 func (i *installer) Uninstall(ctx context.Context, purge bool) ([]string, error) {
 	if err := i.host.Stop(ctx); err != nil {
 		return nil, err
@@ -126,7 +126,7 @@ func (i *installer) end(ctx context.Context) error {
 // removeTraces removes what a daemon makes outside its folders. Leaving a cluster does so too; here it is looked for again,
 // because of daemons that were killed.
 func (i *installer) removeTraces(ctx context.Context) ([]string, error) {
-	h := &host{options: cli.DaemonOptions{StateDir: i.layout.Data, RunDir: i.layout.Run}, log: slog.New(slog.DiscardHandler)}
+	h := &host{options: daemon.Options{StateDir: i.layout.Data, RunDir: i.layout.Run}, log: slog.New(slog.DiscardHandler)}
 	var err error
 	if h.bridge, err = bridge.New(bridge.Config{NetnsDir: filepath.Join(i.layout.Run, "netns")}, bridge.Deps{Log: h.log}); err != nil {
 		return nil, err

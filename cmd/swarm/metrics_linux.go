@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"swarm/cli"
+	"swarm/cli/daemon"
 	"swarm/internal/metrics"
 	"swarm/overlay/fabric"
 	"swarm/overlay/mesh"
@@ -43,7 +43,7 @@ func newMonitor(log *slog.Logger) *monitor {
 }
 
 // listenMetrics opens the port. One that is taken ends a daemon only when the user has named it.
-func listenMetrics(ctx context.Context, o cli.DaemonOptions, log *slog.Logger) (net.Listener, error) {
+func listenMetrics(ctx context.Context, o daemon.Options, log *slog.Logger) (net.Listener, error) {
 	if o.MetricsAddr == "" {
 		return nil, nil
 	}

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
-	"swarm/cli"
+	"swarm/cli/daemon"
 	"swarm/internal/transport"
 	"swarm/manager/ca"
 	"swarm/node"
@@ -34,7 +34,7 @@ import (
 // parts makes the parts of a member for package node.
 type parts struct {
 	host    *host
-	options cli.DaemonOptions
+	options daemon.Options
 	machine string
 	log     *slog.Logger
 	monitor *monitor

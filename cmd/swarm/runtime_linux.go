@@ -7,7 +7,7 @@ import (
 	"sync"
 	"time"
 
-	"swarm/cli"
+	"swarm/cli/daemon"
 	"swarm/internal/footprint"
 	"swarm/internal/pause"
 	"swarm/overlay/resolve"
@@ -30,7 +30,7 @@ func runAsAnother(args []string) bool {
 }
 
 // runRuntime is the verb behind which containerd runs. The daemon starts it; it is not meant for people.
-func runRuntime(ctx context.Context, o cli.RuntimeOptions) error {
+func runRuntime(ctx context.Context, o daemon.RuntimeOptions) error {
 	// Neither a reader of its log nor a terminal that goes away may end it.
 	ignoreHangups()
 	ctx, stop := context.WithCancel(ctx)

@@ -6,24 +6,24 @@ import (
 	"os"
 	"syscall"
 
-	"swarm/cli"
+	"swarm/cli/daemon"
 	"swarm/install"
 	"swarm/internal/notify"
 )
 
-// upgrader implements cli.Upgrader by package install.
+// upgrader implements daemon.Upgrader by package install.
 type upgrader struct{}
 
-func upgrades() cli.Upgrader { return upgrader{} }
+func upgrades() daemon.Upgrader { return upgrader{} }
 
-// Stage implements cli.Upgrader.
-func (upgrader) Stage(ctx context.Context, path, stateDir string) (cli.Program, func() error, error) {
+// Stage implements daemon.Upgrader.
+func (upgrader) Stage(ctx context.Context, path, stateDir string) (daemon.Program, func() error, error) {
 	p, release, err := install.Stage(ctx, path, stateDir)
-	return cli.Program(p), release, err
+	return daemon.Program(p), release, err
 }
 
-// Replace implements cli.Upgrader.
-func (upgrader) Replace(_ context.Context, socket string, p cli.Program) (string, func() error, error) {
+// Replace implements daemon.Upgrader.
+func (upgrader) Replace(_ context.Context, socket string, p daemon.Program) (string, func() error, error) {
 	return install.Replace(socket, install.Staged(p))
 }
 

@@ -41,6 +41,9 @@ func under(path, folder string) bool {
 	return path == folder || strings.HasPrefix(path, folder+"/")
 }
 
+// belowNouns is what a package with the verbs of one noun may import.
+var belowNouns = []string{"cli/command", "cli/complete", "cli/flag", "cli/term", "cli/usage", "internal", "proto"}
+
 // directions: a package below folder imports, of this module, only what lies below one of the others.
 // Imports point down only, so that every part can be read, tested and replaced without the parts above it.
 var directions = []struct {
@@ -63,6 +66,26 @@ var directions = []struct {
 	{"doctor", []string{"doctor", "internal", "proto"}},
 	// The playground lays cables with the overlay's primitives.
 	{"dev", []string{"dev", "overlay", "internal", "proto"}},
+	// What verbs share knows no noun, and no noun knows another: what two nouns need moves down.
+	{"cli/usage", []string{"cli/usage"}},
+	{"cli/term", []string{"cli/usage", "internal", "proto"}},
+	{"cli/flag", []string{"cli/term", "cli/usage", "internal", "proto"}},
+	{"cli/command", []string{"cli/flag", "cli/term", "cli/usage", "internal", "proto"}},
+	{"cli/complete", []string{"cli/command", "cli/term", "internal", "proto"}},
+	{"cli/tasktable", belowNouns},
+	{"cli/logs", belowNouns},
+	{"cli/prune", belowNouns},
+	{"cli/cluster", belowNouns},
+	{"cli/credential", belowNouns},
+	{"cli/daemon", belowNouns},
+	{"cli/dev", belowNouns},
+	{"cli/image", append([]string{"cli/prune"}, belowNouns...)},
+	{"cli/network", belowNouns},
+	{"cli/node", append([]string{"cli/tasktable"}, belowNouns...)},
+	{"cli/registry", belowNouns},
+	{"cli/service", append([]string{"cli/logs", "cli/tasktable"}, belowNouns...)},
+	{"cli/system", append([]string{"cli/prune"}, belowNouns...)},
+	{"cli/task", append([]string{"cli/logs", "cli/tasktable"}, belowNouns...)},
 	// A front end is thin: flags, one call, print.
 	{"cli", []string{"cli", "internal", "proto"}},
 	// Scenarios drive the binary as a user does, and the playground.

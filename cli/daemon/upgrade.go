@@ -1,4 +1,4 @@
-package cli
+package daemon
 
 import (
 	"cmp"
@@ -36,7 +36,8 @@ type Upgrader interface {
 // upgradePatience is how long the new daemon may take to answer.
 const upgradePatience = 60 * time.Second
 
-func newUpgrade(deps *command.Deps, upgrader Upgrader) *cobra.Command {
+// NewUpgrade returns the verb `swarm upgrade`.
+func NewUpgrade(deps *command.Deps, upgrader Upgrader) *cobra.Command {
 	c := command.Verb(&cobra.Command{
 		Use: "upgrade FILE", Short: "Replace swarm on this host by another build; containers go on", Args: usage.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error { return runUpgrade(c.Context(), deps, upgrader, args[0]) },
@@ -56,7 +57,7 @@ func runUpgrade(ctx context.Context, deps *command.Deps, upgrader Upgrader, file
 	if t.Network != "unix" {
 		return usage.Invalidf("%s is another host: run `swarm upgrade` on the host itself", t)
 	}
-	daemon, err := daemonInfo(ctx, deps)
+	daemon, err := askInfo(ctx, deps)
 	if err != nil {
 		return err
 	}
@@ -86,8 +87,8 @@ func runUpgrade(ctx context.Context, deps *command.Deps, upgrader Upgrader, file
 	return nil
 }
 
-// daemonInfo asks the daemon what it is.
-func daemonInfo(ctx context.Context, deps *command.Deps) (info *swarmv1.InfoResponse, err error) {
+// askInfo asks the daemon what it is.
+func askInfo(ctx context.Context, deps *command.Deps) (info *swarmv1.InfoResponse, err error) {
 	err = deps.Connect(ctx, func(c command.Client) error {
 		info, err = c.Daemon.Info(ctx, &swarmv1.InfoRequest{})
 		return err
@@ -103,7 +104,7 @@ func awaitBuild(ctx context.Context, deps *command.Deps, build string) error {
 	defer tick.Stop()
 	var last error
 	for {
-		info, err := daemonInfo(ctx, deps)
+		info, err := askInfo(ctx, deps)
 		if err == nil && info.GetVersion().GetBuild() == build {
 			return nil
 		}

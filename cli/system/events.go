@@ -1,4 +1,4 @@
-package cli
+package system
 
 import (
 	"context"
@@ -27,7 +27,8 @@ type eventsOptions struct {
 	format  string
 }
 
-func newEvents(deps *command.Deps) *cobra.Command {
+// NewEvents returns the verb `swarm events`.
+func NewEvents(deps *command.Deps) *cobra.Command {
 	var o eventsOptions
 	c := command.Verb(&cobra.Command{
 		Use: "events [OPTIONS]", Short: "Get real time events from the swarm", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,

@@ -1,4 +1,4 @@
-package cli
+package daemon
 
 import (
 	"context"
@@ -25,7 +25,8 @@ type Installer interface {
 	Member() bool
 }
 
-func newInstall(deps *command.Deps, installer Installer) *cobra.Command {
+// NewInstall returns the verb `swarm install`.
+func NewInstall(deps *command.Deps, installer Installer) *cobra.Command {
 	return command.Verb(&cobra.Command{
 		Use: "install", Short: "Make swarm part of this host: the program, and the service where systemd is", Args: usage.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -48,7 +49,8 @@ func runInstall(ctx context.Context, deps *command.Deps, installer Installer) er
 
 type uninstallOptions struct{ purge, force bool }
 
-func newUninstall(deps *command.Deps, installer Installer) *cobra.Command {
+// NewUninstall returns the verb `swarm uninstall`.
+func NewUninstall(deps *command.Deps, installer Installer) *cobra.Command {
 	var o uninstallOptions
 	c := command.Verb(&cobra.Command{
 		Use: "uninstall [OPTIONS]", Short: "Remove swarm from this host", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,

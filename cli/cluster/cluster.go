@@ -1,4 +1,4 @@
-package cli
+package cluster
 
 import (
 	"context"
@@ -31,7 +31,8 @@ type initOptions struct {
 	noSystemd                   bool
 }
 
-func newInit(deps *command.Deps) *cobra.Command {
+// NewInit returns the verb `swarm init`.
+func NewInit(deps *command.Deps) *cobra.Command {
 	o := initOptions{availability: flag.Choice{Value: "active", Choices: flag.Availabilities}}
 	c := command.Verb(&cobra.Command{
 		Use: "init [OPTIONS]", Short: "Initialize a swarm", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
@@ -157,7 +158,8 @@ type joinOptions struct {
 	noSystemd, skipCheck        bool
 }
 
-func newJoin(deps *command.Deps) *cobra.Command {
+// NewJoin returns the verb `swarm join`.
+func NewJoin(deps *command.Deps) *cobra.Command {
 	o := joinOptions{availability: flag.Choice{Value: "active", Choices: flag.Availabilities}}
 	c := command.Verb(&cobra.Command{
 		Use: "join [OPTIONS] HOST[:PORT] [HOST[:PORT]...]", Short: "Join a swarm as a node and/or manager", Args: usage.MinArgs(1),
@@ -251,7 +253,8 @@ func interfaceName(s string) bool {
 	return s != "" && len(s) <= 15 && !strings.ContainsAny(s, " \t/:") && strings.Trim(s, "0123456789.") != ""
 }
 
-func newLeave(deps *command.Deps) *cobra.Command {
+// NewLeave returns the verb `swarm leave`.
+func NewLeave(deps *command.Deps) *cobra.Command {
 	var force bool
 	c := command.Verb(&cobra.Command{
 		Use: "leave [OPTIONS]", Short: "Leave the swarm", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
@@ -281,7 +284,8 @@ type joinTokenOptions struct {
 	quiet, rotate bool
 }
 
-func newJoinToken(deps *command.Deps) *cobra.Command {
+// NewJoinToken returns the verb `swarm join-token`.
+func NewJoinToken(deps *command.Deps) *cobra.Command {
 	var o joinTokenOptions
 	c := command.Verb(&cobra.Command{
 		Use: "join-token [OPTIONS] (worker|manager)", Short: "Manage join tokens", Args: usage.ExactArgs(1),

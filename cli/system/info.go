@@ -1,4 +1,4 @@
-package cli
+package system
 
 import (
 	"context"
@@ -16,7 +16,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-func newInfo(deps *command.Deps) *cobra.Command {
+// NewInfo returns the verb `swarm info`.
+func NewInfo(deps *command.Deps) *cobra.Command {
 	var tmpl string
 	c := command.Verb(&cobra.Command{
 		Use: "info [OPTIONS]", Short: "Display information about this node and its swarm", Args: usage.NoArgs,
@@ -111,7 +112,8 @@ func writeInfo(w io.Writer, r *swarmv1.InfoResponse, networks *swarmv1.NetworkDe
 	}
 }
 
-func newVersion(deps *command.Deps, own *swarmv1.VersionInfo) *cobra.Command {
+// NewVersion returns the verb `swarm version`.
+func NewVersion(deps *command.Deps, own *swarmv1.VersionInfo) *cobra.Command {
 	var tmpl string
 	c := command.Verb(&cobra.Command{
 		Use: "version [OPTIONS]", Short: "Show the version of this program and of the daemon", Args: usage.NoArgs,

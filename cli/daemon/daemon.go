@@ -1,4 +1,4 @@
-package cli
+package daemon
 
 import (
 	"context"
@@ -19,8 +19,8 @@ import (
 	"swarm/internal/keychain"
 )
 
-// DaemonOptions are the flags of `swarm daemon`.
-type DaemonOptions struct {
+// Options are the flags of `swarm daemon`.
+type Options struct {
 	StateDir, RunDir string
 	// Hostname of the node; empty: the machine's.
 	Hostname string
@@ -73,8 +73,9 @@ var (
 	logFormats = []string{"text", "json"}
 )
 
-func newDaemon(deps *command.Deps, run func(context.Context, DaemonOptions) error) *cobra.Command {
-	o := DaemonOptions{}
+// New returns the verb `swarm daemon`.
+func New(run func(context.Context, Options) error) *cobra.Command {
+	o := Options{}
 	driver := flag.Choice{Choices: cgroupDrivers}
 	level, format := flag.Choice{Value: "info", Choices: logLevels}, flag.Choice{Value: "text", Choices: logFormats}
 	var bandwidth flag.Rate
@@ -131,7 +132,7 @@ const minRaftTimeout = 100 * time.Millisecond
 const DefaultMetricsAddr = "127.0.0.1:9377"
 
 // checkMetricsAddr takes ADDRESS:PORT, and "off" or nothing. Every address must be asked for in so many words.
-func (o *DaemonOptions) checkMetricsAddr() error {
+func (o *Options) checkMetricsAddr() error {
 	if o.MetricsAddr == "off" {
 		o.MetricsAddr = ""
 	}
@@ -160,7 +161,7 @@ func DefaultRegistryCertsDirs() []string {
 // maxSocketPath is what fits into a socket's address, less the longest name that is put into the run folder.
 const maxSocketPath = 107 - len("/containerd.sock.ttrpc")
 
-func (o *DaemonOptions) validate() error {
+func (o *Options) validate() error {
 	for _, dir := range []struct {
 		flag string
 		path *string
@@ -229,7 +230,8 @@ type RuntimeOptions struct {
 	LogLevel                     string
 }
 
-func newRuntime(deps *command.Deps, run func(context.Context, RuntimeOptions) error) *cobra.Command {
+// NewRuntime returns the verb `swarm runtime`.
+func NewRuntime(run func(context.Context, RuntimeOptions) error) *cobra.Command {
 	var o RuntimeOptions
 	level := flag.Choice{Value: "warn", Choices: []string{"trace", "debug", "info", "warn", "error", "fatal"}}
 	c := command.Verb(&cobra.Command{

@@ -1,16 +1,12 @@
-package cli
+package credential
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -24,27 +20,28 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// credentialFilters are the keys that `credential ls --filter` takes.
-var credentialFilters = []string{"id", "name"}
+// filters are the keys that `credential ls --filter` takes.
+var filters = []string{"id", "name"}
 
-func newCredential(deps *command.Deps) *cobra.Command {
+// New returns the group of commands `swarm credential`.
+func New(deps *command.Deps) *cobra.Command {
 	return command.Group(&cobra.Command{Use: "credential", Short: "Manage client certificates"},
-		newCredentialCreate(deps), newCredentialLs(deps), newCredentialRm(deps))
+		newCreate(deps), newLs(deps), newRm(deps))
 }
 
-type credentialOptions struct {
+type options struct {
 	name, output string
 	expiry       time.Duration
 }
 
-func newCredentialCreate(deps *command.Deps) *cobra.Command {
-	var o credentialOptions
+func newCreate(deps *command.Deps) *cobra.Command {
+	var o options
 	c := command.Verb(&cobra.Command{
 		Use: "create [OPTIONS] NAME", Short: "Create a client certificate, with which a remote machine may use this swarm", Args: usage.ExactArgs(1),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, args []string) error {
 			o.name = args[0]
-			return runCredentialCreate(c.Context(), deps, o)
+			return runCreate(c.Context(), deps, o)
 		},
 	})
 	c.Flags().StringVarP(&o.output, "output", "o", "", "File to write, which must not exist (default NAME.pem)")
@@ -52,7 +49,7 @@ func newCredentialCreate(deps *command.Deps) *cobra.Command {
 	return c
 }
 
-func runCredentialCreate(ctx context.Context, deps *command.Deps, o credentialOptions) error {
+func runCreate(ctx context.Context, deps *command.Deps, o options) error {
 	if err := ident.CheckUserName(o.name); err != nil {
 		return err
 	}
@@ -94,7 +91,7 @@ func runCredentialCreate(ctx context.Context, deps *command.Deps, o credentialOp
 		if err != nil {
 			return err
 		}
-		if err := writeSecretFile(o.output, EncodeCredential(cred, bundle)); err != nil {
+		if err := writeSecretFile(o.output, Encode(cred, bundle)); err != nil {
 			return err
 		}
 		term.Printf(deps.Out, "%s\n", o.output)
@@ -106,29 +103,29 @@ func runCredentialCreate(ctx context.Context, deps *command.Deps, o credentialOp
 	})
 }
 
-type credentialLsOptions struct {
+type lsOptions struct {
 	command.ListOptions
 	noTrunc bool
 }
 
-func newCredentialLs(deps *command.Deps) *cobra.Command {
-	var o credentialLsOptions
+func newLs(deps *command.Deps) *cobra.Command {
+	var o lsOptions
 	c := command.Verb(&cobra.Command{
 		Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List client certificates", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(c *cobra.Command, _ []string) error { return runCredentialLs(c.Context(), deps, o) },
+		RunE: func(c *cobra.Command, _ []string) error { return runLs(c.Context(), deps, o) },
 	})
-	command.ListFlags(c, &o.ListOptions, "Only display credential IDs", credentialFilters)
+	command.ListFlags(c, &o.ListOptions, "Only display credential IDs", filters)
 	c.Flags().BoolVar(&o.noTrunc, "no-trunc", false, "Do not truncate the output")
 	return c
 }
 
-var credentialListing = term.Table{
+var listing = term.Table{
 	Columns: []term.Column{{"ID", "CREDENTIAL ID"}, {"Name", "NAME"}, {"Until", "VALID UNTIL"}, {"Issuer", "CREATED BY"}},
 	More:    []term.Column{{"IssuerID", "CREATED WITH"}, {"CreatedAt", "CREATED AT"}},
 }
 
-func runCredentialLs(ctx context.Context, deps *command.Deps, o credentialLsOptions) error {
-	filter, _, err := flag.ParseFilters(o.Filters, credentialFilters...)
+func runLs(ctx context.Context, deps *command.Deps, o lsOptions) error {
+	filter, _, err := flag.ParseFilters(o.Filters, filters...)
 	if err != nil {
 		return err
 	}
@@ -148,11 +145,11 @@ func runCredentialLs(ctx context.Context, deps *command.Deps, o credentialLsOpti
 				"Issuer": cred.GetIssuer(), "IssuerID": short(cred.GetIssuerId()), "CreatedAt": term.Stamp(cred.GetMeta().GetCreatedAt()),
 			})
 		}
-		return deps.PrintTable(credentialListing, o.Format, rows)
+		return deps.PrintTable(listing, o.Format, rows)
 	})
 }
 
-func newCredentialRm(deps *command.Deps) *cobra.Command {
+func newRm(deps *command.Deps) *cobra.Command {
 	var force bool
 	c := command.Verb(&cobra.Command{
 		Use: "rm [OPTIONS] CREDENTIAL [CREDENTIAL...]", Aliases: []string{"remove"}, Short: "Revoke one or more client certificates", Args: usage.MinArgs(1),
@@ -161,11 +158,11 @@ func newCredentialRm(deps *command.Deps) *cobra.Command {
 A name revokes all certificates of that name. Whoever holds one is refused from
 then on, and open connections are closed. Certificates that were created with
 one of them stay: they are listed, to be revoked too if they are not trusted.`,
-		ValidArgsFunction: completeCredentials(deps),
+		ValidArgsFunction: completeRefs(deps),
 		RunE: func(c *cobra.Command, args []string) error {
 			return deps.Connect(c.Context(), func(cl command.Client) error {
 				return deps.OnEach(args, func(ref string) error {
-					err := runCredentialRm(c.Context(), deps, cl, ref)
+					err := runRm(c.Context(), deps, cl, ref)
 					if force && command.IsNotFound(err) {
 						return nil
 					}
@@ -178,7 +175,7 @@ one of them stay: they are listed, to be revoked too if they are not trusted.`,
 	return c
 }
 
-func runCredentialRm(ctx context.Context, deps *command.Deps, c command.Client, ref string) error {
+func runRm(ctx context.Context, deps *command.Deps, c command.Client, ref string) error {
 	r, err := c.RemoveCredential(ctx, &swarmv1.GetRequest{Id: ref})
 	if err != nil {
 		return err
@@ -193,8 +190,8 @@ func runCredentialRm(ctx context.Context, deps *command.Deps, c command.Client, 
 	return nil
 }
 
-// completeCredentials offers ids, with the names as descriptions: a name may stand for several.
-func completeCredentials(deps *command.Deps) cobra.CompletionFunc {
+// completeRefs offers ids, with the names as descriptions: a name may stand for several.
+func completeRefs(deps *command.Deps) cobra.CompletionFunc {
 	return func(c *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		return complete.Names(deps, c, func(ctx context.Context, c command.Client) ([]string, error) {
 			r, err := c.ListCredentials(ctx, &swarmv1.ListRequest{})
@@ -220,62 +217,4 @@ func hostPort(p *swarmv1.Peer) string {
 		return p.GetAddr()
 	}
 	return addr
-}
-
-// writeSecretFile writes a new file that only its owner reads.
-func writeSecretFile(path string, data []byte) (err error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return fmt.Errorf("write credential: %w", err)
-	}
-	defer func() {
-		if err = errors.Join(err, f.Close()); err != nil {
-			err = errors.Join(fmt.Errorf("write credential %s: %w", path, err), os.Remove(path))
-		}
-	}()
-	if _, err := f.Write(data); err != nil {
-		return err
-	}
-	return f.Sync()
-}
-
-// EncodeCredential is a credential file: the certificate, its key, then the cluster's roots, all in PEM. It is a secret.
-func EncodeCredential(c pki.Credential, roots *pki.Bundle) []byte {
-	return append(c.PEM(), roots.PEM()...)
-}
-
-// DecodeCredential reads what EncodeCredential wrote.
-func DecodeCredential(data []byte) (pki.Credential, *pki.Bundle, error) {
-	end := []byte("PRIVATE KEY-----\n")
-	at := bytes.LastIndex(data, end)
-	if at < 0 {
-		return pki.Credential{}, nil, errdefs.ErrInvalidArgument.WithMessage("credential holds no private key: create one with `swarm credential create`")
-	}
-	at += len(end)
-	c, err := pki.ParseCredential(data[:at])
-	if err != nil {
-		return pki.Credential{}, nil, err
-	}
-	roots, err := pki.ParseBundle(data[at:])
-	if err != nil {
-		return pki.Credential{}, nil, fmt.Errorf("credential's roots: %w", err)
-	}
-	return c, roots, nil
-}
-
-// ReadCredential reads a credential file.
-func ReadCredential(path string) (pki.Credential, *pki.Bundle, error) {
-	data, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return pki.Credential{}, nil, errdefs.ErrUnauthenticated.WithMessage(fmt.Sprintf(
-			"no client certificate at %s, which a remote daemon asks for: create one with `swarm credential create NAME` on a manager, and name it with --credential", path))
-	}
-	if err != nil {
-		return pki.Credential{}, nil, fmt.Errorf("read credential: %w", err)
-	}
-	c, roots, err := DecodeCredential(data)
-	if err != nil {
-		return pki.Credential{}, nil, fmt.Errorf("credential %s: %w", path, err)
-	}
-	return c, roots, nil
 }

@@ -1,4 +1,4 @@
-package cli
+package system
 
 import (
 	"context"
@@ -11,16 +11,11 @@ import (
 
 	"swarm/cli/command"
 	"swarm/cli/flag"
-	"swarm/cli/prune"
 	"swarm/cli/term"
 	"swarm/cli/usage"
 	"swarm/internal/printable"
 	swarmv1 "swarm/proto/swarm/v1"
 )
-
-func newSystem(deps *command.Deps) *cobra.Command {
-	return command.Group(&cobra.Command{Use: "system", Short: "Manage what lies on the nodes' disks"}, newSystemDf(deps), prune.NewSystem(deps))
-}
 
 var dfListing = term.Table{
 	Id: "Type",
@@ -53,14 +48,14 @@ type dfOptions struct {
 	nodes   []string
 }
 
-func newSystemDf(deps *command.Deps) *cobra.Command {
+func newDf(deps *command.Deps) *cobra.Command {
 	var o dfOptions
 	nodes := flag.List{Kind: "list"}
 	c := command.Verb(&cobra.Command{
 		Use: "df [OPTIONS]", Short: "Show what uses the nodes' disks", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
 			o.nodes = nodes.Values
-			return runSystemDf(c.Context(), deps, o)
+			return runDf(c.Context(), deps, o)
 		},
 	})
 	c.Flags().BoolVarP(&o.verbose, "verbose", "v", false, "Show detailed information on space usage")
@@ -69,7 +64,7 @@ func newSystemDf(deps *command.Deps) *cobra.Command {
 	return c
 }
 
-func runSystemDf(ctx context.Context, deps *command.Deps, o dfOptions) error {
+func runDf(ctx context.Context, deps *command.Deps, o dfOptions) error {
 	if o.verbose && o.format != "" && o.format != "json" {
 		return usage.Invalidf("--verbose goes with no --format but json: leave one of them away")
 	}

@@ -1,4 +1,4 @@
-package cli
+package system
 
 import (
 	"context"
@@ -36,7 +36,8 @@ type doctorOptions struct {
 	format   term.Format
 }
 
-func newDoctor(deps *command.Deps, diagnose func(context.Context, DoctorRequest) ([]Finding, error)) *cobra.Command {
+// NewDoctor returns the verb `swarm doctor`.
+func NewDoctor(deps *command.Deps, diagnose func(context.Context, DoctorRequest) ([]Finding, error)) *cobra.Command {
 	var o doctorOptions
 	c := command.Verb(&cobra.Command{
 		Use: "doctor [OPTIONS]", Short: "Look for what keeps swarm from working on this host", Args: usage.NoArgs,

@@ -1,4 +1,4 @@
-package cli
+package dev
 
 import (
 	"context"
@@ -14,14 +14,14 @@ import (
 	"swarm/cli/usage"
 )
 
-// Dev makes clusters of hosts on this machine; cmd plugs package dev in. An empty playground is the default one.
-type Dev interface {
+// Maker makes clusters of hosts on this machine; cmd plugs package dev in. An empty playground is the default one.
+type Maker interface {
 	// Up makes a playground and tells of its progress, a line at a time.
-	Up(ctx context.Context, o DevOptions, progress func(string)) error
+	Up(ctx context.Context, o Options, progress func(string)) error
 	Down(ctx context.Context, playground string) error
 	// Playgrounds names those that are up.
 	Playgrounds() ([]string, error)
-	Hosts(playground string) ([]DevHost, error)
+	Hosts(playground string) ([]Host, error)
 	// Shell replaces this process by a command inside of a host, by default the user's shell. It returns only an error.
 	Shell(playground, host string, argv []string) error
 	// Kill ends a host's daemon at once; Stop asks it to end; PowerOff ends everything of the host; Start brings it back.
@@ -29,13 +29,13 @@ type Dev interface {
 	Stop(ctx context.Context, playground, host string) error
 	PowerOff(ctx context.Context, playground, host string) error
 	Start(ctx context.Context, playground, host string) error
-	Cut(playground string, cut DevCut) error
+	Cut(playground string, cut Cut) error
 	// Heal undoes the cuts that touch the hosts; all when none is named.
 	Heal(playground string, hosts []string) error
 }
 
-// DevOptions are the flags of `swarm dev up`; zero values are defaults.
-type DevOptions struct {
+// Options are the flags of `swarm dev up`; zero values are defaults.
+type Options struct {
 	Name            string
 	Nodes, Managers int
 	Root            string
@@ -49,34 +49,35 @@ type DevOptions struct {
 	StartTimeout                   time.Duration
 }
 
-// DevHost is one host of a playground.
-type DevHost struct {
+// Host is one host of a playground.
+type Host struct {
 	Name, Role, Address, State       string
 	PID                              int
 	Unplugged                        bool
 	Socket, StateDir, Log, Namespace string
 }
 
-// DevCut describes what to cut: one host's cable, or the way between two, or one port.
-type DevCut struct {
+// Cut describes what to cut: one host's cable, or the way between two, or one port.
+type Cut struct {
 	Hosts    []string
 	Port     uint16
 	Protocol string
 	OneWay   bool
 }
 
-func newDev(deps *command.Deps, d Dev) *cobra.Command {
+// New returns the group of commands `swarm dev`.
+func New(deps *command.Deps, d Maker) *cobra.Command {
 	c := command.Group(&cobra.Command{Use: "dev", Short: "Try a cluster of several hosts on this machine"})
 	playground := c.PersistentFlags().String("name", "", `Name of the playground (default "dev")`)
-	c.AddCommand(newDevUp(deps, d, playground), newDevDown(deps, d, playground), newDevLs(deps, d, playground), newDevShell(deps, d, playground))
-	c.AddCommand(newDevKill(deps, d, playground), newDevHostVerb(deps, d, playground, "start", "Bring hosts back", d.Start))
-	c.AddCommand(newDevHostVerb(deps, d, playground, "stop", "Stop the daemons of hosts; their containers go on", d.Stop))
-	c.AddCommand(newDevCut(deps, d, playground), newDevHeal(deps, d, playground))
+	c.AddCommand(newUp(deps, d, playground), newDown(d, playground), newLs(deps, d, playground), newShell(d, playground))
+	c.AddCommand(newKill(deps, d, playground), newHostVerb(deps, d, playground, "start", "Bring hosts back", d.Start))
+	c.AddCommand(newHostVerb(deps, d, playground, "stop", "Stop the daemons of hosts; their containers go on", d.Stop))
+	c.AddCommand(newCut(d, playground), newHeal(d, playground))
 	return c
 }
 
-func newDevUp(deps *command.Deps, d Dev, playground *string) *cobra.Command {
-	var o DevOptions
+func newUp(deps *command.Deps, d Maker, playground *string) *cobra.Command {
+	var o Options
 	var subnet string
 	var disk flag.Memory
 	var daemonArgs, initArgs, joinArgs flag.Words
@@ -114,14 +115,14 @@ func newDevUp(deps *command.Deps, d Dev, playground *string) *cobra.Command {
 	return c
 }
 
-func newDevDown(deps *command.Deps, d Dev, playground *string) *cobra.Command {
+func newDown(d Maker, playground *string) *cobra.Command {
 	return command.Verb(&cobra.Command{
 		Use: "down", Short: "Remove the hosts and everything on them", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error { return d.Down(c.Context(), *playground) },
 	})
 }
 
-var devListing = term.Table{
+var listing = term.Table{
 	Columns: []term.Column{
 		{"Name", "NAME"},
 		{"Role", "ROLE"},
@@ -141,19 +142,19 @@ var devListing = term.Table{
 	Id: "Name",
 }
 
-func newDevLs(deps *command.Deps, d Dev, playground *string) *cobra.Command {
+func newLs(deps *command.Deps, d Maker, playground *string) *cobra.Command {
 	var f term.Format
 	c := command.Verb(&cobra.Command{
 		Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List the hosts", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(*cobra.Command, []string) error { return runDevLs(deps, d, *playground, f) },
+		RunE: func(*cobra.Command, []string) error { return runLs(deps, d, *playground, f) },
 	})
 	c.Flags().StringVar(&f.Template, "format", "", term.FormatHelp)
 	c.Flags().BoolVarP(&f.Quiet, "quiet", "q", false, "Only display names")
 	return c
 }
 
-// runDevLs lists one playground, or all when none is named.
-func runDevLs(deps *command.Deps, d Dev, playground string, f term.Format) error {
+// runLs lists one playground, or all when none is named.
+func runLs(deps *command.Deps, d Maker, playground string, f term.Format) error {
 	names := []string{playground}
 	if playground == "" {
 		var err error
@@ -183,35 +184,35 @@ func runDevLs(deps *command.Deps, d Dev, playground string, f term.Format) error
 			})
 		}
 	}
-	l := devListing
+	l := listing
 	if len(names) > 1 { // Their hosts have the same names.
 		l.Columns = append([]term.Column{{"Playground", "PLAYGROUND"}}, l.Columns...)
 	}
 	return deps.PrintTable(l, f, rows)
 }
 
-func newDevShell(deps *command.Deps, d Dev, playground *string) *cobra.Command {
+func newShell(d Maker, playground *string) *cobra.Command {
 	c := command.Verb(&cobra.Command{
 		Use: "shell HOST [COMMAND] [ARG...]", Short: "Run a shell or a command inside of a host", Args: usage.MinArgs(1),
-		ValidArgsFunction: completeDevHosts(deps, d, playground),
+		ValidArgsFunction: completeHosts(d, playground),
 		RunE:              func(_ *cobra.Command, args []string) error { return d.Shell(*playground, args[0], args[1:]) },
 	})
 	c.Flags().SetInterspersed(false)
 	return c
 }
 
-func newDevKill(deps *command.Deps, d Dev, playground *string) *cobra.Command {
+func newKill(deps *command.Deps, d Maker, playground *string) *cobra.Command {
 	var daemonOnly bool
 	c := command.Verb(&cobra.Command{
 		Use: "kill [OPTIONS] HOST [HOST...]", Short: "Pull the plug of hosts: everything on them ends at once", Args: usage.MinArgs(1),
-		ValidArgsFunction: completeDevHosts(deps, d, playground),
+		ValidArgsFunction: completeHosts(d, playground),
 		RunE: func(c *cobra.Command, args []string) error {
 			return deps.OnEach(args, func(host string) error {
 				kill := d.PowerOff
 				if daemonOnly {
 					kill = d.Kill
 				}
-				return devDone(deps, host, kill(c.Context(), *playground, host))
+				return report(deps, host, kill(c.Context(), *playground, host))
 			})
 		},
 	})
@@ -219,25 +220,25 @@ func newDevKill(deps *command.Deps, d Dev, playground *string) *cobra.Command {
 	return c
 }
 
-func newDevHostVerb(deps *command.Deps, d Dev, playground *string, name, short string, do func(ctx context.Context, playground, host string) error) *cobra.Command {
+func newHostVerb(deps *command.Deps, d Maker, playground *string, name, short string, do func(ctx context.Context, playground, host string) error) *cobra.Command {
 	return command.Verb(&cobra.Command{
-		Use: name + " HOST [HOST...]", Short: short, Args: usage.MinArgs(1), ValidArgsFunction: completeDevHosts(deps, d, playground),
+		Use: name + " HOST [HOST...]", Short: short, Args: usage.MinArgs(1), ValidArgsFunction: completeHosts(d, playground),
 		RunE: func(c *cobra.Command, args []string) error {
-			return deps.OnEach(args, func(host string) error { return devDone(deps, host, do(c.Context(), *playground, host)) })
+			return deps.OnEach(args, func(host string) error { return report(deps, host, do(c.Context(), *playground, host)) })
 		},
 	})
 }
 
-// devDone prints the host that something was done to.
-func devDone(deps *command.Deps, host string, err error) error {
+// report prints the host that something was done to.
+func report(deps *command.Deps, host string, err error) error {
 	if err == nil {
 		term.Printf(deps.Out, "%s\n", host)
 	}
 	return err
 }
 
-func newDevCut(deps *command.Deps, d Dev, playground *string) *cobra.Command {
-	var cut DevCut
+func newCut(d Maker, playground *string) *cobra.Command {
+	var cut Cut
 	protocol := flag.Choice{Choices: []string{"tcp", "udp"}}
 	c := command.Verb(&cobra.Command{
 		Use: "cut [OPTIONS] HOST [HOST]", Short: "Pull a host's cable, or part two hosts, or block a port",
@@ -247,7 +248,7 @@ func newDevCut(deps *command.Deps, d Dev, playground *string) *cobra.Command {
 			}
 			return usage.MaxArgs(2)(c, args)
 		},
-		ValidArgsFunction: completeDevHosts(deps, d, playground),
+		ValidArgsFunction: completeHosts(d, playground),
 		RunE: func(_ *cobra.Command, args []string) error {
 			cut.Hosts, cut.Protocol = args, protocol.Value
 			if cut.Protocol != "" && cut.Port == 0 {
@@ -262,14 +263,14 @@ func newDevCut(deps *command.Deps, d Dev, playground *string) *cobra.Command {
 	return c
 }
 
-func newDevHeal(deps *command.Deps, d Dev, playground *string) *cobra.Command {
+func newHeal(d Maker, playground *string) *cobra.Command {
 	return command.Verb(&cobra.Command{
-		Use: "heal [HOST...]", Short: "Undo all cuts, or those of the hosts named", ValidArgsFunction: completeDevHosts(deps, d, playground),
+		Use: "heal [HOST...]", Short: "Undo all cuts, or those of the hosts named", ValidArgsFunction: completeHosts(d, playground),
 		RunE: func(_ *cobra.Command, args []string) error { return d.Heal(*playground, args) },
 	})
 }
 
-func completeDevHosts(deps *command.Deps, d Dev, playground *string) cobra.CompletionFunc {
+func completeHosts(d Maker, playground *string) cobra.CompletionFunc {
 	return func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		hosts, err := d.Hosts(*playground)
 		if err != nil {

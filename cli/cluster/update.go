@@ -1,4 +1,4 @@
-package cli
+package cluster
 
 import (
 	"context"
@@ -16,7 +16,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-type swarmUpdateOptions struct {
+type updateOptions struct {
 	certExpiry   time.Duration
 	historyLimit int64
 	logDriver    string
@@ -25,8 +25,9 @@ type swarmUpdateOptions struct {
 	given func(flag string) bool
 }
 
-func newSwarmUpdate(deps *command.Deps) *cobra.Command {
-	o := swarmUpdateOptions{logOpts: flag.List{Kind: "list", Check: flag.CheckKeyValue}}
+// NewUpdate returns the verb `swarm update`.
+func NewUpdate(deps *command.Deps) *cobra.Command {
+	o := updateOptions{logOpts: flag.List{Kind: "list", Check: flag.CheckKeyValue}}
 	c := command.Verb(&cobra.Command{
 		Use: "update [OPTIONS]", Short: "Update the swarm", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -34,7 +35,7 @@ func newSwarmUpdate(deps *command.Deps) *cobra.Command {
 				return usage.Errorf(c, "name what to update, such as --task-history-limit 10")
 			}
 			o.given = c.Flags().Changed
-			return runSwarmUpdate(c.Context(), deps, o)
+			return runUpdate(c.Context(), deps, o)
 		},
 	})
 	f := c.Flags()
@@ -47,7 +48,7 @@ func newSwarmUpdate(deps *command.Deps) *cobra.Command {
 }
 
 // apply changes what the flags name. The rest stays.
-func (o swarmUpdateOptions) apply(s *swarmv1.ClusterSpec) {
+func (o updateOptions) apply(s *swarmv1.ClusterSpec) {
 	if o.given("cert-expiry") {
 		s.CaConfig = &swarmv1.CAConfig{NodeCertExpiry: durationpb.New(o.certExpiry)}
 	}
@@ -67,7 +68,7 @@ func (o swarmUpdateOptions) apply(s *swarmv1.ClusterSpec) {
 	s.TaskDefaults = &swarmv1.TaskDefaults{LogDriver: d}
 }
 
-func runSwarmUpdate(ctx context.Context, deps *command.Deps, o swarmUpdateOptions) error {
+func runUpdate(ctx context.Context, deps *command.Deps, o updateOptions) error {
 	return deps.Connect(ctx, func(c command.Client) error {
 		cluster, err := c.GetCluster(ctx, &swarmv1.GetRequest{})
 		if err != nil {

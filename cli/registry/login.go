@@ -1,4 +1,4 @@
-package cli
+package registry
 
 import (
 	"context"
@@ -21,7 +21,8 @@ type loginOptions struct {
 	known                    string // the user name that was stored
 }
 
-func newLogin(deps *command.Deps) *cobra.Command {
+// NewLogin returns the verb `swarm login`.
+func NewLogin(deps *command.Deps) *cobra.Command {
 	var o loginOptions
 	c := command.Verb(&cobra.Command{
 		Use: "login [OPTIONS] [SERVER]", Short: "Log in to a registry", Args: usage.MaxArgs(1), ValidArgsFunction: completeRegistries(deps),
@@ -215,7 +216,8 @@ func enter(in io.Reader, echo io.Writer) (string, error) {
 	return "", usage.Invalidf("the line is too long")
 }
 
-func newLogout(deps *command.Deps) *cobra.Command {
+// NewLogout returns the verb `swarm logout`.
+func NewLogout(deps *command.Deps) *cobra.Command {
 	return command.Verb(&cobra.Command{
 		Use: "logout [SERVER]", Short: "Log out from a registry", Args: usage.MaxArgs(1), ValidArgsFunction: completeRegistries(deps),
 		RunE: func(c *cobra.Command, args []string) error {
