@@ -25,7 +25,7 @@ func typed(s string) *keyboard                            { return &keyboard{Rea
 
 func registryFake() *fakeServer { return &fakeServer{logins: map[string]string{"jane": "secret"}} }
 
-func (r run) login(t *testing.T, args ...string) result {
+func login(t *testing.T, r run, args ...string) result {
 	t.Helper()
 	return r.run(t, append([]string{"login"}, args...)...)
 }
@@ -65,7 +65,7 @@ func TestLogin(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
-			got := run{stdin: c.stdin, server: registryFake(), env: map[string]string{"DOCKER_CONFIG": dir}}.login(t, c.args...)
+			got := login(t, run{stdin: c.stdin, server: registryFake(), env: map[string]string{"DOCKER_CONFIG": dir}}, c.args...)
 			if (got.code == 0) != c.ok || !strings.Contains(got.out+got.errOut, c.want) {
 				t.Fatalf("got %+v, want %q", got, c.want)
 			}
@@ -84,19 +84,19 @@ func TestLogin_WithWhatIsKnown(t *testing.T) {
 	dir := t.TempDir()
 	r := run{server: registryFake(), env: map[string]string{"HOME": dir}}
 	r.stdin = strings.NewReader("secret")
-	if got := r.login(t, "-u", "jane", "--password-stdin"); got.code != 0 || !strings.Contains(got.errOut, "stored unencrypted in '"+dir) {
+	if got := login(t, r, "-u", "jane", "--password-stdin"); got.code != 0 || !strings.Contains(got.errOut, "stored unencrypted in '"+dir) {
 		t.Fatalf("got %+v", got)
 	}
 	r.stdin = bytes.NewReader(nil)
-	if got := r.login(t); got.code != 0 || !strings.Contains(got.errOut, "existing credentials") || got.out != "Login Succeeded\n" {
+	if got := login(t, r); got.code != 0 || !strings.Contains(got.errOut, "existing credentials") || got.out != "Login Succeeded\n" {
 		t.Errorf("again: got %+v", got)
 	}
 	r.server.logins["jane"] = "other"
-	if got := r.login(t); got.code != 1 || !strings.Contains(got.errOut, "does not take this user name") {
+	if got := login(t, r); got.code != 1 || !strings.Contains(got.errOut, "does not take this user name") {
 		t.Errorf("changed: got %+v", got)
 	}
 	r.stdin = typed("\rother\r")
-	if got := r.login(t); got.code != 0 || !strings.Contains(got.errOut, "(jane): ") {
+	if got := login(t, r); got.code != 0 || !strings.Contains(got.errOut, "(jane): ") {
 		t.Errorf("with another password: got %+v", got)
 	}
 	for _, want := range []string{"Removing login credentials for " + keychain.DockerHub, "Not logged in to " + keychain.DockerHub} {

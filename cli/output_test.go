@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -213,7 +214,10 @@ func TestOutput_KeepsBytes(t *testing.T) {
 }
 
 // The picture of progress moves the cursor; what nodes say of their tasks does not.
-func TestOutput_Progress(t *testing.T) { bubble(t, testProgress) }
+func TestOutput_Progress(t *testing.T) {
+	startSignals(t)
+	synctest.Test(t, testProgress)
+}
 
 func testProgress(t *testing.T) {
 	s := hostileServer(t, "")

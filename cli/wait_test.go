@@ -10,11 +10,11 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// bubble runs a test on a clock of its own. The runtime's signal goroutine is started before, as it never ends.
-func bubble(t *testing.T, fn func(t *testing.T)) {
+// startSignals starts the runtime's goroutine for signals, which never ends. A test that runs the
+// command line in a synctest bubble calls it before.
+func startSignals(t *testing.T) {
 	t.Helper()
 	run{server: &fakeServer{}}.run(t, "node", "ls")
-	synctest.Test(t, fn)
 }
 
 // play changes the server's tasks at moments after the service was created.
@@ -39,7 +39,8 @@ func set(tasks ...*swarmv1.TaskInfo) func(*fakeServer) {
 }
 
 func TestWait_Converges(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	startSignals(t)
+	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
 		s := &fakeServer{onCreate: play(
 			step{10 * time.Millisecond, set(task("t1", 1, swarmv1.TaskState_PREPARING, 0, began), task("t2", 2, swarmv1.TaskState_ASSIGNED, 0, began))},
@@ -72,7 +73,8 @@ verify: Service web converged
 }
 
 func TestWait_CrashLoop(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	startSignals(t)
+	synctest.Test(t, func(t *testing.T) {
 		now := time.Now()
 		fail := func(id string, age time.Duration) *swarmv1.TaskInfo {
 			f := task(id, 1, swarmv1.TaskState_FAILED, age, now)
@@ -105,7 +107,8 @@ Error: task web.1 (t3) on host2 failed 3 times: task: non-zero exit (3); service
 }
 
 func TestWait_Unplaced(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	startSignals(t)
+	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
 		stuck := task("t1", 1, swarmv1.TaskState_PENDING, 0, began)
 		stuck.Task.NodeId, stuck.NodeName = "", ""
@@ -131,7 +134,8 @@ Error: 1 of 1 tasks cannot be placed: no suitable node (4 nodes: node.labels.zon
 }
 
 func TestWait_Interrupted(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	startSignals(t)
+	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		s := &fakeServer{onCreate: play(step{100 * time.Millisecond, func(*fakeServer) { cancel() }})}
 		got := run{server: s}.runContext(ctx, t, "service", "create", "--name", "web", "nginx")
@@ -142,7 +146,8 @@ func TestWait_Interrupted(t *testing.T) {
 }
 
 func TestWait_RemovedMeanwhile(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	startSignals(t)
+	synctest.Test(t, func(t *testing.T) {
 		s := &fakeServer{onCreate: play(step{100 * time.Millisecond, func(s *fakeServer) { s.services = nil }})}
 		got := run{server: s}.run(t, "service", "create", "--name", "web", "nginx")
 		if got.code != 1 || !strings.Contains(got.errOut, "Error: service web was removed while waiting for it") {
@@ -153,7 +158,8 @@ func TestWait_RemovedMeanwhile(t *testing.T) {
 
 // Once a service has settled, its user hears where it does not answer: each thing once.
 func TestWait_WarnsOfNodesThatDoNotAnswer(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	startSignals(t)
+	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
 		elsewhere := func(port uint32) *swarmv1.PortConflict {
 			return &swarmv1.PortConflict{Port: port, Protocol: "tcp", Address: "192.0.2.7", Kind: swarmv1.PortConflict_ELSEWHERE, Reason: "no such address"}
@@ -191,7 +197,8 @@ Warning: no node has address 192.0.2.7: port 82/tcp does not answer until one do
 
 // A service whose name still belongs to one that is being removed is created once that is gone, and not in silence.
 func TestServiceCreate_SaysThatItWaitsForTheName(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	startSignals(t)
+	synctest.Test(t, func(t *testing.T) {
 		s := webServer(t, time.Now())
 		s.services[0].Service.PendingDelete = true
 		s.beforeCreate = func() {
@@ -207,7 +214,8 @@ func TestServiceCreate_SaysThatItWaitsForTheName(t *testing.T) {
 
 // What takes long because tasks stop says so.
 func TestSlowRemovals(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	startSignals(t)
+	synctest.Test(t, func(t *testing.T) {
 		s := webServer(t, time.Now())
 		s.beforeRemove = func() { time.Sleep(10 * time.Second) }
 		s.networks = []*swarmv1.NetworkInfo{{Network: &swarmv1.Network{Id: "net1", Spec: &swarmv1.NetworkSpec{Name: "app"}}}}
