@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"swarm/cli"
+	"swarm/cli/clitest"
 	"swarm/cli/daemon"
 )
 
@@ -52,7 +53,7 @@ func TestWrongInputCoversAllFlags(t *testing.T) {
 			}
 		})
 	}
-	walk(cli.New(cli.Deps{Installer: &fakeInstaller{}, Dev: fakeDev{}, Upgrade: noUpgrade{}}))
+	walk(cli.New(cli.Deps{Installer: &clitest.Installer{}, Dev: clitest.Maker{}, Upgrade: noUpgrade{}}))
 }
 
 type noUpgrade struct{ daemon.Upgrader }

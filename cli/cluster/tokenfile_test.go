@@ -1,4 +1,4 @@
-package cli_test
+package cluster_test
 
 import (
 	"os"
@@ -7,12 +7,13 @@ import (
 	"syscall"
 	"testing"
 
+	"swarm/cli/clitest"
 	"swarm/internal/pki"
 )
 
 // A join token need not stand on the command line, which every user of the host can read.
 func TestJoin_TokenFromElsewhere(t *testing.T) {
-	token := pki.NewToken(testRoot(t).Cert).String()
+	token := pki.NewToken(clitest.NewRoot(t).Cert).String()
 	dir := t.TempDir()
 	file := func(name, text string, mode os.FileMode) string {
 		path := filepath.Join(dir, name)
@@ -34,13 +35,13 @@ func TestJoin_TokenFromElsewhere(t *testing.T) {
 		{"standard input", "--token-file -", token + "\n", ""},
 		{"standard input as a token", "--token -", "  " + token + "\n", ""},
 	} {
-		s := &fakeServer{}
-		got := run{server: s, stdin: strings.NewReader(tc.stdin)}.run(t, append([]string{"join", "10.0.0.1"}, strings.Fields(tc.args)...)...)
-		if got.code != 0 || len(s.joins) != 1 || s.joins[0].Token != token {
-			t.Errorf("%s: got %+v, joins %v", tc.name, got, s.joins)
+		s := &clitest.Server{}
+		got := clitest.Run{Server: s, Stdin: strings.NewReader(tc.stdin)}.Run(t, append([]string{"join", "10.0.0.1"}, strings.Fields(tc.args)...)...)
+		if got.Code != 0 || len(s.Joins) != 1 || s.Joins[0].Token != token {
+			t.Errorf("%s: got %+v, joins %v", tc.name, got, s.Joins)
 		}
-		if tc.warns == "" && got.errOut != "" || !strings.Contains(got.errOut, tc.warns) {
-			t.Errorf("%s: said %q, want %q", tc.name, got.errOut, tc.warns)
+		if tc.warns == "" && got.ErrOut != "" || !strings.Contains(got.ErrOut, tc.warns) {
+			t.Errorf("%s: said %q, want %q", tc.name, got.ErrOut, tc.warns)
 		}
 	}
 	for _, tc := range []struct{ args, want string }{
@@ -50,10 +51,10 @@ func TestJoin_TokenFromElsewhere(t *testing.T) {
 		{"--token-file " + file("huge", strings.Repeat("x", 1<<20), 0o600), "it has more than 4096 bytes"},
 		{"--token -", "join token is empty"},
 	} {
-		got := run{server: &fakeServer{}}.run(t, append([]string{"join", "10.0.0.1"}, strings.Fields(tc.args)...)...)
-		refused(t, tc.args, got, tc.want)
-		if strings.Contains(got.errOut, "xxxxxxxxxx") {
-			t.Errorf("%s: what was in the file is repeated: %s", tc.args, got.errOut)
+		got := clitest.Run{Server: &clitest.Server{}}.Run(t, append([]string{"join", "10.0.0.1"}, strings.Fields(tc.args)...)...)
+		clitest.Refused(t, tc.args, got, tc.want)
+		if strings.Contains(got.ErrOut, "xxxxxxxxxx") {
+			t.Errorf("%s: what was in the file is repeated: %s", tc.args, got.ErrOut)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package cli_test
+package registry_test
 
 import (
 	"bytes"
@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"swarm/cli/clitest"
 	"swarm/internal/keychain"
 )
 
@@ -18,16 +19,21 @@ type keyboard struct {
 	raw int
 }
 
-func (*keyboard) Size() (int, int, error)                 { return 80, 25, nil }
+func (*keyboard) Size() (int, int, error) { return 80, 25, nil }
+
 func (*keyboard) Resized(context.Context) <-chan struct{} { return nil }
-func (k *keyboard) Raw() (func(), error)                  { k.raw++; return func() {}, nil }
-func typed(s string) *keyboard                            { return &keyboard{Reader: strings.NewReader(s)} }
 
-func registryFake() *fakeServer { return &fakeServer{logins: map[string]string{"jane": "secret"}} }
+func (k *keyboard) Raw() (func(), error) { k.raw++; return func() {}, nil }
 
-func login(t *testing.T, r run, args ...string) result {
+func typed(s string) *keyboard { return &keyboard{Reader: strings.NewReader(s)} }
+
+func registryFake() *clitest.Server {
+	return &clitest.Server{Logins: map[string]string{"jane": "secret"}}
+}
+
+func login(t *testing.T, r clitest.Run, args ...string) clitest.Result {
 	t.Helper()
-	return r.run(t, append([]string{"login"}, args...)...)
+	return r.Run(t, append([]string{"login"}, args...)...)
 }
 
 func stored(t *testing.T, dir, key string) *keychain.Credentials {
@@ -65,11 +71,11 @@ func TestLogin(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
-			got := login(t, run{stdin: c.stdin, server: registryFake(), env: map[string]string{"DOCKER_CONFIG": dir}}, c.args...)
-			if (got.code == 0) != c.ok || !strings.Contains(got.out+got.errOut, c.want) {
+			got := login(t, clitest.Run{Stdin: c.stdin, Server: registryFake(), Env: map[string]string{"DOCKER_CONFIG": dir}}, c.args...)
+			if (got.Code == 0) != c.ok || !strings.Contains(got.Out+got.ErrOut, c.want) {
 				t.Fatalf("got %+v, want %q", got, c.want)
 			}
-			if strings.Contains(got.out+got.errOut, "secret") {
+			if strings.Contains(got.Out+got.ErrOut, "secret") {
 				t.Errorf("the password is shown: %+v", got)
 			}
 			kept := stored(t, dir, "r:5000")
@@ -82,25 +88,25 @@ func TestLogin(t *testing.T) {
 
 func TestLogin_WithWhatIsKnown(t *testing.T) {
 	dir := t.TempDir()
-	r := run{server: registryFake(), env: map[string]string{"HOME": dir}}
-	r.stdin = strings.NewReader("secret")
-	if got := login(t, r, "-u", "jane", "--password-stdin"); got.code != 0 || !strings.Contains(got.errOut, "stored unencrypted in '"+dir) {
+	r := clitest.Run{Server: registryFake(), Env: map[string]string{"HOME": dir}}
+	r.Stdin = strings.NewReader("secret")
+	if got := login(t, r, "-u", "jane", "--password-stdin"); got.Code != 0 || !strings.Contains(got.ErrOut, "stored unencrypted in '"+dir) {
 		t.Fatalf("got %+v", got)
 	}
-	r.stdin = bytes.NewReader(nil)
-	if got := login(t, r); got.code != 0 || !strings.Contains(got.errOut, "existing credentials") || got.out != "Login Succeeded\n" {
+	r.Stdin = bytes.NewReader(nil)
+	if got := login(t, r); got.Code != 0 || !strings.Contains(got.ErrOut, "existing credentials") || got.Out != "Login Succeeded\n" {
 		t.Errorf("again: got %+v", got)
 	}
-	r.server.logins["jane"] = "other"
-	if got := login(t, r); got.code != 1 || !strings.Contains(got.errOut, "does not take this user name") {
+	r.Server.Logins["jane"] = "other"
+	if got := login(t, r); got.Code != 1 || !strings.Contains(got.ErrOut, "does not take this user name") {
 		t.Errorf("changed: got %+v", got)
 	}
-	r.stdin = typed("\rother\r")
-	if got := login(t, r); got.code != 0 || !strings.Contains(got.errOut, "(jane): ") {
+	r.Stdin = typed("\rother\r")
+	if got := login(t, r); got.Code != 0 || !strings.Contains(got.ErrOut, "(jane): ") {
 		t.Errorf("with another password: got %+v", got)
 	}
 	for _, want := range []string{"Removing login credentials for " + keychain.DockerHub, "Not logged in to " + keychain.DockerHub} {
-		if got := r.run(t, "logout"); got.code != 0 || got.out != want+"\n" {
+		if got := r.Run(t, "logout"); got.Code != 0 || got.Out != want+"\n" {
 			t.Errorf("logout: got %+v, want %s", got, want)
 		}
 	}

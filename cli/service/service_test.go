@@ -1,4 +1,4 @@
-package cli_test
+package service_test
 
 import (
 	"os"
@@ -8,32 +8,22 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/testing/protocmp"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"swarm/cli/clitest"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
 // created runs `service create` and returns the spec that was sent.
 func created(t *testing.T, env map[string]string, args ...string) *swarmv1.ServiceSpec {
 	t.Helper()
-	s := &fakeServer{}
-	got := run{server: s, env: env}.run(t, append([]string{"service", "create", "--detach"}, args...)...)
-	if got.code != 0 || s.created == nil {
+	s := &clitest.Server{}
+	got := clitest.Run{Server: s, Env: env}.Run(t, append([]string{"service", "create", "--detach"}, args...)...)
+	if got.Code != 0 || s.Created == nil {
 		t.Fatalf("service create %q: got %+v", args, got)
 	}
-	return s.created.Spec
-}
-
-// spec reads a spec in proto's text format.
-func spec(t *testing.T, text string) *swarmv1.ServiceSpec {
-	t.Helper()
-	s := &swarmv1.ServiceSpec{}
-	if err := prototext.Unmarshal([]byte(text), s); err != nil {
-		t.Fatalf("%v in %s", err, text)
-	}
-	return s
+	return s.Created.Spec
 }
 
 func TestServiceCreateSpec(t *testing.T) {
@@ -98,7 +88,7 @@ func TestServiceCreateSpec(t *testing.T) {
 			log_driver{name:"local" options{key:"max-size" value:"1m"}}}`},
 		{"--entrypoint sh nginx", one + `task_template{container_spec{image:"nginx" command:"sh"}}`},
 	} {
-		want := spec(t, tc.want)
+		want := clitest.ParseSpec(t, tc.want)
 		want.Name = "web"
 		got := created(t, map[string]string{"HOME": "/home/u", "B": "b"}, append([]string{"--name", "web"}, strings.Fields(tc.args)...)...)
 		if diff := cmp.Diff(want, got, protocmp.Transform()); diff != "" {
@@ -161,35 +151,12 @@ func TestServiceCreateRefuses(t *testing.T) {
 		{"--entrypoint 'x nginx", "a quote is not closed"},
 		{"--priority 5000 nginx", "priority 5000 is out of range"},
 	} {
-		s := &fakeServer{}
-		refused(t, tc.args, run{server: s}.run(t, append([]string{"service", "create"}, strings.Fields(tc.args)...)...), tc.want)
-		if s.created != nil {
+		s := &clitest.Server{}
+		clitest.Refused(t, tc.args, clitest.Run{Server: s}.Run(t, append([]string{"service", "create"}, strings.Fields(tc.args)...)...), tc.want)
+		if s.Created != nil {
 			t.Errorf("%s: was sent", tc.args)
 		}
 	}
-}
-
-func webServer(t *testing.T, now time.Time) *fakeServer {
-	t.Helper()
-	s := &fakeServer{nodes: testNodes()}
-	web := spec(t, `name:"web" mode{replicated{replicas:2}} labels{key:"a" value:"b"} task_template{
-		container_spec{image:"docker.io/library/redis:7@sha256:0123456789012345678901234567890123456789012345678901234567890123" env:["A=1","B=2"] hosts:["10.0.0.9 db","10.0.0.8 db"]
-			capability_add:"CAP_NET_ADMIN" mounts{type:VOLUME source:"data" target:"/data"} dns_config{nameservers:"1.1.1.1"}}
-		placement{constraints:["node.role==worker","node.labels.a==b"]} networks{target:"net1"} force_update:1}
-		endpoint_spec{ports{target_port:80 published_port:8080} ports{target_port:53 protocol:UDP published_port:53}}`)
-	s.services = []*swarmv1.ServiceInfo{{
-		Service:  &swarmv1.Service{Id: "svc0000000000000000000001", Name: "web", Revision: 1, Meta: &swarmv1.Meta{Version: 7}},
-		Revision: &swarmv1.Revision{Number: 1, Template: 1, Spec: web},
-		Endpoint: &swarmv1.Endpoint{Spec: web.EndpointSpec, Ports: web.EndpointSpec.Ports},
-		Status:   &swarmv1.ServiceStatus{RunningTasks: 1, DesiredTasks: 2},
-	}}
-	failed := task("taskaaaaaaaaaaaaaaaaaaaa1", 1, swarmv1.TaskState_FAILED, time.Minute, now)
-	failed.Status.Err = "task: non-zero exit (137): it was killed by someone we do not know"
-	pending := task("taskaaaaaaaaaaaaaaaaaaaa3", 2, swarmv1.TaskState_PENDING, 90*time.Second, now)
-	pending.Task.NodeId, pending.NodeName = "", ""
-	pending.Status.Unplaced = &swarmv1.Unplaced{Refusals: []*swarmv1.Refusal{{Filter: "memory", Nodes: 2, Reason: "not enough memory"}, {Filter: "constraint", Nodes: 1, Reason: "node.role==worker does not hold"}}}
-	s.tasks = []*swarmv1.TaskInfo{failed, task("taskaaaaaaaaaaaaaaaaaaaa2", 1, swarmv1.TaskState_RUNNING, 5*time.Second, now), pending}
-	return s
 }
 
 func TestServiceLists(t *testing.T) {
@@ -202,16 +169,16 @@ func TestServiceLists(t *testing.T) {
 		"service-inspect": {"service", "inspect", "web"}, "service-inspect-pretty": {"service", "inspect", "--pretty", "web"},
 		"task-inspect": {"task", "inspect", "taskaaaaaaaaaaaaaaaaaaaa3"},
 	} {
-		got := run{server: webServer(t, now), now: now}.run(t, args...)
-		if got.code != 0 || got.errOut != "" {
+		got := clitest.Run{Server: clitest.WebServer(t, now), Now: now}.Run(t, args...)
+		if got.Code != 0 || got.ErrOut != "" {
 			t.Errorf("%s: got %+v", name, got)
 		}
-		golden(t, name+".golden", got.out)
+		clitest.Golden(t, name+".golden", got.Out)
 	}
 }
 
 func TestServiceUpdateSpec(t *testing.T) {
-	base := webServer(t, time.Now()).services[0].Revision.Spec
+	base := clitest.WebServer(t, time.Now()).Services[0].Revision.Spec
 	for _, tc := range []struct {
 		args string
 		edit func(*swarmv1.ServiceSpec)
@@ -249,93 +216,93 @@ func TestServiceUpdateSpec(t *testing.T) {
 	} {
 		want := base.CloneVT()
 		tc.edit(want)
-		s := webServer(t, time.Now())
-		got := run{server: s}.run(t, append([]string{"service", "update", "--detach", "web"}, strings.Split(tc.args, " ")...)...)
-		if got.code != 0 || len(s.updates) != 1 {
+		s := clitest.WebServer(t, time.Now())
+		got := clitest.Run{Server: s}.Run(t, append([]string{"service", "update", "--detach", "web"}, strings.Split(tc.args, " ")...)...)
+		if got.Code != 0 || len(s.Updates) != 1 {
 			t.Errorf("%s: got %+v", tc.args, got)
 			continue
 		}
-		if diff := cmp.Diff(want, s.updates[0].Spec, protocmp.Transform(), protocmp.IgnoreEmptyMessages()); diff != "" {
+		if diff := cmp.Diff(want, s.Updates[0].Spec, protocmp.Transform(), protocmp.IgnoreEmptyMessages()); diff != "" {
 			t.Errorf("service update %s (-want +got):\n%s", tc.args, diff)
 		}
-		if s.updates[0].Version != 7 {
-			t.Errorf("%s: got version %d, want 7", tc.args, s.updates[0].Version)
+		if s.Updates[0].Version != 7 {
+			t.Errorf("%s: got version %d, want 7", tc.args, s.Updates[0].Version)
 		}
 	}
-	refused(t, "twice", run{server: webServer(t, time.Now())}.run(t, "service", "update", "--detach", "--publish-add", "8080:81", "web"), "port 8080/tcp is published twice")
+	clitest.Refused(t, "twice", clitest.Run{Server: clitest.WebServer(t, time.Now())}.Run(t, "service", "update", "--detach", "--publish-add", "8080:81", "web"), "port 8080/tcp is published twice")
 }
 
 func TestServiceScale(t *testing.T) {
-	s := webServer(t, time.Now())
-	s.stale = 3
-	got := run{server: s}.run(t, "service", "scale", "-d", "web=7")
-	if got.code != 0 || got.out != "web scaled to 7\n" || s.updates[0].Spec.Mode.GetReplicated().Replicas != 7 {
+	s := clitest.WebServer(t, time.Now())
+	s.Stale = 3
+	got := clitest.Run{Server: s}.Run(t, "service", "scale", "-d", "web=7")
+	if got.Code != 0 || got.Out != "web scaled to 7\n" || s.Updates[0].Spec.Mode.GetReplicated().Replicas != 7 {
 		t.Errorf("got %+v", got)
 	}
 	for args, want := range map[string]string{"web": "use SERVICE=REPLICAS", "web=x": `invalid replicas value "x" for web`, "web=-1": "0 or more", "nope=1": "service nope: not found"} {
-		refused(t, args, run{server: webServer(t, time.Now())}.run(t, "service", "scale", "-d", args), want)
+		clitest.Refused(t, args, clitest.Run{Server: clitest.WebServer(t, time.Now())}.Run(t, "service", "scale", "-d", args), want)
 	}
 }
 
 func TestServiceRollback(t *testing.T) {
-	s := webServer(t, time.Now())
-	refused(t, "rollback", run{server: s}.run(t, "service", "rollback", "-d", "web"), "service web has no previous specification")
-	s.services[0].Service.PreviousRevision = 1
-	if got := (run{server: s}).run(t, "service", "rollback", "-d", "web"); got.code != 0 || !s.updates[0].Rollback {
+	s := clitest.WebServer(t, time.Now())
+	clitest.Refused(t, "rollback", clitest.Run{Server: s}.Run(t, "service", "rollback", "-d", "web"), "service web has no previous specification")
+	s.Services[0].Service.PreviousRevision = 1
+	if got := (clitest.Run{Server: s}).Run(t, "service", "rollback", "-d", "web"); got.Code != 0 || !s.Updates[0].Rollback {
 		t.Errorf("got %+v", got)
 	}
 }
 
 // withHistory is webServer after two updates.
-func withHistory(t *testing.T, now time.Time) *fakeServer {
+func withHistory(t *testing.T, now time.Time) *clitest.Server {
 	t.Helper()
-	s := webServer(t, now)
+	s := clitest.WebServer(t, now)
 	meta := func(ago time.Duration) *swarmv1.Meta {
 		return &swarmv1.Meta{CreatedAt: timestamppb.New(now.Add(-ago))}
 	}
 	for n, replicas := range []uint64{1, 2} {
-		old := s.services[0].Revision.CloneVT()
+		old := s.Services[0].Revision.CloneVT()
 		old.Number, old.Template, old.Actor, old.Meta = uint64(n+1), 1, "user jane", meta(time.Duration(3-n)*time.Hour)
 		old.Spec.Mode.GetReplicated().Replicas = replicas
 		old.Spec.TaskTemplate.ContainerSpec.Image = "docker.io/library/redis:6"
-		s.revisions = append(s.revisions, old)
+		s.Revisions = append(s.Revisions, old)
 	}
-	s.services[0].Service.Revision, s.services[0].Service.PreviousRevision = 3, 2
-	s.services[0].Revision.Number, s.services[0].Revision.Actor, s.services[0].Revision.Meta = 3, "local uid 0", meta(time.Minute)
+	s.Services[0].Service.Revision, s.Services[0].Service.PreviousRevision = 3, 2
+	s.Services[0].Revision.Number, s.Services[0].Revision.Actor, s.Services[0].Revision.Meta = 3, "local uid 0", meta(time.Minute)
 	return s
 }
 
 func TestServiceHistory(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for name, args := range map[string]string{"service-history": "", "service-history-json": "--format json", "service-history-quiet": "-q"} {
-		got := run{server: withHistory(t, now), now: now}.run(t, strings.Fields("service history web "+args)...)
-		if got.code != 0 || got.errOut != "" {
+		got := clitest.Run{Server: withHistory(t, now), Now: now}.Run(t, strings.Fields("service history web "+args)...)
+		if got.Code != 0 || got.ErrOut != "" {
 			t.Errorf("%s: got %+v", name, got)
 		}
-		golden(t, name+".golden", got.out)
+		clitest.Golden(t, name+".golden", got.Out)
 	}
 }
 
 // A rollback to a revision is an update to what that one asked for, with the image that it had.
 func TestServiceRollbackTo(t *testing.T) {
 	s := withHistory(t, time.Now())
-	got := run{server: s}.run(t, "service", "rollback", "-d", "--to", "1", "web")
-	if got.code != 0 || got.out != "web\n" || len(s.updates) != 1 {
+	got := clitest.Run{Server: s}.Run(t, "service", "rollback", "-d", "--to", "1", "web")
+	if got.Code != 0 || got.Out != "web\n" || len(s.Updates) != 1 {
 		t.Fatalf("got %+v", got)
 	}
-	if u := s.updates[0]; u.Rollback || !u.NoResolveImage || u.Version != 7 || !u.Spec.EqualVT(s.revisions[0].Spec) {
+	if u := s.Updates[0]; u.Rollback || !u.NoResolveImage || u.Version != 7 || !u.Spec.EqualVT(s.Revisions[0].Spec) {
 		t.Errorf("got %v, want the specification of revision 1", u)
 	}
 	for to, want := range map[string]string{
 		"9": "service web has no revision 9: list them with `swarm service history web`", "3": "revision 3 is the current one of service web", "0": "--to 0 is no revision",
 	} {
-		refused(t, to, run{server: withHistory(t, time.Now())}.run(t, "service", "rollback", "-d", "--to", to, "web"), want)
+		clitest.Refused(t, to, clitest.Run{Server: withHistory(t, time.Now())}.Run(t, "service", "rollback", "-d", "--to", to, "web"), want)
 	}
 }
 
 func TestServiceRm(t *testing.T) {
-	got := run{server: webServer(t, time.Now())}.run(t, "service", "rm", "nope", "web", "no")
-	if got.code != 1 || got.out != "web\n" || got.errOut != "Error: service nope: not found; service no: not found\n" {
+	got := clitest.Run{Server: clitest.WebServer(t, time.Now())}.Run(t, "service", "rm", "nope", "web", "no")
+	if got.Code != 1 || got.Out != "web\n" || got.ErrOut != "Error: service nope: not found; service no: not found\n" {
 		t.Errorf("got %+v", got)
 	}
 }
@@ -348,15 +315,15 @@ func TestRegistryAuth(t *testing.T) {
 		t.Fatal(err)
 	}
 	env := map[string]string{"DOCKER_CONFIG": dir}
-	s := &fakeServer{}
-	got := run{server: s, env: env}.run(t, "service", "create", "-d", "--with-registry-auth", "registry.example.org/app:1")
+	s := &clitest.Server{}
+	got := clitest.Run{Server: s, Env: env}.Run(t, "service", "create", "-d", "--with-registry-auth", "registry.example.org/app:1")
 	want := "eyJ1c2VybmFtZSI6ImphbmUiLCJwYXNzd29yZCI6InNlY3JldCIsInNlcnZlcmFkZHJlc3MiOiJyZWdpc3RyeS5leGFtcGxlLm9yZyJ9"
-	if got.code != 0 || s.created.RegistryAuth != want || s.created.Spec.TaskTemplate.ContainerSpec.PullOptions.GetRegistryAuth() != want {
-		t.Errorf("got %+v, %v", got, s.created)
+	if got.Code != 0 || s.Created.RegistryAuth != want || s.Created.Spec.TaskTemplate.ContainerSpec.PullOptions.GetRegistryAuth() != want {
+		t.Errorf("got %+v, %v", got, s.Created)
 	}
-	s = &fakeServer{}
-	run{server: s, env: env}.run(t, "service", "create", "-d", "other.example.org/app:1")
-	if s.created.RegistryAuth != "" || s.created.Spec.TaskTemplate.ContainerSpec.PullOptions != nil {
-		t.Errorf("another registry: got %v", s.created)
+	s = &clitest.Server{}
+	clitest.Run{Server: s, Env: env}.Run(t, "service", "create", "-d", "other.example.org/app:1")
+	if s.Created.RegistryAuth != "" || s.Created.Spec.TaskTemplate.ContainerSpec.PullOptions != nil {
+		t.Errorf("another registry: got %v", s.Created)
 	}
 }

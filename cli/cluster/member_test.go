@@ -1,4 +1,4 @@
-package cli_test
+package cluster_test
 
 import (
 	"context"
@@ -10,31 +10,10 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"swarm/cli/clitest"
 	"swarm/cli/command"
 	swarmv1 "swarm/proto/swarm/v1"
 )
-
-// starter starts daemons that are only counted.
-type starter struct {
-	asked   []command.StartRequest
-	undone  int
-	answers bool // one runs already
-	unit    string
-}
-
-func (s *starter) start(_ context.Context, r command.StartRequest) (*command.StartedDaemon, error) {
-	s.asked = append(s.asked, r)
-	if s.answers {
-		return nil, nil
-	}
-	return &command.StartedDaemon{
-		PID: 7, Log: "/l", Program: "/usr/local/bin/swarm", Unit: s.unit, Copied: s.unit != "",
-		Undo: func(context.Context) error {
-			s.undone++
-			return nil
-		},
-	}, nil
-}
 
 const (
 	saysDetached = "Started the swarm daemon (process 7, log /l).\n" +
@@ -46,31 +25,31 @@ func TestInit_StartsTheLocalDaemon(t *testing.T) {
 	for _, tc := range []struct {
 		args    string
 		env     map[string]string
-		starter starter
+		starter clitest.Starter
 		asked   []command.StartRequest
 		says    string
 	}{
 		{args: "init", asked: []command.StartRequest{{Socket: "/run/swarm/swarm.sock"}}, says: saysDetached},
-		{args: "init", starter: starter{unit: "swarm.service"}, asked: []command.StartRequest{{Socket: "/run/swarm/swarm.sock"}}, says: saysUnit},
+		{args: "init", starter: clitest.Starter{Unit: "swarm.service"}, asked: []command.StartRequest{{Socket: "/run/swarm/swarm.sock"}}, says: saysUnit},
 		{args: "init --no-systemd", asked: []command.StartRequest{{Socket: "/run/swarm/swarm.sock", NoSystemd: true}}, says: saysDetached},
-		{args: "init", starter: starter{answers: true}, asked: []command.StartRequest{{Socket: "/run/swarm/swarm.sock"}}},
+		{args: "init", starter: clitest.Starter{Answers: true}, asked: []command.StartRequest{{Socket: "/run/swarm/swarm.sock"}}},
 		{args: "-H unix:///run/swarm/swarm.sock init"},
 		{args: "init", env: map[string]string{"SWARM_HOST": "/x.sock"}},
 		{args: "init --gossip-port 70000"},
 		{args: "node ls"},
 	} {
-		got := run{server: &fakeServer{}, env: tc.env, start: tc.starter.start}.run(t, strings.Fields(tc.args)...)
-		if d := cmp.Diff(tc.asked, tc.starter.asked); d != "" {
+		got := clitest.Run{Server: &clitest.Server{}, Env: tc.env, Start: tc.starter.Start}.Run(t, strings.Fields(tc.args)...)
+		if d := cmp.Diff(tc.asked, tc.starter.Asked); d != "" {
 			t.Errorf("%s: asked (-want +got):\n%s", tc.args, d)
 		}
-		if got.code == 0 && got.errOut != tc.says {
-			t.Errorf("%s: said %q, want %q", tc.args, got.errOut, tc.says)
+		if got.Code == 0 && got.ErrOut != tc.says {
+			t.Errorf("%s: said %q, want %q", tc.args, got.ErrOut, tc.says)
 		}
 	}
 	dies := func(context.Context, command.StartRequest) (*command.StartedDaemon, error) {
 		return nil, errors.New("it ended")
 	}
-	refused(t, "dies", run{server: &fakeServer{}, start: dies}.run(t, "init"), "Error: it ended")
+	clitest.Refused(t, "dies", clitest.Run{Server: &clitest.Server{}, Start: dies}.Run(t, "init"), "Error: it ended")
 }
 
 // An init that is refused leaves no daemon behind that nobody asked for; one that made a member, however late, does.
@@ -80,14 +59,14 @@ func TestInit_RefusedLeavesNoDaemon(t *testing.T) {
 		answers bool
 		undone  int
 	}{{state: "inactive", undone: 1}, {state: "active"}, {state: "inactive", answers: true}} {
-		s := &starter{answers: tc.answers}
-		server := &fakeServer{
-			info:    &swarmv1.InfoResponse{LocalNodeState: tc.state},
-			initErr: status.Error(codes.InvalidArgument, "several addresses"),
+		s := &clitest.Starter{Answers: tc.answers}
+		server := &clitest.Server{
+			Info:    &swarmv1.InfoResponse{LocalNodeState: tc.state},
+			InitErr: status.Error(codes.InvalidArgument, "several addresses"),
 		}
-		got := run{server: server, start: s.start}.run(t, "init")
-		if got.code != 1 || !strings.HasSuffix(got.errOut, "Error: several addresses\n") || s.undone != tc.undone {
-			t.Errorf("%+v: undone %d times, got %+v", tc, s.undone, got)
+		got := clitest.Run{Server: server, Start: s.Start}.Run(t, "init")
+		if got.Code != 1 || !strings.HasSuffix(got.ErrOut, "Error: several addresses\n") || s.Undone != tc.undone {
+			t.Errorf("%+v: undone %d times, got %+v", tc, s.Undone, got)
 		}
 	}
 }

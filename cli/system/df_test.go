@@ -1,24 +1,14 @@
-package cli_test
+package system_test
 
 import (
-	"context"
 	"testing"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"swarm/cli/clitest"
 	swarmv1 "swarm/proto/swarm/v1"
 )
-
-// disksServer tells what the fake's nodes hold.
-type disksServer struct {
-	swarmv1.UnimplementedDisksServer
-	fake *fakeServer
-}
-
-func (s disksServer) Usage(context.Context, *swarmv1.DisksUsageRequest) (*swarmv1.DisksUsageResponse, error) {
-	return &swarmv1.DisksUsageResponse{Nodes: s.fake.usage}, nil
-}
 
 func TestSystemDf(t *testing.T) {
 	now := time.Date(2026, 5, 6, 7, 8, 9, 0, time.UTC)
@@ -29,7 +19,7 @@ func TestSystemDf(t *testing.T) {
 			Since: ago(time.Hour), Size: size, Unique: unique,
 		}
 	}
-	server := &fakeServer{usage: []*swarmv1.NodeUsage{
+	server := &clitest.Server{Usage: []*swarmv1.NodeUsage{
 		{NodeId: "n1", Hostname: "host1", Usage: &swarmv1.DiskUsageResponse{
 			Path: "/var/lib/swarm", Total: 100e9, Free: 40e9, ImagesSize: 250e6,
 			Images: []*swarmv1.HeldImage{
@@ -46,10 +36,10 @@ func TestSystemDf(t *testing.T) {
 	for name, args := range map[string][]string{
 		"system-df": {"system", "df"}, "system-df-verbose": {"system", "df", "-v"}, "system-df-json": {"system", "df", "-v", "--format", "json"},
 	} {
-		r := run{server: server, now: now}.run(t, args...)
-		golden(t, name+".golden", r.out)
-		if want := "node host2 is not counted: connection refused\n"; r.code != 0 || r.errOut != want {
-			t.Errorf("%v: code %d, said %q, want 0 and %q", args, r.code, r.errOut, want)
+		r := clitest.Run{Server: server, Now: now}.Run(t, args...)
+		clitest.Golden(t, name+".golden", r.Out)
+		if want := "node host2 is not counted: connection refused\n"; r.Code != 0 || r.ErrOut != want {
+			t.Errorf("%v: code %d, said %q, want 0 and %q", args, r.Code, r.ErrOut, want)
 		}
 	}
 }

@@ -1,21 +1,13 @@
-package cli_test
+package system_test
 
 import (
-	"context"
 	"strings"
 	"testing"
 
+	"swarm/cli/clitest"
 	"swarm/cli/command"
 	"swarm/cli/system"
 )
-
-// findings gives a doctor that finds the same everywhere and remembers what it was asked.
-func findings(asked *system.DoctorRequest, found ...system.Finding) func(context.Context, system.DoctorRequest) ([]system.Finding, error) {
-	return func(_ context.Context, r system.DoctorRequest) ([]system.Finding, error) {
-		*asked = r
-		return found, nil
-	}
-}
 
 var (
 	fine   = system.Finding{Level: "ok", Subject: "mtu", Text: "1500 bytes"}
@@ -25,9 +17,9 @@ var (
 
 func TestDoctor_WithoutADaemon(t *testing.T) {
 	var asked system.DoctorRequest
-	got := run{doctor: findings(&asked, fine, unwell)}.run(t, "doctor")
+	got := clitest.Run{Doctor: clitest.Findings(&asked, fine, unwell)}.Run(t, "doctor")
 	want := "LEVEL     SUBJECT   FINDING      REMEDY\nok        mtu       1500 bytes   \nwarning   clock     alone        install chrony\n"
-	if got.code != 0 || got.errOut != "" || got.out != want {
+	if got.Code != 0 || got.ErrOut != "" || got.Out != want {
 		t.Errorf("got %+v, want %q", got, want)
 	}
 	if asked.StateDir != command.DefaultStateDir || asked.Info != nil || asked.Conn != nil {
@@ -37,17 +29,17 @@ func TestDoctor_WithoutADaemon(t *testing.T) {
 
 func TestDoctor_FailsWhenSomethingIsBroken(t *testing.T) {
 	var asked system.DoctorRequest
-	got := run{doctor: findings(&asked, fine, unwell, broken)}.run(t, "doctor", "-q", "--format", "{{.Subject}}", "--state-dir", "/data")
-	if got.code != 1 || got.errOut != "" || got.out != "clock\nkernel\n" || asked.StateDir != "/data" {
+	got := clitest.Run{Doctor: clitest.Findings(&asked, fine, unwell, broken)}.Run(t, "doctor", "-q", "--format", "{{.Subject}}", "--state-dir", "/data")
+	if got.Code != 1 || got.ErrOut != "" || got.Out != "clock\nkernel\n" || asked.StateDir != "/data" {
 		t.Errorf("got %+v, asked %+v", got, asked)
 	}
 }
 
 func TestDoctor_JSON(t *testing.T) {
 	var asked system.DoctorRequest
-	got := run{doctor: findings(&asked, broken)}.run(t, "doctor", "--format", "json")
+	got := clitest.Run{Doctor: clitest.Findings(&asked, broken)}.Run(t, "doctor", "--format", "json")
 	want := `{"Finding":"no VXLAN","Level":"failure","Remedy":"modprobe vxlan","Subject":"kernel"}` + "\n"
-	if got.code != 1 || got.out != want {
+	if got.Code != 1 || got.Out != want {
 		t.Errorf("got %+v, want %q", got, want)
 	}
 }
@@ -60,8 +52,8 @@ func TestDoctor_RefusesWhatItCannotLookAt(t *testing.T) {
 		{"doctor now", "takes no arguments"},
 	} {
 		var asked system.DoctorRequest
-		got := run{doctor: findings(&asked, fine)}.run(t, strings.Fields(tc.line)...)
-		if got.code != 1 || got.out != "" || !strings.Contains(got.errOut, tc.want) {
+		got := clitest.Run{Doctor: clitest.Findings(&asked, fine)}.Run(t, strings.Fields(tc.line)...)
+		if got.Code != 1 || got.Out != "" || !strings.Contains(got.ErrOut, tc.want) {
 			t.Errorf("%s: got %+v, want %q", tc.line, got, tc.want)
 		}
 	}
