@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/big"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/docker/go-units"
@@ -110,7 +111,11 @@ func (r *Rate) String() string {
 	if r.PerSecond == 0 {
 		return ""
 	}
-	return units.HumanSize(float64(r.PerSecond)) + "/s"
+	text := units.HumanSize(float64(r.PerSecond))
+	if n, err := units.FromHumanSize(text); err != nil || n != r.PerSecond { // It was rounded.
+		text = strconv.FormatInt(r.PerSecond, 10)
+	}
+	return text + "/s"
 }
 
 func (r *Rate) Set(s string) error {
@@ -134,7 +139,11 @@ func (m *Memory) String() string {
 	if m.Bytes == 0 {
 		return ""
 	}
-	return units.BytesSize(float64(m.Bytes))
+	text := units.BytesSize(float64(m.Bytes))
+	if n, err := units.RAMInBytes(text); err != nil || n != m.Bytes { // It was rounded, or is -1.
+		text = strconv.FormatInt(m.Bytes, 10)
+	}
+	return text
 }
 
 func (m *Memory) Set(s string) error {
@@ -164,7 +173,7 @@ func (c *CPUs) String() string {
 	if c.Nano == 0 {
 		return ""
 	}
-	return big.NewRat(c.Nano, 1e9).FloatString(3)
+	return strings.TrimSuffix(strings.TrimRight(big.NewRat(c.Nano, 1e9).FloatString(9), "0"), ".")
 }
 
 func (c *CPUs) Set(s string) error {

@@ -13,7 +13,17 @@ type Words struct {
 
 func (w *Words) Type() string { return "command" }
 
-func (w *Words) String() string { return strings.Join(w.Values, " ") }
+// String quotes the words, so that Set reads the same words again.
+func (w *Words) String() string {
+	quoted := make([]string, len(w.Values))
+	for i, word := range w.Values {
+		quoted[i] = word
+		if word == "" || strings.ContainsAny(word, " \t\n\\\"'") {
+			quoted[i] = "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+		}
+	}
+	return strings.Join(quoted, " ")
+}
 
 func (w *Words) Set(s string) (err error) {
 	w.Values, err = splitWords(s)
