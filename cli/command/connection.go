@@ -23,10 +23,10 @@ type Conn interface {
 	io.Closer
 }
 
-// DefaultHost is the local daemon's socket.
+// DefaultHost is the socket of the local daemon, as -H takes it.
 const DefaultHost = "unix:///run/swarm/swarm.sock"
 
-// DefaultPort is where nodes answer.
+// DefaultPort is the port of daemons that answer on the network.
 const DefaultPort = 2377
 
 // Target names a daemon.
@@ -37,7 +37,7 @@ type Target struct {
 	Credential string
 }
 
-// String is the target as -H takes it.
+// String returns the target as -H takes it.
 func (t Target) String() string { return t.Network + "://" + t.Address }
 
 func (t Target) port() string {
@@ -45,7 +45,8 @@ func (t Target) port() string {
 	return port
 }
 
-// ParseHost reads what -H and SWARM_HOST take: unix:///path, tcp://host[:port], host[:port], or an absolute path.
+// ParseHost parses a value of -H and SWARM_HOST: unix:///PATH, tcp://HOST[:PORT], HOST[:PORT], or
+// an absolute path.
 func ParseHost(s string) (Target, error) {
 	switch {
 	case strings.HasPrefix(s, "unix://"):
@@ -68,7 +69,8 @@ func ParseHost(s string) (Target, error) {
 	return Target{Network: "tcp", Address: addr}, nil
 }
 
-// WithPort adds the default port to a host without one and checks the one that is there.
+// WithPort returns addr as HOST:PORT, with DefaultPort if it has no port. It returns an invalid
+// argument error if the host is missing or the port is not one from 1 to 65535.
 func WithPort(addr string) (string, error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -86,7 +88,7 @@ func WithPort(addr string) (string, error) {
 	return net.JoinHostPort(host, port), nil
 }
 
-// Target is the daemon that this command line is for.
+// Target returns the daemon that the command line is for: -H, else SWARM_HOST, else the local one.
 func (d *Deps) Target() (Target, error) {
 	host := d.host
 	if host == "" {
@@ -108,7 +110,8 @@ func (d *Deps) Target() (Target, error) {
 	return t, nil
 }
 
-// configPath is a file in the user's configuration folder, "" when there is no such folder.
+// configPath returns the path of a file in the user's configuration folder, or "" if there is no
+// such folder.
 func (d *Deps) configPath(name string) string {
 	if dir := d.Env("XDG_CONFIG_HOME"); dir != "" {
 		return filepath.Join(dir, "swarm", name)
@@ -119,7 +122,7 @@ func (d *Deps) configPath(name string) string {
 	return ""
 }
 
-// Client is the APIs of one daemon. Its errors are for users already.
+// Client is the APIs of one daemon.
 type Client struct {
 	swarmv1.ControlClient
 	Daemon swarmv1.DaemonClient
@@ -148,12 +151,14 @@ func (d *Deps) Connect(ctx context.Context, fn func(Client) error) error {
 	}))
 }
 
-// noticing asks for old answers if the user wants them, and says on stderr, once, when an answer may be old.
+// noticing asks for answers that may be old if the user wants them, and warns once when an answer
+// may be old.
 type noticing struct {
 	grpc.ClientConnInterface
 	deps *Deps
 }
 
+// Invoke implements grpc.ClientConnInterface.
 func (n noticing) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
 	if n.deps.acceptStale {
 		ctx = metadata.AppendToOutgoingContext(ctx, stale.Accept, "1")

@@ -16,7 +16,8 @@ import (
 	"swarm/internal/pause"
 )
 
-// Deps is what every verb works with: the streams, the clock, and the daemon that the command line is for.
+// Deps is what every verb works with: the streams, the clock, and the daemon that the command line
+// is for.
 type Deps struct {
 	// In, Out and Err are the process's own. What is printed to Out and Err is escaped.
 	In       io.Reader
@@ -27,8 +28,8 @@ type Deps struct {
 	Now func() time.Time
 	// Dial connects to a daemon. It may connect lazily; the error then comes with the first call.
 	Dial func(ctx context.Context, target Target) (Conn, error)
-	// StartDaemon starts a daemon in the background unless one answers already; then it returns nil. If StartDaemon is nil,
-	// daemons are not started.
+	// StartDaemon starts a daemon in the background unless one answers already; then it returns
+	// nil. If StartDaemon is nil, daemons are not started.
 	StartDaemon func(context.Context, StartRequest) (*StartedDaemon, error)
 
 	host       string // flag --host
@@ -49,7 +50,8 @@ func (d *Deps) RegisterFlags(flags *pflag.FlagSet) {
 // DaemonNamed reports whether the user named a daemon, with -H or SWARM_HOST.
 func (d *Deps) DaemonNamed() bool { return d.host != "" || d.Env("SWARM_HOST") != "" }
 
-// PrintTable prints rows as f asks for. In JSON, rows that may be old say so in the field Stale.
+// PrintTable prints rows as f says. In JSON, rows that may be old have a field Stale with the
+// reason.
 func (d *Deps) PrintTable(l term.Table, f term.Format, rows []term.Row) error {
 	if d.stale != "" && f.Template == "json" {
 		for _, r := range rows {

@@ -53,17 +53,21 @@ func code(err error) codes.Code {
 	return codes.Unknown
 }
 
-// plainError is an error with the words that users read, for where several are told at once.
+// plainError is an error with the text of term.ErrorLine, for lists of several errors.
 type plainError struct{ error }
 
+// Error implements error.
 func (e plainError) Error() string { return term.ErrorLine(e.error) }
 
+// Unwrap returns the error that is worded.
 func (e plainError) Unwrap() error { return e.error }
 
-// dialFailure matches how dialing and handshakes fail, in gRPC's words and in the kernel's.
+// dialFailure matches the words in which gRPC and the kernel report failures of dialing and of
+// handshakes.
 var dialFailure = regexp.MustCompile(`(?i)error while dialing|is not running on this host|dial (unix|tcp)|connection refused|no such file or directory|no route to host|network is unreachable|i/o timeout|reading server preface`)
 
-// silence matches how a connection ends that the other side has taken and then said nothing on.
+// silence matches the error of a connection that the other side accepted and then left without an
+// answer.
 var silence = regexp.MustCompile(`^(raw-)?read (unix|tcp) .*use of closed network connection|keepalive ping failed`)
 
 // Explain returns the error of a call in words that the user can act on: which daemon was not

@@ -13,13 +13,13 @@ import (
 	"swarm/cli/usage"
 )
 
-// Inspection is what the verb `inspect` of a noun knows. References are names or ids, as users give them.
+// Inspection describes the verb `inspect` of a noun. Object returns the object that a reference, a
+// name or an id, names. Write prints it for people; it is nil if there is no --pretty.
 type Inspection struct {
 	Use, Short string
 	Complete   cobra.CompletionFunc
 	Object     func(ctx context.Context, c Client, ref string) (term.Object, error)
-	// Write is for people; nil: there is no --pretty.
-	Write func(ctx context.Context, c Client, w io.Writer, ref string) error
+	Write      func(ctx context.Context, c Client, w io.Writer, ref string) error
 }
 
 type inspectOptions struct {
@@ -89,6 +89,7 @@ func writeEach(ctx context.Context, deps *Deps, c Client, i Inspection, refs []s
 	})
 }
 
+// InspectFormatFlag adds the flag --format of a command that prints objects.
 func InspectFormatFlag(c *cobra.Command, dst *string) {
 	c.Flags().StringVarP(dst, "format", "f", "", `Format output using a custom template: 'json': Print in JSON format, 'TEMPLATE': Print output using the given Go template`)
 }

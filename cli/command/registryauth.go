@@ -9,7 +9,8 @@ import (
 	"swarm/internal/keychain"
 )
 
-// RegistryAuth encodes the credentials for an image's registry as Docker's X-Registry-Auth.
+// RegistryAuth returns the user's credentials for the registry of an image, encoded as Docker's
+// header X-Registry-Auth, or "" if there are none.
 func RegistryAuth(ctx context.Context, deps *Deps, image string) (string, error) {
 	ref, err := reference.ParseNormalizedNamed(image)
 	if err != nil {
@@ -26,7 +27,7 @@ func RegistryAuth(ctx context.Context, deps *Deps, image string) (string, error)
 	return c.Header()
 }
 
-// Keychain is Docker's: the folder that DOCKER_CONFIG names, else ~/.docker.
+// Keychain opens Docker's configuration, in the folder that DOCKER_CONFIG names, else in ~/.docker.
 func Keychain(deps *Deps) (*keychain.File, error) {
 	dir := deps.Env("DOCKER_CONFIG")
 	if dir == "" {

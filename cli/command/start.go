@@ -2,24 +2,26 @@ package command
 
 import "context"
 
-// StartRequest asks for a daemon with the default options on this host.
+// StartRequest asks for a daemon with the default options on this host. With NoSystemd it does not
+// become a service of systemd, also where systemd is the init.
 type StartRequest struct {
-	// Socket is where it answers.
-	Socket string
-	// NoSystemd: it is not made a service, also where systemd is the init.
+	// Socket is the path of the socket at which the daemon shall answer.
+	Socket    string
 	NoSystemd bool
 }
 
 // StartedDaemon is a daemon that a command has started.
 type StartedDaemon struct {
-	// Unit is the service that runs it; empty: it runs by itself, in process PID with the log file Log.
+	// Unit is the service of systemd that runs the daemon. If it is empty, the daemon runs by
+	// itself, as process PID with the log file Log.
 	Unit string
 	PID  int
 	Log  string
-	// Program is what was started, and Copied tells that it was put there now.
+	// Program is the file that was started, and Copied tells whether it was put there by this
+	// start.
 	Program string
 	Copied  bool
-	// Undo makes the host as it was before the start.
+	// Undo ends the daemon and brings the host back to its state before the start.
 	Undo func(context.Context) error
 }
 

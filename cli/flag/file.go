@@ -8,7 +8,9 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// parseFile reads what secrets and configs have in common.
+// parseFile parses what --secret and --config have in common: NAME, or
+// source=NAME,target=PATH,uid=ID,gid=ID,mode=0444. The target is defaultTarget with the name by
+// default.
 func parseFile(s, defaultTarget string) (source string, file *swarmv1.FileTarget, err error) {
 	file = &swarmv1.FileTarget{Uid: "0", Gid: "0", Mode: 0o444}
 	if !strings.Contains(s, "=") && !strings.Contains(s, ",") {
@@ -49,6 +51,7 @@ func parseFile(s, defaultTarget string) (source string, file *swarmv1.FileTarget
 	return source, file, nil
 }
 
+// ParseSecret parses --secret: NAME, or source=NAME,target=PATH,uid=ID,gid=ID,mode=0444.
 func ParseSecret(s string) (*swarmv1.SecretReference, error) {
 	source, file, err := parseFile(s, "")
 	if err != nil {
@@ -57,6 +60,7 @@ func ParseSecret(s string) (*swarmv1.SecretReference, error) {
 	return &swarmv1.SecretReference{SecretName: source, File: file}, nil
 }
 
+// ParseConfig parses --config as ParseSecret parses --secret. The file lies in / by default.
 func ParseConfig(s string) (*swarmv1.ConfigReference, error) {
 	source, file, err := parseFile(s, "/")
 	if err != nil {

@@ -9,16 +9,21 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Filter collects --filter key=value.
+// Filter is the flag --filter, which may be given several times. The values KEY=VALUE are appended
+// to Values. Keys are the keys that the command filters by, for completion; ParseFilters checks
+// them.
 type Filter struct {
 	Values *[]string
 	Keys   []string
 }
 
+// Type implements pflag.Value.
 func (f *Filter) Type() string { return "filter" }
 
+// String implements pflag.Value.
 func (f *Filter) String() string { return "" }
 
+// Set adds a filter.
 func (f *Filter) Set(s string) error {
 	if key, value, ok := strings.Cut(s, "="); !ok || key == "" || value == "" {
 		return fmt.Errorf("use KEY=VALUE")
@@ -27,7 +32,9 @@ func (f *Filter) Set(s string) error {
 	return nil
 }
 
-// ParseFilters turns filters into what managers filter by, and returns the rest by key. Keys other than allowed are refused.
+// ParseFilters returns the filters in the form in which managers take them, and by key the values
+// of those that the caller has to apply itself. A key that is not one of allowed is an invalid
+// argument, and so is a value that no object can have.
 func ParseFilters(filters []string, allowed ...string) (*swarmv1.Filter, map[string][]string, error) {
 	out, rest := &swarmv1.Filter{}, map[string][]string{}
 	for _, f := range filters {
@@ -66,7 +73,8 @@ func ParseFilters(filters []string, allowed ...string) (*swarmv1.Filter, map[str
 	return out, rest, nil
 }
 
-// desiredStates are the words of --filter desired-state. What shall go counts as shut down, as it does for Docker.
+// desiredStates are the states that each word of --filter desired-state stands for. As in Docker, a
+// task that shall be removed counts as shut down.
 var desiredStates = map[string][]swarmv1.TaskState{
 	"running":  {swarmv1.TaskState_RUNNING},
 	"ready":    {swarmv1.TaskState_READY},

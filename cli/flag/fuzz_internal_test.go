@@ -7,7 +7,8 @@ import (
 	"swarm/cli/term"
 )
 
-// FuzzFlags: what scripts put into flags from elsewhere. A value is refused or taken, in any case at once and in one line.
+// FuzzFlags checks that every parser of a flag accepts or refuses a text at once, and that the
+// error of a text that it refuses is one line.
 func FuzzFlags(f *testing.F) {
 	for _, s := range []string{
 		"8080:80/tcp", "127.0.0.1:8000-8010:80-90", "published=1,target=2,mode=host", "type=bind,source=/a,target=/b,readonly",

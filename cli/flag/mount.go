@@ -14,7 +14,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// ParseMount reads --mount: type=,source=,target=,readonly and the options of the type.
+// ParseMount parses --mount: type=,source=,target=,readonly and the options of the type. A source
+// that begins with "." is made absolute. It returns an error for a mount that no node could make.
 func ParseMount(s string) (*swarmv1.Mount, error) {
 	parts, err := fields(s)
 	if err != nil {

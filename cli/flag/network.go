@@ -8,6 +8,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
+// ParseNetwork parses --network: NAME, or name=NAME,alias=ALIAS,driver-opt=KEY=VALUE,ip=ADDRESS.
+// Keys other than name may be given several times.
 func ParseNetwork(s string) (*swarmv1.NetworkAttachmentConfig, error) {
 	if !strings.Contains(s, "=") {
 		if s == "" || strings.Contains(s, ",") {
@@ -51,6 +53,7 @@ func ParseNetwork(s string) (*swarmv1.NetworkAttachmentConfig, error) {
 	return n, nil
 }
 
+// CheckIP refuses what is no IP address.
 func CheckIP(s string) error {
 	if _, err := netip.ParseAddr(s); err != nil {
 		return fmt.Errorf("%q is not an IP address", s)
@@ -58,6 +61,7 @@ func CheckIP(s string) error {
 	return nil
 }
 
+// CheckExtraHost refuses what ParseExtraHost cannot parse.
 func CheckExtraHost(s string) error {
 	if _, _, err := ParseExtraHost(s); err != nil {
 		return err
@@ -65,7 +69,7 @@ func CheckExtraHost(s string) error {
 	return nil
 }
 
-// ParseExtraHost reads host:ip; the address may be IPv6.
+// ParseExtraHost parses --host: HOST:IP. An IPv6 address may stand in brackets.
 func ParseExtraHost(s string) (host, ip string, err error) {
 	host, ip, ok := strings.Cut(s, ":")
 	ip = strings.Trim(ip, "[]")

@@ -10,6 +10,8 @@ import (
 	"swarm/cli/usage"
 )
 
+// AddPairs sets the pairs KEY=VALUE in m and returns m, which it makes if it is nil. A pair without
+// "=" has the value "".
 func AddPairs(m map[string]string, pairs []string) map[string]string {
 	for _, p := range pairs {
 		if m == nil {
@@ -21,9 +23,7 @@ func AddPairs(m map[string]string, pairs []string) map[string]string {
 	return m
 }
 
-// What single values of `service create`'s and `update`'s flags mean.
-
-// fields splits "a=b,c=d", where a value with a comma is put in double quotes.
+// fields splits "a=b,c=d". A field that holds a comma is written in double quotes, as in CSV.
 func fields(s string) ([]string, error) {
 	r := csv.NewReader(strings.NewReader(s))
 	out, err := r.Read()
@@ -33,6 +33,7 @@ func fields(s string) ([]string, error) {
 	return out, nil
 }
 
+// parseBool returns the value of a switch of a list of pairs. A switch without a value is on.
 func parseBool(key, value string) (bool, error) {
 	if value == "" {
 		return true, nil
@@ -44,12 +45,13 @@ func parseBool(key, value string) (bool, error) {
 	return b, nil
 }
 
-// KeyValue splits "key=value"; without "=" the value is empty.
+// KeyValue splits "key=value". Without "=" the value is "".
 func KeyValue(s string) (key, value string) {
 	key, value, _ = strings.Cut(s, "=")
 	return key, value
 }
 
+// CheckLabel refuses a label without a key.
 func CheckLabel(s string) error {
 	if key, _ := KeyValue(s); strings.TrimSpace(key) == "" {
 		return fmt.Errorf("use KEY=VALUE")
@@ -57,7 +59,7 @@ func CheckLabel(s string) error {
 	return nil
 }
 
-// CheckKeyValue wants both halves.
+// CheckKeyValue refuses a value that is not KEY=VALUE with a key that is not empty.
 func CheckKeyValue(s string) error {
 	if key, _, ok := strings.Cut(s, "="); !ok || key == "" {
 		return fmt.Errorf("use KEY=VALUE")
@@ -65,7 +67,10 @@ func CheckKeyValue(s string) error {
 	return nil
 }
 
-// Environment resolves --env and --env-file: a name alone takes the caller's value and is left out when there is none.
+// Environment returns the variables of the files, then those of env, as NAME=VALUE, each name once
+// with its last value. A name without "=" takes the value that getenv returns, and is left out if
+// that is "". Lines of files that are empty or begin with "#" are comments. It returns an invalid
+// argument error if a file cannot be read, or a line of it has no valid name.
 func Environment(env, files []string, getenv func(string) string) ([]string, error) {
 	var out []string
 	for _, file := range files {
@@ -102,7 +107,8 @@ func appendEnv(out []string, e string, getenv func(string) string) []string {
 	return out
 }
 
-// ReplaceEnv keeps one value a name: the last, in the first one's place.
+// ReplaceEnv sets the variable e, which is NAME=VALUE, in env: in the place of a variable of the
+// same name, else at the end.
 func ReplaceEnv(env []string, e string) []string {
 	key, _ := KeyValue(e)
 	for i, old := range env {
@@ -114,6 +120,7 @@ func ReplaceEnv(env []string, e string) []string {
 	return append(env, e)
 }
 
+// CheckEnv refuses a variable without a name.
 func CheckEnv(s string) error {
 	if key, _ := KeyValue(s); key == "" {
 		return fmt.Errorf("use NAME=VALUE, or NAME to take the value from your environment")

@@ -8,6 +8,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
+// ParsePreference parses --placement-pref: spread=node.labels.LABEL.
 func ParsePreference(s string) (*swarmv1.PlacementPreference, error) {
 	strategy, descriptor, _ := strings.Cut(s, "=")
 	if strategy != "spread" || descriptor == "" {
@@ -18,6 +19,7 @@ func ParsePreference(s string) (*swarmv1.PlacementPreference, error) {
 	}}, nil
 }
 
+// CheckConstraint refuses what managers would refuse as a constraint.
 func CheckConstraint(s string) error {
 	_, err := spec.ParseConstraint(s)
 	return err

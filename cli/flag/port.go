@@ -11,7 +11,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// ParsePorts reads --publish: [[ip:]published:]target[/protocol], or published=,target=,protocol=,mode=,ip=. Ports may be ranges.
+// ParsePorts parses --publish: [[IP:]PUBLISHED:]TARGET[/PROTOCOL], or
+// published=,target=,protocol=,mode=,ip=. Ports may be ranges, which give one element per port.
 func ParsePorts(s string) ([]*swarmv1.PortConfig, error) {
 	if strings.Contains(s, "=") {
 		return parseLongPorts(s)
@@ -58,7 +59,8 @@ func parseLongPorts(s string) ([]*swarmv1.PortConfig, error) {
 	return expandPorts(p, published, target)
 }
 
-// expandPorts gives each port of the ranges what p says of all. Ports that are published may all lead to one target.
+// expandPorts returns a copy of p for each port of the ranges. Several published ports may lead to
+// one target port.
 func expandPorts(p *swarmv1.PortConfig, published, target string) ([]*swarmv1.PortConfig, error) {
 	from, to, err := portRange("target", target)
 	if err != nil {
@@ -149,7 +151,8 @@ func portRange(what, s string) (from, to uint32, err error) {
 	return from, to, nil
 }
 
-// CheckPorts refuses a published port that is taken twice in one spec.
+// CheckPorts refuses ports of which two publish the same port of the same protocol on one address.
+// A port without an address is published on all.
 func CheckPorts(ports []*swarmv1.PortConfig) error {
 	type key struct {
 		proto swarmv1.PortConfig_Protocol

@@ -12,6 +12,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
+// ParseUlimit parses --ulimit: NAME=SOFT[:HARD]. Without a hard limit it is the soft one.
 func ParseUlimit(s string) (*swarmv1.Ulimit, error) {
 	const hint = "use NAME=SOFT[:HARD], such as nofile=1024:2048"
 	u, err := units.ParseUlimit(s)
@@ -30,7 +31,8 @@ func ParseUlimit(s string) (*swarmv1.Ulimit, error) {
 	return &swarmv1.Ulimit{Name: u.Name, Soft: u.Soft, Hard: u.Hard}, nil
 }
 
-// ParseGeneric reads KIND=AMOUNT, and KIND=NAME for a resource that has names.
+// ParseGeneric parses --generic-resource: KIND=AMOUNT with an amount of at least 1, or KIND=NAME
+// for a resource that has names.
 func ParseGeneric(s string) (*swarmv1.GenericResource, error) {
 	kind, value, ok := strings.Cut(s, "=")
 	if !ok || kind == "" || value == "" {
@@ -45,6 +47,8 @@ func ParseGeneric(s string) (*swarmv1.GenericResource, error) {
 	return &swarmv1.GenericResource{Kind: kind, Named: value}, nil
 }
 
+// ParseDevice parses --device: /dev/HOST[:/dev/CONTAINER[:rwm]]. The path in the container is that
+// on the host by default, and all accesses are allowed.
 func ParseDevice(s string) (*swarmv1.DeviceMapping, error) {
 	d := &swarmv1.DeviceMapping{CgroupPermissions: "rwm"}
 	parts := strings.Split(s, ":")

@@ -9,11 +9,12 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
+// CheckSecurityOpt refuses an option that SecurityOpts does not know. It reads no file.
 func CheckSecurityOpt(s string) error {
 	return applySecurityOpt(&swarmv1.Privileges{}, s, func(string) ([]byte, error) { return nil, nil })
 }
 
-// applySecurityOpt reads one --security-opt; a seccomp profile comes from a file of the caller.
+// applySecurityOpt sets one --security-opt in p. readFile reads a seccomp profile.
 func applySecurityOpt(p *swarmv1.Privileges, s string, readFile func(string) ([]byte, error)) error {
 	key, value, ok := strings.Cut(s, "=")
 	if !ok {
@@ -76,6 +77,8 @@ func applySELinux(p *swarmv1.Privileges, s string) error {
 	return nil
 }
 
+// SecurityOpts sets options as --security-opt takes them in p, which it makes if it is nil, and
+// returns p. Profiles for seccomp are read from files of this machine.
 func SecurityOpts(p *swarmv1.Privileges, opts []string) (*swarmv1.Privileges, error) {
 	if p == nil {
 		p = &swarmv1.Privileges{}

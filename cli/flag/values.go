@@ -13,8 +13,10 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
+// Availabilities are the values of --availability.
 var Availabilities = []string{"active", "pause", "drain"}
 
+// ParseAvailability returns the availability that one of Availabilities names.
 func ParseAvailability(word string) swarmv1.NodeSpec_Availability {
 	return swarmv1.NodeSpec_Availability(swarmv1.NodeSpec_Availability_value[strings.ToUpper(word)])
 }
@@ -22,7 +24,7 @@ func ParseAvailability(word string) swarmv1.NodeSpec_Availability {
 // LogDrivers are the values of --log-driver.
 var LogDrivers = []string{spec.LogLocal, spec.LogNone}
 
-// CheckWord wants one word.
+// CheckWord refuses a value that is empty or has blanks.
 func CheckWord(s string) error {
 	if s == "" || strings.ContainsAny(s, " \t\n") {
 		return fmt.Errorf("use a word without blanks")
@@ -30,17 +32,18 @@ func CheckWord(s string) error {
 	return nil
 }
 
-// The kinds of flag values, with the names that Docker's help gives them.
-
-// List is a flag that may be given again; its values are not split at commas.
+// List is a flag that may be given several times. A value is not split at commas. Kind is the word
+// for a value in the help; Check refuses a value, and may be nil.
 type List struct {
 	Kind   string
 	Values []string
 	Check  func(string) error
 }
 
+// Type implements pflag.Value.
 func (l *List) Type() string { return l.Kind }
 
+// String implements pflag.Value.
 func (l *List) String() string {
 	if l == nil || len(l.Values) == 0 {
 		return ""
@@ -48,6 +51,7 @@ func (l *List) String() string {
 	return fmt.Sprint(l.Values)
 }
 
+// Set adds a value.
 func (l *List) Set(s string) error {
 	if l.Check != nil {
 		if err := l.Check(s); err != nil {
@@ -58,7 +62,8 @@ func (l *List) Set(s string) error {
 	return nil
 }
 
-// Parsed is a list whose values are understood at once, so that what is wrong with one is said of the flag.
+// Parsed is a flag that may be given several times, whose values are parsed when the flag is read.
+// The error of a value then names the flag.
 type Parsed[T any] struct {
 	Kind   string
 	Parse  func(string) (T, error)
@@ -66,8 +71,10 @@ type Parsed[T any] struct {
 	text   []string
 }
 
+// Type implements pflag.Value.
 func (p *Parsed[T]) Type() string { return p.Kind }
 
+// String implements pflag.Value.
 func (p *Parsed[T]) String() string {
 	if p == nil || len(p.text) == 0 {
 		return ""
@@ -75,6 +82,7 @@ func (p *Parsed[T]) String() string {
 	return fmt.Sprint(p.text)
 }
 
+// Set parses a value and adds it.
 func (p *Parsed[T]) Set(s string) error {
 	v, err := p.Parse(s)
 	if err != nil {
@@ -84,16 +92,20 @@ func (p *Parsed[T]) Set(s string) error {
 	return nil
 }
 
-// Choice is a flag with few values.
+// Choice is a flag that takes one of a few words. Value is "" until the flag is given, unless it
+// has a default.
 type Choice struct {
 	Value   string
 	Choices []string
 }
 
+// Type implements pflag.Value.
 func (c *Choice) Type() string { return "string" }
 
+// String implements pflag.Value.
 func (c *Choice) String() string { return c.Value }
 
+// Set takes one of the choices.
 func (c *Choice) Set(s string) error {
 	if !slices.Contains(c.Choices, s) {
 		return fmt.Errorf("use one of %s", strings.Join(c.Choices, ", "))
@@ -102,11 +114,13 @@ func (c *Choice) Set(s string) error {
 	return nil
 }
 
-// Rate is an amount of bytes a second: "50MB/s", "10m".
+// Rate is an amount of bytes per second, such as "50MB/s" or "10m": with decimal units.
 type Rate struct{ PerSecond int64 }
 
+// Type implements pflag.Value.
 func (r *Rate) Type() string { return "bytes/s" }
 
+// String returns a text that Set parses to the same rate, "" for 0.
 func (r *Rate) String() string {
 	if r.PerSecond == 0 {
 		return ""
@@ -118,6 +132,7 @@ func (r *Rate) String() string {
 	return text + "/s"
 }
 
+// Set parses a rate; it is at least 0.
 func (r *Rate) Set(s string) error {
 	n, err := units.FromHumanSize(strings.TrimSuffix(s, "/s"))
 	if err != nil || n < 0 {
@@ -127,14 +142,17 @@ func (r *Rate) Set(s string) error {
 	return nil
 }
 
-// Memory is an amount of bytes: "512m", "2GiB".
+// Memory is an amount of bytes, such as "512m" or "2GiB": with binary units. The value -1 is
+// allowed if Negative is set.
 type Memory struct {
 	Bytes    int64
-	Negative bool // -1 is allowed
+	Negative bool
 }
 
+// Type implements pflag.Value.
 func (m *Memory) Type() string { return "bytes" }
 
+// String returns a text that Set parses to the same amount, "" for 0.
 func (m *Memory) String() string {
 	if m.Bytes == 0 {
 		return ""
@@ -146,6 +164,7 @@ func (m *Memory) String() string {
 	return text
 }
 
+// Set parses an amount.
 func (m *Memory) Set(s string) error {
 	if m.Negative && s == "-1" {
 		m.Bytes = -1
@@ -164,11 +183,13 @@ func (m *Memory) Set(s string) error {
 	return nil
 }
 
-// CPUs is a decimal number of CPUs, kept in billionths.
+// CPUs is a decimal number of CPUs, such as "0.5", kept in billionths.
 type CPUs struct{ Nano int64 }
 
+// Type implements pflag.Value.
 func (c *CPUs) Type() string { return "decimal" }
 
+// String returns a text that Set parses to the same number, "" for 0.
 func (c *CPUs) String() string {
 	if c.Nano == 0 {
 		return ""
@@ -176,6 +197,7 @@ func (c *CPUs) String() string {
 	return strings.TrimSuffix(strings.TrimRight(big.NewRat(c.Nano, 1e9).FloatString(9), "0"), ".")
 }
 
+// Set parses a number of at least 0 with at most 9 decimals.
 func (c *CPUs) Set(s string) error {
 	r, ok := new(big.Rat).SetString(s)
 	if !ok || r.Sign() < 0 {

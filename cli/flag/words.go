@@ -5,12 +5,14 @@ import (
 	"strings"
 )
 
-// Words is a command line in one string, split as a shell splits it.
+// Words is a command line in one string, which is split as a shell splits it. Given tells that the
+// flag was given, also if it holds no words.
 type Words struct {
 	Values []string
 	Given  bool
 }
 
+// Type implements pflag.Value.
 func (w *Words) Type() string { return "command" }
 
 // String quotes the words, so that Set reads the same words again.
@@ -25,13 +27,15 @@ func (w *Words) String() string {
 	return strings.Join(quoted, " ")
 }
 
+// Set splits a command line.
 func (w *Words) Set(s string) (err error) {
 	w.Values, err = splitWords(s)
 	w.Given = true
 	return err
 }
 
-// splitWords splits at blanks outside of quotes; a backslash takes the next character as it is, except in single quotes.
+// splitWords splits at blanks outside of quotes. A backslash takes the next character literally,
+// except in single quotes; in double quotes it does so only before ", \, $ and `.
 func splitWords(s string) ([]string, error) {
 	var out []string
 	var word strings.Builder

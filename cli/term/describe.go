@@ -13,8 +13,9 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Describe turns a message into JSON of the shape that Docker gives its own: names in CamelCase, enums as lower-case words,
-// durations in nanoseconds. What is not set is left out, save for what Docker always shows.
+// Describe returns a message as JSON in the shape of Docker's API: names in CamelCase, enums as
+// lower-case words, durations in nanoseconds. Fields that are not set are left out, except those
+// that Docker always shows.
 func Describe(m proto.Message) Object { return describeMessage(m.ProtoReflect()) }
 
 func describeMessage(m protoreflect.Message) Object {
@@ -31,7 +32,8 @@ func describeMessage(m protoreflect.Message) Object {
 	return out
 }
 
-// alwaysShown are the zero values that mean something to the reader.
+// alwaysShown reports whether a field is shown also when it has its zero value, because that value
+// has a meaning.
 func alwaysShown(fd protoreflect.FieldDescriptor) bool {
 	if fd.HasPresence() || fd.IsList() || fd.IsMap() {
 		return false
@@ -98,7 +100,7 @@ func describeGeneric(g *swarmv1.GenericResource) Object {
 	return Object{{"DiscreteResourceSpec", Object{{"Kind", g.Kind}, {"Value", g.Value}}}}
 }
 
-// fieldName is "nano_cpus" as Docker spells it: "NanoCPUs".
+// fieldName returns a field's name as Docker spells it: "NanoCPUs" for "nano_cpus".
 func fieldName(fd protoreflect.FieldDescriptor) string {
 	var b strings.Builder
 	for word := range strings.SplitSeq(string(fd.Name()), "_") {
@@ -124,7 +126,7 @@ func fieldName(fd protoreflect.FieldDescriptor) string {
 	return b.String()
 }
 
-// Stored is the head of every stored object.
+// Stored returns the members that every stored object begins with: id, version and times.
 func Stored(id string, meta *swarmv1.Meta) Object {
 	return Object{
 		{"ID", id},
@@ -134,7 +136,7 @@ func Stored(id string, meta *swarmv1.Meta) Object {
 	}
 }
 
-// With adds a member unless the message is not set.
+// With returns the object with a member for m, which JSON leaves out if m is nil.
 func (o Object) With(name string, m proto.Message) Object {
 	if !m.ProtoReflect().IsValid() {
 		return append(o, Member{name, absent{func() protoreflect.Message { return m.ProtoReflect().New() }}})

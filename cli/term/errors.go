@@ -7,7 +7,8 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// ErrorLine is the one line that a user reads of an error.
+// ErrorLine returns the text of an error in one line, as users read it: without the class of the
+// error and the words of gRPC.
 func ErrorLine(err error) string {
 	text := err.Error()
 	if s, ok := status.FromError(err); ok && strings.HasPrefix(text, "rpc error: ") {
@@ -20,7 +21,8 @@ func ErrorLine(err error) string {
 	return strings.Join(lines, "; ")
 }
 
-// withoutClass is a text without the name of its error's class at its end: that is for programs.
+// withoutClass returns a text without the name of an error class at its end. Classes are for
+// programs.
 func withoutClass(text string) string {
 	for _, class := range []error{
 		errdefs.ErrInvalidArgument, errdefs.ErrFailedPrecondition, errdefs.ErrAlreadyExists, errdefs.ErrUnavailable, errdefs.ErrAborted,

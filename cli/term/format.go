@@ -14,14 +14,14 @@ import (
 	"swarm/internal/printable"
 )
 
-// Row is one object of a list as templates and JSON see it.
+// Row is one object of a list, by the names of its fields. Templates and JSON show these names.
 type Row map[string]any
 
 // Column is one column of a table. It is an alias of an unnamed struct so that other packages may
 // write a column as {"ID", "ID"}.
 type Column = struct{ Field, Header string }
 
-// Table is how a list prints.
+// Table describes the columns of a list.
 type Table struct {
 	Columns []Column
 	// More names fields that only templates and JSON show, with their headers.
@@ -30,20 +30,22 @@ type Table struct {
 	Id string
 }
 
-// Format is how a list or an object shall be printed.
+// Format is how a list is printed, as the flags --format and --quiet say.
 type Format struct {
 	Template string
 	Quiet    bool
 }
 
-// IsTable reports whether it is the table for people, the default one.
+// IsTable reports whether the list is printed as the default table, which shortens texts for
+// people.
 func (f Format) IsTable() bool { return (f.Template == "" || f.Template == "table") && !f.Quiet }
 
+// FormatHelp is the help of the flag --format of a list.
 const FormatHelp = `Format output using a custom template: 'table': Print output in table format with column headers (default), ` +
 	`'table TEMPLATE': Print output in table format using the given Go template, 'json': Print in JSON format, ` +
 	`'TEMPLATE': Print output using the given Go template`
 
-// oneLine is the row with its texts as they may stand in a line of a list.
+// oneLine returns the row with its texts escaped so that each stays on its line.
 func (r Row) oneLine() Row {
 	out := make(Row, len(r))
 	for field, v := range r {
@@ -55,7 +57,8 @@ func (r Row) oneLine() Row {
 	return out
 }
 
-// Print writes the rows as f asks for.
+// Print writes the rows as f says. A template that names a field which the table does not have is
+// an invalid argument, also if there are no rows.
 func (l Table) Print(w io.Writer, f Format, rows []Row) error {
 	id := l.Id
 	if id == "" {
@@ -98,7 +101,7 @@ func (l Table) Print(w io.Writer, f Format, rows []Row) error {
 	return nil
 }
 
-// header is the names of all fields, as rows have their values.
+// header returns a row with the header of each field, those of More too.
 func (l Table) header() Row {
 	out := Row{}
 	for _, c := range append(append([]Column{}, l.Columns...), l.More...) {
@@ -129,6 +132,7 @@ func (l Table) printTable(w io.Writer, tmpl string, rows []Row) error {
 	return tw.Flush()
 }
 
+// PrintJSON writes v as one line of JSON.
 func PrintJSON(w io.Writer, v any) error {
 	b, err := marshalJSON(v, "")
 	if err != nil {
@@ -138,7 +142,7 @@ func PrintJSON(w io.Writer, v any) error {
 	return err
 }
 
-// marshalJSON is encoding/json without its escaping for web pages.
+// marshalJSON encodes v without the escaping that encoding/json does for web pages.
 func marshalJSON(v any, indent string) ([]byte, error) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
@@ -202,7 +206,7 @@ func templateFuncs() template.FuncMap {
 	}
 }
 
-// execTemplate writes one line.
+// execTemplate writes one line: what t makes of data.
 func execTemplate(w io.Writer, t *template.Template, data any) error {
 	var b bytes.Buffer
 	if err := t.Execute(&b, data); err != nil {
@@ -218,13 +222,14 @@ func execTemplate(w io.Writer, t *template.Template, data any) error {
 
 const noField = "there is no field"
 
-// noEntry is how text/template says that a row has no such field.
+// noEntry matches the error of text/template for a row that does not have a field.
 var noEntry = regexp.MustCompile(`map has no entry for key "([^"]*)"`)
 
-// coordinates are where in a template without a name text/template found a mistake.
+// coordinates matches the position that text/template names in an error of a template without a
+// name.
 var coordinates = regexp.MustCompile(`^template: (:\d+)+: `)
 
-// templateReason drops text/template's coordinates.
+// templateReason returns the reason of an error of text/template, without the position.
 func templateReason(err error) string {
 	s := err.Error()
 	if i := strings.Index(s, "at <"); i >= 0 {

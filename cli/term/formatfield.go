@@ -10,16 +10,19 @@ import (
 	"swarm/cli/usage"
 )
 
-// A template may name a field that an object has but that is not set: it prints <no value>, as in Docker. A field that the object can never
-// have is a typing error, and text/template cannot tell the two apart.
+// A template may name a field that an object has but that is not set: it prints <no value>, as in
+// Docker. A field that the object can never have is a typing error. text/template cannot tell the two
+// apart, so templates are checked against the object first.
 
-// absent is the value of a member that is not set. JSON leaves it out, templates may name it.
+// absent is the value of a member that is not set. JSON leaves the member out; templates may name
+// it.
 type absent struct {
 	// message makes the zero message of a field that holds one; nil for the others, and for maps, whose keys are the user's.
 	message func() protoreflect.Message
 }
 
-// Optional is a member that is not always there.
+// Optional returns a member that JSON leaves out unless set is true. Templates may name it in any
+// case.
 func Optional(name string, value any, set bool) Member {
 	if !set {
 		return Member{name, absent{}}
@@ -37,8 +40,8 @@ func absentField(m protoreflect.Message, fd protoreflect.FieldDescriptor) absent
 	return absent{func() protoreflect.Message { return m.NewField(fd).Message() }}
 }
 
-// checkFields refuses a template that names a field which root can never have. Where the template walks through a variable or
-// the result of a function, it is not checked.
+// checkFields refuses a template that names a field which root can never have. Variables and
+// results of functions are not followed.
 func checkFields(t *template.Template, root Object) error {
 	c := fieldCheck{root: root}
 	c.list(t.Root, root)
@@ -109,7 +112,7 @@ func (c *fieldCheck) arg(n parse.Node, dot any) any {
 	return nil
 }
 
-// walk goes down from v by names of fields; what it does not know is nil.
+// walk returns the value below v that a path of fields names, or nil if it is not known.
 func (c *fieldCheck) walk(v any, path []string) any {
 	for i, name := range path {
 		if a, ok := v.(absent); ok && a.message != nil {
@@ -140,7 +143,7 @@ func (o Object) index(name string) int {
 	return -1
 }
 
-// element is what a range over v has as its dot: it has the members of all elements.
+// element returns the value of "." in a range over v. It has the members of all elements.
 func element(v any) any {
 	var all Object
 	switch v := v.(type) {

@@ -17,7 +17,7 @@ type Member = struct {
 	Value any
 }
 
-// MarshalJSON keeps the order of the members.
+// MarshalJSON encodes the members in their order, without those that are not set.
 func (o Object) MarshalJSON() ([]byte, error) {
 	var b bytes.Buffer
 	b.WriteByte('{')
@@ -44,7 +44,8 @@ func (o Object) MarshalJSON() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// plain is the value as templates walk it.
+// plain returns the value in the form in which templates walk it: objects as maps, without members
+// that are not set.
 func plain(v any) any {
 	switch v := v.(type) {
 	case Object:
@@ -65,7 +66,7 @@ func plain(v any) any {
 	return v
 }
 
-// PrintObject prints one object by --format json or a template.
+// PrintObject writes one object as the value tmpl of --format says: "json" or a Go template.
 func PrintObject(w io.Writer, tmpl string, o Object) error {
 	f, err := ParseObjectFormat(tmpl)
 	if err != nil {
@@ -74,12 +75,12 @@ func PrintObject(w io.Writer, tmpl string, o Object) error {
 	return f.Print(w, o)
 }
 
-// ObjectFormat prints objects as the flag --format asks for.
+// ObjectFormat is a value of the flag --format of a command that prints objects.
 type ObjectFormat struct {
 	t *template.Template // nil: as JSON
 }
 
-// ParseObjectFormat reads the value of --format: "json" or a Go template.
+// ParseObjectFormat parses a value of --format: "json" or a Go template.
 func ParseObjectFormat(s string) (ObjectFormat, error) {
 	if s == "json" {
 		return ObjectFormat{}, nil
@@ -91,7 +92,8 @@ func ParseObjectFormat(s string) (ObjectFormat, error) {
 	return ObjectFormat{t.Option("missingkey=default")}, nil
 }
 
-// Print writes one object. A field that o can never have is an error.
+// Print writes one object in one line. A template that names a field which o can never have is an
+// invalid argument.
 func (f ObjectFormat) Print(w io.Writer, o Object) error {
 	if f.t == nil {
 		return PrintJSON(w, o)
@@ -102,7 +104,8 @@ func (f ObjectFormat) Print(w io.Writer, o Object) error {
 	return execTemplate(w, f.t, plain(o))
 }
 
-// PrintObjects is `inspect`: all in one indented array, or one line each.
+// PrintObjects writes objects as `inspect` does: all in one array of JSON, which is indented unless
+// tmpl is "json", or one line each if tmpl is a Go template.
 func PrintObjects(w io.Writer, tmpl string, objects []Object) error {
 	if tmpl != "" && tmpl != "json" {
 		for _, o := range objects {
@@ -127,6 +130,7 @@ func PrintObjects(w io.Writer, tmpl string, objects []Object) error {
 	return err
 }
 
+// Pairs returns m, or an empty map if it is nil, which JSON shows as {} and not as null.
 func Pairs(m map[string]string) map[string]string {
 	if m == nil {
 		return map[string]string{}

@@ -7,12 +7,12 @@ import (
 	"swarm/internal/printable"
 )
 
-// Everything that verbs print goes through Deps.Out and Deps.Err, which New wraps in printable.Writers, so that a terminal
-// acts on nothing that others wrote. Below are the ways past it: for bytes that are no text of ours, and for the sequences by
-// which progress is drawn.
+// The streams of verbs are printable.Writers, so that a terminal does not act on what others wrote.
+// Unescaped and Content are the ways around that, for the bytes of containers, and for the sequences
+// that draw progress.
 
-// Printf writes formatted text. Its arguments stay on their line: names and messages of others can neither forge lines nor
-// rows of a table.
+// Printf writes formatted text. Strings, errors and Stringers among args are escaped so that they
+// stay on their line: the names and messages of others can forge neither lines nor rows of a table.
 func Printf(w io.Writer, text string, args ...any) error {
 	safe := make([]any, len(args))
 	for i, arg := range args {
@@ -29,7 +29,7 @@ func Printf(w io.Writer, text string, args ...any) error {
 	return err
 }
 
-// Unescaped is the stream below the verbs' output. It takes bytes as they are.
+// Unescaped returns the stream below an escaped one. It takes bytes as they are.
 func Unescaped(w io.Writer) io.Writer {
 	if p, ok := w.(*printable.Writer); ok {
 		return p.Unwrap()
@@ -37,7 +37,8 @@ func Unescaped(w io.Writer) io.Writer {
 	return w
 }
 
-// Content is where the output of containers goes: escaped on a terminal unless raw is asked for, otherwise as it is.
+// Content returns the stream for the output of containers: escaped if it is a terminal, unless raw
+// is set; otherwise it takes bytes as they are.
 func Content(w io.Writer, raw bool) io.Writer {
 	if raw || TerminalOf(w) == nil {
 		return Unescaped(w)
@@ -45,16 +46,17 @@ func Content(w io.Writer, raw bool) io.Writer {
 	return w
 }
 
-// Flush writes the beginning of a character that nothing completes any more.
+// Flush writes what escaped streams still hold: the beginning of a character that was never
+// completed.
 func Flush(streams ...io.Writer) {
 	for _, w := range streams {
 		if p, ok := w.(*printable.Writer); ok {
-			_ = p.Flush() // As all printing, it is lost when nobody reads.
+			_ = p.Flush() // As with all printing, an error means that nobody reads.
 		}
 	}
 }
 
-// PrintList prints a heading, which ends its line itself, and items below it.
+// PrintList prints heading as it is, and a line for each item.
 func PrintList(w io.Writer, heading string, items []string) {
 	fmt.Fprint(w, heading) // printf: the heading is ours
 	for _, i := range items {

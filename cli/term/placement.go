@@ -7,9 +7,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// How it is said why no node takes a task.
-
-// UnplacedLine is the explanation in one line: "no suitable node (2 nodes: ...; 1 node: ...); nearest: ...".
+// UnplacedLine returns why no node takes a task, in one line: "no suitable node (2 nodes: ...; 1
+// node: ...); nearest: ...".
 func UnplacedLine(u *swarmv1.Unplaced) string {
 	line := RefusedLine(u)
 	if u.GetNearest() != "" {
@@ -18,7 +17,7 @@ func UnplacedLine(u *swarmv1.Unplaced) string {
 	return line
 }
 
-// RefusedLine is the same without the nearest miss.
+// RefusedLine is UnplacedLine without the nearest node.
 func RefusedLine(u *swarmv1.Unplaced) string {
 	words := make([]string, 0, len(u.GetRefusals()))
 	for _, r := range u.GetRefusals() {
@@ -31,6 +30,7 @@ func RefusedLine(u *swarmv1.Unplaced) string {
 	return line
 }
 
+// RefusalLine returns why one filter refused nodes, and how many.
 func RefusalLine(r *swarmv1.Refusal) string {
 	reason := r.GetReason()
 	if reason == "" {

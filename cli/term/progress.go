@@ -10,7 +10,7 @@ import (
 	"swarm/internal/printable"
 )
 
-// Progress is what there is to show.
+// Progress is how far a service is on its way to what was asked for.
 type Progress struct {
 	Name             string
 	Running, Desired int
@@ -26,16 +26,17 @@ type Progress struct {
 	Verifying bool
 }
 
+// TaskProgress is the state of one task. Label is its number or node, Old tells that it has not
+// been updated yet.
 type TaskProgress struct {
 	Label, State, Detail string
-	// Old: the task of the slot is not as wanted yet.
-	Old bool
+	Old                  bool
 }
 
-// MaxTaskLines is up to how many tasks get a line of their own.
+// MaxTaskLines is the number of tasks up to which each has a line of its own.
 const MaxTaskLines = 20
 
-// View shows progress: redrawn in place on a terminal, else only what has changed, line by line.
+// View shows progress: redrawn in place on a terminal, elsewhere a line for each change.
 type View struct {
 	w     io.Writer
 	quiet bool
@@ -44,11 +45,13 @@ type View struct {
 	last  []string
 }
 
+// NewView returns a view that prints to w, and nothing if quiet is set.
 func NewView(w io.Writer, quiet bool) *View { return &View{w: w, quiet: quiet, tty: TerminalOf(w)} }
 
 // OnTerminal reports whether the progress is redrawn in place.
 func (v *View) OnTerminal() bool { return v.tty != nil }
 
+// Show draws the progress of a service.
 func (v *View) Show(p Progress) {
 	if v.quiet || p.Name == "" {
 		return
@@ -62,6 +65,7 @@ func (v *View) Show(p Progress) {
 	v.Draw(ProgressLines(p, v.tty != nil, slots))
 }
 
+// Done draws the last progress of a service that has converged, and says so.
 func (v *View) Done(p Progress) {
 	p.Verifying = false
 	v.Show(p)
@@ -70,7 +74,8 @@ func (v *View) Done(p Progress) {
 	}
 }
 
-// Rest is what there is to know of a service that has converged though not all of its tasks run, or too many do.
+// Rest returns what is to be known of a service that has converged although not all of its tasks
+// run, or too many do; "" if there is nothing.
 func (p Progress) Rest() string {
 	be := func(n int) string {
 		if n == 1 {
@@ -88,9 +93,10 @@ func (p Progress) Rest() string {
 	return words
 }
 
-// End leaves the last picture where it is.
+// End leaves the lines where they are: what is drawn next begins below them.
 func (v *View) End() { v.drawn = 0 }
 
+// Draw shows lines in the place of the lines before.
 func (v *View) Draw(lines []string) {
 	if v.tty == nil {
 		for _, line := range lines {
@@ -121,8 +127,9 @@ func (v *View) Draw(lines []string) {
 	_, _ = io.WriteString(Unescaped(v.w), b.String())
 }
 
-// ProgressLines is the picture, in Docker's words. A countdown is for terminals only, and so are tasks that were not touched
-// yet. Of more tasks than slots none has a line of its own.
+// ProgressLines returns the progress in Docker's words. With countdown, which is for terminals, it
+// names the seconds left, and tasks that were not touched yet. If there are more tasks than slots,
+// no task has a line of its own.
 func ProgressLines(p Progress, countdown bool, slots int) []string {
 	overall := fmt.Sprintf("overall progress: %d out of %d tasks", p.Running, p.Desired)
 	if p.Job {

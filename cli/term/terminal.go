@@ -11,19 +11,20 @@ import (
 	"swarm/internal/printable"
 )
 
-// DefaultWidth is where help wraps when it does not go to a terminal.
+// DefaultWidth is the width, in columns, of output that does not go to a terminal.
 const DefaultWidth = 80
 
-// Terminal is a stream that a person sits at.
+// Terminal is a stream with a person at its other end.
 type Terminal interface {
+	// Size returns the size in columns and lines.
 	Size() (width, height int, err error)
 	// Raw switches off echo and line editing until restore is called.
 	Raw() (restore func(), err error)
-	// Resized tells of changes of the size until ctx ends.
+	// Resized sends whenever the size has changed, until ctx ends.
 	Resized(ctx context.Context) <-chan struct{}
 }
 
-// TerminalOf returns nil for what is no terminal. stream is an io.Reader or io.Writer.
+// TerminalOf returns the terminal behind stream, an io.Reader or io.Writer, or nil if it is none.
 func TerminalOf(stream any) Terminal {
 	switch s := stream.(type) {
 	case Terminal:
@@ -40,8 +41,10 @@ func TerminalOf(stream any) Terminal {
 
 type fileTerminal struct{ fd int }
 
+// Size implements Terminal.
 func (t fileTerminal) Size() (width, height int, err error) { return term.GetSize(t.fd) }
 
+// Raw implements Terminal.
 func (t fileTerminal) Raw() (func(), error) {
 	state, err := term.MakeRaw(t.fd)
 	if err != nil {
@@ -50,6 +53,7 @@ func (t fileTerminal) Raw() (func(), error) {
 	return func() { _ = term.Restore(t.fd, state) }, nil
 }
 
+// Resized implements Terminal.
 func (t fileTerminal) Resized(ctx context.Context) <-chan struct{} {
 	signals, out := make(chan os.Signal, 1), make(chan struct{}, 1)
 	signal.Notify(signals, syscall.SIGWINCH)
@@ -63,7 +67,7 @@ func (t fileTerminal) Resized(ctx context.Context) <-chan struct{} {
 			}
 			select {
 			case out <- struct{}{}:
-			default: // the size is read when the first is taken
+			default: // One is waiting to be received; the size is read after that.
 			}
 		}
 	}()

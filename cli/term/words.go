@@ -14,6 +14,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
+// Plural returns the ending of a noun after the number n: "s", or "" for 1.
 func Plural(n int) string {
 	if n == 1 {
 		return ""
@@ -21,7 +22,8 @@ func Plural(n int) string {
 	return "s"
 }
 
-// SplitImage is the name as users write it, in repository and tag.
+// SplitImage returns the repository of an image, as users write it, and the tag, "<none>" if it has
+// none.
 func SplitImage(name string) (repository, tag string) {
 	ref, err := reference.ParseNormalizedNamed(name)
 	if err != nil {
@@ -34,13 +36,15 @@ func SplitImage(name string) (repository, tag string) {
 	return reference.FamiliarName(ref), tag
 }
 
+// NodeHostname returns the name of a node.
 func NodeHostname(n *swarmv1.NodeInfo) string {
 	return n.GetNode().GetHostname()
 }
 
+// Size returns an amount of bytes in decimal units with three digits: "12.3MB".
 func Size(bytes int64) string { return units.HumanSizeWithPrecision(float64(bytes), 3) }
 
-// TaskError is what went wrong, or why no node takes the task, in one line.
+// TaskError returns what went wrong with a task, or why no node takes it, in one line.
 func TaskError(st *swarmv1.TaskStatus) string {
 	if u := st.GetUnplaced(); u != nil && st.GetState() <= swarmv1.TaskState_PENDING {
 		return UnplacedLine(u)
@@ -48,17 +52,15 @@ func TaskError(st *swarmv1.TaskStatus) string {
 	return withoutClass(strings.Join(strings.Fields(st.GetErr()), " "))
 }
 
-// The words in which states, times, ports and images are printed.
-
-// EnumWord is an enum's value as Docker writes it: "on-failure".
+// EnumWord returns the value of an enum as Docker writes it: "on-failure".
 func EnumWord(v fmt.Stringer) string {
 	return strings.ReplaceAll(strings.ToLower(v.String()), "_", "-")
 }
 
-// UpdateWord is the state of an update as Docker writes it: "rollback_completed".
+// UpdateWord returns the state of an update as Docker writes it: "rollback_completed".
 func UpdateWord(st swarmv1.UpdateStatus_State) string { return strings.ToLower(st.String()) }
 
-// Capitalized is a state as tables show it: "Running".
+// Capitalized returns a state as tables show it: "Running".
 func Capitalized(s string) string {
 	if s == "" {
 		return s
@@ -66,7 +68,8 @@ func Capitalized(s string) string {
 	return strings.ToUpper(s[:1]) + s[1:]
 }
 
-// Ago is "5 seconds ago", "About a minute ago"; "" for no time. A clock that is ahead is now.
+// Ago returns how long before now t was: "5 seconds ago", "About a minute ago"; "" if t is not set.
+// A t after now counts as now.
 func Ago(now time.Time, t *timestamppb.Timestamp) string {
 	if !t.IsValid() || t.AsTime().IsZero() {
 		return ""
@@ -74,6 +77,7 @@ func Ago(now time.Time, t *timestamppb.Timestamp) string {
 	return units.HumanDuration(max(now.Sub(t.AsTime()), 0)) + " ago"
 }
 
+// Stamp returns t in RFC 3339 with nanoseconds, in UTC; "" if t is not set.
 func Stamp(t *timestamppb.Timestamp) string {
 	if !t.IsValid() {
 		return ""
@@ -81,7 +85,8 @@ func Stamp(t *timestamppb.Timestamp) string {
 	return t.AsTime().UTC().Format(time.RFC3339Nano)
 }
 
-// ShortImage is the image as the user knows it, without the digest that it was pinned to unless there is no tag.
+// ShortImage returns an image as the user named it. The digest to which it was pinned is left out
+// if there is a tag.
 func ShortImage(image string) string {
 	ref, err := reference.ParseNormalizedNamed(image)
 	if err != nil {
@@ -93,7 +98,7 @@ func ShortImage(image string) string {
 	return reference.FamiliarString(ref)
 }
 
-// must keeps a reference that was valid before a part was taken off.
+// must returns the reference of which a part was taken off. The rest of a valid reference is valid.
 func must(ref reference.NamedTagged, err error) reference.Named {
 	if err != nil {
 		panic("cli: a part of a valid reference is not valid: " + err.Error())
@@ -101,10 +106,10 @@ func must(ref reference.NamedTagged, err error) reference.Named {
 	return ref
 }
 
-// ShortID is an id as far as people compare ids.
+// ShortID returns the first 12 characters of an id, by which people compare ids.
 func ShortID(id string) string { return id[:min(12, len(id))] }
 
-// PortList is "*:8080->80/tcp, *:90-92->90-92/udp" for ports published by the cluster.
+// PortList returns published ports as tables show them: "*:8080->80/tcp, *:90-92->90-92/udp".
 func PortList(ports []*swarmv1.PortConfig) string {
 	sorted := slices.Clone(ports)
 	slices.SortFunc(sorted, func(a, b *swarmv1.PortConfig) int {
@@ -148,7 +153,7 @@ func portWord(first, last *swarmv1.PortConfig) string {
 		span(first.TargetPort, last.TargetPort), EnumWord(first.Protocol))
 }
 
-// ModeWord is a service's mode as `service ls` shows it.
+// ModeWord returns the mode of a service as `service ls` shows it.
 func ModeWord(m *swarmv1.ServiceMode) string {
 	switch m.GetMode().(type) {
 	case *swarmv1.ServiceMode_Global:
@@ -161,7 +166,7 @@ func ModeWord(m *swarmv1.ServiceMode) string {
 	return "replicated"
 }
 
-// TaskName is "web.2", and for tasks of global services "web.<node>".
+// TaskName returns "web.2", and for tasks of global services "web.NODEID".
 func TaskName(t *swarmv1.TaskInfo) string {
 	name := t.GetServiceName()
 	if name == "" {
@@ -173,7 +178,8 @@ func TaskName(t *swarmv1.TaskInfo) string {
 	return name + "." + t.GetTask().GetNodeId()
 }
 
-// TaskNode is where the task is, in words; "" when it is nowhere yet.
+// TaskNode returns the name of the node of a task, or its id if the name is not known; "" if the
+// task has no node yet.
 func TaskNode(t *swarmv1.TaskInfo) string {
 	if t.GetNodeName() != "" {
 		return t.GetNodeName()
@@ -181,13 +187,14 @@ func TaskNode(t *swarmv1.TaskInfo) string {
 	return t.GetTask().GetNodeId()
 }
 
-// SortBy sorts by a key.
+// SortBy sorts a list by a key, and keeps the order of equal keys.
 func SortBy[T any](list []T, key func(T) string) {
 	slices.SortStableFunc(list, func(a, b T) int { return strings.Compare(key(a), key(b)) })
 }
 
-// WithoutProfiles says that the containers of a build run without seccomp profiles, and why; "" when they do not, and when the
-// build carries no runc of its own: what that of the host can do, its node finds out.
+// WithoutProfiles returns a warning if containers of this build run without seccomp profiles, else
+// "". It returns "" too for a build without a runc of its own: what the runc of the host can do is
+// found out on the node.
 func WithoutProfiles(v *swarmv1.VersionInfo) string {
 	if v.GetSeccomp() || v.GetRunc() == "" || v.GetRunc() == hostRunc {
 		return ""

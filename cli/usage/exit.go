@@ -15,6 +15,7 @@ type codedError struct {
 	code int
 }
 
+// Unwrap returns the error that has the code.
 func (e codedError) Unwrap() error { return e.error }
 
 // WithCode returns err with the exit code that a process shall end with when it fails with err.
@@ -34,4 +35,5 @@ func Split(err error) (error, int) {
 // reason already.
 type ExitError struct{ Code int }
 
+// Error implements error.
 func (e ExitError) Error() string { return fmt.Sprintf("exit status %d", e.Code) }
