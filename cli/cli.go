@@ -43,33 +43,34 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Deps is what the command line works with.
+// Deps is what the command line needs from its surroundings.
 type Deps struct {
-	// In, Out and Err are the process's own. A terminal is recognised when they are files. What is printed is escaped, so that
-	// a terminal acts on nothing that others wrote.
+	// In, Out and Err are the streams of the process. A terminal is recognised if they are files.
+	// What is printed is escaped, so that a terminal does not act on what others wrote.
 	In       io.Reader
 	Out, Err io.Writer
-	// Env reads the environment; os.Getenv outside tests.
+	// Env reads the environment; os.Getenv outside of tests.
 	Env func(string) string
 	// Now is the clock of everything that is printed.
 	Now func() time.Time
-	// Dial connects to a daemon. It may connect lazily; the error then comes with the first call.
+	// Dial connects to a daemon. It may connect lazily: the error then comes with the first call.
 	Dial func(ctx context.Context, target command.Target) (command.Conn, error)
-	// Version is this program's own.
+	// Version is the version of this program.
 	Version *swarmv1.VersionInfo
-	// RunDaemon and RunRuntime run until their context ends.
+	// RunDaemon and RunRuntime run the daemon and the container runtime until their context ends.
 	RunDaemon  func(context.Context, daemon.Options) error
 	RunRuntime func(context.Context, daemon.RuntimeOptions) error
-	// StartDaemon starts a daemon in the background, as a service where systemd is, unless one answers already: then it
-	// returns nil. It returns when the new one answers. Nil: daemons are not started.
+	// StartDaemon starts a daemon in the background, as a service if systemd is the init, and
+	// returns when it answers. It returns nil if one answers already. If StartDaemon is nil,
+	// daemons are not started.
 	StartDaemon func(context.Context, command.StartRequest) (*command.StartedDaemon, error)
-	// Installer puts the program onto this host and takes it off; nil where it cannot.
+	// Installer installs the program on this host and removes it; nil where that is not possible.
 	Installer daemon.Installer
-	// Diagnose looks at this host for `swarm doctor`; nil where it cannot.
+	// Diagnose examines this host for `swarm doctor`; nil where that is not possible.
 	Diagnose func(context.Context, system.DoctorRequest) ([]system.Finding, error)
-	// Upgrade replaces the program of this host's daemon; nil where there is none.
+	// Upgrade replaces the program of this host's daemon; nil where that is not possible.
 	Upgrade daemon.Upgrader
-	// Dev makes playgrounds; nil where there are none.
+	// Dev makes clusters of hosts on this machine; nil where that is not possible.
 	Dev dev.Maker
 }
 

@@ -35,11 +35,11 @@ func newCompletion(deps *command.Deps) *cobra.Command {
 	})
 }
 
-// fileFlags take the name of a file, or of a folder.
+// fileFlags take the name of a file or a folder.
 var fileFlags = []string{"credential", "env-file", "token-file", "input", "root", "state-dir", "run-dir", "registry-certs-dir", "log-file", "containerd-address"}
 
-// completeFlags gives every flag of a command and of those below it a completion of its own: a shell completes names of
-// files where there is none.
+// completeFlags gives each flag of c and of the commands below it a completion, because a shell
+// completes names of files for a flag without one.
 func completeFlags(deps *command.Deps, c *cobra.Command) {
 	c.NonInheritedFlags().VisitAll(func(f *pflag.Flag) {
 		if _, has := c.GetFlagCompletionFunc(f.Name); has || slices.Contains(fileFlags, f.Name) {
@@ -77,7 +77,7 @@ func flagCompletion(deps *command.Deps, f *pflag.Flag) cobra.CompletionFunc {
 	return cobra.NoFileCompletions
 }
 
-// beginnings completes what users go on with.
+// beginnings completes words after which the user goes on typing.
 func beginnings(end string, words []string) cobra.CompletionFunc {
 	out := make([]string, 0, len(words))
 	for _, w := range words {

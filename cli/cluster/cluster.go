@@ -67,7 +67,7 @@ func noSystemdFlag(c *cobra.Command, off *bool) {
 	c.Flags().BoolVar(off, "no-systemd", false, "Do not make the daemon a service of systemd")
 }
 
-// request checks the options and words them for the daemon.
+// request checks the options and returns the request to the daemon.
 func (o initOptions) request() (*swarmv1.InitRequest, error) {
 	if err := checkAddresses(o.advertise, o.listen, o.dataPath); err != nil {
 		return nil, err
@@ -136,7 +136,8 @@ func runInit(ctx context.Context, deps *command.Deps, o initOptions) error {
 	})
 }
 
-// warnProfiles says so when this node runs containers without seccomp profiles. The node is a member either way.
+// warnProfiles warns if this node runs containers without seccomp profiles. The node is a member in
+// any case.
 func warnProfiles(ctx context.Context, deps *command.Deps, c command.Client) {
 	info, err := c.Daemon.Info(ctx, &swarmv1.InfoRequest{})
 	if err != nil {
@@ -147,7 +148,7 @@ func warnProfiles(ctx context.Context, deps *command.Deps, c command.Client) {
 	}
 }
 
-// tokenFileHint is for hosts with users that are not to have the token.
+// tokenFileHint tells how to keep a join token from other users of the host.
 const tokenFileHint = "On a host with other users, put the token into a file and use --token-file: they can read command lines."
 
 type joinOptions struct {
@@ -179,7 +180,7 @@ func NewJoin(deps *command.Deps) *cobra.Command {
 	return c
 }
 
-// request checks the options and words them for the daemon.
+// request checks the options and returns the request to the daemon.
 func (o joinOptions) request(token string) (*swarmv1.JoinClusterRequest, error) {
 	if err := checkAddresses(o.advertise, o.listen, o.dataPath); err != nil {
 		return nil, err
@@ -218,7 +219,7 @@ func runJoin(ctx context.Context, deps *command.Deps, o joinOptions) error {
 	})
 }
 
-// checkAddresses refuses what can be neither an address nor an interface's name.
+// checkAddresses refuses what is neither an address nor the name of an interface.
 func checkAddresses(advertise, listen, dataPath string) error {
 	for _, f := range []struct {
 		flag, value string
@@ -248,7 +249,8 @@ func checkAddresses(advertise, listen, dataPath string) error {
 	return nil
 }
 
-// interfaceName is Linux's rule: at most 15 bytes without blanks, slashes and colons. Four numbers with dots are a mistyped address.
+// interfaceName reports whether s may be the name of an interface under Linux: at most 15 bytes
+// without blanks, slashes and colons. Digits and dots alone are a mistyped address.
 func interfaceName(s string) bool {
 	return s != "" && len(s) <= 15 && !strings.ContainsAny(s, " \t/:") && strings.Trim(s, "0123456789.") != ""
 }
@@ -336,7 +338,8 @@ func runJoinToken(ctx context.Context, deps *command.Deps, o joinTokenOptions) e
 	})
 }
 
-// managerAddr is where a joiner finds a manager: the leader, or any that can be reached.
+// managerAddr returns the address at which a new node finds a manager: that of the leader, else of
+// a manager that is reachable, else of any.
 func managerAddr(ctx context.Context, c command.Client) (string, error) {
 	nodes, err := c.ListNodes(ctx, &swarmv1.ListRequest{})
 	if err != nil {

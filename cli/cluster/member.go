@@ -11,11 +11,12 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// undoPatience bounds how long a daemon that was started in vain may take to end.
-const undoPatience = 30 * time.Second
+// undoTimeout bounds how long a daemon may take to end that was started for a host which did not
+// become a member.
+const undoTimeout = 30 * time.Second
 
-// becomeMember makes this host a member by a call to its daemon, which is started if need be. When the host does not become one,
-// a daemon that was started for it is not left behind.
+// becomeMember makes this host a member by a call to its daemon, which it starts if none runs. If
+// the host does not become a member, a daemon that was started for it is ended again.
 func becomeMember(ctx context.Context, deps *command.Deps, noSystemd bool, call func(command.Client) error) error {
 	started, err := deps.StartLocal(ctx, noSystemd)
 	if err != nil {
@@ -34,7 +35,7 @@ func becomeMember(ctx context.Context, deps *command.Deps, noSystemd bool, call 
 		return err
 	})
 	if !said {
-		after, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoPatience)
+		after, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()
 		if uerr := started.Undo(after); uerr != nil {
 			return errors.Join(err, fmt.Errorf("stop the daemon again that was started for it: %w", uerr))
@@ -45,9 +46,9 @@ func becomeMember(ctx context.Context, deps *command.Deps, noSystemd bool, call 
 	return err
 }
 
-// inactive says whether a daemon is part of no cluster, for sure.
+// inactive reports whether a daemon says that it is part of no cluster.
 func inactive(ctx context.Context, c command.Client) bool {
-	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoPatience)
+	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
 	info, err := c.Daemon.Info(after, &swarmv1.InfoRequest{})
 	return err == nil && info.LocalNodeState == "inactive"

@@ -11,11 +11,11 @@ import (
 	"swarm/internal/pki"
 )
 
-// maxTokenFile bounds what is read in search of a join token, which has about 90 characters.
+// maxTokenFile bounds, in bytes, what is read as a join token, which has about 90 characters.
 const maxTokenFile = 4 << 10
 
-// readToken is the join token that the flags --token and --token-file name. "-" is standard input
-// in both.
+// readToken returns the join token that --token and --token-file name. The value "-" of either
+// means standard input.
 func readToken(deps *command.Deps, token, file string) (string, error) {
 	switch {
 	case token != "" && file != "":
@@ -42,7 +42,8 @@ func readToken(deps *command.Deps, token, file string) (string, error) {
 	return token, nil
 }
 
-// readTokenFile warns of a file that others may read: the token in it lets a host into the swarm.
+// readTokenFile returns the text of a file. It warns if other users may read the file, because the
+// token lets a host into the cluster.
 func readTokenFile(deps *command.Deps, path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -53,7 +54,7 @@ func readTokenFile(deps *command.Deps, path string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("read the join token: %w", err)
 	}
-	// A pipe, as of a shell's <(command), is nobody else's.
+	// Other users cannot open a pipe, such as that of a shell's <(command).
 	if mode := info.Mode(); mode.IsRegular() && mode.Perm()&0o077 != 0 {
 		deps.Warn([]string{fmt.Sprintf("other users of this host may read the join token in %s (mode %04o): run `chmod 600 %s`, and rotate the token if one of them may have", path, mode.Perm(), path)})
 	}
@@ -64,7 +65,7 @@ func readTokenFile(deps *command.Deps, path string) (string, error) {
 	return text, nil
 }
 
-// readShort reads all there is, and refuses more than a token can be.
+// readShort reads all of r, and refuses more than maxTokenFile bytes.
 func readShort(r io.Reader) (string, error) {
 	data, err := io.ReadAll(io.LimitReader(r, maxTokenFile+1))
 	if err != nil {

@@ -21,7 +21,7 @@ type updateOptions struct {
 	historyLimit int64
 	logDriver    string
 	logOpts      flag.List
-	// given says whether a flag was.
+	// given reports whether the user gave a flag.
 	given func(flag string) bool
 }
 
@@ -47,7 +47,7 @@ func NewUpdate(deps *command.Deps) *cobra.Command {
 	return c
 }
 
-// apply changes what the flags name. The rest stays.
+// apply changes a specification as the flags say.
 func (o updateOptions) apply(s *swarmv1.ClusterSpec) {
 	if o.given("cert-expiry") {
 		s.CaConfig = &swarmv1.CAConfig{NodeCertExpiry: durationpb.New(o.certExpiry)}

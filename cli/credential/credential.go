@@ -190,7 +190,8 @@ func runRm(ctx context.Context, deps *command.Deps, c command.Client, ref string
 	return nil
 }
 
-// completeRefs offers ids, with the names as descriptions: a name may stand for several.
+// completeRefs completes ids, with names as descriptions, because several credentials may have one
+// name.
 func completeRefs(deps *command.Deps) cobra.CompletionFunc {
 	return func(c *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		return complete.Names(deps, c, func(ctx context.Context, c command.Client) ([]string, error) {

@@ -12,7 +12,8 @@ import (
 	"swarm/internal/pki"
 )
 
-// writeSecretFile writes a new file that only its owner reads.
+// writeSecretFile writes a new file that only its owner may read. It is an error if the file
+// exists.
 func writeSecretFile(path string, data []byte) (err error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -29,12 +30,14 @@ func writeSecretFile(path string, data []byte) (err error) {
 	return f.Sync()
 }
 
-// Encode is a credential file: the certificate, its key, then the cluster's roots, all in PEM. It is a secret.
+// Encode returns the text of a credential file: the certificate, its key, and the cluster's root
+// certificates, in PEM. The text is a secret.
 func Encode(c pki.Credential, roots *pki.Bundle) []byte {
 	return append(c.PEM(), roots.PEM()...)
 }
 
-// Decode reads what EncodeCredential wrote.
+// Decode parses what Encode returned. It returns an invalid argument error if there is no private
+// key.
 func Decode(data []byte) (pki.Credential, *pki.Bundle, error) {
 	end := []byte("PRIVATE KEY-----\n")
 	at := bytes.LastIndex(data, end)
@@ -53,7 +56,8 @@ func Decode(data []byte) (pki.Credential, *pki.Bundle, error) {
 	return c, roots, nil
 }
 
-// Read reads a credential file.
+// Read reads and parses a credential file. A file that does not exist is an unauthenticated error,
+// which says how to create one.
 func Read(path string) (pki.Credential, *pki.Bundle, error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -22,45 +22,54 @@ import (
 // Options are the flags of `swarm daemon`.
 type Options struct {
 	StateDir, RunDir string
-	// Hostname of the node; empty: the machine's.
+	// Hostname is the name of the node. If it is empty, it is that of the machine.
 	Hostname string
-	// MachineID tells machines apart; empty: /etc/machine-id, or one that is kept in the state folder.
+	// MachineID identifies the machine. If it is empty, it comes from /etc/machine-id, or from a
+	// file in the state folder.
 	MachineID string
-	// CgroupDriver is CgroupFS or CgroupSystemd; empty: what fits the host.
+	// CgroupDriver is CgroupFS or CgroupSystemd. If it is empty, the driver that fits the host is
+	// used.
 	CgroupDriver string
-	// CgroupParent holds the containers' cgroups: a path, or a slice of systemd; empty: the default of the driver.
+	// CgroupParent is the parent of the containers' cgroups: a path, or a slice of systemd. If it
+	// is empty, it is the default of the driver.
 	CgroupParent string
-	// ContainerdAddress of a containerd that is on the host already; empty: the embedded one.
+	// ContainerdAddress is the socket of a containerd of the host. If it is empty, the embedded
+	// containerd is used.
 	ContainerdAddress string
-	// InsecureRegistries (HOST[:PORT] or ADDRESS/BITS) need no certificate that anybody vouches for, or no TLS.
+	// InsecureRegistries (HOST[:PORT] or ADDRESS/BITS) are used without a valid certificate, or
+	// without TLS.
 	InsecureRegistries []string
-	// RegistryCertsDirs have the registries' certificates and mirrors.
+	// RegistryCertsDirs are the folders of registries' certificates and mirrors.
 	RegistryCertsDirs []string
-	// SocketGroup may use the local socket besides root.
+	// SocketGroup is the group that may use the local socket besides root.
 	SocketGroup string
-	// PeerBandwidth is how many bytes of images a second go to other nodes at most; 0: any number.
+	// PeerBandwidth bounds the bytes of images that are sent to other nodes per second. 0 is no
+	// bound.
 	PeerBandwidth int64
-	// CleanStart and CleanStop are how full the disk is, in percent, when its clean-up begins and ends; ImageAge is how long
-	// an image that nothing uses stays, 0: for ever.
+	// CleanStart and CleanStop are how full the disk is, in percent, when its clean-up begins and
+	// ends. ImageAge is how long an image stays that nothing uses; 0 is until the disk fills.
 	CleanStart, CleanStop int
 	ImageAge              time.Duration
 	// LogsAge and LogsSize, in bytes, bound the logs of removed tasks that stay.
 	LogsAge  time.Duration
 	LogsSize int64
-	// RaftTimeout is how long a manager hears nothing from its leader before it seeks another.
+	// RaftTimeout is after how long without a message from the leader a manager starts an election.
 	RaftTimeout time.Duration
-	// MetricsAddr is where Prometheus finds this node's metrics; empty: nowhere. MetricsAsked: the user named it.
+	// MetricsAddr is the address at which Prometheus reads this node's metrics; empty is none.
+	// MetricsAsked tells that the user named it.
 	MetricsAddr  string
 	MetricsAsked bool
-	// LogLevel is debug, info, warn or error; LogFormat text or json.
+	// LogLevel is debug, info, warn or error. LogFormat is text or json.
 	LogLevel, LogFormat string
-	// LogFile is written to instead of standard error, and set aside when it has grown; empty: standard error.
+	// LogFile is the file of the log, which is set aside at 10 MB. If it is empty, the log goes to
+	// standard error.
 	LogFile string
-	// Simulated runs tasks that only pretend to: for tests of scale.
+	// Simulated tells to only pretend to run containers, for tests of scale.
 	Simulated bool
 }
 
-// Cgroup drivers: who makes the containers' cgroups, runc itself or systemd.
+// CgroupFS and CgroupSystemd are the cgroup drivers: runc itself or systemd makes the containers'
+// cgroups.
 const (
 	CgroupFS      = "cgroupfs"
 	CgroupSystemd = "systemd"
@@ -125,13 +134,14 @@ func New(run func(context.Context, Options) error) *cobra.Command {
 	return c
 }
 
-// minRaftTimeout is what a busy host may be silent for.
+// minRaftTimeout is the least RaftTimeout. A busy host may be silent for that long.
 const minRaftTimeout = 100 * time.Millisecond
 
-// DefaultMetricsAddr is where Prometheus finds a node's metrics: on the host itself.
+// DefaultMetricsAddr is the address at which Prometheus reads a node's metrics, on the host itself.
 const DefaultMetricsAddr = "127.0.0.1:9377"
 
-// checkMetricsAddr takes ADDRESS:PORT, and "off" or nothing. Every address must be asked for in so many words.
+// checkMetricsAddr accepts ADDRESS:PORT, "off", and "". To listen on all addresses, the user must
+// name 0.0.0.0 or ::.
 func (o *Options) checkMetricsAddr() error {
 	if o.MetricsAddr == "off" {
 		o.MetricsAddr = ""
@@ -152,13 +162,14 @@ func (o *Options) checkMetricsAddr() error {
 	return nil
 }
 
-// DefaultRegistryCertsDirs are where registries' certificates and mirrors are looked for: our own folder, then those of
-// containerd and of Docker.
+// DefaultRegistryCertsDirs returns the folders in which registries' certificates and mirrors are
+// looked for: that of swarm, then those of containerd and of Docker.
 func DefaultRegistryCertsDirs() []string {
 	return []string{"/etc/swarm/certs.d", "/etc/containerd/certs.d", "/etc/docker/certs.d"}
 }
 
-// maxSocketPath is what fits into a socket's address, less the longest name that is put into the run folder.
+// maxSocketPath is the longest run folder, in bytes: the length of a socket's address less the
+// longest name that is put into the folder.
 const maxSocketPath = 107 - len("/containerd.sock.ttrpc")
 
 func (o *Options) validate() error {
@@ -225,7 +236,8 @@ func checkInsecureRegistry(r string) error {
 
 // RuntimeOptions are the flags of `swarm runtime`, which the daemon starts.
 type RuntimeOptions struct {
-	// Root is the persistent folder, State the transient one, Address the socket to serve on, BinDir that of the shim.
+	// Root is the persistent folder, State the transient one, Address the socket to serve on, and
+	// BinDir the folder of the shim.
 	Root, State, Address, BinDir string
 	LogLevel                     string
 }

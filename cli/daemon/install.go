@@ -14,14 +14,15 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Installer puts the program onto this host and takes it off. Its folders are the default ones.
+// Installer installs the program on this host and removes it, with the default folders.
 type Installer interface {
-	// Install copies the program if need be and, where systemd is, makes the daemon a service, enabled and started.
+	// Install copies the program if needed. If systemd is the init, it makes the daemon a service,
+	// which it enables and starts.
 	Install(context.Context) (*command.StartedDaemon, error)
-	// Uninstall stops what runs, removes what was installed and all that the daemon made outside its folders, and with purge
-	// its state too. It returns what it has removed.
+	// Uninstall stops what runs, and removes what was installed and what the daemon made outside of
+	// its folders; with purge also its state. It returns what it removed.
 	Uninstall(ctx context.Context, purge bool) (removed []string, err error)
-	// Member says whether this host remembers to be part of a cluster.
+	// Member reports whether this host is part of a cluster, also if no daemon runs.
 	Member() bool
 }
 
@@ -83,7 +84,8 @@ func runUninstall(ctx context.Context, deps *command.Deps, installer Installer, 
 	return nil
 }
 
-// leaveFirst ends a membership, by a daemon that is started for it if none runs: it alone knows what to clean.
+// leaveFirst ends the membership of this host. Only a daemon knows what to clean up, so one is
+// started if none runs.
 func leaveFirst(ctx context.Context, deps *command.Deps, force bool) error {
 	if !force {
 		return errdefs.ErrFailedPrecondition.WithMessage("this host is part of a swarm: run `swarm leave` first, or use --force to leave it and uninstall")

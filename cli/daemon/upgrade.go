@@ -17,24 +17,26 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Program is another build of swarm, in a file that root alone can change.
+// Program is another build of swarm, in a file that only root can change.
 type Program struct {
 	Path    string
 	Version *swarmv1.VersionInfo
 }
 
-// Upgrader replaces the program that this host's daemon runs.
+// Upgrader replaces the program that the daemon of this host runs.
 type Upgrader interface {
-	// Stage copies a file to where root alone can change it, below the daemon's state folder, and asks the copy which build of
-	// swarm it is. Whatever becomes of the file afterwards, the copy is what was looked at. Release removes it.
+	// Stage copies a file into the daemon's state folder, to a place that only root can change, and
+	// asks the copy which build of swarm it is. Later changes of the file do not matter. Release
+	// removes the copy.
 	Stage(ctx context.Context, path, stateDir string) (p Program, release func() error, err error)
-	// Replace puts the program in the place of the one that the daemon behind a socket was started from, and has the daemon
-	// run it. It returns before that answers. Undo puts the old file back.
+	// Replace puts the program in the place of the file from which the daemon behind a socket was
+	// started, and makes the daemon run it. It returns before the new program answers. Undo puts
+	// the old file back.
 	Replace(ctx context.Context, socket string, p Program) (installed string, undo func() error, err error)
 }
 
-// upgradePatience is how long the new daemon may take to answer.
-const upgradePatience = 60 * time.Second
+// upgradeTimeout bounds how long the new daemon may take to answer.
+const upgradeTimeout = 60 * time.Second
 
 // NewUpgrade returns the verb `swarm upgrade`.
 func NewUpgrade(deps *command.Deps, upgrader Upgrader) *cobra.Command {
@@ -87,7 +89,7 @@ func runUpgrade(ctx context.Context, deps *command.Deps, upgrader Upgrader, file
 	return nil
 }
 
-// askInfo asks the daemon what it is.
+// askInfo returns what the daemon says of itself.
 func askInfo(ctx context.Context, deps *command.Deps) (info *swarmv1.InfoResponse, err error) {
 	err = deps.Connect(ctx, func(c command.Client) error {
 		info, err = c.Daemon.Info(ctx, &swarmv1.InfoRequest{})
@@ -96,9 +98,9 @@ func askInfo(ctx context.Context, deps *command.Deps) (info *swarmv1.InfoRespons
 	return info, err
 }
 
-// awaitBuild returns when the daemon is of that build.
+// awaitBuild waits until the daemon is of that build.
 func awaitBuild(ctx context.Context, deps *command.Deps, build string) error {
-	ctx, cancel := context.WithTimeout(ctx, upgradePatience)
+	ctx, cancel := context.WithTimeout(ctx, upgradeTimeout)
 	defer cancel()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()

@@ -14,36 +14,39 @@ import (
 	"swarm/cli/usage"
 )
 
-// Maker makes clusters of hosts on this machine; cmd plugs package dev in. An empty playground is the default one.
+// Maker makes clusters of hosts on this machine. An empty name of a playground is the default one.
 type Maker interface {
-	// Up makes a playground and tells of its progress, a line at a time.
+	// Up makes a playground. It calls progress with one line for each step.
 	Up(ctx context.Context, o Options, progress func(string)) error
 	Down(ctx context.Context, playground string) error
-	// Playgrounds names those that are up.
+	// Playgrounds returns the names of the playgrounds that are up.
 	Playgrounds() ([]string, error)
 	Hosts(playground string) ([]Host, error)
-	// Shell replaces this process by a command inside of a host, by default the user's shell. It returns only an error.
+	// Shell replaces this process by a command inside of a host, by default the user's shell. It
+	// returns only if that fails.
 	Shell(playground, host string, argv []string) error
-	// Kill ends a host's daemon at once; Stop asks it to end; PowerOff ends everything of the host; Start brings it back.
+	// Kill ends the daemon of a host at once. Stop asks it to end. PowerOff ends everything on the
+	// host. Start brings the host back.
 	Kill(ctx context.Context, playground, host string) error
 	Stop(ctx context.Context, playground, host string) error
 	PowerOff(ctx context.Context, playground, host string) error
 	Start(ctx context.Context, playground, host string) error
 	Cut(playground string, cut Cut) error
-	// Heal undoes the cuts that touch the hosts; all when none is named.
+	// Heal undoes the cuts that touch the hosts, or all cuts if hosts is empty.
 	Heal(playground string, hosts []string) error
 }
 
-// Options are the flags of `swarm dev up`; zero values are defaults.
+// Options are the flags of `swarm dev up`. Zero values stand for the defaults.
 type Options struct {
 	Name            string
 	Nodes, Managers int
 	Root            string
 	Subnet          netip.Prefix
 	MTU             int
-	// Disk is the size of each host's own file system for its state; 0: none of its own.
+	// Disk is the size in bytes of the file system of each host's state; 0 is no file system of its
+	// own.
 	Disk int64
-	// DaemonArgs, InitArgs and JoinArgs are added to the commands of that name.
+	// DaemonArgs, InitArgs and JoinArgs are added to the commands daemon, init and join.
 	DaemonArgs, InitArgs, JoinArgs []string
 	NoCluster, KeepFailed          bool
 	StartTimeout                   time.Duration
@@ -57,7 +60,7 @@ type Host struct {
 	Socket, StateDir, Log, Namespace string
 }
 
-// Cut describes what to cut: one host's cable, or the way between two, or one port.
+// Cut describes a cut: the cable of one host, or the way between two, or one port.
 type Cut struct {
 	Hosts    []string
 	Port     uint16
@@ -153,7 +156,7 @@ func newLs(deps *command.Deps, d Maker, playground *string) *cobra.Command {
 	return c
 }
 
-// runLs lists one playground, or all when none is named.
+// runLs lists the hosts of one playground, or of all playgrounds if none is named.
 func runLs(deps *command.Deps, d Maker, playground string, f term.Format) error {
 	names := []string{playground}
 	if playground == "" {
@@ -229,7 +232,7 @@ func newHostVerb(deps *command.Deps, d Maker, playground *string, name, short st
 	})
 }
 
-// report prints the host that something was done to.
+// report prints a host unless its command failed, and returns the error.
 func report(deps *command.Deps, host string, err error) error {
 	if err == nil {
 		term.Printf(deps.Out, "%s\n", host)

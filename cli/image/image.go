@@ -93,12 +93,13 @@ func runLs(ctx context.Context, deps *command.Deps, o listOptions) error {
 func row(i *swarmv1.ImageInfo, o listOptions, now time.Time) term.Row {
 	image := i.GetImage()
 	repository, tag := term.SplitImage(image.GetName())
-	// As in Docker an image is called by its digest; --no-trunc shows all of it.
+	// As in Docker, the id of an image is its digest, which --no-trunc shows in full.
 	id := image.GetDigest()
 	if !o.noTrunc {
 		id = term.ShortID(strings.TrimPrefix(id, "sha256:"))
 	}
-	size := "N/A" // No manager has fetched it yet: docs/registries.md says why no other node is believed.
+	// docs/registries.md says why only managers are asked for the size of an image.
+	size := "N/A"
 	if image.GetSize() > 0 {
 		size = units.HumanSizeWithPrecision(float64(image.GetSize()), 3)
 	}
@@ -128,7 +129,7 @@ func newLoad(deps *command.Deps) *cobra.Command {
 	return c
 }
 
-// loadChunk is how much of an archive one message carries.
+// loadChunk is how many bytes of an archive one message carries.
 const loadChunk = 512 << 10
 
 func runLoad(ctx context.Context, deps *command.Deps, o loadOptions) error {
@@ -153,7 +154,7 @@ func runLoad(ctx context.Context, deps *command.Deps, o loadOptions) error {
 		go func() {
 			err := sendArchive(stream, in, size, o.name)
 			if err != nil {
-				cancel() // the other side waits for the rest of an archive that will not come
+				cancel() // The other side would wait for the rest of the archive.
 			}
 			read <- err
 		}()
@@ -172,7 +173,7 @@ func runLoad(ctx context.Context, deps *command.Deps, o loadOptions) error {
 	})
 }
 
-// openArchive refuses what can be no archive before anything is sent.
+// openArchive opens the archive, and refuses what cannot be one before anything is sent.
 func openArchive(deps *command.Deps, path string) (io.ReadCloser, int64, error) {
 	if path == "" {
 		if term.TerminalOf(deps.In) != nil {
@@ -199,7 +200,8 @@ func openArchive(deps *command.Deps, path string) (io.ReadCloser, int64, error) 
 	return f, info.Size(), nil
 }
 
-// sendArchive sends the archive in pieces; io.EOF means that the other side wants no more, and says why itself.
+// sendArchive sends the archive in pieces. It returns io.EOF if the other side wants no more; the
+// reason is then received from it.
 func sendArchive(stream swarmv1.Control_LoadImageClient, in io.Reader, size int64, name string) error {
 	first := true
 	for {

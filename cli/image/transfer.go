@@ -22,8 +22,8 @@ type progressStream interface {
 	Recv() (*swarmv1.ImageProgress, error)
 }
 
-// progress shows the steps until the stream ends, and returns the images that came of them: a line for each layer, and
-// for each step of a whole image.
+// progress shows the steps of a transfer until the stream ends, and returns the resulting images.
+// Each layer has a line, and each step of a whole image.
 func progress(deps *command.Deps, stream progressStream, quiet bool) ([]*swarmv1.Image, error) {
 	var images []*swarmv1.Image
 	v := term.NewView(deps.Err, quiet)
@@ -59,7 +59,8 @@ func progress(deps *command.Deps, stream progressStream, quiet bool) ([]*swarmv1
 	}
 }
 
-// stepLine is a line in Docker's words; amounts are for terminals only: in a log they would be a line each.
+// stepLine returns a step in Docker's words. Amounts are for terminals only, because each would be
+// a line of a log.
 func stepLine(p *swarmv1.ImageProgress, amounts bool) string {
 	line := p.Step
 	for _, prefix := range []string{p.Id, p.Node} {
@@ -114,7 +115,8 @@ func runPull(ctx context.Context, deps *command.Deps, image string, o pullOption
 	})
 }
 
-// transfer brings an image from its registry, or there, and shows how far it is and what came of it.
+// transfer downloads an image from its registry, or uploads it, and shows the progress and the
+// result.
 func transfer(ctx context.Context, deps *command.Deps, image string, quiet bool, begin func(c command.Client, auth string) (progressStream, error)) error {
 	if err := flag.CheckImage(image); err != nil {
 		return err
@@ -137,7 +139,7 @@ func transfer(ctx context.Context, deps *command.Deps, image string, quiet bool,
 	})
 }
 
-// printDigests says what came of a transfer, once however many nodes took part.
+// printDigests prints each image that was transferred once, also if several nodes took part.
 func printDigests(deps *command.Deps, images []*swarmv1.Image, quiet bool) {
 	seen := map[string]bool{}
 	for _, i := range images {

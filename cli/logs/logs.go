@@ -59,7 +59,7 @@ func newVerb(deps *command.Deps, what, short string, task bool, complete cobra.C
 	return c
 }
 
-// options words the flags for managers.
+// options returns the flags as managers take them.
 func (o options) options(now time.Time) (*swarmv1.LogOptions, error) {
 	out := &swarmv1.LogOptions{Follow: o.follow, Tail: -1, Details: o.details}
 	if o.tail != "all" && o.tail != "" {
@@ -83,7 +83,8 @@ func run(ctx context.Context, deps *command.Deps, o options) error {
 		return err
 	}
 	return deps.Connect(ctx, func(c command.Client) error {
-		req := &swarmv1.LogsRequest{Service: o.ref, Options: options} // or a task: the manager knows
+		// The manager finds out whether the reference is that of a task.
+		req := &swarmv1.LogsRequest{Service: o.ref, Options: options}
 		if o.task {
 			req = &swarmv1.LogsRequest{Task: o.ref, Options: options}
 		}
@@ -98,8 +99,8 @@ func run(ctx context.Context, deps *command.Deps, o options) error {
 	})
 }
 
-// taskFinder looks tasks up for the prefixes of lines. The tasks of the service are listed at once; others, and those that
-// come later, are asked for when a line of theirs is first seen.
+// taskFinder returns a function that looks a task up for the prefix of a line. It lists the tasks
+// of the service at once. It asks for other tasks when they first print a line.
 func taskFinder(ctx context.Context, c command.Client, service string) func(id string) *swarmv1.TaskInfo {
 	known := map[string]*swarmv1.TaskInfo{}
 	if service != "" {
@@ -112,7 +113,7 @@ func taskFinder(ctx context.Context, c command.Client, service string) func(id s
 	return func(id string) *swarmv1.TaskInfo {
 		t, ok := known[id]
 		if !ok {
-			t, _ = c.GetTask(ctx, &swarmv1.GetRequest{Id: id}) // gone already: its id must do
+			t, _ = c.GetTask(ctx, &swarmv1.GetRequest{Id: id}) // If the task is gone, its id is shown.
 			known[id] = t
 		}
 		return t

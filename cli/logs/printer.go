@@ -14,25 +14,26 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// longestPart is what is kept of a line that comes in several records: a longer one is printed as it comes.
+// longestPart is up to how many bytes of a line that comes in several records are kept. A longer
+// line is printed as it comes.
 const longestPart = 1 << 20
 
-// printer writes records as lines, with where they come from in front.
+// printer writes records as lines, with their origin in front.
 type printer struct {
 	options
 	out, err io.Writer
 	raw      bool
 	find     func(taskID string) *swarmv1.TaskInfo
 	width    int // of the prefixes so far
-	// details of tasks, as they are printed.
+	// details are the details of tasks as they are printed, by task id.
 	details map[string]string
 	// parts are the beginnings of lines that came in several records.
 	parts map[logSource]*logPart
-	// open is the line that was printed without its end.
+	// open is the line that was printed without its end, nil if there is none.
 	open *logPart
 }
 
-// logSource is one ordered sequence of records.
+// logSource is the origin of an ordered sequence of records.
 type logSource struct {
 	task   string
 	stream swarmv1.LogRecord_Stream
@@ -42,11 +43,11 @@ type logSource struct {
 type logPart struct {
 	first *swarmv1.LogRecord // has its time
 	data  []byte
-	// began: what data follows is printed.
+	// began tells that the data before is printed already.
 	began bool
 }
 
-// write prints what a manager said.
+// write prints a message of a manager.
 func (p *printer) write(m *swarmv1.TaskLogsResponse) {
 	for _, n := range m.Notices {
 		p.note(n)
@@ -66,7 +67,7 @@ func (p *printer) write(m *swarmv1.TaskLogsResponse) {
 	}
 }
 
-// note tells the reader something that is not in the logs.
+// note prints a line to the reader that is not part of the logs.
 func (p *printer) note(text string) {
 	p.close()
 	term.Printf(p.err, "swarm: %s\n", text)
@@ -100,7 +101,7 @@ func (p *printer) print(r *swarmv1.LogRecord) {
 	p.parts[source] = part
 }
 
-// emit prints a line, or what there is of it.
+// emit prints a line, or the part of it that has come.
 func (p *printer) emit(part *logPart) {
 	r := part.first
 	if !part.began || p.open != part { // its beginning, or what goes on after somebody else's line
@@ -111,7 +112,8 @@ func (p *printer) emit(part *logPart) {
 	_, _ = p.writer(r).Write(part.data)
 }
 
-// close ends the line that was printed without its end, so that another can begin. Raw bytes stay as they are.
+// close ends the line that was printed without its end, so that another can begin. Raw output is
+// not changed.
 func (p *printer) close() {
 	if p.open != nil && !p.raw {
 		_, _ = io.WriteString(p.writer(p.open.first), "\n")
@@ -126,7 +128,7 @@ func (p *printer) writer(r *swarmv1.LogRecord) io.Writer {
 	return p.out
 }
 
-// front is what stands before a line, in Docker's order: when, whose, details.
+// front returns what stands before a line, in Docker's order: time, origin, details.
 func (p *printer) front(r *swarmv1.LogRecord) string {
 	var b strings.Builder
 	if p.timestamps {
@@ -144,7 +146,7 @@ func (p *printer) front(r *swarmv1.LogRecord) string {
 // timestampLayout has a fixed width, so that columns stay where they are.
 const timestampLayout = "2006-01-02T15:04:05.000000000Z07:00"
 
-// flush writes lines that never ended. Raw ones stay as they are.
+// flush prints the lines that never ended. Raw ones get no end.
 func (p *printer) flush() {
 	for _, source := range slices.SortedFunc(maps.Keys(p.parts), func(a, b logSource) int {
 		return cmp.Or(strings.Compare(a.task, b.task), cmp.Compare(a.stream, b.stream))
@@ -160,7 +162,8 @@ func (p *printer) flush() {
 	term.Flush(p.out, p.err)
 }
 
-// prefix is "web.1.k3x9q2m4z7aa@node2", padded so that the bars of all lines stand below each other.
+// prefix returns "web.1.k3x9q2m4z7aa@node2", padded so that the bars of all lines are in one
+// column.
 func (p *printer) prefix(r *swarmv1.LogRecord) string {
 	name, node := fmt.Sprintf("%s.%d", r.ServiceId, r.Slot), r.NodeId
 	if t := p.find(r.TaskId); t != nil && !p.noResolve {

@@ -38,7 +38,8 @@ func inspectedNetwork(ctx context.Context, c command.Client, ref string, verbose
 	return append(o, term.Member{"Hosts", hosts(s)}), err
 }
 
-// object is a network in Docker's shape, with the use of its subnets; verbose: and with what is on it.
+// object returns a network in Docker's shape, with the use of its subnets; with verbose also its
+// services and tasks.
 func object(info *swarmv1.NetworkInfo, verbose bool) term.Object {
 	n := info.GetNetwork()
 	s := n.GetSpec()
@@ -78,7 +79,7 @@ func object(info *swarmv1.NetworkInfo, verbose bool) term.Object {
 	return append(o, term.Member{"Peers", peers}, term.Optional("Services", services(info), verbose))
 }
 
-// services are the services on the network by name, each with its tasks there.
+// services returns the services on the network by name, each with its tasks there.
 func services(info *swarmv1.NetworkInfo) term.Object {
 	hosts := map[string]*swarmv1.Peering{}
 	for _, p := range info.GetPeers() {
@@ -126,7 +127,8 @@ func backendObject(info *swarmv1.NetworkInfo, r *swarmv1.Routing, b *swarmv1.Bac
 	}
 }
 
-// hosts is what each node has of the network. Index is the state of the managers that the node has acted on.
+// hosts returns the state of the network on each node. Index is the version of the managers' state
+// that the node has applied.
 func hosts(s *swarmv1.NetworkSurvey) []any {
 	out := []any{}
 	for _, n := range s.GetNodes() {
@@ -152,7 +154,7 @@ func hosts(s *swarmv1.NetworkSurvey) []any {
 		}
 		o = append(o, term.Member{"VNI", has.GetVni()}, term.Member{"MTU", has.GetMtu()},
 			term.Member{"Underlay", net.JoinHostPort(has.GetUnderlay(), fmt.Sprint(has.GetPort()))})
-		out = append(out, append(o, term.Optional("Netns", has.GetNetns(), has.GetNetns() != ""), // Network ingress is in the host's own.
+		out = append(out, append(o, term.Optional("Netns", has.GetNetns(), has.GetNetns() != ""), // The ingress network has none of its own.
 			term.Member{"Tasks", textList(has.GetTaskIds())}, term.Member{"Peers", peers},
 			term.Member{"Received", trafficObject(has.GetReceived())}, term.Member{"Sent", trafficObject(has.GetSent())}))
 	}

@@ -69,7 +69,7 @@ func newCreate(deps *command.Deps) *cobra.Command {
 	return c
 }
 
-// spec is the network that the options describe.
+// spec returns the network that the options describe.
 func (o createOptions) spec() (*swarmv1.NetworkSpec, error) {
 	if o.scope != "swarm" && o.scope != "global" {
 		return nil, usage.Invalidf("scope %q is not known: networks are of the whole swarm; leave --scope out", o.scope)
@@ -203,7 +203,7 @@ func runLs(ctx context.Context, deps *command.Deps, o lsOptions) error {
 	})
 }
 
-// usedNetworks are those that services are on, by id.
+// usedNetworks returns the ids of the networks to which services are attached.
 func usedNetworks(ctx context.Context, c command.Client) (map[string]bool, error) {
 	r, err := c.ListServices(ctx, &swarmv1.ListRequest{})
 	used := map[string]bool{}
@@ -297,7 +297,8 @@ func newRm(deps *command.Deps) *cobra.Command {
 	return c
 }
 
-// isHeld says which services that are being removed keep a network from its removal.
+// isHeld returns which services that are being removed keep a network from its removal, "" if there
+// are none.
 func isHeld(ctx context.Context, c command.Client, ref string) string {
 	n, err := c.GetNetwork(ctx, &swarmv1.GetRequest{Id: ref})
 	if err != nil {
@@ -362,7 +363,8 @@ func newPrune(deps *command.Deps) *cobra.Command {
 	return c
 }
 
-// networksUntil are the networks that were made before all of these times; none: no time is given.
+// networksUntil returns the ids of the networks that were created before all of the times, nil if
+// there are no times.
 func networksUntil(ctx context.Context, deps *command.Deps, c command.Client, times []string) ([]string, error) {
 	if len(times) == 0 {
 		return nil, nil

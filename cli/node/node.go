@@ -61,7 +61,8 @@ func runLs(ctx context.Context, deps *command.Deps, o command.ListOptions) error
 	if err != nil {
 		return err
 	}
-	for _, m := range rest["membership"] { // Docker's pending nodes are not kept here: one that joins is taken in, or refused.
+	// There are no pending nodes as in Docker: a node that joins is accepted or refused at once.
+	for _, m := range rest["membership"] {
 		if m != "accepted" {
 			return usage.Invalidf("unknown membership %q: use accepted, which every node is", m)
 		}
@@ -83,7 +84,8 @@ func runLs(ctx context.Context, deps *command.Deps, o command.ListOptions) error
 	})
 }
 
-// row is a node in a list; marked puts Docker's asterisk beside the id of the node that was asked.
+// row returns the row of a node. With marked, the id of self, the node that was asked, has Docker's
+// asterisk.
 func row(n *swarmv1.NodeInfo, self string, marked bool) term.Row {
 	node := n.GetNode()
 	id := node.GetId()
@@ -104,7 +106,8 @@ func row(n *swarmv1.NodeInfo, self string, marked bool) term.Row {
 	}
 }
 
-// status is Docker's word, and in short why a node that is ready takes no tasks.
+// status returns the state of a node in Docker's word, and briefly why a node that is ready takes
+// no tasks.
 func status(s *swarmv1.NodeState) string {
 	word := term.Capitalized(term.EnumWord(s.GetState()))
 	if why, _, _ := strings.Cut(s.GetDescription().GetUnavailable(), ":"); why != "" && s.GetState() == swarmv1.NodeState_READY {
@@ -123,7 +126,7 @@ func managerWord(m *swarmv1.ManagerStatus) string {
 	return reachabilityWord(m)
 }
 
-// reachabilityWord is what is known of a manager as a member of Raft: "Catching up".
+// reachabilityWord returns the state of a manager as a member of Raft: "Catching up".
 func reachabilityWord(m *swarmv1.ManagerStatus) string {
 	return term.Capitalized(strings.ReplaceAll(term.EnumWord(m.GetReachability()), "-", " "))
 }

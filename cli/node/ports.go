@@ -8,7 +8,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// writePortConflicts lists the published ports that a node does not answer at.
+// writePortConflicts lists the published ports at which a node does not answer.
 func writePortConflicts(w io.Writer, conflicts []*swarmv1.PortConflict) {
 	var others, unable []string
 	for _, c := range conflicts {

@@ -47,7 +47,7 @@ func newUpdate(deps *command.Deps) *cobra.Command {
 	return c
 }
 
-// apply edits the spec as the flags say.
+// apply changes a specification as the flags say.
 func (o updateOptions) apply(spec *swarmv1.NodeSpec) error {
 	if o.availability.Value != "" {
 		spec.Availability = flag.ParseAvailability(o.availability.Value)
@@ -81,8 +81,8 @@ func runUpdate(ctx context.Context, deps *command.Deps, o updateOptions) error {
 	})
 }
 
-// updateNode edits a node's spec, and its hostname unless that is empty, again when another write came first. It returns
-// the node as it was.
+// updateNode edits the specification of a node, and its hostname unless that is "". It repeats the
+// edit if another write came first. It returns the node as it was before.
 func updateNode(ctx context.Context, c command.Client, ref, hostname string, edit func(*swarmv1.NodeSpec) error) (*swarmv1.NodeInfo, error) {
 	for try := 0; ; try++ {
 		n, err := command.FindNode(ctx, c, ref)
@@ -145,8 +145,8 @@ const (
 	votePoll = 100 * time.Millisecond
 )
 
-// awaitVote waits until a new manager votes: only then does the cluster survive the loss of one more. The
-// error completes a sentence of which the node is the subject.
+// awaitVote waits until a new manager votes, because only then the cluster survives the loss of one
+// more manager. The error completes a sentence whose subject is the node.
 func awaitVote(ctx context.Context, c command.Client, id string) error {
 	for began := time.Now(); ; {
 		n, err := c.GetNode(ctx, &swarmv1.GetRequest{Id: id})

@@ -22,7 +22,7 @@ type options struct {
 	all, volumes, force bool
 	filters             []string
 	nodes               []string
-	// imagesOnly is `image prune`.
+	// imagesOnly tells that the verb is `image prune`.
 	imagesOnly bool
 }
 
@@ -89,7 +89,7 @@ func run(ctx context.Context, deps *command.Deps, o options) error {
 			return usage.Invalidf("unknown filter %q: use one of %s", key, strings.Join(filters, ", "))
 		}
 	}
-	if len(req.Labels) > 0 { // nothing else has labels
+	if len(req.Labels) > 0 { // Only images have labels.
 		req.Containers, req.Logs = false, false
 	}
 	if !o.force && !agreed(deps, o) {
@@ -112,7 +112,7 @@ func run(ctx context.Context, deps *command.Deps, o options) error {
 	})
 }
 
-// agreed asks as Docker does.
+// agreed tells what will be removed, as Docker does, and asks the user.
 func agreed(deps *command.Deps, o options) bool {
 	which := "all images without a name"
 	if o.all {
@@ -126,7 +126,8 @@ func agreed(deps *command.Deps, o options) bool {
 	return deps.Confirm()
 }
 
-// printPruned says what went: names, then per kind what the nodes removed, each once; and which nodes did not take part.
+// printPruned prints what was removed: names, then what the nodes removed by kind, each once. It
+// also prints which nodes took no part.
 func printPruned(deps *command.Deps, r *swarmv1.DisksPruneResponse, networks []string) error {
 	var containers, logs, digests []string
 	var reclaimed int64

@@ -88,8 +88,8 @@ func runLogin(ctx context.Context, deps *command.Deps, o loginOptions) error {
 	return nil
 }
 
-// loginAgain tries what is known already, as Docker does. What the registry no longer takes is asked for anew, with the
-// same user name on offer.
+// loginAgain tries the credentials that are stored, as Docker does. If the registry refuses them
+// and a user sits at a terminal, it returns their user name, to be offered as the default.
 func loginAgain(ctx context.Context, deps *command.Deps, keys *keychain.File, key string) (done bool, user string, err error) {
 	c, err := keys.Find(ctx, key)
 	if err != nil || c == nil {
@@ -123,10 +123,10 @@ func checkLogin(ctx context.Context, deps *command.Deps, key string, c keychain.
 	})
 }
 
-// maxPassword bounds what is read as one, in bytes.
+// maxPassword bounds the length of a password, in bytes.
 const maxPassword = 64 << 10
 
-// askCredentials asks for what was not given.
+// askCredentials asks the user for the name and the password unless flags gave them.
 func askCredentials(deps *command.Deps, o *loginOptions, key string) error {
 	if o.fromStdin {
 		text, err := io.ReadAll(io.LimitReader(deps.In, maxPassword))
@@ -163,7 +163,7 @@ func askCredentials(deps *command.Deps, o *loginOptions, key string) error {
 	return nil
 }
 
-// askUser offers the name that is known.
+// askUser asks for the user name. An empty answer takes the name that is known.
 func askUser(deps *command.Deps, o *loginOptions, key string) error {
 	offer := ""
 	if o.known != "" {
@@ -181,8 +181,8 @@ func askUser(deps *command.Deps, o *loginOptions, key string) error {
 	return nil
 }
 
-// enter reads a line from a terminal, no further than its end, and shows it to echo. The terminal is raw meanwhile, so that
-// it shows nothing by itself, and an interrupt ends the reading.
+// enter reads a line from a terminal, not beyond its end, and shows it on echo. Meanwhile the
+// terminal is raw, so that it shows nothing by itself and an interrupt ends the reading.
 func enter(in io.Reader, echo io.Writer) (string, error) {
 	restore, err := term.TerminalOf(in).Raw()
 	if err != nil {
@@ -244,7 +244,7 @@ func runLogout(ctx context.Context, deps *command.Deps, server string) error {
 	return nil
 }
 
-// completeRegistries offers those that the file knows.
+// completeRegistries completes the registries for which credentials are stored.
 func completeRegistries(deps *command.Deps) cobra.CompletionFunc {
 	return func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 		keys, err := command.Keychain(deps)

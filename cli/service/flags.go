@@ -20,9 +20,10 @@ var (
 	endpointModes     = []string{"vip", "dnsrr"}
 )
 
-// flags holds the flags that `service create` and `service update` share; what was not given is not changed.
+// flags are the flags that `service create` and `service update` share, except lists. A flag that
+// was not given changes nothing.
 type flags struct {
-	set *pflag.FlagSet // to tell what was given
+	set *pflag.FlagSet // tells which flags were given
 
 	detach, quiet, noResolve, withAuth bool
 
@@ -59,7 +60,7 @@ type flags struct {
 	logDriver string
 }
 
-// policyFlags are those of an update or a rollback.
+// policyFlags are the flags of an update or of a rollback.
 type policyFlags struct {
 	parallelism    uint64
 	delay, monitor time.Duration
@@ -88,7 +89,8 @@ func (o *flags) given(names ...string) bool {
 	return false
 }
 
-// register adds the flags. Defaults are told on create only: on update the default is what the service has.
+// register adds the flags to c. The help names defaults only for create: update keeps what the
+// service has.
 func (o *flags) register(c *cobra.Command, create bool) {
 	o.set = c.Flags()
 	o.set.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
@@ -197,7 +199,8 @@ func (o *flags) registerPolicies(defaults func(string) string) {
 	f.Uint64Var(&p.parallelism, "rollback-parallelism", 0, "Maximum number of tasks rolled back simultaneously (0 to roll back all at once)"+defaults("1"))
 }
 
-// lists are the flags with many values: on create they are the value, on update they are added to it.
+// lists are the flags with several values. Create takes the values, update adds them to those that
+// the service has.
 type lists struct {
 	capAdd, capDrop, constraints, containerLabels, labels, dns, dnsOptions, dnsSearch, env, envFiles flag.List
 	groups, hosts, sysctls                                                                           flag.List
@@ -230,7 +233,7 @@ func newLists() *lists {
 	}
 }
 
-// registerCreate adds the lists under the names that `service create` has for them.
+// registerCreate adds the lists under their names in `service create`.
 func (l *lists) registerCreate(f *pflag.FlagSet) {
 	f.Var(&l.capAdd, "cap-add", "Add Linux capabilities")
 	f.Var(&l.capDrop, "cap-drop", "Drop Linux capabilities")
@@ -256,7 +259,7 @@ func (l *lists) registerCreate(f *pflag.FlagSet) {
 	f.Var(&l.ulimits, "ulimit", "Ulimit options")
 }
 
-// registerUpdate adds them as `service update` names them.
+// registerUpdate adds the lists under their names in `service update`.
 func (l *lists) registerUpdate(f *pflag.FlagSet) {
 	f.Var(&l.capAdd, "cap-add", "Add Linux capabilities")
 	f.Var(&l.capDrop, "cap-drop", "Drop Linux capabilities")
@@ -281,7 +284,7 @@ func (l *lists) registerUpdate(f *pflag.FlagSet) {
 	f.Var(&l.ulimits, "ulimit-add", "Add or update a ulimit option")
 }
 
-// removals are the flags of `service update` that take values away.
+// removals are the flags of `service update` that remove values, by name.
 type removals map[string]*flag.List
 
 var removalHelp = []struct{ name, help string }{

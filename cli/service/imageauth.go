@@ -8,9 +8,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Credentials for registries come from where `docker login` and `swarm login` leave them.
-
-// imageAuth is the caller's credentials for the image, "" when there are none. keep leaves them in the spec, for nodes that pull later.
+// imageAuth returns the user's credentials for the registry of the service's image, "" if there are
+// none. With keep it also puts them into the specification, for nodes that pull later.
 func imageAuth(ctx context.Context, deps *command.Deps, s *swarmv1.ServiceSpec, keep bool) (string, error) {
 	c := s.GetTaskTemplate().GetContainerSpec()
 	auth, err := command.RegistryAuth(ctx, deps, c.GetImage())

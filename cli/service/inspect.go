@@ -61,7 +61,7 @@ func object(s *swarmv1.ServiceInfo, previous *swarmv1.ServiceSpec) term.Object {
 	return o.With("UpdateStatus", service.GetUpdateStatus()).With("JobStatus", service.GetJobStatus()).With("ServiceStatus", s.GetStatus())
 }
 
-// pretty writes "Name:   value" lines, leaving out what is not set.
+// pretty writes lines "Name:   value", and leaves out values that are not set.
 type pretty struct{ w io.Writer }
 
 func (p pretty) line(name, value string) {

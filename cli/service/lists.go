@@ -11,12 +11,13 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// addTo adds the values to a spec; a value with the key of one that is there takes its place.
+// addTo adds the values to a specification. A value replaces the one with the same key.
 func (l *lists) addTo(s *swarmv1.ServiceSpec) error {
 	t := s.TaskTemplate
 	c := t.ContainerSpec
 	targets := map[string]bool{}
-	for _, m := range l.mounts.Values { // One may take the place of a mount that the service has, but not of another on the command line.
+	// A mount may replace one that the service has, but not another one of the command line.
+	for _, m := range l.mounts.Values {
 		target := path.Clean(m.Target)
 		if targets[target] {
 			return usage.Invalidf("mount target %q is used twice: mount one thing there", target)
@@ -71,7 +72,7 @@ func (l *lists) addContainer(c *swarmv1.ContainerSpec) {
 		c.Groups = appendNew(c.Groups, g)
 	}
 	for _, h := range l.hosts.Values {
-		host, ip, _ := flag.ParseExtraHost(h) // checked when the flag was read
+		host, ip, _ := flag.ParseExtraHost(h) // It was checked when the flag was read.
 		c.Hosts = appendNew(c.Hosts, ip+" "+host)
 	}
 	if len(l.dns.Values)+len(l.dnsOptions.Values)+len(l.dnsSearch.Values) > 0 {
@@ -117,8 +118,9 @@ func appendNew(list []string, values ...string) []string {
 	return list
 }
 
-// addCapabilities keeps every capability in at most one of the lists: dropping what was added takes it back, and the other
-// way round, as Docker does. Names are written as the kernel's: CAP_NET_ADMIN.
+// addCapabilities returns the lists of capabilities with add and drop applied. Each capability is
+// in at most one list: dropping one that was added removes it from the added ones, and the other
+// way round, as in Docker. Names are those of the kernel, such as CAP_NET_ADMIN.
 func addCapabilities(added, dropped, add, drop []string) (newAdded, newDropped []string) {
 	take := func(from, to []string, names []string) ([]string, []string) {
 		for _, name := range names {
@@ -148,8 +150,8 @@ func capability(name string) string {
 	return "CAP_" + name
 }
 
-// takeFrom removes what the --*-rm flags name. Removing what is not there is no error, as in Docker; idle says which flags
-// removed nothing.
+// takeFrom removes what the flags --*-rm name. Removing what the service does not have is no error,
+// as in Docker; idle has a warning for each flag that removed nothing.
 func (r removals) takeFrom(s *swarmv1.ServiceSpec) (idle []string, err error) {
 	for _, rm := range removalHelp {
 		for _, value := range r[rm.name].Values {
@@ -165,7 +167,7 @@ func (r removals) takeFrom(s *swarmv1.ServiceSpec) (idle []string, err error) {
 	return idle, nil
 }
 
-// of is the values of a flag, none when it was not given.
+// of returns the values of a flag, nil if it was not given.
 func (r removals) of(flag string) []string {
 	if l := r[flag]; l != nil {
 		return l.Values
@@ -220,7 +222,7 @@ func (r removals) container(c *swarmv1.ContainerSpec) {
 
 func itself(s string) string { return s }
 
-// afterEqual is "=value" of "name=value".
+// afterEqual returns "=value" of "name=value", "" if there is no "=".
 func afterEqual(s string) string {
 	if i := strings.IndexByte(s, '='); i >= 0 {
 		return s[i:]
@@ -235,7 +237,7 @@ func without[T any](list []T, keys []string, key func(T) string) []T {
 	return slices.DeleteFunc(list, func(v T) bool { return slices.Contains(keys, key(v)) })
 }
 
-// withoutHosts takes host:ip, or a host alone for all of its addresses.
+// withoutHosts removes entries HOST:IP, or all addresses of a HOST.
 func withoutHosts(hosts, remove []string) []string {
 	for _, r := range remove {
 		host, ip, err := flag.ParseExtraHost(r)
@@ -250,7 +252,8 @@ func withoutHosts(hosts, remove []string) []string {
 	return hosts
 }
 
-// ports removes published ports by target port, with or without protocol, or by published:target.
+// ports removes published ports. A value of --publish-rm is a target port, with or without a
+// protocol, or PUBLISHED:TARGET.
 func (r removals) ports(s *swarmv1.ServiceSpec) error {
 	for _, text := range r.of("publish-rm") {
 		wanted, err := flag.ParsePorts(text)

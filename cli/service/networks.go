@@ -7,7 +7,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// nameNetworks writes the spec's networks by name, as users name them; managers keep ids.
+// nameNetworks replaces the ids of networks in a specification by their names.
 func nameNetworks(ctx context.Context, c command.Client, s *swarmv1.ServiceSpec) error {
 	uses := s.GetTaskTemplate().GetNetworks()
 	if len(uses) == 0 {
@@ -22,7 +22,7 @@ func nameNetworks(ctx context.Context, c command.Client, s *swarmv1.ServiceSpec)
 	return err
 }
 
-// networkNames are the names of networks by id.
+// networkNames returns the names of networks by id.
 func networkNames(ctx context.Context, c command.Client) (map[string]string, error) {
 	r, err := c.ListNetworks(ctx, &swarmv1.ListRequest{})
 	if err != nil {

@@ -7,8 +7,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// placementHint is what the user can do about the filter that refused the most nodes; a missing image comes before all, as
-// only it is nothing that a node could have by chance.
+// placementHint returns what the user can do about the filter that refused the most nodes, "" if
+// nothing. A missing image comes first, because no node can have it by chance.
 func placementHint(u *swarmv1.Unplaced, image string) string {
 	var worst *swarmv1.Refusal
 	for _, r := range u.GetRefusals() {
@@ -21,7 +21,7 @@ func placementHint(u *swarmv1.Unplaced, image string) string {
 		}
 	}
 	if worst.GetFilter() == "image" && strings.Contains(u.GetNearest(), "swarm image load") {
-		return "" // it has been said
+		return "" // The error has the hint already.
 	}
 	switch worst.GetFilter() {
 	case "constraint":
@@ -49,7 +49,8 @@ func placementHint(u *swarmv1.Unplaced, image string) string {
 	return ""
 }
 
-// orderHint is the remedy of a start-first update whose new tasks wait for what the old ones hold; "" when that is not why.
+// orderHint returns the remedy for a start-first update whose new tasks wait for resources of the
+// old ones, "" if the update does not wait for that.
 func orderHint(service *swarmv1.ServiceInfo, t *swarmv1.TaskInfo) string {
 	if service.GetRevision().GetSpec().GetUpdateConfig().GetOrder() != swarmv1.UpdateConfig_START_FIRST || t.GetStatus().GetState() > swarmv1.TaskState_PENDING || t.GetTask().GetReplaces() == "" || t.GetTask().GetRestarts().GetAttempts() > 0 {
 		return ""
@@ -67,7 +68,8 @@ func loadHint(image string) string {
 	return "bring the image with `docker save " + image + " | swarm image load`, or use one that a registry has"
 }
 
-// imageHint helps when a task failed because its image is nowhere to be had.
+// imageHint returns the remedy for a task that failed because its image cannot be found, "" for
+// other errors.
 func imageHint(err, image string) string {
 	low := strings.ToLower(err)
 	if strings.Contains(low, "swarm image load") {

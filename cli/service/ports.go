@@ -11,8 +11,9 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// warnPorts names the nodes that do not answer at a port of the service, and says why, and an address that no node has. The
-// service is there all the same: that this cannot be found out fails nothing.
+// warnPorts warns of nodes that do not answer at a port of the service, with the reason, and of
+// addresses that no node has. If it cannot find out, it warns of nothing, because the service works
+// all the same.
 func warnPorts(ctx context.Context, deps *command.Deps, c command.Client, s *swarmv1.ServiceInfo) {
 	ports := slices.DeleteFunc(slices.Clone(s.GetEndpoint().GetPorts()), func(p *swarmv1.PortConfig) bool {
 		return p.GetPublishMode() == swarmv1.PortConfig_HOST
@@ -58,7 +59,8 @@ func warnPorts(ctx context.Context, deps *command.Deps, c command.Client, s *swa
 	}
 }
 
-// concerns tells whether the conflict is about the port: of one number there may be several, on an address each.
+// concerns reports whether the conflict is about the port. Several ports may have one number, each
+// on an address of its own.
 func concerns(c *swarmv1.PortConflict, p *swarmv1.PortConfig) bool {
 	ip := ""
 	if a := spec.HostIP(p); a.IsValid() {

@@ -44,7 +44,7 @@ func newCreate(deps *command.Deps) *cobra.Command {
 			return runCreate(c.Context(), deps, o)
 		},
 	})
-	c.Flags().SetInterspersed(false) // what follows the image is the command's
+	c.Flags().SetInterspersed(false) // Flags after the image belong to the command.
 	o.flags.register(c, true)
 	o.lists.registerCreate(c.Flags())
 	c.Flags().StringVar(&o.name, "name", "", "Service name")
@@ -53,7 +53,8 @@ func newCreate(deps *command.Deps) *cobra.Command {
 	return c
 }
 
-// runCreate checks the spec, writes it, prints the id, and waits until the service has settled.
+// runCreate checks the specification, sends it, prints the id of the service, and waits until the
+// service has converged unless --detach is given.
 func runCreate(ctx context.Context, deps *command.Deps, o createOptions) error {
 	asked, err := o.spec(deps.Env)
 	if err != nil {
@@ -85,8 +86,8 @@ func runCreate(ctx context.Context, deps *command.Deps, o createOptions) error {
 	})
 }
 
-// sayWhyWaiting says, when the creation of a service takes long, that the one which had its name is still being removed. What
-// it returns ends that, and waits.
+// sayWhyWaiting explains a creation that takes long because a service of the same name is still
+// being removed. The caller calls the returned function when the creation has ended.
 func sayWhyWaiting(ctx context.Context, deps *command.Deps, c command.Client, name string) func() {
 	return deps.SaySlow(ctx, func(ctx context.Context) string {
 		if s, err := c.GetService(ctx, &swarmv1.GetRequest{Id: name}); err == nil && s.GetService().GetPendingDelete() {
@@ -96,7 +97,8 @@ func sayWhyWaiting(ctx context.Context, deps *command.Deps, c command.Client, na
 	})
 }
 
-// generatedName names a service after its image: "redis-k3x9q". Docker's random names say nothing of what runs.
+// generatedName returns a name for a service after its image, such as "redis-k3x9q". Docker's
+// random names do not tell what runs.
 func generatedName(image string) string {
 	name := ""
 	if ref, err := reference.ParseNormalizedNamed(image); err == nil {
@@ -168,7 +170,7 @@ func row(s *swarmv1.ServiceInfo, short bool) term.Row {
 	}
 	var published []*swarmv1.PortConfig
 	for _, p := range ports {
-		if p.PublishMode != swarmv1.PortConfig_HOST { // those differ from task to task: service ps shows them
+		if p.PublishMode != swarmv1.PortConfig_HOST { // These ports differ between tasks: `service ps` shows them.
 			published = append(published, p)
 		}
 	}
@@ -187,7 +189,7 @@ func row(s *swarmv1.ServiceInfo, short bool) term.Row {
 	}
 }
 
-// replicasWord is "2/3", with what Docker adds for jobs and for the limit a node.
+// replicasWord returns "2/3", with what Docker adds for jobs and for a limit of tasks per node.
 func replicasWord(s *swarmv1.ServiceInfo) string {
 	st, asked := s.GetStatus(), s.GetRevision().GetSpec()
 	word := fmt.Sprintf("%d/%d", st.GetRunningTasks(), st.GetDesiredTasks())
@@ -254,7 +256,7 @@ func newScale(deps *command.Deps) *cobra.Command {
 	return c
 }
 
-// parseScale reads SERVICE=REPLICAS words, all of them before any is acted on.
+// parseScale parses all words SERVICE=REPLICAS, before any service is scaled.
 func parseScale(args []string) (refs []string, replicas []uint64, err error) {
 	for _, arg := range args {
 		ref, count, ok := strings.Cut(arg, "=")

@@ -15,7 +15,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// apply writes the single-valued flags that were given into the spec. Everything else stays as it is.
+// apply sets the flags that were given, other than lists, in the specification.
 func (o *flags) apply(s *swarmv1.ServiceSpec) error {
 	if s.TaskTemplate == nil {
 		s.TaskTemplate = &swarmv1.TaskSpec{}
@@ -156,7 +156,7 @@ func (o *flags) applyHealth(c *swarmv1.ContainerSpec) error {
 	return nil
 }
 
-// resourcesOf makes the parts of a task's resources as they are needed.
+// resourcesOf returns the resources of a task, which it makes if there are none.
 func resourcesOf(t *swarmv1.TaskSpec) *swarmv1.ResourceRequirements {
 	if t.Resources == nil {
 		t.Resources = &swarmv1.ResourceRequirements{}
@@ -202,7 +202,7 @@ func reservationsOf(t *swarmv1.TaskSpec) *swarmv1.Resources {
 	return r.Reservations
 }
 
-// checkReservations refuses to reserve more than may be used.
+// checkReservations refuses reservations above the limits.
 func checkReservations(t *swarmv1.TaskSpec) error {
 	limits, reserved := t.GetResources().GetLimits(), t.GetResources().GetReservations()
 	if l := limits.GetMemoryBytes(); l != 0 && reserved.GetMemoryBytes() > l {
@@ -245,10 +245,12 @@ func restartCondition(word string) swarmv1.RestartPolicy_Condition {
 	return swarmv1.RestartPolicy_Condition(swarmv1.RestartPolicy_Condition_value[enumName(word)])
 }
 
-// enumName is the proto's name for a word of the command line: "on-failure" is ON_FAILURE.
+// enumName returns the name that the protocol has for a word of the command line: ON_FAILURE for
+// "on-failure".
 func enumName(word string) string { return strings.ToUpper(strings.ReplaceAll(word, "-", "_")) }
 
-// applyPolicy edits one of the two policies. A new one takes one task at a time, since zero means all at once.
+// applyPolicy sets the flags of an update or a rollback in its policy. A new policy updates one
+// task at a time, because 0 means all at once.
 func (o *flags) applyPolicy(kind string, p policyFlags, dst **swarmv1.UpdateConfig) error {
 	flag := func(name string) string { return kind + "-" + name }
 	if !o.given(flag("parallelism"), flag("delay"), flag("monitor"), flag("failure-action"), flag("max-failure-ratio"), flag("order")) {
@@ -271,7 +273,7 @@ func (o *flags) applyPolicy(kind string, p policyFlags, dst **swarmv1.UpdateConf
 	return setDuration(o, flag("monitor"), &u.Monitor, p.monitor)
 }
 
-// applyScale writes the flags that say how many tasks there are.
+// applyScale sets the flags that say how many tasks there are.
 func (o *flags) applyScale(s *swarmv1.ServiceSpec) error {
 	if o.given("replicas-max-per-node") {
 		placementOf(s.TaskTemplate).MaxReplicas = o.maxPerNode
@@ -314,7 +316,7 @@ func endpointOf(s *swarmv1.ServiceSpec) *swarmv1.EndpointSpec {
 	return s.EndpointSpec
 }
 
-// parseMode is the mode of a word, with the replicas that Docker gives by default.
+// parseMode returns the mode that a value of --mode names. Replicated modes have one replica.
 func parseMode(word string) *swarmv1.ServiceMode {
 	switch word {
 	case "global":
@@ -327,7 +329,7 @@ func parseMode(word string) *swarmv1.ServiceMode {
 	return &swarmv1.ServiceMode{Mode: &swarmv1.ServiceMode_Replicated{Replicated: &swarmv1.ReplicatedService{Replicas: 1}}}
 }
 
-// createOptions is what `service create` was told.
+// createOptions are the flags and arguments of `service create`.
 type createOptions struct {
 	flags *flags
 	lists *lists
@@ -337,7 +339,8 @@ type createOptions struct {
 	args  []string
 }
 
-// spec turns the options into a spec; what was not given stays unset and is resolved by the manager.
+// spec returns the specification that the options describe. Fields that no flag sets stay unset;
+// managers set their defaults.
 func (o createOptions) spec(getenv func(string) string) (*swarmv1.ServiceSpec, error) {
 	if o.name != "" {
 		if err := ident.CheckServiceName(o.name); err != nil {

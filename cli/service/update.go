@@ -17,7 +17,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// updateOptions is what `service update` was told.
+// updateOptions are the flags and arguments of `service update`.
 type updateOptions struct {
 	ref      string
 	flags    *flags
@@ -49,7 +49,8 @@ func newUpdate(deps *command.Deps) *cobra.Command {
 	return c
 }
 
-// edit changes the spec as the options say: first what is removed, then what is added.
+// edit changes a specification as the options say: it removes first, then it adds. warn is called
+// with the removals that removed nothing.
 func (o updateOptions) edit(s *swarmv1.ServiceSpec, getenv func(string) string, warn func([]string)) error {
 	if err := o.flags.apply(s); err != nil {
 		return err
@@ -100,17 +101,17 @@ func runUpdate(ctx context.Context, deps *command.Deps, o updateOptions) error {
 	e := edit{
 		edit: func(s *swarmv1.ServiceSpec) error {
 			return o.edit(s, deps.Env, func(idle []string) {
-				once.Do(func() { deps.Warn(idle) }) // the edit is repeated when another write came first
+				once.Do(func() { deps.Warn(idle) }) // The edit is repeated if another write came first.
 			})
 		},
-		// What is removed and added is named by name; ids would not be found.
+		// Users name networks by name; the specification has their ids.
 		byName:   len(o.lists.networks.Values)+len(o.removals["network-rm"].Values) > 0,
 		rollback: o.rollback, withAuth: o.flags.withAuth, noResolve: o.flags.noResolve, newImage: o.image != "" || o.flags.withAuth,
 	}
 	return updateAndWait(ctx, deps, o.ref, e, o.flags.detach, o.flags.quiet)
 }
 
-// otherFlag is the first flag that was given of those which change the specification; "" when there is none.
+// otherFlag returns the first flag given that changes the specification, "" if there is none.
 func (o updateOptions) otherFlag() (name string) {
 	o.flags.set.Visit(func(f *pflag.Flag) {
 		if name == "" && !slices.Contains([]string{"rollback", "detach", "quiet"}, f.Name) {
@@ -120,16 +121,16 @@ func (o updateOptions) otherFlag() (name string) {
 	return name
 }
 
-// edit is a change of a service's spec.
+// edit is a change of the specification of a service.
 type edit struct {
 	edit func(*swarmv1.ServiceSpec) error
-	// byName: edit wants the names of networks, not their ids.
+	// byName tells that edit needs the names of networks instead of their ids.
 	byName bool
-	// rollback returns to the previous revision; edit is not called. With to, the specification of that revision is written
-	// anew: managers go back one revision at a time.
+	// rollback returns to the previous revision without calling edit. If to is not 0, the specification
+	// of that revision is written as a new one, because managers go back only one revision.
 	rollback            bool
 	to                  uint64
-	newImage            bool // the registry will be asked
+	newImage            bool // the registry of the image will be asked
 	withAuth, noResolve bool
 }
 

@@ -92,7 +92,7 @@ func runDf(ctx context.Context, deps *command.Deps, o dfOptions) error {
 	})
 }
 
-// share is one kind of thing on one node or on all.
+// share is the use of the disk by one kind of object, on one node or on all.
 type share struct {
 	total, active     int
 	size, reclaimable int64
@@ -168,7 +168,7 @@ func dfNodeRows(nodes []*swarmv1.NodeUsage) []term.Row {
 	return rows
 }
 
-// dfDetails lists everything on every node.
+// dfDetails lists every object on every node.
 func dfDetails(deps *command.Deps, nodes []*swarmv1.NodeUsage) error {
 	for _, t := range usageTables(deps) {
 		if err := t.print(deps.Out, nodes); err != nil {
@@ -178,7 +178,7 @@ func dfDetails(deps *command.Deps, nodes []*swarmv1.NodeUsage) error {
 	return nil
 }
 
-// usageTable is what of one kind takes room, on each node.
+// usageTable describes the table of one kind of object: who takes how much room on which node.
 type usageTable struct {
 	title, header string
 	rows          func(u *swarmv1.DiskUsageResponse, row func(cells ...any))
@@ -246,7 +246,7 @@ func containerWord(c *swarmv1.HeldContainer) string {
 	}
 }
 
-// dfObject is the same for machines: one object, sizes in bytes.
+// dfObject prints all as one object of JSON, with sizes in bytes.
 func dfObject(deps *command.Deps, nodes []*swarmv1.NodeUsage) error {
 	var all []term.Object
 	for _, n := range nodes {

@@ -13,21 +13,21 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// DoctorRequest is what `swarm doctor` shall look at.
+// DoctorRequest is what `swarm doctor` examines.
 type DoctorRequest struct {
 	StateDir string
-	// Info is what this host's daemon says of itself; nil when none answers.
+	// Info is what this host's daemon says of itself; nil if no daemon answers.
 	Info *swarmv1.InfoResponse
-	// Conn leads to that daemon; nil when none answers.
+	// Conn is a connection to that daemon; nil if no daemon answers.
 	Conn command.Conn
 }
 
-// Finding is one thing that the doctor found out.
+// Finding is one result of the doctor. Level, Subject and Text are shown as they are.
 type Finding struct {
 	Level, Subject, Text string
-	// Remedy is empty when there is nothing to do.
+	// Remedy is what to do; "" if there is nothing to do.
 	Remedy string
-	// Broken tells that something does not work.
+	// Broken tells that something does not work, so that the verb ends with exit code 1.
 	Broken bool
 }
 
@@ -86,7 +86,7 @@ func runDoctor(ctx context.Context, deps *command.Deps, diagnose func(context.Co
 			request.StateDir = info.StateDir
 		}
 	case deps.DaemonNamed() || !command.IsUnavailable(err):
-		return deps.Explain(err) // Somebody named a daemon: that it does not answer is not for the doctor to pass over.
+		return deps.Explain(err) // The user named a daemon, so it is an error that it does not answer.
 	}
 	if request.StateDir == "" {
 		request.StateDir = command.DefaultStateDir
@@ -98,7 +98,7 @@ func runDoctor(ctx context.Context, deps *command.Deps, diagnose func(context.Co
 	return printFindings(deps, findings, o.format)
 }
 
-// printFindings ends with the exit code that scripts go by.
+// printFindings prints the findings. It returns an error with exit code 1 if one is Broken.
 func printFindings(deps *command.Deps, findings []Finding, f term.Format) error {
 	rows, broken := []term.Row{}, false
 	for _, found := range findings {

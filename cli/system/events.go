@@ -48,7 +48,8 @@ var (
 	eventActions = []string{"create", "update", "remove"}
 )
 
-// request words the options for managers; actions are filtered here.
+// request returns the request to a manager. Managers do not filter by actions, so those are
+// returned.
 func (o eventsOptions) request(ctx context.Context, c command.Client) (req *swarmv1.WatchRequest, actions []string, err error) {
 	filter, rest, err := flag.ParseFilters(o.filters, eventFilters...)
 	if err != nil {
@@ -119,7 +120,7 @@ func runEvents(ctx context.Context, deps *command.Deps, o eventsOptions) error {
 	})
 }
 
-// eventObject is an event as --format sees it. Its attributes depend on its type.
+// eventObject returns an event as --format sees it. Its attributes depend on its type.
 func eventObject(e *swarmv1.Event) term.Object {
 	return term.Object{
 		{"Action", term.EnumWord(e.Action)},

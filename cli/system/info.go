@@ -124,7 +124,7 @@ func NewVersion(deps *command.Deps, own *swarmv1.VersionInfo) *cobra.Command {
 	return c
 }
 
-// runVersion succeeds without a daemon: what this program is, it knows by itself.
+// runVersion prints the version of this program also if no daemon answers, and then succeeds.
 func runVersion(ctx context.Context, deps *command.Deps, own *swarmv1.VersionInfo, tmpl string) error {
 	var server *swarmv1.VersionInfo
 	err := deps.Connect(ctx, func(c command.Client) error {
@@ -171,7 +171,7 @@ func writeVersion(w io.Writer, name string, v *swarmv1.VersionInfo) {
 	}
 }
 
-// seccompWord is "true", or "false" with what that means.
+// seccompWord returns "true", or "false" with what that means.
 func seccompWord(v *swarmv1.VersionInfo) string {
 	if missing := term.WithoutProfiles(v); missing != "" {
 		return "false (" + missing + ")"

@@ -36,7 +36,7 @@ func NewExec(deps *command.Deps) *cobra.Command {
 		},
 	})
 	f := c.Flags()
-	f.SetInterspersed(false) // what follows the task is the command's
+	f.SetInterspersed(false) // Flags after the task belong to the command.
 	f.BoolVarP(&o.interactive, "interactive", "i", false, "Keep STDIN open even if not attached")
 	f.BoolVarP(&o.tty, "tty", "t", false, "Allocate a pseudo-TTY")
 	f.BoolVar(&o.privileged, "privileged", false, "Give extended privileges to the command")
@@ -79,11 +79,13 @@ func runExec(ctx context.Context, deps *command.Deps, o execOptions) error {
 	return nil
 }
 
-// codeNoAnswer is the exit code of `swarm exec` when the command did not run, or nobody knows how it ended, as in Docker.
-// 126 and 127 come from the node: the command cannot be executed, or was not found.
+// codeNoAnswer is the exit code of `swarm exec`, as in Docker, if the command did not run or nobody
+// knows how it ended. The codes 126 and 127 come from the node: the command cannot be executed, or
+// was not found.
 const codeNoAnswer = 125
 
-// exec runs the session: what is typed goes up, what is said comes down, until the exit code comes.
+// exec runs the session: it sends what is typed and prints the output of the command until the exit
+// code arrives.
 func exec(ctx context.Context, deps *command.Deps, c command.Client, start *swarmv1.ExecStart, keyboard, screen term.Terminal) (int, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -103,7 +105,7 @@ func exec(ctx context.Context, deps *command.Deps, c command.Client, start *swar
 	}
 	up := make(chan *swarmv1.ExecInput)
 	if start.Stdin {
-		// A read of standard input cannot be interrupted: this goroutine may outlive the verb by that one read.
+		// A read of standard input cannot be interrupted: this goroutine may outlive the verb by one read.
 		go readInput(ctx, deps.In, up)
 	}
 	sent := make(chan struct{})
@@ -141,7 +143,8 @@ func readInput(ctx context.Context, in io.Reader, up chan<- *swarmv1.ExecInput) 
 	}
 }
 
-// sendInput is the only one that sends, until ctx ends. Errors of sending show up where answers are received.
+// sendInput is the only sender on the stream, until ctx ends. Errors of sending are reported by the
+// receiver.
 func sendInput(ctx context.Context, stream swarmv1.Control_ExecClient, start *swarmv1.ExecStart, up <-chan *swarmv1.ExecInput, screen term.Terminal) {
 	var resized <-chan struct{}
 	if start.Tty && screen != nil {
@@ -166,8 +169,8 @@ func sendInput(ctx context.Context, stream swarmv1.Control_ExecClient, start *sw
 	}
 }
 
-// receive prints what the command says until its exit code comes. With a terminal of its own the command draws on the user's,
-// as the user asked; without, its output is only read there.
+// receive prints the output of the command until its exit code arrives. A command that has a
+// terminal of its own may control the user's terminal; the output of others is escaped there.
 func receive(deps *command.Deps, stream swarmv1.Control_ExecClient, tty bool) (int, error) {
 	stdout, stderr := term.Content(deps.Out, tty), term.Content(deps.Err, tty)
 	defer term.Flush(stdout, stderr)
@@ -198,7 +201,8 @@ func receive(deps *command.Deps, stream swarmv1.Control_ExecClient, tty bool) (i
 	}
 }
 
-// completeExec offers slots by name, which people remember, before ids.
+// completeExec completes tasks by the name of their slot, because people remember names better than
+// ids.
 func completeExec(deps *command.Deps) cobra.CompletionFunc {
 	return func(c *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		if len(args) > 0 {

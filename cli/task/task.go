@@ -55,7 +55,7 @@ func newInspect(deps *command.Deps) *cobra.Command {
 			if err != nil {
 				return nil, err
 			}
-			// The service may be gone already: its task is shown without a spec.
+			// If the service is gone already, its task is shown without a specification.
 			rev, _ := command.FindRevision(ctx, c, t.GetTask().GetServiceId(), t.GetTask().GetRevision())
 			return object(t, rev), nil
 		},

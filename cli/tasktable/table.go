@@ -70,7 +70,7 @@ func Print(ctx context.Context, deps *command.Deps, c command.Client, o Options,
 	return r.Tasks, deps.PrintTable(listing, o.Format, taskRows(r.Tasks, o, deps.Now()))
 }
 
-// taskRows sorts by service and slot, newest first, and marks history as Docker does.
+// taskRows sorts the tasks and marks those that were replaced as Docker does.
 func taskRows(tasks []*swarmv1.TaskInfo, o Options, now time.Time) []term.Row {
 	Sort(tasks)
 	rows := make([]term.Row, 0, len(tasks))
@@ -85,7 +85,8 @@ func sameSlot(a, b *swarmv1.TaskInfo) bool {
 	return a.Task.GetServiceId() == b.Task.GetServiceId() && SlotKey(a) == SlotKey(b)
 }
 
-// SlotKey names the slot of a task within its service: its number, or its node for global services.
+// SlotKey returns what identifies the slot of a task within its service: its number, or the node
+// for tasks of global services.
 func SlotKey(t *swarmv1.TaskInfo) string {
 	if t.GetTask().GetSlot() != 0 {
 		return fmt.Sprintf("%010d", t.GetTask().GetSlot())
@@ -106,7 +107,7 @@ func Sort(tasks []*swarmv1.TaskInfo) {
 	})
 }
 
-// errorWidth is where the error column is cut.
+// errorWidth is the width in characters at which the column ERROR is cut.
 const errorWidth = 40
 
 func taskRow(t *swarmv1.TaskInfo, o Options, history bool, now time.Time) term.Row {
@@ -126,7 +127,7 @@ func taskRow(t *swarmv1.TaskInfo, o Options, history bool, now time.Time) term.R
 	if !o.noTrunc {
 		image = term.ShortImage(image)
 	}
-	// Only the table for people is cut, and of that not why a task waits: that is what they came for.
+	// Only the default table is cut. The reason why a task waits is shown in full.
 	if !o.noTrunc && o.Format.IsTable() {
 		id = term.ShortID(id)
 		if r := []rune(failure); len(r) > errorWidth && st.GetUnplaced() == nil {
@@ -149,7 +150,7 @@ func taskRow(t *swarmv1.TaskInfo, o Options, history bool, now time.Time) term.R
 	}
 }
 
-// restartIn is "restart 4 in 20s" of a task that waits for the restart delay, "" for others.
+// restartIn returns "restart 4 in 20s" for a task that waits for its restart delay, "" for others.
 func restartIn(task *swarmv1.Task, st *swarmv1.TaskStatus, now time.Time) string {
 	left := task.GetStartAfter().AsTime().Sub(now)
 	if task.GetRestarts().GetAttempts() == 0 || st.GetState() > swarmv1.TaskState_READY || task.GetDesiredState() > swarmv1.TaskState_RUNNING || left <= 0 {
@@ -158,7 +159,7 @@ func restartIn(task *swarmv1.Task, st *swarmv1.TaskStatus, now time.Time) string
 	return fmt.Sprintf("restart %d in %s", task.GetRestarts().GetAttempts(), max(left.Round(time.Second), time.Second))
 }
 
-// addressList is a task's addresses on overlay networks, in the order of its interfaces.
+// addressList returns a task's addresses on overlay networks, in the order of its interfaces.
 func addressList(networks []*swarmv1.NetworkAttachment) string {
 	var out []string
 	for _, n := range networks {
