@@ -1,15 +1,16 @@
-// Package cli is the command line: it turns words into one request to a daemon, and prints the answer.
+// Package cli is the command line: it turns words into one request to a daemon, and prints the
+// answer.
 //
-// It owns the root command: Main, New, the flags of the whole program, help, and which completion each
-// flag has. The verbs of each noun have a package below it (service, node, network, ...). What they
-// share lies below them: command (connection, errors, lists), complete, flag (values and parsers),
-// term (output) and usage (errors of command lines). Nouns do not import each other.
+// It owns the root command: Main, New, the flags of the whole program, help, and which completion
+// each flag has. The verbs of each noun have a package below it (service, node, network, ...). What
+// they share lies below them: command (connection, errors, lists), complete, flag (values and
+// parsers), term (output) and usage (errors of command lines). Nouns do not import each other.
 //
-// It holds no state and decides nothing about the cluster: the meaning of a flag is decided here, but
-// managers decide whether the cluster can do what it asks. It reaches daemons only through Deps.Dial
-// and the machine only through Deps, so it compiles for every system that a user may have. Standard
-// output is data, standard error is talk. Callers: cmd/swarm, and tests. Goroutines: only those of
-// verbs, which end with their verb.
+// It holds no state and decides nothing about the cluster: the meaning of a flag is decided here,
+// but managers decide whether the cluster can do what it asks. It reaches daemons only through
+// Deps.Dial and the machine only through Deps, so it compiles for every system that a user may
+// have. Standard output is data, standard error is talk. Callers: cmd/swarm, and tests. Goroutines:
+// only those of verbs, which end with their verb.
 package cli
 
 import (

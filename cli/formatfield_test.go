@@ -9,7 +9,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// A field that an object can never have is an error. One that is not set is shown as Docker shows it.
+// A field that an object can never have is an error. One that is not set is shown as Docker shows
+// it.
 func TestFormatFields(t *testing.T) {
 	s := clitest.WebServer(t, time.Now())
 	s.Info = &swarmv1.InfoResponse{NodeId: "node1", LocalNodeState: "active"}

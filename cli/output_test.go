@@ -27,7 +27,8 @@ const (
 	dull = "_________________________________________________"
 )
 
-// poison appends text to every string of a message, and to the keys of maps, except to ids, which requests name.
+// poison appends text to every string of a message, and to the keys of maps, except to ids, which
+// requests name.
 func poison(m protoreflect.Message, text string) {
 	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		name := string(f.Name())
@@ -123,8 +124,8 @@ func hostileServer(t *testing.T, text string) *clitest.Server {
 // acted is what a terminal would act on.
 var acted = regexp.MustCompile("[\x00-\x08\x0b-\x1f\x7f-\u009f\u202a-\u202e\u2066-\u2069]")
 
-// Every path by which words of others come to the operator, on a terminal and into a file: none of them may control the
-// terminal, and none may forge a line.
+// Every path by which words of others come to the operator, on a terminal and into a file: none of
+// them may control the terminal, and none may forge a line.
 func TestOutput_ControlsNoTerminal(t *testing.T) {
 	const task = "taskaaaaaaaaaaaaaaaaaaaa2"
 	for _, args := range [][]string{
@@ -245,8 +246,8 @@ func TestOutput_Error(t *testing.T) {
 	}
 }
 
-// Whatever is printed with a value in it is printed by term.Printf, which keeps the value on its line. Help is our own text. An
-// exception carries its reason on its line.
+// Whatever is printed with a value in it is printed by term.Printf, which keeps the value on its
+// line. Help is our own text. An exception carries its reason on its line.
 func TestOutput_ValuesGoThroughPrintf(t *testing.T) {
 	files := []string{}
 	if err := filepath.WalkDir(".", func(path string, _ fs.DirEntry, err error) error {

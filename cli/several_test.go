@@ -10,7 +10,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Of several arguments, what exists is shown or done, in the order in which it was named; then comes the error for the rest.
+// Of several arguments, what exists is shown or done, in the order in which it was named; then
+// comes the error for the rest.
 func TestSeveralArguments(t *testing.T) {
 	now := time.Now()
 	server := func() *clitest.Server {

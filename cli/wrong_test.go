@@ -14,8 +14,8 @@ import (
 	"swarm/cli/daemon"
 )
 
-// The table of wrong command lines, which cmd/swarm runs against a manager, has every command, and every flag that can have a
-// wrong value.
+// The table of wrong command lines, which cmd/swarm runs against a manager, has every command, and
+// every flag that can have a wrong value.
 func TestWrongInputCoversAllFlags(t *testing.T) {
 	text, err := os.ReadFile("../cmd/swarm/testdata/wrong.txt")
 	if err != nil {
@@ -45,7 +45,8 @@ func TestWrongInputCoversAllFlags(t *testing.T) {
 			t.Errorf("no wrong line for `swarm %s`", name)
 		}
 		c.NonInheritedFlags().VisitAll(func(f *pflag.Flag) {
-			// A switch is wrong in one way everywhere, and a plain text in none that the flag itself could tell.
+			// A switch is wrong in one way everywhere, and a plain text in none that the flag
+			// itself could tell.
 			plain := slices.Contains([]string{"bool", "stringArray", "string"}, f.Value.Type()) && f.Name != "format"
 			short := f.Shorthand != "" && has(name, "-"+f.Shorthand)
 			if !plain && !short && !has(name, "--"+f.Name) {

@@ -64,8 +64,8 @@ func Findings(asked *system.DoctorRequest, found ...system.Finding) func(context
 	}
 }
 
-// Installer is a daemon.Installer that changes nothing. Its fields are what it answers, and Purged what
-// it was asked; Purged is nil until Uninstall is called.
+// Installer is a daemon.Installer that changes nothing. Its fields are what it answers, and Purged
+// what it was asked; Purged is nil until Uninstall is called.
 type Installer struct {
 	Joined  bool
 	Removed []string

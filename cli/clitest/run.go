@@ -72,8 +72,8 @@ func Golden(t *testing.T, path, got string) {
 	}
 }
 
-// Run is one command line in a test, with what the program finds around it. Zero values are an empty
-// input and environment, the real clock, and no daemon.
+// Run is one command line in a test, with what the program finds around it. Zero values are an
+// empty input and environment, the real clock, and no daemon.
 type Run struct {
 	Stdin     io.Reader
 	Env       map[string]string

@@ -57,7 +57,8 @@ type Server struct {
 	LogNotices []string
 
 	changed chan struct{}
-	// BeforeCreate runs, unlocked, before a service is created, and BeforeRemove before a network is removed, or a node leaves.
+	// BeforeCreate runs, unlocked, before a service is created, and BeforeRemove before a network
+	// is removed, or a node leaves.
 	BeforeCreate, BeforeRemove func()
 	// OnCreate runs, unlocked, after a service was created.
 	OnCreate func(s *Server, id string)

@@ -130,8 +130,8 @@ type Client struct {
 	Disks  swarmv1.DisksClient
 }
 
-// Connect connects to the daemon that the command line names, runs fn, and closes the connection. The
-// error is that of the connection or of fn, passed through Explain.
+// Connect connects to the daemon that the command line names, runs fn, and closes the connection.
+// The error is that of the connection or of fn, passed through Explain.
 func (d *Deps) Connect(ctx context.Context, fn func(Client) error) error {
 	t, err := d.Target()
 	if err != nil {
@@ -172,7 +172,8 @@ func (n noticing) Invoke(ctx context.Context, method string, args, reply any, op
 	return err
 }
 
-// DefaultStateDir is where a daemon keeps what must survive a reboot, and DefaultRunDir what need not.
+// DefaultStateDir is where a daemon keeps what must survive a reboot, and DefaultRunDir what need
+// not.
 const (
 	DefaultStateDir = "/var/lib/swarm"
 	DefaultRunDir   = "/run/swarm"

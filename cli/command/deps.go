@@ -76,8 +76,8 @@ func (d *Deps) OnEach(refs []string, fn func(ref string) error) error {
 	return errors.Join(errs...)
 }
 
-// Confirm asks the user whether to continue. Any answer but "y" or "yes" is a no, and so is the end of
-// the input.
+// Confirm asks the user whether to continue. Any answer but "y" or "yes" is a no, and so is the end
+// of the input.
 func (d *Deps) Confirm() bool {
 	fmt.Fprint(d.Err, "Are you sure you want to continue? [y/N] ")
 	answer, _ := bufio.NewReader(d.In).ReadString('\n') // the end of input is no
@@ -95,8 +95,8 @@ func (d *Deps) Warn(warnings []string) {
 const slowAnswer = time.Second
 
 // SaySlow prints why a call takes so long, once it has taken a second: the text that why returns,
-// nothing if that is "". The caller calls the returned function when the call has ended; it waits for
-// the goroutine that SaySlow starts.
+// nothing if that is "". The caller calls the returned function when the call has ended; it waits
+// for the goroutine that SaySlow starts.
 func (d *Deps) SaySlow(ctx context.Context, why func(context.Context) string) func() {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})

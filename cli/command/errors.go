@@ -117,5 +117,6 @@ func unreached(text string, t Target) string {
 	return "is it running there, and does a firewall let port " + t.port() + " through? (" + usage.Reason(text) + ")"
 }
 
-// StaleRetries bounds how often a read-edit-write cycle is repeated because another write came first.
+// StaleRetries bounds how often a read-edit-write cycle is repeated because another write came
+// first.
 const StaleRetries = 10

@@ -14,13 +14,14 @@ import (
 // typed is the key of the words of a command line in its context.
 type typed struct{}
 
-// WithArgs returns a context that carries the words of the command line. Group needs them to name an
-// unknown flag.
+// WithArgs returns a context that carries the words of the command line. Group needs them to name
+// an unknown flag.
 func WithArgs(ctx context.Context, args []string) context.Context {
 	return context.WithValue(ctx, typed{}, args)
 }
 
-// unknownFlag is the first flag of the command line that no command up to c has; "" when there is none.
+// unknownFlag is the first flag of the command line that no command up to c has; "" when there is
+// none.
 func unknownFlag(c *cobra.Command) string {
 	words, _ := c.Context().Value(typed{}).([]string)
 	for _, word := range words {
@@ -33,8 +34,8 @@ func unknownFlag(c *cobra.Command) string {
 	return ""
 }
 
-// Group makes c a command that only has subcommands, adds them and returns c. Run alone, c prints its
-// help. A word that is no subcommand is refused, with the nearest subcommand as a hint.
+// Group makes c a command that only has subcommands, adds them and returns c. Run alone, c prints
+// its help. A word that is no subcommand is refused, with the nearest subcommand as a hint.
 func Group(c *cobra.Command, sub ...*cobra.Command) *cobra.Command {
 	c.Args = cobra.ArbitraryArgs
 	c.DisableFlagsInUseLine = true

@@ -15,8 +15,8 @@ func SelfID(ctx context.Context, c Client) string {
 	return r.NodeId
 }
 
-// FindNode returns the node that ref names: an id, a unique prefix of one, a hostname, or "self" for
-// the node that answers.
+// FindNode returns the node that ref names: an id, a unique prefix of one, a hostname, or "self"
+// for the node that answers.
 func FindNode(ctx context.Context, c Client, ref string) (*swarmv1.NodeInfo, error) {
 	if ref == "self" {
 		if id := SelfID(ctx, c); id != "" {
@@ -26,8 +26,8 @@ func FindNode(ctx context.Context, c Client, ref string) (*swarmv1.NodeInfo, err
 	return c.GetNode(ctx, &swarmv1.GetRequest{Id: ref})
 }
 
-// FindRevision returns a revision of a service, or nil if the service has no revision of that number.
-// Revisions are numbered from 1.
+// FindRevision returns a revision of a service, or nil if the service has no revision of that
+// number. Revisions are numbered from 1.
 func FindRevision(ctx context.Context, c Client, service string, number uint64) (*swarmv1.Revision, error) {
 	if number == 0 {
 		return nil, nil

@@ -26,8 +26,8 @@ type StartedDaemon struct {
 }
 
 // StartLocal starts the daemon of this host unless it runs already, for verbs that make the host a
-// member. It returns nil if it started nothing: a daemon runs, StartDaemon is nil, or the user named a
-// daemon with -H or SWARM_HOST, which is then the user's to start.
+// member. It returns nil if it started nothing: a daemon runs, StartDaemon is nil, or the user
+// named a daemon with -H or SWARM_HOST, which is then the user's to start.
 func (d *Deps) StartLocal(ctx context.Context, noSystemd bool) (*StartedDaemon, error) {
 	if d.StartDaemon == nil || d.DaemonNamed() {
 		return nil, nil

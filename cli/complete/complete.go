@@ -31,7 +31,8 @@ func Choices(c *cobra.Command, flag string, values []string) {
 // completionTimeout bounds how long a key press may take.
 const completionTimeout = time.Second
 
-// Names completes what ask returns. A daemon that does not answer within a second completes nothing.
+// Names completes what ask returns. A daemon that does not answer within a second completes
+// nothing.
 func Names(deps *command.Deps, c *cobra.Command, ask func(context.Context, command.Client) ([]string, error)) ([]cobra.Completion, cobra.ShellCompDirective) {
 	ctx := c.Context()
 	if ctx == nil {
@@ -105,8 +106,8 @@ func Tasks(deps *command.Deps) cobra.CompletionFunc {
 	}
 }
 
-// Images completes the names of images. After the image of `service create` comes a command, for which
-// the shell completes names of files.
+// Images completes the names of images. After the image of `service create` comes a command, for
+// which the shell completes names of files.
 func Images(deps *command.Deps) cobra.CompletionFunc {
 	return func(c *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		if len(args) > 0 && c.Name() == "create" {

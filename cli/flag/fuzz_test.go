@@ -19,9 +19,9 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// The fuzz tests below hold one property for every parser: it never panics, and a value that it accepts
-// prints in a form that parses to the same value. The printers of values that the program itself never
-// prints are here.
+// The fuzz tests below hold one property for every parser: it never panics, and a value that it
+// accepts prints in a form that parses to the same value. The printers of values that the program
+// itself never prints are here.
 
 // again checks that the printed form of a value parses to an equal value.
 func again[T any](t *testing.T, text, printed string, value T, parse func(string) (T, error), equal func(a, b T) bool) {

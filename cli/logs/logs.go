@@ -139,8 +139,8 @@ func follow(ctx context.Context, c command.Client, req *swarmv1.LogsRequest, p *
 	}
 }
 
-// LastLines returns the last lines of a task's logs, of both of its streams, without prefixes. There
-// are at most n lines. They are not escaped.
+// LastLines returns the last lines of a task's logs, of both of its streams, without prefixes.
+// There are at most n lines. They are not escaped.
 func LastLines(ctx context.Context, c command.Client, task string, n int64) (string, error) {
 	var lines strings.Builder
 	p := &printer{out: &lines, err: &lines, raw: true}

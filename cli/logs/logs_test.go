@@ -41,7 +41,8 @@ func TestLogs(t *testing.T) {
 	clitest.Refused(t, "since", clitest.Run{Server: s}.Run(t, "service", "logs", "--since", "x", "web"), `--since "x" is not a time`)
 }
 
-// A line without end is printed as it comes, and what others say meanwhile stands on lines of its own. Raw bytes stay raw.
+// A line without end is printed as it comes, and what others say meanwhile stands on lines of its
+// own. Raw bytes stay raw.
 func TestLogs_LinesWithoutEnd(t *testing.T) {
 	s := clitest.WebServer(t, time.Now())
 	task := "taskaaaaaaaaaaaaaaaaaaaa2"

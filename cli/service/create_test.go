@@ -8,7 +8,8 @@ import (
 	"swarm/cli/clitest"
 )
 
-// A service whose name still belongs to one that is being removed is created once that is gone, and not in silence.
+// A service whose name still belongs to one that is being removed is created once that is gone, and
+// not in silence.
 func TestServiceCreate_SaysThatItWaitsForTheName(t *testing.T) {
 	clitest.StartSignals(t)
 	synctest.Test(t, func(t *testing.T) {

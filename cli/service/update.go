@@ -126,8 +126,9 @@ type edit struct {
 	edit func(*swarmv1.ServiceSpec) error
 	// byName tells that edit needs the names of networks instead of their ids.
 	byName bool
-	// rollback returns to the previous revision without calling edit. If to is not 0, the specification
-	// of that revision is written as a new one, because managers go back only one revision.
+	// rollback returns to the previous revision without calling edit. If to is not 0, the
+	// specification of that revision is written as a new one, because managers go back only one
+	// revision.
 	rollback            bool
 	to                  uint64
 	newImage            bool // the registry of the image will be asked
@@ -149,7 +150,8 @@ func updateAndWait(ctx context.Context, deps *command.Deps, ref string, e edit, 
 	})
 }
 
-// editService writes the edited spec, again when another write came first, and returns what to wait for.
+// editService writes the edited spec, again when another write came first, and returns what to wait
+// for.
 func editService(ctx context.Context, deps *command.Deps, c command.Client, ref string, e edit) (waitOptions, error) {
 	for try := 0; ; try++ {
 		s, err := c.GetService(ctx, &swarmv1.GetRequest{Id: ref})

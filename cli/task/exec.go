@@ -105,7 +105,8 @@ func exec(ctx context.Context, deps *command.Deps, c command.Client, start *swar
 	}
 	up := make(chan *swarmv1.ExecInput)
 	if start.Stdin {
-		// A read of standard input cannot be interrupted: this goroutine may outlive the verb by one read.
+		// A read of standard input cannot be interrupted: this goroutine may outlive the verb by
+		// one read.
 		go readInput(ctx, deps.In, up)
 	}
 	sent := make(chan struct{})

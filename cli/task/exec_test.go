@@ -11,7 +11,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// echoExec is a container whose command is cat, and whose exit code is how often it was resized plus the length of the input.
+// echoExec is a container whose command is cat, and whose exit code is how often it was resized
+// plus the length of the input.
 func echoExec(started **swarmv1.ExecStart) func(swarmv1.Control_ExecServer) error {
 	return func(stream swarmv1.Control_ExecServer) error {
 		n := 0

@@ -49,8 +49,8 @@ var listing = term.Table{
 	More: []term.Column{{"ServiceID", "SERVICE ID"}, {"NodeID", "NODE ID"}, {"State", "STATE"}, {"Slot", "SLOT"}, {"Revision", "REVISION"}, {"Addresses", "ADDRESSES"}, {"Restarts", "RESTARTS"}, {"StartAfter", "START AFTER"}},
 }
 
-// Print prints the tasks that fit filter and the nodes named by --filter, and returns them in the order
-// in which they were printed.
+// Print prints the tasks that fit filter and the nodes named by --filter, and returns them in the
+// order in which they were printed.
 func Print(ctx context.Context, deps *command.Deps, c command.Client, o Options, filter *swarmv1.Filter) ([]*swarmv1.TaskInfo, error) {
 	_, rest, err := flag.ParseFilters(o.Filters, AllFilters...)
 	if err != nil {

@@ -11,13 +11,14 @@ import (
 )
 
 // A template may name a field that an object has but that is not set: it prints <no value>, as in
-// Docker. A field that the object can never have is a typing error. text/template cannot tell the two
-// apart, so templates are checked against the object first.
+// Docker. A field that the object can never have is a typing error. text/template cannot tell the
+// two apart, so templates are checked against the object first.
 
 // absent is the value of a member that is not set. JSON leaves the member out; templates may name
 // it.
 type absent struct {
-	// message makes the zero message of a field that holds one; nil for the others, and for maps, whose keys are the user's.
+	// message makes the zero message of a field that holds one; nil for the others, and for maps,
+	// whose keys are the user's.
 	message func() protoreflect.Message
 }
 

@@ -8,8 +8,8 @@ import (
 )
 
 // The streams of verbs are printable.Writers, so that a terminal does not act on what others wrote.
-// Unescaped and Content are the ways around that, for the bytes of containers, and for the sequences
-// that draw progress.
+// Unescaped and Content are the ways around that, for the bytes of containers, and for the
+// sequences that draw progress.
 
 // Printf writes formatted text. Strings, errors and Stringers among args are escaped so that they
 // stay on their line: the names and messages of others can forge neither lines nor rows of a table.
