@@ -159,23 +159,26 @@ A name revokes all certificates of that name. Whoever holds one is refused from
 then on, and open connections are closed. Certificates that were created with
 one of them stay: they are listed, to be revoked too if they are not trusted.`,
 		ValidArgsFunction: completeRefs(deps),
-		RunE: func(c *cobra.Command, args []string) error {
-			return deps.Connect(c.Context(), func(cl command.Client) error {
-				return deps.OnEach(args, func(ref string) error {
-					err := runRm(c.Context(), deps, cl, ref)
-					if force && command.IsNotFound(err) {
-						return nil
-					}
-					return err
-				})
-			})
-		},
+		RunE:              func(c *cobra.Command, args []string) error { return runRm(c.Context(), deps, force, args) },
 	})
 	c.Flags().BoolVarP(&force, "force", "f", false, "Do not error if the credential does not exist")
 	return c
 }
 
-func runRm(ctx context.Context, deps *command.Deps, c command.Client, ref string) error {
+// runRm revokes credentials. With force, a credential that does not exist is no error.
+func runRm(ctx context.Context, deps *command.Deps, force bool, refs []string) error {
+	return deps.Connect(ctx, func(c command.Client) error {
+		return deps.OnEach(refs, func(ref string) error {
+			err := revoke(ctx, deps, c, ref)
+			if force && command.IsNotFound(err) {
+				return nil
+			}
+			return err
+		})
+	})
+}
+
+func revoke(ctx context.Context, deps *command.Deps, c command.Client, ref string) error {
 	r, err := c.RemoveCredential(ctx, &swarmv1.GetRequest{Id: ref})
 	if err != nil {
 		return err

@@ -257,18 +257,20 @@ func newRm(deps *command.Deps) *cobra.Command {
 	c := command.Verb(&cobra.Command{
 		Use: "rm [OPTIONS] IMAGE [IMAGE...]", Aliases: []string{"remove"}, Short: "Remove one or more images", Args: usage.MinArgs(1),
 		ValidArgsFunction: complete.Images(deps),
-		RunE: func(c *cobra.Command, args []string) error {
-			return deps.Connect(c.Context(), func(cl command.Client) error {
-				return deps.OnEach(args, func(ref string) error {
-					if _, err := cl.RemoveImage(c.Context(), &swarmv1.RemoveClusterImageRequest{Id: ref, Force: force}); err != nil {
-						return err
-					}
-					term.Printf(deps.Out, "Untagged: %s\n", ref)
-					return nil
-				})
-			})
-		},
+		RunE:              func(c *cobra.Command, args []string) error { return runRm(c.Context(), deps, force, args) },
 	})
 	c.Flags().BoolVarP(&force, "force", "f", false, "Force removal of the image")
 	return c
+}
+
+func runRm(ctx context.Context, deps *command.Deps, force bool, refs []string) error {
+	return deps.Connect(ctx, func(c command.Client) error {
+		return deps.OnEach(refs, func(ref string) error {
+			if _, err := c.RemoveImage(ctx, &swarmv1.RemoveClusterImageRequest{Id: ref, Force: force}); err != nil {
+				return err
+			}
+			term.Printf(deps.Out, "Untagged: %s\n", ref)
+			return nil
+		})
+	})
 }

@@ -176,14 +176,16 @@ func newTag(deps *command.Deps) *cobra.Command {
 	return command.Verb(&cobra.Command{
 		Use: "tag SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]", Short: "Give an image another name", Args: usage.ExactArgs(2),
 		ValidArgsFunction: complete.Images(deps),
-		RunE: func(c *cobra.Command, args []string) error {
-			if err := flag.CheckImage(args[1]); err != nil {
-				return err
-			}
-			return deps.Connect(c.Context(), func(cl command.Client) error {
-				_, err := cl.TagImage(c.Context(), &swarmv1.TagImageRequest{Source: args[0], Target: args[1]})
-				return err
-			})
-		},
+		RunE:              func(c *cobra.Command, args []string) error { return runTag(c.Context(), deps, args[0], args[1]) },
+	})
+}
+
+func runTag(ctx context.Context, deps *command.Deps, source, target string) error {
+	if err := flag.CheckImage(target); err != nil {
+		return err
+	}
+	return deps.Connect(ctx, func(c command.Client) error {
+		_, err := c.TagImage(ctx, &swarmv1.TagImageRequest{Source: source, Target: target})
+		return err
 	})
 }

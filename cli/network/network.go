@@ -277,24 +277,27 @@ func newRm(deps *command.Deps) *cobra.Command {
 	c := command.Verb(&cobra.Command{
 		Use: "rm NETWORK [NETWORK...]", Aliases: []string{"remove"}, Short: "Remove one or more networks", Args: usage.MinArgs(1),
 		ValidArgsFunction: complete.Networks(deps, complete.IsCustom),
-		RunE: func(c *cobra.Command, args []string) error {
-			return deps.Connect(c.Context(), func(cl command.Client) error {
-				return deps.OnEach(args, func(ref string) error {
-					answered := deps.SaySlow(c.Context(), func(ctx context.Context) string { return isHeld(ctx, cl, ref) })
-					_, err := cl.RemoveNetwork(c.Context(), &swarmv1.GetRequest{Id: ref})
-					answered()
-					if err == nil {
-						term.Printf(deps.Out, "%s\n", ref)
-					} else if force && command.IsNotFound(err) {
-						return nil
-					}
-					return err
-				})
-			})
-		},
+		RunE:              func(c *cobra.Command, args []string) error { return runRm(c.Context(), deps, force, args) },
 	})
 	c.Flags().BoolVarP(&force, "force", "f", false, "Do not error if the network does not exist")
 	return c
+}
+
+// runRm removes networks. With force, a network that does not exist is no error.
+func runRm(ctx context.Context, deps *command.Deps, force bool, refs []string) error {
+	return deps.Connect(ctx, func(c command.Client) error {
+		return deps.OnEach(refs, func(ref string) error {
+			answered := deps.SaySlow(ctx, func(ctx context.Context) string { return isHeld(ctx, c, ref) })
+			_, err := c.RemoveNetwork(ctx, &swarmv1.GetRequest{Id: ref})
+			answered()
+			if err == nil {
+				term.Printf(deps.Out, "%s\n", ref)
+			} else if force && command.IsNotFound(err) {
+				return nil
+			}
+			return err
+		})
+	})
 }
 
 // isHeld returns which services that are being removed keep a network from its removal, "" if there
@@ -324,43 +327,50 @@ func isHeld(ctx context.Context, c command.Client, ref string) string {
 	return fmt.Sprintf("network %s is in use by services that are being removed, %s: waiting until their tasks have stopped", ref, strings.Join(names, ", "))
 }
 
+type pruneOptions struct {
+	force   bool
+	filters []string
+}
+
 func newPrune(deps *command.Deps) *cobra.Command {
-	var force bool
-	var filters []string
+	var o pruneOptions
 	c := command.Verb(&cobra.Command{
 		Use: "prune [OPTIONS]", Short: "Remove all unused networks", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(c *cobra.Command, _ []string) error {
-			filter, rest, err := flag.ParseFilters(filters, pruneFilters...)
-			if err != nil {
-				return err
-			}
-			if !force {
-				fmt.Fprintln(deps.Err, "WARNING! This will remove all networks not used by at least one service.")
-				if !deps.Confirm() {
-					return nil
-				}
-			}
-			return deps.Connect(c.Context(), func(cl command.Client) error {
-				if filter.Ids, err = networksUntil(c.Context(), deps, cl, rest["until"]); err != nil {
-					return err
-				}
-				if len(rest["until"]) > 0 && len(filter.Ids) == 0 {
-					return nil
-				}
-				r, err := cl.PruneNetworks(c.Context(), &swarmv1.PruneNetworksRequest{Filter: filter})
-				if err != nil {
-					return err
-				}
-				if len(r.Removed) > 0 {
-					term.PrintList(deps.Out, "Deleted Networks:\n", r.Removed)
-				}
-				return nil
-			})
-		},
+		RunE: func(c *cobra.Command, _ []string) error { return runPrune(c.Context(), deps, o) },
 	})
-	c.Flags().BoolVarP(&force, "force", "f", false, "Do not prompt for confirmation")
-	c.Flags().Var(&flag.Filter{Values: &filters, Keys: pruneFilters}, "filter", `Provide filter values (e.g. "until=24h", "label=KEY=VALUE")`)
+	c.Flags().BoolVarP(&o.force, "force", "f", false, "Do not prompt for confirmation")
+	c.Flags().Var(&flag.Filter{Values: &o.filters, Keys: pruneFilters}, "filter", `Provide filter values (e.g. "until=24h", "label=KEY=VALUE")`)
 	return c
+}
+
+// runPrune removes the networks that no service uses, after the user has confirmed.
+func runPrune(ctx context.Context, deps *command.Deps, o pruneOptions) error {
+	filter, rest, err := flag.ParseFilters(o.filters, pruneFilters...)
+	if err != nil {
+		return err
+	}
+	if !o.force {
+		fmt.Fprintln(deps.Err, "WARNING! This will remove all networks not used by at least one service.")
+		if !deps.Confirm() {
+			return nil
+		}
+	}
+	return deps.Connect(ctx, func(c command.Client) error {
+		if filter.Ids, err = networksUntil(ctx, deps, c, rest["until"]); err != nil {
+			return err
+		}
+		if len(rest["until"]) > 0 && len(filter.Ids) == 0 {
+			return nil
+		}
+		r, err := c.PruneNetworks(ctx, &swarmv1.PruneNetworksRequest{Filter: filter})
+		if err != nil {
+			return err
+		}
+		if len(r.Removed) > 0 {
+			term.PrintList(deps.Out, "Deleted Networks:\n", r.Removed)
+		}
+		return nil
+	})
 }
 
 // networksUntil returns the ids of the networks that were created before all of the times, nil if

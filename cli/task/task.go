@@ -25,26 +25,28 @@ func newLs(deps *command.Deps) *cobra.Command {
 	var o tasktable.Options
 	c := command.Verb(&cobra.Command{
 		Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List tasks", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(c *cobra.Command, _ []string) error {
-			filter, rest, err := flag.ParseFilters(o.Filters, tasktable.AllFilters...)
-			if err != nil {
-				return err
-			}
-			return deps.Connect(c.Context(), func(cl command.Client) error {
-				for _, ref := range rest["service"] {
-					s, err := cl.GetService(c.Context(), &swarmv1.GetRequest{Id: ref})
-					if err != nil {
-						return err
-					}
-					filter.ServiceIds = append(filter.ServiceIds, s.Service.Id)
-				}
-				_, err = tasktable.Print(c.Context(), deps, cl, o, filter)
-				return err
-			})
-		},
+		RunE: func(c *cobra.Command, _ []string) error { return runLs(c.Context(), deps, o) },
 	})
 	tasktable.RegisterFlags(c, &o, tasktable.AllFilters)
 	return c
+}
+
+func runLs(ctx context.Context, deps *command.Deps, o tasktable.Options) error {
+	filter, rest, err := flag.ParseFilters(o.Filters, tasktable.AllFilters...)
+	if err != nil {
+		return err
+	}
+	return deps.Connect(ctx, func(c command.Client) error {
+		for _, ref := range rest["service"] {
+			s, err := c.GetService(ctx, &swarmv1.GetRequest{Id: ref})
+			if err != nil {
+				return err
+			}
+			filter.ServiceIds = append(filter.ServiceIds, s.Service.Id)
+		}
+		_, err = tasktable.Print(ctx, deps, c, o, filter)
+		return err
+	})
 }
 
 func newInspect(deps *command.Deps) *cobra.Command {
