@@ -91,7 +91,7 @@ func Main(ctx context.Context, deps Deps, args []string) int {
 	case ctx.Err() != nil && command.IsCanceled(err):
 		return 130
 	}
-	err, code := usage.Split(err)
+	code, err := usage.ExitCode(err)
 	var value *pflag.InvalidValueError
 	if errors.As(err, &value) { // of a flag before the verb, which cobra parses by itself
 		err, code = usage.Errorf(root, "%s", usage.FlagReason(err)), usage.CodeBadFlag

@@ -21,14 +21,14 @@ func (e codedError) Unwrap() error { return e.error }
 // WithCode returns err with the exit code that a process shall end with when it fails with err.
 func WithCode(err error, code int) error { return codedError{err, code} }
 
-// Split returns the error to report and the exit code of a process that fails with err: those that
-// WithCode was given if err wraps them, else err itself and 1.
-func Split(err error) (error, int) {
+// ExitCode returns the exit code of a process that fails with err, and the error to report: those
+// that WithCode was given if err wraps them, else 1 and err itself.
+func ExitCode(err error) (code int, reported error) {
 	var coded codedError
 	if errors.As(err, &coded) {
-		return coded.error, coded.code
+		return coded.code, coded.error
 	}
-	return err, 1
+	return 1, err
 }
 
 // ExitError ends the process with a code and prints nothing, because the command has printed its
