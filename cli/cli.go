@@ -1,68 +1,78 @@
-// Package cli is the command line: it turns words into one request to a daemon, and the answer into words again.
+// Package cli is the command line: it turns words into one request to a daemon, and prints the
+// answer.
 //
-// It owns the verbs, their flags and help, and what they print. It holds no
-// state and decides nothing about the cluster: what a flag means for a service is decided here, whether the cluster can do
-// it is the manager's. It reaches daemons only through Deps.Dial and the machine only through Deps, so it compiles for
-// every system that a user may sit at. Callers: cmd/swarm, and tests. Goroutines: those of a verb that reads two things at
-// once (exec, image load, waiting for a service); each ends with its verb.
+// It owns the root command: Main, New, the flags of the whole program, help, and which completion
+// each flag has. The verbs of each noun have a package below it (service, node, network, ...). What
+// they share lies below them: command (connection, errors, lists), complete, flag (values and
+// parsers), term (output) and usage (errors of command lines). Nouns do not import each other.
 //
-// Standard output is data, standard error is talk. One file a noun.
+// It holds no state and decides nothing about the cluster: the meaning of a flag is decided here,
+// but managers decide whether the cluster can do what it asks. It reaches daemons only through
+// Deps.Dial and the machine only through Deps, so it compiles for every system that a user may
+// have. Standard output is data, standard error is talk. Callers: cmd/swarm, and tests. Goroutines:
+// only those of verbs, which end with their verb.
 package cli
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"os/signal"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"google.golang.org/grpc"
 
+	"swarm/cli/cluster"
+	"swarm/cli/command"
+	"swarm/cli/credential"
+	"swarm/cli/daemon"
+	"swarm/cli/dev"
+	"swarm/cli/image"
+	"swarm/cli/network"
+	"swarm/cli/node"
+	"swarm/cli/registry"
+	"swarm/cli/service"
+	"swarm/cli/system"
+	"swarm/cli/task"
+	"swarm/cli/term"
+	"swarm/cli/usage"
 	"swarm/internal/printable"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Deps is what the command line works with.
+// Deps is what the command line needs from its surroundings.
 type Deps struct {
-	// In, Out and Err are the process's own. A terminal is recognised when they are files. What is printed is escaped, so that
-	// a terminal acts on nothing that others wrote.
+	// In, Out and Err are the streams of the process. A terminal is recognised if they are files.
+	// What is printed is escaped, so that a terminal does not act on what others wrote.
 	In       io.Reader
 	Out, Err io.Writer
-	// Env reads the environment; os.Getenv outside tests.
+	// Env reads the environment; os.Getenv outside of tests.
 	Env func(string) string
 	// Now is the clock of everything that is printed.
 	Now func() time.Time
-	// Dial connects to a daemon. It may connect lazily; the error then comes with the first call.
-	Dial func(ctx context.Context, target Target) (Conn, error)
-	// Version is this program's own.
+	// Dial connects to a daemon. It may connect lazily: the error then comes with the first call.
+	Dial func(ctx context.Context, target command.Target) (command.Conn, error)
+	// Version is the version of this program.
 	Version *swarmv1.VersionInfo
-	// RunDaemon and RunRuntime run until their context ends.
-	RunDaemon  func(context.Context, DaemonOptions) error
-	RunRuntime func(context.Context, RuntimeOptions) error
-	// StartDaemon starts a daemon in the background, as a service where systemd is, unless one answers already: then it
-	// returns nil. It returns when the new one answers. Nil: daemons are not started.
-	StartDaemon func(context.Context, StartRequest) (*StartedDaemon, error)
-	// Installer puts the program onto this host and takes it off; nil where it cannot.
-	Installer Installer
-	// Diagnose looks at this host for `swarm doctor`; nil where it cannot.
-	Diagnose func(context.Context, DoctorRequest) ([]Finding, error)
-	// Upgrade replaces the program of this host's daemon; nil where there is none.
-	Upgrade Upgrader
-	// Dev makes playgrounds; nil where there are none.
-	Dev Dev
-}
-
-// Conn is a connection to a daemon.
-type Conn interface {
-	grpc.ClientConnInterface
-	io.Closer
+	// RunDaemon and RunRuntime run the daemon and the container runtime until their context ends.
+	RunDaemon  func(context.Context, daemon.Options) error
+	RunRuntime func(context.Context, daemon.RuntimeOptions) error
+	// StartDaemon starts a daemon in the background, as a service if systemd is the init, and
+	// returns when it answers. It returns nil if one answers already. If StartDaemon is nil,
+	// daemons are not started.
+	StartDaemon func(context.Context, command.StartRequest) (*command.StartedDaemon, error)
+	// Installer installs the program on this host and removes it; nil where that is not possible.
+	Installer daemon.Installer
+	// Diagnose examines this host for `swarm doctor`; nil where that is not possible.
+	Diagnose func(context.Context, system.DoctorRequest) ([]system.Finding, error)
+	// Upgrade replaces the program of this host's daemon; nil where that is not possible.
+	Upgrade daemon.Upgrader
+	// Dev makes clusters of hosts on this machine; nil where that is not possible.
+	Dev dev.Maker
 }
 
 // Main runs one command line, without the program's name, and returns the exit code of the process.
@@ -71,76 +81,31 @@ func Main(ctx context.Context, deps Deps, args []string) int {
 	defer stop()
 	root := New(deps)
 	root.SetArgs(args)
-	err := root.ExecuteContext(context.WithValue(ctx, typed{}, args))
-	var exit ExitError
+	err := root.ExecuteContext(command.WithArgs(ctx, args))
+	var exit usage.ExitError
 	switch {
 	case err == nil:
 		return 0
 	case errors.As(err, &exit):
 		return exit.Code
-	case ctx.Err() != nil && isCanceled(err):
+	case ctx.Err() != nil && command.IsCanceled(err):
 		return 130
 	}
-	code, own := 1, codedError{}
-	if errors.As(err, &own) {
-		err, code = own.error, own.code
-	}
+	code, err := usage.ExitCode(err)
 	var value *pflag.InvalidValueError
 	if errors.As(err, &value) { // of a flag before the verb, which cobra parses by itself
-		err, code = usageError(root, "%s", flagError(err)), codeBadFlag
+		err, code = usage.Errorf(root, "%s", usage.FlagReason(err)), usage.CodeBadFlag
 	}
-	printf(deps.Err, "Error: %s\n", errorLine(err))
+	term.Printf(deps.Err, "Error: %s\n", term.ErrorLine(err))
 	return code
-}
-
-// typed is the key of the words of a command line in its context.
-type typed struct{}
-
-// unknownFlag is the first flag of the command line that no command up to c has; "" when there is none.
-func unknownFlag(c *cobra.Command) string {
-	words, _ := c.Context().Value(typed{}).([]string)
-	for _, word := range words {
-		name, _, _ := strings.Cut(strings.TrimLeft(word, "-"), "=")
-		short := !strings.HasPrefix(word, "--") && name != "" && c.Flags().ShorthandLookup(name[:1]) != nil
-		if strings.HasPrefix(word, "-") && name != "" && !short && c.Flags().Lookup(name) == nil {
-			return word
-		}
-	}
-	return ""
-}
-
-// codeBadFlag is the exit code for an unknown flag or a value that a flag does not take, as in
-// Docker. Other wrong command lines exit with 1.
-const codeBadFlag = 125
-
-// codedError is an error that ends the process with a code of its own.
-type codedError struct {
-	error
-	code int
-}
-
-func (e codedError) Unwrap() error { return e.error }
-
-// ExitError ends the process with a code and says nothing: what there was to say has been said by the command that ran.
-type ExitError struct{ Code int }
-
-func (e ExitError) Error() string { return fmt.Sprintf("exit status %d", e.Code) }
-
-// app is what verbs share.
-type app struct {
-	Deps
-	host       string // flag --host
-	credential string // flag --credential
-	// acceptStale is the flag --stale.
-	acceptStale bool
-	// stale is why answers of this command may be old; "" while they are not.
-	stale string
 }
 
 // New returns the command tree.
 func New(deps Deps) *cobra.Command {
-	deps.Out, deps.Err = printable.NewWriter(deps.Out), printable.NewWriter(deps.Err)
-	a := &app{Deps: deps}
+	d := &command.Deps{
+		In: deps.In, Out: printable.NewWriter(deps.Out), Err: printable.NewWriter(deps.Err),
+		Env: deps.Env, Now: deps.Now, Dial: deps.Dial, StartDaemon: deps.StartDaemon,
+	}
 	root := &cobra.Command{
 		Use:              "swarm [OPTIONS] COMMAND",
 		Short:            "Run containers on a cluster of hosts",
@@ -151,85 +116,31 @@ func New(deps Deps) *cobra.Command {
 			DisableDefaultCmd: true,
 		},
 	}
-	group(root)
-	flags := root.PersistentFlags()
-	flags.StringVarP(&a.host, "host", "H", "", "Daemon to connect to (unix:///PATH or tcp://HOST[:PORT]; default $SWARM_HOST, else "+DefaultHost+")")
-	flags.StringVar(&a.credential, "credential", "", "File with a client certificate, for tcp hosts (default $SWARM_CREDENTIAL, else the one in your configuration folder)")
-	flags.BoolVar(&a.acceptStale, "stale", false, "Show what the manager that is asked knows, without a question to the leader: it may be old")
-	root.SetIn(deps.In)
-	root.SetOut(deps.Out)
-	root.SetErr(deps.Err)
+	command.Group(root)
+	d.RegisterFlags(root.PersistentFlags())
+	root.SetIn(d.In)
+	root.SetOut(d.Out)
+	root.SetErr(d.Err)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return codedError{usageError(c, "%s", flagError(err)), codeBadFlag}
+		return usage.WithCode(usage.Errorf(c, "%s", usage.FlagReason(err)), usage.CodeBadFlag)
 	})
-	a.setHelp(root)
-	root.AddCommand(a.newInit(), a.newJoin(), a.newLeave(), a.newSwarmUpdate(), a.newJoinToken(), a.newInfo(), a.newVersion(), a.newDoctor())
-	root.AddCommand(a.newNode(), a.newService(), a.newTask(), a.newNetwork(), a.newImage(), a.newCredential(), a.newLogin(), a.newLogout(), a.newSystem())
-	root.AddCommand(a.newExec(), a.newEvents(), a.newCompletion(), a.newDaemon(), a.newRuntime())
+	setHelp(d, root)
+	root.AddCommand(cluster.NewInit(d), cluster.NewJoin(d), cluster.NewLeave(d), cluster.NewUpdate(d), cluster.NewJoinToken(d), system.NewInfo(d), system.NewVersion(d, deps.Version), system.NewDoctor(d, deps.Diagnose))
+	root.AddCommand(node.New(d), service.New(d), task.New(d), network.New(d), image.New(d), credential.New(d), registry.NewLogin(d), registry.NewLogout(d), system.New(d))
+	root.AddCommand(task.NewExec(d), system.NewEvents(d), newCompletion(d), daemon.New(deps.RunDaemon), daemon.NewRuntime(deps.RunRuntime))
 	if deps.Installer != nil {
-		root.AddCommand(a.newInstall(), a.newUninstall())
+		root.AddCommand(daemon.NewInstall(d, deps.Installer), daemon.NewUninstall(d, deps.Installer))
 	}
 	if deps.Upgrade != nil {
-		root.AddCommand(a.newUpgrade())
+		root.AddCommand(daemon.NewUpgrade(d, deps.Upgrade))
 	}
 	if deps.Dev != nil {
-		root.AddCommand(a.newDev())
+		root.AddCommand(dev.New(d, deps.Dev))
 	}
 	root.InitDefaultHelpFlag()
 	silenceHelpCommand(root)
-	a.completeFlags(root)
+	completeFlags(d, root)
 	return root
-}
-
-// group makes c a command that only has subcommands: alone it prints its help, and a word that is none of them is refused
-// with the nearest one.
-func group(c *cobra.Command, sub ...*cobra.Command) *cobra.Command {
-	c.Args = cobra.ArbitraryArgs
-	c.DisableFlagsInUseLine = true
-	c.FParseErrWhitelist.UnknownFlags = true // the unknown word is the news, not the flags after it
-	c.SuggestionsMinimumDistance = 2
-	c.RunE = func(c *cobra.Command, args []string) error {
-		if len(args) == 0 {
-			if flag := unknownFlag(c); flag != "" {
-				return codedError{usageError(c, "unknown flag: %s", flag), codeBadFlag}
-			}
-			return c.Help()
-		}
-		name := strings.TrimSpace(strings.TrimPrefix(c.CommandPath(), c.Root().Name()))
-		if name != "" {
-			name += " "
-		}
-		msg := fmt.Sprintf("unknown command %q", name+args[0])
-		if hint := elsewhere[name+args[0]]; hint != "" {
-			msg += ": " + hint
-		} else if near := c.SuggestionsFor(args[0]); len(near) > 0 {
-			nearest := max(slices.IndexFunc(near, func(s string) bool { return strings.HasPrefix(args[0], s) }), 0)
-			msg += fmt.Sprintf(": did you mean %q?", name+near[nearest])
-		}
-		return usageError(c, "%s", msg)
-	}
-	c.AddCommand(sub...)
-	return c
-}
-
-// elsewhere says of words that users of Docker type where the thing is, or that it is not there.
-var elsewhere = map[string]string{
-	"ps":     "tasks are listed by `swarm service ps SERVICE`, `swarm node ps NODE` and `swarm task ls`",
-	"logs":   "logs are shown by `swarm service logs SERVICE` and `swarm task logs TASK`",
-	"run":    "containers are run by `swarm service create IMAGE`",
-	"images": "images are listed by `swarm image ls`",
-	"pull":   "images are fetched by `swarm image pull IMAGE`",
-	"load":   "images are brought by `swarm image load`",
-	"secret": "secrets are not there yet",
-	"config": "configs are not there yet",
-	"stack":  "stacks are not there yet",
-	"volume": "volumes are made with the tasks that name them; commands for them are not there yet",
-}
-
-// verb finishes a command that does something.
-func verb(c *cobra.Command) *cobra.Command {
-	c.DisableFlagsInUseLine = true
-	return c
 }
 
 func silenceHelpCommand(root *cobra.Command) {
@@ -240,7 +151,7 @@ func silenceHelpCommand(root *cobra.Command) {
 		RunE: func(c *cobra.Command, args []string) error {
 			target, rest, err := root.Find(args)
 			if err != nil || len(rest) > 0 {
-				return usageError(root, "unknown command %q", strings.Join(args, " "))
+				return usage.Errorf(root, "unknown command %q", strings.Join(args, " "))
 			}
 			target.InitDefaultHelpFlag()
 			return target.Help()

@@ -5,14 +5,16 @@ import (
 	"testing"
 	"time"
 
+	"swarm/cli/clitest"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// A field that an object can never have is an error. One that is not set is shown as Docker shows it.
+// A field that an object can never have is an error. One that is not set is shown as Docker shows
+// it.
 func TestFormatFields(t *testing.T) {
-	s := webServer(t, time.Now())
-	s.info = &swarmv1.InfoResponse{NodeId: "node1", LocalNodeState: "active"}
-	s.events = []*swarmv1.Event{{Type: "task", Action: swarmv1.Event_UPDATE, Id: "t1"}, {Type: "service", Id: "s1", Attributes: map[string]string{"name": "web"}}}
+	s := clitest.WebServer(t, time.Now())
+	s.Info = &swarmv1.InfoResponse{NodeId: "node1", LocalNodeState: "active"}
+	s.Events = []*swarmv1.Event{{Type: "task", Action: swarmv1.Event_UPDATE, Id: "t1"}, {Type: "service", Id: "s1", Attributes: map[string]string{"name": "web"}}}
 	for _, c := range []struct {
 		args   []string
 		format string
@@ -42,8 +44,8 @@ func TestFormatFields(t *testing.T) {
 		{[]string{"events"}, "{{.ID}} {{.Actor.Attributes.name}}", "t1 <no value>\ns1 web\n", false},
 		{[]string{"events"}, "{{.Nope}}", "no field .Nope", true},
 	} {
-		got := run{server: s}.run(t, append(c.args, "--format", c.format)...)
-		if c.fail && (got.code != 1 || !strings.Contains(got.errOut, c.want) || got.out != "") || !c.fail && (got.code != 0 || got.out != c.want) {
+		got := clitest.Run{Server: s}.Run(t, append(c.args, "--format", c.format)...)
+		if c.fail && (got.Code != 1 || !strings.Contains(got.ErrOut, c.want) || got.Out != "") || !c.fail && (got.Code != 0 || got.Out != c.want) {
 			t.Errorf("%s --format %s: got %+v, want %q", strings.Join(c.args, " "), c.format, got, c.want)
 		}
 	}

@@ -7,26 +7,26 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"swarm/cli/command"
+	"swarm/cli/term"
 )
 
-// helpWidth is where help wraps when it does not go to a terminal.
-const helpWidth = 80
-
-func (a *app) setHelp(root *cobra.Command) {
-	root.SetHelpFunc(func(c *cobra.Command, _ []string) { writeHelp(a.Out, c, a.width()) })
+func setHelp(deps *command.Deps, root *cobra.Command) {
+	root.SetHelpFunc(func(c *cobra.Command, _ []string) { writeHelp(deps.Out, c, width(deps)) })
 	root.SetUsageFunc(func(c *cobra.Command) error {
-		writeHelp(a.Err, c, a.width())
+		writeHelp(deps.Err, c, width(deps))
 		return nil
 	})
 }
 
-func (a *app) width() int {
-	if t := terminalOf(a.Out); t != nil {
-		if w, _, err := t.Size(); err == nil && w > helpWidth {
+func width(deps *command.Deps) int {
+	if t := term.TerminalOf(deps.Out); t != nil {
+		if w, _, err := t.Size(); err == nil && w > term.DefaultWidth {
 			return w
 		}
 	}
-	return helpWidth
+	return term.DefaultWidth
 }
 
 // writeHelp prints a command's help in Docker's layout.
@@ -66,7 +66,7 @@ func writeHelp(w io.Writer, c *cobra.Command, width int) {
 	}
 }
 
-// own are the flags that c itself has, also when the program has one of the same name.
+// own returns the flags that c itself has, also if the program has a flag of the same name.
 func own(c *cobra.Command) *pflag.FlagSet {
 	out := pflag.NewFlagSet("", pflag.ContinueOnError)
 	shared := c.InheritedFlags()
@@ -83,7 +83,8 @@ func own(c *cobra.Command) *pflag.FlagSet {
 	return out
 }
 
-// inherited are the flags of a group that c is in; those of the program itself are told once, in its own help.
+// inherited returns the flags of the group that c is in. The flags of the program are in the help
+// of the program only.
 func inherited(c *cobra.Command) *pflag.FlagSet {
 	out := pflag.NewFlagSet("", pflag.ContinueOnError)
 	c.InheritedFlags().VisitAll(func(f *pflag.Flag) {
@@ -94,7 +95,8 @@ func inherited(c *cobra.Command) *pflag.FlagSet {
 	return out
 }
 
-// flagUsages wraps to width, without the spaces and the lines that pflag leaves at ends.
+// flagUsages returns the usage of flags wrapped to width, without the blanks and empty lines that
+// pflag leaves at ends.
 func flagUsages(fs *pflag.FlagSet, width int) string {
 	var b strings.Builder
 	for line := range strings.Lines(fs.FlagUsagesWrapped(width)) {

@@ -7,20 +7,21 @@ import (
 	"github.com/spf13/cobra"
 
 	"swarm/cli"
+	"swarm/cli/clitest"
 )
 
 // TestHelp pins every command's help: words that users read are part of the interface.
 func TestHelp(t *testing.T) {
-	root := cli.New(cli.Deps{Dev: fakeDev{}, Installer: &fakeInstaller{}})
+	root := cli.New(cli.Deps{Dev: clitest.Maker{}, Installer: &clitest.Installer{}})
 	var walk func(c *cobra.Command)
 	walk = func(c *cobra.Command) {
 		path := strings.Fields(c.CommandPath())
 		t.Run(strings.Join(path, " "), func(t *testing.T) {
-			got := run{dev: fakeDev{}, installer: &fakeInstaller{}}.run(t, append(path[1:], "--help")...)
-			if got.code != 0 || got.errOut != "" {
+			got := clitest.Run{Dev: clitest.Maker{}, Installer: &clitest.Installer{}}.Run(t, append(path[1:], "--help")...)
+			if got.Code != 0 || got.ErrOut != "" {
 				t.Fatalf("got %+v", got)
 			}
-			golden(t, "help/"+strings.Join(path, "-")+".golden", got.out)
+			clitest.Golden(t, "help/"+strings.Join(path, "-")+".golden", got.Out)
 		})
 		for _, sub := range c.Commands() {
 			if sub.Name() != "help" {
@@ -43,8 +44,8 @@ func TestUnknownCommands(t *testing.T) {
 		{"completion tcsh", `Error: unknown shell "tcsh": use bash, zsh or fish (see 'swarm completion --help')`},
 		{"--host", `Error: flag needs an argument: --host (see 'swarm --help')`},
 	} {
-		got := run{}.run(t, strings.Fields(tc.line)...)
-		if got.code == 0 || got.out != "" || strings.TrimSpace(got.errOut) != tc.want {
+		got := clitest.Run{}.Run(t, strings.Fields(tc.line)...)
+		if got.Code == 0 || got.Out != "" || strings.TrimSpace(got.ErrOut) != tc.want {
 			t.Errorf("%s: got %+v, want %q", tc.line, got, tc.want)
 		}
 	}
@@ -52,9 +53,9 @@ func TestUnknownCommands(t *testing.T) {
 
 func TestCompletionScripts(t *testing.T) {
 	for _, shell := range []string{"bash", "zsh", "fish"} {
-		got := run{}.run(t, "completion", shell)
-		if got.code != 0 || !strings.Contains(got.out, "swarm") {
-			t.Errorf("%s: got code %d, %d bytes", shell, got.code, len(got.out))
+		got := clitest.Run{}.Run(t, "completion", shell)
+		if got.Code != 0 || !strings.Contains(got.Out, "swarm") {
+			t.Errorf("%s: got code %d, %d bytes", shell, got.Code, len(got.Out))
 		}
 	}
 }

@@ -1,12 +1,14 @@
 package cli_test
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -14,7 +16,8 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
-	"swarm/cli"
+	"swarm/cli/clitest"
+	"swarm/cli/system"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -24,7 +27,8 @@ const (
 	dull = "_________________________________________________"
 )
 
-// poison appends text to every string of a message, and to the keys of maps, except to ids, which requests name.
+// poison appends text to every string of a message, and to the keys of maps, except to ids, which
+// requests name.
 func poison(m protoreflect.Message, text string) {
 	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		name := string(f.Name())
@@ -61,52 +65,52 @@ func poison(m protoreflect.Message, text string) {
 }
 
 // hostileServer says text wherever others than the operator may have put theirs.
-func hostileServer(t *testing.T, text string) *fakeServer {
+func hostileServer(t *testing.T, text string) *clitest.Server {
 	t.Helper()
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	s := webServer(t, now)
-	s.networks = networkServer().networks
-	s.usage = []*swarmv1.NodeUsage{
+	s := clitest.WebServer(t, now)
+	s.Networks = clitest.NetworkServer().Networks
+	s.Usage = []*swarmv1.NodeUsage{
 		{NodeId: "n1", Hostname: "host1", Usage: &swarmv1.DiskUsageResponse{Path: "/var/lib/swarm", Volumes: []*swarmv1.HeldVolume{{Name: "data", Links: 1, Size: 5e6}}}},
 		{NodeId: "n2", Hostname: "host2", Error: "connection refused"},
 	}
-	s.nodes[0].State.Description.PortConflicts = []*swarmv1.PortConflict{{Port: 81, Protocol: "udp", Kind: swarmv1.PortConflict_UNABLE, Reason: "in use"}}
-	s.nodes[0].State.Message, s.nodes[0].State.Description.Unavailable = "no session", "its disk is full"
-	s.info = &swarmv1.InfoResponse{
+	s.Nodes[0].State.Description.PortConflicts = []*swarmv1.PortConflict{{Port: 81, Protocol: "udp", Kind: swarmv1.PortConflict_UNABLE, Reason: "in use"}}
+	s.Nodes[0].State.Message, s.Nodes[0].State.Description.Unavailable = "no session", "its disk is full"
+	s.Info = &swarmv1.InfoResponse{
 		NodeId: "a1b2c3d4e5f6g7h8i9j0k1l2m", LocalNodeState: "active", ControlAvailable: true, Error: "no", HostChanges: []string{"a rule"},
 		Version:     &swarmv1.VersionInfo{Version: "v1", Runc: "1", Build: "b"},
 		Members:     []*swarmv1.Member{{NodeId: "n", Addr: "192.0.2.1", Status: "alive"}},
 		Description: &swarmv1.NodeDescription{Hostname: "host", Unavailable: "no"},
 	}
-	s.images = []*swarmv1.ImageInfo{{Image: &swarmv1.Image{Id: "i1", Name: "docker.io/library/web:1", Digest: "sha256:abcd"}}}
-	s.events = []*swarmv1.Event{{Index: 7, Type: "node", Action: swarmv1.Event_CREATE, Id: "s1", Attributes: map[string]string{"name": "web"}}}
-	s.cluster = tokenServer().cluster
-	rows := []proto.Message{s.info, s.cluster, s.events[0], s.images[0]}
-	for _, n := range s.nodes {
+	s.Images = []*swarmv1.ImageInfo{{Image: &swarmv1.Image{Id: "i1", Name: "docker.io/library/web:1", Digest: "sha256:abcd"}}}
+	s.Events = []*swarmv1.Event{{Index: 7, Type: "node", Action: swarmv1.Event_CREATE, Id: "s1", Attributes: map[string]string{"name": "web"}}}
+	s.Cluster = clitest.TokenServer().Cluster
+	rows := []proto.Message{s.Info, s.Cluster, s.Events[0], s.Images[0]}
+	for _, n := range s.Nodes {
 		rows = append(rows, n)
 	}
-	for _, n := range s.networks {
+	for _, n := range s.Networks {
 		rows = append(rows, n)
 	}
-	for _, u := range s.usage {
+	for _, u := range s.Usage {
 		rows = append(rows, u)
 	}
-	for _, svc := range s.services {
+	for _, svc := range s.Services {
 		rows = append(rows, svc)
 	}
-	for _, task := range s.tasks {
+	for _, task := range s.Tasks {
 		rows = append(rows, task)
 	}
 	for _, row := range rows {
 		poison(row.ProtoReflect(), text)
 	}
-	s.logs = []*swarmv1.LogRecord{
+	s.Records = []*swarmv1.LogRecord{
 		{TaskId: "taskaaaaaaaaaaaaaaaaaaaa2", Data: []byte("out" + strings.ReplaceAll(text, "\n", "") + "\n")},
 		{TaskId: "taskaaaaaaaaaaaaaaaaaaaa2", Stream: swarmv1.LogRecord_STDERR, Data: []byte("err" + strings.ReplaceAll(text, "\n", "") + "\n")},
 	}
-	s.logNotices = []string{"node" + text}
-	s.logDetails = []*swarmv1.LogDetails{{TaskId: "taskaaaaaaaaaaaaaaaaaaaa2", Details: map[string]string{"a": text}}}
-	s.exec = func(stream swarmv1.Control_ExecServer) error {
+	s.LogNotices = []string{"node" + text}
+	s.LogDetails = []*swarmv1.LogDetails{{TaskId: "taskaaaaaaaaaaaaaaaaaaaa2", Details: map[string]string{"a": text}}}
+	s.OnExec = func(stream swarmv1.Control_ExecServer) error {
 		for _, part := range []string{text[:1], text[1:12], text[12:]} { // Characters are cut.
 			if err := stream.Send(&swarmv1.ExecOutput{Message: &swarmv1.ExecOutput_Stdout{Stdout: []byte(part)}}); err != nil {
 				return err
@@ -120,8 +124,8 @@ func hostileServer(t *testing.T, text string) *fakeServer {
 // acted is what a terminal would act on.
 var acted = regexp.MustCompile("[\x00-\x08\x0b-\x1f\x7f-\u009f\u202a-\u202e\u2066-\u2069]")
 
-// Every path by which words of others come to the operator, on a terminal and into a file: none of them may control the
-// terminal, and none may forge a line.
+// Every path by which words of others come to the operator, on a terminal and into a file: none of
+// them may control the terminal, and none may forge a line.
 func TestOutput_ControlsNoTerminal(t *testing.T) {
 	const task = "taskaaaaaaaaaaaaaaaaaaaa2"
 	for _, args := range [][]string{
@@ -168,9 +172,9 @@ func TestOutput_ControlsNoTerminal(t *testing.T) {
 		for _, tty := range []bool{true, false} {
 			lines := map[string]int{}
 			for _, text := range []string{evil, dull} {
-				asked := cli.DoctorRequest{}
-				got := run{server: hostileServer(t, text), tty: tty, doctor: findings(&asked, cli.Finding{Level: "warning", Subject: "s" + text, Text: text, Remedy: text})}.run(t, args...)
-				all := got.out + got.errOut
+				asked := system.DoctorRequest{}
+				got := clitest.Run{Server: hostileServer(t, text), Tty: tty, Doctor: clitest.Findings(&asked, system.Finding{Level: "warning", Subject: "s" + text, Text: text, Remedy: text})}.Run(t, args...)
+				all := got.Out + got.ErrOut
 				lines[text] = strings.Count(all, "\n")
 				isStream := args[0] == "exec" || args[1%len(args)] == "logs"
 				if isStream && !tty {
@@ -179,7 +183,7 @@ func TestOutput_ControlsNoTerminal(t *testing.T) {
 				if bad := acted.FindString(strings.ReplaceAll(all, "\r\n", "\n")); bad != "" {
 					t.Errorf("swarm %q, terminal %v: %q in %q", args, tty, bad, all)
 				}
-				if text == evil && got.code != 0 && !strings.Contains(strings.Join(args, ""), evil) {
+				if text == evil && got.Code != 0 && !strings.Contains(strings.Join(args, ""), evil) {
 					t.Errorf("swarm %q: %+v", args, got)
 				}
 			}
@@ -204,28 +208,31 @@ func TestOutput_KeepsBytes(t *testing.T) {
 		{false, []string{"service", "logs", "--raw", "svc0000000000000000000001"}},
 		{true, []string{"service", "logs", "--raw", "svc0000000000000000000001"}},
 	} {
-		got := run{server: hostileServer(t, evil), tty: tc.tty}.run(t, tc.args...)
-		if want := strings.ReplaceAll(evil, "\n", ""); !strings.Contains(strings.ReplaceAll(got.out, "\n", ""), want) {
-			t.Errorf("swarm %q, terminal %v: got %q, want %q in it", tc.args, tc.tty, got.out, want)
+		got := clitest.Run{Server: hostileServer(t, evil), Tty: tc.tty}.Run(t, tc.args...)
+		if want := strings.ReplaceAll(evil, "\n", ""); !strings.Contains(strings.ReplaceAll(got.Out, "\n", ""), want) {
+			t.Errorf("swarm %q, terminal %v: got %q, want %q in it", tc.args, tc.tty, got.Out, want)
 		}
 	}
 }
 
 // The picture of progress moves the cursor; what nodes say of their tasks does not.
-func TestOutput_Progress(t *testing.T) { bubble(t, testProgress) }
+func TestOutput_Progress(t *testing.T) {
+	clitest.StartSignals(t)
+	synctest.Test(t, testProgress)
+}
 
 func testProgress(t *testing.T) {
 	s := hostileServer(t, "")
-	s.services, s.exec = nil, nil
-	failed := task("t1", 1, swarmv1.TaskState_REJECTED, 0, time.Now())
+	s.Services, s.OnExec = nil, nil
+	failed := clitest.Task("t1", 1, swarmv1.TaskState_REJECTED, 0, time.Now())
 	failed.NodeName = evil
 	for _, tty := range []bool{true, false} {
-		s.waits = []waitStep{{
-			progress: &swarmv1.ServiceProgress{ServiceName: "web", Note: evil, Slots: []*swarmv1.SlotProgress{{Label: evil, Detail: evil}}},
-			verdict:  &swarmv1.ServiceVerdict{Reason: evil, Outlook: evil, Hint: evil, Task: failed, Log: []*swarmv1.LogRecord{{Data: []byte(evil)}}},
+		s.Waits = []clitest.WaitStep{{
+			Progress: &swarmv1.ServiceProgress{ServiceName: "web", Note: evil, Slots: []*swarmv1.SlotProgress{{Label: evil, Detail: evil}}},
+			Verdict:  &swarmv1.ServiceVerdict{Reason: evil, Outlook: evil, Hint: evil, Task: failed, Log: []*swarmv1.LogRecord{{Data: []byte(evil)}}},
 		}}
-		got := run{server: s, tty: tty}.run(t, "service", "create", "--restart-condition", "none", "--name", "web", "nginx")
-		drawn := regexp.MustCompile(`\x1b\[\d*[AJK]`).ReplaceAllString(strings.ReplaceAll(got.errOut, "\r\n", "\n"), "")
+		got := clitest.Run{Server: s, Tty: tty}.Run(t, "service", "create", "--restart-condition", "none", "--name", "web", "nginx")
+		drawn := regexp.MustCompile(`\x1b\[\d*[AJK]`).ReplaceAllString(strings.ReplaceAll(got.ErrOut, "\r\n", "\n"), "")
 		if bad := acted.FindString(drawn); bad != "" || strings.Contains(drawn, "\nforged") || !strings.Contains(drawn, `owned\x07`) {
 			t.Errorf("terminal %v: %q in %q", tty, bad, drawn)
 		}
@@ -236,22 +243,27 @@ func TestOutput_Error(t *testing.T) {
 	fails := func(swarmv1.Control_ExecServer) error {
 		return status.Error(codes.Internal, "first\x1b[2J\nsecond\u202e")
 	}
-	got := run{server: &fakeServer{exec: fails}}.run(t, "exec", "web", "ls")
-	if want := `Error: first\x1b[2J; second\u202e` + "\n"; got.errOut != want || got.code != 125 {
+	got := clitest.Run{Server: &clitest.Server{OnExec: fails}}.Run(t, "exec", "web", "ls")
+	if want := `Error: first\x1b[2J; second\u202e` + "\n"; got.ErrOut != want || got.Code != 125 {
 		t.Errorf("got %+v, want %q", got, want)
 	}
 }
 
-// Whatever is printed with a value in it is printed by printf, which keeps the value on its line. Help is our own text. An
-// exception carries its reason on its line.
+// Whatever is printed with a value in it is printed by term.Printf, which keeps the value on its
+// line. Help is our own text. An exception carries its reason on its line.
 func TestOutput_ValuesGoThroughPrintf(t *testing.T) {
-	files, err := filepath.Glob("*.go")
-	if err != nil {
+	files := []string{}
+	if err := filepath.WalkDir(".", func(path string, _ fs.DirEntry, err error) error {
+		if strings.HasSuffix(path, ".go") {
+			files = append(files, path)
+		}
+		return err
+	}); err != nil {
 		t.Fatal(err)
 	}
 	direct := regexp.MustCompile(`fmt\.Fprintf\(|fmt\.Fprint(ln)?\([^,()]+, ([^"]|"[^"]*"[^)])`)
 	for _, file := range files {
-		if strings.HasSuffix(file, "_test.go") || file == "output.go" || file == "help.go" {
+		if strings.HasSuffix(file, "_test.go") || file == "term/output.go" || file == "help.go" {
 			continue
 		}
 		text, err := os.ReadFile(file)
@@ -260,7 +272,7 @@ func TestOutput_ValuesGoThroughPrintf(t *testing.T) {
 		}
 		for n, line := range strings.Split(string(text), "\n") {
 			if direct.MatchString(line) && !strings.Contains(line, "// printf: ") {
-				t.Errorf("%s:%d: use printf: %s", file, n+1, strings.TrimSpace(line))
+				t.Errorf("%s:%d: use term.Printf: %s", file, n+1, strings.TrimSpace(line))
 			}
 		}
 	}

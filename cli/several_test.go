@@ -1,61 +1,26 @@
 package cli_test
 
 import (
-	"context"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"swarm/cli/clitest"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-func (s *fakeServer) GetImage(_ context.Context, r *swarmv1.GetRequest) (*swarmv1.ImageInfo, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, i := range s.images {
-		if i.Image.Name == "docker.io/library/"+r.Id {
-			return i, nil
-		}
-	}
-	return nil, notFound("image", r.Id)
-}
-
-func (s *fakeServer) RemoveImage(ctx context.Context, r *swarmv1.RemoveClusterImageRequest) (*swarmv1.RemoveResponse, error) {
-	_, err := s.GetImage(ctx, &swarmv1.GetRequest{Id: r.Id})
-	return &swarmv1.RemoveResponse{}, err
-}
-
-// Images stand in the order of the names that are shown, and are called by one id everywhere.
-func TestImages_OrderAndID(t *testing.T) {
-	s := &fakeServer{}
-	for _, name := range []string{"docker.io/library/web:1", "docker.io/library/busybox:1", "docker.io/swarm/hello:1", "a.example/z:1", "docker.io/library/vol:1"} {
-		s.images = append(s.images, &swarmv1.ImageInfo{Image: &swarmv1.Image{Id: "row", Name: name, Digest: "sha256:0123456789abcdef"}})
-	}
-	if got := (run{server: s}).run(t, "image", "ls", "--format", "{{.Repository}}"); got.out != "a.example/z\nbusybox\nswarm/hello\nvol\nweb\n" {
-		t.Errorf("order: got %+v", got)
-	}
-	for line, want := range map[string]string{
-		"image ls -q --no-trunc":               strings.Repeat("sha256:0123456789abcdef\n", len(s.images)),
-		"image ls -q":                          strings.Repeat("0123456789ab\n", len(s.images)),
-		"image inspect web:1 --format {{.ID}}": "sha256:0123456789abcdef\n",
-		"image rm web:1":                       "Untagged: web:1\n",
-	} {
-		if got := (run{server: s}).run(t, strings.Fields(line)...); got.out != want {
-			t.Errorf("%s: got %+v, want %q", line, got, want)
-		}
-	}
-}
-
-// Of several arguments, what exists is shown or done, in the order in which it was named; then comes the error for the rest.
+// Of several arguments, what exists is shown or done, in the order in which it was named; then
+// comes the error for the rest.
 func TestSeveralArguments(t *testing.T) {
 	now := time.Now()
-	server := func() *fakeServer {
-		s := webServer(t, now)
-		s.networks = []*swarmv1.NetworkInfo{{Network: &swarmv1.Network{Id: "net1", Spec: &swarmv1.NetworkSpec{Name: "app"}}}}
-		s.images = []*swarmv1.ImageInfo{{Image: &swarmv1.Image{Id: "i1", Name: "docker.io/library/web:1", Digest: "sha256:abcd"}}}
-		s.credentials = credentialServer().credentials
-		for _, task := range s.tasks {
-			task.Task.NodeId = s.nodes[0].Node.Id
+	server := func() *clitest.Server {
+		s := clitest.WebServer(t, now)
+		s.Networks = []*swarmv1.NetworkInfo{{Network: &swarmv1.Network{Id: "net1", Spec: &swarmv1.NetworkSpec{Name: "app"}}}}
+		s.Images = []*swarmv1.ImageInfo{{Image: &swarmv1.Image{Id: "i1", Name: "docker.io/library/web:1", Digest: "sha256:abcd"}}}
+		s.Credentials = clitest.CredentialServer().Credentials
+		for _, task := range s.Tasks {
+			task.Task.NodeId = s.Nodes[0].Node.Id
 		}
 		return s
 	}
@@ -82,9 +47,40 @@ func TestSeveralArguments(t *testing.T) {
 		{"image rm nope web:1", "Untagged: web:1\n", "image nope"},
 		{"credential rm nope ci", "f00dcafe", "credential nope"},
 	} {
-		got := run{server: server(), now: now}.run(t, strings.Fields(tc.args)...)
-		if got.code != 1 || !strings.Contains(got.out, tc.out) || !strings.Contains(got.errOut, tc.missing) || !strings.HasPrefix(got.errOut, "Error: ") {
+		got := clitest.Run{Server: server(), Now: now}.Run(t, strings.Fields(tc.args)...)
+		if got.Code != 1 || !strings.Contains(got.Out, tc.out) || !strings.Contains(got.ErrOut, tc.missing) || !strings.HasPrefix(got.ErrOut, "Error: ") {
 			t.Errorf("swarm %s: got %+v, want %q in the output and %q in the error", tc.args, got, tc.out, tc.missing)
 		}
 	}
+}
+
+// "table" names the default format: it is the same to the last character.
+func TestFormatTableIsTheDefault(t *testing.T) {
+	now := time.Now()
+	for _, args := range [][]string{{"service", "ls"}, {"service", "ps", "web"}, {"node", "ls"}, {"task", "ls"}, {"image", "ls"}, {"network", "ls"}, {"credential", "ls"}} {
+		r := clitest.Run{Server: clitest.WebServer(t, now), Now: now}
+		plain, table := r.Run(t, args...), r.Run(t, append(args, "--format", "table")...)
+		if plain.Code != 0 || plain != table {
+			t.Errorf("%v: got\n%+v\nwith --format table\n%+v", args, plain, table)
+		}
+	}
+}
+
+// What takes long because tasks stop says so.
+func TestSlowRemovals(t *testing.T) {
+	clitest.StartSignals(t)
+	synctest.Test(t, func(t *testing.T) {
+		s := clitest.WebServer(t, time.Now())
+		s.BeforeRemove = func() { time.Sleep(10 * time.Second) }
+		s.Networks = []*swarmv1.NetworkInfo{{Network: &swarmv1.Network{Id: "net1", Spec: &swarmv1.NetworkSpec{Name: "app"}}}}
+		s.Services[0].Service.PendingDelete = true
+		for _, tc := range []struct{ line, out, errOut string }{
+			{"leave --force", "Node left the swarm.\n", "waiting until the tasks of this node have stopped: each has its grace period\n"},
+			{"network rm app", "app\n", "network app is in use by services that are being removed, web: waiting until their tasks have stopped\n"},
+		} {
+			if got := (clitest.Run{Server: s}).Run(t, strings.Fields(tc.line)...); got.Code != 0 || got.Out != tc.out || got.ErrOut != tc.errOut {
+				t.Errorf("%s: got %+v, want %q and %q", tc.line, got, tc.out, tc.errOut)
+			}
+		}
+	})
 }

@@ -10,10 +10,12 @@ import (
 	"github.com/spf13/pflag"
 
 	"swarm/cli"
+	"swarm/cli/clitest"
+	"swarm/cli/daemon"
 )
 
-// The table of wrong command lines, which cmd/swarm runs against a manager, has every command, and every flag that can have a
-// wrong value.
+// The table of wrong command lines, which cmd/swarm runs against a manager, has every command, and
+// every flag that can have a wrong value.
 func TestWrongInputCoversAllFlags(t *testing.T) {
 	text, err := os.ReadFile("../cmd/swarm/testdata/wrong.txt")
 	if err != nil {
@@ -43,7 +45,8 @@ func TestWrongInputCoversAllFlags(t *testing.T) {
 			t.Errorf("no wrong line for `swarm %s`", name)
 		}
 		c.NonInheritedFlags().VisitAll(func(f *pflag.Flag) {
-			// A switch is wrong in one way everywhere, and a plain text in none that the flag itself could tell.
+			// A switch is wrong in one way everywhere, and a plain text in none that the flag
+			// itself could tell.
 			plain := slices.Contains([]string{"bool", "stringArray", "string"}, f.Value.Type()) && f.Name != "format"
 			short := f.Shorthand != "" && has(name, "-"+f.Shorthand)
 			if !plain && !short && !has(name, "--"+f.Name) {
@@ -51,7 +54,7 @@ func TestWrongInputCoversAllFlags(t *testing.T) {
 			}
 		})
 	}
-	walk(cli.New(cli.Deps{Installer: &fakeInstaller{}, Dev: fakeDev{}, Upgrade: noUpgrade{}}))
+	walk(cli.New(cli.Deps{Installer: &clitest.Installer{}, Dev: clitest.Maker{}, Upgrade: noUpgrade{}}))
 }
 
-type noUpgrade struct{ cli.Upgrader }
+type noUpgrade struct{ daemon.Upgrader }

@@ -14,7 +14,7 @@ import (
 
 	"google.golang.org/grpc"
 
-	"swarm/cli"
+	"swarm/cli/credential"
 	"swarm/dev"
 	"swarm/internal/eventually"
 	"swarm/internal/pki"
@@ -171,7 +171,7 @@ func (a *identityAttack) credential(t *testing.T, name string, args ...string) (
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "credential.pem")
 	a.swarm(append([]string{"credential", "create", name, "-o", file}, args...)...)
-	cred, roots, err := cli.ReadCredential(file)
+	cred, roots, err := credential.Read(file)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,7 +9,10 @@ import (
 
 	"github.com/containerd/errdefs"
 
-	"swarm/cli"
+	"swarm/cli/command"
+	"swarm/cli/daemon"
+	"swarm/cli/dev"
+	"swarm/cli/system"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -17,23 +20,25 @@ import (
 
 func runAsAnother([]string) bool { return false }
 
-func runDaemon(context.Context, cli.DaemonOptions) error { return onlyLinux("the daemon") }
+func runDaemon(context.Context, daemon.Options) error { return onlyLinux("the daemon") }
 
-func runRuntime(context.Context, cli.RuntimeOptions) error { return onlyLinux("the container runtime") }
+func runRuntime(context.Context, daemon.RuntimeOptions) error {
+	return onlyLinux("the container runtime")
+}
 
-func startDaemon(context.Context, cli.StartRequest) (*cli.StartedDaemon, error) {
+func startDaemon(context.Context, command.StartRequest) (*command.StartedDaemon, error) {
 	return nil, onlyLinux("the daemon")
 }
 
-func diagnose(context.Context, cli.DoctorRequest) ([]cli.Finding, error) {
+func diagnose(context.Context, system.DoctorRequest) ([]system.Finding, error) {
 	return nil, onlyLinux("the doctor")
 }
 
-func installs() cli.Installer { return nil }
+func installs() daemon.Installer { return nil }
 
-func upgrades() cli.Upgrader { return nil }
+func upgrades() daemon.Upgrader { return nil }
 
-func playgrounds() cli.Dev { return nil }
+func playgrounds() dev.Maker { return nil }
 
 func carries(*swarmv1.VersionInfo) {}
 

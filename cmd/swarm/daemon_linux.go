@@ -12,7 +12,8 @@ import (
 	"swarm/adapter/dataplane"
 	"swarm/adapter/member"
 	"swarm/adapter/monitor"
-	"swarm/cli"
+	"swarm/cli/daemon"
+	"swarm/cli/term"
 	"swarm/install"
 	"swarm/install/process"
 	"swarm/internal/footprint"
@@ -23,7 +24,7 @@ import (
 
 // runDaemon runs the daemon of this host until ctx ends. After an upgrade, it becomes the new
 // build.
-func runDaemon(ctx context.Context, o cli.DaemonOptions) error {
+func runDaemon(ctx context.Context, o daemon.Options) error {
 	ctx, stop := process.Watch(ctx)
 	defer stop()
 	starter, err := notify.TakeStarter()
@@ -37,7 +38,7 @@ func runDaemon(ctx context.Context, o cli.DaemonOptions) error {
 }
 
 // serveDaemon runs the daemon of this host, as this build, until ctx ends.
-func serveDaemon(ctx context.Context, o cli.DaemonOptions, s notify.Starter) error {
+func serveDaemon(ctx context.Context, o daemon.Options, s notify.Starter) error {
 	// A daemon outlives its terminal.
 	process.IgnoreHangups()
 	// The umask of the process that starts the daemon must not count: containers read its files.
@@ -56,7 +57,7 @@ func serveDaemon(ctx context.Context, o cli.DaemonOptions, s notify.Starter) err
 		return err
 	}
 	defer closeLog()
-	if missing := cli.WithoutProfiles(versionInfo()); missing != "" {
+	if missing := term.WithoutProfiles(versionInfo()); missing != "" {
 		log.Warn(missing)
 	}
 	machine, err := node.MachineID(o.MachineID, o.StateDir)
@@ -135,7 +136,7 @@ func (p *parts) run(ended context.Context, n *node.Node, metrics net.Listener, s
 }
 
 // complete fills in the options that the command line left empty.
-func complete(o cli.DaemonOptions) (cli.DaemonOptions, error) {
+func complete(o daemon.Options) (daemon.Options, error) {
 	if o.Hostname == "" {
 		name, err := os.Hostname()
 		if err != nil {

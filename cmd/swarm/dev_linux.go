@@ -3,16 +3,16 @@ package main
 import (
 	"context"
 
-	"swarm/cli"
+	devcli "swarm/cli/dev"
 	"swarm/dev"
 )
 
 // playgrounds connects package dev to the command line.
-func playgrounds() cli.Dev { return devHosts{} }
+func playgrounds() devcli.Maker { return devHosts{} }
 
 type devHosts struct{}
 
-func (devHosts) Up(ctx context.Context, o cli.DevOptions, progress func(string)) error {
+func (devHosts) Up(ctx context.Context, o devcli.Options, progress func(string)) error {
 	_, err := dev.Up(ctx, dev.Options{
 		Name: o.Name, Nodes: o.Nodes, Managers: o.Managers, Root: o.Root, Subnet: o.Subnet, MTU: o.MTU, Disk: o.Disk,
 		DaemonArgs: o.DaemonArgs, InitArgs: o.InitArgs, JoinArgs: o.JoinArgs, NoCluster: o.NoCluster,
@@ -25,15 +25,15 @@ func (devHosts) Down(ctx context.Context, name string) error { return dev.Down(c
 
 func (devHosts) Playgrounds() ([]string, error) { return dev.List() }
 
-func (devHosts) Hosts(name string) ([]cli.DevHost, error) {
+func (devHosts) Hosts(name string) ([]devcli.Host, error) {
 	p, err := dev.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	hosts, err := p.Hosts()
-	out := make([]cli.DevHost, 0, len(hosts))
+	out := make([]devcli.Host, 0, len(hosts))
 	for _, h := range hosts {
-		out = append(out, cli.DevHost{
+		out = append(out, devcli.Host{
 			Name: h.Name, Role: string(h.Role), Address: h.Address.String(), State: string(h.State), PID: h.PID,
 			Unplugged: h.Unplugged, Socket: h.Socket, StateDir: h.StateDir, Log: h.Log, Namespace: h.Namespace,
 		})
@@ -61,7 +61,7 @@ func (devHosts) Start(ctx context.Context, name, host string) error {
 	return inPlayground(name, func(p *dev.Playground) error { return p.Start(ctx, host) })
 }
 
-func (devHosts) Cut(name string, c cli.DevCut) error {
+func (devHosts) Cut(name string, c devcli.Cut) error {
 	return inPlayground(name, func(p *dev.Playground) error { return p.Cut(dev.Cut(c)) })
 }
 

@@ -13,7 +13,7 @@ import (
 	"swarm/adapter/dataplane"
 	"swarm/adapter/imagepeer"
 	"swarm/adapter/member"
-	"swarm/cli"
+	"swarm/cli/daemon"
 	"swarm/containerd"
 	"swarm/containerd/binary"
 	"swarm/containerd/companion"
@@ -36,7 +36,7 @@ const orphanTimeout = 10 * time.Second
 // host is what a daemon has whether it is a member or not: containers, images, and the node's
 // bridge network. The fields that say so are nil with a simulated runtime.
 type host struct {
-	options   cli.DaemonOptions
+	options   daemon.Options
 	log       *slog.Logger
 	companion *companion.Companion // nil also with a containerd of the host's own
 	client    *client.Client       // nil with a simulated runtime
@@ -54,7 +54,7 @@ type host struct {
 	peers *imagepeer.Peers
 }
 
-func newHost(o cli.DaemonOptions, log *slog.Logger) (*host, error) {
+func newHost(o daemon.Options, log *slog.Logger) (*host, error) {
 	h := &host{options: o, log: log, peers: &imagepeer.Peers{}}
 	if o.Simulated {
 		images := simulated.NewImages()

@@ -6,20 +6,21 @@ import (
 	"log/slog"
 
 	"swarm/adapter/dataplane"
-	"swarm/cli"
+	"swarm/cli/command"
+	"swarm/cli/daemon"
 	"swarm/containerd/companion"
 	"swarm/containerd/layout"
 	"swarm/install"
 	"swarm/internal/sysctl"
 )
 
-// installer implements cli.Installer for a daemon with the default folders.
+// installer implements daemon.Installer for a daemon with the default folders.
 type installer struct{ *install.Deployment }
 
-func installs() cli.Installer { return newInstaller() }
+func installs() daemon.Installer { return newInstaller() }
 
 func newInstaller() installer {
-	l := layout.Layout{Data: cli.DefaultStateDir, Run: cli.DefaultRunDir}
+	l := layout.Layout{Data: command.DefaultStateDir, Run: command.DefaultRunDir}
 	return installer{install.NewDeployment(install.New(install.Config{StateDir: l.Data}), install.DeploymentConfig{
 		StateDir: l.Data, RunDir: l.Run, Content: runningProgram,
 	}, install.DeploymentDeps{
@@ -30,30 +31,30 @@ func newInstaller() installer {
 	})}
 }
 
-// Install implements cli.Installer.
-func (i installer) Install(ctx context.Context) (*cli.StartedDaemon, error) {
+// Install implements daemon.Installer.
+func (i installer) Install(ctx context.Context) (*command.StartedDaemon, error) {
 	started, err := i.Deployment.Install(ctx)
-	return (*cli.StartedDaemon)(started), err
+	return (*command.StartedDaemon)(started), err
 }
 
 // startDaemon connects package install to the command line.
-func startDaemon(ctx context.Context, r cli.StartRequest) (*cli.StartedDaemon, error) {
+func startDaemon(ctx context.Context, r command.StartRequest) (*command.StartedDaemon, error) {
 	started, err := newInstaller().Start(ctx, r.Socket, r.NoSystemd)
-	return (*cli.StartedDaemon)(started), err
+	return (*command.StartedDaemon)(started), err
 }
 
-func upgrades() cli.Upgrader { return upgrader{} }
+func upgrades() daemon.Upgrader { return upgrader{} }
 
-// upgrader implements cli.Upgrader.
+// upgrader implements daemon.Upgrader.
 type upgrader struct{}
 
-// Stage implements cli.Upgrader.
-func (upgrader) Stage(ctx context.Context, path, stateDir string) (cli.Program, func() error, error) {
+// Stage implements daemon.Upgrader.
+func (upgrader) Stage(ctx context.Context, path, stateDir string) (daemon.Program, func() error, error) {
 	p, release, err := install.Stage(ctx, path, stateDir)
-	return cli.Program(p), release, err
+	return daemon.Program(p), release, err
 }
 
-// Replace implements cli.Upgrader.
-func (upgrader) Replace(_ context.Context, socket string, p cli.Program) (string, func() error, error) {
+// Replace implements daemon.Upgrader.
+func (upgrader) Replace(_ context.Context, socket string, p daemon.Program) (string, func() error, error) {
 	return install.Replace(socket, install.Staged(p))
 }

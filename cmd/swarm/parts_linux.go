@@ -12,7 +12,7 @@ import (
 	"swarm/adapter/imagepeer"
 	"swarm/adapter/member"
 	"swarm/adapter/monitor"
-	"swarm/cli"
+	"swarm/cli/daemon"
 	"swarm/containerd/image/peer"
 	"swarm/node"
 	"swarm/overlay/probe"
@@ -28,7 +28,7 @@ import (
 // parts builds the parts of a member for package node.
 type parts struct {
 	host    *host
-	options cli.DaemonOptions
+	options daemon.Options
 	machine string
 	log     *slog.Logger
 	monitor *monitor.Monitor

@@ -7,7 +7,7 @@ import (
 	"sync"
 
 	"swarm/adapter/dataplane"
-	"swarm/cli"
+	"swarm/cli/daemon"
 	"swarm/containerd/layout"
 	"swarm/containerd/reaper"
 	"swarm/containerd/server"
@@ -30,7 +30,7 @@ func runAsAnother(args []string) bool {
 }
 
 // runRuntime runs the container runtime, which the daemon starts as a process of its own.
-func runRuntime(ctx context.Context, o cli.RuntimeOptions) error {
+func runRuntime(ctx context.Context, o daemon.RuntimeOptions) error {
 	// The runtime outlives the daemon, and with it the reader of its output.
 	process.IgnoreHangups()
 	ctx, stop := context.WithCancel(ctx)

@@ -20,6 +20,10 @@ import (
 	"google.golang.org/grpc"
 
 	"swarm/cli"
+	"swarm/cli/command"
+	"swarm/cli/daemon"
+	"swarm/cli/dev"
+	"swarm/cli/system"
 	"swarm/internal/transport"
 	"swarm/manager"
 	"swarm/manager/ca"
@@ -281,33 +285,33 @@ func (r *wrongRig) deps(out, errOut *bytes.Buffer, socket string) cli.Deps {
 	env := map[string]string{"HOME": r.home}
 	return cli.Deps{
 		In: strings.NewReader("not a tar"), Out: out, Err: errOut, Env: func(name string) string { return env[name] }, Now: time.Now, Version: versionInfo(),
-		Dial: func(ctx context.Context, target cli.Target) (cli.Conn, error) {
-			if target.String() == cli.DefaultHost {
+		Dial: func(ctx context.Context, target command.Target) (command.Conn, error) {
+			if target.String() == command.DefaultHost {
 				target.Address = socket
 			}
 			return dial(ctx, target)
 		},
-		RunDaemon:  func(context.Context, cli.DaemonOptions) error { return nil },
-		RunRuntime: func(context.Context, cli.RuntimeOptions) error { return nil },
-		Diagnose:   func(context.Context, cli.DoctorRequest) ([]cli.Finding, error) { return nil, nil },
+		RunDaemon:  func(context.Context, daemon.Options) error { return nil },
+		RunRuntime: func(context.Context, daemon.RuntimeOptions) error { return nil },
+		Diagnose:   func(context.Context, system.DoctorRequest) ([]system.Finding, error) { return nil, nil },
 		Installer:  installs(), Upgrade: noUpgrade{}, Dev: noDev{playgrounds()},
 	}
 }
 
 // noUpgrade and noDev keep a wrong line that is accepted from changing the machine.
-type noUpgrade struct{ cli.Upgrader }
+type noUpgrade struct{ daemon.Upgrader }
 
-func (noUpgrade) Stage(ctx context.Context, path, _ string) (cli.Program, func() error, error) {
+func (noUpgrade) Stage(ctx context.Context, path, _ string) (daemon.Program, func() error, error) {
 	if _, err := os.Stat(path); err != nil {
-		return cli.Program{}, nil, err
+		return daemon.Program{}, nil, err
 	}
-	return cli.Program{}, func() error { return nil }, nil
+	return daemon.Program{}, func() error { return nil }, nil
 }
 
-type noDev struct{ cli.Dev }
+type noDev struct{ dev.Maker }
 
-func (noDev) Up(context.Context, cli.DevOptions, func(string)) error { return nil }
-func (noDev) Down(context.Context, string) error                     { return nil }
+func (noDev) Up(context.Context, dev.Options, func(string)) error { return nil }
+func (noDev) Down(context.Context, string) error                  { return nil }
 
 // idInText is an id, which is another at every run.
 var idInText = regexp.MustCompile(`\b[0-9a-z]{25}\b`)

@@ -9,7 +9,6 @@ import (
 	"net/netip"
 
 	"google.golang.org/grpc"
-
 	"swarm/doctor"
 	"swarm/internal/spec"
 	"swarm/overlay/bridge"

@@ -49,6 +49,8 @@ var (
 		"manager/control/crud", "manager/control/object", "manager/control/address", "manager/control/digest", "manager/control/nodecall",
 	}, belowManager...)
 )
+// belowVerbs is what a package with the verbs of one noun may import.
+var belowVerbs = []string{"cli/command", "cli/complete", "cli/flag", "cli/term", "cli/usage", "internal", "proto"}
 
 // directions: a package below folder imports, of this module, only what lies below one of the others.
 // Imports point down only, so that every part can be read, tested and replaced without the parts above it.
@@ -71,8 +73,11 @@ var directions = []struct {
 	{"manager/control/image", belowNouns},
 	{"manager/control/network", belowNouns},
 	{"manager/control/node", belowNouns},
-	{"manager/control/service", belowNouns},
+	// It streams the judgement.
+	{"manager/control/service", append([]string{"manager/converge"}, belowNouns...)},
 	{"manager/control/task", belowNouns},
+	// The judge reads messages of the API, whoever stores what they are made of.
+	{"manager/converge", []string{"internal", "proto"}},
 	{"manager", append([]string{"manager"}, belowManager...)},
 	// A worker must run where no manager code does; it never sees the store.
 	{"worker", []string{"worker", "internal", "proto"}},
@@ -91,6 +96,27 @@ var directions = []struct {
 	{"adapter", []string{"adapter", "doctor", "node", "manager", "worker", "overlay", "raftstore", "internal", "proto"}},
 	// The playground lays cables with the overlay's primitives.
 	{"dev", []string{"dev", "overlay", "internal", "proto"}},
+	// What verbs share knows no noun, and no noun knows another: what two nouns need moves down.
+	{"cli/usage", []string{"cli/usage"}},
+	{"cli/term", []string{"cli/usage", "internal", "proto"}},
+	{"cli/flag", []string{"cli/term", "cli/usage", "internal", "proto"}},
+	{"cli/command", []string{"cli/flag", "cli/term", "cli/usage", "internal", "proto"}},
+	{"cli/complete", []string{"cli/command", "cli/term", "internal", "proto"}},
+	{"cli/tasktable", belowVerbs},
+	{"cli/logs", belowVerbs},
+	{"cli/converge", append([]string{"cli/logs"}, belowVerbs...)},
+	{"cli/prune", belowVerbs},
+	{"cli/cluster", belowVerbs},
+	{"cli/credential", belowVerbs},
+	{"cli/daemon", belowVerbs},
+	{"cli/dev", belowVerbs},
+	{"cli/image", append([]string{"cli/prune"}, belowVerbs...)},
+	{"cli/network", belowVerbs},
+	{"cli/node", append([]string{"cli/converge", "cli/tasktable"}, belowVerbs...)},
+	{"cli/registry", belowVerbs},
+	{"cli/service", append([]string{"cli/converge", "cli/logs", "cli/tasktable"}, belowVerbs...)},
+	{"cli/system", append([]string{"cli/prune"}, belowVerbs...)},
+	{"cli/task", append([]string{"cli/logs", "cli/tasktable"}, belowVerbs...)},
 	// A front end is thin: flags, one call, print.
 	{"cli", []string{"cli", "internal", "proto"}},
 	// Scenarios drive the binary as a user does, and the playground.

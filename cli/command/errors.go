@@ -1,0 +1,122 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"swarm/cli/term"
+	"swarm/cli/usage"
+)
+
+// The functions below tell the class of an error, whether the connection translates gRPC statuses
+// into error classes or not.
+
+// IsNotFound reports whether the object that a call named does not exist.
+func IsNotFound(err error) bool { return errdefs.IsNotFound(err) || code(err) == codes.NotFound }
+
+// IsStale reports whether an edit was refused because another write came first.
+func IsStale(err error) bool {
+	return errdefs.IsAborted(err) || errdefs.IsConflict(err) || code(err) == codes.Aborted
+}
+
+// IsUnavailable reports whether a call may succeed later, or by another daemon.
+func IsUnavailable(err error) bool {
+	return errdefs.IsUnavailable(err) || code(err) == codes.Unavailable
+}
+
+// IsUnauthorized reports whether credentials were missing or refused.
+func IsUnauthorized(err error) bool {
+	return errdefs.IsUnauthorized(err) || code(err) == codes.Unauthenticated
+}
+
+// IsUnimplemented reports whether the daemon does not know the call.
+func IsUnimplemented(err error) bool {
+	return errdefs.IsNotImplemented(err) || code(err) == codes.Unimplemented
+}
+
+// IsCanceled reports whether the caller gave up.
+func IsCanceled(err error) bool {
+	return errors.Is(err, context.Canceled) || code(err) == codes.Canceled
+}
+
+func code(err error) codes.Code {
+	if s, ok := status.FromError(err); ok {
+		return s.Code()
+	}
+	return codes.Unknown
+}
+
+// plainError is an error with the text of term.ErrorLine, for lists of several errors.
+type plainError struct{ error }
+
+// Error implements error.
+func (e plainError) Error() string { return term.ErrorLine(e.error) }
+
+// Unwrap returns the error that is worded.
+func (e plainError) Unwrap() error { return e.error }
+
+// dialFailure matches the words in which gRPC and the kernel report failures of dialing and of
+// handshakes.
+var dialFailure = regexp.MustCompile(`(?i)error while dialing|is not running on this host|dial (unix|tcp)|connection refused|no such file or directory|no route to host|network is unreachable|i/o timeout|reading server preface`)
+
+// silence matches the error of a connection that the other side accepted and then left without an
+// answer.
+var silence = regexp.MustCompile(`^(raw-)?read (unix|tcp) .*use of closed network connection|keepalive ping failed`)
+
+// Explain returns the error of a call in words that the user can act on: which daemon was not
+// reached and why, or which one is too old for the call. Other errors, and nil, return as they are.
+func (d *Deps) Explain(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case IsUnavailable(err) && silence.MatchString(term.ErrorLine(err)):
+		t, _ := d.Target()
+		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("the swarm daemon at %s does not answer: it hangs, or its host is overloaded; see its log, or restart it", t))
+	case IsUnavailable(err) && d.notDialled(err.Error()) && !strings.Contains(err.Error(), "registry "): // which a daemon could not reach
+		t, _ := d.Target()
+		hint := "is it running? (`swarm init` and `swarm join` start it, `swarm daemon` runs it in the foreground)"
+		switch {
+		case strings.Contains(err.Error(), "permission denied"):
+			hint = "permission denied: run as root, or as a member of the socket's group"
+		case t.Network != "unix":
+			hint = unreached(term.ErrorLine(err), t)
+		}
+		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("cannot reach the swarm daemon at %s: %s", t, hint))
+	case IsUnimplemented(err):
+		return errdefs.ErrNotImplemented.WithMessage("the daemon does not know this request: it is older than this program, or this node is not a swarm manager; use -H to name a manager (" + term.ErrorLine(err) + ")")
+	}
+	return err
+}
+
+// transportFailure matches how package transport words a failed dial, with the address before it.
+var transportFailure = regexp.MustCompile(`(\S+): (connection refused: is swarm|no route to it: |no answer: )`)
+
+// notDialled reports whether an error is of the connection to the daemon. A daemon tells in the
+// words of package transport of other hosts too.
+func (d *Deps) notDialled(text string) bool {
+	if m := transportFailure.FindStringSubmatch(text); m != nil {
+		t, _ := d.Target()
+		return strings.HasSuffix(m[1], t.Address)
+	}
+	return dialFailure.MatchString(text)
+}
+
+// unreached is why a connection by TCP failed, with what to check: the words that package transport
+// puts after the address.
+func unreached(text string, t Target) string {
+	if _, why, ok := strings.Cut(text, t.Address+": "); ok {
+		return strings.TrimSuffix(why, `"`)
+	}
+	return "is it running there, and does a firewall let port " + t.port() + " through? (" + usage.Reason(text) + ")"
+}
+
+// StaleRetries bounds how often a read-edit-write cycle is repeated because another write came
+// first.
+const StaleRetries = 10

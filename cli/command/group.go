@@ -1,0 +1,86 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"swarm/cli/usage"
+)
+
+// typed is the key of the words of a command line in its context.
+type typed struct{}
+
+// WithArgs returns a context that carries the words of the command line. Group needs them to name
+// an unknown flag.
+func WithArgs(ctx context.Context, args []string) context.Context {
+	return context.WithValue(ctx, typed{}, args)
+}
+
+// unknownFlag is the first flag of the command line that no command up to c has; "" when there is
+// none.
+func unknownFlag(c *cobra.Command) string {
+	words, _ := c.Context().Value(typed{}).([]string)
+	for _, word := range words {
+		name, _, _ := strings.Cut(strings.TrimLeft(word, "-"), "=")
+		short := !strings.HasPrefix(word, "--") && name != "" && c.Flags().ShorthandLookup(name[:1]) != nil
+		if strings.HasPrefix(word, "-") && name != "" && !short && c.Flags().Lookup(name) == nil {
+			return word
+		}
+	}
+	return ""
+}
+
+// Group makes c a command that only has subcommands, adds them and returns c. Run alone, c prints
+// its help. A word that is no subcommand is refused, with the nearest subcommand as a hint.
+func Group(c *cobra.Command, sub ...*cobra.Command) *cobra.Command {
+	c.Args = cobra.ArbitraryArgs
+	c.DisableFlagsInUseLine = true
+	c.FParseErrWhitelist.UnknownFlags = true // the unknown word is the news, not the flags after it
+	c.SuggestionsMinimumDistance = 2
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			if flag := unknownFlag(c); flag != "" {
+				return usage.WithCode(usage.Errorf(c, "unknown flag: %s", flag), usage.CodeBadFlag)
+			}
+			return c.Help()
+		}
+		name := strings.TrimSpace(strings.TrimPrefix(c.CommandPath(), c.Root().Name()))
+		if name != "" {
+			name += " "
+		}
+		msg := fmt.Sprintf("unknown command %q", name+args[0])
+		if hint := elsewhere[name+args[0]]; hint != "" {
+			msg += ": " + hint
+		} else if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+			nearest := max(slices.IndexFunc(near, func(s string) bool { return strings.HasPrefix(args[0], s) }), 0)
+			msg += fmt.Sprintf(": did you mean %q?", name+near[nearest])
+		}
+		return usage.Errorf(c, "%s", msg)
+	}
+	c.AddCommand(sub...)
+	return c
+}
+
+// elsewhere says of words that users of Docker type where the thing is, or that it is not there.
+var elsewhere = map[string]string{
+	"ps":     "tasks are listed by `swarm service ps SERVICE`, `swarm node ps NODE` and `swarm task ls`",
+	"logs":   "logs are shown by `swarm service logs SERVICE` and `swarm task logs TASK`",
+	"run":    "containers are run by `swarm service create IMAGE`",
+	"images": "images are listed by `swarm image ls`",
+	"pull":   "images are fetched by `swarm image pull IMAGE`",
+	"load":   "images are brought by `swarm image load`",
+	"secret": "secrets are not there yet",
+	"config": "configs are not there yet",
+	"stack":  "stacks are not there yet",
+	"volume": "volumes are made with the tasks that name them; commands for them are not there yet",
+}
+
+// Verb finishes a command that is no group: its usage line names its options itself. It returns c.
+func Verb(c *cobra.Command) *cobra.Command {
+	c.DisableFlagsInUseLine = true
+	return c
+}

@@ -1,0 +1,102 @@
+package converge
+
+import (
+	"fmt"
+	"io"
+	"time"
+
+	"swarm/cli/term"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// view shows the progress of a service, or nothing if quiet is set.
+type view struct {
+	*term.View
+	w     io.Writer
+	quiet bool
+	last  *swarmv1.ServiceProgress
+}
+
+func newView(w io.Writer, quiet bool) *view {
+	return &view{View: term.NewView(w, quiet), w: w, quiet: quiet}
+}
+
+func (v *view) show(p *swarmv1.ServiceProgress) {
+	v.last = p
+	slots := term.MaxLines
+	if height := v.Height(); height > 0 { // Lines that have scrolled off the screen cannot be drawn again.
+		slots = min(slots, height-len(lines(p, true, 0))-1)
+	}
+	v.Draw(lines(p, v.OnTerminal(), slots))
+}
+
+// done says that the service has converged.
+func (v *view) done() {
+	if !v.quiet {
+		term.Printf(v.w, "verify: Service %s converged%s\n", v.last.GetServiceName(), rest(v.last))
+	}
+}
+
+// rest returns what a user should know about a service that has converged although not all of its
+// tasks run, or tasks still stop. It returns "" if there is nothing.
+func rest(p *swarmv1.ServiceProgress) string {
+	be := func(n uint64) string {
+		if n == 1 {
+			return "is"
+		}
+		return "are"
+	}
+	words := ""
+	if n := p.GetEnded(); n > 0 {
+		words = fmt.Sprintf(": %d of %d tasks ended with exit code 0 and %s not restarted", n, p.GetDesired(), be(n))
+	}
+	if n := p.GetStopping(); n > 0 {
+		words += fmt.Sprintf("; %d task%s %s still being stopped", n, term.Plural(int(n)), be(n))
+	}
+	return words
+}
+
+// lines returns the lines that show progress, in Docker's words. Only a terminal, where the lines
+// are drawn again, shows a countdown, and the tasks that the update has not touched yet. If there
+// are more slots than the given number, no slot has a line of its own.
+func lines(p *swarmv1.ServiceProgress, terminal bool, slots int) []string {
+	overall := fmt.Sprintf("overall progress: %d out of %d tasks", p.GetRunning(), p.GetDesired())
+	if p.GetJob() {
+		overall = fmt.Sprintf("job progress: %d out of %d complete", p.GetRunning(), p.GetDesired())
+	}
+	out := []string{overall}
+	if len(p.GetSlots()) <= slots {
+		for _, s := range p.GetSlots() {
+			if line := slotLine(s); terminal || line != s.GetLabel()+":" && !s.GetOutdated() {
+				out = append(out, line)
+			}
+		}
+	}
+	if p.GetNote() != "" {
+		out = append(out, p.GetNote())
+	}
+	if p.GetStableIn() != nil {
+		if !terminal {
+			return append(out, "verify: Waiting to verify that tasks are stable...")
+		}
+		seconds := int((p.GetStableIn().AsDuration() + time.Second - 1) / time.Second)
+		out = append(out, fmt.Sprintf("verify: Waiting %d second%s to verify that tasks are stable...", seconds, term.Plural(seconds)))
+	}
+	return out
+}
+
+// slotLine returns the line of one slot: "1/3: preparing", or "1/3:" if it has no task and there is
+// nothing to say about it.
+func slotLine(s *swarmv1.SlotProgress) string {
+	line := s.GetLabel() + ":"
+	if s.GetState() != swarmv1.TaskState_NEW {
+		line += " " + term.EnumWord(s.GetState())
+	}
+	if s.GetOutdated() {
+		line += " (old)"
+	}
+	if s.GetDetail() != "" {
+		line += " " + s.GetDetail()
+	}
+	return line
+}

@@ -1,0 +1,36 @@
+package flag
+
+import (
+	"math"
+	"strconv"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"swarm/cli/usage"
+)
+
+// maxSeconds bounds seconds since 1970 so that their nanoseconds fit into 64 bits: it is a time in
+// 2262.
+const maxSeconds = math.MaxInt64/1e9 - 1
+
+// ParseTime returns the moment that s names: RFC 3339 with or without its later parts, seconds
+// since 1970, or how long before now it was, as in 42m. It returns nil for "". flag is the name of
+// the flag for the error.
+func ParseTime(flag, s string, now time.Time) (*timestamppb.Timestamp, error) {
+	if s == "" {
+		return nil, nil
+	}
+	if d, err := time.ParseDuration(s); err == nil {
+		return timestamppb.New(now.Add(-d)), nil
+	}
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02T15:04", "2006-01-02"} {
+		if t, err := time.ParseInLocation(layout, s, now.Location()); err == nil {
+			return timestamppb.New(t), nil
+		}
+	}
+	if sec, err := strconv.ParseFloat(s, 64); err == nil && math.Abs(sec) <= maxSeconds {
+		return timestamppb.New(time.Unix(0, int64(sec*1e9))), nil
+	}
+	return nil, usage.Invalidf("--%s %q is not a time: use one such as 2013-01-02T13:23:37Z, or how long ago, such as 42m", flag, s)
+}

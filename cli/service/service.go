@@ -1,0 +1,362 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"path"
+	"strconv"
+	"strings"
+	"swarm/internal/explain"
+
+	"github.com/distribution/reference"
+	"github.com/spf13/cobra"
+
+	"swarm/cli/command"
+	"swarm/cli/converge"
+	"swarm/cli/complete"
+	"swarm/cli/flag"
+	"swarm/cli/logs"
+	"swarm/cli/tasktable"
+	"swarm/cli/term"
+	"swarm/cli/usage"
+	"swarm/internal/ident"
+	"swarm/internal/spec"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// filters are the keys that `service ls --filter` takes.
+var filters = []string{"id", "label", "mode", "name"}
+
+// New returns the group of commands `swarm service`.
+func New(deps *command.Deps) *cobra.Command {
+	return command.Group(&cobra.Command{Use: "service", Short: "Manage swarm services"},
+		newCreate(deps), newLs(deps), newPs(deps), newInspect(deps), newUpdate(deps),
+		newScale(deps), logs.NewService(deps), newRm(deps), newRollback(deps), newHistory(deps))
+}
+
+func newCreate(deps *command.Deps) *cobra.Command {
+	o := createOptions{flags: newFlags(), lists: newLists(), mode: flag.Choice{Value: "replicated", Choices: flag.ServiceModes}}
+	c := command.Verb(&cobra.Command{
+		Use: "create [OPTIONS] IMAGE [COMMAND] [ARG...]", Short: "Create a new service", Args: usage.MinArgs(1),
+		ValidArgsFunction: complete.Images(deps),
+		RunE: func(c *cobra.Command, args []string) error {
+			o.image, o.args = args[0], args[1:]
+			return runCreate(c.Context(), deps, o)
+		},
+	})
+	c.Flags().SetInterspersed(false) // Flags after the image belong to the command.
+	o.flags.register(c, true)
+	o.lists.registerCreate(c.Flags())
+	c.Flags().StringVar(&o.name, "name", "", "Service name")
+	c.Flags().Var(&o.mode, "mode", `Service mode ("replicated", "global", "replicated-job", "global-job")`)
+	complete.Choices(c, "mode", flag.ServiceModes)
+	return c
+}
+
+// runCreate checks the specification, sends it, prints the id of the service, and waits until the
+// service has converged unless --detach is given.
+func runCreate(ctx context.Context, deps *command.Deps, o createOptions) error {
+	asked, err := o.spec(deps.Env)
+	if err != nil {
+		return err
+	}
+	if asked.Name == "" {
+		asked.Name = generatedName(o.image)
+	}
+	if _, err := spec.Service(asked); err != nil {
+		return err
+	}
+	auth, err := imageAuth(ctx, deps, asked, o.flags.withAuth)
+	if err != nil {
+		return err
+	}
+	return deps.Connect(ctx, func(c command.Client) error {
+		answered := sayWhyWaiting(ctx, deps, c, asked.Name)
+		r, err := c.CreateService(ctx, &swarmv1.CreateServiceRequest{Spec: asked, RegistryAuth: auth, NoResolveImage: o.flags.noResolve})
+		answered()
+		if err != nil {
+			return err
+		}
+		deps.Warn(r.Warnings)
+		term.Printf(deps.Out, "%s\n", r.Id)
+		if o.flags.detach {
+			return nil
+		}
+		return converge.Wait(ctx, deps, c, converge.Change{ServiceID: r.Id, Index: r.Index}, o.flags.quiet)
+	})
+}
+
+// sayWhyWaiting explains a creation that takes long because a service of the same name is still
+// being removed. The caller calls the returned function when the creation has ended.
+func sayWhyWaiting(ctx context.Context, deps *command.Deps, c command.Client, name string) func() {
+	return deps.SaySlow(ctx, func(ctx context.Context) string {
+		if s, err := c.GetService(ctx, &swarmv1.GetRequest{Id: name}); err == nil && s.GetService().GetPendingDelete() {
+			return fmt.Sprintf("service %s is still being removed: waiting until its tasks have stopped", name)
+		}
+		return ""
+	})
+}
+
+// generatedName returns a name for a service after its image, such as "redis-k3x9q". Docker's
+// random names do not tell what runs.
+func generatedName(image string) string {
+	name := ""
+	if ref, err := reference.ParseNormalizedNamed(image); err == nil {
+		name = path.Base(reference.Path(ref))
+	}
+	name = strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
+			return r
+		}
+		return '-'
+	}, name)
+	name = strings.Trim(name[:min(len(name), 40)], "-")
+	if name == "" {
+		name = "service"
+	}
+	return name + "-" + ident.NewID()[:5]
+}
+
+func newLs(deps *command.Deps) *cobra.Command {
+	var o command.ListOptions
+	c := command.Verb(&cobra.Command{
+		Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List services", Args: usage.NoArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              func(c *cobra.Command, _ []string) error { return runLs(c.Context(), deps, o) },
+	})
+	command.ListFlags(c, &o, "Only display IDs", filters)
+	return c
+}
+
+var listing = term.Table{
+	Columns: []term.Column{
+		{"ID", "ID"},
+		{"Name", "NAME"},
+		{"Mode", "MODE"},
+		{"Replicas", "REPLICAS"},
+		{"Image", "IMAGE"},
+		{"Ports", "PORTS"},
+	},
+	More: []term.Column{{"Revision", "REVISION"}, {"UpdateStatus", "UPDATE STATUS"}},
+}
+
+func runLs(ctx context.Context, deps *command.Deps, o command.ListOptions) error {
+	filter, _, err := flag.ParseFilters(o.Filters, filters...)
+	if err != nil {
+		return err
+	}
+	return deps.Connect(ctx, func(c command.Client) error {
+		r, err := c.ListServices(ctx, &swarmv1.ListRequest{Filter: filter})
+		if err != nil {
+			return err
+		}
+		term.SortBy(r.Services, func(s *swarmv1.ServiceInfo) string { return s.GetService().GetName() })
+		rows := make([]term.Row, 0, len(r.Services))
+		for _, s := range r.Services {
+			rows = append(rows, row(s, o.Format.IsTable()))
+		}
+		return deps.PrintTable(listing, o.Format, rows)
+	})
+}
+
+func row(s *swarmv1.ServiceInfo, short bool) term.Row {
+	id, asked := s.GetService().GetId(), s.GetRevision().GetSpec()
+	if short {
+		id = term.ShortID(id)
+	}
+	ports := s.GetEndpoint().GetPorts()
+	if len(ports) == 0 {
+		ports = asked.GetEndpointSpec().GetPorts()
+	}
+	var published []*swarmv1.PortConfig
+	for _, p := range ports {
+		if p.PublishMode != swarmv1.PortConfig_HOST { // These ports differ between tasks: `service ps` shows them.
+			published = append(published, p)
+		}
+	}
+	held := term.PortList(published)
+	if why := s.GetEndpoint().GetUnmet(); why != "" {
+		held = strings.TrimSpace(held + " (waits: " + why + ")")
+	}
+	update := ""
+	if u := s.GetService().GetUpdateStatus(); u.GetState() != swarmv1.UpdateStatus_UNKNOWN {
+		update = term.UpdateWord(u.GetState())
+	}
+	return term.Row{
+		"ID": id, "Name": s.GetService().GetName(), "Mode": term.ModeWord(asked.GetMode()), "Replicas": replicasWord(s),
+		"Image": term.ShortImage(asked.GetTaskTemplate().GetContainerSpec().GetImage()), "Ports": held,
+		"Revision": fmt.Sprint(s.GetService().GetRevision()), "UpdateStatus": update,
+	}
+}
+
+// replicasWord returns "2/3", with what Docker adds for jobs and for a limit of tasks per node.
+func replicasWord(s *swarmv1.ServiceInfo) string {
+	st, asked := s.GetStatus(), s.GetRevision().GetSpec()
+	word := fmt.Sprintf("%d/%d", st.GetRunningTasks(), st.GetDesiredTasks())
+	if job := asked.GetMode().GetReplicatedJob(); job != nil {
+		return fmt.Sprintf("%s (%d/%d completed)", word, st.GetCompletedTasks(), job.TotalCompletions)
+	}
+	if limit := asked.GetTaskTemplate().GetPlacement().GetMaxReplicas(); limit > 0 {
+		return fmt.Sprintf("%s (max %d per node)", word, limit)
+	}
+	return word
+}
+
+func newPs(deps *command.Deps) *cobra.Command {
+	var o tasktable.Options
+	c := command.Verb(&cobra.Command{
+		Use: "ps [OPTIONS] SERVICE [SERVICE...]", Short: "List the tasks of one or more services", Args: usage.MinArgs(1),
+		ValidArgsFunction: complete.Services(deps),
+		RunE:              func(c *cobra.Command, args []string) error { return runPs(c.Context(), deps, o, args) },
+	})
+	tasktable.RegisterFlags(c, &o, tasktable.Filters)
+	return c
+}
+
+func runPs(ctx context.Context, deps *command.Deps, o tasktable.Options, refs []string) error {
+	filter, _, err := flag.ParseFilters(o.Filters, tasktable.Filters...)
+	if err != nil {
+		return err
+	}
+	return deps.Connect(ctx, func(c command.Client) error {
+		services := map[string]*swarmv1.ServiceInfo{}
+		missing := deps.OnEach(refs, func(ref string) error {
+			s, err := c.GetService(ctx, &swarmv1.GetRequest{Id: ref})
+			if err == nil {
+				filter.ServiceIds = append(filter.ServiceIds, s.Service.Id)
+				services[s.Service.Id] = s
+				if why := s.GetEndpoint().GetUnmet(); why != "" {
+					term.Printf(deps.Err, "service %s was rolled back and does not have its former ports and addresses yet: %s\n", s.Service.GetName(), why)
+				}
+			}
+			return err
+		})
+		if len(filter.ServiceIds) == 0 {
+			return missing
+		}
+		tasks, err := tasktable.Print(ctx, deps, c, o, filter)
+		for _, t := range tasks {
+			if hint := explain.StartFirstHint(services[t.GetTask().GetServiceId()].GetRevision().GetSpec(), t.GetTask(), t.GetStatus()); hint != "" {
+				term.Printf(deps.Err, "the update of service %s waits for what its old tasks hold: %s\n", t.GetServiceName(), hint)
+				delete(services, t.GetTask().GetServiceId())
+			}
+		}
+		return errors.Join(err, missing)
+	})
+}
+
+func newScale(deps *command.Deps) *cobra.Command {
+	var detach bool
+	c := command.Verb(&cobra.Command{
+		Use: "scale [OPTIONS] SERVICE=REPLICAS [SERVICE=REPLICAS...]", Short: "Scale one or multiple replicated services", Args: usage.MinArgs(1),
+		ValidArgsFunction: completeScale(deps),
+		RunE:              func(c *cobra.Command, args []string) error { return runScale(c.Context(), deps, detach, args) },
+	})
+	c.Flags().BoolVarP(&detach, "detach", "d", false, "Exit immediately instead of waiting for the service to converge")
+	return c
+}
+
+// parseScale parses all words SERVICE=REPLICAS, before any service is scaled.
+func parseScale(args []string) (refs []string, replicas []uint64, err error) {
+	for _, arg := range args {
+		ref, count, ok := strings.Cut(arg, "=")
+		if !ok || ref == "" {
+			return nil, nil, usage.Invalidf("invalid scale specifier %q: use SERVICE=REPLICAS", arg)
+		}
+		n, err := strconv.ParseUint(count, 10, 32)
+		if errors.Is(err, strconv.ErrRange) {
+			return nil, nil, usage.Invalidf("replicas value %s for %s is out of range: use 0 to %d", count, ref, math.MaxUint32)
+		}
+		if err != nil {
+			return nil, nil, usage.Invalidf("invalid replicas value %q for %s: use a whole number, 0 or more", count, ref)
+		}
+		refs, replicas = append(refs, ref), append(replicas, n)
+	}
+	return refs, replicas, nil
+}
+
+func runScale(ctx context.Context, deps *command.Deps, detach bool, args []string) error {
+	refs, replicas, err := parseScale(args)
+	if err != nil {
+		return err
+	}
+	return deps.Connect(ctx, func(c command.Client) error {
+		var changes []converge.Change
+		err := deps.OnEach(refs, func(ref string) error {
+			n := replicas[0]
+			replicas = replicas[1:]
+			change, err := editService(ctx, deps, c, ref, edit{edit: func(s *swarmv1.ServiceSpec) error { return setReplicas(s, n) }})
+			if err != nil {
+				return err
+			}
+			term.Printf(deps.Out, "%s scaled to %d\n", ref, n)
+			changes = append(changes, change)
+			return nil
+		})
+		if detach {
+			return err
+		}
+		for _, change := range changes {
+			if waitErr := converge.Wait(ctx, deps, c, change, false); waitErr != nil {
+				return waitErr
+			}
+		}
+		return err
+	})
+}
+
+func setReplicas(s *swarmv1.ServiceSpec, n uint64) error {
+	switch m := s.GetMode().GetMode().(type) {
+	case *swarmv1.ServiceMode_Replicated:
+		m.Replicated.Replicas = n
+	case *swarmv1.ServiceMode_ReplicatedJob:
+		m.ReplicatedJob.TotalCompletions = n
+	default:
+		return usage.Invalidf("service %s is %s: scale can only be used with replicated or replicated-job mode", s.GetName(), term.ModeWord(s.GetMode()))
+	}
+	return nil
+}
+
+func newRm(deps *command.Deps) *cobra.Command {
+	return command.Verb(&cobra.Command{
+		Use: "rm SERVICE [SERVICE...]", Aliases: []string{"remove"}, Short: "Remove one or more services", Args: usage.MinArgs(1),
+		ValidArgsFunction: complete.Services(deps),
+		RunE:              func(c *cobra.Command, args []string) error { return runRm(c.Context(), deps, args) },
+	})
+}
+
+func runRm(ctx context.Context, deps *command.Deps, refs []string) error {
+	return deps.Connect(ctx, func(c command.Client) error {
+		return deps.OnEach(refs, func(ref string) error {
+			if _, err := c.RemoveService(ctx, &swarmv1.GetRequest{Id: ref}); err != nil {
+				return err
+			}
+			term.Printf(deps.Out, "%s\n", ref)
+			return nil
+		})
+	})
+}
+
+func completeScale(deps *command.Deps) cobra.CompletionFunc {
+	return func(c *cobra.Command, _ []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if strings.Contains(word, "=") {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		names, directive := complete.Names(deps, c, func(ctx context.Context, c command.Client) ([]string, error) {
+			r, err := c.ListServices(ctx, &swarmv1.ListRequest{})
+			if err != nil {
+				return nil, err
+			}
+			var out []string
+			for _, s := range r.Services {
+				if setReplicas(s.GetRevision().GetSpec().CloneVT(), 0) == nil { // The others cannot be scaled.
+					out = append(out, s.GetService().GetName()+"=")
+				}
+			}
+			return out, nil
+		})
+		return names, directive | cobra.ShellCompDirectiveNoSpace
+	}
+}

@@ -1,0 +1,65 @@
+package term
+
+import (
+	"fmt"
+	"io"
+
+	"swarm/internal/printable"
+)
+
+// The streams of verbs are printable.Writers, so that a terminal does not act on what others wrote.
+// Unescaped and Content are the ways around that, for the bytes of containers, and for the
+// sequences that draw progress.
+
+// Printf writes formatted text. Strings, errors and Stringers among args are escaped so that they
+// stay on their line: the names and messages of others can forge neither lines nor rows of a table.
+func Printf(w io.Writer, text string, args ...any) error {
+	safe := make([]any, len(args))
+	for i, arg := range args {
+		switch v := arg.(type) {
+		case string:
+			safe[i] = printable.Line(v)
+		case error, fmt.Stringer:
+			safe[i] = printable.Line(fmt.Sprint(v))
+		default:
+			safe[i] = arg
+		}
+	}
+	_, err := fmt.Fprintf(w, text, safe...)
+	return err
+}
+
+// Unescaped returns the stream below an escaped one. It takes bytes as they are.
+func Unescaped(w io.Writer) io.Writer {
+	if p, ok := w.(*printable.Writer); ok {
+		return p.Unwrap()
+	}
+	return w
+}
+
+// Content returns the stream for the output of containers: escaped if it is a terminal, unless raw
+// is set; otherwise it takes bytes as they are.
+func Content(w io.Writer, raw bool) io.Writer {
+	if raw || TerminalOf(w) == nil {
+		return Unescaped(w)
+	}
+	return w
+}
+
+// Flush writes what escaped streams still hold: the beginning of a character that was never
+// completed.
+func Flush(streams ...io.Writer) {
+	for _, w := range streams {
+		if p, ok := w.(*printable.Writer); ok {
+			_ = p.Flush() // As with all printing, an error means that nobody reads.
+		}
+	}
+}
+
+// PrintList prints heading as it is, and a line for each item.
+func PrintList(w io.Writer, heading string, items []string) {
+	fmt.Fprint(w, heading) // printf: the heading is ours
+	for _, i := range items {
+		Printf(w, "%s\n", i)
+	}
+}
