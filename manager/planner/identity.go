@@ -3,6 +3,7 @@ package planner
 import (
 	"crypto/sha256"
 	"encoding/binary"
+
 	"swarm/manager/planner/cluster"
 )
 

@@ -45,7 +45,7 @@ func (p *State) Draft() *Draft {
 
 // Place counts a new task of the revision on the node, and returns the generic resources that the
 // task gets. The caller has checked that the node has room. Place does not add to the number of the
-// service's tasks on the node, because that costs a third of the time of a placement. A caller
+// service's tasks on the node, because that would add a third to the cost of a placement. A caller
 // that needs the number adds its own placements.
 func (d *Draft) Place(rev *Revision, n *Node) []*swarmv1.GenericResource {
 	generic := n.allocateGeneric(rev.Generic)

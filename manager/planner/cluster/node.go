@@ -178,11 +178,11 @@ func (n *Node) Hostname() string { return n.Row.GetHostname() }
 // Removed says that the node has no row, so no worker will report for it again.
 func (n *Node) Removed() bool { return n.Row == nil }
 
-// Down says that the leader takes the node for lost: its session has ended without a new one.
+// Down says that the leader has set the state of the node to DOWN.
 func (n *Node) Down() bool { return n.State.GetState() == swarmv1.NodeState_DOWN }
 
-// Lost says that the node is removed or down. Its tasks count as not running, except as mayRun
-// says.
+// Lost says that the node is removed or down. Its tasks count as not running, except for those of
+// single-writer services until the node is fenced.
 func (n *Node) Lost() bool { return n.Removed() || n.Down() }
 
 // DownSince returns when the node went down.

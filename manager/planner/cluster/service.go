@@ -288,15 +288,14 @@ func newRevision(row *swarmv1.Revision) *Revision {
 // have equal numbers, so a task of one needs no replacement by a task of the other.
 func (r *Revision) Template() uint64 { return r.Row.GetTemplate() }
 
-// Image returns the image of the revision's containers.
-func (r *Revision) Image() string { return r.Spec().GetTaskTemplate().GetContainerSpec().GetImage() }
+func (r *Revision) image() string { return r.Spec().GetTaskTemplate().GetContainerSpec().GetImage() }
 
 // PullsLike says whether a pull that failed for one revision would fail for the other too. It may
 // succeed with other credentials, or after a forced update, which tells that the user has fixed
 // something.
 func (r *Revision) PullsLike(o *Revision) bool {
 	mine, others := r.Spec().GetTaskTemplate(), o.Spec().GetTaskTemplate()
-	return r.Image() == o.Image() && mine.GetForceUpdate() == others.GetForceUpdate() &&
+	return r.image() == o.image() && mine.GetForceUpdate() == others.GetForceUpdate() &&
 		mine.GetContainerSpec().GetPullOptions().GetRegistryAuth() == others.GetContainerSpec().GetPullOptions().GetRegistryAuth()
 }
 

@@ -165,8 +165,8 @@ func (p *State) setStatus(t *Task, st *swarmv1.TaskStatus) {
 // noteFreed sets retryWaiting if a change of the task has freed reservations, or has lowered the
 // number of tasks that count on its node. reserved and counted are the task's fields before the
 // change.
-func (p *State) noteFreed(t *Task, held, active bool) {
-	p.retryWaiting = p.retryWaiting || held && !t.reserves || active && !t.counted
+func (p *State) noteFreed(t *Task, reserved, counted bool) {
+	p.retryWaiting = p.retryWaiting || reserved && !t.reserves || counted && !t.counted
 }
 
 func (s *Slot) insert(t *Task) {

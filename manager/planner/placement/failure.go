@@ -2,13 +2,14 @@ package placement
 
 import (
 	"cmp"
-	"swarm/manager/planner/cluster"
 	"time"
+
+	"swarm/manager/planner/cluster"
 )
 
 // A node that could not get an image gets no tasks with that image for a while: placement tries the
 // other nodes. When all nodes have failed, the task waits with an explanation, instead of being
-// rejected every few seconds. The node is tried again after imageRetry, and at once when the
+// rejected every few seconds. The node is tried again after ImageRetry, and at once when the
 // cluster learns of any new image or copy, because someone may have loaded the missing one.
 
 // ImageRetry is how long a node that could not get an image gets no task with it.

@@ -3,6 +3,7 @@ package placement
 import (
 	"cmp"
 	"slices"
+
 	"swarm/manager/planner/cluster"
 )
 
