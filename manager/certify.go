@@ -8,7 +8,7 @@ import (
 
 	"swarm/internal/pki"
 	"swarm/manager/ca"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // certifyPause follows an attempt to sign that failed.
@@ -25,7 +25,7 @@ func (m *Manager) certify(ctx context.Context) error {
 	changed := make(chan struct{}, 1)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		return m.follow(ctx, changed, raftstore.TableNode, raftstore.TableCluster)
+		return m.follow(ctx, changed, table.Node, table.Cluster)
 	})
 	g.Go(func() error {
 		for {
@@ -74,7 +74,7 @@ func (m *Manager) certifyIfDue(ctx context.Context, now time.Time) time.Time {
 
 // follow sends to changed now and after every change of the tables, until ctx ends. changed has a
 // capacity of 1: changes that nobody has received yet are one.
-func (m *Manager) follow(ctx context.Context, changed chan<- struct{}, tables ...raftstore.TableID) error {
+func (m *Manager) follow(ctx context.Context, changed chan<- struct{}, tables ...table.ID) error {
 	for ctx.Err() == nil {
 		_, w := m.store.Watch(tables...)
 		for err := error(nil); err == nil; _, err = w.Next(ctx) {

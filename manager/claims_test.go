@@ -20,7 +20,7 @@ func TestManager_NetworkLeavesNoClaim(t *testing.T) {
 		w := r.join("h1")
 		time.Sleep(time.Second)
 		synctest.Wait()
-		ingress, ok := r.store.View().NetworkByName("ingress")
+		ingress, ok := r.store.View().Networks.ByName("ingress")
 		if !ok || ingress.GetIpam().GetConfigs()[0].GetSubnet() != "10.0.0.0/24" || len(ingress.GetIpam().GetConfigs()) != 2 || ingress.GetVni() != 65536 {
 			t.Fatalf("network ingress: %v", ingress)
 		}

@@ -97,7 +97,7 @@ func TestControl_ImageIsLoadedKeptAndRemoved(t *testing.T) {
 		if _, err := r.admin.RemoveImage(t.Context(), &swarmv1.RemoveClusterImageRequest{Id: "demo:1", Force: true}); err != nil {
 			t.Fatal(err)
 		}
-		if _, ok := r.store.View().ImageByName("docker.io/library/demo:1"); ok {
+		if _, ok := r.store.View().Images.ByName("docker.io/library/demo:1"); ok {
 			t.Error("the image is still known")
 		}
 	})

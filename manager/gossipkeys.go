@@ -10,14 +10,14 @@ import (
 	"swarm/internal/gossipkeys"
 	"swarm/internal/pki"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // rotateGossipKeys takes the gossip keys through the steps of a rotation, when each is due, until
 // ctx ends. The removal of a node begins a rotation in the same commit, so that a change of leader
 // cannot lose it.
 func (m *Manager) rotateGossipKeys(ctx context.Context) error {
-	view, w := m.store.Watch(raftstore.TableCluster)
+	view, w := m.store.Watch(table.Cluster)
 	defer w.Close()
 	for {
 		cluster := view.Cluster()
@@ -60,7 +60,7 @@ func (m *Manager) replaceGossipKey(ctx context.Context) error {
 func (m *Manager) writeGossipKeys(ctx context.Context, cluster *swarmv1.Cluster, keys []*swarmv1.EncryptionKey) error {
 	cluster = cluster.CloneVT()
 	cluster.GossipKeys = keys
-	_, err := m.store.Commit(ctx, "gossip keys", raftstore.Update(cluster))
+	_, err := m.store.Commit(ctx, "gossip keys", table.Update(cluster))
 	if errdefs.IsAborted(err) || errdefs.IsConflict(err) {
 		return nil // the watch reports the other change, and the keys are looked at again
 	}

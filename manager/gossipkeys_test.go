@@ -8,7 +8,7 @@ import (
 
 	"swarm/internal/gossipkeys"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // The gossip key is replaced on schedule and when a node is removed. The removed node learns none
@@ -37,7 +37,7 @@ func TestManager_RotatesGossipKeys(t *testing.T) {
 		}
 
 		node := &swarmv1.Node{Id: "gone", MachineId: "m", Addr: "10.0.0.9", Port: 2377, Spec: &swarmv1.NodeSpec{}}
-		if _, err := r.store.Commit(t.Context(), "test", raftstore.Create(node)); err != nil {
+		if _, err := r.store.Commit(t.Context(), "test", table.Create(node)); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := r.admin.RemoveNode(t.Context(), &swarmv1.RemoveNodeRequest{Id: "gone", Force: true}); err != nil {

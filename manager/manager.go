@@ -36,6 +36,8 @@ import (
 	"swarm/manager/dispatch/liveness"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
+	"swarm/raftstore/table"
+	"swarm/raftstore/watch"
 )
 
 // Config says who this manager is.
@@ -164,13 +166,13 @@ const readyPause = 10 * time.Millisecond
 // knows a leader.
 func (m *Manager) Ready(ctx context.Context) error {
 	for !m.hasState() {
-		_, w := m.store.Watch(raftstore.TableCluster, raftstore.TableNode)
+		_, w := m.store.Watch(table.Cluster, table.Node)
 		err := error(nil)
 		if !m.hasState() { // it may have come before the watch
 			_, err = w.Next(ctx)
 		}
 		w.Close()
-		if err != nil && !errors.Is(err, raftstore.ErrResync) { // a new manager often gets a snapshot
+		if err != nil && !errors.Is(err, watch.ErrResync) { // a new manager often gets a snapshot
 			return fmt.Errorf("wait for the cluster's state: %w", err)
 		}
 	}
@@ -236,7 +238,7 @@ func (m *Manager) review(ctx context.Context) error {
 	changed := make(chan struct{}, 1)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		return m.follow(ctx, changed, raftstore.TableNode, raftstore.TableCluster, raftstore.TableCredential)
+		return m.follow(ctx, changed, table.Node, table.Cluster, table.Credential)
 	})
 	g.Go(func() error {
 		for ctx.Err() == nil {
@@ -289,7 +291,7 @@ func (m *Manager) keepRunning(ctx context.Context, name string, duty func(contex
 		}
 		m.log.Warn("a duty of the leader failed and starts again", "duty", name, "err", err)
 		switch {
-		case errors.Is(err, raftstore.ErrResync):
+		case errors.Is(err, watch.ErrResync):
 		case errors.Is(err, errPanicked):
 			_ = pause.For(ctx, wait)
 			wait = min(2*wait, dutyPauseMax)

@@ -8,7 +8,7 @@ import (
 	"swarm/manager/planner"
 	"swarm/manager/planner/cluster"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/watch"
 )
 
 const (
@@ -25,7 +25,7 @@ type plans struct {
 	m        *Manager
 	state    *cluster.State
 	planner  *planner.Planner
-	watcher  *raftstore.Watcher
+	watcher  *watch.Watcher
 	rejected int // plans in a row of which no group was accepted
 }
 

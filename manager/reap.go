@@ -12,7 +12,7 @@ import (
 	"swarm/internal/pki"
 	"swarm/manager/ca"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 const (
@@ -29,7 +29,7 @@ const (
 // leader is lost between two commits, or when two writers write at the same time. It looks when a
 // term begins, when a node was removed and when a service has a new revision.
 func (m *Manager) reap(ctx context.Context) error {
-	view, w := m.store.Watch(raftstore.TableNode, raftstore.TableRevision)
+	view, w := m.store.Watch(table.Node, table.Revision)
 	defer w.Close()
 	if err := m.deleteRows(ctx, orphans(view)); err != nil {
 		return err
@@ -47,7 +47,7 @@ func (m *Manager) reap(ctx context.Context) error {
 			switch rev, _ := c.New.(*swarmv1.Revision); {
 			case rev != nil:
 				changes = oldRevisions(batch.View, rev.GetServiceId())
-			case c.Table == raftstore.TableNode && c.New == nil:
+			case c.Table == table.Node && c.New == nil:
 				changes = orphans(batch.View)
 			}
 			if err := m.deleteRows(ctx, changes); err != nil {
@@ -87,13 +87,13 @@ func (m *Manager) forget(ctx context.Context) error {
 
 // neverJoined returns a group for each node to forget. The store rejects it if the node joins at
 // the same moment.
-func neverJoined(v *raftstore.View, voters map[string]bool, now time.Time) []*swarmv1.Group {
+func neverJoined(v *table.View, voters map[string]bool, now time.Time) []*swarmv1.Group {
 	var out []*swarmv1.Group
 	for st := range v.NodeStates.All() {
 		n, ok := v.Nodes.Get(st.GetNodeId())
 		if ok && !voters[n.GetId()] && st.GetState() == swarmv1.NodeState_DOWN && members.NeverReported(st) &&
 			now.Sub(st.GetSince().AsTime()) > ca.ForgetAfter {
-			out = append(out, raftstore.Group(raftstore.Delete(n), raftstore.Delete(st)))
+			out = append(out, table.Group(table.Delete(n), table.Delete(st)))
 		}
 	}
 	return out
@@ -102,7 +102,7 @@ func neverJoined(v *raftstore.View, voters map[string]bool, now time.Time) []*sw
 // guests returns a group for each guest to forget: if there are more than ca.KeptGuests, those that
 // have been down longest, and for more than ca.ForgetGuestAfter. The store rejects the group if the
 // node returns at the same moment.
-func guests(v *raftstore.View, voters map[string]bool, now time.Time) []*swarmv1.Group {
+func guests(v *table.View, voters map[string]bool, now time.Time) []*swarmv1.Group {
 	var all []*swarmv1.NodeState
 	for st := range v.NodeStates.All() {
 		if members.Guest(st) && !voters[st.GetNodeId()] {
@@ -115,7 +115,7 @@ func guests(v *raftstore.View, voters map[string]bool, now time.Time) []*swarmv1
 	var out []*swarmv1.Group
 	for _, st := range all[:max(len(all)-ca.KeptGuests, 0)] {
 		if n, ok := v.Nodes.Get(st.GetNodeId()); ok && now.Sub(st.GetSince().AsTime()) > ca.ForgetGuestAfter {
-			out = append(out, raftstore.Group(raftstore.Delete(n), raftstore.Delete(st)))
+			out = append(out, table.Group(table.Delete(n), table.Delete(st)))
 		}
 	}
 	return out
@@ -124,11 +124,11 @@ func guests(v *raftstore.View, voters map[string]bool, now time.Time) []*swarmv1
 // expiredCredentials returns a group for each credential that has expired. A row stays for as long
 // as another manager's clock may be behind. Without the row that manager would tell the holder that
 // the credential was revoked.
-func expiredCredentials(v *raftstore.View, now time.Time) []*swarmv1.Group {
+func expiredCredentials(v *table.View, now time.Time) []*swarmv1.Group {
 	var out []*swarmv1.Group
 	for c := range v.Credentials.All() {
 		if now.Sub(c.GetUntil().AsTime()) > pki.Backdate {
-			out = append(out, raftstore.Group(raftstore.Delete(c)))
+			out = append(out, table.Group(table.Delete(c)))
 		}
 	}
 	return out
@@ -140,7 +140,7 @@ func (m *Manager) deleteRows(ctx context.Context, changes []*swarmv1.Change) err
 		n := min(len(changes), reapBatch)
 		groups := make([]*swarmv1.Group, n)
 		for i, c := range changes[:n] {
-			groups[i] = raftstore.Group(c)
+			groups[i] = table.Group(c)
 		}
 		changes = changes[n:]
 		if _, _, err := m.store.CommitGroups(ctx, "reaper", groups); err != nil {
@@ -156,36 +156,36 @@ func (m *Manager) deleteRows(ctx context.Context, changes []*swarmv1.Change) err
 
 // orphans returns deletions of all rows whose owner does not exist, each with the version that was
 // seen.
-func orphans(v *raftstore.View) []*swarmv1.Change {
+func orphans(v *table.View) []*swarmv1.Change {
 	var out []*swarmv1.Change
 	for st := range v.NodeStates.All() {
 		if _, ok := v.Nodes.Get(st.GetNodeId()); !ok {
-			out = append(out, raftstore.Delete(st))
+			out = append(out, table.Delete(st))
 		}
 	}
 	for c := range v.ImageCopies.All() {
 		if _, ok := v.Nodes.Get(c.GetNodeId()); !ok {
-			out = append(out, raftstore.Delete(c))
+			out = append(out, table.Delete(c))
 		}
 	}
 	for st := range v.Statuses.All() {
 		if _, ok := v.Tasks.Get(st.GetTaskId()); !ok {
-			out = append(out, raftstore.Delete(st))
+			out = append(out, table.Delete(st))
 		}
 	}
 	for e := range v.Endpoints.All() {
 		if _, ok := v.Services.Get(e.GetServiceId()); !ok {
-			out = append(out, raftstore.Delete(e))
+			out = append(out, table.Delete(e))
 		}
 	}
 	for r := range v.Revisions.All() {
 		if _, ok := v.Services.Get(r.GetServiceId()); !ok {
-			out = append(out, raftstore.Delete(r))
+			out = append(out, table.Delete(r))
 		}
 	}
 	for c := range v.Claims.All() {
 		if !owned(v, c) {
-			out = append(out, raftstore.Delete(c))
+			out = append(out, table.Delete(c))
 		}
 	}
 	return out
@@ -194,7 +194,7 @@ func orphans(v *raftstore.View) []*swarmv1.Change {
 // owned reports whether the owner of a claim exists. Ports of the mesh belong to services, ports of
 // one node to tasks, addresses to tasks, services and nodes, and VNIs and address cursors to
 // networks. A claim of another kind counts as owned, because a newer version may have made it.
-func owned(v *raftstore.View, c *swarmv1.Claim) bool {
+func owned(v *table.View, c *swarmv1.Claim) bool {
 	kind, rest, _ := strings.Cut(c.GetKey(), "/")
 	switch kind {
 	case "port", "addr":
@@ -217,7 +217,7 @@ func owned(v *raftstore.View, c *swarmv1.Claim) bool {
 // oldRevisions returns deletions of a service's revisions beyond keptRevisions, oldest first.
 // Revisions that a task, the service or its rollback names stay. So does the first revision with
 // each task template in use, because the planner compares templates by it.
-func oldRevisions(v *raftstore.View, service string) []*swarmv1.Change {
+func oldRevisions(v *table.View, service string) []*swarmv1.Change {
 	svc, ok := v.Services.Get(service)
 	if !ok {
 		return nil
@@ -241,7 +241,7 @@ func oldRevisions(v *raftstore.View, service string) []*swarmv1.Change {
 	var out []*swarmv1.Change
 	for _, r := range all[:len(all)-keptRevisions] {
 		if !used[r.GetNumber()] {
-			out = append(out, raftstore.Delete(r))
+			out = append(out, table.Delete(r))
 		}
 	}
 	return out

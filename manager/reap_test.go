@@ -12,7 +12,7 @@ import (
 
 	"swarm/manager/ca"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // A host whose join failed after the manager's answer is forgotten. A node that had joined and is
@@ -23,8 +23,8 @@ func TestManager_ForgetsWhoNeverCame(t *testing.T) {
 		since := timestamppb.Now()
 		for id, epoch := range map[string]uint64{"never": 0, "down": 1} {
 			_, err := r.store.Commit(t.Context(), "test",
-				raftstore.Create(&swarmv1.Node{Id: id, MachineId: id, Addr: "10.0.0." + id[:1], Port: 2377, Spec: &swarmv1.NodeSpec{Role: swarmv1.NodeSpec_WORKER}}),
-				raftstore.Create(&swarmv1.NodeState{NodeId: id, State: swarmv1.NodeState_UNKNOWN, SessionEpoch: epoch, Since: since}))
+				table.Create(&swarmv1.Node{Id: id, MachineId: id, Addr: "10.0.0." + id[:1], Port: 2377, Spec: &swarmv1.NodeSpec{Role: swarmv1.NodeSpec_WORKER}}),
+				table.Create(&swarmv1.NodeState{NodeId: id, State: swarmv1.NodeState_UNKNOWN, SessionEpoch: epoch, Since: since}))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -63,8 +63,8 @@ func TestManager_ForgetsGuests(t *testing.T) {
 		r := newRig(t)
 		down := func(id string, up, ago time.Duration) {
 			_, err := r.store.Commit(t.Context(), "test",
-				raftstore.Create(&swarmv1.Node{Id: id, MachineId: id, Addr: "host-" + id, Port: 2377, Spec: &swarmv1.NodeSpec{Role: swarmv1.NodeSpec_WORKER}}),
-				raftstore.Create(&swarmv1.NodeState{
+				table.Create(&swarmv1.Node{Id: id, MachineId: id, Addr: "host-" + id, Port: 2377, Spec: &swarmv1.NodeSpec{Role: swarmv1.NodeSpec_WORKER}}),
+				table.Create(&swarmv1.NodeState{
 					NodeId: id, State: swarmv1.NodeState_DOWN, SessionEpoch: 1, Up: durationpb.New(up),
 					Since: timestamppb.New(time.Now().Add(-ago)),
 				}))

@@ -22,6 +22,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 	"swarm/raftstore/raftstoretest"
+	"swarm/raftstore/table"
 )
 
 const self = "m1" // the store's member
@@ -98,14 +99,14 @@ func (r *rig) bootstrap() {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	found, err := ca.NewCluster(ca.Founder{CSR: csr, Addr: "10.0.0.1", Port: 2377, Format: raftstore.Format}, time.Now())
+	found, err := ca.NewCluster(ca.Founder{CSR: csr, Addr: "10.0.0.1", Port: 2377, Format: table.Format}, time.Now())
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	node := found.Node
 	node.Id, node.MachineId, node.Hostname = self, self, self
 	node.Spec.Availability = swarmv1.NodeSpec_DRAIN
-	_, err = r.store.Commit(r.t.Context(), "init", raftstore.Create(found.Cluster), raftstore.Create(node), raftstore.Create(&swarmv1.NodeState{NodeId: self, State: swarmv1.NodeState_READY}))
+	_, err = r.store.Commit(r.t.Context(), "init", table.Create(found.Cluster), table.Create(node), table.Create(&swarmv1.NodeState{NodeId: self, State: swarmv1.NodeState_READY}))
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -127,8 +128,8 @@ func (r *rig) addNode(host string) string {
 	r.t.Helper()
 	id := ident.NewID()
 	r.commit(
-		raftstore.Create(&swarmv1.Node{Id: id, MachineId: host, Hostname: host, Addr: host, Port: 2377, Spec: &swarmv1.NodeSpec{}, PublicKey: []byte(id)}),
-		raftstore.Create(&swarmv1.NodeState{NodeId: id}),
+		table.Create(&swarmv1.Node{Id: id, MachineId: host, Hostname: host, Addr: host, Port: 2377, Spec: &swarmv1.NodeSpec{}, PublicKey: []byte(id)}),
+		table.Create(&swarmv1.NodeState{NodeId: id}),
 	)
 	return id
 }
@@ -274,13 +275,13 @@ func (w *worker) obey(a *swarmv1.Assignments) {
 			delete(w.tasks, ref.GetId())
 		}
 		if rev := c.GetPut().GetRevision(); rev != nil {
-			w.revs[raftstore.Key(rev)] = true
+			w.revs[table.Key(rev)] = true
 		}
 		t := c.GetPut().GetTask()
 		if t == nil {
 			continue
 		}
-		if !w.revs[raftstore.RevisionKey(t.GetServiceId(), t.GetRevision())] {
+		if !w.revs[table.RevisionKey(t.GetServiceId(), t.GetRevision())] {
 			w.t.Errorf("task %s came before its revision", t.GetId())
 		}
 		w.tasks[t.GetId()] = t

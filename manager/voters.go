@@ -5,7 +5,7 @@ import (
 	"time"
 
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 const (
@@ -20,7 +20,7 @@ const (
 // ctx ends. It looks when a node or its state has changed. While a new manager does not answer yet,
 // or a former one cannot be removed yet, it tries again after growing pauses.
 func (m *Manager) reconcileVoters(ctx context.Context) error {
-	_, w := m.store.Watch(raftstore.TableNode, raftstore.TableNodeState)
+	_, w := m.store.Watch(table.Node, table.NodeState)
 	defer w.Close()
 	for pause := votersPause; ; pause = min(2*pause, votersPauseMax) {
 		until, cancel := ctx, context.CancelFunc(func() {})
@@ -40,7 +40,7 @@ func (m *Manager) reconcileVoters(ctx context.Context) error {
 
 // changeVoters makes the changes that are possible now. It reports whether all voters are as they
 // should be.
-func (m *Manager) changeVoters(ctx context.Context, view *raftstore.View) (done bool) {
+func (m *Manager) changeVoters(ctx context.Context, view *table.View) (done bool) {
 	if view.Cluster() == nil {
 		return true // not bootstrapped yet
 	}

@@ -19,7 +19,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 	agent "swarm/worker"
 	"swarm/worker/engine"
 	"swarm/worker/lease"
@@ -111,15 +111,15 @@ func newFarm(t *testing.T, seed uint64) *farm {
 // pace sets the session timeout, which is also the lease.
 func (f *farm) pace(timeout time.Duration) {
 	f.t.Helper()
-	f.change(func(v *raftstore.View) *swarmv1.Change {
+	f.change(func(v *table.View) *swarmv1.Change {
 		c := v.Cluster().CloneVT()
 		c.Spec.Dispatcher = &swarmv1.DispatcherConfig{HeartbeatPeriod: durationpb.New(writerTimeout / 4), SessionTimeout: durationpb.New(timeout)}
-		return raftstore.Update(c)
+		return table.Update(c)
 	})
 }
 
 // change writes a row, and tries again when somebody else has written it meanwhile.
-func (f *farm) change(edit func(*raftstore.View) *swarmv1.Change) {
+func (f *farm) change(edit func(*table.View) *swarmv1.Change) {
 	f.t.Helper()
 	for {
 		_, err := f.store.Commit(f.t.Context(), "test", edit(f.store.View()))
@@ -306,14 +306,14 @@ func (f *farm) disturb() {
 
 func (f *farm) drain(s *station) {
 	f.t.Helper()
-	f.change(func(v *raftstore.View) *swarmv1.Change {
+	f.change(func(v *table.View) *swarmv1.Change {
 		row, _ := v.Nodes.Get(s.id)
 		row = row.CloneVT()
 		row.Spec.Availability = swarmv1.NodeSpec_ACTIVE
 		if s.drained {
 			row.Spec.Availability = swarmv1.NodeSpec_DRAIN
 		}
-		return raftstore.Update(row)
+		return table.Update(row)
 	})
 }
 

@@ -21,7 +21,7 @@ func TestStore_CommitThenView(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	svc, ok := s.View().ServiceByName("web")
+	svc, ok := s.View().Services.ByName("web")
 	if !ok || svc.GetId() != "s1" || svc.GetMeta().GetVersion() != index {
 		t.Fatalf("got %v, want s1 at %d", svc, index)
 	}

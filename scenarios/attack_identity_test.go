@@ -20,8 +20,8 @@ import (
 	"swarm/internal/pki"
 	"swarm/internal/transport"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
 	"swarm/raftstore/raftstoretest"
+	"swarm/raftstore/table"
 )
 
 // TestAttackIdentity is what a host does with a certificate that it should not have any more, or
@@ -338,7 +338,7 @@ func (a *identityAttack) speakRaft(t *testing.T) {
 	row := a.node(t, idOf(s))
 	intruder, _ := a.raft(t, s)
 	row.Spec.Role = swarmv1.NodeSpec_MANAGER
-	err := intruder.Append(1, raftstore.Put(row))
+	err := intruder.Append(1, table.Put(row))
 	t.Log("a worker that sends an entry: ", err)
 	out, _ := a.run("node", "inspect", "node2")
 	if err == nil || strings.Contains(out, "\"manager\"") {

@@ -7,13 +7,13 @@ import (
 
 	"swarm/manager/ca"
 	"swarm/node"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // Bootstrap makes the first rows of a new cluster, for node.Deps.
 func Bootstrap(r node.FoundRequest) (node.Founded, error) {
 	founding, err := ca.NewCluster(ca.Founder{
-		ClusterID: r.ClusterID, NodeID: r.NodeID, Spec: r.Init.GetSpec(), Format: raftstore.Format, CSR: r.CSR,
+		ClusterID: r.ClusterID, NodeID: r.NodeID, Spec: r.Init.GetSpec(), Format: table.Format, CSR: r.CSR,
 		MachineID: r.MachineID, Hostname: r.Hostname, Addr: r.Membership.Addr, Port: uint32(r.Membership.Port),
 		DataPathAddr: r.Membership.DataPathAddr, Availability: r.Init.GetAvailability(),
 	}, time.Now())

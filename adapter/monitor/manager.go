@@ -9,6 +9,7 @@ import (
 	"swarm/internal/metrics"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // Manager is the part of manager.Manager that is measured.
@@ -42,7 +43,7 @@ func (m *Monitor) AddManager(manager Manager, store *raftstore.Store) (remove fu
 }
 
 // cluster emits the numbers of the cluster's objects.
-func (f *families) cluster(v *raftstore.View, emit metrics.Emit) {
+func (f *families) cluster(v *table.View, emit metrics.Emit) {
 	nodes, tasks := map[swarmv1.NodeState_State]int{}, map[swarmv1.TaskState]int{}
 	for n := range v.Nodes.All() {
 		state, _ := v.NodeStates.Get(n.GetId())

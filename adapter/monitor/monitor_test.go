@@ -21,8 +21,8 @@ import (
 	"swarm/overlay/mesh"
 	"swarm/overlay/plane"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
 	"swarm/raftstore/raftstoretest"
+	"swarm/raftstore/table"
 	"swarm/worker/tasks"
 )
 
@@ -131,9 +131,9 @@ func scrape(t *testing.T, m *Monitor) string {
 func TestEveryMetricIsShown(t *testing.T) {
 	store := raftstoretest.New(t)
 	if _, err := store.Commit(t.Context(), "test",
-		raftstore.Create(&swarmv1.Node{Id: "n1", Spec: &swarmv1.NodeSpec{}}),
-		raftstore.Create(&swarmv1.NodeState{NodeId: "n1", State: swarmv1.NodeState_READY}),
-		raftstore.Create(&swarmv1.Task{Id: "t1"}),
+		table.Create(&swarmv1.Node{Id: "n1", Spec: &swarmv1.NodeSpec{}}),
+		table.Create(&swarmv1.NodeState{NodeId: "n1", State: swarmv1.NodeState_READY}),
+		table.Create(&swarmv1.Task{Id: "t1"}),
 	); err != nil {
 		t.Fatal(err)
 	}

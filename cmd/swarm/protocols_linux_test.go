@@ -29,7 +29,7 @@ import (
 	"swarm/internal/pki"
 	"swarm/internal/transport"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 var update = flag.Bool("update", false, "rewrite docs/protocols.md and testdata/wrong.txt")
@@ -260,7 +260,7 @@ func TestProtocols_CloseWhatIsOpen(t *testing.T) {
 		t.Helper()
 		n := row()
 		n.PublicKey = key
-		r.commit(raftstore.Update(n))
+		r.commit(table.Update(n))
 		r.told["worker"].Apply([]*swarmv1.AssignmentChange{{Change: &swarmv1.AssignmentChange_Put{Put: &swarmv1.Assignment{
 			Object: &swarmv1.Assignment_Peering{Peering: &swarmv1.Peering{NodeId: id, PublicKeys: [][]byte{key}}},
 		}}}})
@@ -302,7 +302,7 @@ func TestProtocols_CloseWhatIsOpen(t *testing.T) {
 
 	demoted := row()
 	demoted.Spec.Role = swarmv1.NodeSpec_WORKER
-	r.commit(raftstore.Update(demoted))
+	r.commit(table.Update(demoted))
 	closed(t, "the Raft connection of a manager that was demoted", raft)
 	stillOpen(t, "the blob connection of a node that was demoted", blob)
 	r.hooks["worker"].OnNode(&swarmv1.NodeUpdate{Managers: []*swarmv1.Peer{{NodeId: idOfCert(r.caller("manager").cred), Addr: "127.0.0.1", Port: 1}}})
@@ -311,7 +311,7 @@ func TestProtocols_CloseWhatIsOpen(t *testing.T) {
 	}
 	stillOpen(t, "the blob connection of a node that was demoted, at a worker", blobOfWorker)
 
-	r.commit(raftstore.Delete(row()))
+	r.commit(table.Delete(row()))
 	closed(t, "the blob connection of a node that was removed", blob)
 	r.told["worker"].Apply([]*swarmv1.AssignmentChange{{Change: &swarmv1.AssignmentChange_Remove{
 		Remove: &swarmv1.AssignmentRef{Kind: swarmv1.AssignmentRef_PEERING, Id: id},

@@ -32,6 +32,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 	"swarm/raftstore/raftstoretest"
+	"swarm/raftstore/table"
 )
 
 // The two kinds of nodes of the table: real daemons of package node with real listeners, over rows
@@ -69,7 +70,7 @@ func newProtocolRig(t *testing.T) *protocolRig {
 	r := &protocolRig{t: t, store: raftstoretest.New(t), addrs: map[string]string{}, told: map[string]*members.Members{}, hooks: map[string]node.WorkerHooks{}}
 	self := ident.NewID()
 	key, csr := r.key()
-	founding, err := ca.NewCluster(ca.Founder{NodeID: self, CSR: csr, Addr: "127.0.0.1", Port: 1, MachineID: "m", Hostname: "m", Format: raftstore.Format}, time.Now())
+	founding, err := ca.NewCluster(ca.Founder{NodeID: self, CSR: csr, Addr: "127.0.0.1", Port: 1, MachineID: "m", Hostname: "m", Format: table.Format}, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,8 +131,8 @@ func (r *protocolRig) node(role swarmv1.NodeSpec_Role, validity time.Duration) p
 		r.t.Fatal(err)
 	}
 	r.commit(
-		raftstore.Create(&swarmv1.Node{Id: id, Addr: "127.0.0.1", Port: 1, MachineId: id, Hostname: id[:8], PublicKey: cert.RawSubjectPublicKeyInfo, Spec: &swarmv1.NodeSpec{Role: role}}),
-		raftstore.Create(&swarmv1.NodeState{NodeId: id, State: swarmv1.NodeState_READY}))
+		table.Create(&swarmv1.Node{Id: id, Addr: "127.0.0.1", Port: 1, MachineId: id, Hostname: id[:8], PublicKey: cert.RawSubjectPublicKeyInfo, Spec: &swarmv1.NodeSpec{Role: role}}),
+		table.Create(&swarmv1.NodeState{NodeId: id, State: swarmv1.NodeState_READY}))
 	asManager, err := r.root.SignManager(csr, pki.Manager{NodeID: id, Issued: r.store.View().Index()}, validity, time.Now())
 	if err != nil {
 		r.t.Fatal(err)
@@ -153,13 +154,13 @@ func (r *protocolRig) makeCallers() {
 	add("demoted", r.node(swarmv1.NodeSpec_WORKER, time.Hour))
 	removed := add("removed", r.node(swarmv1.NodeSpec_MANAGER, time.Hour))
 	gone, _ := r.store.View().Nodes.Get(idOfCert(removed.cred))
-	r.commit(raftstore.Delete(gone))
+	r.commit(table.Delete(gone))
 	replaced := add("replaced key", r.node(swarmv1.NodeSpec_WORKER, time.Hour))
 	replaced.asManager = pki.Credential{}
 	row, _ := r.store.View().Nodes.Get(idOfCert(replaced.cred))
 	row = row.CloneVT()
 	row.PublicKey = []byte("newer")
-	r.commit(raftstore.Update(row))
+	r.commit(table.Update(row))
 	expired := add("expired", r.node(swarmv1.NodeSpec_WORKER, -time.Minute))
 	expired.asManager = pki.Credential{}
 	for _, name := range []string{"user", "revoked user"} {
@@ -170,7 +171,7 @@ func (r *protocolRig) makeCallers() {
 		}
 		add(name, protocolCaller{cred: pki.Credential{Cert: cert, Key: key}})
 		if name == "user" {
-			r.commit(raftstore.Create(&swarmv1.Credential{Id: pki.Serial(cert), Name: "jane", Until: timestamppb.New(cert.NotAfter)}))
+			r.commit(table.Create(&swarmv1.Credential{Id: pki.Serial(cert), Name: "jane", Until: timestamppb.New(cert.NotAfter)}))
 		}
 	}
 	add("anonymous", protocolCaller{})

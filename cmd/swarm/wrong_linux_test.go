@@ -30,8 +30,8 @@ import (
 	"swarm/manager/dispatch/liveness"
 	"swarm/node"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
 	"swarm/raftstore/raftstoretest"
+	"swarm/raftstore/table"
 )
 
 const wrongFile = "testdata/wrong.txt"
@@ -207,15 +207,15 @@ func (r *wrongRig) manage() {
 	r.t.Helper()
 	store, self := raftstoretest.New(r.t), "m1" // the store's member
 	_, csr := (&protocolRig{t: r.t}).key()
-	found, err := ca.NewCluster(ca.Founder{CSR: csr, Addr: "10.0.0.1", Port: 2377, Format: raftstore.Format}, time.Now())
+	found, err := ca.NewCluster(ca.Founder{CSR: csr, Addr: "10.0.0.1", Port: 2377, Format: table.Format}, time.Now())
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	manages := found.Node
 	manages.Id, manages.MachineId, manages.Hostname = self, self, "node1"
 	works := &swarmv1.Node{Id: "worker0000000000000000002", MachineId: "2", Hostname: "node2", Addr: "10.0.0.2", Port: 2377, Spec: &swarmv1.NodeSpec{Labels: map[string]string{"zone": "a"}}}
-	if _, err := store.Commit(r.t.Context(), "init", raftstore.Create(found.Cluster), raftstore.Create(manages), raftstore.Create(works),
-		raftstore.Create(&swarmv1.NodeState{NodeId: self, State: swarmv1.NodeState_READY}), raftstore.Create(&swarmv1.NodeState{NodeId: works.Id, State: swarmv1.NodeState_UNKNOWN})); err != nil {
+	if _, err := store.Commit(r.t.Context(), "init", table.Create(found.Cluster), table.Create(manages), table.Create(works),
+		table.Create(&swarmv1.NodeState{NodeId: self, State: swarmv1.NodeState_READY}), table.Create(&swarmv1.NodeState{NodeId: works.Id, State: swarmv1.NodeState_UNKNOWN})); err != nil {
 		r.t.Fatal(err)
 	}
 	m := manager.New(manager.Config{NodeID: self}, manager.Deps{

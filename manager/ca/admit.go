@@ -13,7 +13,7 @@ import (
 	"swarm/internal/pki"
 	"swarm/internal/transport"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 const tokenRotated = "join token was rotated or is mistyped: get the current one with `swarm join-token worker` on a manager"
@@ -38,7 +38,7 @@ func (s *Server) Asked() uint64 { return s.fresh.LeaderQueries() }
 // no longer count, and one that was made a moment ago must. But only who knows a token of this
 // replica has the leader asked at once. The others share one question a second, and each address
 // has few of them.
-func (s *Server) admit(ctx context.Context) (*raftstore.View, swarmv1.NodeSpec_Role, error) {
+func (s *Server) admit(ctx context.Context) (*table.View, swarmv1.NodeSpec_Role, error) {
 	_, c, err := s.cluster()
 	if err != nil {
 		return nil, 0, err

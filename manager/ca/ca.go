@@ -21,6 +21,7 @@ import (
 	"swarm/internal/pki"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // Deps are what a Server needs.
@@ -77,7 +78,7 @@ func New(deps Deps) *Server {
 }
 
 // cluster is the Cluster row of the local replica.
-func (s *Server) cluster() (*raftstore.View, *swarmv1.Cluster, error) {
+func (s *Server) cluster() (*table.View, *swarmv1.Cluster, error) {
 	view := s.store.View()
 	c := view.Cluster()
 	if c == nil {
@@ -121,7 +122,7 @@ func validity(c *swarmv1.Cluster) time.Duration {
 }
 
 // Managers are the peers that have the role, in the order of their ids.
-func Managers(view *raftstore.View) []*swarmv1.Peer {
+func Managers(view *table.View) []*swarmv1.Peer {
 	var out []*swarmv1.Peer
 	for n := range view.Nodes.All() {
 		if n.GetSpec().GetRole() == swarmv1.NodeSpec_MANAGER {

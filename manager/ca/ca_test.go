@@ -19,6 +19,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 	"swarm/raftstore/raftstoretest"
+	"swarm/raftstore/table"
 )
 
 // rig is a cluster of one manager, founded.
@@ -38,7 +39,7 @@ func newRigAt(t *testing.T, addr string) *rig {
 	t.Helper()
 	found, err := ca.NewCluster(ca.Founder{
 		CSR: csr(t), MachineID: "machine-0", Hostname: "host-0", Addr: addr, Port: 2377, DataPathAddr: dataPathOf(addr),
-		Spec: &swarmv1.ClusterSpec{Network: &swarmv1.NetworkDefaults{GossipPort: 7946}}, Format: raftstore.Format,
+		Spec: &swarmv1.ClusterSpec{Network: &swarmv1.NetworkDefaults{GossipPort: 7946}}, Format: table.Format,
 	}, time.Now())
 	if err != nil {
 		t.Fatal(err)
@@ -109,7 +110,7 @@ func (r *rig) setState(id string, state swarmv1.NodeState_State) {
 	row, _ := r.store.View().NodeStates.Get(id)
 	row = row.CloneVT()
 	row.State = state
-	if _, err := r.store.Commit(r.t.Context(), "test", raftstore.Update(row)); err != nil {
+	if _, err := r.store.Commit(r.t.Context(), "test", table.Update(row)); err != nil {
 		r.t.Fatal(err)
 	}
 }
@@ -222,7 +223,7 @@ func (r *rig) clusterPort(port uint32) {
 	r.t.Helper()
 	c := r.store.View().Cluster().CloneVT()
 	c.Spec.Network.ClusterPort = port
-	if _, err := r.store.Commit(r.t.Context(), "test", raftstore.Update(c)); err != nil {
+	if _, err := r.store.Commit(r.t.Context(), "test", table.Update(c)); err != nil {
 		r.t.Fatal(err)
 	}
 }
@@ -256,7 +257,7 @@ func (r *rig) rotate(worker, manager bool) {
 	if err := ca.RotateTokens(c.RootCa, worker, manager); err != nil {
 		r.t.Fatal(err)
 	}
-	if _, err := r.store.Commit(r.t.Context(), "test", raftstore.Update(c)); err != nil {
+	if _, err := r.store.Commit(r.t.Context(), "test", table.Update(c)); err != nil {
 		r.t.Fatal(err)
 	}
 }
@@ -300,7 +301,7 @@ func (r *rig) report(id string) {
 	row, _ := r.store.View().NodeStates.Get(id)
 	row = row.CloneVT()
 	row.SessionEpoch = 1
-	if _, err := r.store.Commit(r.t.Context(), "test", raftstore.Update(row)); err != nil {
+	if _, err := r.store.Commit(r.t.Context(), "test", table.Update(row)); err != nil {
 		r.t.Fatal(err)
 	}
 }
@@ -431,7 +432,7 @@ func TestJoin_BoundsGuests(t *testing.T) {
 					st, _ := r.store.View().NodeStates.Get(answer.GetNodeId())
 					st = st.CloneVT()
 					st.State, st.SessionEpoch, st.Up = swarmv1.NodeState_DOWN, 1, durationpb.New(up)
-					if _, err := r.store.Commit(t.Context(), "test", raftstore.Update(st)); err != nil {
+					if _, err := r.store.Commit(t.Context(), "test", table.Update(st)); err != nil {
 						t.Fatal(err)
 					}
 				}

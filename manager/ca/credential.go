@@ -12,7 +12,7 @@ import (
 	"swarm/internal/pki"
 	"swarm/internal/transport"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // CreateCredential signs a certificate for a user of the API and writes its row, without which it
@@ -55,15 +55,15 @@ func (s *Server) CreateCredential(ctx context.Context, req *swarmv1.CreateCreden
 
 // write commits a credential, together with its issuer's, which must still be there: one that was
 // revoked must not create another through a manager that has not heard of it.
-func (s *Server) write(ctx context.Context, view *raftstore.View, row *swarmv1.Credential) error {
+func (s *Server) write(ctx context.Context, view *table.View, row *swarmv1.Credential) error {
 	for {
-		changes := []*swarmv1.Change{raftstore.Create(row)}
+		changes := []*swarmv1.Change{table.Create(row)}
 		if row.GetIssuerId() != "" {
 			issuer, ok := view.Credentials.Get(row.GetIssuerId())
 			if !ok {
 				return errdefs.ErrUnauthenticated.WithMessage(fmt.Sprintf("the credential of %s was revoked", row.GetIssuer()))
 			}
-			changes = append(changes, raftstore.Update(issuer))
+			changes = append(changes, table.Update(issuer))
 		}
 		_, err := s.store.Commit(ctx, row.GetIssuer(), changes...)
 		if row.GetIssuerId() == "" || !errdefs.IsAborted(err) && !errdefs.IsConflict(err) && !errdefs.IsNotFound(err) {

@@ -13,7 +13,7 @@ import (
 	"swarm/internal/pki"
 	"swarm/internal/transport"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // local is a call through the local socket.
@@ -112,7 +112,7 @@ func TestCreateCredential_ByARevokedOne(t *testing.T) {
 			t.Fatal(err)
 		}
 		cert, _ := pki.ParseCert(resp.GetCertificate())
-		if _, err := r.store.Commit(t.Context(), "test", raftstore.DeleteKey(raftstore.TableCredential, pki.Serial(cert))); err != nil {
+		if _, err := r.store.Commit(t.Context(), "test", table.DeleteKey(table.Credential, pki.Serial(cert))); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := r.credential(user(t.Context(), resp.GetCertificate()), "other", 0); !errdefs.IsUnauthorized(err) || !strings.Contains(err.Error(), "revoked") {

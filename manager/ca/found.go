@@ -11,7 +11,7 @@ import (
 	"swarm/internal/ident"
 	"swarm/internal/pki"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // Founder is the first manager and what the cluster is to be. Empty ids are made.
@@ -87,7 +87,7 @@ func NewCluster(f Founder, now time.Time) (*Founding, error) {
 	return &Founding{
 		Cluster: cluster, Node: node, Certificate: certPEM(cert), Bundle: bundle.PEM(),
 		Changes: []*swarmv1.Change{
-			raftstore.Create(cluster), raftstore.Create(node), raftstore.Create(newState(node, now)),
+			table.Create(cluster), table.Create(node), table.Create(newState(node, now)),
 		},
 	}, nil
 }

@@ -10,7 +10,7 @@ import (
 	"swarm/internal/ident"
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 const (
@@ -22,7 +22,7 @@ const (
 
 // checkHost refuses what a host that joins cannot be or must not be: it becomes a row that every
 // list shows, and addresses that every node sends to.
-func checkHost(view *raftstore.View, req *swarmv1.JoinRequest) error {
+func checkHost(view *table.View, req *swarmv1.JoinRequest) error {
 	if err := checkHostname(req.GetHostname()); err != nil {
 		return err
 	}
@@ -53,7 +53,7 @@ func checkHost(view *raftstore.View, req *swarmv1.JoinRequest) error {
 // checkPort refuses a worker whose port for the cluster is neither the cluster's nor a manager's: every node keeps its
 // containers from that port, at whatever address, so that a holder of the worker token must not choose it. On a single
 // machine, where nodes differ by their ports, containers reach none of them.
-func checkPort(view *raftstore.View, role swarmv1.NodeSpec_Role, port uint32) error {
+func checkPort(view *table.View, role swarmv1.NodeSpec_Role, port uint32) error {
 	common := cmp.Or(view.Cluster().GetSpec().GetNetwork().GetClusterPort(), spec.DefaultClusterPort)
 	of := func(p *swarmv1.Peer) bool { return p.GetPort() == port }
 	if role == swarmv1.NodeSpec_MANAGER || port == common || slices.ContainsFunc(Managers(view), of) || onLoopback(view) {
@@ -72,7 +72,7 @@ func checkHostname(name string) error {
 // checkAddress refuses an address at which other nodes cannot reach a host, and one in another form
 // than the canonical: a second spelling would hide that two nodes have the same. Loopback addresses
 // are for clusters whose managers have one too.
-func checkAddress(view *raftstore.View, what, flag, text string) error {
+func checkAddress(view *table.View, what, flag, text string) error {
 	if err := ident.CheckHostAddress(what, text); err != nil {
 		return fmt.Errorf("%w: give one with %s", err, flag)
 	}
@@ -92,7 +92,7 @@ func checkAddress(view *raftstore.View, what, flag, text string) error {
 
 // onLoopback reports whether the cluster is one of a single machine: all managers have loopback
 // addresses.
-func onLoopback(view *raftstore.View) bool {
+func onLoopback(view *table.View) bool {
 	for _, p := range Managers(view) {
 		if a, err := netip.ParseAddr(p.GetAddr()); err != nil || !a.IsLoopback() {
 			return false

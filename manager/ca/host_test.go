@@ -6,14 +6,14 @@ import (
 	"testing"
 
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // FuzzCheckHost: what a host may say of itself forges no row, and has one spelling.
 func FuzzCheckHost(f *testing.F) {
 	f.Add("node-1", "0123456789abcdef", "10.0.0.2", "", "v1", uint32(2377), int32(0))
 	f.Add("a\nb", "\x1b[2J", "::ffff:10.0.0.1", "fe80::1%eth0", "\x00", uint32(1<<17), int32(-1))
-	view := raftstore.ViewOf(&swarmv1.Node{Id: "m1", Addr: "10.0.0.1", Spec: &swarmv1.NodeSpec{Role: swarmv1.NodeSpec_MANAGER}})
+	view := table.ViewOf(&swarmv1.Node{Id: "m1", Addr: "10.0.0.1", Spec: &swarmv1.NodeSpec{Role: swarmv1.NodeSpec_MANAGER}})
 	f.Fuzz(func(t *testing.T, hostname, machine, addr, data, build string, port uint32, availability int32) {
 		req := &swarmv1.JoinRequest{
 			Hostname: hostname, MachineId: machine, Addr: addr, DataPathAddr: data, Build: build, Port: port,

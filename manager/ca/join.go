@@ -14,7 +14,7 @@ import (
 	"swarm/internal/members"
 	"swarm/internal/origin"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // Roots hands out the root certificates to whoever asks: the joiner pins their digest against its token.
@@ -75,11 +75,11 @@ func (s *Server) Join(ctx context.Context, req *swarmv1.JoinRequest) (*swarmv1.J
 		return nil, fmt.Errorf("join: %w", err)
 	}
 	node.PublicKey = cert.RawSubjectPublicKeyInfo
-	changes := []*swarmv1.Change{raftstore.Create(node), raftstore.Create(arrived(node, from, now))}
+	changes := []*swarmv1.Change{table.Create(node), table.Create(arrived(node, from, now))}
 	for _, st := range given {
 		n, _ := view.Nodes.Get(st.GetNodeId())
 		// With preconditions: a node that has reported meanwhile stays, and this host is told so when it asks again.
-		changes = append(changes, raftstore.Delete(n), raftstore.Delete(st))
+		changes = append(changes, table.Delete(n), table.Delete(st))
 	}
 	index, err := s.store.Commit(ctx, "join "+req.GetHostname(), changes...)
 	if err != nil {
@@ -122,7 +122,7 @@ func calledFrom(st *swarmv1.NodeState, from netip.Prefix) bool {
 
 // current is a view that holds all that was committed when a node called. Those that this replica
 // does not know, such as nodes that were removed, share one question to the leader a second.
-func (s *Server) current(ctx context.Context, node string) (*raftstore.View, *swarmv1.Cluster, error) {
+func (s *Server) current(ctx context.Context, node string) (*table.View, *swarmv1.Cluster, error) {
 	view, err := s.fresh.ViewFor(ctx, node)
 	if err != nil {
 		return nil, nil, err
@@ -137,7 +137,7 @@ func (s *Server) current(ctx context.Context, node string) (*raftstore.View, *sw
 // after our answer, or the answer was lost. A host that runs as one of them does not ask again. It
 // calls from the same origin: machine id, address and port are words that any host with a join
 // token can say of another that joins at this moment.
-func abandoned(view *raftstore.View, req *swarmv1.JoinRequest, from netip.Addr) []*swarmv1.NodeState {
+func abandoned(view *table.View, req *swarmv1.JoinRequest, from netip.Addr) []*swarmv1.NodeState {
 	var out []*swarmv1.NodeState
 	for n := range view.Nodes.All() {
 		same := n.GetMachineId() == req.GetMachineId() && n.GetAddr() == req.GetAddr() && n.GetPort() == req.GetPort()
@@ -183,7 +183,7 @@ func (s *Server) checkPace(from netip.Prefix) error {
 
 // refuseCrowd refuses a host while too many have been admitted that never reported or are guests,
 // those that it replaces aside.
-func refuseCrowd(view *raftstore.View, caller netip.Addr, given []*swarmv1.NodeState) error {
+func refuseCrowd(view *table.View, caller netip.Addr, given []*swarmv1.NodeState) error {
 	all, same, from := 0, 0, origin.OfIP(caller)
 	for st := range view.NodeStates.All() {
 		if !members.NeverReported(st) && !members.Guest(st) || slices.Contains(given, st) {
@@ -208,7 +208,7 @@ func refuseCrowd(view *raftstore.View, caller netip.Addr, given []*swarmv1.NodeS
 
 // refuseTwice keeps one host from being two nodes, those that it never became aside. A node that is down may have lost its
 // disk: its host joins anew.
-func refuseTwice(view *raftstore.View, req *swarmv1.JoinRequest, given []*swarmv1.NodeState) error {
+func refuseTwice(view *table.View, req *swarmv1.JoinRequest, given []*swarmv1.NodeState) error {
 	for n := range view.Nodes.All() {
 		st, _ := view.NodeStates.Get(n.GetId())
 		if st.GetState() == swarmv1.NodeState_DOWN || slices.Contains(given, st) {
@@ -255,7 +255,7 @@ func addresses(advertised, dataPath string) []string {
 
 // Moved is the row of a node that greets with other addresses than it has; nil: it has them. It refuses what Join refuses of
 // an address: one at which other nodes cannot be reached, and one of another node that is not down.
-func Moved(view *raftstore.View, id string, hello *swarmv1.Hello) (*swarmv1.Node, error) {
+func Moved(view *table.View, id string, hello *swarmv1.Hello) (*swarmv1.Node, error) {
 	old, ok := view.Nodes.Get(id)
 	if !ok || hello.GetAddr() == "" {
 		return nil, nil

@@ -8,14 +8,14 @@ import (
 
 	"swarm/internal/pki"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // SignManager signs, for the key of a node's credential, the certificate which says that the node
 // is a manager. It needs nothing but the replica of that node: no leader, and no certificate that
 // is still valid. It fails with errdefs.ErrUnavailable until the replica says that the node is a
 // manager, so that the index in the certificate is never older than the promotion.
-func SignManager(view *raftstore.View, nodeID string, of pki.Credential, now time.Time) (pki.Credential, error) {
+func SignManager(view *table.View, nodeID string, of pki.Credential, now time.Time) (pki.Credential, error) {
 	c := view.Cluster()
 	node, _ := view.Nodes.Get(nodeID)
 	if c == nil || node.GetSpec().GetRole() != swarmv1.NodeSpec_MANAGER {

@@ -7,12 +7,12 @@ import (
 	"swarm/internal/pki"
 	"swarm/manager/ca"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // The holder of an old certificate of a node takes nothing from the budget of the node.
 func TestPaceOf(t *testing.T) {
-	view := raftstore.ViewOf(&swarmv1.Node{Id: "n1", PublicKey: []byte("new"), PreviousKey: []byte("previous")})
+	view := table.ViewOf(&swarmv1.Node{Id: "n1", PublicKey: []byte("new"), PreviousKey: []byte("previous")})
 	of := func(id, key string) string {
 		return ca.PaceOf(view, pki.Peer{ID: id, Cert: &x509.Certificate{RawSubjectPublicKeyInfo: []byte(key)}})
 	}

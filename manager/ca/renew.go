@@ -15,6 +15,7 @@ import (
 	"swarm/internal/transport"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 const (
@@ -76,7 +77,7 @@ func (s *Server) renew(ctx context.Context, who pki.Peer, req *swarmv1.RenewRequ
 	if err != nil {
 		return nil, fmt.Errorf("renew certificate: %w", err)
 	}
-	if _, err := s.store.Commit(ctx, "node "+who.ID, raftstore.Update(rekeyed(node, who, cert))); err != nil {
+	if _, err := s.store.Commit(ctx, "node "+who.ID, table.Update(rekeyed(node, who, cert))); err != nil {
 		return nil, fmt.Errorf("renew certificate of node %s: %w", who.ID, err)
 	}
 	s.log.Info("certificate renewed", "node", who.ID, "until", cert.NotAfter)
@@ -86,7 +87,7 @@ func (s *Server) renew(ctx context.Context, who pki.Peer, req *swarmv1.RenewRequ
 // PaceOf names the budget that a call of a node is taken from. It is the node's, if the replica knows the key of the
 // certificate as one that the node may use; another key has a budget of its own, so that the holder of an old certificate
 // takes nothing from the node.
-func PaceOf(view *raftstore.View, who pki.Peer) string {
+func PaceOf(view *table.View, who pki.Peer) string {
 	if node, ok := view.Nodes.Get(who.ID); ok && members.Allows(node, who.PublicKey()) {
 		return who.ID
 	}
@@ -140,7 +141,7 @@ func Seen(ctx context.Context, store *raftstore.Store, who pki.Peer) error {
 		}
 		next := node.CloneVT()
 		next.PreviousKey = nil
-		if _, err := store.Commit(ctx, "node "+who.ID, raftstore.Update(next)); err == nil || !errdefs.IsAborted(err) {
+		if _, err := store.Commit(ctx, "node "+who.ID, table.Update(next)); err == nil || !errdefs.IsAborted(err) {
 			return err
 		}
 	}

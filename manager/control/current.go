@@ -12,7 +12,7 @@ import (
 
 	"swarm/internal/stale"
 	"swarm/manager/control/crud"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // readWait is how long a read waits for the leader before it answers from this manager's view.
@@ -34,8 +34,8 @@ func Current(r grpc.ServiceRegistrar, store replica, notice func() string) grpc.
 
 // replica is what Current needs of a store.
 type replica interface {
-	View() *raftstore.View
-	Latest(ctx context.Context) (*raftstore.View, error)
+	View() *table.View
+	Latest(ctx context.Context) (*table.View, error)
 	LeaderlessSince() time.Time
 }
 

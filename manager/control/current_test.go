@@ -16,13 +16,14 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 	"swarm/raftstore/raftstoretest"
+	"swarm/raftstore/table"
 )
 
 // behind is a replica that lags until Latest is called. If it is cut off from the leader, Latest
 // fails.
 type behind struct {
 	*raftstore.Store
-	view   *raftstore.View
+	view   *table.View
 	cutOff bool
 	waits  bool // Latest takes as long as its context allows when cut off
 	alone  time.Time
@@ -30,9 +31,9 @@ type behind struct {
 
 func (b *behind) LeaderlessSince() time.Time { return b.alone }
 
-func (b *behind) View() *raftstore.View { return b.view }
+func (b *behind) View() *table.View { return b.view }
 
-func (b *behind) Latest(ctx context.Context) (_ *raftstore.View, err error) {
+func (b *behind) Latest(ctx context.Context) (_ *table.View, err error) {
 	if b.cutOff && b.waits {
 		<-ctx.Done()
 	}
@@ -48,11 +49,11 @@ func (b *behind) Latest(ctx context.Context) (_ *raftstore.View, err error) {
 func TestCurrent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := raftstoretest.New(t)
-		if _, err := store.Commit(t.Context(), "test", raftstore.Create(&swarmv1.Service{Id: "s1", Name: "web"})); err != nil {
+		if _, err := store.Commit(t.Context(), "test", table.Create(&swarmv1.Service{Id: "s1", Name: "web"})); err != nil {
 			t.Fatal(err)
 		}
 		b := &behind{Store: store, view: store.View()}
-		if _, err := store.Commit(t.Context(), "test", raftstore.Create(&swarmv1.Service{Id: "s2", Name: "api"})); err != nil {
+		if _, err := store.Commit(t.Context(), "test", table.Create(&swarmv1.Service{Id: "s2", Name: "api"})); err != nil {
 			t.Fatal(err)
 		}
 		asked := 0
@@ -87,7 +88,7 @@ func TestCurrent_Reads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := raftstoretest.New(t)
 		b := &behind{Store: store, view: store.View(), waits: true}
-		if _, err := store.Commit(t.Context(), "test", raftstore.Create(&swarmv1.Service{Id: "s1", Name: "api"})); err != nil {
+		if _, err := store.Commit(t.Context(), "test", table.Create(&swarmv1.Service{Id: "s1", Name: "api"})); err != nil {
 			t.Fatal(err)
 		}
 		look := func(context.Context, any) (any, error) { return b.View().Services.Len(), nil }

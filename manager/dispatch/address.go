@@ -10,7 +10,7 @@ import (
 
 	"swarm/manager/ca"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // takeOverAddress writes the address of a node that has another one than before, for example from
@@ -32,7 +32,7 @@ func (s *Server) takeOverAddress(ctx context.Context, id string, hello *swarmv1.
 			}
 		}
 		before, _ := view.Nodes.Get(id)
-		_, err = s.deps.Store.Commit(ctx, "address of node "+id, raftstore.Update(next))
+		_, err = s.deps.Store.Commit(ctx, "address of node "+id, table.Update(next))
 		switch {
 		case err == nil:
 			s.note(id, "node has another address", "node", id, "addr", next.GetAddr(), "before", before.GetAddr(), "data_path_addr", next.GetDataPathAddr())

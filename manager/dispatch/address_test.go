@@ -10,8 +10,8 @@ import (
 	"github.com/containerd/errdefs"
 
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
 	"swarm/raftstore/raftstoretest"
+	"swarm/raftstore/table"
 )
 
 // A node's new address is written when the node answers there. The node gets no session otherwise.
@@ -22,11 +22,11 @@ func TestTakeOverAddress(t *testing.T) {
 		asked = append(asked, id+" at "+at)
 		return answer
 	}})
-	for _, row := range []raftstore.Row{
+	for _, row := range []table.Row{
 		&swarmv1.Node{Id: "m1", Addr: "10.0.0.1", Port: 2377, Spec: &swarmv1.NodeSpec{Role: swarmv1.NodeSpec_MANAGER}},
 		&swarmv1.Node{Id: "n1", Addr: "10.0.0.2", DataPathAddr: "10.0.0.2", Port: 2377},
 	} {
-		if _, err := s.deps.Store.Commit(t.Context(), "join", raftstore.Create(row)); err != nil {
+		if _, err := s.deps.Store.Commit(t.Context(), "join", table.Create(row)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -14,7 +14,7 @@ import (
 	"swarm/internal/pace"
 	"swarm/internal/pause"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 const (
@@ -76,9 +76,9 @@ func (e *entry) addOlder(older *entry) {
 
 // store is what a committer needs of the store. Tests have another one.
 type store interface {
-	View() *raftstore.View
+	View() *table.View
 	CommitGroups(ctx context.Context, actor string, groups []*swarmv1.Group) (uint64, []error, error)
-	WaitIndex(ctx context.Context, index uint64) (*raftstore.View, error)
+	WaitIndex(ctx context.Context, index uint64) (*table.View, error)
 }
 
 // committer writes what workers report. The entries that come during one commit make the next one.

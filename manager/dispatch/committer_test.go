@@ -16,13 +16,13 @@ import (
 
 	"swarm/internal/pace"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
 	"swarm/raftstore/raftstoretest"
+	"swarm/raftstore/table"
 )
 
 // ledger is a store that accepts every commit for which poison returns nil.
 type ledger struct {
-	view *raftstore.View
+	view *table.View
 	// poison returns the error of a commit with the statuses of some tasks.
 	poison func(tasks []string) error
 
@@ -31,9 +31,9 @@ type ledger struct {
 	tries   int
 }
 
-func (l *ledger) View() *raftstore.View { return l.view }
+func (l *ledger) View() *table.View { return l.view }
 
-func (l *ledger) WaitIndex(context.Context, uint64) (*raftstore.View, error) { return l.view, nil }
+func (l *ledger) WaitIndex(context.Context, uint64) (*table.View, error) { return l.view, nil }
 
 func (l *ledger) CommitGroups(_ context.Context, _ string, groups []*swarmv1.Group) (uint64, []error, error) {
 	var tasks []string
@@ -64,7 +64,7 @@ func (l *ledger) stored() (all []string) {
 }
 
 // nodes returns n sessions, each of a node with one task.
-func nodes(n int) (view *raftstore.View, sessions []*session) {
+func nodes(n int) (view *table.View, sessions []*session) {
 	rows := make([]proto.Message, 0, 3*n)
 	for i := range n {
 		node, task := fmt.Sprintf("n%02d", i), fmt.Sprintf("t%02d", i)

@@ -46,6 +46,8 @@ import (
 	"swarm/manager/dispatch/liveness"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
+	"swarm/raftstore/table"
+	"swarm/raftstore/watch"
 )
 
 // notesBurst and notesPeriod bound the log lines about the sessions and the state of one node.
@@ -174,7 +176,7 @@ func (s *Server) follow(ctx context.Context) error {
 	}
 }
 
-func (s *Server) followFrom(ctx context.Context, w *raftstore.Watcher) error {
+func (s *Server) followFrom(ctx context.Context, w *watch.Watcher) error {
 	for {
 		batch, err := w.Next(ctx)
 		if err != nil {
@@ -187,7 +189,7 @@ func (s *Server) followFrom(ctx context.Context, w *raftstore.Watcher) error {
 }
 
 // mark adds references to the sessions of the nodes that they concern.
-func (s *Server) mark(view *raftstore.View, d *assignment.Dirty) {
+func (s *Server) mark(view *table.View, d *assignment.Dirty) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for node, refs := range d.ByNode {
@@ -205,7 +207,7 @@ func (s *Server) mark(view *raftstore.View, d *assignment.Dirty) {
 
 // closeOutdated closes the sessions of nodes that were removed, and those that a newer session on
 // another manager replaces.
-func (s *Server) closeOutdated(batch raftstore.Batch) {
+func (s *Server) closeOutdated(batch watch.Batch) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range batch.Changes {
@@ -214,11 +216,11 @@ func (s *Server) closeOutdated(batch raftstore.Batch) {
 			continue
 		}
 		switch c.Table {
-		case raftstore.TableNode:
+		case table.Node:
 			if c.New == nil {
 				x.close(errRemoved)
 			}
-		case raftstore.TableNodeState:
+		case table.NodeState:
 			if st, _ := c.New.(*swarmv1.NodeState); st.GetSessionEpoch() > x.epoch {
 				x.close(errdefs.ErrAborted.WithMessage("a newer session of this node has begun on another manager"))
 			}

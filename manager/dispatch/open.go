@@ -19,7 +19,7 @@ import (
 	"swarm/manager/ca"
 	"swarm/manager/dispatch/liveness"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 const (
@@ -88,7 +88,7 @@ func (s *Server) accept(ctx context.Context, id string, stream swarmv1.Dispatche
 
 // member returns a view in which the node is a member. It fails when the node opens sessions too
 // often or is no member.
-func (s *Server) member(ctx context.Context, id string) (*raftstore.View, error) {
+func (s *Server) member(ctx context.Context, id string) (*table.View, error) {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	who, err := transport.FromContext(ctx)
@@ -123,7 +123,7 @@ func readHello(stream swarmv1.Dispatcher_SessionServer) (*swarmv1.Hello, error) 
 // openSession checks whether the session may begin, by a view in which the node is a member, and
 // writes into the store that it does. The store refuses a node that is removed meanwhile.
 func (s *Server) openSession(
-	ctx context.Context, id string, view *raftstore.View, hello *swarmv1.Hello, stream swarmv1.Dispatcher_SessionServer,
+	ctx context.Context, id string, view *table.View, hello *swarmv1.Hello, stream swarmv1.Dispatcher_SessionServer,
 ) (*session, error) {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
@@ -178,7 +178,7 @@ func (s *Server) checkKey(ctx context.Context, node *swarmv1.Node) error {
 // has every node that has joined, no node that was removed, and everything that the worker has seen
 // before. Callers that are unknown here share one question to the leader a second, because a host
 // that was removed may call without end.
-func (s *Server) freshView(ctx context.Context, id string) (*raftstore.View, error) {
+func (s *Server) freshView(ctx context.Context, id string) (*table.View, error) {
 	view, err := s.refresh.ViewFor(ctx, id)
 	if err != nil {
 		return nil, err
@@ -231,9 +231,9 @@ func (s *Server) recordStart(ctx context.Context, id, addr string, hello *swarmv
 	for range openAttempts {
 		old, ok := view.NodeStates.Get(id)
 		next := old.CloneVT()
-		change := raftstore.Update
+		change := table.Update
 		if !ok {
-			next, change = &swarmv1.NodeState{NodeId: id}, raftstore.Create
+			next, change = &swarmv1.NodeState{NodeId: id}, table.Create
 		}
 		if next.State != swarmv1.NodeState_READY {
 			next.Since = timestamppb.Now()

@@ -8,7 +8,7 @@ import (
 
 	"swarm/internal/task"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // Range of the ports that a node chooses for its tasks when the service names none.
@@ -16,11 +16,11 @@ const firstDynamicPort, lastDynamicPort = 30000, 32767
 
 // groups returns one group for each changed row, so that the store accepts or rejects each row
 // alone, and the entry that each group comes from.
-func (c *committer) groups(view *raftstore.View, entries []*entry) (groups []*swarmv1.Group, owners []int) {
+func (c *committer) groups(view *table.View, entries []*entry) (groups []*swarmv1.Group, owners []int) {
 	last := make(map[string]int) // task id -> its group
 	for i, e := range entries {
 		for _, st := range statuses(view, e, time.Now()) {
-			group := raftstore.Group(raftstore.Report(st))
+			group := table.Group(table.Report(st))
 			if at, double := last[st.GetTaskId()]; double {
 				groups[at], owners[at] = group, i
 				continue
@@ -33,7 +33,7 @@ func (c *committer) groups(view *raftstore.View, entries []*entry) (groups []*sw
 			c.copies.TakeN(e.session.node, len(copies))
 		}
 		for _, change := range append(descriptions(view, e), copies...) {
-			groups, owners = append(groups, raftstore.Group(change)), append(owners, i)
+			groups, owners = append(groups, table.Group(change)), append(owners, i)
 		}
 	}
 	return groups, owners
@@ -42,7 +42,7 @@ func (c *committer) groups(view *raftstore.View, entries []*entry) (groups []*sw
 // statuses returns the updates of an entry that may be stored. Each is of a task on the session's
 // node that has not ended otherwise. It gets the epoch of the session and the sequence of the
 // report. Ports that the task does not publish are removed, and times in the future become now.
-func statuses(view *raftstore.View, e *entry, now time.Time) []*swarmv1.TaskStatus {
+func statuses(view *table.View, e *entry, now time.Time) []*swarmv1.TaskStatus {
 	var out []*swarmv1.TaskStatus
 	for _, st := range e.status.GetUpdates() {
 		t, ok := view.Tasks.Get(st.GetTaskId())
@@ -62,7 +62,7 @@ func statuses(view *raftstore.View, e *entry, now time.Time) []*swarmv1.TaskStat
 }
 
 // published returns the reported ports that the task publishes on its node, each once.
-func published(view *raftstore.View, t *swarmv1.Task, reported []*swarmv1.PortConfig) []*swarmv1.PortConfig {
+func published(view *table.View, t *swarmv1.Task, reported []*swarmv1.PortConfig) []*swarmv1.PortConfig {
 	rev, _ := view.Revision(t.GetServiceId(), t.GetRevision())
 	wanted := slices.Clone(rev.GetSpec().GetEndpointSpec().GetPorts())
 	return slices.DeleteFunc(reported, func(p *swarmv1.PortConfig) bool {
@@ -91,7 +91,7 @@ func notAfter(now time.Time, t *timestamppb.Timestamp) *timestamppb.Timestamp {
 }
 
 // descriptions returns the change of the node's row, if the description is another one.
-func descriptions(view *raftstore.View, e *entry) []*swarmv1.Change {
+func descriptions(view *table.View, e *entry) []*swarmv1.Change {
 	if e.description == nil {
 		return nil
 	}
@@ -101,11 +101,11 @@ func descriptions(view *raftstore.View, e *entry) []*swarmv1.Change {
 	}
 	next := row.CloneVT()
 	next.Description = e.description
-	return []*swarmv1.Change{raftstore.Update(next)}
+	return []*swarmv1.Change{table.Update(next)}
 }
 
 // copiesOf returns the changes that make the rows of the node's image copies equal to the report.
-func copiesOf(view *raftstore.View, e *entry) []*swarmv1.Change {
+func copiesOf(view *table.View, e *entry) []*swarmv1.Change {
 	if e.images == nil {
 		return nil
 	}
@@ -115,13 +115,13 @@ func copiesOf(view *raftstore.View, e *entry) []*swarmv1.Change {
 	for _, digest := range e.images.GetHeld() {
 		held[digest] = true
 		c := &swarmv1.ImageCopy{Digest: digest, NodeId: node}
-		if _, ok := view.ImageCopies.Get(raftstore.Key(c)); !ok {
-			out = append(out, raftstore.Create(c))
+		if _, ok := view.ImageCopies.Get(table.Key(c)); !ok {
+			out = append(out, table.Create(c))
 		}
 	}
 	for c := range view.ImageCopies.All() {
 		if c.GetNodeId() == node && !held[c.GetDigest()] {
-			out = append(out, raftstore.DeleteKey(raftstore.TableImageCopy, raftstore.Key(c)))
+			out = append(out, table.DeleteKey(table.ImageCopy, table.Key(c)))
 		}
 	}
 	return out

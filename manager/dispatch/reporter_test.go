@@ -11,8 +11,8 @@ import (
 
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
 	"swarm/raftstore/raftstoretest"
+	"swarm/raftstore/table"
 )
 
 // A session may end some time after the node was last heard, for example when a firewall cuts its
@@ -30,8 +30,8 @@ func TestUnregister_SessionTimeoutCountsFromWhenTheNodeWasHeard(t *testing.T) {
 				go func() { done <- s.LeadLiveness(ctx) }()
 				time.Sleep(time.Hour) // of leading
 				state := &swarmv1.NodeState{NodeId: "cut", State: swarmv1.NodeState_READY, SessionEpoch: 1, Addr: "10.0.0.1"}
-				for _, row := range []raftstore.Row{&swarmv1.Node{Id: "cut"}, state} {
-					if _, err := s.deps.Store.Commit(t.Context(), "join", raftstore.Create(row)); err != nil {
+				for _, row := range []table.Row{&swarmv1.Node{Id: "cut"}, state} {
+					if _, err := s.deps.Store.Commit(t.Context(), "join", table.Create(row)); err != nil {
 						t.Fatal(err)
 					}
 				}

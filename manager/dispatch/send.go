@@ -14,7 +14,7 @@ import (
 	"swarm/manager/ca"
 	"swarm/manager/dispatch/assignment"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // farewellTimeout bounds how long a session that is over waits for the worker to accept the message
@@ -98,7 +98,7 @@ func (x *session) send(ctx context.Context) error {
 type work struct {
 	complete  bool
 	dirty     []assignment.Ref
-	view      *raftstore.View // nil when the other fields say everything
+	view      *table.View // nil when the other fields say everything
 	acks      []uint64
 	heartbeat *swarmv1.HeartbeatAck // nil when there is nothing to answer
 	departing bool                  // the worker waits until its node is down for everybody
@@ -210,13 +210,13 @@ func (x *session) farewell() error {
 	return err
 }
 
-func isDown(view *raftstore.View, node string) bool {
+func isDown(view *table.View, node string) bool {
 	st, ok := view.NodeStates.Get(node)
 	return ok && st.GetState() == swarmv1.NodeState_DOWN
 }
 
 // nodeUpdate returns what a node must know that is not an assignment.
-func nodeUpdate(view *raftstore.View, node string) *swarmv1.ToWorker {
+func nodeUpdate(view *table.View, node string) *swarmv1.ToWorker {
 	row, _ := view.Nodes.Get(node)
 	return &swarmv1.ToWorker{Message: &swarmv1.ToWorker_Node{Node: &swarmv1.NodeUpdate{
 		Node: row, Managers: ca.Managers(view), Bundle: view.Cluster().GetRootCa().GetBundle(),

@@ -8,7 +8,7 @@ import (
 
 	"swarm/manager/dispatch/assignment"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 var (
@@ -37,10 +37,10 @@ type session struct {
 
 	stream swarmv1.Dispatcher_SessionServer
 	server *Server
-	newest func() *raftstore.View // the store's newest view
-	wake   chan struct{}          // capacity 1: there may be something to send
-	done   chan struct{}          // closed by close
-	stuck  chan struct{}          // closed when the worker has not accepted a message for the timeout
+	newest func() *table.View // the store's newest view
+	wake   chan struct{}      // capacity 1: there may be something to send
+	done   chan struct{}      // closed by close
+	stuck  chan struct{}      // closed when the worker has not accepted a message for the timeout
 
 	mu       sync.Mutex // guards the rest
 	err      error      // why the session is over
@@ -49,7 +49,7 @@ type session struct {
 	// What to send next. view is nil when there is nothing.
 	complete  bool // send a complete set
 	dirty     []assignment.Ref
-	view      *raftstore.View
+	view      *table.View
 	viewIndex uint64   // of the newest view that take has returned
 	acks      []uint64 // of status reports
 
@@ -116,7 +116,7 @@ func (x *session) nudge() {
 }
 
 // mark makes the sender look at references again, in this view or a newer one.
-func (x *session) mark(view *raftstore.View, refs ...assignment.Ref) {
+func (x *session) mark(view *table.View, refs ...assignment.Ref) {
 	x.mu.Lock()
 	x.dirty = append(x.dirty, refs...)
 	x.progress.mark(time.Now())
@@ -126,7 +126,7 @@ func (x *session) mark(view *raftstore.View, refs ...assignment.Ref) {
 }
 
 // markAll makes the sender send a complete set.
-func (x *session) markAll(view *raftstore.View) {
+func (x *session) markAll(view *table.View) {
 	x.mu.Lock()
 	x.complete = true
 	x.progress.mark(time.Now())
@@ -136,7 +136,7 @@ func (x *session) markAll(view *raftstore.View) {
 }
 
 // setView keeps the newer of two views. The caller holds mu.
-func (x *session) setView(view *raftstore.View) {
+func (x *session) setView(view *table.View) {
 	if x.view == nil || view.Index() > x.view.Index() {
 		x.view = view
 	}

@@ -5,7 +5,7 @@ import (
 
 	"swarm/manager/dispatch/assignment"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // A session may begin with a view that is newer than the one with which the follower of the store
@@ -15,14 +15,14 @@ func TestSession_NeverGoesBack(t *testing.T) {
 	task := func(id string, version uint64, desired swarmv1.TaskState) *swarmv1.Task {
 		return &swarmv1.Task{Id: id, ServiceId: "s", Slot: 1, NodeId: "n", DesiredState: desired, Meta: &swarmv1.Meta{Version: version}}
 	}
-	older := raftstore.ViewOf(task("t1", 5, swarmv1.TaskState_RUNNING))
-	for name, newer := range map[string]*raftstore.View{
-		"stopped": raftstore.ViewOf(task("t1", 9, swarmv1.TaskState_SHUTDOWN)),
-		"removed": raftstore.ViewOf(task("t2", 9, swarmv1.TaskState_RUNNING)),
+	older := table.ViewOf(task("t1", 5, swarmv1.TaskState_RUNNING))
+	for name, newer := range map[string]*table.View{
+		"stopped": table.ViewOf(task("t1", 9, swarmv1.TaskState_SHUTDOWN)),
+		"removed": table.ViewOf(task("t2", 9, swarmv1.TaskState_RUNNING)),
 	} {
 		t.Run(name, func(t *testing.T) {
 			x := newSession(nil, &swarmv1.NodeState{NodeId: "n", SessionEpoch: 1, Addr: "n"}, nil)
-			x.newest = func() *raftstore.View { return newer }
+			x.newest = func() *table.View { return newer }
 			out := assignment.NewSet("n", assignment.NewState())
 			x.markAll(newer)
 			out.Complete(x.take().view)

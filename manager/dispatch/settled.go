@@ -15,7 +15,7 @@ import (
 	"swarm/internal/transport"
 	"swarm/manager/ca"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 const (
@@ -143,7 +143,7 @@ func (s *Server) markedUpTo(ctx context.Context, index uint64) ([]*session, erro
 }
 
 // missingReady returns the ready nodes that are not among the given ones.
-func missingReady(view *raftstore.View, nodes []string) (missing []string) {
+func missingReady(view *table.View, nodes []string) (missing []string) {
 	for st := range view.NodeStates.All() {
 		if id := st.GetNodeId(); isReady(view, id) && !slices.Contains(nodes, id) {
 			missing = append(missing, id)
@@ -152,7 +152,7 @@ func missingReady(view *raftstore.View, nodes []string) (missing []string) {
 	return missing
 }
 
-func isReady(view *raftstore.View, node string) bool {
+func isReady(view *table.View, node string) bool {
 	st, ok := view.NodeStates.Get(node)
 	_, member := view.Nodes.Get(node)
 	return ok && member && st.GetState() == swarmv1.NodeState_READY

@@ -8,8 +8,8 @@ import (
 
 	"swarm/manager/planner/cluster"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
 	"swarm/raftstore/raftstoretest"
+	"swarm/raftstore/table"
 )
 
 const (
@@ -116,9 +116,9 @@ func BenchmarkNewState(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	changes := make([]raftstore.RowChange, 0, len(m.rows))
+	changes := make([]table.RowChange, 0, len(m.rows))
 	for _, k := range slices.Sorted(maps.Keys(m.rows)) {
-		changes = append(changes, raftstore.RowChange{New: m.rows[k]})
+		changes = append(changes, table.RowChange{New: m.rows[k]})
 	}
 	for b.Loop() {
 		cluster.New(raftstoretest.View()).Apply(changes)

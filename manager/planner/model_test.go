@@ -15,8 +15,8 @@ import (
 	"swarm/internal/spec"
 	"swarm/manager/planner/cluster"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
 	"swarm/raftstore/raftstoretest"
+	"swarm/raftstore/table"
 )
 
 // epoch is the time at which every test begins.
@@ -222,7 +222,7 @@ func (m *model) restart() {
 
 // apply passes a change on to the state.
 func (m *model) apply(old, row proto.Message) {
-	m.state.Apply([]raftstore.RowChange{{Old: old, New: row}})
+	m.state.Apply([]table.RowChange{{Old: old, New: row}})
 }
 
 // fence marks the nodes whose leases have ended as fenced, as the leader does.

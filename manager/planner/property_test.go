@@ -15,8 +15,8 @@ import (
 	"swarm/internal/ipam"
 	"swarm/manager/planner/cluster"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
 	"swarm/raftstore/raftstoretest"
+	"swarm/raftstore/table"
 )
 
 // chaos makes one random change to the cluster.
@@ -281,9 +281,9 @@ func TestProperty_OrderOfEventsDoesNotMatter(t *testing.T) {
 			for i := range 5 {
 				keys := slices.Sorted(maps.Keys(m.rows))
 				r.Shuffle(len(keys), func(a, b int) { keys[a], keys[b] = keys[b], keys[a] })
-				var changes []raftstore.RowChange
+				var changes []table.RowChange
 				for _, k := range keys {
-					changes = append(changes, raftstore.RowChange{New: m.rows[k]})
+					changes = append(changes, table.RowChange{New: m.rows[k]})
 				}
 				p := cluster.New(raftstoretest.View())
 				p.Apply(changes)

@@ -9,6 +9,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 	"swarm/raftstore/raftstoretest"
+	"swarm/raftstore/table"
+	"swarm/raftstore/watch"
 )
 
 // The real store accepts the planner's groups, and its changes lead to the same state as the model
@@ -31,30 +33,30 @@ func TestState_FollowsTheStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := s.Commit(ctx, "test",
-		raftstore.Create(&swarmv1.Node{Id: "n1", Spec: &swarmv1.NodeSpec{}}),
-		raftstore.Create(&swarmv1.NodeState{NodeId: "n1", State: swarmv1.NodeState_READY}),
-		raftstore.Create(spec.NextRevision("web", nil, 0, complete, "test")),
-		raftstore.Create(&swarmv1.Service{Id: "web", Name: "web", Revision: 1})); err != nil {
+		table.Create(&swarmv1.Node{Id: "n1", Spec: &swarmv1.NodeSpec{}}),
+		table.Create(&swarmv1.NodeState{NodeId: "n1", State: swarmv1.NodeState_READY}),
+		table.Create(spec.NextRevision("web", nil, 0, complete, "test")),
+		table.Create(&swarmv1.Service{Id: "web", Name: "web", Revision: 1})); err != nil {
 		t.Fatal(err)
 	}
 	follow(t, ctx, s, w, state)
 	if got := s.View().Tasks.Len(); got != 700 {
 		t.Fatalf("tasks: got %d, want 700", got)
 	}
-	row, _ := s.View().ServiceByName("web")
+	row, _ := s.View().Services.ByName("web")
 	row = row.CloneVT()
 	row.PendingDelete = true
 	for task := range s.View().Tasks.All() {
-		if _, err := s.Commit(ctx, "test", raftstore.Report(&swarmv1.TaskStatus{TaskId: task.Id, State: swarmv1.TaskState_FAILED, SessionEpoch: 1})); err != nil {
+		if _, err := s.Commit(ctx, "test", table.Report(&swarmv1.TaskStatus{TaskId: task.Id, State: swarmv1.TaskState_FAILED, SessionEpoch: 1})); err != nil {
 			t.Fatal(err)
 		}
 		break
 	}
-	if _, err := s.Commit(ctx, "test", raftstore.Update(row), raftstore.Put(&swarmv1.Claim{Key: "port/ingress/tcp/80", Owner: "web"})); err != nil {
+	if _, err := s.Commit(ctx, "test", table.Update(row), table.Put(&swarmv1.Claim{Key: "port/ingress/tcp/80", Owner: "web"})); err != nil {
 		t.Fatal(err)
 	}
 	node, _ := s.View().Nodes.Get("n1")
-	if _, err := s.Commit(ctx, "test", raftstore.Delete(node)); err != nil {
+	if _, err := s.Commit(ctx, "test", table.Delete(node)); err != nil {
 		t.Fatal(err)
 	}
 	follow(t, ctx, s, w, state)
@@ -65,7 +67,7 @@ func TestState_FollowsTheStore(t *testing.T) {
 }
 
 // follow plans and commits until nothing is left to do, and then compares the state with a new one.
-func follow(t *testing.T, ctx context.Context, s *raftstore.Store, w *raftstore.Watcher, state *cluster.State) {
+func follow(t *testing.T, ctx context.Context, s *raftstore.Store, w *watch.Watcher, state *cluster.State) {
 	t.Helper()
 	for {
 		for {

@@ -15,12 +15,12 @@ import (
 	"swarm/internal/ipam"
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // claimed is the set of claimed addresses of a network in a view. It implements ipam.Taken.
 type claimed struct {
-	view    *raftstore.View
+	view    *table.View
 	network string // its id
 }
 
@@ -58,7 +58,7 @@ type Allocator struct {
 
 // Next returns a free address of a subnet, and the changes that claim it for the owner, as in
 // ipam.OwnerService. It returns ErrResourceExhausted if the subnet is full.
-func (a *Allocator) Next(v *raftstore.View, n *swarmv1.Network, s ipam.Subnet, owner string) (netip.Addr, []*swarmv1.Change, error) {
+func (a *Allocator) Next(v *table.View, n *swarmv1.Network, s ipam.Subnet, owner string) (netip.Addr, []*swarmv1.Change, error) {
 	key, taken := ipam.CursorKey(n.GetId(), s), claimed{v, n.GetId()}
 	row, _ := v.Claims.Get(key)
 	after, _ := netip.ParseAddr(row.GetOwner())
@@ -77,14 +77,14 @@ func (a *Allocator) Next(v *raftstore.View, n *swarmv1.Network, s ipam.Subnet, o
 	}
 	a.last[key] = addr
 	return addr, []*swarmv1.Change{
-		raftstore.Create(&swarmv1.Claim{Key: ipam.Key(n.GetId(), addr), Owner: owner}),
-		raftstore.Put(&swarmv1.Claim{Key: key, Owner: addr.String()}),
+		table.Create(&swarmv1.Claim{Key: ipam.Key(n.GetId(), addr), Owner: owner}),
+		table.Put(&swarmv1.Claim{Key: key, Owner: addr.String()}),
 	}, nil
 }
 
 // Use returns how many addresses of each subnet of a network are claimed. It returns nil if the
 // network's subnets are not valid.
-func Use(v *raftstore.View, n *swarmv1.Network) (out []*swarmv1.AddressUse) {
+func Use(v *table.View, n *swarmv1.Network) (out []*swarmv1.AddressUse) {
 	plan, err := ipam.ParseSubnets(n.GetIpam())
 	if err != nil {
 		return nil
@@ -98,9 +98,9 @@ func Use(v *raftstore.View, n *swarmv1.Network) (out []*swarmv1.AddressUse) {
 
 // OfNodes returns the addresses of the nodes on network ingress, with the length of their subnet's
 // prefix, by the id of the node.
-func OfNodes(v *raftstore.View) map[string][]string {
+func OfNodes(v *table.View) map[string][]string {
 	out := make(map[string][]string)
-	n, ok := v.NetworkByName(spec.Ingress)
+	n, ok := v.Networks.ByName(spec.Ingress)
 	if !ok {
 		return out
 	}

@@ -11,6 +11,7 @@ import (
 	"swarm/manager/control/crud"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // Deps are what a Server needs.
@@ -64,7 +65,7 @@ func (s *Server) UpdateCluster(ctx context.Context, req *swarmv1.UpdateClusterRe
 			return nil, err
 		}
 	}
-	_, err := s.writer.Write(ctx, req.GetVersion(), func(v *raftstore.View) ([]*swarmv1.Change, error) {
+	_, err := s.writer.Write(ctx, req.GetVersion(), func(v *table.View) ([]*swarmv1.Change, error) {
 		c := v.Cluster()
 		if c == nil {
 			return nil, errdefs.ErrUnavailable.WithMessage("the cluster is being created: try again")
@@ -82,7 +83,7 @@ func (s *Server) UpdateCluster(ctx context.Context, req *swarmv1.UpdateClusterRe
 		if row.EqualVT(c) {
 			return nil, nil
 		}
-		return []*swarmv1.Change{raftstore.Update(row)}, nil
+		return []*swarmv1.Change{table.Update(row)}, nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("update cluster: %w", err)

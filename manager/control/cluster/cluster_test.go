@@ -12,13 +12,13 @@ import (
 	"swarm/internal/transport"
 	"swarm/manager/control/controltest"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // addCredential writes the row of a user's credential, as the certificate authority does.
 func addCredential(r *controltest.Rig, id, name string) string {
 	r.T.Helper()
-	r.Commit(raftstore.Create(&swarmv1.Credential{Id: id, Name: name, Issuer: "local uid 0", Until: timestamppb.New(time.Now().Add(time.Hour))}))
+	r.Commit(table.Create(&swarmv1.Credential{Id: id, Name: name, Issuer: "local uid 0", Until: timestamppb.New(time.Now().Add(time.Hour))}))
 	return id
 }
 

@@ -11,7 +11,7 @@ import (
 	"swarm/manager/control/crud"
 	"swarm/manager/control/object"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // ListCredentials returns the credentials of users that the filter matches, ordered by name. Of
@@ -25,7 +25,7 @@ func (s *Server) ListCredentials(_ context.Context, req *swarmv1.ListRequest) (*
 // their connections.
 func (s *Server) RemoveCredential(ctx context.Context, req *swarmv1.GetRequest) (*swarmv1.RemoveCredentialResponse, error) {
 	out := &swarmv1.RemoveCredentialResponse{}
-	_, err := s.writer.Write(ctx, 0, func(v *raftstore.View) ([]*swarmv1.Change, error) {
+	_, err := s.writer.Write(ctx, 0, func(v *table.View) ([]*swarmv1.Change, error) {
 		named, err := findCredentials(v, req.GetId())
 		if err != nil {
 			return nil, err
@@ -33,7 +33,7 @@ func (s *Server) RemoveCredential(ctx context.Context, req *swarmv1.GetRequest) 
 		out.Removed, out.Issued = named, issuedBy(v, named)
 		var changes []*swarmv1.Change
 		for _, c := range named {
-			changes = append(changes, raftstore.Delete(c))
+			changes = append(changes, table.Delete(c))
 		}
 		return changes, nil
 	})
@@ -45,7 +45,7 @@ func (s *Server) RemoveCredential(ctx context.Context, req *swarmv1.GetRequest) 
 
 // findCredentials finds credentials by the rule of Kind.Find, except that a name may refer to
 // several.
-func findCredentials(v *raftstore.View, ref string) ([]*swarmv1.Credential, error) {
+func findCredentials(v *table.View, ref string) ([]*swarmv1.Credential, error) {
 	if ref == "" {
 		return nil, errdefs.ErrInvalidArgument.WithMessage("credential is not named: give its id, the beginning of its id, or its name")
 	}
@@ -75,7 +75,7 @@ func findCredentials(v *raftstore.View, ref string) ([]*swarmv1.Credential, erro
 
 // issuedBy returns the credentials that the holders of others created, directly or through further
 // credentials. The issuers are not among them.
-func issuedBy(v *raftstore.View, issuers []*swarmv1.Credential) []*swarmv1.Credential {
+func issuedBy(v *table.View, issuers []*swarmv1.Credential) []*swarmv1.Credential {
 	known := make(map[string]bool)
 	for _, c := range issuers {
 		known[c.GetId()] = true

@@ -13,35 +13,36 @@ import (
 	"swarm/manager/control/crud"
 	"swarm/manager/control/object"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
+	"swarm/raftstore/watch"
 )
 
 // watchable returns the tables that users may watch. They do not see claims and the rows of Raft
 // itself. Secrets and configs are shown without their data, and revisions without credentials.
-func watchable() []raftstore.TableID {
-	return []raftstore.TableID{
-		raftstore.TableNode, raftstore.TableNodeState, raftstore.TableService, raftstore.TableRevision, raftstore.TableTask,
-		raftstore.TableTaskStatus, raftstore.TableNetwork, raftstore.TableEndpoint, raftstore.TableSecret, raftstore.TableConfig,
-		raftstore.TableVolume, raftstore.TableImage, raftstore.TableImageCopy, raftstore.TableCluster, raftstore.TableCredential,
+func watchable() []table.ID {
+	return []table.ID{
+		table.Node, table.NodeState, table.Service, table.Revision, table.Task,
+		table.TaskStatus, table.Network, table.Endpoint, table.Secret, table.Config,
+		table.Volume, table.Image, table.ImageCopy, table.Cluster, table.Credential,
 	}
 }
 
 // eventType returns the name of a table in events.
-func eventType(t raftstore.TableID) string { return strings.ReplaceAll(t.String(), " ", "_") }
+func eventType(t table.ID) string { return strings.ReplaceAll(t.String(), " ", "_") }
 
 // watched returns the tables that a request names, or all if it names none.
-func watched(types []string) ([]raftstore.TableID, error) {
+func watched(types []string) ([]table.ID, error) {
 	all := watchable()
 	if len(types) == 0 {
 		return all, nil
 	}
-	byName := make(map[string]raftstore.TableID, len(all))
+	byName := make(map[string]table.ID, len(all))
 	var names []string
 	for _, t := range all {
 		byName[eventType(t)] = t
 		names = append(names, eventType(t))
 	}
-	var out []raftstore.TableID
+	var out []table.ID
 	for _, name := range types {
 		t, ok := byName[name]
 		if !ok {
@@ -76,7 +77,7 @@ func (s *Server) Watch(req *swarmv1.WatchRequest, stream swarmv1.Control_WatchSe
 	}
 	for {
 		batch, err := w.Next(ctx)
-		if errors.Is(err, raftstore.ErrResync) {
+		if errors.Is(err, watch.ErrResync) {
 			return tooOld(req.GetSince())
 		}
 		if err != nil {
@@ -97,7 +98,7 @@ func (s *Server) Watch(req *swarmv1.WatchRequest, stream swarmv1.Control_WatchSe
 	}
 }
 
-func (s *Server) watchFrom(since uint64, tables []raftstore.TableID) (*raftstore.Watcher, error) {
+func (s *Server) watchFrom(since uint64, tables []table.ID) (*watch.Watcher, error) {
 	if since == 0 {
 		_, w := s.store.Watch(tables...)
 		return w, nil
@@ -106,7 +107,7 @@ func (s *Server) watchFrom(since uint64, tables []raftstore.TableID) (*raftstore
 		return nil, errdefs.ErrOutOfRange.WithMessage(fmt.Sprintf("there is no event %d yet: the newest that this manager knows is %d", since, newest))
 	}
 	w, err := s.store.Since(since, tables...)
-	if errors.Is(err, raftstore.ErrResync) {
+	if errors.Is(err, watch.ErrResync) {
 		return nil, tooOld(since)
 	}
 	return w, err
@@ -116,7 +117,7 @@ func tooOld(since uint64) error {
 	return errdefs.ErrOutOfRange.WithMessage(fmt.Sprintf("events after index %d are no longer known, or come too fast for this client: list and watch anew", since))
 }
 
-func eventOf(v *raftstore.View, c raftstore.RowChange) *swarmv1.Event {
+func eventOf(v *table.View, c table.RowChange) *swarmv1.Event {
 	row := c.Row()
 	e := &swarmv1.Event{Index: c.Index, Time: c.Time, Type: eventType(c.Table), Id: c.Key, Attributes: attributes(v, row)}
 	switch {
@@ -131,7 +132,7 @@ func eventOf(v *raftstore.View, c raftstore.RowChange) *swarmv1.Event {
 }
 
 // attributes returns what a line of `swarm events` shows besides the id.
-func attributes(v *raftstore.View, row proto.Message) map[string]string {
+func attributes(v *table.View, row proto.Message) map[string]string {
 	a := make(map[string]string)
 	switch o := row.(type) {
 	case *swarmv1.Node:
@@ -178,7 +179,7 @@ func attributes(v *raftstore.View, row proto.Message) map[string]string {
 }
 
 // eventSubject returns what filters see of a change.
-func eventSubject(v *raftstore.View, c raftstore.RowChange) crud.Subject {
+func eventSubject(v *table.View, c table.RowChange) crud.Subject {
 	switch o := c.Row().(type) {
 	case *swarmv1.Node:
 		return object.Nodes().Subject(v, o)
@@ -236,5 +237,5 @@ func shown(row proto.Message) *swarmv1.Object {
 		}
 		row = o
 	}
-	return raftstore.Object(row)
+	return table.Object(row)
 }

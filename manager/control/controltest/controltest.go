@@ -25,6 +25,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 	"swarm/raftstore/raftstoretest"
+	"swarm/raftstore/table"
 )
 
 // Self is the id of the manager's node.
@@ -73,8 +74,8 @@ func (r *Rig) bootstrap() {
 	}
 	c.Node.Id, c.Node.MachineId, c.Node.Hostname = Self, Self, Self
 	c.Node.Spec.Availability = swarmv1.NodeSpec_DRAIN
-	r.Commit(raftstore.Create(c.Cluster), raftstore.Create(c.Node),
-		raftstore.Create(&swarmv1.NodeState{NodeId: Self, State: swarmv1.NodeState_READY}))
+	r.Commit(table.Create(c.Cluster), table.Create(c.Node),
+		table.Create(&swarmv1.NodeState{NodeId: Self, State: swarmv1.NodeState_READY}))
 }
 
 // Dial connects to the API as a caller.
@@ -116,8 +117,8 @@ func (r *Rig) AddNode(hostname string) string {
 	r.T.Helper()
 	id := ident.NewID()
 	r.Commit(
-		raftstore.Create(&swarmv1.Node{Id: id, MachineId: hostname, Hostname: hostname, Addr: hostname, Port: 2377, Spec: &swarmv1.NodeSpec{}, PublicKey: []byte(id)}),
-		raftstore.Create(&swarmv1.NodeState{NodeId: id, State: swarmv1.NodeState_READY, Description: &swarmv1.NodeDescription{Hostname: hostname}}),
+		table.Create(&swarmv1.Node{Id: id, MachineId: hostname, Hostname: hostname, Addr: hostname, Port: 2377, Spec: &swarmv1.NodeSpec{}, PublicKey: []byte(id)}),
+		table.Create(&swarmv1.NodeState{NodeId: id, State: swarmv1.NodeState_READY, Description: &swarmv1.NodeDescription{Hostname: hostname}}),
 	)
 	return id
 }
@@ -131,10 +132,10 @@ func (r *Rig) AddTask(service, node string, slot uint64) string {
 		r.T.Fatalf("service %s does not exist", service)
 	}
 	r.Commit(
-		raftstore.Create(&swarmv1.Task{
+		table.Create(&swarmv1.Task{
 			Id: id, ServiceId: service, Slot: slot, NodeId: node, Revision: svc.GetRevision(), DesiredState: swarmv1.TaskState_RUNNING,
 		}),
-		raftstore.Create(&swarmv1.TaskStatus{TaskId: id, State: swarmv1.TaskState_RUNNING, Ready: true}),
+		table.Create(&swarmv1.TaskStatus{TaskId: id, State: swarmv1.TaskState_RUNNING, Ready: true}),
 	)
 	return id
 }
@@ -149,16 +150,16 @@ func (r *Rig) FinishRemoval(service string) {
 		r.T.Errorf("service %s is not being removed", service)
 		return
 	}
-	changes := []*swarmv1.Change{raftstore.Delete(svc), raftstore.DeleteKey(raftstore.TableEndpoint, service)}
+	changes := []*swarmv1.Change{table.Delete(svc), table.DeleteKey(table.Endpoint, service)}
 	for rev := range v.RevisionsOf(service) {
-		changes = append(changes, raftstore.Delete(rev))
+		changes = append(changes, table.Delete(rev))
 	}
 	for t := range v.TasksOfService(service) {
-		changes = append(changes, raftstore.Delete(t), raftstore.DeleteKey(raftstore.TableTaskStatus, t.GetId()))
+		changes = append(changes, table.Delete(t), table.DeleteKey(table.TaskStatus, t.GetId()))
 	}
 	for c := range v.Claims.All() {
 		if strings.TrimPrefix(c.GetOwner(), "service/") == service {
-			changes = append(changes, raftstore.Delete(c))
+			changes = append(changes, table.Delete(c))
 		}
 	}
 	r.Commit(changes...)

@@ -10,13 +10,13 @@ import (
 	"github.com/containerd/errdefs"
 
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // Find returns the object that ref refers to: by its exact id, by its name, or by the beginning of
 // its id, of MinPrefix characters or more. It returns ErrNotFound if there is none,
 // ErrInvalidArgument if ref is empty or refers to several.
-func (k Kind[T]) Find(v *raftstore.View, ref string) (T, error) {
+func (k Kind[T]) Find(v *table.View, ref string) (T, error) {
 	found, err := FindAny(ref, k.In(v))
 	if err != nil {
 		var none T
@@ -26,7 +26,7 @@ func (k Kind[T]) Find(v *raftstore.View, ref string) (T, error) {
 }
 
 // Matching yields the objects that a filter matches, ordered by id. A nil filter matches all.
-func (k Kind[T]) Matching(v *raftstore.View, f *swarmv1.Filter) iter.Seq[T] {
+func (k Kind[T]) Matching(v *table.View, f *swarmv1.Filter) iter.Seq[T] {
 	return func(yield func(T) bool) {
 		for row := range k.Table(v).All() {
 			if Matches(f, k.Subject(v, row)) && !yield(row) {
@@ -38,7 +38,7 @@ func (k Kind[T]) Matching(v *raftstore.View, f *swarmv1.Filter) iter.Seq[T] {
 
 // List returns the objects that a filter matches, in the order of Compare. A nil filter matches
 // all.
-func (k Kind[T]) List(v *raftstore.View, f *swarmv1.Filter) []T {
+func (k Kind[T]) List(v *table.View, f *swarmv1.Filter) []T {
 	list := slices.Collect(k.Matching(v, f))
 	if k.Compare != nil {
 		slices.SortStableFunc(list, k.Compare)
@@ -55,10 +55,10 @@ func ByName[T any](name func(T) string) func(a, b T) int {
 // makes the row and the changes of other rows that belong to it, like its claims, from the newest
 // view. It may be called several times.
 func (k Kind[T]) Create(ctx context.Context, w *Writer, name string,
-	build func(v *raftstore.View) (T, []*swarmv1.Change, error),
+	build func(v *table.View) (T, []*swarmv1.Change, error),
 ) (index uint64, err error) {
 	id := ""
-	index, err = w.Write(ctx, 0, func(v *raftstore.View) ([]*swarmv1.Change, error) {
+	index, err = w.Write(ctx, 0, func(v *table.View) ([]*swarmv1.Change, error) {
 		if err := k.NameFree(v, name); err != nil {
 			return nil, err
 		}
@@ -67,7 +67,7 @@ func (k Kind[T]) Create(ctx context.Context, w *Writer, name string,
 			return nil, err
 		}
 		id = row.GetId()
-		return append([]*swarmv1.Change{raftstore.Create(row)}, others...), nil
+		return append([]*swarmv1.Change{table.Create(row)}, others...), nil
 	})
 	if err != nil {
 		return 0, fmt.Errorf("create %s %s: %w", k.Word, name, err)
@@ -83,10 +83,10 @@ func (k Kind[T]) Create(ctx context.Context, w *Writer, name string,
 // If version is not 0, it must be that of the stored object: if not, Update returns ErrAborted. It
 // returns ErrNotFound if the object does not exist any more, or is being removed.
 func (k Kind[T]) Update(ctx context.Context, w *Writer, found T, version uint64,
-	edit func(v *raftstore.View, row T) ([]*swarmv1.Change, error),
+	edit func(v *table.View, row T) ([]*swarmv1.Change, error),
 ) (index uint64, err error) {
 	name := k.Name(w.store.View(), found)
-	return w.Write(ctx, version, func(v *raftstore.View) ([]*swarmv1.Change, error) {
+	return w.Write(ctx, version, func(v *table.View) ([]*swarmv1.Change, error) {
 		old, ok := k.Table(v).Get(found.GetId())
 		if !ok || k.marked(old) {
 			return nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("%s %s was removed meanwhile", k.Word, found.GetId()))
@@ -102,7 +102,7 @@ func (k Kind[T]) Update(ctx context.Context, w *Writer, found T, version uint64,
 		if row.EqualVT(old) {
 			return nil, nil
 		}
-		return append(changes, raftstore.Update(row)), nil
+		return append(changes, table.Update(row)), nil
 	})
 }
 
@@ -110,7 +110,7 @@ func (k Kind[T]) Update(ctx context.Context, w *Writer, found T, version uint64,
 // that does not exist any more is no error. check, if not nil, refuses the removal, or returns the
 // changes of other rows that belong to it. It sees a view that is as new as the leader's.
 func (k Kind[T]) Remove(ctx context.Context, w *Writer, found T,
-	check func(v *raftstore.View, row T) ([]*swarmv1.Change, error),
+	check func(v *table.View, row T) ([]*swarmv1.Change, error),
 ) error {
 	if check != nil {
 		if err := w.CatchUp(ctx); err != nil {
@@ -118,7 +118,7 @@ func (k Kind[T]) Remove(ctx context.Context, w *Writer, found T,
 		}
 	}
 	name := k.Name(w.store.View(), found)
-	_, err := w.Write(ctx, 0, func(v *raftstore.View) ([]*swarmv1.Change, error) {
+	_, err := w.Write(ctx, 0, func(v *table.View) ([]*swarmv1.Change, error) {
 		row, ok := k.Table(v).Get(found.GetId())
 		if !ok || k.marked(row) {
 			return nil, nil
@@ -134,7 +134,7 @@ func (k Kind[T]) Remove(ctx context.Context, w *Writer, found T,
 	return err
 }
 
-func (k Kind[T]) removal(v *raftstore.View, row T, check func(*raftstore.View, T) ([]*swarmv1.Change, error)) ([]*swarmv1.Change, error) {
+func (k Kind[T]) removal(v *table.View, row T, check func(*table.View, T) ([]*swarmv1.Change, error)) ([]*swarmv1.Change, error) {
 	var others []*swarmv1.Change
 	if check != nil {
 		var err error
@@ -145,7 +145,7 @@ func (k Kind[T]) removal(v *raftstore.View, row T, check func(*raftstore.View, T
 	if k.Mark != nil {
 		row = row.CloneVT()
 		k.Mark(row)
-		return append([]*swarmv1.Change{raftstore.Update(row)}, others...), nil
+		return append([]*swarmv1.Change{table.Update(row)}, others...), nil
 	}
-	return append(append([]*swarmv1.Change{raftstore.Delete(row)}, others...), k.claimsOf(v, row)...), nil
+	return append(append([]*swarmv1.Change{table.Delete(row)}, others...), k.claimsOf(v, row)...), nil
 }

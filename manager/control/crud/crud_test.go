@@ -14,25 +14,25 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
 	"swarm/raftstore/raftstoretest"
+	"swarm/raftstore/table"
 )
 
 // services is a kind whose objects are marked for removal.
 func services() Kind[*swarmv1.Service] {
 	return Kind[*swarmv1.Service]{
 		Word: "service", ListCommand: "swarm service ls",
-		Table:  func(v *raftstore.View) raftstore.Table[*swarmv1.Service] { return v.Services },
-		Name:   func(_ *raftstore.View, s *swarmv1.Service) string { return s.GetName() },
-		ByName: func(v *raftstore.View, name string) iter.Seq[*swarmv1.Service] { return One(v.ServiceByName(name)) },
-		Subject: func(_ *raftstore.View, s *swarmv1.Service) Subject {
+		Table:  func(v *table.View) table.Rows[*swarmv1.Service] { return v.Services },
+		Name:   func(_ *table.View, s *swarmv1.Service) string { return s.GetName() },
+		ByName: func(v *table.View, name string) iter.Seq[*swarmv1.Service] { return One(v.Services.ByName(name)) },
+		Subject: func(_ *table.View, s *swarmv1.Service) Subject {
 			return Subject{ID: s.GetId(), Names: []string{s.GetName()}}
 		},
 		Compare: ByName((*swarmv1.Service).GetName),
 		Mark:    func(s *swarmv1.Service) { s.PendingDelete = true },
 		Marked:  (*swarmv1.Service).GetPendingDelete,
 		Awaits:  func(*swarmv1.Service) string { return "its tasks have stopped" },
-		TableID: raftstore.TableService,
+		TableID: table.Service,
 	}
 }
 
@@ -41,14 +41,14 @@ func networks() Kind[*swarmv1.Network] {
 	name := func(n *swarmv1.Network) string { return n.GetSpec().GetName() }
 	return Kind[*swarmv1.Network]{
 		Word: "network", ListCommand: "swarm network ls",
-		Table:  func(v *raftstore.View) raftstore.Table[*swarmv1.Network] { return v.Networks },
-		Name:   func(_ *raftstore.View, n *swarmv1.Network) string { return name(n) },
-		ByName: func(v *raftstore.View, name string) iter.Seq[*swarmv1.Network] { return One(v.NetworkByName(name)) },
-		Subject: func(_ *raftstore.View, n *swarmv1.Network) Subject {
+		Table:  func(v *table.View) table.Rows[*swarmv1.Network] { return v.Networks },
+		Name:   func(_ *table.View, n *swarmv1.Network) string { return name(n) },
+		ByName: func(v *table.View, name string) iter.Seq[*swarmv1.Network] { return One(v.Networks.ByName(name)) },
+		Subject: func(_ *table.View, n *swarmv1.Network) Subject {
 			return Subject{ID: n.GetId(), Names: []string{name(n)}}
 		},
 		Compare: ByName(name),
-		Claims:  func(_ *raftstore.View, n *swarmv1.Network) []string { return []string{"vni/" + n.GetId()} },
+		Claims:  func(_ *table.View, n *swarmv1.Network) []string { return []string{"vni/" + n.GetId()} },
 	}
 }
 
@@ -57,16 +57,16 @@ func newWriter(t *testing.T) *Writer {
 }
 
 func (w *Writer) createService(t *testing.T, id, name string) error {
-	_, err := services().Create(t.Context(), w, name, func(*raftstore.View) (*swarmv1.Service, []*swarmv1.Change, error) {
+	_, err := services().Create(t.Context(), w, name, func(*table.View) (*swarmv1.Service, []*swarmv1.Change, error) {
 		return &swarmv1.Service{Id: id, Name: name}, nil, nil
 	})
 	return err
 }
 
 func (w *Writer) createNetwork(t *testing.T, id, name string) error {
-	_, err := networks().Create(t.Context(), w, name, func(*raftstore.View) (*swarmv1.Network, []*swarmv1.Change, error) {
+	_, err := networks().Create(t.Context(), w, name, func(*table.View) (*swarmv1.Network, []*swarmv1.Change, error) {
 		claim := &swarmv1.Claim{Key: "vni/" + id, Owner: id}
-		return &swarmv1.Network{Id: id, Spec: &swarmv1.NetworkSpec{Name: name}}, []*swarmv1.Change{raftstore.Create(claim)}, nil
+		return &swarmv1.Network{Id: id, Spec: &swarmv1.NetworkSpec{Name: name}}, []*swarmv1.Change{table.Create(claim)}, nil
 	})
 	return err
 }
@@ -111,7 +111,7 @@ func TestKind_CreateWaitsForTheNameOfARemovedObject(t *testing.T) {
 		began = time.Now()
 		time.AfterFunc(time.Second, func() {
 			marked, _ := w.store.View().Services.Get("s1")
-			if _, err := w.store.Commit(t.Context(), "planner", raftstore.Delete(marked)); err != nil {
+			if _, err := w.store.Commit(t.Context(), "planner", table.Delete(marked)); err != nil {
 				t.Error(err)
 			}
 		})
@@ -130,7 +130,7 @@ func TestKind_UpdateChecksTheVersion(t *testing.T) {
 		first, _ := w.store.View().Networks.Get("n1")
 		edits := 0
 		label := func(version uint64, value string) error {
-			_, err := networks().Update(t.Context(), w, first, version, func(_ *raftstore.View, n *swarmv1.Network) ([]*swarmv1.Change, error) {
+			_, err := networks().Update(t.Context(), w, first, version, func(_ *table.View, n *swarmv1.Network) ([]*swarmv1.Change, error) {
 				edits++
 				n.Spec.Labels = map[string]string{"label": value}
 				return nil, nil
@@ -169,11 +169,11 @@ func TestKind_UpdateIsRepeatedWhenAnotherWasFaster(t *testing.T) {
 		}
 		found, _ := w.store.View().Networks.Get("n1")
 		edits := 0
-		_, err := networks().Update(t.Context(), w, found, 0, func(_ *raftstore.View, n *swarmv1.Network) ([]*swarmv1.Change, error) {
+		_, err := networks().Update(t.Context(), w, found, 0, func(_ *table.View, n *swarmv1.Network) ([]*swarmv1.Change, error) {
 			if edits++; edits == 1 {
 				other := n.CloneVT()
 				other.Vni = 7
-				if _, err := w.store.Commit(t.Context(), "another", raftstore.Update(other)); err != nil {
+				if _, err := w.store.Commit(t.Context(), "another", table.Update(other)); err != nil {
 					return nil, err
 				}
 			}
@@ -197,7 +197,7 @@ func TestKind_RemoveGivesTheClaimsBack(t *testing.T) {
 		}
 		found, _ := w.store.View().Networks.Get("n1")
 		inUse := errors.New("in use")
-		err := networks().Remove(t.Context(), w, found, func(*raftstore.View, *swarmv1.Network) ([]*swarmv1.Change, error) { return nil, inUse })
+		err := networks().Remove(t.Context(), w, found, func(*table.View, *swarmv1.Network) ([]*swarmv1.Change, error) { return nil, inUse })
 		if !errors.Is(err, inUse) {
 			t.Errorf("got %v, want the refusal", err)
 		}

@@ -7,12 +7,12 @@ import (
 	"github.com/containerd/errdefs"
 
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // Object is a stored row that users refer to by its id.
 type Object interface {
-	raftstore.Row
+	table.Row
 	GetId() string
 }
 
@@ -30,16 +30,16 @@ type Kind[T Row[T]] struct {
 	// ListCommand is the command that lists the objects, for messages.
 	ListCommand string
 	// Table returns the table of the objects.
-	Table func(v *raftstore.View) raftstore.Table[T]
+	Table func(v *table.View) table.Rows[T]
 	// Name returns the name of an object as users see it.
-	Name func(v *raftstore.View, row T) string
+	Name func(v *table.View, row T) string
 	// ByName yields the objects that a name refers to. It decides whether case matters.
-	ByName func(v *raftstore.View, name string) iter.Seq[T]
+	ByName func(v *table.View, name string) iter.Seq[T]
 	// ByOtherID, if not nil, yields the objects with another id than the key of their row.
 	// ByOtherPrefix yields those of which another id begins so.
-	ByOtherID, ByOtherPrefix func(v *raftstore.View, ref string) iter.Seq[T]
+	ByOtherID, ByOtherPrefix func(v *table.View, ref string) iter.Seq[T]
 	// Subject returns what filters see of an object.
-	Subject func(v *raftstore.View, row T) Subject
+	Subject func(v *table.View, row T) Subject
 	// Compare orders lists. Nil: by id.
 	Compare func(a, b T) int
 
@@ -49,7 +49,7 @@ type Kind[T Row[T]] struct {
 	// Remedy is what users can do about a taken name besides choosing another one, for messages.
 	Remedy string
 	// Claims returns the keys of the claims that an object holds. Remove deletes them. Nil: none.
-	Claims func(v *raftstore.View, row T) []string
+	Claims func(v *table.View, row T) []string
 	// Mark, if not nil, marks a copy of an object for removal. The planner deletes the row later.
 	// The next three fields are set if Mark is.
 	Mark func(row T)
@@ -59,14 +59,14 @@ type Kind[T Row[T]] struct {
 	// stopped".
 	Awaits func(row T) string
 	// TableID is that of Table.
-	TableID raftstore.TableID
+	TableID table.ID
 }
 
 func (k Kind[T]) marked(row T) bool { return k.Marked != nil && k.Marked(row) }
 
 // NameFree returns an error if an object has the name: ErrAlreadyExists, or a PendingRemoval if the
 // object is being removed.
-func (k Kind[T]) NameFree(v *raftstore.View, name string) error {
+func (k Kind[T]) NameFree(v *table.View, name string) error {
 	for other := range k.ByName(v, name) {
 		had := k.Name(v, other)
 		switch {
@@ -96,12 +96,12 @@ func CheckVersion(word, name string, want, have uint64) error {
 }
 
 // claimsOf returns the changes that delete the claims of an object.
-func (k Kind[T]) claimsOf(v *raftstore.View, row T) (changes []*swarmv1.Change) {
+func (k Kind[T]) claimsOf(v *table.View, row T) (changes []*swarmv1.Change) {
 	if k.Claims == nil {
 		return nil
 	}
 	for _, key := range k.Claims(v, row) {
-		changes = append(changes, raftstore.DeleteKey(raftstore.TableClaim, key))
+		changes = append(changes, table.DeleteKey(table.Claim, key))
 	}
 	return changes
 }

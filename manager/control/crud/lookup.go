@@ -7,7 +7,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 const (
@@ -30,7 +30,7 @@ type Lookup struct {
 }
 
 // In returns the Lookup of the kind in a view.
-func (k Kind[T]) In(v *raftstore.View) Lookup {
+func (k Kind[T]) In(v *table.View) Lookup {
 	table := k.Table(v)
 	return Lookup{
 		word: k.Word, listCommand: k.ListCommand,

@@ -8,7 +8,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // RemovalTimeout limits how long a write waits for objects that are being removed. It is longer
@@ -21,15 +21,15 @@ const RemovalTimeout = 30 * time.Second
 // ErrFailedPrecondition. Kind.PendingRemoval makes it.
 type PendingRemoval struct {
 	text  string // for the user
-	table raftstore.TableID
+	table table.ID
 	// remain reports whether one of the objects exists.
-	remain func(v *raftstore.View) bool
+	remain func(v *table.View) bool
 }
 
 // PendingRemoval returns the error which says that the objects with these ids are being removed.
 // text is the message for the user.
 func (k Kind[T]) PendingRemoval(text string, ids ...string) PendingRemoval {
-	return PendingRemoval{text: text, table: k.TableID, remain: func(v *raftstore.View) bool {
+	return PendingRemoval{text: text, table: k.TableID, remain: func(v *table.View) bool {
 		return slices.ContainsFunc(ids, func(id string) bool { _, exists := k.Table(v).Get(id); return exists })
 	}}
 }

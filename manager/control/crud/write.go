@@ -11,6 +11,7 @@ import (
 	"swarm/internal/transport"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 const (
@@ -51,7 +52,7 @@ func Actor(ctx context.Context) string {
 // longer free. change then returns an error that says who has it, or takes another. When change
 // returns a PendingRemoval, Write first waits for the removal. Write does not commit an empty
 // group.
-func (w *Writer) Write(ctx context.Context, version uint64, change func(*raftstore.View) ([]*swarmv1.Change, error)) (uint64, error) {
+func (w *Writer) Write(ctx context.Context, version uint64, change func(*table.View) ([]*swarmv1.Change, error)) (uint64, error) {
 	var last error
 	for range Attempts {
 		changes, err := change(w.store.View())

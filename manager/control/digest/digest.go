@@ -46,7 +46,7 @@ func NewFinder(log *slog.Logger, store *raftstore.Store, resolver Resolver) *Fin
 // asked and the cluster does not know the name, the digest is empty and warning says why: each node
 // then asks the registry for itself.
 func (f *Finder) Find(ctx context.Context, img spec.Image, auth string) (digest, warning string, err error) {
-	row, known := f.store.View().ImageByName(img.Name)
+	row, known := f.store.View().Images.ByName(img.Name)
 	if known && row.GetLoaded() { // No registry has it.
 		return row.GetDigest(), "", nil
 	}

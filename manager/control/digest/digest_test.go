@@ -12,8 +12,8 @@ import (
 
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
 	"swarm/raftstore/raftstoretest"
+	"swarm/raftstore/table"
 )
 
 type resolver func(ref string) (string, error)
@@ -28,7 +28,7 @@ func TestFinder_Find(t *testing.T) {
 		for _, img := range []*swarmv1.Image{
 			{Id: "1", Name: "docker.io/library/loaded:1", Digest: old, Loaded: true}, {Id: "2", Name: "docker.io/library/known:1", Digest: old},
 		} {
-			if _, err := store.Commit(t.Context(), "test", raftstore.Create(img)); err != nil {
+			if _, err := store.Commit(t.Context(), "test", table.Create(img)); err != nil {
 				t.Fatal(err)
 			}
 		}

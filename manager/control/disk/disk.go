@@ -16,6 +16,7 @@ import (
 	"swarm/manager/control/object"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 const (
@@ -131,7 +132,7 @@ func (s *Server) untag(ctx context.Context, usage []*swarmv1.NodeUsage, req *swa
 	}
 	var names []string
 	var digests []string
-	_, err := s.writer.Write(ctx, 0, func(v *raftstore.View) (changes []*swarmv1.Change, _ error) {
+	_, err := s.writer.Write(ctx, 0, func(v *table.View) (changes []*swarmv1.Change, _ error) {
 		names, digests = nil, nil
 		for img := range v.Images.All() {
 			digest := img.GetDigest()
@@ -140,7 +141,7 @@ func (s *Server) untag(ctx context.Context, usage []*swarmv1.NodeUsage, req *swa
 				continue
 			}
 			names, digests = append(names, img.GetName()), append(digests, digest)
-			changes = append(changes, raftstore.Delete(img))
+			changes = append(changes, table.Delete(img))
 		}
 		return changes, nil
 	})
@@ -154,7 +155,7 @@ func (s *Server) untag(ctx context.Context, usage []*swarmv1.NodeUsage, req *swa
 // removable returns the digests on a node that no container, no service and no name of the cluster
 // needs. If the request names nodes and all images, it also returns digests with a name, unless
 // they were loaded: the copy may be the last one.
-func removable(v *raftstore.View, u *swarmv1.NodeUsage, req *swarmv1.DisksPruneRequest) []string {
+func removable(v *table.View, u *swarmv1.NodeUsage, req *swarmv1.DisksPruneRequest) []string {
 	var out []string
 	for _, h := range u.GetUsage().GetImages() {
 		digest := h.GetImage().GetDigest()

@@ -11,7 +11,7 @@ import (
 	"swarm/internal/transport"
 	"swarm/manager/control/object"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // loadedCopies is how many copies of a loaded image remain, because no registry has it.
@@ -47,7 +47,7 @@ func (s *Server) Release(ctx context.Context, req *swarmv1.ReleaseRequest) (*swa
 			return nil, errdefs.ErrResourceExhausted.WithMessage(fmt.Sprintf("release images: node %s asks too often: try again in %s", node, wait.Round(time.Millisecond)))
 		}
 		granted := false
-		_, err := s.writer.Write(ctx, 0, func(v *raftstore.View) (changes []*swarmv1.Change, _ error) {
+		_, err := s.writer.Write(ctx, 0, func(v *table.View) (changes []*swarmv1.Change, _ error) {
 			changes, granted = release(v, node, digest, req.GetUndo())
 			return changes, nil
 		})
@@ -64,16 +64,16 @@ func (s *Server) Release(ctx context.Context, req *swarmv1.ReleaseRequest) (*swa
 // release decides whether a node may remove its copy of a digest, and returns the changes that
 // permit it. They also write the copies that must remain, without changing them, so that the commit
 // fails if one of those is removed at the same time. With undo, they take a permission back.
-func release(v *raftstore.View, node, digest string, undo bool) (changes []*swarmv1.Change, granted bool) {
+func release(v *table.View, node, digest string, undo bool) (changes []*swarmv1.Change, granted bool) {
 	own := &swarmv1.ImageCopy{Digest: digest, NodeId: node}
-	row, recorded := v.ImageCopies.Get(raftstore.Key(own))
+	row, recorded := v.ImageCopies.Get(table.Key(own))
 	if undo {
 		if !recorded || !row.GetLeaving() {
 			return nil, false
 		}
 		own = row.CloneVT()
 		own.Leaving = false
-		return []*swarmv1.Change{raftstore.Update(own)}, false
+		return []*swarmv1.Change{table.Update(own)}, false
 	}
 	if len(object.ImageUsers(v, digest)) > 0 {
 		return nil, false
@@ -85,13 +85,13 @@ func release(v *raftstore.View, node, digest string, undo bool) (changes []*swar
 	}
 	own = row.CloneVT()
 	own.Leaving = true
-	changes = append(changes, raftstore.Update(own))
+	changes = append(changes, table.Update(own))
 	for c := range v.ImageCopies.Prefix(digest + "/") {
 		if need == 0 {
 			break
 		}
 		if st, _ := v.NodeStates.Get(c.GetNodeId()); c.GetNodeId() != node && !c.GetLeaving() && st.GetState() == swarmv1.NodeState_READY {
-			changes = append(changes, raftstore.Update(c.CloneVT()))
+			changes = append(changes, table.Update(c.CloneVT()))
 			need--
 		}
 	}
@@ -103,7 +103,7 @@ func release(v *raftstore.View, node, digest string, undo bool) (changes []*swar
 
 // copiesToStay returns how many other nodes must hold a digest: loadedCopies if the image was
 // loaded, one if a service can still return to it, and otherwise none.
-func copiesToStay(v *raftstore.View, digest string) int {
+func copiesToStay(v *table.View, digest string) int {
 	if _, loaded := object.ImageNames(v, digest); loaded {
 		return loadedCopies
 	}

@@ -6,8 +6,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
 	"swarm/raftstore/raftstoretest"
+	"swarm/raftstore/table"
 )
 
 const (
@@ -16,7 +16,7 @@ const (
 )
 
 // holders makes nodes n0, n1, ... that are ready and hold a digest.
-func holders(digest string, n int) (rows []raftstore.Row) {
+func holders(digest string, n int) (rows []table.Row) {
 	for i := range n {
 		id := "n" + string(rune('0'+i))
 		rows = append(rows, &swarmv1.Node{Id: id}, &swarmv1.NodeState{NodeId: id, State: swarmv1.NodeState_READY}, &swarmv1.ImageCopy{Digest: digest, NodeId: id})
@@ -30,7 +30,7 @@ func specOf(image string) *swarmv1.ServiceSpec {
 
 // history makes a service with a revision for each image. It runs the last one, and a rollback
 // returns to the one before.
-func history(images ...string) (rows []raftstore.Row) {
+func history(images ...string) (rows []table.Row) {
 	rows = append(rows, &swarmv1.Service{Id: "s", Name: "web", Revision: uint64(len(images)), PreviousRevision: uint64(len(images) - 1)})
 	for i, image := range images {
 		rows = append(rows, &swarmv1.Revision{ServiceId: "s", Number: uint64(i + 1), Spec: specOf(image)})
@@ -41,13 +41,13 @@ func history(images ...string) (rows []raftstore.Row) {
 func TestRelease(t *testing.T) {
 	loaded := &swarmv1.Image{Id: "i", Name: "app:1", Digest: digestA, Loaded: true}
 	pulled := &swarmv1.Image{Id: "i", Name: "app:1", Digest: digestA}
-	leaving := func(id string) raftstore.Row {
+	leaving := func(id string) table.Row {
 		return &swarmv1.ImageCopy{Digest: digestA, NodeId: id, Leaving: true}
 	}
 	used, other := "app:1@"+digestA, "app:2@"+digestB
 	for _, c := range []struct {
 		name    string
-		rows    []raftstore.Row
+		rows    []table.Row
 		granted bool
 	}{
 		{"nobody knows it", holders(digestA, 1), true},
@@ -79,7 +79,7 @@ func TestRelease_TwoAtOnce(t *testing.T) {
 	store := raftstoretest.New(t)
 	rows := append(holders(digestA, 4), &swarmv1.Image{Id: "i", Name: "app:1", Digest: digestA, Loaded: true})
 	for _, r := range rows {
-		if _, err := store.Commit(t.Context(), "test", raftstore.Create(r)); err != nil {
+		if _, err := store.Commit(t.Context(), "test", table.Create(r)); err != nil {
 			t.Fatal(err)
 		}
 	}

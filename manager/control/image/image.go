@@ -16,6 +16,7 @@ import (
 	"swarm/manager/control/object"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // Store is the image store of this manager's node.
@@ -82,7 +83,7 @@ func (s *Server) ListImages(_ context.Context, req *swarmv1.ListRequest) (*swarm
 	return out, nil
 }
 
-func imageInfo(v *raftstore.View, img *swarmv1.Image) *swarmv1.ImageInfo {
+func imageInfo(v *table.View, img *swarmv1.Image) *swarmv1.ImageInfo {
 	return &swarmv1.ImageInfo{Image: img, NodeIds: object.ImageNodes(v, img.GetDigest())}
 }
 

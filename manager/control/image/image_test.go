@@ -16,7 +16,7 @@ import (
 	"swarm/manager/control"
 	"swarm/manager/control/controltest"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 var otherDigest = "sha256:" + strings.Repeat("e", 64)
@@ -99,7 +99,7 @@ func TestControl_ImageOfARollbackStays(t *testing.T) {
 		}
 		r := controltest.New(t, func(d *control.Deps) { d.Resolver = images })
 		for name, digest := range images {
-			r.Commit(raftstore.Create(&swarmv1.Image{Id: digest[len(digest)-24:] + name[len(name)-1:], Name: name, Digest: digest}))
+			r.Commit(table.Create(&swarmv1.Image{Id: digest[len(digest)-24:] + name[len(name)-1:], Name: name, Digest: digest}))
 		}
 		remove := func(name string) error {
 			_, err := r.Control.RemoveImage(t.Context(), &swarmv1.RemoveClusterImageRequest{Id: name})
@@ -120,7 +120,7 @@ func TestControl_ImageOfARollbackStays(t *testing.T) {
 		if err := remove("demo:3"); err != nil {
 			t.Errorf("removal of an image that nobody needs: %v", err)
 		}
-		r.Commit(raftstore.Create(&swarmv1.Image{Id: "second2name2of2what2runs2", Name: "docker.io/library/demo:stable", Digest: images["docker.io/library/demo:2"]}))
+		r.Commit(table.Create(&swarmv1.Image{Id: "second2name2of2what2runs2", Name: "docker.io/library/demo:stable", Digest: images["docker.io/library/demo:2"]}))
 		if err := remove("demo:2"); err != nil {
 			t.Errorf("removal of one of two names of what runs: %v", err)
 		}
@@ -237,7 +237,7 @@ func TestControl_PullIsByTheManagersDigest(t *testing.T) {
 			{Name: "docker.io/library/pulled:1", Size: 7}, {Name: "docker.io/library/loaded:1", Size: 7, Loaded: true},
 		} {
 			row.Id, row.Digest = strings.Repeat(string(rune('a'+i)), 25), old
-			r.Commit(raftstore.Create(row))
+			r.Commit(table.Create(row))
 		}
 		for _, c := range []struct {
 			ref, asked, digest string
@@ -254,7 +254,7 @@ func TestControl_PullIsByTheManagersDigest(t *testing.T) {
 				t.Errorf("%s: got %v, %v, moves %q; want digest %q, and the node asked for %s", c.ref, last, err, moves, c.digest, c.asked)
 			}
 			name, _, _ := strings.Cut(c.asked, "@")
-			row, ok := r.Store.View().ImageByName(name)
+			row, ok := r.Store.View().Images.ByName(name)
 			if ok != (c.digest != "") || row.GetDigest() != c.digest || row.GetSize() != c.size {
 				t.Errorf("%s: the row is %v", c.ref, row)
 			}

@@ -11,7 +11,7 @@ import (
 	"swarm/internal/spec"
 	"swarm/manager/control/crud"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // LoadImage reads an archive into the image store of this manager's node, and writes the images in
@@ -79,13 +79,13 @@ func (s *Server) loaded(ctx context.Context, img *swarmv1.Image) (*swarmv1.Image
 	if !bounds.IsDigest(img.GetDigest()) {
 		return nil, errdefs.ErrInternal.WithMessage(fmt.Sprintf("load image %s: its digest %q is none", parsed.Familiar(), img.GetDigest()))
 	}
-	stored, err := s.recordCopy(ctx, img.GetDigest(), s.nodes.Self(), func(v *raftstore.View) (*swarmv1.Image, *swarmv1.Change) {
+	stored, err := s.recordCopy(ctx, img.GetDigest(), s.nodes.Self(), func(v *table.View) (*swarmv1.Image, *swarmv1.Change) {
 		row := &swarmv1.Image{Id: ident.NewID(), Name: parsed.Name, Digest: img.GetDigest(), Platforms: img.GetPlatforms(), Size: img.GetSize(), Loaded: true}
-		if old, ok := v.ImageByName(parsed.Name); ok {
+		if old, ok := v.Images.ByName(parsed.Name); ok {
 			row.Id, row.Meta = old.GetId(), old.GetMeta()
-			return row, raftstore.Update(row)
+			return row, table.Update(row)
 		}
-		return row, raftstore.Create(row)
+		return row, table.Create(row)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("record image %s: %w", parsed.Name, err)
@@ -96,15 +96,15 @@ func (s *Server) loaded(ctx context.Context, img *swarmv1.Image) (*swarmv1.Image
 
 // recordCopy writes that a node holds a digest. In the same group it writes the change of an
 // image's row that edit returns, if it is not nil. It returns the image that edit returns.
-func (s *Server) recordCopy(ctx context.Context, digest, node string, edit func(*raftstore.View) (*swarmv1.Image, *swarmv1.Change)) (stored *swarmv1.Image, err error) {
-	write := func(v *raftstore.View) (changes []*swarmv1.Change, _ error) {
+func (s *Server) recordCopy(ctx context.Context, digest, node string, edit func(*table.View) (*swarmv1.Image, *swarmv1.Change)) (stored *swarmv1.Image, err error) {
+	write := func(v *table.View) (changes []*swarmv1.Change, _ error) {
 		var change *swarmv1.Change
 		if stored, change = edit(v); change != nil {
 			changes = append(changes, change)
 		}
 		c := &swarmv1.ImageCopy{Digest: digest, NodeId: node}
-		if _, ok := v.ImageCopies.Get(raftstore.Key(c)); !ok {
-			changes = append(changes, raftstore.Put(c))
+		if _, ok := v.ImageCopies.Get(table.Key(c)); !ok {
+			changes = append(changes, table.Put(c))
 		}
 		return changes, nil
 	}

@@ -16,7 +16,7 @@ import (
 	"swarm/internal/spec"
 	"swarm/manager/control/object"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // parallelNodes is how many nodes fetch an image at the same time, after the first node has it.
@@ -161,17 +161,17 @@ func (p *pulling) record(ctx context.Context, node string, own *swarmv1.Image) (
 	if own != nil && own.GetDigest() != p.ref.Digest {
 		return nil, errdefs.ErrDataLoss.WithMessage(fmt.Sprintf("%s was fetched, and %s was asked for", own.GetDigest(), p.ref.Digest))
 	}
-	stored, err = p.server.recordCopy(ctx, p.ref.Digest, node, func(v *raftstore.View) (*swarmv1.Image, *swarmv1.Change) {
-		old, ok := v.ImageByName(p.ref.Name)
+	stored, err = p.server.recordCopy(ctx, p.ref.Digest, node, func(v *table.View) (*swarmv1.Image, *swarmv1.Change) {
+		old, ok := v.Images.ByName(p.ref.Name)
 		switch row := old.CloneVT(); {
 		case !ok:
 			row = &swarmv1.Image{Id: ident.NewID(), Name: p.ref.Name, Digest: p.ref.Digest, Platforms: own.GetPlatforms(), Size: own.GetSize()}
-			return row, raftstore.Create(row)
+			return row, table.Create(row)
 		case old.GetDigest() == p.ref.Digest && (own == nil || old.GetSize() == own.GetSize()), old.GetLoaded():
 			return old, nil
 		default:
 			row.Digest, row.Platforms, row.Size = p.ref.Digest, own.GetPlatforms(), own.GetSize()
-			return row, raftstore.Update(row)
+			return row, table.Update(row)
 		}
 	})
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	"swarm/internal/spec"
 	"swarm/manager/control/object"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // progressSender sends progress to a client, and keeps the first error. Several nodes and layers
@@ -48,7 +48,7 @@ func (s *Server) PushImage(req *swarmv1.PushImageClusterRequest, stream swarmv1.
 	if err != nil {
 		return err
 	}
-	img, ok := v.ImageByName(parsed.Name)
+	img, ok := v.Images.ByName(parsed.Name)
 	if !ok {
 		return errdefs.ErrNotFound.WithMessage(fmt.Sprintf("push %s: the cluster has no image of this name: see `swarm image ls`, and give one a second name with `swarm image tag`", parsed.Familiar()))
 	}
@@ -70,7 +70,7 @@ func (s *Server) PushImage(req *swarmv1.PushImageClusterRequest, stream swarmv1.
 }
 
 // holders returns the ready nodes that hold a digest. This manager's node comes first.
-func (s *Server) holders(v *raftstore.View, digest string) []string {
+func (s *Server) holders(v *table.View, digest string) []string {
 	var ids []string
 	for c := range v.ImageCopies.Prefix(digest + "/") {
 		st, _ := v.NodeStates.Get(c.GetNodeId())
@@ -114,22 +114,22 @@ func (s *Server) TagImage(ctx context.Context, req *swarmv1.TagImageRequest) (*s
 	if err != nil {
 		return nil, err
 	}
-	_, err = s.writer.Write(ctx, 0, func(v *raftstore.View) ([]*swarmv1.Change, error) {
+	_, err = s.writer.Write(ctx, 0, func(v *table.View) ([]*swarmv1.Change, error) {
 		from, ok := v.Images.Get(source.GetId())
 		if !ok {
 			return nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("image %s was removed meanwhile", req.GetSource()))
 		}
 		row := from.CloneVT()
 		row.Id, row.Meta, row.Name = ident.NewID(), nil, target.Name
-		old, taken := v.ImageByName(target.Name)
+		old, taken := v.Images.ByName(target.Name)
 		switch {
 		case taken && old.GetDigest() == from.GetDigest():
 			return nil, nil
 		case taken:
 			row.Id, row.Meta = old.GetId(), old.GetMeta()
-			return []*swarmv1.Change{raftstore.Update(row)}, nil
+			return []*swarmv1.Change{table.Update(row)}, nil
 		}
-		return []*swarmv1.Change{raftstore.Create(row)}, nil
+		return []*swarmv1.Change{table.Create(row)}, nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("tag image %s: %w", req.GetSource(), err)
@@ -139,7 +139,7 @@ func (s *Server) TagImage(ctx context.Context, req *swarmv1.TagImageRequest) (*s
 
 // anyImage finds an image, also by a digest that several names have: it does not matter which of
 // them it returns.
-func anyImage(v *raftstore.View, ref string) (*swarmv1.Image, error) {
+func anyImage(v *table.View, ref string) (*swarmv1.Image, error) {
 	for img := range v.Images.All() {
 		if img.GetDigest() == ref {
 			return img, nil

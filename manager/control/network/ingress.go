@@ -7,14 +7,14 @@ import (
 	"swarm/internal/ident"
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // MakeIngress is a duty of the leader. It creates network ingress, which published ports use, as
 // soon as a node has reported the ranges that it routes. It also does so in a cluster that an
 // earlier build has created. It returns when ctx ends, or with an error.
 func (s *Server) MakeIngress(ctx context.Context) error {
-	view, w := s.store.Watch(raftstore.TableCluster, raftstore.TableNodeState)
+	view, w := s.store.Watch(table.Cluster, table.NodeState)
 	defer w.Close()
 	for !ready(view) {
 		batch, err := w.Next(ctx)
@@ -24,8 +24,8 @@ func (s *Server) MakeIngress(ctx context.Context) error {
 		view = batch.View
 	}
 	id, random := ident.NewID(), ulaBits()
-	_, err := s.writer.Write(ctx, 0, func(v *raftstore.View) ([]*swarmv1.Change, error) {
-		if _, ok := v.NetworkByName(spec.Ingress); ok {
+	_, err := s.writer.Write(ctx, 0, func(v *table.View) ([]*swarmv1.Change, error) {
+		if _, ok := v.Networks.ByName(spec.Ingress); ok {
 			return nil, nil
 		}
 		row, claims, err := newNetwork(v, id, &swarmv1.NetworkSpec{
@@ -34,7 +34,7 @@ func (s *Server) MakeIngress(ctx context.Context) error {
 		if err != nil {
 			return nil, err
 		}
-		return append(claims, raftstore.Create(row)), nil
+		return append(claims, table.Create(row)), nil
 	})
 	if err != nil {
 		return fmt.Errorf("create network %s: %w", spec.Ingress, err)
@@ -44,7 +44,7 @@ func (s *Server) MakeIngress(ctx context.Context) error {
 }
 
 // ready reports whether the cluster exists and one of its nodes is ready.
-func ready(v *raftstore.View) bool {
+func ready(v *table.View) bool {
 	if v.Cluster() == nil {
 		return false
 	}

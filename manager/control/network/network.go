@@ -14,6 +14,7 @@ import (
 	"swarm/manager/control/object"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 const (
@@ -62,7 +63,7 @@ func (s *Server) CreateNetwork(ctx context.Context, req *swarmv1.CreateNetworkRe
 		return nil, errdefs.ErrInvalidArgument.WithMessage("network ingress is the cluster's own: choose another name")
 	}
 	id, random := ident.NewID(), ulaBits()
-	_, err = object.Networks().Create(ctx, s.writer, wanted.GetName(), func(v *raftstore.View) (*swarmv1.Network, []*swarmv1.Change, error) {
+	_, err = object.Networks().Create(ctx, s.writer, wanted.GetName(), func(v *table.View) (*swarmv1.Network, []*swarmv1.Change, error) {
 		return newNetwork(v, id, wanted, random)
 	})
 	if err != nil {
@@ -78,7 +79,7 @@ func (s *Server) CreateNetwork(ctx context.Context, req *swarmv1.CreateNetworkRe
 // newNetwork makes the row of a network, and the changes that claim its VXLAN network identifier.
 // Two networks that are created at the same time take the same identifier: one of the two is made
 // again, and then sees the subnet of the other.
-func newNetwork(v *raftstore.View, id string, sp *swarmv1.NetworkSpec, random [5]byte) (*swarmv1.Network, []*swarmv1.Change, error) {
+func newNetwork(v *table.View, id string, sp *swarmv1.NetworkSpec, random [5]byte) (*swarmv1.Network, []*swarmv1.Change, error) {
 	options, err := subnets(v, sp, random)
 	if err != nil {
 		return nil, nil, err
@@ -91,7 +92,7 @@ func newNetwork(v *raftstore.View, id string, sp *swarmv1.NetworkSpec, random [5
 }
 
 // nextVNI returns the next free VXLAN network identifier, and the changes that claim it.
-func nextVNI(v *raftstore.View, network string) (uint32, []*swarmv1.Change, error) {
+func nextVNI(v *table.View, network string) (uint32, []*swarmv1.Change, error) {
 	row, _ := v.Claims.Get(vniCursor)
 	last, _ := strconv.ParseUint(row.GetOwner(), 10, 32)
 	vni := uint32(last)
@@ -104,8 +105,8 @@ func nextVNI(v *raftstore.View, network string) (uint32, []*swarmv1.Change, erro
 			continue
 		}
 		return vni, []*swarmv1.Change{
-			raftstore.Create(&swarmv1.Claim{Key: key, Owner: network}),
-			raftstore.Put(&swarmv1.Claim{Key: vniCursor, Owner: strconv.FormatUint(uint64(vni), 10)}),
+			table.Create(&swarmv1.Claim{Key: key, Owner: network}),
+			table.Put(&swarmv1.Claim{Key: vniCursor, Owner: strconv.FormatUint(uint64(vni), 10)}),
 		}, nil
 	}
 	return 0, nil, errdefs.ErrResourceExhausted.WithMessage("no VXLAN network identifier is left: remove networks that are not used with `swarm network prune`")

@@ -15,7 +15,7 @@ import (
 	"swarm/internal/ipam"
 	"swarm/manager/control/controltest"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // describe makes a node report the ranges that it routes.
@@ -24,7 +24,7 @@ func describe(r *controltest.Rig, node string, routed ...string) {
 	st, _ := r.Store.View().NodeStates.Get(node)
 	st = st.CloneVT()
 	st.Description = &swarmv1.NodeDescription{Routed: routed}
-	r.Commit(raftstore.Update(st))
+	r.Commit(table.Update(st))
 }
 
 // addTasks writes running tasks with addresses on a network, as the planner does. It returns the
@@ -37,9 +37,9 @@ func addTasks(r *controltest.Rig, service, node string, n *swarmv1.Network, addr
 		t = t.CloneVT()
 		t.Networks = []*swarmv1.NetworkAttachment{{NetworkId: n.GetId(), Addresses: []string{a + "/24"}}}
 		claim := &swarmv1.Claim{Key: ipam.Key(n.GetId(), netip.MustParseAddr(a)), Owner: "task/" + id}
-		r.Commit(raftstore.Update(t), raftstore.Create(claim))
-		deletions = append(deletions, raftstore.DeleteKey(raftstore.TableTask, id), raftstore.DeleteKey(raftstore.TableTaskStatus, id),
-			raftstore.DeleteKey(raftstore.TableClaim, claim.GetKey()))
+		r.Commit(table.Update(t), table.Create(claim))
+		deletions = append(deletions, table.DeleteKey(table.Task, id), table.DeleteKey(table.TaskStatus, id),
+			table.DeleteKey(table.Claim, claim.GetKey()))
 	}
 	return deletions
 }
@@ -72,7 +72,7 @@ func TestControl_Networks(t *testing.T) {
 		r := controltest.New(t)
 		r.Lead()
 		h1 := r.AddNode("h1")
-		ingress, ok := r.Store.View().NetworkByName("ingress")
+		ingress, ok := r.Store.View().Networks.ByName("ingress")
 		if !ok || ingress.GetIpam().GetConfigs()[0].GetSubnet() != "10.0.0.0/24" || len(ingress.GetIpam().GetConfigs()) != 2 || ingress.GetVni() != 65536 {
 			t.Fatalf("network ingress: %v", ingress)
 		}
@@ -211,13 +211,13 @@ func TestControl_IngressIsFull(t *testing.T) {
 		r.Lead()
 		h1 := r.AddNode("h1")
 		v := r.Store.View()
-		ingress, _ := v.NetworkByName("ingress")
+		ingress, _ := v.Networks.ByName("ingress")
 		for i := 2; i < 255; i++ {
 			holder := h1
 			if i == 2 {
 				holder = controltest.Self
 			}
-			r.Commit(raftstore.Create(&swarmv1.Claim{Key: fmt.Sprintf("addr/%s/10.0.0.%d", ingress.GetId(), i), Owner: "node/" + holder}))
+			r.Commit(table.Create(&swarmv1.Claim{Key: fmt.Sprintf("addr/%s/10.0.0.%d", ingress.GetId(), i), Owner: "node/" + holder}))
 		}
 		publish := func(name string, mode swarmv1.PortConfig_PublishMode) []string {
 			s := controltest.ServiceSpec(name, 1)

@@ -10,7 +10,7 @@ import (
 	"swarm/manager/control/crud"
 	"swarm/manager/control/object"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // GetNetwork returns a network with its services and tasks, the nodes on which they are, and the
@@ -72,13 +72,13 @@ func (s *Server) ListNetworks(_ context.Context, req *swarmv1.ListRequest) (*swa
 }
 
 // networkInfo returns a network with the use of its addresses.
-func networkInfo(v *raftstore.View, n *swarmv1.Network) *swarmv1.NetworkInfo {
+func networkInfo(v *table.View, n *swarmv1.Network) *swarmv1.NetworkInfo {
 	return &swarmv1.NetworkInfo{Network: n, Use: address.Use(v, n)}
 }
 
 // backendsOn returns the tasks of a service that are on a network and on a node, and have not
 // ended.
-func backendsOn(v *raftstore.View, service, network string) (out []*swarmv1.Backend) {
+func backendsOn(v *table.View, service, network string) (out []*swarmv1.Backend) {
 	for t := range v.TasksOfService(service) {
 		if !attached(t, network) || object.Ended(v, t) || t.GetNodeId() == "" {
 			continue

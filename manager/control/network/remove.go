@@ -11,7 +11,7 @@ import (
 	"swarm/internal/spec"
 	"swarm/manager/control/object"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // RemoveNetwork removes a network. It returns ErrFailedPrecondition if a service or a task uses it.
@@ -33,7 +33,7 @@ func (s *Server) removeNetwork(ctx context.Context, found *swarmv1.Network) erro
 	if found.GetSpec().GetIngress() {
 		return errdefs.ErrPermissionDenied.WithMessage("published ports need it: it cannot be removed")
 	}
-	return object.Networks().Remove(ctx, s.writer, found, func(v *raftstore.View, n *swarmv1.Network) ([]*swarmv1.Change, error) {
+	return object.Networks().Remove(ctx, s.writer, found, func(v *table.View, n *swarmv1.Network) ([]*swarmv1.Change, error) {
 		if users := usersOf(v, n.GetId()); len(users) > 0 {
 			return nil, inUse(n, users)
 		}
@@ -67,7 +67,7 @@ func inUse(n *swarmv1.Network, users []*swarmv1.Service) error {
 }
 
 // usersOf returns the services that are attached to a network, or have a task that still is.
-func usersOf(v *raftstore.View, network string) []*swarmv1.Service {
+func usersOf(v *table.View, network string) []*swarmv1.Service {
 	var out []*swarmv1.Service
 	for svc := range v.Services.All() {
 		rev, _ := v.Revision(svc.GetId(), svc.GetRevision())
@@ -78,7 +78,7 @@ func usersOf(v *raftstore.View, network string) []*swarmv1.Service {
 	return out
 }
 
-func hasTaskOn(v *raftstore.View, service, network string) bool {
+func hasTaskOn(v *table.View, service, network string) bool {
 	for t := range v.TasksOfService(service) {
 		if attached(t, network) && !object.Ended(v, t) {
 			return true

@@ -14,13 +14,13 @@ import (
 	"swarm/internal/spec"
 	"swarm/manager/control/object"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // subnets returns the subnets and gateways of a network. It adds an IPv4 subnet from the cluster's
 // address pools if the spec has none, and a unique local IPv6 subnet made from random if the spec
 // enables IPv6.
-func subnets(v *raftstore.View, sp *swarmv1.NetworkSpec, random [5]byte) (*swarmv1.IPAMOptions, error) {
+func subnets(v *table.View, sp *swarmv1.NetworkSpec, random [5]byte) (*swarmv1.IPAMOptions, error) {
 	out := sp.GetIpam().CloneVT()
 	if out == nil {
 		out = &swarmv1.IPAMOptions{}
@@ -61,7 +61,7 @@ func subnets(v *raftstore.View, sp *swarmv1.NetworkSpec, random [5]byte) (*swarm
 // that no node routes elsewhere. If there is none, it ignores the routes of workers: a worker that
 // is misconfigured, or lies, must not prevent the creation of networks. The user is then warned of
 // the overlap.
-func fromPool(v *raftstore.View) (netip.Prefix, error) {
+func fromPool(v *table.View) (netip.Prefix, error) {
 	defaults := v.Cluster().GetSpec().GetNetwork()
 	var pools, taken []netip.Prefix
 	for _, text := range defaults.GetDefaultAddrPool() {
@@ -102,7 +102,7 @@ func fromPool(v *raftstore.View) (netip.Prefix, error) {
 }
 
 // routed returns the ranges that managers and workers route elsewhere.
-func routed(v *raftstore.View) (managers, workers []netip.Prefix) {
+func routed(v *table.View) (managers, workers []netip.Prefix) {
 	for st := range v.NodeStates.All() {
 		row, _ := v.Nodes.Get(st.GetNodeId())
 		for _, text := range st.GetDescription().GetRouted() {
@@ -122,7 +122,7 @@ func routed(v *raftstore.View) (managers, workers []netip.Prefix) {
 // overlaps returns a warning for each range that overlaps a subnet of the network: subnets of other
 // networks, and ranges that nodes route elsewhere. The containers on the network cannot reach
 // those.
-func overlaps(v *raftstore.View, n *swarmv1.Network) (out []string) {
+func overlaps(v *table.View, n *swarmv1.Network) (out []string) {
 	for _, c := range n.GetIpam().GetConfigs() {
 		subnet, err := netip.ParsePrefix(c.GetSubnet())
 		if err != nil {

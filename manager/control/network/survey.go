@@ -16,7 +16,7 @@ import (
 	"swarm/manager/control/nodecall"
 	"swarm/manager/control/object"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // surveyTimeout limits the call to one node, which reads tables of its kernel.
@@ -75,7 +75,7 @@ type onNode struct {
 
 // membersOf returns what the managers know of a network, by node. On network ingress, each node
 // itself counts as a task.
-func membersOf(v *raftstore.View, network *swarmv1.Network) map[string]onNode {
+func membersOf(v *table.View, network *swarmv1.Network) map[string]onNode {
 	out := map[string]onNode{}
 	if network.GetSpec().GetIngress() {
 		// The nodes themselves are on it while ports are published.

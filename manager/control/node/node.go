@@ -18,6 +18,7 @@ import (
 	"swarm/manager/control/object"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // Deps are what a Server needs.
@@ -61,7 +62,7 @@ func (s *Server) ListNodes(_ context.Context, req *swarmv1.ListRequest) (*swarmv
 	return out, nil
 }
 
-func (s *Server) nodeInfo(v *raftstore.View, n *swarmv1.Node) *swarmv1.NodeInfo {
+func (s *Server) nodeInfo(v *table.View, n *swarmv1.Node) *swarmv1.NodeInfo {
 	st, _ := v.NodeStates.Get(n.GetId())
 	info := &swarmv1.NodeInfo{Node: n, State: st}
 	if n.GetSpec().GetRole() == swarmv1.NodeSpec_MANAGER {
@@ -89,7 +90,7 @@ func (s *Server) UpdateNode(ctx context.Context, req *swarmv1.UpdateNodeRequest)
 			return nil, err
 		}
 	}
-	_, err = object.Nodes().Update(ctx, s.writer, found, req.GetVersion(), func(v *raftstore.View, n *swarmv1.Node) ([]*swarmv1.Change, error) {
+	_, err = object.Nodes().Update(ctx, s.writer, found, req.GetVersion(), func(v *table.View, n *swarmv1.Node) ([]*swarmv1.Change, error) {
 		if err := s.checkDemotion(v, n, wanted); err != nil {
 			return nil, err
 		}
@@ -108,7 +109,7 @@ func (s *Server) UpdateNode(ctx context.Context, req *swarmv1.UpdateNodeRequest)
 
 // checkNames refuses a name that another node has, because it would not tell the two apart. A node
 // may keep a hostname that it has joined with, even if another node has the same.
-func checkNames(v *raftstore.View, n *swarmv1.Node, name, hostname string) error {
+func checkNames(v *table.View, n *swarmv1.Node, name, hostname string) error {
 	for other := range v.Nodes.All() {
 		for _, wanted := range []string{name, hostname} {
 			if wanted != "" && other.GetId() != n.GetId() && !object.NodeHasName(n, wanted) && object.NodeHasName(other, wanted) {
@@ -121,19 +122,19 @@ func checkNames(v *raftstore.View, n *swarmv1.Node, name, hostname string) error
 
 // describe returns the change which gives the description of a node its new hostname, if it
 // differs.
-func describe(v *raftstore.View, n *swarmv1.Node) []*swarmv1.Change {
+func describe(v *table.View, n *swarmv1.Node) []*swarmv1.Change {
 	st, ok := v.NodeStates.Get(n.GetId())
 	if !ok || st.GetDescription() == nil || st.GetDescription().GetHostname() == n.GetHostname() {
 		return nil
 	}
 	st = st.CloneVT()
 	st.Description.Hostname = n.GetHostname()
-	return []*swarmv1.Change{raftstore.Update(st)}
+	return []*swarmv1.Change{table.Update(st)}
 }
 
 // checkDemotion refuses a demotion after which the managers could not decide: one manager must
 // remain, and of those that remain, a majority must be reachable.
-func (s *Server) checkDemotion(v *raftstore.View, n *swarmv1.Node, wanted *swarmv1.NodeSpec) error {
+func (s *Server) checkDemotion(v *table.View, n *swarmv1.Node, wanted *swarmv1.NodeSpec) error {
 	if n.GetSpec().GetRole() != swarmv1.NodeSpec_MANAGER || wanted.GetRole() == swarmv1.NodeSpec_MANAGER {
 		return nil
 	}
@@ -164,7 +165,7 @@ func (s *Server) RemoveNode(ctx context.Context, req *swarmv1.RemoveNodeRequest)
 	if err != nil {
 		return nil, err
 	}
-	err = object.Nodes().Remove(ctx, s.writer, found, func(v *raftstore.View, n *swarmv1.Node) ([]*swarmv1.Change, error) {
+	err = object.Nodes().Remove(ctx, s.writer, found, func(v *table.View, n *swarmv1.Node) ([]*swarmv1.Change, error) {
 		return removal(v, n, req.GetForce())
 	})
 	if err != nil {
@@ -174,7 +175,7 @@ func (s *Server) RemoveNode(ctx context.Context, req *swarmv1.RemoveNodeRequest)
 }
 
 // removal returns the changes that go with the removal of a node, or an error if it must stay.
-func removal(v *raftstore.View, n *swarmv1.Node, force bool) ([]*swarmv1.Change, error) {
+func removal(v *table.View, n *swarmv1.Node, force bool) ([]*swarmv1.Change, error) {
 	if n.GetSpec().GetRole() == swarmv1.NodeSpec_MANAGER {
 		return nil, errdefs.ErrFailedPrecondition.WithMessage("it is a manager: demote it first with `swarm node demote " + object.Hostname(n) + "`")
 	}
@@ -186,16 +187,16 @@ func removal(v *raftstore.View, n *swarmv1.Node, force bool) ([]*swarmv1.Change,
 	if c := v.Cluster().CloneVT(); c != nil {
 		// The removed node knows the gossip keys.
 		c.GossipKeys = gossipkeys.Replace(c.GossipKeys, pki.NewGossipKey(), time.Now())
-		changes = append(changes, raftstore.Update(c))
+		changes = append(changes, table.Update(c))
 	}
 	if ok {
 		// Delete without a precondition: a change of the node's state at the same moment must not
 		// keep the row.
-		changes = append(changes, raftstore.DeleteKey(raftstore.TableNodeState, n.GetId()))
+		changes = append(changes, table.DeleteKey(table.NodeState, n.GetId()))
 	}
 	for c := range v.ImageCopies.All() {
 		if c.GetNodeId() == n.GetId() {
-			changes = append(changes, raftstore.DeleteKey(raftstore.TableImageCopy, raftstore.Key(c)))
+			changes = append(changes, table.DeleteKey(table.ImageCopy, table.Key(c)))
 		}
 	}
 	return changes, nil

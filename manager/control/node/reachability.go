@@ -9,6 +9,7 @@ import (
 	"swarm/manager/control/object"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // Gossip is the failure detector. Alive reports whether a node answers; known is false if gossip
@@ -18,7 +19,7 @@ type Gossip interface {
 }
 
 // reachability returns what this manager knows of another manager as a member of Raft.
-func (s *Server) reachability(v *raftstore.View, id string) swarmv1.ManagerStatus_Reachability {
+func (s *Server) reachability(v *table.View, id string) swarmv1.ManagerStatus_Reachability {
 	servers := s.store.Servers()
 	at := slices.IndexFunc(servers, func(m raftstore.Server) bool { return m.ID == id })
 	votes := at >= 0 && servers[at].Voter
@@ -39,7 +40,7 @@ func (s *Server) reachability(v *raftstore.View, id string) swarmv1.ManagerStatu
 
 // alive reports whether a node answers. If gossip does not know the node, its state in the store
 // decides, which the leader writes.
-func (s *Server) alive(v *raftstore.View, id string) bool {
+func (s *Server) alive(v *table.View, id string) bool {
 	if s.gossip != nil {
 		if alive, known := s.gossip.Alive(id); known {
 			return alive

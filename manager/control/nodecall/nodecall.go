@@ -21,6 +21,7 @@ import (
 	"swarm/manager/control/object"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // maxParallel is how many nodes Each asks at once.
@@ -46,7 +47,7 @@ func (c *Caller) Self() string { return c.self }
 func (c *Caller) Conn(nodeID string) (grpc.ClientConnInterface, error) { return c.conn(nodeID) }
 
 // Find returns the node that ref refers to. "self" is this manager's node.
-func (c *Caller) Find(v *raftstore.View, ref string) (*swarmv1.Node, error) {
+func (c *Caller) Find(v *table.View, ref string) (*swarmv1.Node, error) {
 	if ref == "self" {
 		ref = c.self
 	}
@@ -54,7 +55,7 @@ func (c *Caller) Find(v *raftstore.View, ref string) (*swarmv1.Node, error) {
 }
 
 // Select returns the nodes that refs refer to, or all nodes if there are no refs, ordered by name.
-func (c *Caller) Select(v *raftstore.View, refs []string) ([]*swarmv1.Node, error) {
+func (c *Caller) Select(v *table.View, refs []string) ([]*swarmv1.Node, error) {
 	var out []*swarmv1.Node
 	for _, ref := range refs {
 		n, err := c.Find(v, ref)

@@ -17,12 +17,13 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 	"swarm/raftstore/raftstoretest"
+	"swarm/raftstore/table"
 )
 
-func cluster(t *testing.T, rows ...raftstore.Row) *raftstore.Store {
+func cluster(t *testing.T, rows ...table.Row) *raftstore.Store {
 	store := raftstoretest.New(t)
 	for _, r := range rows {
-		if _, err := store.Commit(t.Context(), "test", raftstore.Create(r)); err != nil {
+		if _, err := store.Commit(t.Context(), "test", table.Create(r)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -66,7 +67,7 @@ func TestCaller_EachReportsEveryNode(t *testing.T) {
 
 func TestCaller_EachLimitsTheCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var rows []raftstore.Row
+		var rows []table.Row
 		for i := range maxParallel + 8 {
 			id := fmt.Sprintf("n%02d", i)
 			rows = append(rows, &swarmv1.Node{Id: id}, &swarmv1.NodeState{NodeId: id, State: swarmv1.NodeState_READY})

@@ -6,19 +6,19 @@ import (
 
 	"swarm/manager/control/crud"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // Credentials describes the credentials of users. Several may have one name.
 func Credentials() crud.Kind[*swarmv1.Credential] {
 	return crud.Kind[*swarmv1.Credential]{
 		Word: "credential", ListCommand: "swarm credential ls",
-		Table: func(v *raftstore.View) raftstore.Table[*swarmv1.Credential] { return v.Credentials },
-		Name:  func(_ *raftstore.View, c *swarmv1.Credential) string { return c.GetName() },
-		ByName: func(v *raftstore.View, name string) iter.Seq[*swarmv1.Credential] {
+		Table: func(v *table.View) table.Rows[*swarmv1.Credential] { return v.Credentials },
+		Name:  func(_ *table.View, c *swarmv1.Credential) string { return c.GetName() },
+		ByName: func(v *table.View, name string) iter.Seq[*swarmv1.Credential] {
 			return crud.Where(v.Credentials.All(), func(c *swarmv1.Credential) bool { return c.GetName() == name })
 		},
-		Subject: func(_ *raftstore.View, c *swarmv1.Credential) crud.Subject {
+		Subject: func(_ *table.View, c *swarmv1.Credential) crud.Subject {
 			return crud.Subject{ID: c.GetId(), Names: []string{c.GetName()}}
 		},
 		Compare: compareCredentials,

@@ -2,12 +2,12 @@ package object
 
 import (
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // ResolveFilter returns the filter with ids where users may name services and nodes. It does not
 // change the argument. It returns an error if a name refers to no object, or to several.
-func ResolveFilter(v *raftstore.View, f *swarmv1.Filter) (*swarmv1.Filter, error) {
+func ResolveFilter(v *table.View, f *swarmv1.Filter) (*swarmv1.Filter, error) {
 	if len(f.GetServiceIds()) == 0 && len(f.GetNodeIds()) == 0 {
 		return f, nil
 	}

@@ -9,7 +9,7 @@ import (
 	"swarm/internal/task"
 	"swarm/manager/control/crud"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // Images describes images. The digest of an image, in hexadecimal digits, is an id of it too.
@@ -17,29 +17,29 @@ import (
 func Images() crud.Kind[*swarmv1.Image] {
 	return crud.Kind[*swarmv1.Image]{
 		Word: "image", ListCommand: "swarm image ls",
-		Table: func(v *raftstore.View) raftstore.Table[*swarmv1.Image] { return v.Images },
-		Name:  func(_ *raftstore.View, i *swarmv1.Image) string { return i.GetName() },
-		ByName: func(v *raftstore.View, name string) iter.Seq[*swarmv1.Image] {
+		Table: func(v *table.View) table.Rows[*swarmv1.Image] { return v.Images },
+		Name:  func(_ *table.View, i *swarmv1.Image) string { return i.GetName() },
+		ByName: func(v *table.View, name string) iter.Seq[*swarmv1.Image] {
 			parsed, err := spec.ParseImage(name)
 			if err != nil || parsed.Digest != "" {
 				return crud.One[*swarmv1.Image](nil, false)
 			}
-			return crud.One(v.ImageByName(parsed.Name))
+			return crud.One(v.Images.ByName(parsed.Name))
 		},
-		ByOtherID: func(v *raftstore.View, ref string) iter.Seq[*swarmv1.Image] {
+		ByOtherID: func(v *table.View, ref string) iter.Seq[*swarmv1.Image] {
 			digest := ref
 			if parsed, err := spec.ParseImage(ref); err == nil && parsed.Digest != "" {
 				digest = parsed.Digest
 			}
 			return crud.Where(v.Images.All(), func(i *swarmv1.Image) bool { return hexDigits(i.GetDigest()) == hexDigits(digest) })
 		},
-		ByOtherPrefix: func(v *raftstore.View, ref string) iter.Seq[*swarmv1.Image] {
+		ByOtherPrefix: func(v *table.View, ref string) iter.Seq[*swarmv1.Image] {
 			digits := hexDigits(ref)
 			return crud.Where(v.Images.All(), func(i *swarmv1.Image) bool {
 				return len(digits) >= crud.MinPrefix && strings.HasPrefix(hexDigits(i.GetDigest()), digits)
 			})
 		},
-		Subject: func(v *raftstore.View, i *swarmv1.Image) crud.Subject {
+		Subject: func(v *table.View, i *swarmv1.Image) crud.Subject {
 			parsed, _ := spec.ParseImage(i.GetName())
 			return crud.Subject{
 				ID: i.GetId(), Digest: hexDigits(i.GetDigest()), Names: []string{i.GetName(), parsed.Familiar()},
@@ -53,7 +53,7 @@ func Images() crud.Kind[*swarmv1.Image] {
 func hexDigits(digest string) string { return strings.TrimPrefix(digest, "sha256:") }
 
 // ImageNodes returns the ids of the nodes that hold a digest and do not remove it.
-func ImageNodes(v *raftstore.View, digest string) (ids []string) {
+func ImageNodes(v *table.View, digest string) (ids []string) {
 	for c := range v.ImageCopies.Prefix(digest + "/") {
 		if !c.GetLeaving() {
 			ids = append(ids, c.GetNodeId())
@@ -64,7 +64,7 @@ func ImageNodes(v *raftstore.View, digest string) (ids []string) {
 
 // ImageNames returns how many names a digest has, and whether one of them was loaded, so that no
 // registry can give the image again.
-func ImageNames(v *raftstore.View, digest string) (names int, loaded bool) {
+func ImageNames(v *table.View, digest string) (names int, loaded bool) {
 	for img := range v.Images.All() {
 		if img.GetDigest() == digest {
 			names++
@@ -76,7 +76,7 @@ func ImageNames(v *raftstore.View, digest string) (names int, loaded bool) {
 
 // ImageUsers returns the names of the services that need a digest, sorted: for their revision, for
 // the one to which a rollback returns, or for a task that has not ended.
-func ImageUsers(v *raftstore.View, digest string) []string {
+func ImageUsers(v *table.View, digest string) []string {
 	var out []string
 	for svc := range v.Services.All() {
 		numbers := []uint64{svc.GetRevision(), svc.GetPreviousRevision()}
@@ -94,7 +94,7 @@ func ImageUsers(v *raftstore.View, digest string) []string {
 }
 
 // RunsImage reports whether a revision of a service is pinned to a digest.
-func RunsImage(v *raftstore.View, service string, revision uint64, digest string) bool {
+func RunsImage(v *table.View, service string, revision uint64, digest string) bool {
 	rev, _ := v.Revision(service, revision)
 	return strings.HasSuffix(rev.GetSpec().GetTaskTemplate().GetContainerSpec().GetImage(), "@"+digest)
 }

@@ -12,13 +12,13 @@ import (
 	"swarm/manager/control/crud"
 	"swarm/manager/control/object"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
 	"swarm/raftstore/raftstoretest"
+	"swarm/raftstore/table"
 )
 
 // lookupOf returns a function that finds the id of an object of one kind.
-func lookupOf[T crud.Object](find func(*raftstore.View, string) (T, error)) func(*raftstore.View, string) (string, error) {
-	return func(v *raftstore.View, ref string) (string, error) {
+func lookupOf[T crud.Object](find func(*table.View, string) (T, error)) func(*table.View, string) (string, error) {
+	return func(v *table.View, ref string) (string, error) {
 		row, err := find(v, ref)
 		return row.GetId(), err
 	}
@@ -28,7 +28,7 @@ func lookupOf[T crud.Object](find func(*raftstore.View, string) (T, error)) func
 func TestFind_OneRuleForAllNouns(t *testing.T) {
 	for _, noun := range []struct {
 		kind   string
-		lookup func(*raftstore.View, string) (string, error)
+		lookup func(*table.View, string) (string, error)
 		// row makes an object. Names may be refused by the commands that create objects; here they
 		// are hostile.
 		row func(id, name string) []proto.Message
@@ -102,7 +102,7 @@ func TestFind_NamesWithoutCase(t *testing.T) {
 		&swarmv1.Network{Id: "network1", Spec: &swarmv1.NetworkSpec{Name: "n12"}}, &swarmv1.Node{Id: "node1", Hostname: "Host-A"},
 	)
 	for _, tc := range []struct {
-		lookup    func(*raftstore.View, string) (string, error)
+		lookup    func(*table.View, string) (string, error)
 		ref, want string
 	}{
 		{lookupOf(object.Services().Find), "API", "service1"},

@@ -6,7 +6,7 @@ import (
 
 	"swarm/manager/control/crud"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // Networks describes overlay networks. Their names are unique without regard to case.
@@ -14,12 +14,12 @@ func Networks() crud.Kind[*swarmv1.Network] {
 	name := func(n *swarmv1.Network) string { return n.GetSpec().GetName() }
 	return crud.Kind[*swarmv1.Network]{
 		Word: "network", ListCommand: "swarm network ls",
-		Table: func(v *raftstore.View) raftstore.Table[*swarmv1.Network] { return v.Networks },
-		Name:  func(_ *raftstore.View, n *swarmv1.Network) string { return name(n) },
-		ByName: func(v *raftstore.View, name string) iter.Seq[*swarmv1.Network] {
-			return crud.One(v.NetworkByName(name))
+		Table: func(v *table.View) table.Rows[*swarmv1.Network] { return v.Networks },
+		Name:  func(_ *table.View, n *swarmv1.Network) string { return name(n) },
+		ByName: func(v *table.View, name string) iter.Seq[*swarmv1.Network] {
+			return crud.One(v.Networks.ByName(name))
 		},
-		Subject: func(_ *raftstore.View, n *swarmv1.Network) crud.Subject {
+		Subject: func(_ *table.View, n *swarmv1.Network) crud.Subject {
 			return crud.Subject{ID: n.GetId(), Names: []string{name(n)}, Labels: []map[string]string{n.GetSpec().GetLabels()}}
 		},
 		Compare: crud.ByName(name),
@@ -32,7 +32,7 @@ func Networks() crud.Kind[*swarmv1.Network] {
 
 // networkClaims returns the keys of a network's VXLAN network identifier, and of the cursors of its
 // subnets.
-func networkClaims(v *raftstore.View, n *swarmv1.Network) []string {
+func networkClaims(v *table.View, n *swarmv1.Network) []string {
 	keys := []string{VNIKey(n.GetVni())}
 	for c := range v.Claims.Prefix("next/" + n.GetId() + "/") {
 		keys = append(keys, c.GetKey())

@@ -7,16 +7,16 @@ import (
 
 	"swarm/manager/control/crud"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // Nodes describes nodes. Their names are not unique: hosts may join with one hostname.
 func Nodes() crud.Kind[*swarmv1.Node] {
 	return crud.Kind[*swarmv1.Node]{
 		Word: "node", ListCommand: "swarm node ls",
-		Table: func(v *raftstore.View) raftstore.Table[*swarmv1.Node] { return v.Nodes },
-		Name:  func(v *raftstore.View, n *swarmv1.Node) string { return NodeName(v, n.GetId()) },
-		ByName: func(v *raftstore.View, name string) iter.Seq[*swarmv1.Node] {
+		Table: func(v *table.View) table.Rows[*swarmv1.Node] { return v.Nodes },
+		Name:  func(v *table.View, n *swarmv1.Node) string { return NodeName(v, n.GetId()) },
+		ByName: func(v *table.View, name string) iter.Seq[*swarmv1.Node] {
 			return crud.Where(v.Nodes.All(), func(n *swarmv1.Node) bool { return NodeHasName(n, name) })
 		},
 		Subject: NodeSubject,
@@ -32,7 +32,7 @@ func NodeHasName(n *swarmv1.Node, name string) bool {
 
 // NodeName returns what users call a node: its name, or its hostname if it has none. It returns ""
 // if the node does not exist.
-func NodeName(v *raftstore.View, id string) string {
+func NodeName(v *table.View, id string) string {
 	n, ok := v.Nodes.Get(id)
 	if !ok {
 		return ""
@@ -44,7 +44,7 @@ func NodeName(v *raftstore.View, id string) string {
 func Hostname(n *swarmv1.Node) string { return cmp.Or(n.GetHostname(), n.GetId()) }
 
 // NodeSubject returns what filters see of a node. The labels of its engine count as its own.
-func NodeSubject(v *raftstore.View, n *swarmv1.Node) crud.Subject {
+func NodeSubject(v *table.View, n *swarmv1.Node) crud.Subject {
 	st, _ := v.NodeStates.Get(n.GetId())
 	return crud.Subject{
 		ID: n.GetId(), Names: []string{n.GetSpec().GetName(), n.GetHostname()}, Nodes: []string{n.GetId()},

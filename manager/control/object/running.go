@@ -10,13 +10,13 @@ import (
 
 	"swarm/manager/control/crud"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // FindRunning returns the task in which a command can run. A service stands for its running task
 // with the lowest slot, and the name of a task for the running task of that slot. An id refers to
 // that task alone, whatever its state is. It returns ErrFailedPrecondition if no task runs.
-func FindRunning(v *raftstore.View, ref string) (*swarmv1.Task, error) {
+func FindRunning(v *table.View, ref string) (*swarmv1.Task, error) {
 	found, err := crud.FindAny(ref, Tasks().In(v), Services().In(v))
 	if err != nil {
 		return nil, err
@@ -42,7 +42,7 @@ func FindRunning(v *raftstore.View, ref string) (*swarmv1.Task, error) {
 }
 
 // starting ranks tasks by how well a command can run in them: running, starting, not at all.
-func starting(v *raftstore.View, t *swarmv1.Task) int {
+func starting(v *table.View, t *swarmv1.Task) int {
 	switch v.Status(t.GetId()).GetState() {
 	case swarmv1.TaskState_RUNNING:
 		return 0

@@ -7,7 +7,7 @@ import (
 
 	"swarm/manager/control/crud"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // Services describes services. Their names are unique without regard to case, because they are
@@ -16,12 +16,12 @@ import (
 func Services() crud.Kind[*swarmv1.Service] {
 	return crud.Kind[*swarmv1.Service]{
 		Word: "service", ListCommand: "swarm service ls",
-		Table: func(v *raftstore.View) raftstore.Table[*swarmv1.Service] { return v.Services },
-		Name:  func(_ *raftstore.View, s *swarmv1.Service) string { return s.GetName() },
-		ByName: func(v *raftstore.View, name string) iter.Seq[*swarmv1.Service] {
-			return crud.One(v.ServiceByName(name))
+		Table: func(v *table.View) table.Rows[*swarmv1.Service] { return v.Services },
+		Name:  func(_ *table.View, s *swarmv1.Service) string { return s.GetName() },
+		ByName: func(v *table.View, name string) iter.Seq[*swarmv1.Service] {
+			return crud.One(v.Services.ByName(name))
 		},
-		Subject: func(v *raftstore.View, s *swarmv1.Service) crud.Subject {
+		Subject: func(v *table.View, s *swarmv1.Service) crud.Subject {
 			rev, _ := v.Revision(s.GetId(), s.GetRevision())
 			return crud.Subject{
 				ID: s.GetId(), Names: []string{s.GetName()}, Labels: []map[string]string{rev.GetSpec().GetLabels()},
@@ -35,12 +35,12 @@ func Services() crud.Kind[*swarmv1.Service] {
 		Awaits: func(s *swarmv1.Service) string {
 			return fmt.Sprintf("its tasks have stopped (`swarm service ps %s`)", s.GetId())
 		},
-		TableID: raftstore.TableService,
+		TableID: table.Service,
 	}
 }
 
 // ServiceName returns the name of a service, or its id if it does not exist any more.
-func ServiceName(v *raftstore.View, id string) string {
+func ServiceName(v *table.View, id string) string {
 	if svc, ok := v.Services.Get(id); ok {
 		return svc.GetName()
 	}

@@ -8,7 +8,7 @@ import (
 	"swarm/internal/task"
 	"swarm/manager/control/crud"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // Tasks describes tasks. The name of a task is that of its slot, so the newest task of the slot has
@@ -16,15 +16,15 @@ import (
 func Tasks() crud.Kind[*swarmv1.Task] {
 	return crud.Kind[*swarmv1.Task]{
 		Word: "task", ListCommand: "swarm task ls",
-		Table: func(v *raftstore.View) raftstore.Table[*swarmv1.Task] { return v.Tasks },
-		Name: func(v *raftstore.View, t *swarmv1.Task) string {
+		Table: func(v *table.View) table.Rows[*swarmv1.Task] { return v.Tasks },
+		Name: func(v *table.View, t *swarmv1.Task) string {
 			return TaskName(ServiceName(v, t.GetServiceId()), t)
 		},
-		ByName: func(v *raftstore.View, name string) iter.Seq[*swarmv1.Task] {
+		ByName: func(v *table.View, name string) iter.Seq[*swarmv1.Task] {
 			t := newest(TasksNamed(v, name))
 			return crud.One(t, t != nil)
 		},
-		Subject: func(v *raftstore.View, t *swarmv1.Task) crud.Subject {
+		Subject: func(v *table.View, t *swarmv1.Task) crud.Subject {
 			return TaskSubject(v, t, ServiceName(v, t.GetServiceId()))
 		},
 	}
@@ -39,7 +39,7 @@ func TaskName(service string, t *swarmv1.Task) string {
 }
 
 // TaskSubject returns what filters see of a task of a service with this name.
-func TaskSubject(v *raftstore.View, t *swarmv1.Task, service string) crud.Subject {
+func TaskSubject(v *table.View, t *swarmv1.Task, service string) crud.Subject {
 	rev, _ := v.Revision(t.GetServiceId(), t.GetRevision())
 	return crud.Subject{
 		ID: t.GetId(), Names: []string{TaskName(service, t)},
@@ -50,19 +50,19 @@ func TaskSubject(v *raftstore.View, t *swarmv1.Task, service string) crud.Subjec
 }
 
 // Ended reports whether a task has reached its last state.
-func Ended(v *raftstore.View, t *swarmv1.Task) bool {
+func Ended(v *table.View, t *swarmv1.Task) bool {
 	return task.Terminal(v.Status(t.GetId()).GetState())
 }
 
 // TasksNamed yields the tasks, running and ended, that lists show with a name: "web.1", or
 // "web.NODE" if the service is global.
-func TasksNamed(v *raftstore.View, name string) iter.Seq[*swarmv1.Task] {
+func TasksNamed(v *table.View, name string) iter.Seq[*swarmv1.Task] {
 	return func(yield func(*swarmv1.Task) bool) {
 		i := strings.LastIndexByte(name, '.')
 		if i <= 0 {
 			return
 		}
-		svc, ok := v.ServiceByName(name[:i])
+		svc, ok := v.Services.ByName(name[:i])
 		if !ok {
 			return
 		}
@@ -89,7 +89,7 @@ func newest(tasks iter.Seq[*swarmv1.Task]) *swarmv1.Task {
 
 // TaskInfo returns a task with its status and the names that users know. A task whose service is
 // gone has the name from its revision.
-func TaskInfo(v *raftstore.View, t *swarmv1.Task) *swarmv1.TaskInfo {
+func TaskInfo(v *table.View, t *swarmv1.Task) *swarmv1.TaskInfo {
 	rev, _ := v.Revision(t.GetServiceId(), t.GetRevision())
 	name := rev.GetSpec().GetName()
 	if svc, ok := v.Services.Get(t.GetServiceId()); ok {

@@ -8,7 +8,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // AlignEndpoints is a duty of the leader. When the planner has rolled a service back, it gives the
@@ -20,7 +20,7 @@ import (
 // the service lacks a port or an address, the field Unmet of its endpoint says why. AlignEndpoints
 // tries again whenever any claim is deleted.
 func (s *Server) AlignEndpoints(ctx context.Context) error {
-	view, w := s.store.Watch(raftstore.TableService, raftstore.TableClaim)
+	view, w := s.store.Watch(table.Service, table.Claim)
 	defer w.Close()
 	waiting := map[string]bool{} // by service
 	align := func(id string) error {
@@ -43,9 +43,9 @@ func (s *Server) AlignEndpoints(ctx context.Context) error {
 		due := map[string]bool{}
 		for _, c := range batch.Changes {
 			switch {
-			case c.Table == raftstore.TableService && c.New != nil:
+			case c.Table == table.Service && c.New != nil:
 				due[c.Key] = true
-			case c.Table == raftstore.TableClaim && c.New == nil:
+			case c.Table == table.Claim && c.New == nil:
 				maps.Copy(due, waiting)
 			}
 		}
@@ -59,7 +59,7 @@ func (s *Server) AlignEndpoints(ctx context.Context) error {
 
 // align gives one service what its revision asks for. met is false if that is not possible now.
 func (s *Server) align(ctx context.Context, id string) (met bool, err error) {
-	err = s.alignTo(ctx, func(v *raftstore.View) ([]*swarmv1.Change, error) {
+	err = s.alignTo(ctx, func(v *table.View) ([]*swarmv1.Change, error) {
 		rev, endpoint := endpointOf(v, id)
 		if rev == nil || aligned(v, endpoint, rev.GetSpec()) && endpoint.GetUnmet() == "" {
 			return nil, nil
@@ -70,14 +70,14 @@ func (s *Server) align(ctx context.Context, id string) (met bool, err error) {
 		return err == nil, err
 	}
 	why, changed := err.Error(), false
-	err = s.alignTo(ctx, func(v *raftstore.View) ([]*swarmv1.Change, error) {
+	err = s.alignTo(ctx, func(v *table.View) ([]*swarmv1.Change, error) {
 		rev, endpoint := endpointOf(v, id)
 		if rev == nil || endpoint.GetUnmet() == why || aligned(v, endpoint, rev.GetSpec()) {
 			return nil, nil
 		}
 		row := endpoint.CloneVT()
 		row.Unmet, changed = why, true
-		return []*swarmv1.Change{raftstore.Update(row)}, nil
+		return []*swarmv1.Change{table.Update(row)}, nil
 	})
 	if changed {
 		s.log.Warn("a service that was rolled back cannot have its former ports and addresses yet", "service", id, "err", why)
@@ -86,7 +86,7 @@ func (s *Server) align(ctx context.Context, id string) (met bool, err error) {
 }
 
 // alignTo commits the changes if there are any. A service that does not exist any more is no error.
-func (s *Server) alignTo(ctx context.Context, changes func(*raftstore.View) ([]*swarmv1.Change, error)) error {
+func (s *Server) alignTo(ctx context.Context, changes func(*table.View) ([]*swarmv1.Change, error)) error {
 	if c, err := changes(s.store.View()); err == nil && len(c) == 0 {
 		return nil
 	}
@@ -99,7 +99,7 @@ func (s *Server) alignTo(ctx context.Context, changes func(*raftstore.View) ([]*
 
 // endpointOf returns the current revision and the endpoint of a service. They are nil if the
 // service does not exist any more, or is being removed.
-func endpointOf(v *raftstore.View, id string) (*swarmv1.Revision, *swarmv1.Endpoint) {
+func endpointOf(v *table.View, id string) (*swarmv1.Revision, *swarmv1.Endpoint) {
 	row, ok := v.Services.Get(id)
 	if !ok || row.GetPendingDelete() {
 		return nil, nil
@@ -113,7 +113,7 @@ func endpointOf(v *raftstore.View, id string) (*swarmv1.Revision, *swarmv1.Endpo
 }
 
 // aligned reports whether an endpoint has the ports and the networks of a spec.
-func aligned(v *raftstore.View, e *swarmv1.Endpoint, sp *swarmv1.ServiceSpec) bool {
+func aligned(v *table.View, e *swarmv1.Endpoint, sp *swarmv1.ServiceSpec) bool {
 	if !e.GetSpec().EqualVT(sp.GetEndpointSpec()) {
 		return false
 	}

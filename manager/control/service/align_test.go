@@ -8,7 +8,7 @@ import (
 
 	"swarm/manager/control/controltest"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // A service that the planner rolls back gets its former port as soon as no other service has it.
@@ -25,7 +25,7 @@ func TestAlign_FormerPortIsRegained(t *testing.T) {
 		other := r.CreateService(publishing("other", port(8080)))
 		back := r.Service("web").GetService().CloneVT()
 		back.Revision, back.PreviousRevision = back.GetPreviousRevision(), 0
-		r.Commit(raftstore.Update(back))
+		r.Commit(table.Update(back))
 		synctest.Wait()
 
 		if e := r.Service("web").GetEndpoint(); !strings.Contains(e.GetUnmet(), "port 8080/tcp is already published by service other") || e.GetPorts()[0].GetPublishedPort() != 8081 {
@@ -66,7 +66,7 @@ func TestAlign_RolledBackServicePublishesItsFormerPort(t *testing.T) {
 		svc := r.Service("web").GetService()
 		row := svc.CloneVT()
 		row.Revision, row.PreviousRevision = 1, 0
-		if _, err := r.Store.Commit(t.Context(), "planner", raftstore.Put(row)); err != nil {
+		if _, err := r.Store.Commit(t.Context(), "planner", table.Put(row)); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Second)

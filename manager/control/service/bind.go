@@ -6,19 +6,19 @@ import (
 	"github.com/containerd/errdefs"
 
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // bind replaces the names in a spec by the ids of the objects. It returns ErrNotFound if one does
 // not exist.
-func bind(v *raftstore.View, s *swarmv1.ServiceSpec) error {
+func bind(v *table.View, s *swarmv1.ServiceSpec) error {
 	if err := bindNetworks(v, s.GetTaskTemplate().GetNetworks()); err != nil {
 		return err
 	}
 	for _, ref := range s.GetTaskTemplate().GetContainerSpec().GetSecrets() {
 		row, ok := v.Secrets.Get(ref.GetSecretId())
 		if !ok {
-			row, ok = v.SecretByName(ref.GetSecretName())
+			row, ok = v.Secrets.ByName(ref.GetSecretName())
 		}
 		if !ok {
 			return missing("secret", ref.GetSecretName(), ref.GetSecretId())
@@ -31,7 +31,7 @@ func bind(v *raftstore.View, s *swarmv1.ServiceSpec) error {
 	for _, ref := range s.GetTaskTemplate().GetContainerSpec().GetConfigs() {
 		row, ok := v.Configs.Get(ref.GetConfigId())
 		if !ok {
-			row, ok = v.ConfigByName(ref.GetConfigName())
+			row, ok = v.Configs.ByName(ref.GetConfigName())
 		}
 		if !ok {
 			return missing("config", ref.GetConfigName(), ref.GetConfigId())

@@ -9,12 +9,12 @@ import (
 	"swarm/internal/spec"
 	"swarm/manager/control/object"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // bindNetworks replaces the names of networks by ids. It refuses networks to which no task can be
 // attached.
-func bindNetworks(v *raftstore.View, list []*swarmv1.NetworkAttachmentConfig) error {
+func bindNetworks(v *table.View, list []*swarmv1.NetworkAttachmentConfig) error {
 	seen := make(map[string]string, len(list))
 	for _, n := range list {
 		asked := n.GetTarget()
@@ -29,7 +29,7 @@ func bindNetworks(v *raftstore.View, list []*swarmv1.NetworkAttachmentConfig) er
 		}
 		row, ok := v.Networks.Get(asked)
 		if !ok {
-			row, ok = v.NetworkByName(asked)
+			row, ok = v.Networks.ByName(asked)
 		}
 		switch {
 		case !ok:
@@ -51,7 +51,7 @@ func bindNetworks(v *raftstore.View, list []*swarmv1.NetworkAttachmentConfig) er
 // them. One of two concurrent calls then fails if the other removes the network. joinNetworks
 // returns ErrNotFound if a network of the spec does not exist any more, as may happen when an old
 // revision returns.
-func joinNetworks(v *raftstore.View, service string, next *swarmv1.ServiceSpec) (changes []*swarmv1.Change, err error) {
+func joinNetworks(v *table.View, service string, next *swarmv1.ServiceSpec) (changes []*swarmv1.Change, err error) {
 	svc, _ := v.Services.Get(service)
 	current, _ := v.Revision(service, svc.GetRevision())
 	for _, n := range next.GetTaskTemplate().GetNetworks() {
@@ -62,7 +62,7 @@ func joinNetworks(v *raftstore.View, service string, next *swarmv1.ServiceSpec) 
 		if !ok {
 			return nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("network %s was removed: create it anew, and name it in a service update", n.GetTarget()))
 		}
-		changes = append(changes, raftstore.Touch(row.CloneVT()))
+		changes = append(changes, table.Touch(row.CloneVT()))
 	}
 	return changes, nil
 }

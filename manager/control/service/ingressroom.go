@@ -8,13 +8,13 @@ import (
 	"swarm/internal/spec"
 	"swarm/manager/control/address"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // ingressRoom returns a warning if the mesh publishes one of the ports, and network ingress has no
 // address left for some nodes.
-func ingressRoom(v *raftstore.View, ports []*swarmv1.PortConfig) []string {
-	n, ok := v.NetworkByName(spec.Ingress)
+func ingressRoom(v *table.View, ports []*swarmv1.PortConfig) []string {
+	n, ok := v.Networks.ByName(spec.Ingress)
 	if !ok || !slices.ContainsFunc(ports, publish.ByMesh) {
 		return nil
 	}

@@ -25,7 +25,7 @@ func (s *Server) pin(ctx context.Context, sp *swarmv1.ServiceSpec, auth string, 
 		return nil, nil
 	}
 	if noResolve {
-		if row, ok := s.store.View().ImageByName(img.Name); ok {
+		if row, ok := s.store.View().Images.ByName(img.Name); ok {
 			img.Digest = row.GetDigest()
 			c.Image = img.String()
 		}

@@ -11,7 +11,7 @@ import (
 	"swarm/internal/spec"
 	"swarm/manager/control/object"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 const (
@@ -33,7 +33,7 @@ const (
 //
 // The planner claims the ports of mode=host, for the node that it chooses.
 type portClaims struct {
-	view    *raftstore.View
+	view    *table.View
 	service string
 	old     []*swarmv1.PortConfig
 	want    []*swarmv1.PortConfig
@@ -48,7 +48,7 @@ type portClaims struct {
 // of claims. It deletes the claims of ports that the service does not publish any more. It returns
 // ErrAlreadyExists if another service has a port, and a PendingRemoval if that service is being
 // removed.
-func claimPorts(v *raftstore.View, service string, old, want []*swarmv1.PortConfig) ([]*swarmv1.PortConfig, []*swarmv1.Change, error) {
+func claimPorts(v *table.View, service string, old, want []*swarmv1.PortConfig) ([]*swarmv1.PortConfig, []*swarmv1.Change, error) {
 	b := &portClaims{view: v, service: service, old: old, requested: map[publish.Key]bool{}, held: map[publish.Key]bool{}}
 	for _, p := range want {
 		p = p.CloneVT()
@@ -213,7 +213,7 @@ func (b *portClaims) claimMeshPort(p *swarmv1.PortConfig) error {
 	if taken && !b.held[meshPortKey(p)] {
 		// Write the claim without changing it. If its service publishes the port on every address
 		// at the same moment, one of the two commits fails.
-		b.changes = append(b.changes, raftstore.Update(c.CloneVT()))
+		b.changes = append(b.changes, table.Update(c.CloneVT()))
 		b.held[meshPortKey(p)] = c.GetOwner() != b.service
 	}
 	if b.held[meshPortKey(p)] {
@@ -245,7 +245,7 @@ func (b *portClaims) claimAddress(p *swarmv1.PortConfig) {
 // claim creates a claim, unless the service has it.
 func (b *portClaims) claim(key publish.Key) {
 	if _, ok := b.view.Claims.Get(key.String()); !ok && !b.held[key] {
-		b.changes = append(b.changes, raftstore.Create(&swarmv1.Claim{Key: key.String(), Owner: b.service}))
+		b.changes = append(b.changes, table.Create(&swarmv1.Claim{Key: key.String(), Owner: b.service}))
 	}
 	b.held[key] = true
 }
@@ -258,7 +258,7 @@ func (b *portClaims) release() {
 		}
 		for _, key := range []publish.Key{meshPortKey(o), publishedKey(o).At(publish.Address(o))} {
 			if c, ok := b.view.Claims.Get(key.String()); ok && !b.held[key] && c.GetOwner() == b.service {
-				b.changes = append(b.changes, raftstore.Delete(c))
+				b.changes = append(b.changes, table.Delete(c))
 				b.held[key] = true // Delete it only once.
 			}
 		}

@@ -13,7 +13,7 @@ import (
 
 	"swarm/manager/control/controltest"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // rig is the users' API with helpers for tests of ports.
@@ -100,7 +100,7 @@ func TestControl_PortOfAHostIsNotTheMesh(t *testing.T) {
 		node := r.AddNode("h1")
 		edge := r.CreateService(publishing("edge", host))
 		task := r.AddTask(edge, node, 1)
-		r.Commit(raftstore.Create(&swarmv1.Claim{Key: "port/" + node + "/tcp/8080", Owner: task})) // as the planner does
+		r.Commit(table.Create(&swarmv1.Claim{Key: "port/" + node + "/tcp/8080", Owner: task})) // as the planner does
 		r.refusedPort("what a task has on its host", publishing("web", portAt("")), "edge")
 		r.UpdateService(publishing("edge", portAt("")))
 		r.refusedPort("what the mesh has", publishing("web", host), "edge")
@@ -164,7 +164,7 @@ func TestControl_PortsOfTheCluster(t *testing.T) {
 		node, _ := r.Store.View().Nodes.Get(controltest.Self)
 		node = node.CloneVT()
 		node.Port = 9000
-		r.Commit(raftstore.Update(node))
+		r.Commit(table.Update(node))
 		old.TaskTemplate.ForceUpdate++
 		r.UpdateService(old)
 	})

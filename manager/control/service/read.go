@@ -6,7 +6,7 @@ import (
 	"swarm/internal/task"
 	"swarm/manager/control/object"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // GetService returns a service with its current revision, its endpoint, and counts of its tasks.
@@ -42,7 +42,7 @@ func (s *Server) ListRevisions(_ context.Context, req *swarmv1.GetRequest) (*swa
 	return out, nil
 }
 
-func serviceInfo(v *raftstore.View, svc *swarmv1.Service) *swarmv1.ServiceInfo {
+func serviceInfo(v *table.View, svc *swarmv1.Service) *swarmv1.ServiceInfo {
 	rev, _ := v.Revision(svc.GetId(), svc.GetRevision())
 	end, _ := v.Endpoints.Get(svc.GetId())
 	return &swarmv1.ServiceInfo{Service: svc, Revision: object.ShownRevision(rev), Endpoint: end, Status: serviceStatus(v, svc, rev.GetSpec())}
@@ -50,7 +50,7 @@ func serviceInfo(v *raftstore.View, svc *swarmv1.Service) *swarmv1.ServiceInfo {
 
 // serviceStatus counts the tasks of a service as Docker does. The desired tasks of a global service
 // are those that exist.
-func serviceStatus(v *raftstore.View, svc *swarmv1.Service, sp *swarmv1.ServiceSpec) *swarmv1.ServiceStatus {
+func serviceStatus(v *table.View, svc *swarmv1.Service, sp *swarmv1.ServiceSpec) *swarmv1.ServiceStatus {
 	st := &swarmv1.ServiceStatus{}
 	var wanted uint64
 	for t := range v.TasksOfService(svc.GetId()) {

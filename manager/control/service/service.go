@@ -17,6 +17,7 @@ import (
 	"swarm/manager/control/object"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // Deps are what a Server needs.
@@ -66,7 +67,7 @@ func (s *Server) CreateService(ctx context.Context, req *swarmv1.CreateServiceRe
 		return nil, err
 	}
 	id := ident.NewID()
-	index, err := object.Services().Create(ctx, s.writer, wanted.GetName(), func(v *raftstore.View) (*swarmv1.Service, []*swarmv1.Change, error) {
+	index, err := object.Services().Create(ctx, s.writer, wanted.GetName(), func(v *table.View) (*swarmv1.Service, []*swarmv1.Change, error) {
 		return s.newService(v, id, wanted.CloneVT(), crud.Actor(ctx))
 	})
 	if err != nil {
@@ -80,7 +81,7 @@ func (s *Server) CreateService(ctx context.Context, req *swarmv1.CreateServiceRe
 }
 
 // newService makes the row of a service, and the changes of the other rows that belong to it.
-func (s *Server) newService(v *raftstore.View, id string, complete *swarmv1.ServiceSpec, who string) (*swarmv1.Service, []*swarmv1.Change, error) {
+func (s *Server) newService(v *table.View, id string, complete *swarmv1.ServiceSpec, who string) (*swarmv1.Service, []*swarmv1.Change, error) {
 	if err := bind(v, complete); err != nil {
 		return nil, nil, err
 	}
@@ -102,7 +103,7 @@ func (s *Server) newService(v *raftstore.View, id string, complete *swarmv1.Serv
 		return nil, nil, err
 	}
 	end := &swarmv1.Endpoint{ServiceId: id, Spec: complete.GetEndpointSpec(), Ports: ports, VirtualIps: vips}
-	return svc, append(slices.Concat(claims, addresses, networks), raftstore.Create(rev), raftstore.Create(end)), nil
+	return svc, append(slices.Concat(claims, addresses, networks), table.Create(rev), table.Create(end)), nil
 }
 
 func isJob(s *swarmv1.ServiceSpec) bool {
@@ -125,7 +126,7 @@ func (s *Server) UpdateService(ctx context.Context, req *swarmv1.UpdateServiceRe
 		return nil, err
 	}
 	var number uint64
-	index, err := object.Services().Update(ctx, s.writer, svc, req.GetVersion(), func(v *raftstore.View, row *swarmv1.Service) ([]*swarmv1.Change, error) {
+	index, err := object.Services().Update(ctx, s.writer, svc, req.GetVersion(), func(v *table.View, row *swarmv1.Service) ([]*swarmv1.Change, error) {
 		complete := wanted.CloneVT()
 		if err := bind(v, complete); err != nil {
 			return nil, err
@@ -181,7 +182,7 @@ func keepPullOptions(old, next *swarmv1.ServiceSpec) {
 
 // revise makes next the current revision of a service, unless it is that already. It edits the row,
 // and returns the changes of the other rows.
-func (s *Server) revise(v *raftstore.View, row *swarmv1.Service, next *swarmv1.ServiceSpec, who string) ([]*swarmv1.Change, error) {
+func (s *Server) revise(v *table.View, row *swarmv1.Service, next *swarmv1.ServiceSpec, who string) ([]*swarmv1.Change, error) {
 	current, _ := v.Revision(row.GetId(), row.GetRevision())
 	if current.GetSpec().EqualVT(next) {
 		return nil, nil
@@ -192,13 +193,13 @@ func (s *Server) revise(v *raftstore.View, row *swarmv1.Service, next *swarmv1.S
 		row.JobStatus = &swarmv1.JobStatus{JobIteration: row.GetJobStatus().GetJobIteration() + 1, LastExecution: timestamppb.Now()}
 	}
 	changes, err := s.updateEndpoint(v, row.GetId(), next)
-	return append(changes, raftstore.Create(rev)), err
+	return append(changes, table.Create(rev)), err
 }
 
 // nextRevision makes the revision after current. Its template is that of the first revision which
 // makes the same tasks. An update that undoes another one therefore replaces only the tasks which
 // that one had replaced.
-func nextRevision(v *raftstore.View, id string, current *swarmv1.Revision, next *swarmv1.ServiceSpec, who string) *swarmv1.Revision {
+func nextRevision(v *table.View, id string, current *swarmv1.Revision, next *swarmv1.ServiceSpec, who string) *swarmv1.Revision {
 	var last, template uint64
 	for r := range v.Revisions.Prefix(id + "/") {
 		last = max(last, r.GetNumber())
@@ -215,7 +216,7 @@ func nextRevision(v *raftstore.View, id string, current *swarmv1.Revision, next 
 
 // updateEndpoint returns the changes which make the endpoint of a service, and the claims of its
 // ports and addresses, fit the spec.
-func (s *Server) updateEndpoint(v *raftstore.View, id string, next *swarmv1.ServiceSpec) ([]*swarmv1.Change, error) {
+func (s *Server) updateEndpoint(v *table.View, id string, next *swarmv1.ServiceSpec) ([]*swarmv1.Change, error) {
 	old, ok := v.Endpoints.Get(id)
 	ports, changes, err := claimPorts(v, id, old.GetPorts(), next.GetEndpointSpec().GetPorts())
 	if err != nil {
@@ -231,20 +232,20 @@ func (s *Server) updateEndpoint(v *raftstore.View, id string, next *swarmv1.Serv
 	}
 	changes = slices.Concat(changes, addresses, networks)
 	if !ok {
-		return append(changes, raftstore.Create(&swarmv1.Endpoint{ServiceId: id, Spec: next.GetEndpointSpec(), Ports: ports, VirtualIps: vips})), nil
+		return append(changes, table.Create(&swarmv1.Endpoint{ServiceId: id, Spec: next.GetEndpointSpec(), Ports: ports, VirtualIps: vips})), nil
 	}
 	row := old.CloneVT()
 	row.Spec, row.Ports, row.VirtualIps, row.Unmet = next.GetEndpointSpec(), ports, vips, ""
 	if row.EqualVT(old) {
 		return changes, nil
 	}
-	return append(changes, raftstore.Update(row)), nil
+	return append(changes, table.Update(row)), nil
 }
 
 // rollback exchanges the current and the previous revision of a service.
 func (s *Server) rollback(ctx context.Context, svc *swarmv1.Service, version uint64) (*swarmv1.UpdateServiceResponse, error) {
 	var number uint64
-	index, err := object.Services().Update(ctx, s.writer, svc, version, func(v *raftstore.View, row *swarmv1.Service) ([]*swarmv1.Change, error) {
+	index, err := object.Services().Update(ctx, s.writer, svc, version, func(v *table.View, row *swarmv1.Service) ([]*swarmv1.Change, error) {
 		previous, ok := v.Revision(row.GetId(), row.GetPreviousRevision())
 		if !ok {
 			return nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("service %s has no previous revision to return to: it was never updated", row.GetName()))

@@ -11,7 +11,7 @@ import (
 	"swarm/manager/control"
 	"swarm/manager/control/controltest"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 func TestControl_RefusesServices(t *testing.T) {
@@ -160,7 +160,7 @@ func TestControl_PinsWhatTheRegistryHasNow(t *testing.T) {
 			{Name: "docker.io/library/pulled:1"}, {Name: "docker.io/library/loaded:1", Loaded: true}, {Name: "docker.io/library/gone:1"},
 		} {
 			row.Id, row.Digest = strings.Repeat(string(rune('a'+i)), 25), old
-			r.Commit(raftstore.Create(row))
+			r.Commit(table.Create(row))
 		}
 		for image, want := range map[string]string{"pulled:1": now, "loaded:1": old, "gone:1": old} {
 			s := controltest.ServiceSpec(strings.TrimSuffix(image, ":1"), 0)

@@ -5,13 +5,13 @@ import (
 
 	"swarm/internal/ipam"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // virtualIPs returns the virtual IPs of a service, one in each subnet of each of its overlay
 // networks, and the changes of claims. A service keeps the addresses that it has, and releases
 // those that it does not need any more. A service with endpoint mode dnsrr has none.
-func (s *Server) virtualIPs(v *raftstore.View, service string, old []*swarmv1.VirtualIP, sp *swarmv1.ServiceSpec) ([]*swarmv1.VirtualIP, []*swarmv1.Change, error) {
+func (s *Server) virtualIPs(v *table.View, service string, old []*swarmv1.VirtualIP, sp *swarmv1.ServiceSpec) ([]*swarmv1.VirtualIP, []*swarmv1.Change, error) {
 	var out []*swarmv1.VirtualIP
 	var changes []*swarmv1.Change
 	for _, n := range vipNetworks(v, sp) {
@@ -44,7 +44,7 @@ func (s *Server) virtualIPs(v *raftstore.View, service string, old []*swarmv1.Vi
 }
 
 // vipNetworks returns the overlay networks on which a service has virtual IPs.
-func vipNetworks(v *raftstore.View, sp *swarmv1.ServiceSpec) (out []*swarmv1.Network) {
+func vipNetworks(v *table.View, sp *swarmv1.ServiceSpec) (out []*swarmv1.Network) {
 	if sp.GetEndpointSpec().GetMode() != swarmv1.EndpointSpec_VIP {
 		return nil
 	}
@@ -57,7 +57,7 @@ func vipNetworks(v *raftstore.View, sp *swarmv1.ServiceSpec) (out []*swarmv1.Net
 }
 
 // unclaim returns the change that deletes the claim of a virtual IP, if the service has it.
-func unclaim(v *raftstore.View, service string, ip *swarmv1.VirtualIP) []*swarmv1.Change {
+func unclaim(v *table.View, service string, ip *swarmv1.VirtualIP) []*swarmv1.Change {
 	a, err := ipam.ParseAddr(ip.GetAddr())
 	if err != nil {
 		return nil
@@ -66,5 +66,5 @@ func unclaim(v *raftstore.View, service string, ip *swarmv1.VirtualIP) []*swarmv
 	if !ok || c.GetOwner() != ipam.OwnerService+service {
 		return nil
 	}
-	return []*swarmv1.Change{raftstore.Delete(c)}
+	return []*swarmv1.Change{table.Delete(c)}
 }

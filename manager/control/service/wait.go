@@ -14,7 +14,8 @@ import (
 	"swarm/manager/control/object"
 	"swarm/manager/converge"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
+	"swarm/raftstore/watch"
 )
 
 const (
@@ -54,7 +55,7 @@ type serviceWait struct {
 // the judge asks for it.
 func (w *serviceWait) run(judge *converge.Judge) error {
 	ctx, store := w.stream.Context(), w.server.store
-	view, watcher := store.Watch(raftstore.TableService, raftstore.TableRevision, raftstore.TableTask, raftstore.TableTaskStatus, raftstore.TableEndpoint)
+	view, watcher := store.Watch(table.Service, table.Revision, table.Task, table.TaskStatus, table.Endpoint)
 	defer func() { watcher.Close() }()
 	for {
 		state, ok := w.state(view)
@@ -69,9 +70,9 @@ func (w *serviceWait) run(judge *converge.Judge) error {
 			return err
 		}
 		next, err := w.changed(watcher, report.Again)
-		if errors.Is(err, raftstore.ErrResync) {
+		if errors.Is(err, watch.ErrResync) {
 			watcher.Close()
-			next, watcher = store.Watch(raftstore.TableService, raftstore.TableRevision, raftstore.TableTask, raftstore.TableTaskStatus, raftstore.TableEndpoint)
+			next, watcher = store.Watch(table.Service, table.Revision, table.Task, table.TaskStatus, table.Endpoint)
 			err = nil
 		}
 		if err != nil {
@@ -83,7 +84,7 @@ func (w *serviceWait) run(judge *converge.Judge) error {
 
 // changed returns the next view with a change of the service, or after d a view without one. d 0:
 // there is no limit.
-func (w *serviceWait) changed(watcher *raftstore.Watcher, d time.Duration) (*raftstore.View, error) {
+func (w *serviceWait) changed(watcher *watch.Watcher, d time.Duration) (*table.View, error) {
 	ctx := w.stream.Context()
 	if d > 0 {
 		var cancel context.CancelFunc
@@ -107,7 +108,7 @@ func (w *serviceWait) changed(watcher *raftstore.Watcher, d time.Duration) (*raf
 }
 
 // concerned says whether the row belongs to the service.
-func (w *serviceWait) concerned(v *raftstore.View, row proto.Message) bool {
+func (w *serviceWait) concerned(v *table.View, row proto.Message) bool {
 	switch o := row.(type) {
 	case *swarmv1.Service:
 		return o.GetId() == w.id
@@ -121,7 +122,7 @@ func (w *serviceWait) concerned(v *raftstore.View, row proto.Message) bool {
 }
 
 // state collects what the judge looks at. It returns false if the service does not exist.
-func (w *serviceWait) state(v *raftstore.View) (converge.State, bool) {
+func (w *serviceWait) state(v *table.View) (converge.State, bool) {
 	svc, ok := v.Services.Get(w.id)
 	if !ok {
 		return converge.State{}, false
@@ -140,7 +141,7 @@ func (w *serviceWait) state(v *raftstore.View) (converge.State, bool) {
 // send sends progress that differs from the last one, and the verdict with the details that the
 // judge does not have: the log of the task that failed, and nodes that do not answer at ports of
 // the service.
-func (w *serviceWait) send(v *raftstore.View, r converge.Report) error {
+func (w *serviceWait) send(v *table.View, r converge.Report) error {
 	if alone := w.server.store.LeaderlessSince(); !alone.IsZero() && time.Since(alone) > leaderless {
 		r.Progress.Note = w.server.staleNotice()
 	}
@@ -159,7 +160,7 @@ func (w *serviceWait) send(v *raftstore.View, r converge.Report) error {
 }
 
 // portWarnings names the nodes that do not answer at a port of the service.
-func portWarnings(v *raftstore.View, service string) []string {
+func portWarnings(v *table.View, service string) []string {
 	end, _ := v.Endpoints.Get(service)
 	var nodes []*swarmv1.NodeInfo
 	if len(end.GetPorts()) > 0 {

@@ -14,7 +14,8 @@ import (
 	"swarm/internal/pause"
 	"swarm/internal/task"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
+	"swarm/raftstore/watch"
 )
 
 const (
@@ -42,7 +43,7 @@ func (l *logs) follow(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		for {
-			if err := l.followAll(ctx, g); !errors.Is(err, raftstore.ErrResync) {
+			if err := l.followAll(ctx, g); !errors.Is(err, watch.ErrResync) {
 				return err
 			}
 		}
@@ -55,9 +56,9 @@ func (l *logs) follow(ctx context.Context) error {
 }
 
 // followAll follows every task. It returns errFollowedGone when the task or the service does not
-// exist any more, and raftstore.ErrResync when its watch fell behind.
+// exist any more, and watch.ErrResync when its watch fell behind.
 func (l *logs) followAll(ctx context.Context, g *errgroup.Group) error {
-	v, w := l.server.store.Watch(raftstore.TableTask, raftstore.TableService)
+	v, w := l.server.store.Watch(table.Task, table.Service)
 	defer w.Close()
 	for {
 		_, asService := v.Services.Get(l.want.service)
@@ -75,7 +76,7 @@ func (l *logs) followAll(ctx context.Context, g *errgroup.Group) error {
 }
 
 // followNew follows the tasks that are not followed yet.
-func (l *logs) followNew(ctx context.Context, g *errgroup.Group, v *raftstore.View) {
+func (l *logs) followNew(ctx context.Context, g *errgroup.Group, v *table.View) {
 	for node, tasks := range l.want.tasks(v) {
 		for _, id := range tasks {
 			followed, old := l.following[id]

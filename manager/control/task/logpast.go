@@ -13,7 +13,7 @@ import (
 
 	"swarm/internal/task"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 const (
@@ -39,7 +39,7 @@ type head struct {
 }
 
 // past merges the records that the nodes have, the oldest first, and passes them on.
-func (l *logs) past(ctx context.Context, v *raftstore.View) error {
+func (l *logs) past(ctx context.Context, v *table.View) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	options := l.options.CloneVT()
@@ -94,7 +94,7 @@ func (l *logs) fill(ctx context.Context, h *head) {
 }
 
 // merge passes on the records of all heads, the oldest first, until none has more.
-func (l *logs) merge(ctx context.Context, v *raftstore.View, heads []*head) error {
+func (l *logs) merge(ctx context.Context, v *table.View, heads []*head) error {
 	const batch = 256
 	var out []*swarmv1.LogRecord
 	for {
@@ -124,7 +124,7 @@ func (l *logs) merge(ctx context.Context, v *raftstore.View, heads []*head) erro
 
 // passed notes how the past of a task ended. A task that has ended, and whose records were read, is
 // not followed. A node that failed is reported.
-func (l *logs) passed(v *raftstore.View, h *head) error {
+func (l *logs) passed(v *table.View, h *head) error {
 	if errors.Is(h.err, io.EOF) || errdefs.IsNotFound(h.err) {
 		l.following[h.task] = task.Terminal(v.Status(h.task).GetState())
 		return nil

@@ -16,7 +16,7 @@ import (
 	"swarm/manager/control/crud"
 	"swarm/manager/control/object"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 var errNodeRemoved = errors.New("it was removed from the swarm")
@@ -56,7 +56,7 @@ func (s *Server) newLogs(want scope, options *swarmv1.LogOptions, stream swarmv1
 type scope struct{ service, task string }
 
 // logScope finds the task or the service of a request.
-func logScope(v *raftstore.View, req *swarmv1.LogsRequest) (scope, error) {
+func logScope(v *table.View, req *swarmv1.LogsRequest) (scope, error) {
 	if req.GetService() == "" {
 		t, err := object.Tasks().Find(v, req.GetTask())
 		return scope{task: t.GetId()}, err
@@ -77,7 +77,7 @@ func (w scope) has(t *swarmv1.Task) bool {
 }
 
 // all returns the tasks of the scope, including those that are on no node yet.
-func (w scope) all(v *raftstore.View) []*swarmv1.Task {
+func (w scope) all(v *table.View) []*swarmv1.Task {
 	if w.service == "" {
 		t, _ := v.Tasks.Get(w.task)
 		return []*swarmv1.Task{t}
@@ -86,7 +86,7 @@ func (w scope) all(v *raftstore.View) []*swarmv1.Task {
 }
 
 // tasks returns the ids of the tasks with a log, by node.
-func (w scope) tasks(v *raftstore.View) map[string][]string {
+func (w scope) tasks(v *table.View) map[string][]string {
 	out := make(map[string][]string)
 	for _, t := range w.all(v) {
 		if w.has(t) && !logless(v, t) {
@@ -97,14 +97,14 @@ func (w scope) tasks(v *raftstore.View) map[string][]string {
 }
 
 // logless reports whether the log driver of a task keeps no records.
-func logless(v *raftstore.View, t *swarmv1.Task) bool {
+func logless(v *table.View, t *swarmv1.Task) bool {
 	r, _ := v.Revision(t.GetServiceId(), t.GetRevision()) // The revision may be deleted with the history of its tasks.
 	return spec.LogDriver(t, r).GetName() == spec.LogNone
 }
 
 // kept returns ErrFailedPrecondition if no records are kept, and none will be while the service
 // stays as it is.
-func (w scope) kept(v *raftstore.View) error {
+func (w scope) kept(v *table.View) error {
 	tasks := w.all(v)
 	if slices.ContainsFunc(tasks, func(t *swarmv1.Task) bool { return !logless(v, t) }) {
 		return nil
@@ -215,7 +215,7 @@ func (l *logs) recv(from swarmv1.Worker_LogsClient, node, id string) (*swarmv1.T
 
 // report tells the user that the logs of a node are missing, and why. It does so once for a node,
 // until the node answers again. An ErrNotFound is not reported: the node has no log of the task.
-func (l *logs) report(v *raftstore.View, node string, err error, then string) error {
+func (l *logs) report(v *table.View, node string, err error, then string) error {
 	if errdefs.IsNotFound(err) || l.stream.Context().Err() != nil {
 		return l.stream.Context().Err()
 	}

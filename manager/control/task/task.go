@@ -12,6 +12,7 @@ import (
 	"swarm/manager/control/object"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // Deps are what a Server needs.
@@ -63,7 +64,7 @@ func (s *Server) ListTasks(_ context.Context, req *swarmv1.ListRequest) (*swarmv
 }
 
 // candidates yields the tasks that a filter may match, through an index if there is one.
-func candidates(v *raftstore.View, f *swarmv1.Filter) iter.Seq[*swarmv1.Task] {
+func candidates(v *table.View, f *swarmv1.Filter) iter.Seq[*swarmv1.Task] {
 	switch {
 	case len(f.GetServiceIds()) == 1:
 		return v.TasksOfService(f.GetServiceIds()[0])

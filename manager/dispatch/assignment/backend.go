@@ -3,13 +3,13 @@ package assignment
 import (
 	"swarm/internal/template"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // backendOf returns what other nodes are told of a task. It returns nil when the task is not
 // placed, has ended, or cannot be reached from other nodes: it is on no overlay network, and its
 // service publishes no port on all nodes.
-func backendOf(view *raftstore.View, id string, published bool) *swarmv1.Backend {
+func backendOf(view *table.View, id string, published bool) *swarmv1.Backend {
 	t, ok := view.Tasks.Get(id)
 	st := view.Status(id)
 	if !ok || t.GetNodeId() == "" || !isPlaced(st) || !published && len(overlaysOf(t.GetNetworks())) == 0 {
@@ -24,7 +24,7 @@ func backendOf(view *raftstore.View, id string, published bool) *swarmv1.Backend
 
 // hostname returns the hostname that the task's service sets for its container. It is empty when
 // the service sets none, or one whose template fails: such a task is rejected by its worker.
-func hostname(view *raftstore.View, t *swarmv1.Task) string {
+func hostname(view *table.View, t *swarmv1.Task) string {
 	rev, _ := view.Revision(t.GetServiceId(), t.GetRevision())
 	if rev.GetSpec().GetTaskTemplate().GetContainerSpec().GetHostname() == "" {
 		return ""

@@ -2,7 +2,8 @@ package assignment
 
 import (
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
+	"swarm/raftstore/watch"
 )
 
 // Ref names something that may have to be sent to a node again. Its kind is one of the protocol's
@@ -54,7 +55,7 @@ func (d *Dirty) node(id string, r Ref) {
 func (d *Dirty) all(refs ...Ref) { d.All = append(d.All, refs...) }
 
 // dirtyOf returns what follows from the changed rows alone. The topology adds the rest.
-func dirtyOf(batch raftstore.Batch) *Dirty {
+func dirtyOf(batch watch.Batch) *Dirty {
 	d := newDirty()
 	for _, c := range batch.Changes {
 		d.add(c)
@@ -65,16 +66,16 @@ func dirtyOf(batch raftstore.Batch) *Dirty {
 	return d
 }
 
-func (d *Dirty) add(c raftstore.RowChange) {
+func (d *Dirty) add(c table.RowChange) {
 	switch c.Table {
-	case raftstore.TableTask:
+	case table.Task:
 		before, _ := c.Old.(*swarmv1.Task)
 		after, _ := c.New.(*swarmv1.Task)
 		d.node(before.GetNodeId(), Ref{Kind: swarmv1.AssignmentRef_TASK, ID: c.Key})
 		if after.GetNodeId() != before.GetNodeId() {
 			d.node(after.GetNodeId(), Ref{Kind: swarmv1.AssignmentRef_TASK, ID: c.Key})
 		}
-	case raftstore.TableNode:
+	case table.Node:
 		before, _ := c.Old.(*swarmv1.Node)
 		after, _ := c.New.(*swarmv1.Node)
 		if c.New != nil {
@@ -84,27 +85,27 @@ func (d *Dirty) add(c raftstore.RowChange) {
 			d.all(Ref{Kind: KindNode})
 		}
 		d.images = true
-	case raftstore.TableNodeState:
+	case table.NodeState:
 		before, _ := c.Old.(*swarmv1.NodeState)
 		after, _ := c.New.(*swarmv1.NodeState)
 		if before.GetState() != after.GetState() {
 			d.images = true
 			d.node(c.Key, Ref{Kind: KindState})
 		}
-	case raftstore.TableImage, raftstore.TableImageCopy:
+	case table.Image, table.ImageCopy:
 		d.images = true
-	case raftstore.TableCluster:
+	case table.Cluster:
 		d.all(Ref{Kind: KindNode}, Ref{Kind: swarmv1.AssignmentRef_KEY})
-	case raftstore.TableNetwork:
+	case table.Network:
 		d.all(Ref{Kind: swarmv1.AssignmentRef_NETWORK, ID: c.Key})
 		if latest[*swarmv1.Network](c).GetSpec().GetIngress() {
 			d.all(Ref{Kind: kindIngress})
 		}
-	case raftstore.TableEndpoint:
+	case table.Endpoint:
 		d.all(Ref{Kind: swarmv1.AssignmentRef_ENDPOINT, ID: c.Key})
-	case raftstore.TableSecret:
+	case table.Secret:
 		d.all(Ref{Kind: swarmv1.AssignmentRef_SECRET, ID: c.Key})
-	case raftstore.TableConfig:
+	case table.Config:
 		d.all(Ref{Kind: swarmv1.AssignmentRef_CONFIG, ID: c.Key})
 	}
 }
@@ -117,7 +118,7 @@ func managerChanged(before, after *swarmv1.Node) bool {
 }
 
 // latest returns the row after a change, or the row before it when the change removed it.
-func latest[T any](c raftstore.RowChange) T {
+func latest[T any](c table.RowChange) T {
 	if row, ok := c.New.(T); ok && c.New != nil {
 		return row
 	}

@@ -6,7 +6,7 @@ import (
 	"slices"
 
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // imageCopies is how many nodes keep a copy of a loaded image: two hosts may be lost.
@@ -20,7 +20,7 @@ func (n *imageNodes) of(node string) []string { return n.byNode[node] }
 
 // imageNodesOf chooses for every loaded image the nodes that keep it. The choice follows from the
 // view alone, so that all managers make the same one.
-func imageNodesOf(view *raftstore.View) *imageNodes {
+func imageNodesOf(view *table.View) *imageNodes {
 	out := &imageNodes{byNode: make(map[string][]string)}
 	var ready []string
 	for st := range view.NodeStates.All() {
@@ -41,7 +41,7 @@ func imageNodesOf(view *raftstore.View) *imageNodes {
 
 // choose returns up to imageCopies nodes for an image. Nodes that hold it already come first, then
 // the others by a hash of image and node, which spreads the images over the nodes.
-func choose(view *raftstore.View, digest string, ready []string) []string {
+func choose(view *table.View, digest string, ready []string) []string {
 	type candidate struct {
 		node  string
 		holds bool
@@ -49,7 +49,7 @@ func choose(view *raftstore.View, digest string, ready []string) []string {
 	}
 	list := make([]candidate, 0, len(ready))
 	for _, node := range ready {
-		held, holds := view.ImageCopies.Get(raftstore.Key(&swarmv1.ImageCopy{Digest: digest, NodeId: node}))
+		held, holds := view.ImageCopies.Get(table.Key(&swarmv1.ImageCopy{Digest: digest, NodeId: node}))
 		holds = holds && !held.GetLeaving()
 		h := fnv.New64a()
 		_, _ = h.Write([]byte(digest + "/" + node))

@@ -6,7 +6,7 @@ import (
 
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // nodeView is the part of the topology that a node has been sent. The topology never changes an
@@ -135,8 +135,8 @@ func (s *Set) syncBackend(m *message, service, id string) {
 }
 
 // syncIngress brings the network ingress up to date. Every node needs it, with or without tasks.
-func (s *Set) syncIngress(m *message, view *raftstore.View) {
-	row, _ := view.NetworkByName(spec.Ingress)
+func (s *Set) syncIngress(m *message, view *table.View) {
+	row, _ := view.Networks.ByName(spec.Ingress)
 	if row.GetId() == s.view.ingress {
 		return
 	}

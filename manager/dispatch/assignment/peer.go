@@ -8,7 +8,7 @@ import (
 	"swarm/internal/members"
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // updateClaim notes which addresses nodes have on the network ingress, and returns the nodes whose
@@ -41,8 +41,8 @@ func meshAddress(c *swarmv1.Claim) (node string, addr netip.Addr, ok bool) {
 
 // updateIngress reads the subnets of the network ingress again, and with them every node's
 // addresses.
-func (t *topology) updateIngress(d *Dirty, view *raftstore.View) {
-	row, _ := view.NetworkByName(spec.Ingress)
+func (t *topology) updateIngress(d *Dirty, view *table.View) {
+	row, _ := view.Networks.ByName(spec.Ingress)
 	t.subnets, _ = ipam.ParseSubnets(row.GetIpam())
 	for node := range view.Nodes.All() {
 		t.updatePeer(d, view, node.GetId())
@@ -50,7 +50,7 @@ func (t *topology) updateIngress(d *Dirty, view *raftstore.View) {
 }
 
 // updatePeer reads a node again. Every node is told of every node.
-func (t *topology) updatePeer(d *Dirty, view *raftstore.View, id string) {
+func (t *topology) updatePeer(d *Dirty, view *table.View, id string) {
 	var now *swarmv1.Peering
 	if n, ok := view.Nodes.Get(id); ok {
 		now = &swarmv1.Peering{

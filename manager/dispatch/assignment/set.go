@@ -5,7 +5,7 @@ import (
 	"slices"
 
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // Set remembers which objects one node has been sent in one session, and computes the next message.
@@ -57,7 +57,7 @@ func remove(r Ref) *swarmv1.AssignmentChange {
 
 // Complete forgets what was sent and returns everything that the node needs, as the first message
 // of a session or after State.Load.
-func (s *Set) Complete(view *raftstore.View) []*swarmv1.AssignmentChange {
+func (s *Set) Complete(view *table.View) []*swarmv1.AssignmentChange {
 	*s = *NewSet(s.node, s.state)
 	m := &message{}
 	s.syncKeys(m, view)
@@ -73,7 +73,7 @@ func (s *Set) Complete(view *raftstore.View) []*swarmv1.AssignmentChange {
 // Update compares the objects that the references name with what was sent, and returns the changes.
 // It returns none when the node has the newest version of all of them, or needs none of them. The
 // view must not be older than that of the call before.
-func (s *Set) Update(view *raftstore.View, refs []Ref) []*swarmv1.AssignmentChange {
+func (s *Set) Update(view *table.View, refs []Ref) []*swarmv1.AssignmentChange {
 	m := &message{}
 	for _, r := range refs {
 		if s.syncRef(m, r) {
@@ -116,7 +116,7 @@ func (s *Set) finish(m *message) []*swarmv1.AssignmentChange {
 
 // syncTask sends a task of this node that is new or has changed, after the objects that it names,
 // and removes a task that is gone or belongs to another node.
-func (s *Set) syncTask(m *message, view *raftstore.View, id string) {
+func (s *Set) syncTask(m *message, view *table.View, id string) {
 	before, had := s.tasks[id]
 	t, ok := view.Tasks.Get(id)
 	// A task of a global service names its node before it is assigned, because its slot is the
@@ -146,7 +146,7 @@ func (s *Set) syncTask(m *message, view *raftstore.View, id string) {
 
 // withShutdown returns a task that has ended with the desired state SHUTDOWN, also when the planner
 // has not written that yet. A worker that has lost its disk would start the task again otherwise.
-func withShutdown(view *raftstore.View, t *swarmv1.Task) *swarmv1.Task {
+func withShutdown(view *table.View, t *swarmv1.Task) *swarmv1.Task {
 	if view.Status(t.GetId()).GetState() > swarmv1.TaskState_RUNNING && t.GetDesiredState() < swarmv1.TaskState_COMPLETE {
 		t = t.CloneVT()
 		t.DesiredState = swarmv1.TaskState_SHUTDOWN
@@ -155,7 +155,7 @@ func withShutdown(view *raftstore.View, t *swarmv1.Task) *swarmv1.Task {
 }
 
 // need counts one task more that names a dependency, and sends the dependency for the first one.
-func (s *Set) need(m *message, view *raftstore.View, r Ref) {
+func (s *Set) need(m *message, view *table.View, r Ref) {
 	if s.needs[r]++; s.needs[r] == 1 {
 		s.syncDependency(m, view, r)
 	}
@@ -171,7 +171,7 @@ func (s *Set) release(m *message, deps []Ref) {
 
 // syncDependency sends a dependency unless the node has this version of it, and removes it when its
 // row is gone.
-func (s *Set) syncDependency(m *message, view *raftstore.View, r Ref) {
+func (s *Set) syncDependency(m *message, view *table.View, r Ref) {
 	a, version := lookup(view, r)
 	had, was := s.versions[r]
 	switch {
@@ -186,7 +186,7 @@ func (s *Set) syncDependency(m *message, view *raftstore.View, r Ref) {
 
 // lookup returns the assignment that a reference names and the version of its row; nil when there
 // is no such row.
-func lookup(view *raftstore.View, r Ref) (*swarmv1.Assignment, uint64) {
+func lookup(view *table.View, r Ref) (*swarmv1.Assignment, uint64) {
 	switch r.Kind {
 	case swarmv1.AssignmentRef_REVISION:
 		if row, ok := view.Revisions.Get(r.ID); ok {
@@ -214,8 +214,8 @@ func lookup(view *raftstore.View, r Ref) (*swarmv1.Assignment, uint64) {
 
 // depsOf returns references to the objects that a worker needs to run a task, without duplicates.
 // Rows that do not exist are among them, because they may be created later.
-func depsOf(view *raftstore.View, t *swarmv1.Task) []Ref {
-	key := raftstore.Key(&swarmv1.Revision{ServiceId: t.GetServiceId(), Number: t.GetRevision()})
+func depsOf(view *table.View, t *swarmv1.Task) []Ref {
+	key := table.Key(&swarmv1.Revision{ServiceId: t.GetServiceId(), Number: t.GetRevision()})
 	deps := []Ref{{Kind: swarmv1.AssignmentRef_REVISION, ID: key}, {Kind: swarmv1.AssignmentRef_ENDPOINT, ID: t.GetServiceId()}}
 	rev, _ := view.Revisions.Get(key)
 	template := rev.GetSpec().GetTaskTemplate()
@@ -240,7 +240,7 @@ func depsOf(view *raftstore.View, t *swarmv1.Task) []Ref {
 }
 
 // syncKeys brings the gossip keys up to date.
-func (s *Set) syncKeys(m *message, view *raftstore.View) {
+func (s *Set) syncKeys(m *message, view *table.View) {
 	now := make(map[string]bool)
 	for _, k := range view.Cluster().GetGossipKeys() {
 		id := keyID(k)
@@ -263,7 +263,7 @@ func keyID(k *swarmv1.EncryptionKey) string {
 }
 
 // syncImages brings the images that the node must keep a copy of up to date.
-func (s *Set) syncImages(m *message, view *raftstore.View) {
+func (s *Set) syncImages(m *message, view *table.View) {
 	keep := s.state.images.Load().of(s.node)
 	now := make(map[string]uint64, len(keep))
 	for _, id := range keep {

@@ -3,15 +3,16 @@ package assignment
 import (
 	"sync/atomic"
 
-	"swarm/raftstore"
+	"swarm/raftstore/table"
+	"swarm/raftstore/watch"
 )
 
 // Tables returns the tables whose changes a State needs.
-func Tables() []raftstore.TableID {
-	return []raftstore.TableID{
-		raftstore.TableNode, raftstore.TableNodeState, raftstore.TableTask, raftstore.TableNetwork, raftstore.TableEndpoint,
-		raftstore.TableSecret, raftstore.TableConfig, raftstore.TableImage, raftstore.TableImageCopy, raftstore.TableCluster,
-		raftstore.TableService, raftstore.TableTaskStatus, raftstore.TableClaim,
+func Tables() []table.ID {
+	return []table.ID{
+		table.Node, table.NodeState, table.Task, table.Network, table.Endpoint,
+		table.Secret, table.Config, table.Image, table.ImageCopy, table.Cluster,
+		table.Service, table.TaskStatus, table.Claim,
 	}
 }
 
@@ -31,13 +32,13 @@ func NewState() *State {
 }
 
 // Load starts again from a view. Every node needs a complete set afterwards.
-func (s *State) Load(view *raftstore.View) {
+func (s *State) Load(view *table.View) {
 	s.images.Store(imageNodesOf(view))
 	s.topology.load(view)
 }
 
 // Apply takes over a batch of changes and returns what must be looked at again on which nodes.
-func (s *State) Apply(batch raftstore.Batch) *Dirty {
+func (s *State) Apply(batch watch.Batch) *Dirty {
 	d := dirtyOf(batch)
 	s.topology.apply(d, batch)
 	if d.images {

@@ -10,7 +10,8 @@ import (
 	"swarm/internal/spec"
 	"swarm/internal/task"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
+	"swarm/raftstore/watch"
 )
 
 // topology is what the overlays of all nodes have to know, and which node has to know which part of
@@ -58,7 +59,7 @@ func (t *topology) clear() {
 }
 
 // load starts again from a view.
-func (t *topology) load(view *raftstore.View) {
+func (t *topology) load(view *table.View) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.clear()
@@ -79,29 +80,29 @@ func (t *topology) load(view *raftstore.View) {
 }
 
 // apply takes over a batch of changes, and adds what nodes must look at again.
-func (t *topology) apply(d *Dirty, batch raftstore.Batch) {
+func (t *topology) apply(d *Dirty, batch watch.Batch) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, c := range batch.Changes {
 		switch c.Table {
-		case raftstore.TableService, raftstore.TableEndpoint:
+		case table.Service, table.Endpoint:
 			t.updateService(d, batch.View, c.Key)
-		case raftstore.TableTask:
+		case table.Task:
 			row := latest[*swarmv1.Task](c)
 			if t.services[row.GetServiceId()] != nil || len(overlaysOf(row.GetNetworks())) > 0 {
 				t.updateTask(d, batch.View, c.Key, row.GetServiceId())
 			}
-		case raftstore.TableTaskStatus:
+		case table.TaskStatus:
 			t.updateStatus(d, batch.View, c)
-		case raftstore.TableNode:
+		case table.Node:
 			t.updatePeer(d, batch.View, c.Key)
-		case raftstore.TableClaim:
+		case table.Claim:
 			before, _ := c.Old.(*swarmv1.Claim)
 			after, _ := c.New.(*swarmv1.Claim)
 			for _, node := range t.updateClaim(before, after) {
 				t.updatePeer(d, batch.View, node)
 			}
-		case raftstore.TableNetwork:
+		case table.Network:
 			if latest[*swarmv1.Network](c).GetSpec().GetIngress() {
 				t.updateIngress(d, batch.View)
 			}
@@ -120,7 +121,7 @@ func overlaysOf(list []*swarmv1.NetworkAttachment) (out []string) {
 }
 
 // updateService reads a service's name, addresses, ports and networks again.
-func (t *topology) updateService(d *Dirty, view *raftstore.View, id string) {
+func (t *topology) updateService(d *Dirty, view *table.View, id string) {
 	own, published := servicePlace(view, id)
 	svc, known := t.services[id]
 	if !known {
@@ -156,7 +157,7 @@ func (t *topology) updateService(d *Dirty, view *raftstore.View, id string) {
 
 // servicePlace returns the overlay networks of a service's current revision, and whether the
 // service publishes a port on all nodes.
-func servicePlace(view *raftstore.View, id string) (networks []string, published bool) {
+func servicePlace(view *table.View, id string) (networks []string, published bool) {
 	svc, ok := view.Services.Get(id)
 	if !ok {
 		return nil, false
@@ -174,7 +175,7 @@ func servicePlace(view *raftstore.View, id string) (networks []string, published
 }
 
 // endpoints returns the record of a service, and makes it when there is none.
-func (t *topology) endpoints(view *raftstore.View, id string) *serviceEndpoints {
+func (t *topology) endpoints(view *table.View, id string) *serviceEndpoints {
 	svc := t.services[id]
 	if svc == nil {
 		svc = &serviceEndpoints{routing: routingOf(view, id), networks: map[string]int{}, backends: map[string]*swarmv1.Backend{}}
@@ -184,7 +185,7 @@ func (t *topology) endpoints(view *raftstore.View, id string) *serviceEndpoints 
 }
 
 // routingOf returns what nodes are told of a service, nil when there is no such service.
-func routingOf(view *raftstore.View, id string) *swarmv1.Routing {
+func routingOf(view *table.View, id string) *swarmv1.Routing {
 	svc, ok := view.Services.Get(id)
 	if !ok {
 		return nil
@@ -252,7 +253,7 @@ func (t *topology) dropEmpty(id string, n *network) {
 }
 
 // updateStatus looks at a task again when its worker's report matters to other nodes.
-func (t *topology) updateStatus(d *Dirty, view *raftstore.View, c raftstore.RowChange) {
+func (t *topology) updateStatus(d *Dirty, view *table.View, c table.RowChange) {
 	before, _ := c.Old.(*swarmv1.TaskStatus)
 	after, _ := c.New.(*swarmv1.TaskStatus)
 	if before == nil || before.GetReady() == after.GetReady() && isPlaced(before) == isPlaced(after) {
@@ -275,7 +276,7 @@ func isPlaced(st *swarmv1.TaskStatus) bool {
 }
 
 // updateTask looks at a task of a service again.
-func (t *topology) updateTask(d *Dirty, view *raftstore.View, id, service string) {
+func (t *topology) updateTask(d *Dirty, view *table.View, id, service string) {
 	svc := t.endpoints(view, service)
 	old, now := svc.backends[id], backendOf(view, id, svc.published)
 	if old.EqualVT(now) {

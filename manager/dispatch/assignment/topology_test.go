@@ -12,16 +12,17 @@ import (
 
 	"swarm/internal/ipam"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
+	"swarm/raftstore/watch"
 )
 
 // fixture is a store whose rows the test changes, the State that follows it, and nodes that receive
 // messages.
 type fixture struct {
 	t       *testing.T
-	rows    map[string]raftstore.Row
+	rows    map[string]table.Row
 	version uint64
-	changes []raftstore.RowChange
+	changes []table.RowChange
 	state   *State
 	nodes   map[string]*follower
 }
@@ -34,22 +35,22 @@ type follower struct {
 }
 
 func newFixture(t *testing.T) *fixture {
-	return &fixture{t: t, rows: map[string]raftstore.Row{}, state: NewState(), nodes: map[string]*follower{}}
+	return &fixture{t: t, rows: map[string]table.Row{}, state: NewState(), nodes: map[string]*follower{}}
 }
 
-func tableOf(row raftstore.Row) raftstore.TableID {
-	o := raftstore.Object(row).ProtoReflect()
-	return raftstore.TableID(o.WhichOneof(o.Descriptor().Oneofs().ByName("object")).Number())
+func tableOf(row table.Row) table.ID {
+	o := table.Object(row).ProtoReflect()
+	return table.ID(o.WhichOneof(o.Descriptor().Oneofs().ByName("object")).Number())
 }
 
-func (c *fixture) put(row raftstore.Row) {
+func (c *fixture) put(row table.Row) {
 	c.version++
-	table, key := tableOf(row), raftstore.Key(row)
-	row = proto.Clone(row).(raftstore.Row)
+	kind, key := tableOf(row), table.Key(row)
+	row = proto.Clone(row).(table.Row)
 	m := row.ProtoReflect()
 	m.Set(m.Descriptor().Fields().ByName("meta"), protoOf(&swarmv1.Meta{Version: c.version}))
-	change := raftstore.RowChange{Table: table, Key: key, New: row}
-	id := fmt.Sprint(table, "/", key)
+	change := table.RowChange{Table: kind, Key: key, New: row}
+	id := fmt.Sprint(kind, "/", key)
 	if old := c.rows[id]; old != nil {
 		change.Old = old
 	}
@@ -57,20 +58,20 @@ func (c *fixture) put(row raftstore.Row) {
 	c.changes = append(c.changes, change)
 }
 
-func (c *fixture) drop(table raftstore.TableID, key string) {
-	id := fmt.Sprint(table, "/", key)
+func (c *fixture) drop(kind table.ID, key string) {
+	id := fmt.Sprint(kind, "/", key)
 	if old := c.rows[id]; old != nil {
-		c.changes = append(c.changes, raftstore.RowChange{Table: table, Key: key, Old: old})
+		c.changes = append(c.changes, table.RowChange{Table: kind, Key: key, Old: old})
 		delete(c.rows, id)
 	}
 }
 
-func (c *fixture) view() *raftstore.View {
+func (c *fixture) view() *table.View {
 	var all []proto.Message
 	for _, k := range slices.Sorted(maps.Keys(c.rows)) {
 		all = append(all, c.rows[k])
 	}
-	return raftstore.ViewOf(all...)
+	return table.ViewOf(all...)
 }
 
 // session begins the session of a node.
@@ -81,8 +82,8 @@ func (c *fixture) session(node string) {
 }
 
 // publish sends the nodes what has changed.
-func (c *fixture) publish() *raftstore.View {
-	batch := raftstore.Batch{View: c.view(), Changes: c.changes}
+func (c *fixture) publish() *table.View {
+	batch := watch.Batch{View: c.view(), Changes: c.changes}
 	c.changes = nil
 	d := c.state.Apply(batch)
 	for id, f := range c.nodes {
@@ -119,7 +120,7 @@ func (f *follower) holds(kind swarmv1.AssignmentRef_Kind, id string) bool {
 
 // check compares what every node holds with the complete set that it would be sent in a new
 // session.
-func (c *fixture) check(view *raftstore.View) {
+func (c *fixture) check(view *table.View) {
 	c.t.Helper()
 	fresh := NewState()
 	fresh.Load(view)
@@ -144,7 +145,7 @@ func (c *fixture) node(id string) {
 }
 
 func (c *fixture) service(id string, published bool, networks ...string) {
-	svc, _ := c.rows[fmt.Sprint(raftstore.TableService, "/", id)].(*swarmv1.Service)
+	svc, _ := c.rows[fmt.Sprint(table.Service, "/", id)].(*swarmv1.Service)
 	rev := &swarmv1.Revision{ServiceId: id, Number: svc.GetRevision() + 1, Spec: &swarmv1.ServiceSpec{TaskTemplate: &swarmv1.TaskSpec{}}}
 	for _, n := range networks {
 		rev.Spec.TaskTemplate.Networks = append(rev.Spec.TaskTemplate.Networks, &swarmv1.NetworkAttachmentConfig{Target: n})
@@ -227,8 +228,8 @@ func TestTopology_NodesAreSentWhatConcernsThem(t *testing.T) {
 	if !n2.holds(swarmv1.AssignmentRef_ROUTING, "web") {
 		t.Error("a node is not sent a published service")
 	}
-	c.drop(raftstore.TableNode, "n0")
-	c.drop(raftstore.TableClaim, "addr/net0/10.0.0.5")
+	c.drop(table.Node, "n0")
+	c.drop(table.Claim, "addr/net0/10.0.0.5")
 	c.check(c.publish())
 }
 
@@ -257,10 +258,10 @@ func (c *fixture) chance(r *rand.Rand) {
 	case 1:
 		c.mesh(node, "10.0.0."+fmt.Sprint(5+r.IntN(4)))
 	case 2:
-		c.drop(raftstore.TableClaim, "addr/net0/10.0.0."+fmt.Sprint(5+r.IntN(4)))
+		c.drop(table.Claim, "addr/net0/10.0.0."+fmt.Sprint(5+r.IntN(4)))
 	case 3:
 		if r.IntN(4) == 0 {
-			c.drop(raftstore.TableNode, node)
+			c.drop(table.Node, node)
 		}
 	case 4:
 		c.put(&swarmv1.Network{Id: "net0", Spec: &swarmv1.NetworkSpec{Name: "ingress", Ingress: true}, Ipam: &swarmv1.IPAMOptions{Configs: []*swarmv1.IPAMConfig{{Subnet: "10.0.0.0/24"}}}})
@@ -268,26 +269,26 @@ func (c *fixture) chance(r *rand.Rand) {
 		c.service(service, r.IntN(2) == 0, nets...)
 	case 6:
 		if r.IntN(2) == 0 {
-			c.drop(raftstore.TableService, service)
-			c.drop(raftstore.TableEndpoint, service)
+			c.drop(table.Service, service)
+			c.drop(table.Endpoint, service)
 			for _, k := range slices.Sorted(maps.Keys(c.rows)) {
 				if t, ok := c.rows[k].(*swarmv1.Task); ok && t.ServiceId == service {
-					c.drop(raftstore.TableTask, t.Id)
-					c.drop(raftstore.TableTaskStatus, t.Id)
+					c.drop(table.Task, t.Id)
+					c.drop(table.TaskStatus, t.Id)
 				}
 			}
 		}
 	case 7, 8:
-		if c.rows[fmt.Sprint(raftstore.TableTask, "/", id)] == nil && c.rows[fmt.Sprint(raftstore.TableService, "/", service)] != nil {
+		if c.rows[fmt.Sprint(table.Task, "/", id)] == nil && c.rows[fmt.Sprint(table.Service, "/", service)] != nil {
 			c.task(id, service, node, swarmv1.TaskState_ASSIGNED, nets...)
 		}
 	case 9:
-		if c.rows[fmt.Sprint(raftstore.TableTask, "/", id)] != nil {
+		if c.rows[fmt.Sprint(table.Task, "/", id)] != nil {
 			c.status(id, []swarmv1.TaskState{swarmv1.TaskState_PENDING, swarmv1.TaskState_STARTING, swarmv1.TaskState_RUNNING, swarmv1.TaskState_FAILED}[r.IntN(4)])
 		}
 	case 10:
-		c.drop(raftstore.TableTask, id)
-		c.drop(raftstore.TableTaskStatus, id)
+		c.drop(table.Task, id)
+		c.drop(table.TaskStatus, id)
 	case 11:
 		if c.nodes[node] == nil {
 			c.publish()

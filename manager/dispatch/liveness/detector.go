@@ -16,6 +16,7 @@ import (
 	"swarm/internal/transport"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // writeRetry is the pause after node states could not be written.
@@ -67,7 +68,7 @@ func (d *Detector) Reconsider() {
 func (d *Detector) Lead(ctx context.Context) error {
 	d.sessions.beginTerm(time.Now())
 	defer d.sessions.endTerm()
-	view, w := d.deps.Store.Watch(raftstore.TableNode, raftstore.TableNodeState)
+	view, w := d.deps.Store.Watch(table.Node, table.NodeState)
 	defer w.Close()
 	d.sessions.reconcile(view, time.Now())
 	g, ctx := errgroup.WithContext(ctx)
@@ -136,7 +137,7 @@ func (d *Detector) judgeAll(ctx context.Context) (time.Duration, error) {
 		if row == nil {
 			continue
 		}
-		groups = append(groups, &swarmv1.Group{Changes: []*swarmv1.Change{raftstore.Update(row)}})
+		groups = append(groups, &swarmv1.Group{Changes: []*swarmv1.Change{table.Update(row)}})
 		d.deps.Note(st.GetNodeId(), "node state", "node", st.GetNodeId(), "state", v.State.String(), "why", v.Why)
 	}
 	if len(groups) == 0 {

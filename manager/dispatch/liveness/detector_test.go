@@ -8,8 +8,8 @@ import (
 
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
 	"swarm/raftstore/raftstoretest"
+	"swarm/raftstore/table"
 )
 
 // newDetector returns the Detector of a manager without sessions.
@@ -26,10 +26,10 @@ func newDetector(t *testing.T) *Detector {
 func TestJudgeAll_NewNodeIsNotReady(t *testing.T) {
 	d := newDetector(t)
 	d.sessions.beginTerm(time.Now())
-	for _, row := range []raftstore.Row{
+	for _, row := range []table.Row{
 		&swarmv1.Node{Id: "joined"}, &swarmv1.NodeState{NodeId: "joined", State: swarmv1.NodeState_DOWN},
 	} {
-		if _, err := d.deps.Store.Commit(t.Context(), "join", raftstore.Create(row)); err != nil {
+		if _, err := d.deps.Store.Commit(t.Context(), "join", table.Create(row)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -47,7 +47,7 @@ func TestJudgeAll_NewNodeHasItsTime(t *testing.T) {
 		d := newDetector(t)
 		d.sessions.beginTerm(time.Now())
 		time.Sleep(time.Hour)
-		if _, err := d.deps.Store.Commit(t.Context(), "join", raftstore.Create(&swarmv1.NodeState{NodeId: "joined", Message: "joined, and has not reported yet"})); err != nil {
+		if _, err := d.deps.Store.Commit(t.Context(), "join", table.Create(&swarmv1.NodeState{NodeId: "joined", Message: "joined, and has not reported yet"})); err != nil {
 			t.Fatal(err)
 		}
 		for _, want := range []swarmv1.NodeState_State{swarmv1.NodeState_UNKNOWN, swarmv1.NodeState_UNKNOWN, swarmv1.NodeState_DOWN} {
@@ -92,10 +92,10 @@ func TestJudgeAll_LeadersThatChangeOften(t *testing.T) {
 					}
 					return now.Sub(began)
 				}
-				for _, row := range []raftstore.Row{
+				for _, row := range []table.Row{
 					&swarmv1.Node{Id: "gone"}, &swarmv1.NodeState{NodeId: "gone", State: swarmv1.NodeState_READY, SessionEpoch: 1},
 				} {
-					if _, err := d.deps.Store.Commit(t.Context(), "join", raftstore.Create(row)); err != nil {
+					if _, err := d.deps.Store.Commit(t.Context(), "join", table.Create(row)); err != nil {
 						t.Fatal(err)
 					}
 				}

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // lastSession is what the leader knows of a node's newest session, by this manager's clock.
@@ -113,7 +113,7 @@ func (s *sessions) inUse(node, addr string, now time.Time, grace time.Duration) 
 // reconcile adds the sessions and nodes that the store has and no report has named yet, and forgets
 // nodes that are gone. Such a session was begun just now by whichever manager, and a node that was
 // not there has joined just now. The view must not be older than that of the call before.
-func (s *sessions) reconcile(view *raftstore.View, now time.Time) {
+func (s *sessions) reconcile(view *table.View, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for st := range view.NodeStates.All() {

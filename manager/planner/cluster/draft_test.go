@@ -7,8 +7,8 @@ import (
 	"google.golang.org/protobuf/proto"
 	"swarm/manager/planner/cluster"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
 	"swarm/raftstore/raftstoretest"
+	"swarm/raftstore/table"
 )
 
 var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -122,6 +122,6 @@ func TestState_Due(t *testing.T) {
 	}
 	s.SetDeadline(s.Service("web"), time.Time{})
 	due(epoch.Add(time.Hour), false)
-	s.Apply([]raftstore.RowChange{{Old: nil, New: &swarmv1.TaskStatus{TaskId: "t1", State: swarmv1.TaskState_FAILED}}})
+	s.Apply([]table.RowChange{{Old: nil, New: &swarmv1.TaskStatus{TaskId: "t1", State: swarmv1.TaskState_FAILED}}})
 	due(epoch.Add(time.Hour), true)
 }

@@ -1,20 +1,20 @@
 package cluster
 
 import (
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // Tables returns the tables that State reads. The caller must watch these tables.
-func Tables() []raftstore.TableID {
-	return []raftstore.TableID{
-		raftstore.TableNode, raftstore.TableNodeState, raftstore.TableService, raftstore.TableRevision, raftstore.TableTask,
-		raftstore.TableTaskStatus, raftstore.TableEndpoint, raftstore.TableClaim, raftstore.TableCluster,
-		raftstore.TableImage, raftstore.TableImageCopy, raftstore.TableNetwork,
+func Tables() []table.ID {
+	return []table.ID{
+		table.Node, table.NodeState, table.Service, table.Revision, table.Task,
+		table.TaskStatus, table.Endpoint, table.Claim, table.Cluster,
+		table.Image, table.ImageCopy, table.Network,
 	}
 }
 
 // New returns the State of a view. Every service in it is due.
-func New(v *raftstore.View) *State {
+func New(v *table.View) *State {
 	p := newState()
 	load(p, v.Clusters)
 	load(p, v.Nodes)
@@ -31,7 +31,7 @@ func New(v *raftstore.View) *State {
 	return p
 }
 
-func load[T raftstore.Row](p *State, t raftstore.Table[T]) {
+func load[T table.Row](p *State, t table.Rows[T]) {
 	for row := range t.All() {
 		p.fold(nil, row)
 	}
@@ -39,7 +39,7 @@ func load[T raftstore.Row](p *State, t raftstore.Table[T]) {
 
 // Apply folds changes into the state. The caller passes them in the order in which the store
 // committed them. Apply ignores rows of tables that are not in Tables.
-func (p *State) Apply(changes []raftstore.RowChange) {
+func (p *State) Apply(changes []table.RowChange) {
 	for _, c := range changes {
 		p.fold(c.Old, c.New)
 	}
