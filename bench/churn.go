@@ -9,10 +9,10 @@ import (
 	"path/filepath"
 	"time"
 
-	"swarm/containerd/layout"
 	"swarm/bench/figure"
 	"swarm/bench/peer"
 	"swarm/bench/testbed"
+	"swarm/containerd/layout"
 	"swarm/dev"
 	"swarm/internal/pause"
 )

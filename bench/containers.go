@@ -4,10 +4,10 @@ import (
 	"context"
 	"fmt"
 
-	"swarm/containerd/layout"
 	"swarm/bench/figure"
 	"swarm/bench/peer"
 	"swarm/bench/testbed"
+	"swarm/containerd/layout"
 	"swarm/dev"
 )
 

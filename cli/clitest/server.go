@@ -8,9 +8,10 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"swarm/internal/pause"
 	"sync"
 	"time"
+
+	"swarm/internal/pause"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"

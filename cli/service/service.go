@@ -8,14 +8,15 @@ import (
 	"path"
 	"strconv"
 	"strings"
+
 	"swarm/internal/explain"
 
 	"github.com/distribution/reference"
 	"github.com/spf13/cobra"
 
 	"swarm/cli/command"
-	"swarm/cli/converge"
 	"swarm/cli/complete"
+	"swarm/cli/converge"
 	"swarm/cli/flag"
 	"swarm/cli/logs"
 	"swarm/cli/tasktable"

@@ -9,8 +9,8 @@ import (
 	"github.com/spf13/pflag"
 
 	"swarm/cli/command"
-	"swarm/cli/converge"
 	"swarm/cli/complete"
+	"swarm/cli/converge"
 	"swarm/cli/flag"
 	"swarm/cli/term"
 	"swarm/cli/usage"

@@ -6,8 +6,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"swarm/internal/explain"
 	"time"
+
+	"swarm/internal/explain"
 
 	"github.com/spf13/cobra"
 

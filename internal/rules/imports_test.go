@@ -49,6 +49,7 @@ var (
 		"manager/control/crud", "manager/control/object", "manager/control/address", "manager/control/digest", "manager/control/nodecall",
 	}, belowManager...)
 )
+
 // belowVerbs is what a package with the verbs of one noun may import.
 var belowVerbs = []string{"cli/command", "cli/complete", "cli/flag", "cli/term", "cli/usage", "internal", "proto"}
 
