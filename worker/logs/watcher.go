@@ -17,6 +17,9 @@ import (
 // watcher says which journals' sources grow, with one inotify instance for all of them. Root in a
 // container shares the host root's limit of instances and watches. While none is left for swarm,
 // the sources are polled.
+//
+// It is not package fsnotify, which reads every event as soon as it comes: a container that writes
+// without pause would cost a wake-up for every line. See gatherPause.
 type watcher struct {
 	inotify func() (int, error)
 	opened  chan struct{} // closed with the first instance
