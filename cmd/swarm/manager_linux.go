@@ -194,7 +194,7 @@ func (h hearsay) Status(nodeID string) liveness.GossipStatus {
 	case !ok:
 		return liveness.GossipUnknown
 	case m.Status == gossip.Failed:
-		if v, _ := h.g.witness.Verdict(); slices.Contains(v.Dead, nodeID) {
+		if v, _ := h.g.detector.Verdict(); slices.Contains(v.Dead, nodeID) {
 			return liveness.GossipDead
 		}
 		return liveness.GossipFailed
@@ -207,7 +207,7 @@ func (h hearsay) Status(nodeID string) liveness.GossipStatus {
 
 func (h hearsay) Changed() (members, verdicts <-chan struct{}) {
 	_, members = h.g.Gossip.Members()
-	_, verdicts = h.g.witness.Verdict()
+	_, verdicts = h.g.detector.Verdict()
 	return members, verdicts
 }
 

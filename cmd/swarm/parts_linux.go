@@ -21,9 +21,9 @@ import (
 	"swarm/internal/transport"
 	"swarm/manager/ca"
 	"swarm/node"
+	"swarm/overlay/detector"
 	"swarm/overlay/gossip"
 	"swarm/overlay/probe"
-	"swarm/overlay/witness"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 	"swarm/worker"
@@ -66,8 +66,8 @@ func (p *parts) found(r node.FoundRequest) (node.Founded, error) {
 // gossipMember fits package gossip to package node.
 type gossipMember struct {
 	*gossip.Gossip
-	self    string
-	witness *witness.Witness // of the deaths that gossip tells of
+	self     string
+	detector *detector.Detector // probes the nodes that gossip reports as failed
 }
 
 func (p *parts) newGossip(b node.Base) (node.Gossip, error) {
@@ -103,7 +103,7 @@ func (p *parts) newGossip(b node.Base) (node.Gossip, error) {
 	}
 	g.SetSeeds(seeds)
 	out := &gossipMember{Gossip: g, self: b.Membership.NodeID}
-	out.witness = witness.New(witness.Deps{Log: b.Log, Suspects: out.suspects, Knock: out.knock})
+	out.detector = detector.New(detector.Deps{Log: b.Log, Suspects: out.suspects, Probe: out.probe})
 	return out, nil
 }
 
@@ -111,7 +111,7 @@ func (g *gossipMember) Run(ctx context.Context) error {
 	defer g.Close()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return g.Gossip.Run(ctx) })
-	group.Go(func() error { return g.witness.Run(ctx) })
+	group.Go(func() error { return g.detector.Run(ctx) })
 	return group.Wait()
 }
 

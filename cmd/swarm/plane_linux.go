@@ -18,6 +18,7 @@ import (
 
 	"swarm/node"
 	"swarm/overlay/bridge"
+	"swarm/overlay/detector"
 	"swarm/overlay/directory"
 	"swarm/overlay/fabric"
 	"swarm/overlay/gossip"
@@ -27,7 +28,6 @@ import (
 	"swarm/overlay/probe"
 	"swarm/overlay/resolve"
 	"swarm/overlay/vip"
-	"swarm/overlay/witness"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker/engine"
 )
@@ -149,10 +149,10 @@ func (m *meshes) close() error {
 	return m.of.Close()
 }
 
-// suspects are the nodes that gossip has lost.
-func (g *gossipMember) suspects() (witness.Suspects, <-chan struct{}) {
+// suspects returns the nodes that gossip reports as failed or left.
+func (g *gossipMember) suspects() (detector.Suspects, <-chan struct{}) {
 	members, changed := g.Gossip.Members()
-	var s witness.Suspects
+	var s detector.Suspects
 	for _, m := range members {
 		switch m.Status {
 		case gossip.Failed:
@@ -164,8 +164,8 @@ func (g *gossipMember) suspects() (witness.Suspects, <-chan struct{}) {
 	return s, changed
 }
 
-// knock connects to a node's cluster port.
-func (g *gossipMember) knock(ctx context.Context, id string) error {
+// probe connects to a node's cluster port.
+func (g *gossipMember) probe(ctx context.Context, id string) error {
 	peer, ok := g.Resolve(id)
 	if !ok {
 		return errdefs.ErrNotFound
@@ -179,8 +179,8 @@ func (g *gossipMember) knock(ctx context.Context, id string) error {
 
 // report is which nodes are dead.
 func (o *overlay) report() (directory.Report, <-chan struct{}) {
-	v, changed := o.gossip.witness.Verdict()
-	return directory.Report{Dead: v.Dead, Certain: v.Certain, Faulty: o.gossip.Health() >= maxHealth}, changed
+	v, changed := o.gossip.detector.Verdict()
+	return directory.Report{Dead: v.Dead, Certain: v.Confirmed, Faulty: o.gossip.Health() >= maxHealth}, changed
 }
 
 // overlayNetwork fits the plane to the worker.

@@ -2,7 +2,7 @@ package directory
 
 import "slices"
 
-// Report is which nodes are dead according to gossip and the failure detector (overlay/witness).
+// Report is which nodes are dead according to gossip and the failure detector (overlay/detector).
 type Report struct {
 	// Dead has the ids of the nodes that do not answer or have left. Nodes that gossip does not know
 	// are not in it.
