@@ -9,9 +9,9 @@ import (
 	"swarm/overlay/gossip/envelope"
 )
 
-// The messages of memberlist, by their first byte. Those that it has besides (state of the
-// application, compressed and encrypted ones, labels) are never sent by this program and not let
-// through.
+// The types of memberlist messages, by their first byte. The filter lets only these pass.
+// memberlist has more types (state of the application, compressed and encrypted messages, labels),
+// but this program never sends them.
 const (
 	msgPing         = 0
 	msgIndirectPing = 1
@@ -22,45 +22,49 @@ const (
 	msgPushPull     = 6
 	msgCompound     = 7
 	msgNack         = 11
-	msgChecked      = 12 // a message behind its checksum
+	msgChecked      = 12 // a checksum, and a message after it
 	msgError        = 13
 )
 
-// errGate is what a message breaks that this program does not send.
-var errGate = errors.New("not a gossip message")
+// errNotAllowed: the message has a type, field or form that this program does not send.
+var errNotAllowed = errors.New("not a message that gossip sends")
 
-// kind of a field's value.
+// kind is the type of the value of a field.
 type kind byte
 
 const (
 	number kind = iota
 	text
 	flag
-	address // of 4 or 16 bytes
+	address // 4 or 16 bytes
 	versions
-	accused // an incarnation that somebody calls dead
-	claimed // an incarnation that somebody calls alive, or tells of in an exchange of state
+	deadIncarnation  // the incarnation of a node that a message calls suspect or dead
+	aliveIncarnation // the incarnation of a node that a message calls alive, or in an exchange of state
 )
 
-// claimLead is how far, in seconds, an incarnation may be ahead of this host's clock. The clocks of
-// hosts may differ by as much.
-const claimLead = 3600
+// maxClockSkew is how far the clocks of two hosts may differ, in seconds.
+const maxClockSkew = 3600
 
-// Memberlist orders what it hears of a node by the node's incarnation, a number of 32 bits that
-// wraps: of two claims the one with the higher counts, and the node objects to a claim with the
-// next number. A claim with the highest could never be objected to. Any member can make one, so no
-// incarnation is let through that is above the time in seconds, 1.8e9 in 2026. A node's own grows
-// by one with each restart, renewal and objection, and does not come near. What a forged claim
-// leaves no room for now has it a moment later; an objection has room at once, for it may be ahead.
+// incarnation reads an incarnation and bounds it. memberlist orders the claims about a node by the
+// node's incarnation, a number of 32 bits that wraps. The claim with the higher number wins, and
+// the node objects to a claim with the next number. Any member can make a claim with the highest
+// number, to which the node could never object. So no incarnation above the present time in seconds
+// (1.8e9 in 2026) passes. The incarnation of a node grows by one with each restart, renewal and
+// objection, so it stays far below.
+//
+// A forged claim may use the highest permitted number. An objection must pass at once, so the limit
+// for claims that a node is alive is maxClockSkew higher. A second later there is room for other
+// claims again.
 func (s *scanner) incarnation(k kind) {
-	most := min(s.clock, 1<<32-1-2*claimLead)
-	if k == claimed {
-		most += claimLead
+	most := min(s.clock, 1<<32-1-2*maxClockSkew)
+	if k == aliveIncarnation {
+		most += maxClockSkew
 	}
 	s.number(most)
 }
 
-// field bounds a value: a number itself, a text its length.
+// field is the kind of a field and the limit of its value: the largest number, or the greatest
+// length of a text.
 type field struct {
 	kind kind
 	max  uint64
@@ -72,9 +76,9 @@ var (
 	number16 = field{number, 1<<16 - 1}
 )
 
-// messages are the fields that each message may have. Everything that memberlist's decoders get has
-// passed this table: they allocate what a header announces, and index into arrays that may be too
-// short.
+// messages lists the fields that each message may have. Every message that reaches the decoders of
+// memberlist has been checked against this table. The decoders allocate the length that a header
+// announces, and index into arrays that may be too short.
 var messages = map[byte]map[string]field{
 	msgPing: {"SeqNo": number32, "Node": name32, "SourceAddr": {address, 0}, "SourcePort": number16, "SourceNode": name32},
 	msgIndirectPing: {
@@ -83,24 +87,25 @@ var messages = map[byte]map[string]field{
 	},
 	msgAck:     {"SeqNo": number32, "Payload": {text, 0}},
 	msgNack:    {"SeqNo": number32},
-	msgSuspect: {"Incarnation": {accused, 0}, "Node": name32, "From": name32},
-	msgDead:    {"Incarnation": {accused, 0}, "Node": name32, "From": name32},
+	msgSuspect: {"Incarnation": {deadIncarnation, 0}, "Node": name32, "From": name32},
+	msgDead:    {"Incarnation": {deadIncarnation, 0}, "Node": name32, "From": name32},
 	msgAlive: {
-		"Incarnation": {claimed, 0}, "Node": name32, "Addr": {address, 0}, "Port": number16, "Meta": {text, 512}, "Vsn": {versions, 0},
+		"Incarnation": {aliveIncarnation, 0}, "Node": name32, "Addr": {address, 0}, "Port": number16, "Meta": {text, 512}, "Vsn": {versions, 0},
 	},
 	msgError: {"Error": {text, 1024}},
 }
 
 var (
-	// pushPullHeader is followed by as many states as it says, and nothing else.
+	// pushPullHeader has the fields of the header of an exchange of state. The header is followed
+	// by as many entries (nodeState) as its field Nodes says, and nothing else.
 	pushPullHeader = map[string]field{"Nodes": {number, envelope.MaxMessage / 32}, "UserStateLen": {number, 0}, "Join": {flag, 0}}
 	nodeState      = map[string]field{
-		"Name": name32, "Addr": {address, 0}, "Port": number16, "Meta": {text, 512}, "Incarnation": {claimed, 0},
+		"Name": name32, "Addr": {address, 0}, "Port": number16, "Meta": {text, 512}, "Incarnation": {aliveIncarnation, 0},
 		"State": {number, 3}, "Vsn": {versions, 0},
 	}
 )
 
-// admitPacket says whether memberlist may see a packet.
+// admitPacket returns an error if memberlist must not see a packet.
 func admitPacket(b []byte) error {
 	if len(b) >= 5 && b[0] == msgChecked {
 		b = b[5:]
@@ -110,13 +115,13 @@ func admitPacket(b []byte) error {
 	}
 	n, b := int(b[1]), b[2:]
 	if len(b) < 2*n {
-		return errGate
+		return errNotAllowed
 	}
 	sizes, b := b[:2*n], b[2*n:]
 	for ; len(sizes) > 0; sizes = sizes[2:] {
 		size := int(binary.BigEndian.Uint16(sizes))
 		if size > len(b) {
-			return errGate
+			return errNotAllowed
 		}
 		if err := admitMessage(b[:size]); err != nil {
 			return err
@@ -126,36 +131,38 @@ func admitPacket(b []byte) error {
 	return nil
 }
 
+// admitMessage checks one message of a packet.
 func admitMessage(b []byte) error {
 	if len(b) == 0 || b[0] == msgError {
-		return errGate
+		return errNotAllowed
 	}
 	return admitFields(b)
 }
 
+// admitFields checks the type and the fields of a message.
 func admitFields(b []byte) error {
 	fields, ok := messages[b[0]]
 	if !ok {
-		return fmt.Errorf("%w: type %d", errGate, b[0])
+		return fmt.Errorf("%w: type %d", errNotAllowed, b[0])
 	}
 	s := newScanner(b[1:])
 	if s.fields(fields); s.bad || len(s.rest) > 0 {
-		return fmt.Errorf("%w: malformed, of type %d", errGate, b[0])
+		return fmt.Errorf("%w: malformed message of type %d", errNotAllowed, b[0])
 	}
 	return nil
 }
 
-// admitStream says whether memberlist may see what was sent on a stream.
+// admitStream returns an error if memberlist must not see a message that was received on a stream.
 func admitStream(b []byte) error {
 	if len(b) == 0 {
-		return errGate
+		return errNotAllowed
 	}
 	switch b[0] {
 	case msgPing, msgAck, msgError:
 		return admitFields(b)
 	case msgPushPull:
 	default:
-		return fmt.Errorf("%w: type %d on a stream", errGate, b[0])
+		return fmt.Errorf("%w: type %d on a stream", errNotAllowed, b[0])
 	}
 	s := newScanner(b[1:])
 	s.fields(pushPullHeader)
@@ -163,27 +170,24 @@ func admitStream(b []byte) error {
 		s.fields(nodeState)
 	}
 	if s.bad || len(s.rest) > 0 {
-		return fmt.Errorf("%w: malformed state", errGate)
+		return fmt.Errorf("%w: malformed exchange of state", errNotAllowed)
 	}
 	return nil
 }
 
-// scanner reads the subset of msgpack that memberlist writes, without allocating. bad says that
-// something else came.
+// scanner reads the subset of msgpack that memberlist writes. It does not allocate.
 type scanner struct {
-	rest []byte
-	bad  bool
-	// nodes is the field Nodes.
-	nodes uint64
-	// clock is this host's, in seconds.
-	clock uint64
+	rest  []byte // the bytes that have not been read yet
+	bad   bool   // something that does not belong to the subset was found
+	nodes uint64 // the value of the field Nodes
+	clock uint64 // the time of this host, in seconds since 1970
 }
 
 func newScanner(b []byte) scanner {
 	return scanner{rest: b, clock: uint64(max(0, time.Now().Unix()))}
 }
 
-// fields reads a map with some of the fields, each at most once.
+// fields reads a map that has some of the allowed fields, each at most once.
 func (s *scanner) fields(allowed map[string]field) {
 	n := s.length(0x80, 0x8f, 0xde, 0xdf)
 	if n > len(allowed) {
@@ -202,7 +206,7 @@ func (s *scanner) fields(allowed map[string]field) {
 			if string(key) == "Nodes" {
 				s.nodes = v
 			}
-		case accused, claimed:
+		case deadIncarnation, aliveIncarnation:
 			s.incarnation(f.kind)
 		case text:
 			s.bytes(int(f.max))
@@ -222,6 +226,7 @@ func (s *scanner) fields(allowed map[string]field) {
 	}
 }
 
+// next reads one byte.
 func (s *scanner) next() byte {
 	if len(s.rest) == 0 {
 		s.bad = true
@@ -232,7 +237,7 @@ func (s *scanner) next() byte {
 	return b
 }
 
-// big reads a number of n bytes.
+// big reads a big-endian number of n bytes.
 func (s *scanner) big(n int) (v uint64) {
 	for range n {
 		v = v<<8 | uint64(s.next())
@@ -240,8 +245,8 @@ func (s *scanner) big(n int) (v uint64) {
 	return v
 }
 
-// length reads a length: small ones are in the first byte, between low and high; b16 and b32 come
-// before longer ones.
+// length reads a length. A short one is the first byte less low, if that byte is between low and
+// high. The bytes b16 and b32 announce a length of 16 and 32 bits.
 func (s *scanner) length(low, high, b16, b32 byte) int {
 	switch b := s.next(); {
 	case b >= low && b <= high:
@@ -255,7 +260,8 @@ func (s *scanner) length(low, high, b16, b32 byte) int {
 	return 0
 }
 
-// bytes reads a text or bytes, which memberlist's encoding does not tell apart, or nothing.
+// bytes reads a text or byte string of at most most bytes, or nil. The encoding of memberlist does
+// not distinguish them.
 func (s *scanner) bytes(most int) []byte {
 	if len(s.rest) == 0 {
 		s.bad = true
@@ -283,6 +289,7 @@ func (s *scanner) bytes(most int) []byte {
 	return b
 }
 
+// number reads a number that is not negative and at most most.
 func (s *scanner) number(most uint64) (v uint64) {
 	switch b := s.next(); {
 	case b <= 0x7f:
