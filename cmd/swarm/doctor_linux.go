@@ -177,19 +177,19 @@ func dataPath(m node.Membership) netip.AddrPort {
 }
 
 // admit is what a host that joins is told of this manager, if it has proved a join token.
-func (m *managerMember) admit(ctx context.Context) (probe.Gate, error) {
+func (m *managerMember) admit(ctx context.Context) (probe.Manager, error) {
 	if err := m.Admits(ctx); err != nil {
-		return probe.Gate{}, err
+		return probe.Manager{}, err
 	}
 	own := m.base.Membership
 	addr, err := netip.ParseAddr(own.Addr)
-	return probe.Gate{Hostname: m.hostname, Addr: addr, Port: own.Port, GossipPort: own.GossipPort, Data: dataPath(own)}, err
+	return probe.Manager{Hostname: m.hostname, Addr: addr, Port: own.Port, GossipPort: own.GossipPort, Data: dataPath(own)}, err
 }
 
 // Register adds what only managers do for hosts that join.
 func (m *managerMember) Register(r grpc.ServiceRegistrar) {
 	m.Manager.Register(r)
-	swarmv1.RegisterAdmissionServer(r, probe.NewGatekeeper(m.admit))
+	swarmv1.RegisterAdmissionServer(r, probe.NewJoinServer(m.admit))
 }
 
 // checkWays has the ways between this host and a manager tried, and refuses when one is blocked.
