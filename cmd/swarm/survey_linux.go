@@ -31,7 +31,7 @@ func (o *overlay) networks(ctx context.Context) ([]fabric.Info, error) {
 	if err != nil || ingress == nil {
 		return all, err
 	}
-	info, ok, err := o.fabric.Host(ctx, ingress.GetId(), meshDevice)
+	info, ok, err := o.fabric.HostNetwork(ctx, ingress.GetId(), meshDevice)
 	if ok {
 		all = append(all, info)
 	}
@@ -86,7 +86,7 @@ func (m *workerMember) self(ctx context.Context) (*swarmv1.SurveyedSelf, error) 
 }
 
 func (o *overlay) self(ctx context.Context) (*swarmv1.SurveyedSelf, error) {
-	room, err := o.fabric.Room()
+	room, err := o.fabric.MaxMTU()
 	if err != nil {
 		return nil, err
 	}
