@@ -6,8 +6,9 @@
 //
 // The package owns one network namespace for each network that has a task on this host. The
 // namespace is pinned in Config.PinDir under the id of the network. It holds the bridge, the VXLAN
-// device, the cables and their entries, so networks may have equal subnets, and the network is
-// removed with its namespace. The first task creates the namespace and the last one removes it.
+// device with the entries for other hosts, and the cables (veth pairs) of the tasks. So networks
+// may have equal subnets, and a network is removed with its namespace. The first task creates the
+// namespace and the last one removes it.
 //
 // The kernel has the only copy of the state of this host. After a restart the caller passes the
 // attachments of the tasks to Restore, which compares them with the kernel. Nothing is learned from
@@ -134,14 +135,15 @@ func (f *Fabric) acquire(ctx context.Context) (release func(), err error) {
 	}
 }
 
-func (l Attachment) validate() error {
+// validate returns ErrInvalidArgument if a field is missing or out of range.
+func (a Attachment) validate() error {
 	switch {
-	case !validID(l.TaskID) || !validID(l.Network.ID):
-		return fmt.Errorf("attach task %q to network %q: invalid id: %w", l.TaskID, l.Network.ID, errdefs.ErrInvalidArgument)
-	case l.Network.VNI == 0 || l.Network.VNI >= 1<<24:
-		return fmt.Errorf("network %s: VNI %d, want 1 to 16777215: %w", l.Network.ID, l.Network.VNI, errdefs.ErrInvalidArgument)
-	case len(l.Addresses) == 0 || l.Interface == "" || l.Netns == "":
-		return fmt.Errorf("attach task %s to network %s: address, interface or namespace is missing: %w", l.TaskID, l.Network.ID, errdefs.ErrInvalidArgument)
+	case !validID(a.TaskID) || !validID(a.Network.ID):
+		return fmt.Errorf("attach task %q to network %q: invalid id: %w", a.TaskID, a.Network.ID, errdefs.ErrInvalidArgument)
+	case a.Network.VNI == 0 || a.Network.VNI >= 1<<24:
+		return fmt.Errorf("network %s: VNI %d, want 1 to 16777215: %w", a.Network.ID, a.Network.VNI, errdefs.ErrInvalidArgument)
+	case len(a.Addresses) == 0 || a.Interface == "" || a.Netns == "":
+		return fmt.Errorf("attach task %s to network %s: address, interface or namespace is missing: %w", a.TaskID, a.Network.ID, errdefs.ErrInvalidArgument)
 	}
 	return nil
 }
@@ -154,8 +156,8 @@ func validID(id string) bool {
 // Attach connects a task to a network. It creates the network if this is the first task of this
 // host on it. If the connection is complete already, Attach changes nothing. After an error the
 // task is not attached. It returns ErrInvalidArgument for an invalid attachment.
-func (f *Fabric) Attach(ctx context.Context, l Attachment) error {
-	if err := l.validate(); err != nil {
+func (f *Fabric) Attach(ctx context.Context, a Attachment) error {
+	if err := a.validate(); err != nil {
 		return err
 	}
 	release, err := f.acquire(ctx)
@@ -163,18 +165,19 @@ func (f *Fabric) Attach(ctx context.Context, l Attachment) error {
 		return err
 	}
 	defer release()
-	if err := f.attach(ctx, l); err != nil {
-		return errors.Join(fmt.Errorf("attach task %s to network %s: %w", l.TaskID, l.Network.ID, err), f.detach(l.Network.ID, l.TaskID))
+	if err := f.attach(ctx, a); err != nil {
+		return errors.Join(fmt.Errorf("attach task %s to network %s: %w", a.TaskID, a.Network.ID, err), f.detach(a.Network.ID, a.TaskID))
 	}
 	return nil
 }
 
-func (f *Fabric) attach(ctx context.Context, l Attachment) error {
-	n, err := f.network(ctx, l.Network)
+// attach is Attach for a valid attachment. The caller holds sem.
+func (f *Fabric) attach(ctx context.Context, a Attachment) error {
+	n, err := f.network(ctx, a.Network)
 	if err != nil {
 		return err
 	}
-	return n.attach(l)
+	return n.attach(a)
 }
 
 // network returns the network with the id of want. It creates the network, or takes over the
@@ -256,9 +259,8 @@ func (f *Fabric) Update(ctx context.Context, networkID string, there []Endpoint,
 	})
 }
 
-// setMembers stores the members that change returns, and writes their entries. If all is false,
-// only the entries of the endpoints in changed may differ. given are the endpoints to validate
-// first.
+// setMembers validates given, stores the members that change returns, and writes their entries. If
+// change returns false for all, only the entries of the endpoints in changed may differ.
 func (f *Fabric) setMembers(ctx context.Context, networkID string, given []Endpoint, change func() (m *members, changed []Endpoint, all bool)) error {
 	for _, e := range given {
 		if err := e.validate(); err != nil {
@@ -298,8 +300,8 @@ func (f *Fabric) setMembers(ctx context.Context, networkID string, given []Endpo
 // attachment that cannot be repaired is logged and detached. Restore returns ErrFailedPrecondition
 // if networks are in use.
 func (f *Fabric) Restore(ctx context.Context, keep []Attachment) error {
-	for _, l := range keep {
-		if err := l.validate(); err != nil {
+	for _, a := range keep {
+		if err := a.validate(); err != nil {
 			return err
 		}
 	}
@@ -315,10 +317,10 @@ func (f *Fabric) Restore(ctx context.Context, keep []Attachment) error {
 		return err
 	}
 	errs := []error{f.removeUnused(keep)}
-	for _, l := range keep {
-		if err := f.attach(ctx, l); err != nil {
-			f.log.Error("overlay networks: cannot restore the attachment of a task, detach it", "task", l.TaskID, "network", l.Network.ID,
-				"err", errors.Join(err, f.detach(l.Network.ID, l.TaskID)))
+	for _, a := range keep {
+		if err := f.attach(ctx, a); err != nil {
+			f.log.Error("overlay networks: cannot restore the attachment of a task, detach it", "task", a.TaskID, "network", a.Network.ID,
+				"err", errors.Join(err, f.detach(a.Network.ID, a.TaskID)))
 		}
 	}
 	for _, n := range f.networks {
@@ -335,7 +337,7 @@ func (f *Fabric) removeUnused(keep []Attachment) error {
 	}
 	var errs []error
 	for _, id := range ids {
-		if slices.ContainsFunc(keep, func(l Attachment) bool { return l.Network.ID == id }) {
+		if slices.ContainsFunc(keep, func(a Attachment) bool { return a.Network.ID == id }) {
 			continue
 		}
 		errs = append(errs, f.remove(id, nil))

@@ -62,7 +62,7 @@ func (f *Fabric) Networks(ctx context.Context) ([]Info, error) {
 		info.Peers = n.peers()
 		link, err := n.h.LinkByName(vxlanName)
 		if err != nil {
-			return nil, fmt.Errorf("network %s: vxlan device: %w", id, err)
+			return nil, fmt.Errorf("network %s: find the vxlan device: %w", id, err)
 		}
 		info.readDevice(link)
 		out = append(out, info)
@@ -97,7 +97,7 @@ func (f *Fabric) HostNetwork(ctx context.Context, id, device string) (Info, bool
 	}
 	table, err := entries.Read()
 	if err := errors.Join(err, entries.Close()); err != nil {
-		return Info{}, false, fmt.Errorf("network %s: %w", id, err)
+		return Info{}, false, fmt.Errorf("network %s: read the entries of %s: %w", id, device, err)
 	}
 	info := Info{Network: Network{ID: id, VNI: uint32(v.VxlanId)}, Device: device, Port: uint16(v.Port), Underlay: f.cfg.Underlay, Peers: peers(table)}
 	info.readDevice(link)

@@ -24,6 +24,7 @@ type members struct {
 	conflict bool
 }
 
+// validate returns ErrInvalidArgument if a field is missing.
 func (e Endpoint) validate() error {
 	if e.TaskID == "" || len(e.Addresses) == 0 || !e.Host.IsValid() {
 		return fmt.Errorf("task %q with addresses %v on host %s: id, address or host is missing: %w", e.TaskID, e.Addresses, e.Host, errdefs.ErrInvalidArgument)
@@ -31,6 +32,7 @@ func (e Endpoint) validate() error {
 	return nil
 }
 
+// newMembers returns the members that endpoints are.
 func newMembers(endpoints []Endpoint) *members {
 	m := &members{all: make(map[string]Endpoint, len(endpoints)), table: vxlan.NewTable(len(endpoints))}
 	for _, e := range endpoints {

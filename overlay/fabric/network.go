@@ -45,11 +45,11 @@ type network struct {
 	// kernel is the table of entries for other hosts that the kernel has; nil: it must be read
 	// first.
 	kernel *vxlan.Table
-	// remote are the tasks on other hosts; nil: the caller has not told them yet, so the entries in
+	// remote are the tasks on other hosts; nil: the caller has not set them yet, so the entries in
 	// the kernel stay.
 	remote *members
 	// programmed is whether the kernel has the entries of remote, except those for the addresses in
-	// local. These are also the addresses of tasks of this host.
+	// local: tasks of this host have these addresses too.
 	programmed bool
 	local      []netip.Addr
 }
@@ -151,7 +151,7 @@ func (n *network) open(ctx context.Context, f *Fabric, pin string, local netip.A
 		return err
 	}
 	if err := n.ensureBridge(); err != nil {
-		return fmt.Errorf("bridge: %w", err)
+		return fmt.Errorf("create the bridge: %w", err)
 	}
 	spec := vxlan.Spec{
 		Name: vxlanName, VNI: n.VNI, Port: f.cfg.Port, Local: local, MTU: n.MTU, Group: group,
@@ -198,7 +198,7 @@ func (f *Fabric) underlay() (underlay, error) {
 		u.local = f.cfg.Underlay
 		link, err := f.host.h.LinkByIndex(a.LinkIndex)
 		if err != nil {
-			return u, fmt.Errorf("interface of %s: %w", f.cfg.Underlay, err)
+			return u, fmt.Errorf("find the interface of the underlay address %s: %w", f.cfg.Underlay, err)
 		}
 		// The MTU of the loopback interface says nothing about the path to other hosts.
 		if link.Attrs().Flags&net.FlagLoopback == 0 {
@@ -263,7 +263,7 @@ func (n *network) ensureVXLAN(ctx context.Context, underlay *netlink.Handle, spe
 		return 0, err
 	}
 	if err := errors.Join(n.disableLearning(link.Attrs().Index), n.h.LinkSetUp(link)); err != nil {
-		return 0, fmt.Errorf("vxlan device: %w", err)
+		return 0, fmt.Errorf("set up the vxlan device: %w", err)
 	}
 	return link.Attrs().Index, nil
 }
@@ -294,22 +294,22 @@ func (n *network) execute(req *nl.NetlinkRequest) error {
 }
 
 // cable describes the cable of an attachment.
-func (n *network) cable(l Attachment) cable.Cable {
-	mac := vxlan.MACOf(l.Addresses[0].Addr())
+func (n *network) cable(a Attachment) cable.Cable {
+	mac := vxlan.MACOf(a.Addresses[0].Addr())
 	return cable.Cable{
-		Port: cable.PortName(portPrefix, l.TaskID), Bridge: n.bridge, Group: group, MTU: n.MTU,
-		Interface: l.Interface, MAC: mac[:], Addresses: l.Addresses,
+		Port: cable.PortName(portPrefix, a.TaskID), Bridge: n.bridge, Group: group, MTU: n.MTU,
+		Interface: a.Interface, MAC: mac[:], Addresses: a.Addresses,
 	}
 }
 
 // attach connects a task, unless its cable is complete.
-func (n *network) attach(l Attachment) error {
-	c := n.cable(l)
-	if !c.Complete(n.h, l.Netns) {
+func (n *network) attach(a Attachment) error {
+	c := n.cable(a)
+	if !c.Complete(n.h, a.Netns) {
 		if err := cable.Delete(n.h, c.Port); err != nil {
 			return err
 		}
-		ns, err := netns.Open(l.Netns)
+		ns, err := netns.Open(a.Netns)
 		if err != nil {
 			return err
 		}
@@ -325,7 +325,7 @@ func (n *network) attach(l Attachment) error {
 	if err := errors.Join(n.disableLearning(port.Attrs().Index), n.entries.Pin(port.Attrs().Index, vxlan.MAC(c.MAC))); err != nil {
 		return err
 	}
-	n.attachments[l.TaskID] = l
+	n.attachments[a.TaskID] = a
 	return n.writeEntries()
 }
 

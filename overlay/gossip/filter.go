@@ -56,11 +56,11 @@ const maxClockSkew = 3600
 // for claims that a node is alive is maxClockSkew higher. A second later there is room for other
 // claims again.
 func (s *scanner) incarnation(k kind) {
-	most := min(s.clock, 1<<32-1-2*maxClockSkew)
+	limit := min(s.clock, 1<<32-1-2*maxClockSkew)
 	if k == aliveIncarnation {
-		most += maxClockSkew
+		limit += maxClockSkew
 	}
-	s.number(most)
+	s.number(limit)
 }
 
 // field is the kind of a field and the limit of its value: the largest number, or the greatest
@@ -183,6 +183,7 @@ type scanner struct {
 	clock uint64 // the time of this host, in seconds since 1970
 }
 
+// newScanner returns a scanner of b.
 func newScanner(b []byte) scanner {
 	return scanner{rest: b, clock: uint64(max(0, time.Now().Unix()))}
 }
@@ -260,9 +261,9 @@ func (s *scanner) length(low, high, b16, b32 byte) int {
 	return 0
 }
 
-// bytes reads a text or byte string of at most most bytes, or nil. The encoding of memberlist does
+// bytes reads a text or byte string of at most limit bytes, or nil. The encoding of memberlist does
 // not distinguish them.
-func (s *scanner) bytes(most int) []byte {
+func (s *scanner) bytes(limit int) []byte {
 	if len(s.rest) == 0 {
 		s.bad = true
 		return nil
@@ -280,7 +281,7 @@ func (s *scanner) bytes(most int) []byte {
 	default:
 		n = s.length(0xa0, 0xbf, 0xda, 0xdb)
 	}
-	if s.bad || n > most || n > len(s.rest) {
+	if s.bad || n > limit || n > len(s.rest) {
 		s.bad = true
 		return nil
 	}
@@ -289,8 +290,8 @@ func (s *scanner) bytes(most int) []byte {
 	return b
 }
 
-// number reads a number that is not negative and at most most.
-func (s *scanner) number(most uint64) (v uint64) {
+// number reads a number that is not negative and at most limit.
+func (s *scanner) number(limit uint64) (v uint64) {
 	switch b := s.next(); {
 	case b <= 0x7f:
 		v = uint64(b)
@@ -304,6 +305,6 @@ func (s *scanner) number(most uint64) (v uint64) {
 	default:
 		s.bad = true
 	}
-	s.bad = s.bad || v > most
+	s.bad = s.bad || v > limit
 	return v
 }

@@ -7,12 +7,12 @@
 // address and tags of each member, and carries no other state. Its reports are hints without an
 // order: a caller may use them to decide sooner, but not as the only evidence.
 //
-// Only members are listened to. All messages are encrypted with the gossip key of the cluster, and
-// signed with the key of the sender's certificate; the managers tell the public keys of all members
-// (Apply). The statement of a node about itself (tags, address, goodbye) has its own signature. Any
-// member can claim that another has failed, so a caller that acts on it must probe that node first
-// (package detector). If two machines use one node id, the conflict is reported and the second
-// machine is ignored.
+// Gossip listens only to members. All messages are encrypted with the gossip key of the cluster,
+// and signed with the key of the sender's certificate; the managers tell the public keys of all
+// members (Apply). The statement of a node about itself (tags, address, goodbye) has its own
+// signature. Any member can claim that another has failed, so a caller that acts on it must probe
+// that node first (package detector). If two machines use one node id, the conflict is reported and
+// the second machine is ignored.
 //
 // Caller: the daemon. Goroutines: those of memberlist and of the transport, until Close, and the
 // one that calls Run.
@@ -73,8 +73,8 @@ type Config struct {
 	// same node; default 200 ms, and less than ProbeInterval. GossipInterval is the time between
 	// two rounds of sending news to random members; default 100 ms.
 	ProbeInterval, ProbeTimeout, GossipInterval time.Duration
-	// SuspicionMult is how long a suspected member has to object, in units of ProbeInterval times the
-	// logarithm of the number of members; default 3.
+	// SuspicionMult is how long a suspected member has to object: SuspicionMult times ProbeInterval
+	// times the logarithm of the number of members; default 3.
 	SuspicionMult int
 }
 
@@ -96,11 +96,13 @@ type Conflict struct {
 	Member, Other netip.AddrPort
 }
 
+// String describes the conflict and how to end it.
 func (c Conflict) String() string {
-	return fmt.Sprintf("node id %s is used by two machines, %s and %s: a copied state folder? Remove /var/lib/swarm on the copy and join again",
+	return fmt.Sprintf("two machines use node id %s, %s and %s, which happens when a state folder is copied: remove /var/lib/swarm on the copy and join it again",
 		c.NodeID, c.Member, c.Other)
 }
 
+// withDefaults sets the defaults and validates the configuration.
 func (c Config) withDefaults() (Config, error) {
 	c.Port = cmp.Or(c.Port, DefaultPort)
 	c.ProbeInterval = cmp.Or(c.ProbeInterval, 500*time.Millisecond)
@@ -111,11 +113,11 @@ func (c Config) withDefaults() (Config, error) {
 	case c.NodeID == "" || len(c.NodeID) > envelope.MaxID:
 		return c, fmt.Errorf("gossip: node id %q: want 1 to %d bytes: %w", c.NodeID, envelope.MaxID, errdefs.ErrInvalidArgument)
 	case !c.BindAddr.IsValid() || !c.AdvertiseAddr.IsValid():
-		return c, fmt.Errorf("gossip: bind address %s, advertised %s: give both: %w", c.BindAddr, c.AdvertiseAddr, errdefs.ErrInvalidArgument)
+		return c, fmt.Errorf("gossip: bind address %s, advertise address %s: both are required: %w", c.BindAddr, c.AdvertiseAddr, errdefs.ErrInvalidArgument)
 	case c.AdvertiseAddr.IsUnspecified():
-		return c, fmt.Errorf("gossip: advertised address %s is no address of a host: %w", c.AdvertiseAddr, errdefs.ErrInvalidArgument)
+		return c, fmt.Errorf("gossip: other hosts cannot send to the advertise address %s: %w", c.AdvertiseAddr, errdefs.ErrInvalidArgument)
 	case c.ProbeTimeout >= c.ProbeInterval:
-		return c, fmt.Errorf("gossip: probe timeout %s is not below the interval %s: %w", c.ProbeTimeout, c.ProbeInterval, errdefs.ErrInvalidArgument)
+		return c, fmt.Errorf("gossip: probe timeout %s, want less than the probe interval %s: %w", c.ProbeTimeout, c.ProbeInterval, errdefs.ErrInvalidArgument)
 	}
 	return c, validKeys(c.Keys)
 }
@@ -181,14 +183,14 @@ func New(cfg Config, deps Deps) (*Gossip, error) {
 	at := netip.AddrPortFrom(cfg.BindAddr, cfg.Port)
 	if g.deps.Transport == nil {
 		if g.deps.Transport, err = listen(at, deps.Log); err != nil {
-			return nil, fmt.Errorf("gossip: %w", err)
+			return nil, fmt.Errorf("open the sockets of gossip on %s: %w", at, err)
 		}
 	}
 	g.opener = envelope.NewOpener(g.ring, func(id string) (envelope.Trust, bool) { return g.roster.Load().trust(id) })
 	g.transport = newGuard(g.deps.Transport, deps.Log, envelope.NewSealer(g.self, g.ring, g.signingKey), g.opener,
 		func(a netip.Addr) bool { return g.roster.Load().addrs[a] })
 	if g.list, err = memberlist.Create(g.config(cfg)); err != nil {
-		return nil, errors.Join(fmt.Errorf("gossip on %s: %w", at, err), g.transport.Shutdown())
+		return nil, errors.Join(fmt.Errorf("start gossip on %s: %w", at, err), g.transport.Shutdown())
 	}
 	return g, nil
 }
@@ -199,6 +201,7 @@ func New(cfg Config, deps Deps) (*Gossip, error) {
 // one time in a hundred a member misses some news, and only the exchange tells it.
 const exchangeInterval = 10 * time.Second
 
+// config returns the configuration of memberlist.
 func (g *Gossip) config(cfg Config) *memberlist.Config {
 	ml := memberlist.DefaultLANConfig()
 	ml.Name = cfg.NodeID
@@ -237,10 +240,10 @@ func (g *Gossip) updateStatement(leaving bool) error {
 }
 
 const (
-	// seedInterval is the longest pause between two attempts to reach a seed, if this node sees no
-	// other member, or a member that does not answer. After firstSeedInterval the pause doubles up
-	// to seedInterval, because the managers may not yet know of each other that a node which has
-	// just joined is a member.
+	// Run tries to reach a seed if this node sees no other member, or a member that does not
+	// answer. The pause between two attempts begins with firstSeedInterval and doubles up to
+	// seedInterval. It begins short because the managers refuse a node that has just joined until
+	// each of them has been told that it is a member.
 	seedInterval      = 5 * time.Second
 	firstSeedInterval = 250 * time.Millisecond
 	// seedsPerAttempt is how many addresses one attempt tries.
@@ -270,7 +273,7 @@ func (g *Gossip) Run(ctx context.Context) error {
 			g.report(c)
 		case <-g.announceNow:
 			if err := g.announce(); err != nil {
-				g.deps.Log.Warn("gossip: announce this node to the other members", "err", err)
+				g.deps.Log.Warn("gossip: cannot announce this node to the other members", "err", err)
 			}
 		case <-g.reconnectNow:
 			wait = firstSeedInterval
@@ -317,9 +320,9 @@ func (g *Gossip) reconnect(ctx context.Context) {
 }
 
 // unreached returns addresses of members that are not up, for reconnect to try. alone reports
-// whether this node sees no other member. If it does see others, the probability is such that all
-// members together try a member that does not answer about eight times in each interval, however
-// many they are.
+// whether this node sees no other member. If it sees some, it returns one address with a
+// probability that depends on their number. So all members together try each member that is not up
+// about eight times in each interval, in a cluster of any size.
 func (g *Gossip) unreached() (addrs []string, alone bool) {
 	peers := g.roster.Load().peers
 	g.mu.Lock()
@@ -330,9 +333,9 @@ func (g *Gossip) unreached() (addrs []string, alone bool) {
 			up++
 		}
 	}
-	// heard has the members with a record, so they have existed. addrs has those that only the
+	// seen has the members with a record, so they have existed. addrs has those that only the
 	// managers list.
-	var heard []string
+	var seen []string
 	for id, p := range peers {
 		r := g.members[id]
 		if id == g.self || g.up[id] || !p.Addr.IsValid() || up > 0 && r != nil && r.status() == Left {
@@ -343,18 +346,18 @@ func (g *Gossip) unreached() (addrs []string, alone bool) {
 			at = r.addr
 		}
 		if r != nil {
-			heard = append(heard, at.String())
+			seen = append(seen, at.String())
 		} else {
 			addrs = append(addrs, at.String())
 		}
 	}
 	if up == 0 {
-		return pickRandom(seedsPerAttempt, heard, g.seeds, addrs), true
+		return pickRandom(seedsPerAttempt, seen, g.seeds, addrs), true
 	}
-	if n := len(heard) + len(addrs); n == 0 || rand.IntN(up) >= 8*n {
+	if n := len(seen) + len(addrs); n == 0 || rand.IntN(up) >= 8*n {
 		return nil, false
 	}
-	groups := [][]string{heard, addrs}
+	groups := [][]string{seen, addrs}
 	rand.Shuffle(len(groups), func(i, j int) { groups[i], groups[j] = groups[j], groups[i] })
 	return pickRandom(1, groups...), false
 }
@@ -399,10 +402,11 @@ func (g *Gossip) Join(ctx context.Context, addrs []string) (int, error) {
 	if joined > 0 {
 		return joined, nil
 	}
-	return 0, fmt.Errorf("join gossip: no member answers (port %d tcp and udp open? same cluster?): %w: %w",
+	return 0, fmt.Errorf("join gossip: no member answers (check that port %d is open for tcp and udp, and that the addresses are of this cluster): %w: %w",
 		g.addr.Port(), errors.Join(errs...), errdefs.ErrUnavailable)
 }
 
+// withPort adds the port of this node to an address without one.
 func (g *Gossip) withPort(addr string) string {
 	if _, _, err := net.SplitHostPort(addr); err == nil {
 		return addr
@@ -419,6 +423,7 @@ func (g *Gossip) UpdateKeys(keys [][]byte) error {
 	return g.ring.Set(keys)
 }
 
+// validKeys returns ErrInvalidArgument if there is no key or one has the wrong length.
 func validKeys(keys [][]byte) error {
 	if len(keys) == 0 {
 		return fmt.Errorf("gossip: no key given, and gossip is never sent unencrypted: %w", errdefs.ErrInvalidArgument)

@@ -325,7 +325,7 @@ func TestConflict_ASecondMachineIsReportedAndIgnored(t *testing.T) {
 		_, _ = clone.Join(t.Context(), []string{ip(1)})
 		time.Sleep(90 * time.Second)
 		real, copied := netip.MustParseAddrPort("10.0.0.2:7946"), netip.MustParseAddrPort("10.0.0.6:7946")
-		// Members ignore the clone and do not pass its claims on, so only n1 and the clone see a conflict.
+		// Members do not pass the claims of the clone on, so only n1 and the clone see a conflict.
 		for who, tt := range map[*node]gossip.Conflict{
 			nodes[0]: {NodeID: "n2", Member: real, Other: copied},
 			clone:    {NodeID: "n2", Member: copied, Other: real},

@@ -279,6 +279,7 @@ func (delegate) LocalState(bool) []byte { return nil }
 
 func (delegate) MergeRemoteState([]byte, bool) {}
 
+// addrPort converts an address of memberlist.
 func addrPort(ip net.IP, port uint16) netip.AddrPort {
 	addr, _ := netip.AddrFromSlice(ip)
 	return netip.AddrPortFrom(addr.Unmap(), port)

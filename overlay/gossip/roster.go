@@ -107,6 +107,7 @@ func (g *Gossip) peer(p *swarmv1.Peering) Peer {
 	return out
 }
 
+// parseKey parses an ECDSA public key in PKIX form.
 func parseKey(der []byte) (*ecdsa.PublicKey, error) {
 	key, err := x509.ParsePKIXPublicKey(der)
 	if err != nil {
@@ -154,6 +155,7 @@ func (g *Gossip) chooseKey() *ecdsa.PrivateKey {
 	return next.used
 }
 
+// has reports whether the managers list the public key of a private key.
 func (p Peer) has(key *ecdsa.PrivateKey) bool {
 	for _, k := range p.keys {
 		if k.Equal(key.Public()) {

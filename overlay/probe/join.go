@@ -33,7 +33,7 @@ const (
 	joinSlotWait                = joinAttemptTimeout
 )
 
-// Manager is what a host that joins is told of the manager that tests it.
+// Manager describes a manager to a host that wants to join.
 type Manager struct {
 	Hostname string
 	Addr     netip.Addr
