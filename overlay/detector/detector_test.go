@@ -25,6 +25,7 @@ type world struct {
 	verdict Verdict // as expect last read it
 }
 
+// confirmed compares the confirmed nodes of the verdict that expect last read.
 func (w *world) confirmed(t *testing.T, want ...string) {
 	t.Helper()
 	if got := w.verdict.Confirmed; !slices.Equal(got, want) {
@@ -72,6 +73,8 @@ func (w *world) probe(ctx context.Context, id string) error {
 	return err
 }
 
+// bubble runs test in a synctest bubble with a Detector that runs. expect waits, and then compares the
+// dead nodes of the verdict.
 func bubble(t *testing.T, test func(w *world, expect func(after time.Duration, dead ...string))) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{changed: make(chan struct{}), answer: map[string]error{}}
