@@ -15,17 +15,17 @@ import (
 
 	"swarm/manager/dispatch/liveness"
 	"swarm/node"
+	"swarm/overlay/detector"
 	"swarm/overlay/gossip"
-	"swarm/overlay/witness"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Gossip is this node's member of the gossip cluster, together with the witness that confirms which
+// Gossip is this node's member of the gossip cluster, together with the detector that confirms which
 // nodes are dead. It implements node.Gossip and liveness.Gossip.
 type Gossip struct {
 	*gossip.Gossip
-	self    string
-	witness *witness.Witness
+	self     string
+	detector *detector.Detector
 }
 
 // NewGossip opens the gossip port of a member. build is the version that it announces to the other
@@ -54,7 +54,7 @@ func NewGossip(b node.Base, build string) (*Gossip, error) {
 	}
 	g.SetSeeds(seeds(m))
 	out := &Gossip{Gossip: g, self: m.NodeID}
-	out.witness = witness.New(witness.Deps{Log: b.Log, Suspects: out.suspects, Knock: out.dial})
+	out.detector = detector.New(detector.Deps{Log: b.Log, Suspects: out.suspects, Probe: out.dial})
 	return out, nil
 }
 
@@ -83,7 +83,7 @@ func (g *Gossip) Run(ctx context.Context) error {
 	defer g.Close()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return g.Gossip.Run(ctx) })
-	group.Go(func() error { return g.witness.Run(ctx) })
+	group.Go(func() error { return g.detector.Run(ctx) })
 	return group.Wait()
 }
 
@@ -132,11 +132,11 @@ func (g *Gossip) Status(nodeID string) liveness.GossipStatus {
 	if !ok {
 		return liveness.GossipUnknown
 	}
-	verdict, _ := g.witness.Verdict()
+	verdict, _ := g.detector.Verdict()
 	return statusOf(m.Status, slices.Contains(verdict.Dead, nodeID))
 }
 
-// statusOf combines gossip's status of a node with the witness's verdict. Only a node that gossip
+// statusOf combines gossip's status of a node with the detector's verdict. Only a node that gossip
 // reports as failed can be dead: a verdict may be older than the node's return.
 func statusOf(s gossip.Status, dead bool) liveness.GossipStatus {
 	switch {
@@ -154,18 +154,18 @@ func statusOf(s gossip.Status, dead bool) liveness.GossipStatus {
 // Changed implements liveness.Gossip.
 func (g *Gossip) Changed() (members, verdicts <-chan struct{}) {
 	_, members = g.Gossip.Members()
-	_, verdicts = g.witness.Verdict()
+	_, verdicts = g.detector.Verdict()
 	return members, verdicts
 }
 
 // suspects returns the nodes that gossip has lost, and a channel that is closed at the next change.
-func (g *Gossip) suspects() (witness.Suspects, <-chan struct{}) {
+func (g *Gossip) suspects() (detector.Suspects, <-chan struct{}) {
 	members, changed := g.Gossip.Members()
 	return suspectsOf(members), changed
 }
 
-func suspectsOf(members []gossip.Member) witness.Suspects {
-	var s witness.Suspects
+func suspectsOf(members []gossip.Member) detector.Suspects {
+	var s detector.Suspects
 	for _, m := range members {
 		switch m.Status {
 		case gossip.Failed:
@@ -177,7 +177,7 @@ func suspectsOf(members []gossip.Member) witness.Suspects {
 	return s
 }
 
-// dial connects to a node's cluster port and hangs up. The witness counts any answer, also a
+// dial connects to a node's cluster port and hangs up. The detector counts any answer, also a
 // refusal, as a sign of life.
 func (g *Gossip) dial(ctx context.Context, id string) error {
 	peer, ok := g.Resolve(id)

@@ -9,8 +9,8 @@ import (
 
 	"swarm/manager/dispatch/liveness"
 	"swarm/node"
+	"swarm/overlay/detector"
 	"swarm/overlay/gossip"
-	"swarm/overlay/witness"
 )
 
 // A verdict about a node that gossip sees again is old.
@@ -35,7 +35,7 @@ func TestStatusOf(t *testing.T) {
 
 func TestSuspectsOf(t *testing.T) {
 	got := suspectsOf([]gossip.Member{{ID: "a", Status: gossip.Alive}, {ID: "f", Status: gossip.Failed}, {ID: "l", Status: gossip.Left}})
-	if diff := cmp.Diff(witness.Suspects{Failed: []string{"f"}, Left: []string{"l"}}, got); diff != "" {
+	if diff := cmp.Diff(detector.Suspects{Failed: []string{"f"}, Left: []string{"l"}}, got); diff != "" {
 		t.Error(diff)
 	}
 }

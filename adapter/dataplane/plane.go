@@ -193,8 +193,8 @@ func (p *Plane) Programmed(ctx context.Context) error { return p.plane.Programme
 
 // report returns the dead nodes, and a channel that is closed at the next change.
 func (p *Plane) report() (directory.Report, <-chan struct{}) {
-	v, changed := p.gossip.witness.Verdict()
-	return directory.Report{Dead: v.Dead, Certain: v.Certain, Faulty: p.gossip.Health() >= maxHealth}, changed
+	v, changed := p.gossip.detector.Verdict()
+	return directory.Report{Dead: v.Dead, Confirmed: v.Confirmed, Faulty: p.gossip.Health() >= maxHealth}, changed
 }
 
 // meshes holds the routing mesh, which is made once the VNI of the network `ingress` is known.

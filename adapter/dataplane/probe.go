@@ -60,13 +60,13 @@ func dataPath(m node.Membership) netip.AddrPort {
 
 // NewGatekeeper returns the Admission service of a manager, with which hosts that are about to join
 // try the network paths. admits returns nil if the caller of an RPC has proved a join token.
-func NewGatekeeper(hostname string, own node.Membership, admits func(context.Context) error) *probe.Gatekeeper {
-	return probe.NewGatekeeper(func(ctx context.Context) (probe.Gate, error) {
+func NewGatekeeper(hostname string, own node.Membership, admits func(context.Context) error) *probe.JoinServer {
+	return probe.NewJoinServer(func(ctx context.Context) (probe.Manager, error) {
 		if err := admits(ctx); err != nil {
-			return probe.Gate{}, err
+			return probe.Manager{}, err
 		}
 		addr, err := netip.ParseAddr(own.Addr)
-		return probe.Gate{Hostname: hostname, Addr: addr, Port: own.Port, GossipPort: own.GossipPort, Data: dataPath(own)}, err
+		return probe.Manager{Hostname: hostname, Addr: addr, Port: own.Port, GossipPort: own.GossipPort, Data: dataPath(own)}, err
 	})
 }
 

@@ -41,7 +41,7 @@ func (p *Plane) Networks(ctx context.Context) ([]fabric.Info, error) {
 	if err != nil || ingress == nil {
 		return all, err
 	}
-	info, ok, err := p.fabric.Host(ctx, ingress.GetId(), meshDevice)
+	info, ok, err := p.fabric.HostNetwork(ctx, ingress.GetId(), meshDevice)
 	if ok {
 		all = append(all, info)
 	}
@@ -95,7 +95,7 @@ func portConflicts(conflicts []mesh.Conflict) []*swarmv1.PortConflict {
 // Self returns what this host has of the cluster's networks, for `swarm doctor`. Room is the size
 // in bytes of the largest packet that fits into a network.
 func (p *Plane) Self(ctx context.Context) (*swarmv1.SurveyedSelf, error) {
-	room, err := p.fabric.Room()
+	room, err := p.fabric.MaxMTU()
 	if err != nil {
 		return nil, err
 	}

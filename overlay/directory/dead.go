@@ -2,14 +2,14 @@ package directory
 
 import "slices"
 
-// Report is which nodes are dead according to gossip and the failure detector (overlay/witness).
+// Report is which nodes are dead according to gossip and the failure detector (overlay/detector).
 type Report struct {
 	// Dead has the ids of the nodes that do not answer or have left. Nodes that gossip does not know
 	// are not in it.
 	Dead []string
-	// Certain has the ids in Dead of nodes that have not answered for so long that there is no doubt.
+	// Confirmed has the ids in Dead of nodes that have not answered for so long that there is no doubt.
 	// They count even if the rest of the report is ignored.
-	Certain []string
+	Confirmed []string
 	// Faulty says that this node is likely to be the one with the fault, because its own probes are
 	// not answered.
 	Faulty bool
@@ -17,7 +17,7 @@ type Report struct {
 
 // SetDead replaces the set of dead nodes. It ignores nodes that are newly dead if the report is
 // Faulty or if more than half of the other nodes are dead: then this node is likely to be paused or
-// cut off, and the former set is closer to the truth. Certain nodes, and nodes that are alive again,
+// cut off, and the former set is closer to the truth. Confirmed nodes, and nodes that are alive again,
 // count in any case.
 func (d *Directory) SetDead(r Report) {
 	d.mu.Lock()
@@ -30,7 +30,7 @@ func (d *Directory) SetDead(r Report) {
 	}
 	if others := len(d.peers) - 1; r.Faulty || others > 1 && 2*len(now) > others {
 		for id := range now {
-			if !d.dead[id] && !slices.Contains(r.Certain, id) {
+			if !d.dead[id] && !slices.Contains(r.Confirmed, id) {
 				delete(now, id)
 			}
 		}

@@ -130,8 +130,8 @@ func TestDeadNodes(t *testing.T) {
 		{"half of the others", Report{Dead: []string{"n1", "n2"}}, []string{"t0", "t3", "t4"}},
 		{"more than half: we are cut off", Report{Dead: []string{"n1", "n2", "n3"}}, []string{"t0", "t1", "t2", "t3", "t4"}},
 		{"we are in trouble", Report{Dead: []string{"n1"}, Faulty: true}, []string{"t0", "t1", "t2", "t3", "t4"}},
-		{"three of four, and that is certain", Report{Dead: []string{"n1", "n2", "n3"}, Certain: []string{"n1", "n2", "n3"}}, []string{"t0", "t4"}},
-		{"in trouble, and one is certain", Report{Dead: []string{"n1", "n2"}, Certain: []string{"n2"}, Faulty: true}, []string{"t0", "t1", "t3", "t4"}},
+		{"three of four, and that is certain", Report{Dead: []string{"n1", "n2", "n3"}, Confirmed: []string{"n1", "n2", "n3"}}, []string{"t0", "t4"}},
+		{"in trouble, and one is certain", Report{Dead: []string{"n1", "n2"}, Confirmed: []string{"n2"}, Faulty: true}, []string{"t0", "t1", "t3", "t4"}},
 		{"never ourselves", Report{Dead: []string{"n0"}}, []string{"t0", "t1", "t2", "t3", "t4"}},
 		{"unknown node", Report{Dead: []string{"n9"}}, []string{"t0", "t1", "t2", "t3", "t4"}},
 	} {

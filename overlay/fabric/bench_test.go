@@ -14,8 +14,8 @@ import (
 	"swarm/overlay/netns"
 )
 
-// BenchmarkAttach attaches one task more to a network in use, with 10,000 tasks elsewhere;
-// BenchmarkFirst makes and removes the network with every task.
+// BenchmarkAttach attaches one more task to a network in use with 10,000 tasks on other hosts.
+// BenchmarkFirst creates and removes the network with every task.
 func BenchmarkAttach(b *testing.B) { benchmarkAttach(b, true, 10_000) }
 func BenchmarkFirst(b *testing.B)  { benchmarkAttach(b, false, 10) }
 
@@ -30,19 +30,19 @@ func benchmarkAttach(b *testing.B, inUse bool, elsewhere int) {
 		h.start("keep", red, "10.0.0.2/8")
 	}
 	pin := filepath.Join(b.TempDir(), "task.ns")
-	leg := fabric.Leg{Network: red, Netns: pin, Interface: "eth0", Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.3/8")}}
+	attachment := fabric.Attachment{Network: red, Netns: pin, Interface: "eth0", Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.3/8")}}
 	var detach time.Duration
 	for i := 0; b.Loop(); i++ {
 		b.StopTimer()
-		leg.TaskID = fmt.Sprint("t", i)
+		attachment.TaskID = fmt.Sprint("t", i)
 		if err := netns.Create(pin); err != nil {
 			b.Fatal(err)
 		}
 		b.StartTimer()
-		h.do(func() error { return h.f.Attach(ctx, leg) })
+		h.do(func() error { return h.f.Attach(ctx, attachment) })
 		b.StopTimer()
 		start := time.Now()
-		h.do(func() error { return h.f.Detach(ctx, leg.TaskID) })
+		h.do(func() error { return h.f.Detach(ctx, attachment.TaskID) })
 		detach += time.Since(start)
 		if err := netns.Delete(pin); err != nil {
 			b.Fatal(err)
@@ -52,7 +52,7 @@ func benchmarkAttach(b *testing.B, inUse bool, elsewhere int) {
 	b.ReportMetric(float64(detach.Microseconds())/float64(b.N), "us/detach")
 }
 
-// endpoints are n tasks on 20 hosts; moved shifts the first of them to the next host.
+// endpoints returns n tasks on 20 hosts. The first moved of them are on the next host.
 func endpoints(n, moved int) []fabric.Endpoint {
 	out := make([]fabric.Endpoint, n)
 	for i := range out {
@@ -97,7 +97,7 @@ func benchmarkSync(b *testing.B, set func(int) []fabric.Endpoint) {
 	}
 }
 
-// BenchmarkUpdate is BenchmarkChange told as what it is.
+// BenchmarkUpdate is BenchmarkChange with Update instead of Sync.
 func BenchmarkUpdate(b *testing.B) {
 	w := newWorld(b, settings{hosts: 1})
 	h := w.hosts[0]

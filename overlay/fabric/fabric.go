@@ -1,16 +1,20 @@
 //go:build linux
 
-// Package fabric gives tasks the overlay networks: on each host and for each network
-// a bridge with the host's tasks on it, and a VXLAN device to the hosts of the others.
+// Package fabric connects tasks to overlay networks. On each host each network has a bridge, to
+// which the tasks of this host are attached, and a VXLAN device that leads to the hosts of the
+// other tasks.
 //
-// It owns a network namespace for each network with a task on this host, pinned in
-// Config.PinDir under the network's id; bridge, VXLAN device, cables and their entries
-// are in there, so that networks with the same subnet do not meet, and removing the
-// namespace removes all. The namespace is made with the network's first task and
-// removed with its last. What the kernel holds is the only state: a new process is
-// told in Restore which tasks there are, and compares. Nothing is learned from traffic:
-// where an address is comes from Sync and Update. It refuses to choose addresses, and knows
-// neither services nor names. Caller: the worker, through an adapter in cmd. No goroutines.
+// The package owns one network namespace for each network that has a task on this host. The
+// namespace is pinned in Config.PinDir under the id of the network. It holds the bridge, the VXLAN
+// device with the entries for other hosts, and the cables (veth pairs) of the tasks. So networks
+// may have equal subnets, and a network is removed with its namespace. The first task creates the
+// namespace and the last one removes it.
+//
+// The kernel has the only copy of the state of this host. After a restart the caller passes the
+// attachments of the tasks to Restore, which compares them with the kernel. Nothing is learned from
+// traffic: the caller tells where each address is (Sync, Update). The package does not choose
+// addresses, and knows neither services nor names. Caller: the worker, through an adapter in cmd.
+// It starts no goroutines.
 package fabric
 
 import (
@@ -28,143 +32,156 @@ import (
 	"swarm/overlay/netns"
 )
 
-// Config of the overlay networks of a host.
+// Config is the configuration of a Fabric.
 type Config struct {
-	// PinDir holds a pin for each network in use, named by its id. Required.
+	// PinDir is the folder of the pinned namespaces, one for each network in use, named by its id.
+	// Required.
 	PinDir string
-	// Port is the UDP port of the VXLAN packets; default 4789.
+	// Port is the UDP port of VXLAN packets; default 4789.
 	Port uint16
-	// Underlay is the address that other hosts send VXLAN packets to. Required.
+	// Underlay is the address to which other hosts send VXLAN packets. Required.
 	Underlay netip.Addr
-	// MTU of networks that ask for none; default: the underlay's less the encapsulation.
+	// MTU is the MTU of networks that set none; default: that of the underlay less the
+	// encapsulation.
 	MTU int
 }
 
-// Deps of the overlay networks.
+// Deps are what a Fabric calls.
 type Deps struct {
 	Log *slog.Logger
 }
 
-// Network is what a host has to know of one.
+// Network is an overlay network.
 type Network struct {
 	ID string
-	// VNI tells the networks' packets apart; from 65536, below are others'.
+	// VNI is the VXLAN network identifier, 1 to 1<<24 - 1. The cluster allocates VNIs from 65536
+	// and leaves lower ones to other programs.
 	VNI uint32
-	// MTU of its interfaces; 0 is Config.MTU.
+	// MTU is the MTU of the interfaces on the network; 0 means Config.MTU. It is lowered to what
+	// the underlay can carry.
 	MTU int
 }
 
-// Leg is a task's interface on a network.
-type Leg struct {
+// Attachment is the connection of a task to a network.
+type Attachment struct {
 	TaskID  string
 	Network Network
-	// Netns is the pin of the task's namespace.
+	// Netns is the path of the pinned network namespace of the task, and Interface the name of its
+	// interface there.
 	Netns     string
 	Interface string
-	// Addresses, at most one of a family. The hardware address derives from the first.
+	// Addresses has at least one address, and at most one of each family. The hardware address
+	// derives from the first.
 	Addresses []netip.Prefix
 }
 
 // Endpoint is a task on another host.
 type Endpoint struct {
 	TaskID string
-	// Addresses, at most one of a family, in the order that its own host has them.
+	// Addresses has at least one address, and at most one of each family, in the same order as in
+	// the Attachment on its own host.
 	Addresses []netip.Addr
 	// Host is the underlay address of its host.
 	Host netip.Addr
 }
 
-// Fabric is all overlay networks of this host. Its methods may be called by several goroutines.
+// Fabric manages all overlay networks of this host. It is safe for concurrent use.
 type Fabric struct {
 	cfg Config
 	log *slog.Logger
 
-	// turn is taken for each operation. A channel, so that waiting for it ends with
-	// the caller's context.
-	turn chan struct{}
-	// The rest belongs to whoever has the turn.
+	// sem is held during each operation. It is a channel, so that waiting for it ends with the
+	// context of the caller.
+	sem chan struct{}
+	// The fields below are guarded by sem.
 	host     *host
-	networks map[string]*network
-	// wanted are the tasks on other hosts that the caller told of, for each network, in use here or not.
-	wanted map[string]*members
+	networks map[string]*network // by id, those in use on this host
+	// remote has the tasks on other hosts of each network, whether in use on this host or not.
+	remote map[string]*members
 }
 
-// host is the namespace of the underlay.
+// host is the network namespace of the underlay.
 type host struct {
 	ns *netns.Namespace
 	h  *netlink.Handle
 }
 
-// New returns the fabric with no network: it touches nothing.
+// New returns a Fabric without networks. It changes nothing on the host. It returns
+// ErrInvalidArgument if a required field of cfg is missing.
 func New(cfg Config, deps Deps) (*Fabric, error) {
 	if cfg.Port == 0 {
 		cfg.Port = 4789
 	}
 	switch {
 	case cfg.PinDir == "":
-		return nil, fmt.Errorf("overlay networks: no folder for namespaces: %w", errdefs.ErrInvalidArgument)
+		return nil, fmt.Errorf("overlay networks: PinDir is empty: %w", errdefs.ErrInvalidArgument)
 	case !cfg.Underlay.IsValid() || cfg.Underlay.IsUnspecified():
-		return nil, fmt.Errorf("overlay networks: %q is no address that other hosts can send to: %w", cfg.Underlay, errdefs.ErrInvalidArgument)
+		return nil, fmt.Errorf("overlay networks: other hosts cannot send to the underlay address %q: %w", cfg.Underlay, errdefs.ErrInvalidArgument)
 	}
 	cfg.Underlay = cfg.Underlay.Unmap()
 	return &Fabric{
-		cfg: cfg, log: deps.Log, turn: make(chan struct{}, 1),
-		networks: make(map[string]*network), wanted: make(map[string]*members),
+		cfg: cfg, log: deps.Log, sem: make(chan struct{}, 1),
+		networks: make(map[string]*network), remote: make(map[string]*members),
 	}, nil
 }
 
-func (f *Fabric) take(ctx context.Context) (release func(), err error) {
+// acquire waits for sem. The caller must call release.
+func (f *Fabric) acquire(ctx context.Context) (release func(), err error) {
 	select {
-	case f.turn <- struct{}{}:
-		return func() { <-f.turn }, nil
+	case f.sem <- struct{}{}:
+		return func() { <-f.sem }, nil
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
 }
 
-func (l Leg) validate() error {
+// validate returns ErrInvalidArgument if a field is missing or out of range.
+func (a Attachment) validate() error {
 	switch {
-	case !validID(l.TaskID) || !validID(l.Network.ID):
-		return fmt.Errorf("leg of task %q on network %q: %w", l.TaskID, l.Network.ID, errdefs.ErrInvalidArgument)
-	case l.Network.VNI == 0 || l.Network.VNI >= 1<<24:
-		return fmt.Errorf("network %s: network identifier %d: %w", l.Network.ID, l.Network.VNI, errdefs.ErrInvalidArgument)
-	case len(l.Addresses) == 0 || l.Interface == "" || l.Netns == "":
-		return fmt.Errorf("leg of task %s on network %s: address, interface or namespace is missing: %w", l.TaskID, l.Network.ID, errdefs.ErrInvalidArgument)
+	case !validID(a.TaskID) || !validID(a.Network.ID):
+		return fmt.Errorf("attach task %q to network %q: invalid id: %w", a.TaskID, a.Network.ID, errdefs.ErrInvalidArgument)
+	case a.Network.VNI == 0 || a.Network.VNI >= 1<<24:
+		return fmt.Errorf("network %s: VNI %d, want 1 to 16777215: %w", a.Network.ID, a.Network.VNI, errdefs.ErrInvalidArgument)
+	case len(a.Addresses) == 0 || a.Interface == "" || a.Netns == "":
+		return fmt.Errorf("attach task %s to network %s: address, interface or namespace is missing: %w", a.TaskID, a.Network.ID, errdefs.ErrInvalidArgument)
 	}
 	return nil
 }
 
-// validID: ids become names of files.
+// validID reports whether an id can be the name of a file.
 func validID(id string) bool {
 	return id != "" && !strings.HasPrefix(id, ".") && !strings.Contains(id, "/")
 }
 
-// Attach connects a task to a network, which is made if this is its first task here. Again
-// for a leg that is whole, it does nothing.
-func (f *Fabric) Attach(ctx context.Context, l Leg) error {
-	if err := l.validate(); err != nil {
+// Attach connects a task to a network. It creates the network if this is the first task of this
+// host on it. If the connection is complete already, Attach changes nothing. After an error the
+// task is not attached. It returns ErrInvalidArgument for an invalid attachment.
+func (f *Fabric) Attach(ctx context.Context, a Attachment) error {
+	if err := a.validate(); err != nil {
 		return err
 	}
-	release, err := f.take(ctx)
+	release, err := f.acquire(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if err := f.attach(ctx, l); err != nil {
-		return errors.Join(fmt.Errorf("attach task %s to network %s: %w", l.TaskID, l.Network.ID, err), f.detach(l.Network.ID, l.TaskID))
+	if err := f.attach(ctx, a); err != nil {
+		return errors.Join(fmt.Errorf("attach task %s to network %s: %w", a.TaskID, a.Network.ID, err), f.detach(a.Network.ID, a.TaskID))
 	}
 	return nil
 }
 
-func (f *Fabric) attach(ctx context.Context, l Leg) error {
-	n, err := f.network(ctx, l.Network)
+// attach is Attach for a valid attachment. The caller holds sem.
+func (f *Fabric) attach(ctx context.Context, a Attachment) error {
+	n, err := f.network(ctx, a.Network)
 	if err != nil {
 		return err
 	}
-	return n.plug(l)
+	return n.attach(a)
 }
 
-// network returns the network, made or taken over when this process does not have it yet.
+// network returns the network with the id of want. It creates the network, or takes over the
+// namespace of an earlier process, if this process has not opened it yet.
 func (f *Fabric) network(ctx context.Context, want Network) (*network, error) {
 	if n, ok := f.networks[want.ID]; ok {
 		return n, nil
@@ -172,28 +189,28 @@ func (f *Fabric) network(ctx context.Context, want Network) (*network, error) {
 	if err := f.openHost(); err != nil {
 		return nil, err
 	}
-	n, err := f.raise(ctx, want)
+	n, err := f.open(ctx, want)
 	if err != nil {
 		return nil, err
 	}
 	f.networks[want.ID] = n
-	if wanted, ok := f.wanted[want.ID]; ok {
-		return n, n.write(wanted)
+	if remote, ok := f.remote[want.ID]; ok {
+		return n, n.setRemote(remote)
 	}
 	return n, nil
 }
 
-// Detach disconnects a task from all networks, and removes those that it was the last on. A
-// task that is on none is no error.
+// Detach disconnects a task from all networks, and removes the networks on which it was the last
+// task of this host. A task that is on no network is not an error.
 func (f *Fabric) Detach(ctx context.Context, taskID string) error {
-	release, err := f.take(ctx)
+	release, err := f.acquire(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
 	var errs []error
 	for id, n := range f.networks {
-		if _, ok := n.legs[taskID]; ok {
+		if _, ok := n.attachments[taskID]; ok {
 			errs = append(errs, f.detach(id, taskID))
 		}
 	}
@@ -203,68 +220,72 @@ func (f *Fabric) Detach(ctx context.Context, taskID string) error {
 	return nil
 }
 
+// detach disconnects a task from one network.
 func (f *Fabric) detach(networkID, taskID string) error {
 	n, ok := f.networks[networkID]
 	if !ok {
 		return nil
 	}
-	err := n.unplug(taskID)
-	if len(n.legs) > 0 {
-		return errors.Join(err, n.refresh())
+	err := n.detach(taskID)
+	if len(n.attachments) > 0 {
+		return errors.Join(err, n.writeEntries())
 	}
-	// With the network goes whatever of the cable is left.
+	// The rest of the cable is removed with the network.
 	delete(f.networks, networkID)
-	return f.raze(networkID, n)
+	return f.remove(networkID, n)
 }
 
-// Sync says where the network's tasks on other hosts are: all of them. Only what
-// has changed is written. For a network without a task here it is remembered until there
-// is one; an empty set is forgotten. A task attached here is never sought elsewhere.
+// Sync sets where the tasks of the network on other hosts are; endpoints must have all of them. It
+// writes only what has changed. For a network without a task on this host the set is kept until
+// there is one; an empty set is not kept. The addresses of a task that is attached here are never
+// sent to another host.
 func (f *Fabric) Sync(ctx context.Context, networkID string, endpoints []Endpoint) error {
-	return f.tell(ctx, networkID, endpoints, func() (*members, []Endpoint, bool) {
+	return f.setMembers(ctx, networkID, endpoints, func() (*members, []Endpoint, bool) {
 		return newMembers(endpoints), nil, true
 	})
 }
 
-// Update is Sync for what has changed since: tasks that came or are elsewhere, and those that are gone. Its cost
-// does not depend on how many other tasks there are. After an error the same again, or Sync, mends.
+// Update is Sync for a change: there has the tasks that are new or have moved, gone the ids of
+// those that are on no other host any more. Its cost does not depend on the number of other tasks.
+// After an error the caller repeats the call, or calls Sync.
 func (f *Fabric) Update(ctx context.Context, networkID string, there []Endpoint, gone []string) error {
-	return f.tell(ctx, networkID, there, func() (*members, []Endpoint, bool) {
-		m, ok := f.wanted[networkID]
+	return f.setMembers(ctx, networkID, there, func() (*members, []Endpoint, bool) {
+		m, ok := f.remote[networkID]
 		if !ok {
 			m = newMembers(nil)
 		}
-		about, all := m.change(there, gone)
-		return m, about, all
+		changed, all := m.apply(there, gone)
+		return m, changed, all
 	})
 }
 
-// tell has the network's entries follow a change of its members: those about some of them, or all.
-func (f *Fabric) tell(ctx context.Context, networkID string, told []Endpoint, change func() (m *members, about []Endpoint, all bool)) error {
-	for _, e := range told {
+// setMembers validates given, stores the members that change returns, and writes their entries. If
+// change returns false for all, only the entries of the endpoints in changed may differ.
+func (f *Fabric) setMembers(ctx context.Context, networkID string, given []Endpoint, change func() (m *members, changed []Endpoint, all bool)) error {
+	for _, e := range given {
 		if err := e.validate(); err != nil {
 			return fmt.Errorf("network %s: %w", networkID, err)
 		}
 	}
-	release, err := f.take(ctx)
+	release, err := f.acquire(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
-	m, about, all := change()
+	m, changed, all := change()
 	if len(m.all) == 0 {
-		delete(f.wanted, networkID)
+		delete(f.remote, networkID)
 	} else {
-		f.wanted[networkID] = m
+		f.remote[networkID] = m
 	}
 	n, ok := f.networks[networkID]
 	if !ok {
 		return nil
 	}
-	if all || n.wanted != m {
-		err = n.write(m)
+	if all || n.remote != m {
+		err = n.setRemote(m)
 	} else {
-		err = n.amend(about)
+		err = n.updateRemote(changed)
 	}
 	if err != nil {
 		return fmt.Errorf("network %s: %w", networkID, err)
@@ -272,59 +293,61 @@ func (f *Fabric) tell(ctx context.Context, networkID string, told []Endpoint, ch
 	return nil
 }
 
-// Restore is called once, before any Attach, with the legs that the host's tasks have. It removes
-// what else an earlier process left behind and mends what is missing; a task whose legs are
-// whole notices nothing. Entries for other hosts stay as they are until the next Sync. A leg
-// that cannot be mended is told in the log, and its next Attach begins anew.
-func (f *Fabric) Restore(ctx context.Context, keep []Leg) error {
-	for _, l := range keep {
-		if err := l.validate(); err != nil {
+// Restore takes over the networks of an earlier process. It must be called once, before any Attach,
+// with the attachments of all tasks of this host. It removes everything else that the earlier
+// process left behind, and repairs attachments that are not complete. Tasks whose attachments are
+// complete notice nothing. Entries for other hosts stay as they are until the next Sync. An
+// attachment that cannot be repaired is logged and detached. Restore returns ErrFailedPrecondition
+// if networks are in use.
+func (f *Fabric) Restore(ctx context.Context, keep []Attachment) error {
+	for _, a := range keep {
+		if err := a.validate(); err != nil {
 			return err
 		}
 	}
-	release, err := f.take(ctx)
+	release, err := f.acquire(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
 	if len(f.networks) > 0 {
-		return fmt.Errorf("restore the overlay networks: they are in use: %w", errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("restore the overlay networks: networks are in use already: %w", errdefs.ErrFailedPrecondition)
 	}
 	if err := f.openHost(); err != nil {
 		return err
 	}
-	errs := []error{f.removeOthers(keep)}
-	for _, l := range keep {
-		if err := f.attach(ctx, l); err != nil {
-			f.log.Error("restore the network of a task", "task", l.TaskID, "network", l.Network.ID,
-				"err", errors.Join(err, f.detach(l.Network.ID, l.TaskID)))
+	errs := []error{f.removeUnused(keep)}
+	for _, a := range keep {
+		if err := f.attach(ctx, a); err != nil {
+			f.log.Error("overlay networks: cannot restore the attachment of a task, detach it", "task", a.TaskID, "network", a.Network.ID,
+				"err", errors.Join(err, f.detach(a.Network.ID, a.TaskID)))
 		}
 	}
 	for _, n := range f.networks {
-		errs = append(errs, n.removeStrays())
+		errs = append(errs, n.removeUnusedCables())
 	}
 	return errors.Join(errs...)
 }
 
-// removeOthers removes networks that no leg is on.
-func (f *Fabric) removeOthers(keep []Leg) error {
+// removeUnused removes the networks that no attachment in keep is on.
+func (f *Fabric) removeUnused(keep []Attachment) error {
 	ids, err := f.pinned()
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, id := range ids {
-		if slices.ContainsFunc(keep, func(l Leg) bool { return l.Network.ID == id }) {
+		if slices.ContainsFunc(keep, func(a Attachment) bool { return a.Network.ID == id }) {
 			continue
 		}
-		errs = append(errs, f.raze(id, nil))
+		errs = append(errs, f.remove(id, nil))
 	}
 	return errors.Join(errs...)
 }
 
-// Purge removes every network, also what tasks still use.
+// Purge removes every network, also those that tasks still use.
 func (f *Fabric) Purge(ctx context.Context) error {
-	release, err := f.take(ctx)
+	release, err := f.acquire(ctx)
 	if err != nil {
 		return err
 	}
@@ -332,16 +355,16 @@ func (f *Fabric) Purge(ctx context.Context) error {
 	ids, err := f.pinned()
 	errs := []error{err}
 	for _, id := range ids {
-		errs = append(errs, f.raze(id, f.networks[id]))
+		errs = append(errs, f.remove(id, f.networks[id]))
 		delete(f.networks, id)
 	}
 	return errors.Join(errs...)
 }
 
-// Close lets go of the handles that this process holds. The networks stay.
+// Close closes the handles of this process. The networks stay as they are.
 func (f *Fabric) Close() error {
-	f.turn <- struct{}{}
-	defer func() { <-f.turn }()
+	f.sem <- struct{}{}
+	defer func() { <-f.sem }()
 	var errs []error
 	for _, n := range f.networks {
 		errs = append(errs, n.close())

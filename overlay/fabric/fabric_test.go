@@ -39,14 +39,14 @@ func TestAttach_TasksOfAllHostsReachEachOther(t *testing.T) {
 				for j := range 2 {
 					n := i*2 + j + 2
 					k := h.start(fmt.Sprint("t", n), red, fmt.Sprintf("10.0.1.%d/24", n), fmt.Sprintf("fd00:1::%x/64", n))
-					k.serve(k.leg.TaskID)
+					k.serve(k.attachment.TaskID)
 					tasks = append(tasks, k)
 				}
 			}
 			w.sync("red", tasks...)
 			for _, from := range tasks {
 				for _, to := range tasks {
-					from.reaches(to.leg.TaskID, to.leg.Addresses[0].Addr().String(), to.leg.Addresses[1].Addr().String())
+					from.reaches(to.attachment.TaskID, to.attachment.Addresses[0].Addr().String(), to.attachment.Addresses[1].Addr().String())
 				}
 			}
 			// The largest packets that fit pass, in both families.
@@ -78,13 +78,13 @@ func infoOf(t *testing.T, h *host, id string) fabric.Info {
 	return fabric.Info{}
 }
 
-func TestAttach_SameSubnetsInTwoNetworksDoNotMeet(t *testing.T) {
+func TestAttach_NetworksWithEqualSubnetsAreSeparate(t *testing.T) {
 	w := newWorld(t, settings{hosts: 2})
 	var tasks []*task
 	for _, n := range []fabric.Network{red, blue} {
 		for i, h := range w.hosts {
 			k := h.start(fmt.Sprint(n.ID, i+2), n, fmt.Sprintf("10.0.1.%d/24", i+2))
-			k.serve(k.leg.TaskID)
+			k.serve(k.attachment.TaskID)
 			tasks = append(tasks, k)
 		}
 	}
@@ -93,11 +93,11 @@ func TestAttach_SameSubnetsInTwoNetworksDoNotMeet(t *testing.T) {
 	w.sync("red", append(tasks, only)...)
 	w.sync("blue", append(tasks, only)...)
 	for _, from := range tasks {
-		from.reaches(from.leg.Network.ID+"2", "10.0.1.2")
-		from.reaches(from.leg.Network.ID+"3", "10.0.1.3")
-		if from.leg.Network.ID == "blue" {
+		from.reaches(from.attachment.Network.ID+"2", "10.0.1.2")
+		from.reaches(from.attachment.Network.ID+"3", "10.0.1.3")
+		if from.attachment.Network.ID == "blue" {
 			if got := from.ask("tcp", "10.0.1.9", 0, 300*time.Millisecond); got != "" {
-				t.Errorf("%s reaches %s of another network", from.leg.TaskID, got)
+				t.Errorf("%s reaches %s on another network", from.attachment.TaskID, got)
 			}
 		}
 	}
@@ -114,7 +114,8 @@ func TestSync_AddressMovesToAnotherHost(t *testing.T) {
 	open := connect(t, a, stays)
 	a.reaches("c", "10.0.1.4", "fd00:1::4")
 	b.reaches("c", "10.0.1.4")
-	// To the third host, to the asker's own, and away again: memories of neighbours stay right.
+	// The task moves to the third host, to the host of the clients, and away again. The neighbour
+	// entries of the clients stay right.
 	for _, to := range []*host{w.hosts[2], w.hosts[0], w.hosts[1]} {
 		c.stop()
 		c = to.start("c", red, "10.0.1.4/24", "fd00:1::4/64")
@@ -127,7 +128,7 @@ func TestSync_AddressMovesToAnotherHost(t *testing.T) {
 	}
 }
 
-func TestSync_TaskAttachedHereIsNotSoughtElsewhere(t *testing.T) {
+func TestSync_LocalTaskWinsOverRemoteTask(t *testing.T) {
 	w := newWorld(t, settings{hosts: 2})
 	a, b := w.hosts[0].start("a", red, "10.0.1.2/24"), w.hosts[0].start("b", red, "10.0.1.3/24")
 	other := w.hosts[1].start("other", red, "10.0.1.3/24")
@@ -135,16 +136,16 @@ func TestSync_TaskAttachedHereIsNotSoughtElsewhere(t *testing.T) {
 	other.serve("other")
 	w.sync("red", a, other)
 	a.reaches("b", "10.0.1.3")
-	// What was said before holds as soon as the task is gone.
+	// The former Sync takes effect as soon as the local task is detached.
 	b.stop()
 	a.reaches("other", "10.0.1.3")
 }
 
-func TestSync_WhatIsSaidBeforeTheFirstTaskHolds(t *testing.T) {
+func TestSync_BeforeTheFirstTaskIsKept(t *testing.T) {
 	w := newWorld(t, settings{hosts: 2})
 	a := w.hosts[0].start("a", red, "10.0.1.2/24")
 	a.serve("a")
-	b := &task{host: w.hosts[1], leg: fabric.Leg{TaskID: "b", Network: red, Addresses: a.leg.Addresses[:0]}}
+	b := &task{host: w.hosts[1], attachment: fabric.Attachment{TaskID: "b", Network: red, Addresses: a.attachment.Addresses[:0]}}
 	w.sync("red", a)
 	b = w.hosts[1].start("b", red, "10.0.1.3/24")
 	w.hosts[0].do(func() error {
@@ -154,14 +155,15 @@ func TestSync_WhatIsSaidBeforeTheFirstTaskHolds(t *testing.T) {
 }
 
 func endpoint(k *task) fabric.Endpoint {
-	e := fabric.Endpoint{TaskID: k.leg.TaskID, Host: k.host.addr}
-	for _, a := range k.leg.Addresses {
+	e := fabric.Endpoint{TaskID: k.attachment.TaskID, Host: k.host.addr}
+	for _, a := range k.attachment.Addresses {
 		e.Addresses = append(e.Addresses, a.Addr())
 	}
 	return e
 }
 
-// A host may be known by an address that only a router before it has: packets come to what the router makes of it.
+// The address of a host may belong to a router in front of it, which forwards the packets to an
+// address of the host.
 func TestAttach_UnderlayAddressOfNoInterface(t *testing.T) {
 	for name, s := range map[string]settings{"ipv4": {hosts: 2}, "ipv6": {hosts: 2, ipv6: true}} {
 		t.Run(name, func(t *testing.T) {
@@ -177,14 +179,14 @@ func TestAttach_UnderlayAddressOfNoInterface(t *testing.T) {
 			w.sync("red", a, b)
 			a.reaches("b", "10.0.1.3")
 			open := connect(t, a, b)
-			w.hosts[0].restart(a.leg)
+			w.hosts[0].restart(a.attachment)
 			w.sync("red", a, b)
 			open.echo()
 		})
 	}
 }
 
-// connection is an established one, with an echo at its far end.
+// connection is an established TCP connection. The other end sends back what it receives.
 type connection struct {
 	t *testing.T
 	c net.Conn
@@ -212,7 +214,7 @@ func connect(t *testing.T, from, to *task) *connection {
 	}()
 	out := &connection{t: t}
 	err = from.ns.Do(func() (err error) {
-		out.c, err = net.DialTimeout("tcp", net.JoinHostPort(to.leg.Addresses[0].Addr().String(), "9"), 10*time.Second)
+		out.c, err = net.DialTimeout("tcp", net.JoinHostPort(to.attachment.Addresses[0].Addr().String(), "9"), 10*time.Second)
 		return err
 	})
 	t.Cleanup(func() {
@@ -241,7 +243,7 @@ func (c *connection) echo() {
 	}
 }
 
-func TestRestore_TransferGoesOn(t *testing.T) {
+func TestRestore_TransferContinues(t *testing.T) {
 	w := newWorld(t, settings{hosts: 2})
 	a, b := w.hosts[0].start("a", red, "10.0.1.2/24"), w.hosts[1].start("b", red, "10.0.1.3/24")
 	gone := w.hosts[0].start("gone", blue, "10.0.1.2/24")
@@ -259,7 +261,7 @@ func TestRestore_TransferGoesOn(t *testing.T) {
 				return
 			default:
 			}
-			_ = open.c.SetDeadline(time.Now().Add(10 * time.Second)) // on a machine that does much else
+			_ = open.c.SetDeadline(time.Now().Add(10 * time.Second)) // generous, for a busy machine
 			if _, err := open.c.Write(buf); err != nil {
 				t.Error(err)
 				return
@@ -271,8 +273,8 @@ func TestRestore_TransferGoesOn(t *testing.T) {
 		}
 	}()
 	for range 20 {
-		w.hosts[0].restart(a.leg)
-		w.hosts[1].restart(b.leg)
+		w.hosts[0].restart(a.attachment)
+		w.hosts[1].restart(b.attachment)
 		w.sync("red", a, b)
 	}
 	close(stop)
@@ -280,13 +282,13 @@ func TestRestore_TransferGoesOn(t *testing.T) {
 	if moved == 0 {
 		t.Error("nothing was transferred")
 	}
-	if netns.Pinned(w.hosts[0].pins() + "/" + gone.leg.Network.ID) {
-		t.Error("a network without a task has survived the restore")
+	if netns.Pinned(w.hosts[0].pins() + "/" + gone.attachment.Network.ID) {
+		t.Error("a network without a task still exists after the restore")
 	}
 }
 
-// A restored host mends what is broken and drops entries that nobody wants any more.
-func TestRestore_MendsAndSyncDropsStaleEntries(t *testing.T) {
+// Restore repairs what is broken, and the next Sync removes entries that are not needed any more.
+func TestRestore_RepairsAndSyncRemovesStaleEntries(t *testing.T) {
 	w := newWorld(t, settings{hosts: 3})
 	a, b := w.hosts[0].start("a", red, "10.0.1.2/24"), w.hosts[1].start("b", red, "10.0.1.3/24")
 	c := w.hosts[2].start("c", red, "10.0.1.4/24")
@@ -296,7 +298,7 @@ func TestRestore_MendsAndSyncDropsStaleEntries(t *testing.T) {
 	a.reaches("b", "10.0.1.3")
 	for name, damage := range map[string]func() error{
 		"nothing":        func() error { return nil },
-		"the cable":      func() error { return deleteLink(a.leg.Netns, "eth0") },
+		"the cable":      func() error { return deleteLink(a.attachment.Netns, "eth0") },
 		"the device":     func() error { return deleteLink(w.hosts[0].pins()+"/red", "vxlan") },
 		"the bridge":     func() error { return deleteLink(w.hosts[0].pins()+"/red", "bridge") },
 		"the namespace":  func() error { return netns.Delete(w.hosts[0].pins() + "/red") },
@@ -306,11 +308,11 @@ func TestRestore_MendsAndSyncDropsStaleEntries(t *testing.T) {
 			if err := damage(); err != nil {
 				t.Fatal(err)
 			}
-			w.hosts[0].restart(a.leg)
+			w.hosts[0].restart(a.attachment)
 			w.sync("red", a, b)
 			a.reaches("b", "10.0.1.3")
 			if got := a.ask("udp", "10.0.1.4", 32, 100*time.Millisecond); got != "" {
-				t.Errorf("the entry of a task that is not wanted is still there: %q answers", got)
+				t.Errorf("the entry of a task that Sync did not list still exists: %q answers", got)
 			}
 			w.sync("red", a, b, c)
 			a.reaches("c", "10.0.1.4")
@@ -333,7 +335,7 @@ func deleteLink(pin, name string) error {
 	})
 }
 
-// flushEntries removes the bridge's entries at a port.
+// flushEntries removes the entries of the bridge at a port.
 func flushEntries(pin, port string) error {
 	ns, err := netns.Open(pin)
 	if err != nil {
@@ -361,7 +363,7 @@ func flushEntries(pin, port string) error {
 	})
 }
 
-// A network comes with its first task and goes with its last; in between tasks come and go.
+// The first task creates a network and the last one removes it. In between tasks come and go.
 func TestDetach_LeavesNothing(t *testing.T) {
 	w := newWorld(t, settings{hosts: 2})
 	far := w.hosts[1].start("far", red, "10.0.1.200/24")
@@ -384,7 +386,7 @@ func TestDetach_LeavesNothing(t *testing.T) {
 	for i := range 180 {
 		round(i)
 	}
-	// The cables go with the tasks' namespaces, a moment later.
+	// The kernel deletes the cables with the namespaces of the tasks, a moment later.
 	eventually.True(t, "one cable is left on the bridge", func() bool {
 		return len(links(t, w.hosts[0].pins()+"/red")) == len([]string{"lo", "bridge", "vxlan", "near"})
 	})
@@ -411,19 +413,20 @@ func links(t *testing.T, pin string) []netlink.Link {
 	return list
 }
 
-// The routing mesh's network is described too, though its device is another's, and in the host's own namespace.
-func TestHost_DescribesADeviceOfAnother(t *testing.T) {
+// The network of the routing mesh is described too, although its device is in the namespace of the
+// host and not managed by the fabric.
+func TestHostNetwork_DescribesTheMesh(t *testing.T) {
 	h := newWorld(t, settings{hosts: 1}).hosts[0]
 	describe := func() (info fabric.Info, ok bool) {
 		t.Helper()
 		h.do(func() (err error) {
-			info, ok, err = h.f.Host(t.Context(), "in", "mesh0")
+			info, ok, err = h.f.HostNetwork(t.Context(), "in", "mesh0")
 			return err
 		})
 		return info, ok
 	}
 	if info, ok := describe(); ok {
-		t.Errorf("before there is a device: %+v", info)
+		t.Errorf("without a device: got %+v, want none", info)
 	}
 	h.do(func() error {
 		attrs := netlink.NewLinkAttrs()
@@ -447,6 +450,6 @@ func TestHost_DescribesADeviceOfAnother(t *testing.T) {
 	}
 	want.MTU = 1350
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); !ok || diff != "" {
-		t.Errorf("there: %t %s", ok, diff)
+		t.Errorf("with a device: got ok=%t, -want +got:\n%s", ok, diff)
 	}
 }

@@ -15,38 +15,39 @@ import (
 	"swarm/overlay/vxlan"
 )
 
-// Info is what a network is on this host.
+// Info describes a network as it is on this host.
 type Info struct {
 	Network
-	// Pin is the network's namespace: `nsenter --net=PIN ip address`; empty: the host's.
+	// Pin is the path of the network's namespace, as in `nsenter --net=PIN ip address`. It is empty
+	// if the device is in the host's namespace.
 	Pin    string
 	Bridge string
 	Device string
 	Port   uint16
-	// MTU is that of the network's interfaces as they are.
+	// MTU is the present MTU of the interfaces on the network. It may differ from Network.MTU.
 	MTU int
-	// Underlay is this host's address among the peers.
+	// Underlay is the address of this host to which peers send.
 	Underlay netip.Addr
-	// Local lists the tasks that are attached here.
-	Local []Leg
-	// Peers are the hosts with tasks on the network, with the number of entries for each.
+	// Local has the tasks that are attached on this host, sorted by id.
+	Local []Attachment
+	// Peers has the other hosts with tasks on the network, sorted by address.
 	Peers []Peer
-	// Received and Sent count what came from and went to other hosts.
+	// Received and Sent count the traffic with other hosts.
 	Received, Sent Traffic
 }
 
-// Traffic counts frames and bytes, and what was dropped of them.
+// Traffic counts frames, their bytes, and the frames that were dropped.
 type Traffic struct{ Packets, Bytes, Dropped uint64 }
 
-// Peer is a host that frames are sent to.
+// Peer is a host to which frames are sent. Endpoints is the number of hardware addresses there.
 type Peer struct {
 	Host      netip.Addr
 	Endpoints int
 }
 
-// Networks describes the networks that this host has, ordered by id.
+// Networks describes the networks that are in use on this host, sorted by id.
 func (f *Fabric) Networks(ctx context.Context) ([]Info, error) {
-	release, err := f.take(ctx)
+	release, err := f.acquire(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -54,26 +55,27 @@ func (f *Fabric) Networks(ctx context.Context) ([]Info, error) {
 	var out []Info
 	for id, n := range f.networks {
 		info := Info{Network: n.Network, Pin: f.pin(id), Bridge: bridgeName, Device: vxlanName, Port: f.cfg.Port, Underlay: f.cfg.Underlay}
-		for _, l := range n.legs {
+		for _, l := range n.attachments {
 			info.Local = append(info.Local, l)
 		}
-		slices.SortFunc(info.Local, func(a, b Leg) int { return cmp.Compare(a.TaskID, b.TaskID) })
+		slices.SortFunc(info.Local, func(a, b Attachment) int { return cmp.Compare(a.TaskID, b.TaskID) })
 		info.Peers = n.peers()
 		link, err := n.h.LinkByName(vxlanName)
 		if err != nil {
-			return nil, fmt.Errorf("network %s: vxlan device: %w", id, err)
+			return nil, fmt.Errorf("network %s: find the vxlan device: %w", id, err)
 		}
-		info.look(link)
+		info.readDevice(link)
 		out = append(out, info)
 	}
 	slices.SortFunc(out, func(a, b Info) int { return cmp.Compare(a.ID, b.ID) })
 	return out, nil
 }
 
-// Host describes a network that the host itself is on, as the routing mesh's: its device is in the host's own namespace, and not
-// this package's. False: there is none.
-func (f *Fabric) Host(ctx context.Context, id, device string) (Info, bool, error) {
-	release, err := f.take(ctx)
+// HostNetwork describes a network whose VXLAN device is in the namespace of the host itself and not
+// managed by this package, such as that of the routing mesh. It returns false if there is no such
+// device.
+func (f *Fabric) HostNetwork(ctx context.Context, id, device string) (Info, bool, error) {
+	release, err := f.acquire(ctx)
 	if err != nil {
 		return Info{}, false, err
 	}
@@ -93,17 +95,17 @@ func (f *Fabric) Host(ctx context.Context, id, device string) (Info, bool, error
 	if err != nil {
 		return Info{}, false, err
 	}
-	has, err := entries.Read()
+	table, err := entries.Read()
 	if err := errors.Join(err, entries.Close()); err != nil {
-		return Info{}, false, fmt.Errorf("network %s: %w", id, err)
+		return Info{}, false, fmt.Errorf("network %s: read the entries of %s: %w", id, device, err)
 	}
-	info := Info{Network: Network{ID: id, VNI: uint32(v.VxlanId)}, Device: device, Port: uint16(v.Port), Underlay: f.cfg.Underlay, Peers: peers(has)}
-	info.look(link)
+	info := Info{Network: Network{ID: id, VNI: uint32(v.VxlanId)}, Device: device, Port: uint16(v.Port), Underlay: f.cfg.Underlay, Peers: peers(table)}
+	info.readDevice(link)
 	return info, true, nil
 }
 
-// look takes what the device says.
-func (i *Info) look(link netlink.Link) {
+// readDevice sets the MTU and the counters from the device.
+func (i *Info) readDevice(link netlink.Link) {
 	i.MTU = link.Attrs().MTU
 	if s := link.Attrs().Statistics; s != nil {
 		i.Received = Traffic{Packets: s.RxPackets, Bytes: s.RxBytes, Dropped: s.RxDropped}
@@ -111,16 +113,17 @@ func (i *Info) look(link netlink.Link) {
 	}
 }
 
+// peers returns the hosts to which the kernel has entries.
 func (n *network) peers() []Peer {
-	if n.has == nil {
+	if n.kernel == nil {
 		return nil
 	}
-	return peers(*n.has)
+	return peers(*n.kernel)
 }
 
-func peers(has vxlan.Table) []Peer {
+func peers(t vxlan.Table) []Peer {
 	count := make(map[netip.Addr]int)
-	for _, host := range has.Forward {
+	for _, host := range t.Forward {
 		count[host]++
 	}
 	var out []Peer

@@ -13,23 +13,26 @@ import (
 	"swarm/overlay/vxlan"
 )
 
-// members are a network's tasks on other hosts, and the entries that they make. What they make depends on who is a member,
-// and not on what came first.
+// members are the tasks of a network on other hosts, and the entries for them. The entries depend
+// on the set of members only, and not on the order in which they were added.
 type members struct {
 	all   map[string]Endpoint // by task
 	table vxlan.Table
-	// contested: two tasks claim the same address, as may be while one takes the other's place. The table is then made
-	// of all anew with each change: what is taken away from one may be the other's.
-	contested bool
+	// conflict is whether two tasks claim the same address, as may be while one replaces the other.
+	// The table is then built anew with each change, because an entry that is removed for one task
+	// may belong to the other.
+	conflict bool
 }
 
+// validate returns ErrInvalidArgument if a field is missing.
 func (e Endpoint) validate() error {
 	if e.TaskID == "" || len(e.Addresses) == 0 || !e.Host.IsValid() {
-		return fmt.Errorf("endpoint %q, %v at %s: %w", e.TaskID, e.Addresses, e.Host, errdefs.ErrInvalidArgument)
+		return fmt.Errorf("task %q with addresses %v on host %s: id, address or host is missing: %w", e.TaskID, e.Addresses, e.Host, errdefs.ErrInvalidArgument)
 	}
 	return nil
 }
 
+// newMembers returns the members that endpoints are.
 func newMembers(endpoints []Endpoint) *members {
 	m := &members{all: make(map[string]Endpoint, len(endpoints)), table: vxlan.NewTable(len(endpoints))}
 	for _, e := range endpoints {
@@ -39,58 +42,60 @@ func newMembers(endpoints []Endpoint) *members {
 	return m
 }
 
-// rebuild makes the table of all members; the last task in order has an address that several claim.
+// rebuild builds the table of all members. If several tasks claim an address, the task with the
+// highest id has it.
 func (m *members) rebuild() {
-	m.table, m.contested = vxlan.NewTable(len(m.all)), false
+	m.table, m.conflict = vxlan.NewTable(len(m.all)), false
 	for _, e := range m.all {
-		m.enter(e)
+		m.add(e)
 	}
-	if !m.contested {
+	if !m.conflict {
 		return
 	}
 	m.table = vxlan.NewTable(len(m.all))
 	for _, e := range slices.SortedFunc(maps.Values(m.all), func(a, b Endpoint) int { return cmp.Compare(a.TaskID, b.TaskID) }) {
-		m.enter(e)
+		m.add(e)
 	}
 }
 
-func (m *members) enter(e Endpoint) {
-	_, taken := m.table.Forward[vxlan.MACOf(e.Addresses[0])]
+// add adds the entries of a task to the table.
+func (m *members) add(e Endpoint) {
+	_, claimed := m.table.Forward[vxlan.MACOf(e.Addresses[0])]
 	for _, a := range e.Addresses {
 		_, also := m.table.Neighbours[a]
-		taken = taken || also
+		claimed = claimed || also
 	}
-	m.contested = m.contested || taken
+	m.conflict = m.conflict || claimed
 	m.table.Add(e.Host.Unmap(), e.Addresses...)
 }
 
-// change takes over who came or is elsewhere, and who is gone. It returns the members of before and of now that the change
-// of the table is about; all: it may differ anywhere.
-func (m *members) change(there []Endpoint, gone []string) (about []Endpoint, all bool) {
-	leave := func(task string) {
+// apply adds or moves the tasks in there and removes those in gone. It returns the former and
+// present endpoints whose entries may have changed. If all is true, any entry may have.
+func (m *members) apply(there []Endpoint, gone []string) (changed []Endpoint, all bool) {
+	remove := func(task string) {
 		if old, ok := m.all[task]; ok {
 			delete(m.all, task)
 			m.table.Remove(old.Addresses...)
-			about = append(about, old)
+			changed = append(changed, old)
 		}
 	}
 	for _, task := range gone {
-		leave(task)
+		remove(task)
 	}
 	for _, e := range there {
-		leave(e.TaskID)
+		remove(e.TaskID)
 		m.all[e.TaskID] = e
-		m.enter(e)
+		m.add(e)
 	}
-	if m.contested {
+	if m.conflict {
 		m.rebuild()
 		return nil, true
 	}
-	return append(about, there...), false
+	return append(changed, there...), false
 }
 
-// part is the table's entries for some endpoints.
-func part(t vxlan.Table, of []Endpoint) vxlan.Table {
+// subset returns the entries of a table for some endpoints.
+func subset(t vxlan.Table, of []Endpoint) vxlan.Table {
 	out := vxlan.NewTable(len(of))
 	for _, e := range of {
 		mac := vxlan.MACOf(e.Addresses[0])
@@ -106,7 +111,8 @@ func part(t vxlan.Table, of []Endpoint) vxlan.Table {
 	return out
 }
 
-// replace makes a table's entries for some endpoints those of now, and leaves the others.
+// replace replaces the entries of a table for some endpoints by those in now, and leaves the
+// others.
 func replace(t vxlan.Table, of []Endpoint, now vxlan.Table) {
 	for _, e := range of {
 		t.Remove(e.Addresses...)

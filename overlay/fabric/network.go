@@ -29,28 +29,32 @@ const (
 	bridgeName = "bridge"
 	vxlanName  = "vxlan"
 	portPrefix = "swo-"
-	// group marks all devices of a network, to be deleted in one request.
+	// group is the link group of all devices of a network, so that one request can delete them.
 	group = 0x7377
 )
 
-// network is one of them on this host.
+// network is one overlay network on this host.
 type network struct {
 	Network
 	ns      *netns.Namespace
 	h       *netlink.Handle
 	entries *vxlan.Entries
 	bridge  int
-	// legs by task.
-	legs map[string]Leg
-	// has is what the kernel holds for other hosts; nil when that is to be read first.
-	has *vxlan.Table
-	// wanted are the tasks on other hosts; nil before the first word of them.
-	wanted *members
-	// settled: the kernel has what is wanted, without the addresses in here, which are local tasks'.
-	settled bool
-	here    []netip.Addr
+	// attachments of the tasks of this host, by task.
+	attachments map[string]Attachment
+	// kernel is the table of entries for other hosts that the kernel has; nil: it must be read
+	// first.
+	kernel *vxlan.Table
+	// remote are the tasks on other hosts; nil: the caller has not set them yet, so the entries in
+	// the kernel stay.
+	remote *members
+	// programmed is whether the kernel has the entries of remote, except those for the addresses in
+	// local: tasks of this host have these addresses too.
+	programmed bool
+	local      []netip.Addr
 }
 
+// openHost opens the namespace of the underlay, once.
 func (f *Fabric) openHost() error {
 	if f.host != nil {
 		return nil
@@ -67,9 +71,10 @@ func (f *Fabric) openHost() error {
 	return nil
 }
 
+// pin returns the path of the namespace of a network.
 func (f *Fabric) pin(networkID string) string { return filepath.Join(f.cfg.PinDir, networkID) }
 
-// pinned lists the networks that there are.
+// pinned returns the ids of the networks that have a namespace.
 func (f *Fabric) pinned() ([]string, error) {
 	entries, err := os.ReadDir(f.cfg.PinDir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -82,8 +87,8 @@ func (f *Fabric) pinned() ([]string, error) {
 	return ids, nil
 }
 
-// networkSysctls: the namespace switches and never routes, filters or has addresses,
-// whatever the distribution's defaults are.
+// networkSysctls are set in the namespace of a network, whatever the defaults of the distribution
+// are. The namespace only switches: it does not route or filter, and has no addresses.
 var networkSysctls = map[string]string{
 	"ipv4/ip_forward":                "0",
 	"ipv4/conf/all/rp_filter":        "0",
@@ -93,40 +98,44 @@ var networkSysctls = map[string]string{
 	"ipv6/conf/default/disable_ipv6": "1",
 }
 
-// deviceSysctls: only a device with IPv6 takes entries for IPv6 neighbours. Nor has it an address.
+// deviceSysctls are set for the VXLAN device. Only a device with IPv6 accepts entries for IPv6
+// neighbours. It has no address.
 var deviceSysctls = map[string]string{
 	"ipv6/conf/" + vxlanName + "/accept_ra":     "0",
 	"ipv6/conf/" + vxlanName + "/addr_gen_mode": "1",
 	"ipv6/conf/" + vxlanName + "/disable_ipv6":  "0",
 }
 
-// filterSysctls are absent where the kernel's bridge filter is not loaded, which is as good.
+// filterSysctls turn the filter of the bridge off. They do not exist if the kernel has not loaded
+// it, which has the same effect.
 var filterSysctls = map[string]string{
 	"bridge/bridge-nf-call-iptables":  "0",
 	"bridge/bridge-nf-call-ip6tables": "0",
 	"bridge/bridge-nf-call-arptables": "0",
 }
 
-// raise makes the network's namespace and devices, or takes over and mends those that are there.
-func (f *Fabric) raise(ctx context.Context, want Network) (*network, error) {
+// open creates the namespace and the devices of a network, or takes over and repairs those that
+// exist.
+func (f *Fabric) open(ctx context.Context, want Network) (*network, error) {
 	u, err := f.underlay()
 	if err != nil {
 		return nil, err
 	}
-	want.MTU = cmp.Or(min(want.MTU, u.mtu), f.cfg.MTU, u.mtu) // What is larger gets nowhere.
+	want.MTU = cmp.Or(min(want.MTU, u.mtu), f.cfg.MTU, u.mtu) // The underlay carries no larger packets.
 	pin := f.pin(want.ID)
 	if !netns.Pinned(pin) {
 		if err := netns.Create(pin); err != nil {
 			return nil, err
 		}
 	}
-	n := &network{Network: want, legs: make(map[string]Leg)}
+	n := &network{Network: want, attachments: make(map[string]Attachment)}
 	if err := n.open(ctx, f, pin, u.local); err != nil {
-		return nil, errors.Join(err, f.raze(want.ID, n))
+		return nil, errors.Join(err, f.remove(want.ID, n))
 	}
 	return n, nil
 }
 
+// open opens the namespace and repairs what is in it.
 func (n *network) open(ctx context.Context, f *Fabric, pin string, local netip.Addr) error {
 	var err error
 	if n.ns, err = netns.Open(pin); err != nil {
@@ -142,7 +151,7 @@ func (n *network) open(ctx context.Context, f *Fabric, pin string, local netip.A
 		return err
 	}
 	if err := n.ensureBridge(); err != nil {
-		return fmt.Errorf("bridge: %w", err)
+		return fmt.Errorf("create the bridge: %w", err)
 	}
 	spec := vxlan.Spec{
 		Name: vxlanName, VNI: n.VNI, Port: f.cfg.Port, Local: local, MTU: n.MTU, Group: group,
@@ -155,22 +164,23 @@ func (n *network) open(ctx context.Context, f *Fabric, pin string, local netip.A
 	return err
 }
 
-// underlay is what the host's own network decides.
+// underlay describes the network of the host below the overlay networks.
 type underlay struct {
-	// local is the source of our packets: our address if an interface has it. Others may reach the host
-	// by one that only a router before it knows.
+	// local is the source address of VXLAN packets: Config.Underlay if an interface has it, else
+	// unspecified. Config.Underlay may be an address that only a router in front of this host has.
 	local netip.Addr
-	// mtu is what is left for a network.
+	// mtu is the MTU that is left for a network.
 	mtu int
 }
 
-// Room is how large a packet of a network may be for what leads to the other hosts now, in bytes. Networks keep what they
-// were made with.
-func (f *Fabric) Room() (int, error) {
+// MaxMTU returns the greatest MTU that a network can have at present, in bytes. Networks keep the
+// MTU with which they were created. Restore or Attach must have been called before.
+func (f *Fabric) MaxMTU() (int, error) {
 	u, err := f.underlay()
 	return u.mtu, err
 }
 
+// underlay reads the state of the underlay.
 func (f *Fabric) underlay() (underlay, error) {
 	u := underlay{local: netip.IPv4Unspecified()}
 	overhead := vxlan.OverheadIPv4
@@ -188,9 +198,9 @@ func (f *Fabric) underlay() (underlay, error) {
 		u.local = f.cfg.Underlay
 		link, err := f.host.h.LinkByIndex(a.LinkIndex)
 		if err != nil {
-			return u, fmt.Errorf("interface of %s: %w", f.cfg.Underlay, err)
+			return u, fmt.Errorf("find the interface of the underlay address %s: %w", f.cfg.Underlay, err)
 		}
-		// The loopback's MTU says nothing about the way to others.
+		// The MTU of the loopback interface says nothing about the path to other hosts.
 		if link.Attrs().Flags&net.FlagLoopback == 0 {
 			u.mtu = link.Attrs().MTU - overhead
 			return u, nil
@@ -201,6 +211,7 @@ func (f *Fabric) underlay() (underlay, error) {
 	return u, err
 }
 
+// ensureBridge creates the bridge if it does not exist.
 func (n *network) ensureBridge() error {
 	link, err := n.h.LinkByName(bridgeName)
 	if err != nil && !errors.As(err, &netlink.LinkNotFoundError{}) {
@@ -217,13 +228,13 @@ func (n *network) ensureBridge() error {
 			return err
 		}
 	}
-	// One that is there keeps its MTU: tasks have theirs from it.
+	// A bridge that exists keeps its MTU, because the interfaces of its tasks have the same.
 	n.bridge, n.MTU = link.Attrs().Index, link.Attrs().MTU
 	return n.h.LinkSetUp(link)
 }
 
-// ensureVXLAN replaces a device that is not as it should be: its entries are written again
-// with the next Sync, and the tasks' connections live through that.
+// ensureVXLAN creates the VXLAN device, and replaces one with other settings. The next Sync writes
+// the entries of a new device. Connections of tasks survive that.
 func (n *network) ensureVXLAN(ctx context.Context, underlay *netlink.Handle, spec vxlan.Spec) (int, error) {
 	link, err := n.h.LinkByName(vxlanName)
 	if err != nil && !errors.As(err, &netlink.LinkNotFoundError{}) {
@@ -231,7 +242,7 @@ func (n *network) ensureVXLAN(ctx context.Context, underlay *netlink.Handle, spe
 	}
 	if err == nil && !spec.Is(link) {
 		if err := n.h.LinkDel(link); err != nil {
-			return 0, fmt.Errorf("remove a vxlan device with other settings: %w", err)
+			return 0, fmt.Errorf("remove the vxlan device with other settings: %w", err)
 		}
 		link = nil
 	}
@@ -245,21 +256,22 @@ func (n *network) ensureVXLAN(ctx context.Context, underlay *netlink.Handle, spe
 	}
 	if link.Attrs().MasterIndex != n.bridge {
 		if err := n.h.LinkSetMasterByIndex(link, n.bridge); err != nil {
-			return 0, fmt.Errorf("vxlan device to bridge: %w", err)
+			return 0, fmt.Errorf("attach the vxlan device to the bridge: %w", err)
 		}
 	}
 	if err := n.ns.SetSysctls(deviceSysctls); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return 0, err
 	}
-	if err := errors.Join(n.quiet(link.Attrs().Index), n.h.LinkSetUp(link)); err != nil {
-		return 0, fmt.Errorf("vxlan device: %w", err)
+	if err := errors.Join(n.disableLearning(link.Attrs().Index), n.h.LinkSetUp(link)); err != nil {
+		return 0, fmt.Errorf("set up the vxlan device: %w", err)
 	}
 	return link.Attrs().Index, nil
 }
 
-// quiet switches learning off at a port of the bridge, and flooding of what is not known:
-// a task can neither take another's address nor listen to what is sent to nobody.
-func (n *network) quiet(port int) error {
+// disableLearning turns off learning and the flooding of unknown unicast frames at a port of the
+// bridge. So a task cannot take the address of another, and does not receive frames to unknown
+// addresses.
+func (n *network) disableLearning(port int) error {
 	req := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
 	msg := nl.NewIfInfomsg(unix.AF_BRIDGE)
 	msg.Index = int32(port)
@@ -271,7 +283,7 @@ func (n *network) quiet(port int) error {
 	return n.execute(req)
 }
 
-// execute sends a request that the library has no call for.
+// execute sends a netlink request for which the library has no function.
 func (n *network) execute(req *nl.NetlinkRequest) error {
 	var err error
 	enter := n.ns.Do(func() error {
@@ -281,22 +293,23 @@ func (n *network) execute(req *nl.NetlinkRequest) error {
 	return errors.Join(enter, err)
 }
 
-func (n *network) cable(l Leg) cable.Cable {
-	mac := vxlan.MACOf(l.Addresses[0].Addr())
+// cable describes the cable of an attachment.
+func (n *network) cable(a Attachment) cable.Cable {
+	mac := vxlan.MACOf(a.Addresses[0].Addr())
 	return cable.Cable{
-		Port: cable.PortName(portPrefix, l.TaskID), Bridge: n.bridge, Group: group, MTU: n.MTU,
-		Interface: l.Interface, MAC: mac[:], Addresses: l.Addresses,
+		Port: cable.PortName(portPrefix, a.TaskID), Bridge: n.bridge, Group: group, MTU: n.MTU,
+		Interface: a.Interface, MAC: mac[:], Addresses: a.Addresses,
 	}
 }
 
-// plug connects a leg, unless it is whole.
-func (n *network) plug(l Leg) error {
-	c := n.cable(l)
-	if !c.Complete(n.h, l.Netns) {
+// attach connects a task, unless its cable is complete.
+func (n *network) attach(a Attachment) error {
+	c := n.cable(a)
+	if !c.Complete(n.h, a.Netns) {
 		if err := cable.Delete(n.h, c.Port); err != nil {
 			return err
 		}
-		ns, err := netns.Open(l.Netns)
+		ns, err := netns.Open(a.Netns)
 		if err != nil {
 			return err
 		}
@@ -309,97 +322,98 @@ func (n *network) plug(l Leg) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(n.quiet(port.Attrs().Index), n.entries.Pin(port.Attrs().Index, vxlan.MAC(c.MAC))); err != nil {
+	if err := errors.Join(n.disableLearning(port.Attrs().Index), n.entries.Pin(port.Attrs().Index, vxlan.MAC(c.MAC))); err != nil {
 		return err
 	}
-	n.legs[l.TaskID] = l
-	return n.refresh()
+	n.attachments[a.TaskID] = a
+	return n.writeEntries()
 }
 
-func (n *network) unplug(taskID string) error {
-	delete(n.legs, taskID)
+// detach disconnects a task.
+func (n *network) detach(taskID string) error {
+	delete(n.attachments, taskID)
 	if n.h == nil {
 		return nil
 	}
 	return cable.Unplug(n.h, cable.PortName(portPrefix, taskID))
 }
 
-// write brings the entries for other hosts to what is wanted.
-func (n *network) write(wanted *members) error {
-	n.wanted, n.settled = wanted, false
-	return n.refresh()
+// setRemote sets the tasks on other hosts and writes their entries.
+func (n *network) setRemote(m *members) error {
+	n.remote, n.programmed = m, false
+	return n.writeEntries()
 }
 
-// amend is write when what is wanted has changed for some members only.
-func (n *network) amend(about []Endpoint) error {
-	// An address that is here and elsewhere is rare, and not for long.
-	if !n.settled || len(n.here) > 0 || len(n.local()) > 0 {
-		return n.write(n.wanted)
+// updateRemote writes the entries of remote after a change of some endpoints.
+func (n *network) updateRemote(changed []Endpoint) error {
+	// Write all entries if an address is on this host and on another, which is rare and soon over.
+	if !n.programmed || len(n.local) > 0 || len(n.sharedAddrs()) > 0 {
+		return n.setRemote(n.remote)
 	}
-	had, want := part(*n.has, about), part(n.wanted.table, about)
+	had, want := subset(*n.kernel, changed), subset(n.remote.table, changed)
 	if err := n.entries.Write(had, want); err != nil {
-		n.has, n.settled = nil, false
+		n.kernel, n.programmed = nil, false
 		return err
 	}
-	replace(*n.has, about, want)
+	replace(*n.kernel, changed, want)
 	return nil
 }
 
-// refresh writes the difference between what the kernel has and what is wanted of it, the
-// tasks of this host left out. Before the first Sync nothing is known, and all stays.
-func (n *network) refresh() error {
-	if n.wanted == nil {
+// writeEntries writes the difference between the entries in the kernel and those of remote, without
+// the addresses of tasks on this host. Before the first Sync it changes nothing.
+func (n *network) writeEntries() error {
+	if n.remote == nil {
 		return nil
 	}
-	here := n.local()
-	if n.settled && slices.Equal(here, n.here) {
+	local := n.sharedAddrs()
+	if n.programmed && slices.Equal(local, n.local) {
 		return nil
 	}
-	n.settled = false
-	if n.has == nil {
+	n.programmed = false
+	if n.kernel == nil {
 		t, err := n.entries.Read()
 		if err != nil {
 			return err
 		}
-		n.has = &t
+		n.kernel = &t
 	}
-	want := n.without(here)
-	if err := n.entries.Write(*n.has, want); err != nil {
-		n.has = nil
+	want := n.remoteWithout(local)
+	if err := n.entries.Write(*n.kernel, want); err != nil {
+		n.kernel = nil
 		return err
 	}
-	n.has, n.here, n.settled = &want, here, true
+	n.kernel, n.local, n.programmed = &want, local, true
 	return nil
 }
 
-// local lists the addresses that are sought elsewhere and are attached here, in order.
-func (n *network) local() []netip.Addr {
-	var here []netip.Addr
-	for _, l := range n.legs {
+// sharedAddrs returns the addresses of tasks on this host that tasks in remote have too, sorted.
+func (n *network) sharedAddrs() []netip.Addr {
+	var shared []netip.Addr
+	for _, l := range n.attachments {
 		for _, a := range l.Addresses {
-			if _, ok := n.wanted.table.Neighbours[a.Addr()]; ok {
-				here = append(here, a.Addr())
+			if _, ok := n.remote.table.Neighbours[a.Addr()]; ok {
+				shared = append(shared, a.Addr())
 			}
 		}
 	}
-	slices.SortFunc(here, netip.Addr.Compare)
-	return here
+	slices.SortFunc(shared, netip.Addr.Compare)
+	return shared
 }
 
-// without is a copy of what is wanted, some addresses left out.
-func (n *network) without(here []netip.Addr) vxlan.Table {
-	t := vxlan.Table{Forward: maps.Clone(n.wanted.table.Forward), Neighbours: maps.Clone(n.wanted.table.Neighbours)}
-	for _, a := range here {
+// remoteWithout returns the entries of remote without some addresses.
+func (n *network) remoteWithout(addrs []netip.Addr) vxlan.Table {
+	t := vxlan.Table{Forward: maps.Clone(n.remote.table.Forward), Neighbours: maps.Clone(n.remote.table.Neighbours)}
+	for _, a := range addrs {
 		delete(t.Forward, t.Neighbours[a])
 		delete(t.Neighbours, a)
 	}
 	return t
 }
 
-// removeStrays deletes the cables of tasks that are not on the network.
-func (n *network) removeStrays() error {
-	keep := make(map[string]bool, len(n.legs))
-	for id := range n.legs {
+// removeUnusedCables deletes the cables of tasks that are not attached.
+func (n *network) removeUnusedCables() error {
+	keep := make(map[string]bool, len(n.attachments))
+	for id := range n.attachments {
 		keep[cable.PortName(portPrefix, id)] = true
 	}
 	links, err := hostnet.Complete(n.h.LinkList)
@@ -415,6 +429,7 @@ func (n *network) removeStrays() error {
 	return errors.Join(errs...)
 }
 
+// close closes the handles of the network.
 func (n *network) close() error {
 	var errs []error
 	if n.entries != nil {
@@ -430,10 +445,10 @@ func (n *network) close() error {
 	return errors.Join(errs...)
 }
 
-// raze removes a network with all that is on it; n is nil for one of an earlier process. The
-// devices go first and at once: the network identifier must be free for the next, while a
-// namespace may take its time to die.
-func (f *Fabric) raze(networkID string, n *network) error {
+// remove removes a network with everything in it. n is nil if this process has not opened the
+// network. The devices are deleted first and in one request, because the VNI must be free for the
+// next network, and the kernel may take a while to delete a namespace.
+func (f *Fabric) remove(networkID string, n *network) error {
 	pin := f.pin(networkID)
 	if n == nil {
 		n = &network{}

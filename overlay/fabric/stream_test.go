@@ -17,8 +17,8 @@ import (
 	"swarm/overlay/vxlan"
 )
 
-// BenchmarkStream sends over one TCP connection between two hosts: through the overlay, and through a VXLAN
-// device that stands in the container, without cable and bridge.
+// BenchmarkStream sends over one TCP connection between two hosts: through the overlay network, and
+// through a VXLAN device in the namespace of the container, without cable and bridge.
 func BenchmarkStream(b *testing.B) {
 	w := newWorld(b, settings{hosts: 2})
 	x, y := w.hosts[0].start("x", red, "10.0.1.2/24"), w.hosts[1].start("y", red, "10.0.1.3/24")
@@ -30,7 +30,7 @@ func BenchmarkStream(b *testing.B) {
 	}
 }
 
-// bare is a container on the host of that number with nothing but a VXLAN device.
+// bare returns a container on host i that has only a VXLAN device.
 func (w *world) bare(i int, addr string) *task {
 	w.t.Helper()
 	h, other := w.hosts[i], w.hosts[1-i]
@@ -88,7 +88,7 @@ func (w *world) bare(i int, addr string) *task {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return &task{t: w.t, host: h, ns: ns, leg: fabric.Leg{TaskID: "bare"}}
+	return &task{t: w.t, host: h, ns: ns, attachment: fabric.Attachment{TaskID: "bare"}}
 }
 
 func stream(b *testing.B, from, to *task, addr string) {

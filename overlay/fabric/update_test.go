@@ -20,9 +20,10 @@ import (
 	"swarm/overlay/vxlan"
 )
 
-// One network is told each change, another all there is from time to time: the kernel has the same for both, while tasks come
-// to this host that are sought elsewhere, and the daemon starts anew.
-func TestUpdate_MakesWhatSyncMakes(t *testing.T) {
+// One network gets each change by Update, another the full set by Sync. The kernel has the same
+// entries for both, while tasks that are remote too are attached to this host, and the daemon
+// restarts.
+func TestUpdate_EqualsSync(t *testing.T) {
 	seed := rand.Uint64()
 	rng := rand.New(rand.NewPCG(seed, 0))
 	w := newWorld(t, settings{hosts: 1})
@@ -35,7 +36,7 @@ func TestUpdate_MakesWhatSyncMakes(t *testing.T) {
 		var there []fabric.Endpoint
 		var gone []string
 		for range rng.IntN(4) {
-			e := far(rng)
+			e := randomEndpoint(rng)
 			there, all[e.TaskID] = append(there, e), e
 		}
 		for range rng.IntN(3) {
@@ -54,19 +55,19 @@ func TestUpdate_MakesWhatSyncMakes(t *testing.T) {
 				k.stop()
 			}
 		case 17:
-			h.restart(keep[0].leg, keep[1].leg)
+			h.restart(keep[0].attachment, keep[1].attachment)
 			h.do(func() error { return h.f.Sync(ctx, "red", slices.Collect(maps.Values(all))) })
 		}
 		h.do(func() error { return h.f.Sync(ctx, "blue", slices.Collect(maps.Values(all))) })
-		want, got := kernelOf(t, h, "blue"), kernelOf(t, h, "red")
+		want, got := kernelTable(t, h, "blue"), kernelTable(t, h, "red")
 		if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
-			t.Fatalf("seed %d, step %d, %v there and %v gone: the kernel has not what all make: %s", seed, step, there, gone, diff)
+			t.Fatalf("seed %d, step %d, %v there and %v gone: kernel entries differ, -sync +update:\n%s", seed, step, there, gone, diff)
 		}
 	}
 }
 
-// far is one of 40 tasks, with an address of each family out of 100.
-func far(rng *rand.Rand) fabric.Endpoint {
+// randomEndpoint returns one of 40 tasks, with one of 100 addresses of each family.
+func randomEndpoint(rng *rand.Rand) fabric.Endpoint {
 	n := rng.IntN(100)
 	return fabric.Endpoint{
 		TaskID: fmt.Sprint("t", rng.IntN(40)), Host: netip.AddrFrom4([4]byte{10, 212, 7, byte(100 + rng.IntN(5))}),
@@ -74,8 +75,8 @@ func far(rng *rand.Rand) fabric.Endpoint {
 	}
 }
 
-// kernelOf reads what the kernel has for other hosts.
-func kernelOf(t *testing.T, h *host, network string) vxlan.Table {
+// kernelTable reads the entries for other hosts from the kernel.
+func kernelTable(t *testing.T, h *host, network string) vxlan.Table {
 	t.Helper()
 	ns, err := netns.Open(h.pins() + "/" + network)
 	if err != nil {

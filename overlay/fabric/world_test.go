@@ -24,14 +24,14 @@ import (
 	"swarm/overlay/vswitch"
 )
 
-// world is some hosts on a switch.
+// world is a set of hosts on a virtual switch.
 type world struct {
 	t     testing.TB
 	dir   string
 	hosts []*host
 }
 
-// host is one with its fabric.
+// host is a host with its Fabric.
 type host struct {
 	w    *world
 	name string
@@ -91,7 +91,7 @@ func newWorld(t testing.TB, s settings) *world {
 	return w
 }
 
-// onlyIPv6 gives the host another address instead of the one it has.
+// onlyIPv6 replaces the IPv4 address of the host by a.
 func onlyIPv6(a netip.Addr) error {
 	eth, err := netlink.LinkByName("eth0")
 	if err != nil {
@@ -107,8 +107,9 @@ func onlyIPv6(a netip.Addr) error {
 	)
 }
 
-// restart is a new daemon on the host: nothing is left of the former but the kernel's state.
-func (h *host) restart(keep ...fabric.Leg) {
+// restart replaces the Fabric by a new one, as a restart of the daemon does. Only the state of the
+// kernel is kept.
+func (h *host) restart(keep ...fabric.Attachment) {
 	h.w.t.Helper()
 	if h.f != nil {
 		if err := h.f.Close(); err != nil {
@@ -132,57 +133,57 @@ func (h *host) do(fn func() error) {
 	}
 }
 
-// task is a container's namespace with its leg.
+// task is the namespace of a container with its attachment.
 type task struct {
-	t    testing.TB
-	host *host
-	leg  fabric.Leg
-	ns   *netns.Namespace
+	t          testing.TB
+	host       *host
+	attachment fabric.Attachment
+	ns         *netns.Namespace
 }
 
-// start attaches a task; networks with the same id are the same.
+// start attaches a new task.
 func (h *host) start(id string, n fabric.Network, addresses ...string) *task {
 	h.w.t.Helper()
 	pin := filepath.Join(h.w.dir, h.name, "tasks", id)
 	if err := netns.Create(pin); err != nil {
 		h.w.t.Fatal(err)
 	}
-	leg := fabric.Leg{TaskID: id, Network: n, Netns: pin, Interface: "eth0"}
+	attachment := fabric.Attachment{TaskID: id, Network: n, Netns: pin, Interface: "eth0"}
 	for _, a := range addresses {
-		leg.Addresses = append(leg.Addresses, netip.MustParsePrefix(a))
+		attachment.Addresses = append(attachment.Addresses, netip.MustParsePrefix(a))
 	}
 	ns, err := netns.Open(pin)
 	if err != nil {
 		h.w.t.Fatal(err)
 	}
-	k := &task{t: h.w.t, host: h, leg: leg, ns: ns}
+	k := &task{t: h.w.t, host: h, attachment: attachment, ns: ns}
 	h.w.t.Cleanup(func() {
 		ns.Close()
 		_ = netns.Delete(pin)
 	})
-	h.do(func() error { return h.f.Attach(context.Background(), leg) })
+	h.do(func() error { return h.f.Attach(context.Background(), attachment) })
 	return k
 }
 
 func (k *task) stop() {
 	k.t.Helper()
-	k.host.do(func() error { return k.host.f.Detach(context.Background(), k.leg.TaskID) })
-	if err := errors.Join(k.ns.Close(), netns.Delete(k.leg.Netns)); err != nil {
+	k.host.do(func() error { return k.host.f.Detach(context.Background(), k.attachment.TaskID) })
+	if err := errors.Join(k.ns.Close(), netns.Delete(k.attachment.Netns)); err != nil {
 		k.t.Fatal(err)
 	}
 }
 
-// sync tells every host where the tasks are.
+// sync tells every host which tasks are on the other hosts.
 func (w *world) sync(networkID string, tasks ...*task) {
 	w.t.Helper()
 	for _, h := range w.hosts {
 		var there []fabric.Endpoint
 		for _, k := range tasks {
-			if k.host == h || k.leg.Network.ID != networkID {
+			if k.host == h || k.attachment.Network.ID != networkID {
 				continue
 			}
-			e := fabric.Endpoint{TaskID: k.leg.TaskID, Host: k.host.addr}
-			for _, a := range k.leg.Addresses {
+			e := fabric.Endpoint{TaskID: k.attachment.TaskID, Host: k.host.addr}
+			for _, a := range k.attachment.Addresses {
 				e.Addresses = append(e.Addresses, a.Addr())
 			}
 			there = append(there, e)
@@ -239,7 +240,7 @@ func (k *task) serve(name string) {
 	}
 }
 
-// ask returns who answers at an address, "" when nobody does within the time.
+// ask returns the name of the task that answers at an address, or "" if none answers in time.
 func (k *task) ask(network, addr string, size int, within time.Duration) string {
 	k.t.Helper()
 	var answer string
@@ -273,19 +274,19 @@ func (k *task) ask(network, addr string, size int, within time.Duration) string 
 	return answer
 }
 
-// reaches fails the test unless the task of that name answers on TCP and UDP.
+// reaches fails the test unless the task with that name answers on TCP and UDP.
 func (k *task) reaches(name string, addrs ...string) {
 	k.t.Helper()
 	for _, a := range addrs {
 		for _, network := range []string{"tcp", "udp"} {
 			if got := k.ask(network, a, 32, 10*time.Second); got != name {
-				k.t.Errorf("%s on %s asks %s over %s: got answer from %q, want %q", k.leg.TaskID, k.host.name, a, network, got, name)
+				k.t.Errorf("%s on %s asks %s over %s: got answer from %q, want %q", k.attachment.TaskID, k.host.name, a, network, got, name)
 			}
 		}
 	}
 }
 
-// remains lists what the fabric has on the host.
+// remains lists what the fabric has left on the host.
 func (h *host) remains() string {
 	h.w.t.Helper()
 	var out []string

@@ -17,7 +17,7 @@ import (
 
 const allAlive = "n1 alive, n2 alive, n3 alive, n4 alive, n5 alive"
 
-// message is one of memberlist's.
+// message encodes a memberlist message.
 func message(kind byte, body map[string]any) []byte {
 	out := bytes.NewBuffer([]byte{kind})
 	if err := codec.NewEncoder(out, &codec.MsgpackHandle{}).Encode(body); err != nil {
@@ -26,8 +26,8 @@ func message(kind byte, body map[string]any) []byte {
 	return out.Bytes()
 }
 
-// say sends a message in the name of a node, with its keys, to all.
-func (c *cluster) say(as string, nodes []*node, b []byte) {
+// sendAs sends a message to nodes, sealed with the id and keys of the member as.
+func (c *cluster) sendAs(as string, nodes []*node, b []byte) {
 	c.t.Helper()
 	ring := &envelope.Ring{}
 	if err := ring.Set([][]byte{gossipKey(1)}); err != nil {
@@ -46,15 +46,16 @@ func (c *cluster) say(as string, nodes []*node, b []byte) {
 	}
 }
 
-// A member says goodbye in another's name: nobody takes that for one, and the node objects.
+// A member sends a goodbye in another member's name. No node accepts it, and the other member
+// objects.
 func TestAttack_ForgedGoodbyes(t *testing.T) {
 	five(t, func(t *testing.T, c *cluster, nodes []*node) {
 		for i := range 100 {
-			c.say("n2", nodes, message(5, map[string]any{"Incarnation": uint32(10 * i), "Node": "n3", "From": "n3"}))
+			c.sendAs("n2", nodes, message(5, map[string]any{"Incarnation": uint32(10 * i), "Node": "n3", "From": "n3"}))
 			time.Sleep(100 * time.Millisecond)
 			for _, n := range nodes {
 				if m, _ := n.Member("n3"); m.Status == gossip.Left {
-					t.Fatalf("%s takes n3 for gone", n.id)
+					t.Fatalf("%s: status of n3: got left, want not left", n.id)
 				}
 			}
 		}
@@ -64,8 +65,8 @@ func TestAttack_ForgedGoodbyes(t *testing.T) {
 	})
 }
 
-// A member calls another dead, with the highest incarnation that there is and with the highest that
-// is let through. The node objects, and is alive for everybody.
+// A member claims that another is dead, with the highest possible incarnation and with the highest
+// that passes the filter. The other member objects, and is alive for all nodes.
 func TestAttack_ForgedIncarnations(t *testing.T) {
 	for name, incarnation := range map[string]func() uint32{
 		"the last one":         func() uint32 { return 1<<32 - 1 },
@@ -76,7 +77,7 @@ func TestAttack_ForgedIncarnations(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			five(t, func(t *testing.T, c *cluster, nodes []*node) {
 				for _, kind := range []byte{3, 5, 5} {
-					c.say("n2", nodes, message(kind, map[string]any{"Incarnation": incarnation(), "Node": "n3", "From": "n2"}))
+					c.sendAs("n2", nodes, message(kind, map[string]any{"Incarnation": incarnation(), "Node": "n3", "From": "n2"}))
 					time.Sleep(100 * time.Millisecond)
 				}
 				time.Sleep(time.Minute)
@@ -88,12 +89,12 @@ func TestAttack_ForgedIncarnations(t *testing.T) {
 	}
 }
 
-// A member brings in another, and moves one: the metadata of both is signed with the member's own
-// key.
+// A member announces a new node, and another address of a node. It signs the metadata of both with
+// its own key.
 func TestAttack_ForgedMembers(t *testing.T) {
 	five(t, func(t *testing.T, c *cluster, nodes []*node) {
 		for _, id := range []string{"n3", "n9"} {
-			c.say("n2", nodes, message(4, map[string]any{
+			c.sendAs("n2", nodes, message(4, map[string]any{
 				"Incarnation": 1000, "Node": id, "Addr": []byte{10, 0, 0, 66}, "Port": 7946, "Meta": make([]byte, 20), "Vsn": []byte{1, 5, 2, 0, 0, 0},
 			}))
 		}
@@ -103,16 +104,16 @@ func TestAttack_ForgedMembers(t *testing.T) {
 				t.Errorf("%s: %s", n.id, got)
 			}
 			if m, _ := n.Member("n3"); m.Addr.Addr().String() != ip(3) || m.Tags[gossip.TagRole] != "worker" {
-				t.Errorf("%s takes n3 for %+v", n.id, m)
+				t.Errorf("%s: got n3 as %+v, want its own address and tags", n.id, m)
 			}
 			if len(n.conflicts) > 0 {
-				t.Errorf("%s calls a forgery a conflict: %v", n.id, <-n.conflicts)
+				t.Errorf("%s: a forgery was reported as a conflict: %v", n.id, <-n.conflicts)
 			}
 		}
 	})
 }
 
-// A node that was removed runs on with its key: the others forget it at once, for good.
+// A removed node runs on with its key. The other nodes forget it at once and for good.
 func TestAttack_RemovedMember(t *testing.T) {
 	five(t, func(t *testing.T, _ *cluster, nodes []*node) {
 		const without = "n1 alive, n2 alive, n3 alive, n4 alive"
@@ -129,29 +130,29 @@ func TestAttack_RemovedMember(t *testing.T) {
 			}
 		}
 		if _, err := nodes[4].Join(t.Context(), []string{ip(1)}); err == nil {
-			t.Error("the removed node is let in")
+			t.Error("the removed node joined, want an error")
 		}
 	})
 }
 
-// What a node was told before it knew the members' keys is judged again when it does.
-func TestAttack_LiesBeforeTheFirstList(t *testing.T) {
+// Statements that a node received before it knew the keys of the members are verified when it does.
+func TestAttack_ForgedBeforeTheFirstList(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t)
 		c.silent = true
 		n := c.start(1, nil)
 		c.keys.set("x", newKey(t))
-		c.say("x", []*node{n}, message(4, map[string]any{
-			"Incarnation": 1, "Node": "lie", "Addr": []byte{10, 0, 0, 66}, "Port": 7946, "Meta": make([]byte, 20), "Vsn": []byte{1, 5, 2, 0, 0, 0},
+		c.sendAs("x", []*node{n}, message(4, map[string]any{
+			"Incarnation": 1, "Node": "forged", "Addr": []byte{10, 0, 0, 66}, "Port": 7946, "Meta": make([]byte, 20), "Vsn": []byte{1, 5, 2, 0, 0, 0},
 		}))
-		n.await(t, time.Second, "lie alive, n1 alive")
-		n.Apply(puts(c.told["n1"]))
+		n.await(t, time.Second, "forged alive, n1 alive")
+		n.Apply(puts(c.listed["n1"]))
 		n.await(t, time.Second, "n1 alive")
 	})
 }
 
-// A member that the others are told of late is not missed for long.
-func TestRoster_ANewMemberIsToldOfLate(t *testing.T) {
+// The managers list a new member late. The others find it soon after that.
+func TestRoster_NewMemberIsListedLate(t *testing.T) {
 	five(t, func(t *testing.T, c *cluster, nodes []*node) {
 		c.silent = true
 		late := c.start(6, nil)
@@ -159,19 +160,19 @@ func TestRoster_ANewMemberIsToldOfLate(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		nodes[0].await(t, 0, allAlive)
 		c.silent = false
-		c.tell("n6", ip(6))
+		c.list("n6", ip(6))
 		for _, n := range append(nodes, late) {
 			n.await(t, allKnow, allAlive+", n6 alive")
 		}
 	})
 }
 
-// A node's certificate is renewed: the managers tell of the new key beside the old one, then of the
-// new one alone.
+// The certificate of a node is renewed. The managers list the new key beside the old one, and later
+// the new one alone.
 func TestKey_RenewedWithoutAFailure(t *testing.T) {
 	five(t, func(t *testing.T, c *cluster, nodes []*node) {
 		old, renewed := c.keys.get("n3"), newKey(t)
-		c.keys.set("n3", renewed) // The node has it before the others know.
+		c.keys.set("n3", renewed) // The node has the key before the managers list it.
 		time.Sleep(10 * time.Second)
 		for _, p := range [][]*ecdsa.PrivateKey{{renewed, old}, {renewed}} {
 			for _, n := range nodes {
@@ -183,10 +184,10 @@ func TestKey_RenewedWithoutAFailure(t *testing.T) {
 				n.await(t, 0, allAlive)
 			}
 		}
-		// One that has not heard n3 before verifies what it says with the new key.
+		// n6 has received nothing from n3 yet, and verifies its statement with the new key.
 		sixth := c.start(6, nil)
-		c.told["n3"] = peering("n3", ip(3), renewed)
-		c.tell("n6", ip(6))
+		c.listed["n3"] = peering("n3", ip(3), renewed)
+		c.list("n6", ip(6))
 		sixth.await(t, allKnow, allAlive+", n6 alive")
 	})
 }
@@ -199,7 +200,7 @@ func TestLeave_AndReturn(t *testing.T) {
 		nodes[4].stop()
 		nodes[0].await(t, 4*time.Second, "n1 alive, n2 alive, n3 alive, n4 alive, n5 left")
 		back := c.start(5, nil)
-		c.tell("n5", ip(5))
+		c.list("n5", ip(5))
 		for _, n := range append(nodes[:4], back) {
 			n.await(t, allKnow, allAlive)
 		}

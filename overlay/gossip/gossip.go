@@ -1,16 +1,21 @@
 //go:build linux
 
-// Package gossip keeps every node's view of which nodes are there, by memberlist. See
+// Package gossip tells each node which other nodes are up. It is built on memberlist; see
 // docs/adr/0008.
 //
-// It owns one memberlist with its port. What it says is a hint, soft and unordered: it may speed a
-// decision up, and decides nothing. It carries membership and a few tags, and refuses to carry
-// state. Only members are listened to: all that is sent is encrypted with the cluster's gossip key
-// and signed with the key of the sender's certificate, which the managers name. What a node says of
-// itself (tags, address, goodbye) carries its own signature. That a node has failed may be claimed
-// by any member: whoever acts on it asks that node first (package witness). Two machines with one
-// node id are reported and the second is ignored, never followed. Caller: the daemon. Goroutines:
-// memberlist's own and its transport's, until Close, and the one that calls Run.
+// The Gossip of a node owns one memberlist with its TCP and UDP port. It reports the status,
+// address and tags of each member, and carries no other state. Its reports are hints without an
+// order: a caller may use them to decide sooner, but not as the only evidence.
+//
+// Gossip listens only to members. All messages are encrypted with the gossip key of the cluster,
+// and signed with the key of the sender's certificate; the managers tell the public keys of all
+// members (Apply). The statement of a node about itself (tags, address, goodbye) has its own
+// signature. Any member can claim that another has failed, so a caller that acts on it must probe
+// that node first (package detector). If two machines use one node id, the conflict is reported and
+// the second machine is ignored.
+//
+// Caller: the daemon. Goroutines: those of memberlist and of the transport, until Close, and the
+// one that calls Run.
 package gossip
 
 import (
@@ -36,63 +41,68 @@ import (
 	"swarm/overlay/gossip/envelope"
 )
 
-// Names of the tags that every node has.
+// The names of the tags that every node has.
 const (
 	TagRole  = "role"
 	TagBuild = "build"
 )
 
-// KeySize of every key, in bytes: AES-256-GCM.
+// KeySize is the size of a gossip key in bytes (AES-256-GCM).
 const KeySize = 32
 
-// DefaultPort of the gossip, TCP and UDP.
+// DefaultPort is the TCP and UDP port of gossip if Config.Port is 0.
 const DefaultPort = 7946
 
-// Config of a node's membership. Zero durations are defaults, which find a dead
-// member in 4 s at 100 members.
+// Config is the configuration of a Gossip. Zero durations mean the defaults, with which a dead
+// member is found in 4 s in a cluster of 100 members.
 type Config struct {
-	// NodeID is the member's name.
+	// NodeID is the id of this node, 1 to envelope.MaxID bytes. Required.
 	NodeID string
-	// BindAddr and AdvertiseAddr: where to listen, and what the others are told.
+	// BindAddr is the address to listen on, AdvertiseAddr the one that other members send to. Both
+	// are required.
 	BindAddr, AdvertiseAddr netip.Addr
-	// Port to listen on and to tell; default 7946.
+	// Port is the TCP and UDP port to listen on and to advertise; default DefaultPort.
 	Port uint16
-	// Keys of KeySize bytes. The first encrypts; each decrypts.
+	// Keys has at least one key of KeySize bytes. The first encrypts; each decrypts.
 	Keys [][]byte
-	// Tags, 400 bytes in all.
+	// Tags are what this node tells of itself, 400 bytes in all. A name or value has at most 255.
 	Tags map[string]string
 
-	// ProbeInterval: how often a node probes another, default 500 ms. ProbeTimeout:
-	// when it asks others to try, default 200 ms. SuspicionMult: how many intervals,
-	// times the logarithm of the members, a suspect has to object, default 3.
-	// GossipInterval: how often news is passed on, default 100 ms.
+	// ProbeInterval is the time between two probes that this node sends; default 500 ms.
+	// ProbeTimeout is how long it waits for the answer before it asks other members to probe the
+	// same node; default 200 ms, and less than ProbeInterval. GossipInterval is the time between
+	// two rounds of sending news to random members; default 100 ms.
 	ProbeInterval, ProbeTimeout, GossipInterval time.Duration
-	SuspicionMult                               int
+	// SuspicionMult is how long a suspected member has to object: SuspicionMult times ProbeInterval
+	// times the logarithm of the number of members; default 3.
+	SuspicionMult int
 }
 
-// Deps of the membership.
+// Deps are what a Gossip calls.
 type Deps struct {
 	Log *slog.Logger
-	// Key is that of this node's certificate, which signs what it sends.
+	// Key returns the private key of this node's certificate, which signs what the node sends.
 	Key func() *ecdsa.PrivateKey
-	// Transport replaces the sockets, in tests.
+	// Transport replaces the sockets in tests.
 	Transport memberlist.Transport
-	// Conflict, if set, is told by Run of a second machine with a node's id: once a
-	// minute for each.
+	// Conflict, if not nil, is called by Run when a second machine uses the id of a member, at most
+	// once a minute for each pair of addresses.
 	Conflict func(Conflict)
 }
 
-// Conflict is one id claimed at two addresses. The member's stands.
+// Conflict is a node id that is used at two addresses. Gossip follows Member and ignores Other.
 type Conflict struct {
 	NodeID        string
 	Member, Other netip.AddrPort
 }
 
+// String describes the conflict and how to end it.
 func (c Conflict) String() string {
-	return fmt.Sprintf("node id %s is used by two machines, %s and %s: a copied state folder? Remove /var/lib/swarm on the copy and join again",
+	return fmt.Sprintf("two machines use node id %s, %s and %s, which happens when a state folder is copied: remove /var/lib/swarm on the copy and join it again",
 		c.NodeID, c.Member, c.Other)
 }
 
+// withDefaults sets the defaults and validates the configuration.
 func (c Config) withDefaults() (Config, error) {
 	c.Port = cmp.Or(c.Port, DefaultPort)
 	c.ProbeInterval = cmp.Or(c.ProbeInterval, 500*time.Millisecond)
@@ -103,16 +113,17 @@ func (c Config) withDefaults() (Config, error) {
 	case c.NodeID == "" || len(c.NodeID) > envelope.MaxID:
 		return c, fmt.Errorf("gossip: node id %q: want 1 to %d bytes: %w", c.NodeID, envelope.MaxID, errdefs.ErrInvalidArgument)
 	case !c.BindAddr.IsValid() || !c.AdvertiseAddr.IsValid():
-		return c, fmt.Errorf("gossip: bind address %s, advertised %s: give both: %w", c.BindAddr, c.AdvertiseAddr, errdefs.ErrInvalidArgument)
+		return c, fmt.Errorf("gossip: bind address %s, advertise address %s: both are required: %w", c.BindAddr, c.AdvertiseAddr, errdefs.ErrInvalidArgument)
 	case c.AdvertiseAddr.IsUnspecified():
-		return c, fmt.Errorf("gossip: advertised address %s is no address of a host: %w", c.AdvertiseAddr, errdefs.ErrInvalidArgument)
+		return c, fmt.Errorf("gossip: other hosts cannot send to the advertise address %s: %w", c.AdvertiseAddr, errdefs.ErrInvalidArgument)
 	case c.ProbeTimeout >= c.ProbeInterval:
-		return c, fmt.Errorf("gossip: probe timeout %s is not below the interval %s: %w", c.ProbeTimeout, c.ProbeInterval, errdefs.ErrInvalidArgument)
+		return c, fmt.Errorf("gossip: probe timeout %s, want less than the probe interval %s: %w", c.ProbeTimeout, c.ProbeInterval, errdefs.ErrInvalidArgument)
 	}
 	return c, validKeys(c.Keys)
 }
 
-// Gossip is this node's membership.
+// Gossip is the membership of this node in the cluster's gossip. It is safe for concurrent use;
+// only one goroutine may call Run.
 type Gossip struct {
 	deps      Deps
 	self      string
@@ -123,30 +134,33 @@ type Gossip struct {
 	transport *guard
 	conflicts chan Conflict
 	roster    atomic.Pointer[roster]
-	signing   atomic.Pointer[signing]
-	choosing  sync.Mutex // held while signing changes
+	signing   atomic.Pointer[signingKeys]
+	signingMu sync.Mutex // held while signing is replaced
 
-	// mu guards what follows. Memberlist calls us with its own lock held: it is not called with
-	// this one.
+	// mu guards the fields below, up to minIssued. memberlist calls the delegate with its own lock
+	// held, so no code may call memberlist while it holds mu.
 	mu      sync.Mutex
 	members map[string]*record
-	up      map[string]bool // that memberlist takes for alive, members or not
+	up      map[string]bool // nodes that memberlist reports as alive, whether members or not
 	changed chan struct{}
 	seeds   []string
-	floor   uint64 // what this node says next is later
+	// minIssued is a lower bound for the time of this node's next statement, in ns since 1970.
+	minIssued uint64
 
-	// look wakes Run to find others; say, to tell them anew what this node says of itself.
-	look, say chan struct{}
-	// told belongs to Run: when each conflict was last reported.
-	told map[Conflict]time.Time
+	// reconnectNow wakes Run to look for other members. announceNow wakes it to send a new
+	// statement of this node.
+	reconnectNow, announceNow chan struct{}
+	// reported is when each conflict was last reported. Only Run uses it.
+	reported map[Conflict]time.Time
 
-	// leaving counts calls of Leave, which cannot be interrupted.
+	// leaving counts the goroutines of Leave, which cannot be interrupted.
 	leaving   sync.WaitGroup
 	closeOnce sync.Once
 	closeErr  error
 }
 
-// New listens and makes this node a cluster of its own; Run must follow, and Close at the end.
+// New opens the port and makes this node the only member of a new membership. The caller must call
+// Run, and Close at the end.
 func New(cfg Config, deps Deps) (*Gossip, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
@@ -156,37 +170,38 @@ func New(cfg Config, deps Deps) (*Gossip, error) {
 		deps: deps, self: cfg.NodeID, addr: netip.AddrPortFrom(cfg.AdvertiseAddr.Unmap(), cfg.Port),
 		ring: &envelope.Ring{}, conflicts: make(chan Conflict, 16),
 		members: map[string]*record{}, up: map[string]bool{}, changed: make(chan struct{}),
-		look: make(chan struct{}, 1), say: make(chan struct{}, 1), told: map[Conflict]time.Time{},
+		reconnectNow: make(chan struct{}, 1), announceNow: make(chan struct{}, 1), reported: map[Conflict]time.Time{},
 	}
 	g.roster.Store(&roster{})
 	if err := g.UpdateKeys(cfg.Keys); err != nil {
 		return nil, err
 	}
-	g.members[g.self] = &record{addr: g.addr, up: true, since: time.Now(), said: statement{tags: maps.Clone(cfg.Tags)}, verified: true}
-	if err := g.state(false); err != nil {
+	g.members[g.self] = &record{addr: g.addr, up: true, since: time.Now(), statement: statement{tags: maps.Clone(cfg.Tags)}, verified: true}
+	if err := g.updateStatement(false); err != nil {
 		return nil, err
 	}
 	at := netip.AddrPortFrom(cfg.BindAddr, cfg.Port)
 	if g.deps.Transport == nil {
 		if g.deps.Transport, err = listen(at, deps.Log); err != nil {
-			return nil, fmt.Errorf("gossip: %w", err)
+			return nil, fmt.Errorf("open the sockets of gossip on %s: %w", at, err)
 		}
 	}
 	g.opener = envelope.NewOpener(g.ring, func(id string) (envelope.Trust, bool) { return g.roster.Load().trust(id) })
 	g.transport = newGuard(g.deps.Transport, deps.Log, envelope.NewSealer(g.self, g.ring, g.signingKey), g.opener,
 		func(a netip.Addr) bool { return g.roster.Load().addrs[a] })
 	if g.list, err = memberlist.Create(g.config(cfg)); err != nil {
-		return nil, errors.Join(fmt.Errorf("gossip on %s: %w", at, err), g.transport.Shutdown())
+		return nil, errors.Join(fmt.Errorf("start gossip on %s: %w", at, err), g.transport.Shutdown())
 	}
 	return g, nil
 }
 
-// exchangeInterval is how often this node and another tell each other all that they know, in
-// clusters of up to 32; in larger ones it is longer. News goes round in a bounded number of packets
-// to members by lot: in a small cluster that many join at once, about one in a hundred times
-// somebody is missed, and only the exchange tells him.
+// exchangeInterval is the time between two exchanges of full state with a random member, in
+// clusters of up to 32; memberlist makes it longer in larger ones. News is sent to random members
+// in a bounded number of packets. In a small cluster that many nodes join at the same time, about
+// one time in a hundred a member misses some news, and only the exchange tells it.
 const exchangeInterval = 10 * time.Second
 
+// config returns the configuration of memberlist.
 func (g *Gossip) config(cfg Config) *memberlist.Config {
 	ml := memberlist.DefaultLANConfig()
 	ml.Name = cfg.NodeID
@@ -198,7 +213,7 @@ func (g *Gossip) config(cfg Config) *memberlist.Config {
 	ml.TCPTimeout = 3 * time.Second
 	ml.PushPullInterval = exchangeInterval
 	ml.UDPBufferSize -= envelope.Overhead(len(cfg.NodeID))
-	// A host that comes back with another address may have its name again.
+	// A host that comes back at another address may use its node id again after this time.
 	ml.DeadNodeReclaimTime = 3 * time.Second
 	ml.EnableCompression = false
 	d := delegate{g}
@@ -207,43 +222,47 @@ func (g *Gossip) config(cfg Config) *memberlist.Config {
 	return ml
 }
 
-// state words what this node says of itself from now on.
-func (g *Gossip) state(leaving bool) error {
+// updateStatement replaces the statement that this node makes about itself. A node that leaves
+// stays leaving.
+func (g *Gossip) updateStatement(leaving bool) error {
 	key := g.signingKey()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	own := g.members[g.self]
-	next := statement{tags: own.said.tags, leaving: leaving || own.said.leaving}
-	next.made = max(later(own.said.made), later(g.floor))
+	next := statement{tags: own.statement.tags, leaving: leaving || own.statement.leaving}
+	next.issued = max(nextIssued(own.statement.issued), nextIssued(g.minIssued))
 	meta, err := next.sign(key, g.self, g.addr)
 	if err != nil {
 		return err
 	}
-	own.said, own.meta = next, meta
+	own.statement, own.meta = next, meta
 	return nil
 }
 
 const (
-	// seedInterval is how often, at most, a node that sees no other tries its seeds, and any node
-	// one that it misses. A node that has just joined tries sooner: the managers may not yet know
-	// of each other that it is a member.
-	seedInterval  = 5 * time.Second
-	firstInterval = 250 * time.Millisecond
-	// seedsAtOnce are tried before the next pause.
-	seedsAtOnce = 5
-	// sayTimeout bounds how long this node tries to tell another what it says of itself.
-	sayTimeout = 2 * time.Second
-	// goodbyes is how often a node says that it leaves. News goes to members by lot, and about one time
-	// in 200 one of five members hears none of it; nothing tells that member later, because
-	// memberlist's exchange of state does not pass on the statements of dead nodes.
+	// Run tries to reach a seed if this node sees no other member, or a member that does not
+	// answer. The pause between two attempts begins with firstSeedInterval and doubles up to
+	// seedInterval. It begins short because the managers refuse a node that has just joined until
+	// each of them has been told that it is a member.
+	seedInterval      = 5 * time.Second
+	firstSeedInterval = 250 * time.Millisecond
+	// seedsPerAttempt is how many addresses one attempt tries.
+	seedsPerAttempt = 5
+	// announceTimeout bounds how long this node waits for its statement to be sent to another
+	// member.
+	announceTimeout = 2 * time.Second
+	// goodbyes is how many times a node announces that it leaves. News goes to random members, and
+	// about one time in 200 one of five members hears none of it. Nothing tells that member later,
+	// because memberlist's exchange of state does not pass on the statements of dead nodes.
 	goodbyes = 3
-	// leaveDelay is for the goodbye to go round.
+	// leaveDelay is the time for the goodbye to reach all members.
 	leaveDelay = 500 * time.Millisecond
 )
 
-// Run follows the membership until ctx ends. It stays in the cluster then; see Leave and Close.
+// Run keeps this node connected to the other members until ctx ends, and then returns nil. The node
+// stays a member; see Leave and Close.
 func (g *Gossip) Run(ctx context.Context) error {
-	wait := firstInterval
+	wait := firstSeedInterval
 	retry := time.NewTimer(wait)
 	defer retry.Stop()
 	for {
@@ -252,42 +271,42 @@ func (g *Gossip) Run(ctx context.Context) error {
 			return nil
 		case c := <-g.conflicts:
 			g.report(c)
-		case <-g.say:
-			if err := g.speak(); err != nil {
-				g.deps.Log.Warn("tell others of this node", "err", err)
+		case <-g.announceNow:
+			if err := g.announce(); err != nil {
+				g.deps.Log.Warn("gossip: cannot announce this node to the other members", "err", err)
 			}
-		case <-g.look:
-			wait = firstInterval
+		case <-g.reconnectNow:
+			wait = firstSeedInterval
 			retry.Reset(wait/2 + rand.N(wait))
 		case <-retry.C:
-			g.findOthers(ctx)
+			g.reconnect(ctx)
 			wait = min(2*wait, seedInterval)
 			retry.Reset(wait)
 		}
 	}
 }
 
-// speak tells the others anew what this node says of itself.
-func (g *Gossip) speak() error {
-	if err := g.state(false); err != nil {
+// announce sends a new statement of this node to the other members.
+func (g *Gossip) announce() error {
+	if err := g.updateStatement(false); err != nil {
 		return err
 	}
-	return g.list.UpdateNode(sayTimeout)
+	return g.list.UpdateNode(announceTimeout)
 }
 
-// SetSeeds gives the addresses that Run tries, soon and then for as long as
-// this node sees no other.
+// SetSeeds sets the addresses ("host:port", or a host on our port) that Run tries for as long as
+// this node sees no other member. Run begins soon after the call.
 func (g *Gossip) SetSeeds(addrs []string) {
 	g.mu.Lock()
 	g.seeds = slices.Clone(addrs)
 	g.mu.Unlock()
-	wake(g.look)
+	wake(g.reconnectNow)
 }
 
-// findOthers tries to reach others while this node sees none, and otherwise a member that it
-// misses, if any.
-func (g *Gossip) findOthers(ctx context.Context) {
-	addrs, alone := g.missing()
+// reconnect tries to reach some other member if this node sees none, and otherwise at times a
+// member that does not answer.
+func (g *Gossip) reconnect(ctx context.Context) {
+	addrs, alone := g.unreached()
 	if alone {
 		rand.Shuffle(len(addrs), func(i, j int) { addrs[i], addrs[j] = addrs[j], addrs[i] })
 	}
@@ -295,14 +314,16 @@ func (g *Gossip) findOthers(ctx context.Context) {
 		if n, err := g.Join(ctx, []string{addr}); n > 0 || ctx.Err() != nil {
 			return
 		} else if err != nil {
-			g.deps.Log.Debug("no other member answers", "err", err)
+			g.deps.Log.Debug("gossip: another member does not answer", "err", err)
 		}
 	}
 }
 
-// missing gives addresses to try. A member that does not answer is tried about eight times by all
-// others together in each interval, however many they are.
-func (g *Gossip) missing() (addrs []string, alone bool) {
+// unreached returns addresses of members that are not up, for reconnect to try. alone reports
+// whether this node sees no other member. If it sees some, it returns one address with a
+// probability that depends on their number. So all members together try each member that is not up
+// about eight times in each interval, in a cluster of any size.
+func (g *Gossip) unreached() (addrs []string, alone bool) {
 	peers := g.roster.Load().peers
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -312,8 +333,9 @@ func (g *Gossip) missing() (addrs []string, alone bool) {
 			up++
 		}
 	}
-	// Those that this node has heard of come first: of the others nobody knows whether they exist.
-	var heard []string
+	// seen has the members with a record, so they have existed. addrs has those that only the
+	// managers list.
+	var seen []string
 	for id, p := range peers {
 		r := g.members[id]
 		if id == g.self || g.up[id] || !p.Addr.IsValid() || up > 0 && r != nil && r.status() == Left {
@@ -324,24 +346,25 @@ func (g *Gossip) missing() (addrs []string, alone bool) {
 			at = r.addr
 		}
 		if r != nil {
-			heard = append(heard, at.String())
+			seen = append(seen, at.String())
 		} else {
 			addrs = append(addrs, at.String())
 		}
 	}
 	if up == 0 {
-		return pick(seedsAtOnce, heard, g.seeds, addrs), true
+		return pickRandom(seedsPerAttempt, seen, g.seeds, addrs), true
 	}
-	if n := len(heard) + len(addrs); n == 0 || rand.IntN(up) >= 8*n {
+	if n := len(seen) + len(addrs); n == 0 || rand.IntN(up) >= 8*n {
 		return nil, false
 	}
-	groups := [][]string{heard, addrs}
+	groups := [][]string{seen, addrs}
 	rand.Shuffle(len(groups), func(i, j int) { groups[i], groups[j] = groups[j], groups[i] })
-	return pick(1, groups...), false
+	return pickRandom(1, groups...), false
 }
 
-// pick takes n by lot, from one group after the other, so that none crowds out another.
-func pick(n int, groups ...[]string) (out []string) {
+// pickRandom returns up to n random elements. It takes one from each group in turn, so that a large
+// group does not crowd out the others.
+func pickRandom(n int, groups ...[]string) (out []string) {
 	for i, g := range groups {
 		groups[i] = slices.Clone(g)
 		rand.Shuffle(len(g), func(a, b int) { groups[i][a], groups[i][b] = groups[i][b], groups[i][a] })
@@ -357,8 +380,9 @@ func pick(n int, groups ...[]string) (out []string) {
 	return out
 }
 
-// Join contacts members by address ("host:port", or a host on our port) and
-// returns how many answered: ErrUnavailable when none did. One is enough.
+// Join contacts the members at addrs ("host:port", or a host on our port), all of them, and returns
+// how many answered. It returns ErrUnavailable if none did, and ErrInvalidArgument for no address.
+// One answer is enough to join.
 func (g *Gossip) Join(ctx context.Context, addrs []string) (int, error) {
 	if len(addrs) == 0 {
 		return 0, fmt.Errorf("join gossip: no address: %w", errdefs.ErrInvalidArgument)
@@ -378,10 +402,11 @@ func (g *Gossip) Join(ctx context.Context, addrs []string) (int, error) {
 	if joined > 0 {
 		return joined, nil
 	}
-	return 0, fmt.Errorf("join gossip: no member answers (port %d tcp and udp open? same cluster?): %w: %w",
+	return 0, fmt.Errorf("join gossip: no member answers (check that port %d is open for tcp and udp, and that the addresses are of this cluster): %w: %w",
 		g.addr.Port(), errors.Join(errs...), errdefs.ErrUnavailable)
 }
 
+// withPort adds the port of this node to an address without one.
 func (g *Gossip) withPort(addr string) string {
 	if _, _, err := net.SplitHostPort(addr); err == nil {
 		return addr
@@ -389,8 +414,8 @@ func (g *Gossip) withPort(addr string) string {
 	return net.JoinHostPort(addr, strconv.Itoa(int(g.addr.Port())))
 }
 
-// UpdateKeys replaces the keys. To change the key of a cluster: add the new
-// one at the end everywhere, then put it first everywhere, then remove the old.
+// UpdateKeys replaces the gossip keys; see Config.Keys. To change the key of a cluster, add the new
+// key at the end on all nodes, then put it first on all nodes, then remove the old one.
 func (g *Gossip) UpdateKeys(keys [][]byte) error {
 	if err := validKeys(keys); err != nil {
 		return err
@@ -398,9 +423,10 @@ func (g *Gossip) UpdateKeys(keys [][]byte) error {
 	return g.ring.Set(keys)
 }
 
+// validKeys returns ErrInvalidArgument if there is no key or one has the wrong length.
 func validKeys(keys [][]byte) error {
 	if len(keys) == 0 {
-		return fmt.Errorf("gossip: no key, it is never unencrypted: %w", errdefs.ErrInvalidArgument)
+		return fmt.Errorf("gossip: no key given, and gossip is never sent unencrypted: %w", errdefs.ErrInvalidArgument)
 	}
 	for _, k := range keys {
 		if len(k) != KeySize {
@@ -410,25 +436,25 @@ func validKeys(keys [][]byte) error {
 	return nil
 }
 
-// Health is memberlist's opinion of this node itself: 0 is well; above, the fault
-// may be here when others seem to fail.
+// Health returns memberlist's score of this node itself. 0 means healthy. With a higher score, the
+// fault may be on this node when other members seem to fail.
 func (g *Gossip) Health() int { return g.list.GetHealthScore() }
 
-// Leave tells the others that this node goes for good, and waits until it is
-// likely that they know: about a second, at most nine, or until ctx ends.
+// Leave tells the other members that this node leaves for good, and waits until they are likely to
+// know: about a second, at most nine, or until ctx ends.
 func (g *Gossip) Leave(ctx context.Context) error {
 	done := make(chan error, 1)
 	g.leaving.Go(func() {
-		// The goodbye itself is what this node says; Leave then ends the probes.
+		// The statement is the goodbye. memberlist's Leave only ends the probes.
 		var err error
 		for i := 0; i < goodbyes && err == nil; i++ {
-			if err = g.state(true); err == nil {
-				// UpdateNode waits in vain when memberlist has sent the statement before it begins to wait.
-				_ = g.list.UpdateNode(sayTimeout)
+			if err = g.updateStatement(true); err == nil {
+				// The error is ignored: UpdateNode times out if the statement was sent before it began to wait.
+				_ = g.list.UpdateNode(announceTimeout)
 			}
 		}
 		if err == nil {
-			err = g.list.Leave(sayTimeout)
+			err = g.list.Leave(announceTimeout)
 		}
 		<-time.After(leaveDelay)
 		done <- err
@@ -444,10 +470,11 @@ func (g *Gossip) Leave(ctx context.Context) error {
 	}
 }
 
-// Close stops listening. Without Leave the others will see this node fail.
+// Close closes the port and waits for a Leave that runs. The other members see this node fail if it
+// has not left. A second call does nothing and returns the same error.
 func (g *Gossip) Close() error {
 	g.closeOnce.Do(func() {
-		g.leaving.Wait() // Memberlist panics when it is left after its shutdown.
+		g.leaving.Wait() // memberlist panics if Leave is called after Shutdown.
 		if err := g.list.Shutdown(); err != nil {
 			g.closeErr = fmt.Errorf("close gossip: %w", err)
 		}

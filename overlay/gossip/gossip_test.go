@@ -41,9 +41,9 @@ type cluster struct {
 	t    *testing.T
 	net  *network
 	keys *keychain
-	// told is what the managers tell of the nodes.
-	told map[string]*swarmv1.Peering
-	// silent managers tell nothing.
+	// listed is what the managers tell of each node.
+	listed map[string]*swarmv1.Peering
+	// silent is whether the managers tell the nodes nothing.
 	silent bool
 	nodes  []*node
 }
@@ -79,27 +79,27 @@ func (c *cluster) start(i int, change func(*gossip.Config)) *node {
 	n.stop = runUntilStopped(c.t, g)
 	c.nodes = append(c.nodes, n)
 	if fresh {
-		c.tell(n.id, cfg.AdvertiseAddr.String())
+		c.list(n.id, cfg.AdvertiseAddr.String())
 	}
 	return n
 }
 
-// tell has the managers tell all nodes of one, and the node of all.
-func (c *cluster) tell(id, addr string) {
-	c.told[id] = peering(id, addr, c.keys.get(id))
+// list makes the managers tell all nodes of one node, and that node of all.
+func (c *cluster) list(id, addr string) {
+	c.listed[id] = peering(id, addr, c.keys.get(id))
 	if c.silent {
 		return
 	}
 	for _, n := range c.nodes {
 		if n.id == id {
-			n.Apply(puts(slices.Collect(maps.Values(c.told))...))
+			n.Apply(puts(slices.Collect(maps.Values(c.listed))...))
 		} else {
-			n.Apply(puts(c.told[id]))
+			n.Apply(puts(c.listed[id]))
 		}
 	}
 }
 
-// keychain is the keys of the nodes' certificates, by id.
+// keychain has the certificate keys of the nodes, by id.
 type keychain struct {
 	mu sync.Mutex // guards of
 	of map[string]*ecdsa.PrivateKey
@@ -153,7 +153,7 @@ func removes(id string) []*swarmv1.AssignmentChange {
 	}}}
 }
 
-// runUntilStopped stops at the end of the test if nobody did before.
+// runUntilStopped runs g until stop is called, at the latest at the end of the test.
 func runUntilStopped(t *testing.T, g *gossip.Gossip) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -168,18 +168,18 @@ func runUntilStopped(t *testing.T, g *gossip.Gossip) (stop func()) {
 	return stop
 }
 
-// newCluster is for a bubble: what memberlist runs ends at their next tick
-// after the members have been stopped.
+// newCluster returns an empty cluster. It must run in a bubble: the goroutines of memberlist end at
+// their next tick after the members have stopped.
 func newCluster(t *testing.T) *cluster {
 	t.Cleanup(func() { time.Sleep(2 * time.Minute) })
-	return &cluster{t: t, net: newNetwork(), keys: &keychain{of: map[string]*ecdsa.PrivateKey{}}, told: map[string]*swarmv1.Peering{}}
+	return &cluster{t: t, net: newNetwork(), keys: &keychain{of: map[string]*ecdsa.PrivateKey{}}, listed: map[string]*swarmv1.Peering{}}
 }
 
-// allKnow is how long news may take to everybody: packets may miss a member, and the first exchange
-// of all that is known comes between one and two intervals after the start.
+// allKnow is how long news may take to reach all members. Packets may miss a member, and the first
+// exchange of state comes between one and two intervals after the start.
 const allKnow = 20 * time.Second
 
-// five runs fn on a cluster of five, in a bubble of its own time.
+// five runs fn on a cluster of five members in a bubble.
 func five(t *testing.T, fn func(t *testing.T, c *cluster, nodes []*node)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -210,7 +210,7 @@ func (n *node) statuses() (string, <-chan struct{}) {
 	return strings.Join(s, ", "), changed
 }
 
-// await waits for the members to be as wanted and returns how long that took.
+// await waits until the members and their statuses are as wanted, and returns how long that took.
 func (n *node) await(t *testing.T, limit time.Duration, want string) time.Duration {
 	t.Helper()
 	start := time.Now()
@@ -229,7 +229,7 @@ func (n *node) await(t *testing.T, limit time.Duration, want string) time.Durati
 	}
 }
 
-func TestMembers_ADeadOneIsKnownWithinFourSeconds(t *testing.T) {
+func TestMembers_DeadMemberFailsWithinFourSeconds(t *testing.T) {
 	five(t, func(t *testing.T, _ *cluster, nodes []*node) {
 		nodes[4].stop()
 		killed := time.Now()
@@ -244,11 +244,11 @@ func TestMembers_ADeadOneIsKnownWithinFourSeconds(t *testing.T) {
 	})
 }
 
-func TestMembers_ABlockedOneFailsAndComesBack(t *testing.T) {
+func TestMembers_BlockedMemberFailsAndComesBack(t *testing.T) {
 	five(t, func(t *testing.T, c *cluster, nodes []*node) {
 		c.net.setDrops(func(from, to string) bool { return (from == ip(3)) != (to == ip(3)) })
 		nodes[0].await(t, 4*time.Second, "n1 alive, n2 alive, n3 failed, n4 alive, n5 alive")
-		// With nobody to confirm a suspicion, it takes its time.
+		// No other member confirms the suspicion, so it takes longer.
 		nodes[2].await(t, time.Minute, "n1 failed, n2 failed, n3 alive, n4 failed, n5 failed")
 		if nodes[2].Health() == 0 {
 			t.Error("the blocked node finds nothing wrong with itself")
@@ -261,9 +261,9 @@ func TestMembers_ABlockedOneFailsAndComesBack(t *testing.T) {
 	})
 }
 
-func TestMembers_LossIsNoDeath(t *testing.T) {
+func TestMembers_PacketLossIsNotAFailure(t *testing.T) {
 	five(t, func(t *testing.T, c *cluster, nodes []*node) {
-		// Every fifth packet is lost, by count: the test is the same each time.
+		// Every fifth packet is lost, by count, so that each run of the test is the same.
 		sent := 0
 		c.net.setDrops(func(string, string) bool { sent++; return sent%5 == 0 })
 		for range 60 {
@@ -321,11 +321,11 @@ func TestJoin_WrongKeyIsRefused(t *testing.T) {
 func TestConflict_ASecondMachineIsReportedAndIgnored(t *testing.T) {
 	five(t, func(t *testing.T, c *cluster, nodes []*node) {
 		clone := c.start(6, func(cfg *gossip.Config) { cfg.NodeID = "n2" })
-		// Whether the clone may hear the others is of no interest here.
+		// Whether the clone accepts the others does not matter here.
 		_, _ = clone.Join(t.Context(), []string{ip(1)})
 		time.Sleep(90 * time.Second)
 		real, copied := netip.MustParseAddrPort("10.0.0.2:7946"), netip.MustParseAddrPort("10.0.0.6:7946")
-		// The others ignore the clone, so that only those it talks to hear of it.
+		// Members do not pass the claims of the clone on, so only n1 and the clone see a conflict.
 		for who, tt := range map[*node]gossip.Conflict{
 			nodes[0]: {NodeID: "n2", Member: real, Other: copied},
 			clone:    {NodeID: "n2", Member: copied, Other: real},
@@ -336,10 +336,10 @@ func TestConflict_ASecondMachineIsReportedAndIgnored(t *testing.T) {
 					t.Errorf("conflict %v, want %v", got, tt)
 				}
 			default:
-				t.Errorf("nobody was told of %v", tt)
+				t.Errorf("conflict %v was not reported", tt)
 			}
 			if n := len(who.conflicts); n > 2 {
-				t.Errorf("%v was told %d times more within 90 s", tt, n)
+				t.Errorf("conflict %v was reported %d times more within 90 s", tt, n)
 			}
 		}
 		for _, n := range nodes {
@@ -357,7 +357,7 @@ func TestReturn_WithAnotherAddress(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		back := c.start(15, func(cfg *gossip.Config) { cfg.NodeID = "n5" })
 		nodes[4] = back
-		c.tell("n5", ip(15))
+		c.list("n5", ip(15))
 		if _, err := back.Join(t.Context(), []string{ip(1)}); err != nil {
 			t.Fatal(err)
 		}
@@ -376,7 +376,7 @@ func TestReturn_WithAnotherAddress(t *testing.T) {
 func TestRun_ALoneNodeTriesItsSeeds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t)
-		c.silent = true // n2 has not been told of any member.
+		c.silent = true // The managers have not listed any member to n2.
 		c.start(2, nil).SetSeeds([]string{ip(1)})
 		time.Sleep(time.Minute)
 		c.start(1, nil).await(t, 10*time.Second, "n1 alive, n2 alive")
@@ -403,11 +403,11 @@ func TestNew_Refuses(t *testing.T) {
 	}
 }
 
-// TestSockets_RejoinFromTheRoster uses real sockets: a member that restarts finds the others by
-// what the managers told of them before.
+// TestSockets_RejoinFromTheRoster uses real sockets. A member that restarts finds the others from
+// the list that the managers sent before.
 func TestSockets_RejoinFromTheRoster(t *testing.T) {
 	one, two := newKey(t), newKey(t)
-	told := puts(peering("n1", "127.77.0.1", one), peering("n2", "127.77.0.2", two))
+	changes := puts(peering("n1", "127.77.0.1", one), peering("n2", "127.77.0.2", two))
 	start := func(i int, key *ecdsa.PrivateKey) *node {
 		t.Helper()
 		addr := netip.MustParseAddr(fmt.Sprintf("127.77.0.%d", i))
@@ -417,7 +417,7 @@ func TestSockets_RejoinFromTheRoster(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		g.Apply(told)
+		g.Apply(changes)
 		return &node{Gossip: g, stop: runUntilStopped(t, g)}
 	}
 	a, b := start(1, one), start(2, two)

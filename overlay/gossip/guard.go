@@ -5,6 +5,7 @@ package gossip
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -21,27 +22,29 @@ import (
 )
 
 const (
-	// maxStreams are open at once to this node, from all addresses that are no member's.
+	// maxStreams is how many streams may be open at the same time from all addresses that are not
+	// of members.
 	maxStreams = 64
-	// maxStreamsEach are open at once from one address. A member has two: an exchange of state, and
-	// a probe.
+	// maxStreamsEach is how many streams may be open at the same time from one address. A member
+	// needs two: an exchange of state and a probe.
 	maxStreamsEach = 8
 )
 
-// probed begins a VXLAN packet, such as a host sends that wants to join, to try the port.
-var probed = []byte{8}
+// vxlanPrefix is the first byte of a VXLAN packet. A host that wants to join sends such packets to
+// test this port (overlay/probe).
+var vxlanPrefix = []byte{8}
 
-// guard stands between memberlist and the network. Memberlist gets the messages of members and
-// nothing else, in the forms that it sends itself; what it sends is sealed. Memberlist has no key
-// of its own.
+// guard is a transport between memberlist and the network. It seals what memberlist sends. It
+// passes to memberlist only messages that members sent and that the filter admits. memberlist
+// itself has no key.
 //
-// One goroutine, until Shutdown.
+// It has one goroutine, until Shutdown.
 type guard struct {
 	raw    memberlist.NodeAwareTransport
 	log    *logsample.Sampler
 	sealer *envelope.Sealer
 	opener *envelope.Opener
-	// member says whether an address is a member's.
+	// member reports whether an address is a member's.
 	member func(netip.Addr) bool
 
 	packets chan *memberlist.Packet
@@ -50,9 +53,9 @@ type guard struct {
 	stop    context.CancelFunc
 	readers sync.WaitGroup
 
-	mu   sync.Mutex // guards what follows
-	open map[netip.Prefix]int
-	all  int
+	mu        sync.Mutex           // guards the fields below
+	open      map[netip.Prefix]int // streams by origin; see admit
+	strangers int                  // streams from addresses that are not of members
 }
 
 var _ memberlist.NodeAwareTransport = (*guard)(nil)
@@ -71,7 +74,7 @@ func newGuard(raw memberlist.Transport, log *slog.Logger, s *envelope.Sealer, o 
 	return g
 }
 
-// byAddress is a transport that does not care for names.
+// byAddress adapts a transport that has no use for the names of nodes.
 type byAddress struct{ memberlist.Transport }
 
 func (t byAddress) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
@@ -82,14 +85,15 @@ func (t byAddress) DialAddressTimeout(a memberlist.Address, timeout time.Duratio
 	return t.DialTimeout(a.Addr, timeout)
 }
 
+// receive opens packets and admits streams until Shutdown.
 func (g *guard) receive() {
 	for {
 		select {
 		case p := <-g.raw.PacketCh():
-			fromJoiner := bytes.HasPrefix(p.Buf, probed)
+			fromJoiner := bytes.HasPrefix(p.Buf, vxlanPrefix)
 			if err := g.unseal(p); err != nil {
 				if !fromJoiner {
-					g.refused("packet", p.From, err)
+					g.logRefused("packet", p.From, err)
 				}
 				continue
 			}
@@ -116,8 +120,9 @@ func (g *guard) receive() {
 	}
 }
 
+// unseal replaces the envelope in p by its payload, if memberlist may see it.
 func (g *guard) unseal(p *memberlist.Packet) error {
-	return guarded(func() error {
+	return recovered(func() error {
 		opened, err := g.opener.Open(p.Buf)
 		switch {
 		case err != nil:
@@ -130,8 +135,8 @@ func (g *guard) unseal(p *memberlist.Packet) error {
 	})
 }
 
-// guarded turns a panic over what others sent into an error: no packet ends this daemon.
-func guarded(fn func() error) (err error) {
+// recovered calls fn and turns a panic into an error, so that no packet can end the daemon.
+func recovered(fn func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("panic: %v", r)
@@ -140,30 +145,31 @@ func guarded(fn func() error) (err error) {
 	return fn()
 }
 
-func (g *guard) refused(what string, from net.Addr, err error) {
+// logRefused logs why a packet or stream was refused. Similar lines are sampled.
+func (g *guard) logRefused(what string, from net.Addr, err error) {
 	at := origin.Of(from)
 	g.log.Log(slog.LevelInfo, what+" "+at.String()+" "+err.Error(), "gossip "+what+" refused", "from", at, "err", err)
 }
 
-// admit takes a stream in, unless too many are open. A member is counted by its address; others share the budget of their
-// origin, which for IPv6 is a whole network and may be that of a member.
+// admit accepts a stream, unless too many are open. Streams of a member are counted by its address.
+// Other streams are counted by origin, which for IPv6 is a whole network and may include members.
 func (g *guard) admit(conn net.Conn) (*stream, bool) {
 	at := origin.Of(conn.RemoteAddr())
-	from, _ := netip.ParseAddrPort(conn.RemoteAddr().String()) // the zero address is no member's
+	from, _ := netip.ParseAddrPort(conn.RemoteAddr().String()) // the zero address is not a member's
 	addr := from.Addr().Unmap().WithZone("")
-	anonymous := !g.member(addr)
-	if !anonymous {
+	stranger := !g.member(addr)
+	if !stranger {
 		at = netip.PrefixFrom(addr, addr.BitLen())
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.open[at] >= maxStreamsEach || anonymous && g.all >= maxStreams {
-		g.refused("stream", conn.RemoteAddr(), fmt.Errorf("too many are open"))
+	if g.open[at] >= maxStreamsEach || stranger && g.strangers >= maxStreams {
+		g.logRefused("stream", conn.RemoteAddr(), errors.New("too many streams are open"))
 		return nil, false
 	}
 	g.open[at]++
-	if anonymous {
-		g.all++
+	if stranger {
+		g.strangers++
 	}
 	return &stream{Conn: conn, guard: g, release: sync.OnceFunc(func() {
 		g.mu.Lock()
@@ -171,28 +177,27 @@ func (g *guard) admit(conn net.Conn) (*stream, bool) {
 		if g.open[at]--; g.open[at] == 0 {
 			delete(g.open, at)
 		}
-		if anonymous {
-			g.all--
+		if stranger {
+			g.strangers--
 		}
 	})}, true
 }
 
-// stream is a connection to another member: one message in each direction, as memberlist uses it.
-// Memberlist sets the deadlines, and closes it.
+// stream is a connection to another member. It carries one message in each direction, as memberlist
+// uses it. memberlist sets the deadlines and closes it.
 type stream struct {
 	net.Conn
 	guard   *guard
 	release func()
-	// message is the rest of what has been read; refused is why there is none.
-	read    bool
-	message []byte
-	refused error
+	read    bool   // whether the message was read from the connection
+	message []byte // the part of the message that memberlist has not read yet
+	refused error  // why the message was refused
 }
 
 func (s *stream) Read(b []byte) (int, error) {
 	if !s.read {
 		s.read = true
-		s.refused = guarded(func() error {
+		s.refused = recovered(func() error {
 			_, message, err := s.guard.opener.ReadMessage(s.Conn)
 			if err != nil {
 				return err
@@ -202,11 +207,11 @@ func (s *stream) Read(b []byte) (int, error) {
 		})
 		if s.refused != nil {
 			s.message = nil
-			s.guard.refused("stream", s.RemoteAddr(), s.refused)
+			s.guard.logRefused("stream", s.RemoteAddr(), s.refused)
 		}
 	}
 	if len(s.message) == 0 {
-		// Why is known here: to memberlist it is the end, of which it does not tell the other side.
+		// The cause is logged already. memberlist would send another error to the other side.
 		return 0, io.EOF
 	}
 	n := copy(b, s.message)
@@ -233,7 +238,7 @@ func (s *stream) Close() error {
 	return s.Conn.Close()
 }
 
-// PacketCh and the rest are memberlist.NodeAwareTransport.
+// PacketCh and the methods below implement memberlist.NodeAwareTransport.
 func (g *guard) PacketCh() <-chan *memberlist.Packet { return g.packets }
 
 func (g *guard) StreamCh() <-chan net.Conn { return g.streams }
@@ -266,7 +271,7 @@ func (g *guard) DialAddressTimeout(addr memberlist.Address, timeout time.Duratio
 	return &stream{Conn: conn, guard: g, release: func() {}}, nil
 }
 
-// Shutdown closes the port, and waits for the readers. A second call does nothing.
+// Shutdown closes the transport below, and waits for the goroutine. A second call does nothing.
 func (g *guard) Shutdown() error {
 	err := g.raw.Shutdown()
 	g.stop()

@@ -12,23 +12,25 @@ import (
 	"time"
 )
 
-// newLogger sends the lines of memberlist to l. What they call
-// information is for their makers; warnings are a weather report of the network
-// and follow each other fast, so that of alike lines one a minute is enough.
+// newLogger returns a logger for memberlist that writes to l. The lines of memberlist are lowered
+// by one level or more: its information is for its developers, and its warnings describe the
+// network and come in great numbers. Only one of similar lines a minute keeps its level; the others
+// are debug lines.
 func newLogger(l *slog.Logger) *log.Logger {
 	return log.New(&lineWriter{log: l, last: make(map[string]time.Time)}, "", 0)
 }
 
+// lineWriter writes the lines of memberlist to a slog.Logger.
 type lineWriter struct {
 	log *slog.Logger
-	// mu guards last, the time of each kind of line.
-	mu   sync.Mutex
-	last map[string]time.Time
+
+	mu   sync.Mutex           // guards last
+	last map[string]time.Time // when a line of each kind was last logged at its level
 }
 
 var _ io.Writer = (*lineWriter)(nil)
 
-// Write gets one line: "[LEVEL] component: text".
+// Write logs one line of the form "[LEVEL] component: text".
 func (w *lineWriter) Write(b []byte) (int, error) {
 	level, text := parseLine(string(b))
 	if level > slog.LevelDebug && !w.due(text) {
@@ -53,7 +55,8 @@ func parseLine(line string) (slog.Level, string) {
 	return slog.LevelDebug, text
 }
 
-// due goes by the line's first words, before names and addresses make it unique.
+// due reports whether a line may keep its level. The kind of a line is its text before the first
+// quote or digit, where names and addresses begin.
 func (w *lineWriter) due(text string) bool {
 	kind := text
 	for i, r := range text {

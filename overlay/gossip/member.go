@@ -18,46 +18,46 @@ import (
 	"github.com/hashicorp/memberlist"
 )
 
-// Status of a member, as this node sees it.
+// Status is the status of a member as this node sees it.
 type Status string
 
-// The statuses.
+// The statuses of a member.
 const (
-	// Alive answers probes, or is suspected and may still object.
+	// Alive: the member answers probes, or is suspected and may still object.
 	Alive Status = "alive"
-	// Left has said goodbye, with its signature.
+	// Left: the member has said goodbye with its own signature.
 	Left Status = "left"
-	// Failed did not answer, to us or to those that we asked, or others say so: whoever acts on it
-	// asks the node itself first, for any member can claim it.
+	// Failed: the member did not answer this node or those that this node asked, or other members
+	// say so. Any member can claim it, so a caller that acts on it must probe the member first.
 	Failed Status = "failed"
 )
 
-// Member is one node, this one among them.
+// Member is one node of the cluster, as gossip knows it.
 type Member struct {
 	ID   string
 	Addr netip.AddrPort
-	// Status since Since, by this node's clock.
+	// Since is when Status last changed, by the clock of this node.
 	Status Status
 	Since  time.Time
 	Tags   map[string]string
 }
 
-// record is what is known of a member by gossip.
+// record is what gossip knows of one member.
 type record struct {
 	addr netip.AddrPort
-	// up: memberlist takes it for alive.
+	// up is whether memberlist reports the member as alive.
 	up    bool
-	since time.Time // of its status
-	// meta is its newest statement, said the same read. verified: it was signed with a key that the
-	// managers named.
-	meta     []byte
-	said     statement
-	verified bool
+	since time.Time // when the status last changed
+	// meta is the newest statement of the member as it was received, and statement is its content.
+	// verified is whether the statement was signed with a key that the managers tell.
+	meta      []byte
+	statement statement
+	verified  bool
 }
 
 func (r *record) status() Status {
 	switch {
-	case r.said.leaving:
+	case r.statement.leaving:
 		return Left
 	case r.up:
 		return Alive
@@ -67,11 +67,12 @@ func (r *record) status() Status {
 }
 
 func (r *record) member(id string) Member {
-	return Member{ID: id, Addr: r.addr, Status: r.status(), Since: r.since, Tags: maps.Clone(r.said.tags)}
+	return Member{ID: id, Addr: r.addr, Status: r.status(), Since: r.since, Tags: maps.Clone(r.statement.tags)}
 }
 
-// Members lists all members, by id, and a channel that is closed at the next
-// change: look, act, wait for it, look again, and nothing is missed.
+// Members returns all members, this node included, sorted by id, and a channel that is closed at
+// the next change. A caller that reads the list again each time the channel closes misses no
+// change.
 func (g *Gossip) Members() ([]Member, <-chan struct{}) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -83,7 +84,7 @@ func (g *Gossip) Members() ([]Member, <-chan struct{}) {
 	return list, g.changed
 }
 
-// Member finds one by id.
+// Member returns the member with that id.
 func (g *Gossip) Member(id string) (Member, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -94,8 +95,9 @@ func (g *Gossip) Member(id string) (Member, bool) {
 	return r.member(id), true
 }
 
-// Ping sends a packet to a member by UDP and returns when the answer has come. A packet that is
-// lost is sent again, until ctx ends: ErrUnavailable then.
+// Ping sends a UDP packet to a member and returns when the answer has come. It repeats packets that
+// are lost. It returns ErrNotFound for an id that is no member, and ErrUnavailable if ctx ends
+// before an answer has come.
 func (g *Gossip) Ping(ctx context.Context, id string) error {
 	m, ok := g.Member(id)
 	if !ok {
@@ -116,9 +118,9 @@ func (g *Gossip) Ping(ctx context.Context, id string) error {
 	}
 }
 
-// edit changes the record of a member that is up or not, and tells those that wait when its status
-// or address has changed.
-func (g *Gossip) edit(id string, up bool, change func(*record)) {
+// updateRecord sets whether memberlist reports the node as alive, and calls change with its record
+// if it has one. It notifies those that wait for a change of the status or address.
+func (g *Gossip) updateRecord(id string, up bool, change func(*record)) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if up {
@@ -141,24 +143,25 @@ func (g *Gossip) edit(id string, up bool, change func(*record)) {
 	g.notify()
 }
 
-// notify is called with mu held.
+// notify tells those that wait in Members of a change. The caller holds mu.
 func (g *Gossip) notify() {
 	close(g.changed)
 	g.changed = make(chan struct{})
 }
 
-// judge drops the members that a new roster does not list, those that it lists at another address,
-// and those whose statement, taken on trust before there was a roster, turns out to be forged.
-func (g *Gossip) judge(r *roster) {
+// applyRoster removes the members that a new roster does not list, those that it lists at another
+// address, and those with a forged statement. A forged statement may have been accepted before
+// there was a roster.
+func (g *Gossip) applyRoster(r *roster) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for id, m := range g.members {
 		trust, known := r.trust(id)
-		known = known && r.places(id, m.addr.Addr()) == nil
+		known = known && r.checkAddr(id, m.addr.Addr()) == nil
 		if known && !m.verified {
-			said, err := readStatement(m.meta, id, m.addr, trust)
+			s, err := readStatement(m.meta, id, m.addr, trust)
 			if known = err == nil; known {
-				m.said, m.verified = said, true
+				m.statement, m.verified = s, true
 			}
 		}
 		if !known && id != g.self {
@@ -168,8 +171,8 @@ func (g *Gossip) judge(r *roster) {
 	g.notify()
 }
 
-// delegate hears from memberlist, with memberlist's lock held: none of its methods calls
-// memberlist.
+// delegate receives the events of memberlist. memberlist calls it with its own lock held, so its
+// methods must not call memberlist.
 type delegate struct{ g *Gossip }
 
 var (
@@ -178,35 +181,36 @@ var (
 	_ memberlist.Delegate      = delegate{}
 )
 
-// NotifyAlive judges every claim that a node is alive. With an error, memberlist does not hear of
-// it.
+// NotifyAlive implements memberlist.AliveDelegate. memberlist calls it for every claim that a node
+// is alive, and ignores the claim if it returns an error.
 func (d delegate) NotifyAlive(peer *memberlist.Node) error {
-	return guarded(func() error { return d.g.hear(peer.Name, addrPort(peer.Addr, peer.Port), peer.Meta) })
+	return recovered(func() error { return d.g.handleAlive(peer.Name, addrPort(peer.Addr, peer.Port), peer.Meta) })
 }
 
-// hear takes over what a node says of itself at an address, if the node itself has said it.
-func (g *Gossip) hear(id string, addr netip.AddrPort, meta []byte) error {
+// handleAlive stores the statement of a node at an address. It returns an error if that node has
+// not signed the statement, has since made a newer one, or must not be at that address.
+func (g *Gossip) handleAlive(id string, addr netip.AddrPort, meta []byte) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	r := g.members[id]
 	if r != nil && r.addr == addr && bytes.Equal(r.meta, meta) {
-		return nil // The usual case: what it said is known.
+		return nil // The usual case: the statement is already stored.
 	}
-	told := g.roster.Load()
-	trust, known := told.trust(id)
+	roster := g.roster.Load()
+	trust, known := roster.trust(id)
 	if !known {
-		return errors.New("it is no member")
+		return errors.New("the managers do not list the node as a member")
 	}
-	said, err := readStatement(meta, id, addr, trust)
+	s, err := readStatement(meta, id, addr, trust)
 	if err != nil {
 		return err
 	}
 	if r != nil && r.addr != addr && r.status() == Alive {
-		g.clash(Conflict{NodeID: id, Member: r.addr, Other: addr})
-		return nil // Memberlist ignores it by itself.
+		g.queueConflict(Conflict{NodeID: id, Member: r.addr, Other: addr})
+		return nil // memberlist itself ignores the second address.
 	}
-	// Every member sends packets there: the node must not choose where.
-	if err := told.places(id, addr.Addr()); err != nil && id != g.self {
+	// All members send packets to that address, so the managers decide it and not the node.
+	if err := roster.checkAddr(id, addr.Addr()); err != nil && id != g.self {
 		return err
 	}
 	switch {
@@ -214,18 +218,18 @@ func (g *Gossip) hear(id string, addr netip.AddrPort, meta []byte) error {
 		r = &record{addr: addr, up: g.up[id], since: time.Now()}
 		g.members[id] = r
 	case id == g.self:
-		// This node's own words, of before its clock was set back: it speaks again, later than
-		// that.
-		if said.made > r.said.made {
-			g.floor = max(g.floor, said.made)
-			wake(g.say)
+		// The statement is one of this node from before its clock was set back. The node makes a
+		// new one with a later time.
+		if s.issued > r.statement.issued {
+			g.minIssued = max(g.minIssued, s.issued)
+			wake(g.announceNow)
 		}
 		return nil
-	case r.verified && said.made < r.said.made && !early(r.said.made) && (r.up || said.leaving):
-		return errors.New("it has said something else since")
+	case r.verified && s.issued < r.statement.issued && !tooFarAhead(r.statement.issued) && (r.up || s.leaving):
+		return errors.New("the statement is older than the node's last one")
 	}
 	before := r.status()
-	r.addr, r.meta, r.said, r.verified = addr, bytes.Clone(meta), said, !trust.Blind
+	r.addr, r.meta, r.statement, r.verified = addr, bytes.Clone(meta), s, !trust.AnyKey
 	if r.status() != before {
 		r.since = time.Now()
 	}
@@ -233,31 +237,34 @@ func (g *Gossip) hear(id string, addr netip.AddrPort, meta []byte) error {
 	return nil
 }
 
-// clash reports a conflict to Run. The other machine will claim again.
-func (g *Gossip) clash(c Conflict) {
+// queueConflict passes a conflict to Run. A conflict is dropped when the queue is full, because the
+// other machine repeats its claim.
+func (g *Gossip) queueConflict(c Conflict) {
 	select {
 	case g.conflicts <- c:
 	default:
 	}
 }
 
-// NotifyJoin and the next two are memberlist.EventDelegate.
+// NotifyJoin implements memberlist.EventDelegate.
 func (d delegate) NotifyJoin(n *memberlist.Node) { d.NotifyUpdate(n) }
 
+// NotifyUpdate implements memberlist.EventDelegate.
 func (d delegate) NotifyUpdate(n *memberlist.Node) {
-	d.g.edit(n.Name, true, func(r *record) { r.addr = addrPort(n.Addr, n.Port) })
+	d.g.updateRecord(n.Name, true, func(r *record) { r.addr = addrPort(n.Addr, n.Port) })
 }
 
-// NotifyLeave is told that a node is dead or gone: by memberlist's packets, which any member can
-// forge. That it has left counts by its statement alone.
+// NotifyLeave implements memberlist.EventDelegate. memberlist calls it when a node is dead or has
+// left. Any member can forge the packets that lead to it, so only the statement of a node decides
+// whether it has left.
 func (d delegate) NotifyLeave(n *memberlist.Node) {
 	if n.Name != d.g.self {
-		d.g.edit(n.Name, false, func(*record) {})
+		d.g.updateRecord(n.Name, false, func(*record) {})
 	}
 }
 
-// NodeMeta and the rest are memberlist.Delegate. There is no state besides the membership, and
-// there are no messages.
+// NodeMeta implements memberlist.Delegate. So do the methods below, which do nothing: gossip
+// carries neither messages nor state of the application.
 func (d delegate) NodeMeta(int) []byte {
 	d.g.mu.Lock()
 	defer d.g.mu.Unlock()
@@ -272,19 +279,20 @@ func (delegate) LocalState(bool) []byte { return nil }
 
 func (delegate) MergeRemoteState([]byte, bool) {}
 
+// addrPort converts an address of memberlist.
 func addrPort(ip net.IP, port uint16) netip.AddrPort {
 	addr, _ := netip.AddrFromSlice(ip)
 	return netip.AddrPortFrom(addr.Unmap(), port)
 }
 
-// report passes a conflict on, unless it did so within the last minute.
+// report logs a conflict and calls Deps.Conflict, at most once a minute for each conflict.
 func (g *Gossip) report(c Conflict) {
 	now := time.Now()
-	maps.DeleteFunc(g.told, func(_ Conflict, at time.Time) bool { return now.Sub(at) >= time.Minute })
-	if _, ok := g.told[c]; ok {
+	maps.DeleteFunc(g.reported, func(_ Conflict, at time.Time) bool { return now.Sub(at) >= time.Minute })
+	if _, ok := g.reported[c]; ok {
 		return
 	}
-	g.told[c] = now
+	g.reported[c] = now
 	g.deps.Log.Warn(c.String(), "node", c.NodeID)
 	if g.deps.Conflict != nil {
 		g.deps.Conflict(c)

@@ -12,11 +12,11 @@ import (
 	"github.com/hashicorp/memberlist"
 )
 
-// network is an Ethernet in memory. memberlist's own mock deadlocks.
+// network is an Ethernet in memory. It replaces the mock of memberlist, which deadlocks.
 type network struct {
 	mu    sync.Mutex
 	ports map[string]*port
-	// drops decides each packet and each dial by the addresses' hosts.
+	// drops reports whether a packet or dial between two hosts is lost.
 	drops func(from, to string) bool
 }
 
@@ -48,7 +48,7 @@ func (n *network) setDrops(drops func(from, to string) bool) {
 	n.drops = drops
 }
 
-// to finds the other end, nil when it is away or cut off.
+// to returns the port with that address, or nil if it is closed or cut off.
 func (p *port) to(addr string) *port {
 	p.net.mu.Lock()
 	defer p.net.mu.Unlock()
@@ -68,7 +68,7 @@ func (p *port) WriteTo(b []byte, addr string) (time.Time, error) {
 	if peer := p.to(addr); peer != nil {
 		select {
 		case peer.packets <- &memberlist.Packet{Buf: append([]byte(nil), b...), From: p.addr, Timestamp: now}:
-		default: // A full queue drops, as a socket's would.
+		default: // A full queue drops packets, as a socket does.
 		}
 	}
 	return now, nil

@@ -13,47 +13,48 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Peer is a member as the managers tell of it.
+// Peer is a member as the managers describe it.
 type Peer struct {
 	ID string
-	// Addr is where it is reached, and Port its cluster port.
+	// Addr is the address of its cluster and gossip ports, and Port its cluster port.
 	Addr netip.Addr
 	Port uint16
-	// DataAddr is where it takes packets of overlay networks.
+	// DataAddr is the address to which packets of overlay networks are sent.
 	DataAddr netip.Addr
 	keys     []*ecdsa.PublicKey
 }
 
-// roster is the managers' list of all members. It is immutable.
+// roster is the list of all members that the managers send. It is immutable.
 type roster struct {
-	// told: the managers have told of members. It stays so.
-	told  bool
-	peers map[string]Peer
-	addrs map[netip.Addr]bool
+	// received is whether the managers have sent a list yet. It never becomes false again.
+	received bool
+	peers    map[string]Peer     // by node id
+	addrs    map[netip.Addr]bool // the Addr of each peer
 }
 
-// trust gives the keys of a node.
+// trust returns the keys with which a node may sign. known is false if the node is no member.
+// Without a list from the managers every node is known and any key is accepted.
 func (r *roster) trust(id string) (t envelope.Trust, known bool) {
-	if !r.told {
-		return envelope.Trust{Blind: true}, true
+	if !r.received {
+		return envelope.Trust{AnyKey: true}, true
 	}
 	p, known := r.peers[id]
 	return envelope.Trust{Keys: p.keys}, known
 }
 
-// places refuses an address of a node that is not the one that the managers tell.
-func (r *roster) places(id string, at netip.Addr) error {
+// checkAddr returns an error if the managers list a node at another address.
+func (r *roster) checkAddr(id string, at netip.Addr) error {
 	if p, known := r.peers[id]; known && p.Addr != at {
-		return fmt.Errorf("it is at %s by what managers tell, and not at %s", p.Addr, at)
+		return fmt.Errorf("the node claims the address %s, but the managers list it at %s", at, p.Addr)
 	}
 	return nil
 }
 
-// Apply takes over what the managers tell of the members. The first call lists them all. From then
-// on nobody else is listened to, and nobody is believed whose signature is not that of the key
-// which the managers name. Changes of other objects are passed over.
+// Apply updates the list of members from the peerings among changes, and ignores other changes. The
+// first call must list all members. From then on gossip ignores every node that is not on the list,
+// and every message or statement that is not signed with a key which the list names.
 func (g *Gossip) Apply(changes []*swarmv1.AssignmentChange) {
-	next := &roster{told: true, peers: maps.Clone(g.roster.Load().peers), addrs: map[netip.Addr]bool{}}
+	next := &roster{received: true, peers: maps.Clone(g.roster.Load().peers), addrs: map[netip.Addr]bool{}}
 	if next.peers == nil {
 		next.peers = map[string]Peer{}
 	}
@@ -80,25 +81,25 @@ func (g *Gossip) Apply(changes []*swarmv1.AssignmentChange) {
 	}
 	g.roster.Store(next)
 	g.opener.Forget(func(id string) bool { _, ok := next.peers[id]; return ok })
-	g.judge(next)
+	g.applyRoster(next)
 	g.chooseKey()
-	wake(g.look)
+	wake(g.reconnectNow)
 }
 
-// peer reads a peering. A key that cannot be read is left out: without any, the node is not
-// believed.
+// peer converts a peering. It logs and leaves out a key that cannot be read; all messages of a node
+// without keys are rejected.
 func (g *Gossip) peer(p *swarmv1.Peering) Peer {
 	out := Peer{ID: p.GetNodeId(), Port: uint16(p.GetPort())}
 	at := p.GetAddr()
 	if others := p.GetOthers(); len(others) > 0 {
-		at = others[0] // Another address than that of the data path.
+		at = others[0] // The node has a separate address for the data path.
 	}
 	out.Addr, _ = netip.ParseAddr(at)
 	out.DataAddr, _ = netip.ParseAddr(p.GetAddr())
 	for _, der := range p.GetPublicKeys() {
 		key, err := parseKey(der)
 		if err != nil {
-			g.deps.Log.Warn("public key of a node", "node", p.GetNodeId(), "err", err)
+			g.deps.Log.Warn("gossip: cannot read a public key of a node, ignore the key", "node", p.GetNodeId(), "err", err)
 			continue
 		}
 		out.keys = append(out.keys, key)
@@ -106,6 +107,7 @@ func (g *Gossip) peer(p *swarmv1.Peering) Peer {
 	return out
 }
 
+// parseKey parses an ECDSA public key in PKIX form.
 func parseKey(der []byte) (*ecdsa.PublicKey, error) {
 	key, err := x509.ParsePKIXPublicKey(der)
 	if err != nil {
@@ -114,43 +116,46 @@ func parseKey(der []byte) (*ecdsa.PublicKey, error) {
 	if key, ok := key.(*ecdsa.PublicKey); ok {
 		return key, nil
 	}
-	return nil, fmt.Errorf("of type %T, want ECDSA", key)
+	return nil, fmt.Errorf("key of type %T, want ECDSA", key)
 }
 
-// Peer is a member as the managers told of it.
+// Peer returns the member with that id as the managers describe it.
 func (g *Gossip) Peer(id string) (Peer, bool) {
 	p, ok := g.roster.Load().peers[id]
 	return p, ok
 }
 
-// signing is which key this node signs with.
-type signing struct{ current, chosen *ecdsa.PrivateKey }
+// signingKeys has the key of this node's certificate, and the key that the node signs with.
+type signingKeys struct{ certificate, used *ecdsa.PrivateKey }
 
-// signingKey is the key of this node's certificate; after a renewal the one before, until the
-// managers have told of the new one, and so the others as well.
+// signingKey returns the key to sign with. It is the key of this node's certificate. After a
+// renewal it is the former key, until the managers list the new one, because the other members do
+// not accept the new key before.
 func (g *Gossip) signingKey() *ecdsa.PrivateKey {
-	if s := g.signing.Load(); s != nil && s.current == g.deps.Key() {
-		return s.chosen
+	if s := g.signing.Load(); s != nil && s.certificate == g.deps.Key() {
+		return s.used
 	}
 	return g.chooseKey()
 }
 
+// chooseKey decides which key signingKey returns, and announces this node if the key has changed.
 func (g *Gossip) chooseKey() *ecdsa.PrivateKey {
-	g.choosing.Lock()
-	defer g.choosing.Unlock()
+	g.signingMu.Lock()
+	defer g.signingMu.Unlock()
 	current, before := g.deps.Key(), g.signing.Load()
-	next := &signing{current, current}
+	next := &signingKeys{current, current}
 	own := g.roster.Load().peers[g.self]
-	if before != nil && !own.has(current) && own.has(before.chosen) {
-		next.chosen = before.chosen
+	if before != nil && !own.has(current) && own.has(before.used) {
+		next.used = before.used
 	}
 	g.signing.Store(next)
-	if before != nil && before.chosen != next.chosen {
-		wake(g.say)
+	if before != nil && before.used != next.used {
+		wake(g.announceNow)
 	}
-	return next.chosen
+	return next.used
 }
 
+// has reports whether the managers list the public key of a private key.
 func (p Peer) has(key *ecdsa.PrivateKey) bool {
 	for _, k := range p.keys {
 		if k.Equal(key.Public()) {
@@ -160,7 +165,7 @@ func (p Peer) has(key *ecdsa.PrivateKey) bool {
 	return false
 }
 
-// wake signals a loop that need not know how often.
+// wake sends a signal if none is pending. The receiver need not know how many there were.
 func wake(c chan<- struct{}) {
 	select {
 	case c <- struct{}{}:

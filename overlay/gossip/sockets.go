@@ -16,16 +16,16 @@ import (
 )
 
 const (
-	// longestPacket is the most that UDP carries, rounded up.
-	longestPacket = 1 << 16
-	// receiveBuffer holds what arrives while this node is busy; the kernel's limit
-	// (net.core.rmem_max) may be less.
+	// maxPacket is the size of the longest UDP packet, rounded up.
+	maxPacket = 1 << 16
+	// receiveBuffer is the size of the kernel's buffer for packets that arrive while this node is
+	// busy. The kernel's limit (net.core.rmem_max) may be less.
 	receiveBuffer = 2 << 20
 )
 
-// sockets are memberlist's way to the others, a port of TCP and the same of UDP. Its own
-// NetTransport reads each packet into 64 KiB that were made for it: nine tenths of what a node at
-// rest allocates. Here it takes as much as it is long.
+// sockets is a memberlist transport: one TCP and one UDP socket with the same port. It replaces
+// memberlist's NetTransport, which allocates 64 KiB for each packet: nine tenths of what an idle
+// node allocates. Here a packet takes only its own length.
 //
 // Two goroutines read, until Shutdown.
 type sockets struct {
@@ -41,6 +41,7 @@ type sockets struct {
 
 var _ memberlist.NodeAwareTransport = (*sockets)(nil)
 
+// listen opens both sockets and begins to read.
 func listen(addr netip.AddrPort, log *slog.Logger) (*sockets, error) {
 	tcp, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(addr))
 	if err != nil {
@@ -67,12 +68,12 @@ func listen(addr netip.AddrPort, log *slog.Logger) (*sockets, error) {
 }
 
 func (s *sockets) receive() {
-	buf := make([]byte, longestPacket)
+	buf := make([]byte, maxPacket)
 	for failures := 0; ; {
 		n, from, err := s.udp.ReadFromUDP(buf)
 		if err != nil {
 			failures++
-			if !s.again("receive gossip", err, failures) {
+			if !s.backoff("gossip: receive a packet", err, failures) {
 				return
 			}
 			continue
@@ -94,7 +95,7 @@ func (s *sockets) accept() {
 		conn, err := s.tcp.AcceptTCP()
 		if err != nil {
 			failures++
-			if !s.again("accept gossip", err, failures) {
+			if !s.backoff("gossip: accept a connection", err, failures) {
 				return
 			}
 			continue
@@ -109,9 +110,10 @@ func (s *sockets) accept() {
 	}
 }
 
-// again says whether to try once more after an error, and waits: 10 ms at first, a second at most.
-// The next error is as likely as this one (a process without file descriptors, say).
-func (s *sockets) again(what string, err error, failures int) bool {
+// backoff logs an error and waits, 10 ms at first and a second at most, because the next call is
+// likely to fail too (for example if the process has no file descriptors left). It reports whether
+// to try again: not after Shutdown.
+func (s *sockets) backoff(what string, err error, failures int) bool {
 	if errors.Is(err, net.ErrClosed) {
 		return false
 	}
@@ -125,7 +127,7 @@ func (s *sockets) again(what string, err error, failures int) bool {
 	}
 }
 
-// PacketCh and the rest are memberlist.Transport.
+// PacketCh and the methods below implement memberlist.NodeAwareTransport.
 func (s *sockets) PacketCh() <-chan *memberlist.Packet { return s.packets }
 
 func (s *sockets) StreamCh() <-chan net.Conn { return s.streams }
@@ -139,7 +141,7 @@ func (s *sockets) FinalAdvertiseAddr(ip string, port int) (net.IP, int, error) {
 }
 
 func (s *sockets) WriteTo(b []byte, addr string) (time.Time, error) {
-	// Addresses come from members' messages too: names are not resolved.
+	// Names are not resolved, because addresses may come from messages of other members.
 	to, err := netip.ParseAddrPort(addr)
 	if err != nil {
 		return time.Time{}, err
@@ -164,7 +166,7 @@ func (s *sockets) DialAddressTimeout(addr memberlist.Address, timeout time.Durat
 	return s.DialTimeout(addr.Addr, timeout)
 }
 
-// Shutdown closes the port and waits for the readers. A second call does nothing.
+// Shutdown closes the sockets and waits for the readers. A second call does nothing.
 func (s *sockets) Shutdown() error {
 	err := s.close()
 	s.readers.Wait()

@@ -41,7 +41,7 @@ func TestSockets_PacketTakesAsMuchAsItIsLong(t *testing.T) {
 	}
 }
 
-// Neighbours stay as they were read: the buffer is read into again before anybody looks at them.
+// A packet is not changed by later ones, although all are read into the same buffer.
 func TestSockets_PacketIsNotOverwrittenByTheNext(t *testing.T) {
 	a, b := listenOnLoopback(t), listenOnLoopback(t)
 	for _, text := range []string{"first", "other"} {
@@ -77,7 +77,7 @@ func TestSockets_Streams(t *testing.T) {
 	}
 }
 
-// Nobody takes what has arrived: the readers end all the same.
+// The readers end at Shutdown although no one receives the packets and streams.
 func TestSockets_ShutdownWaitsForNobody(t *testing.T) {
 	a, b := listenOnLoopback(t), listenOnLoopback(t)
 	if _, err := a.WriteTo([]byte("x"), b.udp.LocalAddr().String()); err != nil {

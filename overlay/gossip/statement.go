@@ -14,16 +14,17 @@ import (
 	"swarm/overlay/gossip/envelope"
 )
 
-// statement is what a node says of itself, signed with its key. It travels as the node's metadata:
-// whoever passes it on cannot change it, and the node's id and address are signed with it.
+// statement is what a node says about itself: its tags, and whether it leaves. It travels as the
+// node's metadata in memberlist. The node signs it together with its id and address, so a member
+// that passes it on cannot change it.
 //
 //	signature's length, signature, time (8 bytes), flags,
 //	then tags: each name and value with its length before it
 type statement struct {
-	// made orders the statements of a node. It is the time at which the node made it, by the node's
-	// clock, in nanoseconds.
-	made uint64
-	// leaving: the node says goodbye.
+	// issued is when the node made the statement, by the clock of the node, in ns since 1970. It
+	// orders the statements of a node.
+	issued uint64
+	// leaving is whether the statement is a goodbye.
 	leaving bool
 	tags    map[string]string
 }
@@ -33,9 +34,10 @@ const (
 	flagLeaving     = 1
 )
 
-// sign words the statement of the node with that id and address.
+// sign encodes and signs the statement of the node with that id and address. It returns an error if
+// the statement is longer than memberlist permits.
 func (s statement) sign(key *ecdsa.PrivateKey, id string, addr netip.AddrPort) ([]byte, error) {
-	body := binary.BigEndian.AppendUint64(nil, s.made)
+	body := binary.BigEndian.AppendUint64(nil, s.issued)
 	body = append(body, 0)
 	if s.leaving {
 		body[8] |= flagLeaving
@@ -43,7 +45,7 @@ func (s statement) sign(key *ecdsa.PrivateKey, id string, addr netip.AddrPort) (
 	for _, name := range slices.Sorted(maps.Keys(s.tags)) {
 		for _, text := range []string{name, s.tags[name]} {
 			if len(text) > 255 {
-				return nil, fmt.Errorf("gossip tag %s: %d bytes, more than 255", name, len(text))
+				return nil, fmt.Errorf("gossip tag %s: %d bytes, want at most 255", name, len(text))
 			}
 			body = append(append(body, byte(len(text))), text...)
 		}
@@ -54,12 +56,12 @@ func (s statement) sign(key *ecdsa.PrivateKey, id string, addr netip.AddrPort) (
 	}
 	meta := append(append([]byte{byte(len(sig))}, sig...), body...)
 	if len(meta) > memberlist.MetaMaxSize {
-		return nil, fmt.Errorf("gossip tags: %d bytes with the signature, more than %d", len(meta), memberlist.MetaMaxSize)
+		return nil, fmt.Errorf("gossip tags: %d bytes with the signature, want at most %d", len(meta), memberlist.MetaMaxSize)
 	}
 	return meta, nil
 }
 
-// parseStatement reads a node's metadata. It does not look at the signature.
+// parseStatement decodes a node's metadata. It does not verify the signature.
 func parseStatement(meta []byte) (s statement, sig, body []byte, err error) {
 	malformed := fmt.Errorf("malformed statement of %d bytes", len(meta))
 	if len(meta) < 1 {
@@ -70,7 +72,7 @@ func parseStatement(meta []byte) (s statement, sig, body []byte, err error) {
 		return s, nil, nil, malformed
 	}
 	sig, body = meta[1:end], meta[end:]
-	s = statement{made: binary.BigEndian.Uint64(body), leaving: body[8]&flagLeaving != 0, tags: map[string]string{}}
+	s = statement{issued: binary.BigEndian.Uint64(body), leaving: body[8]&flagLeaving != 0, tags: map[string]string{}}
 	var texts []string
 	for rest := body[9:]; len(rest) > 0; {
 		n := 1 + int(rest[0])
@@ -89,36 +91,37 @@ func parseStatement(meta []byte) (s statement, sig, body []byte, err error) {
 	return s, sig, body, nil
 }
 
-// readStatement reads and verifies the metadata of the node with that id and address. With blind
-// trust it is not verified, and a goodbye does not count.
+// readStatement decodes and verifies the metadata of the node with that id and address. If trust
+// has AnyKey, the signature is not verified and a goodbye is ignored.
 func readStatement(meta []byte, id string, addr netip.AddrPort, trust envelope.Trust) (statement, error) {
 	s, sig, body, err := parseStatement(meta)
 	switch {
 	case err != nil:
 		return s, err
-	case early(s.made):
-		return s, fmt.Errorf("statement is dated more than %d seconds ahead", claimLead)
-	case trust.Blind:
+	case tooFarAhead(s.issued):
+		return s, fmt.Errorf("the statement is dated more than %d seconds in the future", maxClockSkew)
+	case trust.AnyKey:
 		s.leaving = false
 		return s, nil
 	case !envelope.Verify(trust.Keys, sig, statementDomain, []byte(id), []byte(addr.String()), body):
-		return s, fmt.Errorf("statement is not signed with the node's key")
+		return s, fmt.Errorf("the statement is not signed with a key of the node")
 	}
 	return s, nil
 }
 
-// early reports whether a statement is dated further ahead than clocks of hosts may differ. Nobody
-// hears it: the node could say nothing later than the last time that there is.
-func early(made uint64) bool {
-	return made > uint64(time.Now().Add(claimLead*time.Second).UnixNano())
+// tooFarAhead reports whether a statement is dated further in the future than the clocks of hosts
+// may differ. Such a statement is rejected: with the last possible time, the node could never
+// replace it.
+func tooFarAhead(issued uint64) bool {
+	return issued > uint64(time.Now().Add(maxClockSkew*time.Second).UnixNano())
 }
 
-// later is the time for the next statement, later than an earlier one also when the clock was set
-// back. An earlier one that nobody hears does not count.
-func later(made uint64) uint64 {
+// nextIssued returns the time for a statement that replaces one of the given time. It is later than
+// that also if the clock was set back, unless the former statement is rejected for its time.
+func nextIssued(issued uint64) uint64 {
 	now := uint64(time.Now().UnixNano())
-	if early(made) {
+	if tooFarAhead(issued) {
 		return now
 	}
-	return max(now, made+1)
+	return max(now, issued+1)
 }

@@ -52,11 +52,11 @@ type Bridge interface {
 
 // Fabric is the part of package fabric that is used here.
 type Fabric interface {
-	Attach(ctx context.Context, l fabric.Leg) error
+	Attach(ctx context.Context, l fabric.Attachment) error
 	Detach(ctx context.Context, taskID string) error
 	Sync(ctx context.Context, networkID string, endpoints []fabric.Endpoint) error
 	Update(ctx context.Context, networkID string, there []fabric.Endpoint, gone []string) error
-	Restore(ctx context.Context, keep []fabric.Leg) error
+	Restore(ctx context.Context, keep []fabric.Attachment) error
 }
 
 // Tables is the part of package vip that is used here.
@@ -270,7 +270,7 @@ func (p *Plane) connect(ctx context.Context, t *attached) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		for _, l := range t.fabricLegs() {
+		for _, l := range t.fabricAttachments() {
 			if err := p.deps.Fabric.Attach(ctx, l); err != nil {
 				return err
 			}
@@ -312,20 +312,20 @@ func (p *Plane) Detach(ctx context.Context, taskID string) error {
 // task whose network is complete.
 func (p *Plane) Restore(ctx context.Context, keep []Existing) error {
 	var (
-		held []bridge.Existing
-		legs []fabric.Leg
+		held        []bridge.Existing
+		attachments []fabric.Attachment
 	)
 	tasks := make(map[string]*attached, len(keep))
 	for _, k := range keep {
 		t := newAttached(k)
 		tasks[k.TaskID] = t
 		held = append(held, bridge.Existing{Attachment: k.bridgeAttachment(), Result: k.Result})
-		legs = append(legs, t.fabricLegs()...)
+		attachments = append(attachments, t.fabricAttachments()...)
 	}
 	if err := p.deps.Bridge.Restore(ctx, held); err != nil {
 		return err
 	}
-	if err := p.deps.Fabric.Restore(ctx, legs); err != nil {
+	if err := p.deps.Fabric.Restore(ctx, attachments); err != nil {
 		return err
 	}
 	p.mu.Lock()
@@ -355,11 +355,11 @@ func (a Attachment) bridgeAttachment() bridge.Attachment {
 	}
 }
 
-// fabricLegs describes the task's interfaces on overlay networks.
-func (t *attached) fabricLegs() []fabric.Leg {
-	var out []fabric.Leg
+// fabricAttachments describes the task's interfaces on overlay networks.
+func (t *attached) fabricAttachments() []fabric.Attachment {
+	var out []fabric.Attachment
 	for i, o := range t.Overlays {
-		out = append(out, fabric.Leg{
+		out = append(out, fabric.Attachment{
 			TaskID: t.TaskID, Network: fabric.Network{ID: o.Network.GetId(), VNI: o.Network.GetVni(), MTU: spec.NetworkMTU(o.Network.GetSpec())},
 			Netns:     t.Result.Netns,
 			Interface: Interface(i), Addresses: o.Addresses,

@@ -20,30 +20,30 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// newGate is a manager at 127.81.1.1, and the host at 127.81.1.2 that wants to join.
-func newGate(t *testing.T) (swarmv1.AdmissionClient, Joiner) {
+// newManager returns a client of a manager at 127.81.1.1, and the host at 127.81.1.2 that wants to
+// join.
+func newManager(t *testing.T) (swarmv1.AdmissionClient, Joiner) {
 	t.Helper()
-	return newGateThat(t, joinLimit, func(context.Context) error { return nil })
+	return newManagerWith(t, joinTimeout, func(context.Context) error { return nil })
 }
 
-// newGateThat is newGate with a manager that bounds a call, and admits callers that the function
-// does not refuse.
-func newGateThat(t *testing.T, limit time.Duration, admit func(context.Context) error) (swarmv1.AdmissionClient, Joiner) {
+// newManagerWith is newManager for a manager that bounds a call to limit. admit may refuse callers.
+func newManagerWith(t *testing.T, limit time.Duration, admit func(context.Context) error) (swarmv1.AdmissionClient, Joiner) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("raw sockets need root")
 	}
 	cluster, gossip := listener(t, "127.81.1.1", "cluster"), listener(t, "127.81.1.1", "gossip")
-	k := NewGatekeeper(func(ctx context.Context) (Gate, error) {
+	k := NewJoinServer(func(ctx context.Context) (Manager, error) {
 		if err := admit(ctx); err != nil {
-			return Gate{}, err
+			return Manager{}, err
 		}
-		return Gate{
-			Hostname: "gate", Addr: cluster.Addr, Port: cluster.Port, GossipPort: gossip.GossipPort,
+		return Manager{
+			Hostname: "manager", Addr: cluster.Addr, Port: cluster.Port, GossipPort: gossip.GossipPort,
 			Data: netip.AddrPortFrom(cluster.Addr, testDataPort),
 		}, nil
 	})
-	k.permit = func(net.Addr, netip.Addr) error { return nil } // the connection is through memory
+	k.permit = func(net.Addr, netip.Addr) error { return nil } // The connection is in memory and has no address.
 	k.limit = limit
 	server := grpc.NewServer(grpc.StreamInterceptor(func(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
 		return transport.ToStatus(next(srv, ss))
@@ -53,17 +53,17 @@ func newGateThat(t *testing.T, limit time.Duration, admit func(context.Context) 
 	return swarmv1.NewAdmissionClient(grpctest.Serve(t, server)), Joiner{Addr: host.Addr, Port: host.Port, DataAddr: host.Addr, Bind: host.Addr}
 }
 
-func TestJoin_EveryWayWorks(t *testing.T) {
-	c, j := newGate(t)
+func TestJoin_AllWaysWork(t *testing.T) {
+	c, j := newManager(t)
 	began := time.Now()
 	got, err := Join(t.Context(), c, j)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(began); took > joinPatience {
-		t.Errorf("took %s: somebody waited for nothing", took)
+	if took := time.Since(began); took > joinAttemptTimeout {
+		t.Errorf("took %s, want less than a timeout", took)
 	}
-	if got.Hostname != "gate" || got.Addr != "127.81.1.1" {
+	if got.Hostname != "manager" || got.Addr != "127.81.1.1" {
 		t.Errorf("got %v", got)
 	}
 	for name, ways := range map[string][]*swarmv1.TriedWay{"out": got.Out, "in": got.In} {
@@ -73,9 +73,9 @@ func TestJoin_EveryWayWorks(t *testing.T) {
 	}
 }
 
-func TestJoin_WhatDoesNotComeIsTold(t *testing.T) {
-	c, j := newGate(t)
-	// Nobody has this address: what the manager sends goes nowhere.
+func TestJoin_ReportsMissingPackets(t *testing.T) {
+	c, j := newManager(t)
+	// No host has this address, so the packets of the manager are lost.
 	j.Addr, j.DataAddr = netip.MustParseAddr("192.0.2.9"), netip.MustParseAddr("192.0.2.9")
 	got, err := Join(t.Context(), c, j)
 	if err != nil {
@@ -90,12 +90,12 @@ func TestJoin_WhatDoesNotComeIsTold(t *testing.T) {
 }
 
 func TestJoin_Refusals(t *testing.T) {
-	closed, j := newGateThat(t, joinLimit, func(context.Context) error { return errdefs.ErrUnauthenticated.WithMessage("a wrong token") })
+	closed, j := newManagerWith(t, joinTimeout, func(context.Context) error { return errdefs.ErrUnauthenticated.WithMessage("a wrong token") })
 	if _, err := Join(t.Context(), closed, j); !errdefs.IsUnauthorized(transport.FromStatus(err)) {
 		t.Errorf("a wrong token: %v", err)
 	}
-	c, j := newGate(t)
-	// Something else has the ports of gossip.
+	c, j := newManager(t)
+	// The gossip ports of this address are in use.
 	j.Bind = netip.MustParseAddr("127.81.1.1")
 	_, err := Join(t.Context(), c, j)
 	if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "is in use on this host") {
@@ -107,27 +107,27 @@ func TestJoin_Refusals(t *testing.T) {
 	}
 	_ = stream.Send(&swarmv1.AdmissionRequest{Addr: "x", Nonce: []byte{1}})
 	if _, err := stream.Recv(); !errdefs.IsInvalidArgument(transport.FromStatus(err)) {
-		t.Errorf("nonsense: %v", err)
+		t.Errorf("invalid request: %v", err)
 	}
 }
 
-// A caller that says nothing more, at either step, does not keep others with its address from their
-// turn.
+// A caller that sends nothing more, after either step, does not keep its slot for long: another
+// host with the same address gets it.
 func TestProbe_SilentCallersHoldNoSlot(t *testing.T) {
-	for name, say := range map[string]int{"before it listens": 1, "after the verdict": 2} {
+	for name, requests := range map[string]int{"before it listens": 1, "after the verdict": 2} {
 		t.Run(name, func(t *testing.T) {
-			c, j := newGateThat(t, time.Second, func(context.Context) error { return nil })
+			c, j := newManagerWith(t, time.Second, func(context.Context) error { return nil })
 			stream, err := c.Probe(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
-			for range say {
+			for range requests {
 				_ = stream.Send(&swarmv1.AdmissionRequest{Nonce: newNonce(), Addr: j.Addr.String(), Port: uint32(j.Port)})
 				if _, err := stream.Recv(); err != nil {
 					t.Fatal(err)
 				}
 			}
-			eventually.Nil(t, "another host has its turn", func() error {
+			eventually.Nil(t, "another host with the same address is tested", func() error {
 				_, err := Join(t.Context(), c, j)
 				return err
 			})
@@ -135,7 +135,7 @@ func TestProbe_SilentCallersHoldNoSlot(t *testing.T) {
 	}
 }
 
-// A manager tries the address that the caller comes from, and no other.
+// A manager tests the address from which the caller connects, and no other.
 func TestPermit(t *testing.T) {
 	for _, c := range []struct {
 		caller, addr string
@@ -163,7 +163,7 @@ func TestPermit(t *testing.T) {
 		}
 		err := permit(caller, netip.MustParseAddr(c.addr))
 		if c.want == nil && err != nil || c.want != nil && !c.want(err) {
-			t.Errorf("%s has %s tried: %v", c.caller, c.addr, err)
+			t.Errorf("permit %s to test %s: got %v", c.caller, c.addr, err)
 		}
 	}
 }

@@ -18,24 +18,29 @@ import (
 )
 
 const (
-	// unusedVNI is a network that no cluster has: VXLAN devices drop its packets silently.
+	// unusedVNI is a VXLAN network identifier that no cluster uses, so VXLAN devices drop its
+	// packets silently.
 	unusedVNI = 0xfffffe
-	// etherExperiment is IEEE 802's type for local experiments.
+	// etherExperiment is the EtherType that IEEE 802 reserves for local experiments.
 	etherExperiment = 0x88b5
-	magic           = "swarm-doctor"
-	nonceSize       = 16
-	// frameSize is that of the small packet: VXLAN header, Ethernet header, magic, nonce, and whether it is the large one.
+	// magic and a random nonce identify the packets of a probe.
+	magic     = "swarm-doctor"
+	nonceSize = 16
+	// frameSize is the size of the small packet: VXLAN header, Ethernet header, magic, nonce, and
+	// one byte that tells whether the packet is the large one.
 	frameSize = 8 + 14 + len(magic) + nonceSize + 1
-	// largest is beyond what any Ethernet carries.
-	largest = 9216
-	// sendInterval is the time between two pairs of packets: one that is lost is no verdict.
+	// maxPacket is more than any Ethernet carries.
+	maxPacket = 9216
+	// sendInterval is the time between two pairs of packets. Packets are repeated, so the loss of
+	// one does not fail the test.
 	sendInterval = 100 * time.Millisecond
 )
 
-// frame is a VXLAN packet's content, padded to size when that is more than it needs.
+// frame returns the payload of a VXLAN packet. It is padded to size, if size is more than
+// frameSize.
 func frame(nonce []byte, large bool, size int) []byte {
 	b := make([]byte, 0, max(size, frameSize))
-	b = append(b, 0x08, 0, 0, 0) // the flag that says that a VNI follows (RFC 7348)
+	b = append(b, 0x08, 0, 0, 0) // the flag for a valid VNI (RFC 7348)
 	b = binary.BigEndian.AppendUint32(b, unusedVNI<<8)
 	b = append(b, 2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2)
 	b = binary.BigEndian.AppendUint16(b, etherExperiment)
@@ -48,8 +53,9 @@ func frame(nonce []byte, large bool, size int) []byte {
 	return b[:cap(b)]
 }
 
-// heardIn tells whether a UDP datagram, with its header, is one of frame's for the port and nonce.
-func heardIn(datagram []byte, port uint16, nonce []byte) (large, ok bool) {
+// matchProbe reports whether a UDP datagram, with its header, is a probe packet for that port and
+// nonce, and whether it is the large one.
+func matchProbe(datagram []byte, port uint16, nonce []byte) (large, ok bool) {
 	const header = 8
 	if len(datagram) < header+frameSize || binary.BigEndian.Uint16(datagram[2:]) != port {
 		return false, false
@@ -62,21 +68,21 @@ func heardIn(datagram []byte, port uint16, nonce []byte) (large, ok bool) {
 	return got[frameSize-1] == 1, true
 }
 
-// ear hears the packets of one probe. It reads copies of what the firewall lets through: the kernel's VXLAN device, if
-// there is one, goes on to own the port.
-type ear struct {
+// packetReceiver receives the packets of one probe by a raw socket. It gets copies of what the
+// firewall lets through, so a VXLAN device of the kernel can use the same port.
+type packetReceiver struct {
 	conn  net.PacketConn
 	port  uint16
 	nonce []byte
 	done  chan struct{} // closed when the reader has ended
 
-	mu           sync.Mutex // guards what follows
-	small, large bool
-	changed      chan struct{} // closed and replaced when one of them comes
+	mu           sync.Mutex    // guards the fields below
+	small, large bool          // whether a packet of the size has arrived
+	changed      chan struct{} // closed and replaced when one of them arrives
 }
 
-// listen hears packets of the address family of from.
-func listen(ctx context.Context, from netip.Addr, port uint16, nonce []byte) (*ear, error) {
+// newReceiver begins to receive packets of the address family of from.
+func newReceiver(ctx context.Context, from netip.Addr, port uint16, nonce []byte) (*packetReceiver, error) {
 	network := fmt.Sprintf("ip4:%d", unix.IPPROTO_UDP)
 	if from.Is6() {
 		network = fmt.Sprintf("ip6:%d", unix.IPPROTO_UDP)
@@ -84,49 +90,52 @@ func listen(ctx context.Context, from netip.Addr, port uint16, nonce []byte) (*e
 	var config net.ListenConfig
 	conn, err := config.ListenPacket(ctx, network, "")
 	if err != nil {
-		return nil, fmt.Errorf("listen to packets: %w", err)
+		return nil, fmt.Errorf("open a raw socket for UDP: %w", err)
 	}
-	e := &ear{conn: conn, port: port, nonce: nonce, done: make(chan struct{}), changed: make(chan struct{})}
-	go e.read()
-	return e, nil
+	r := &packetReceiver{conn: conn, port: port, nonce: nonce, done: make(chan struct{}), changed: make(chan struct{})}
+	go r.read()
+	return r, nil
 }
 
-func (e *ear) read() {
-	defer close(e.done)
+// read records the packets of the probe until the socket is closed.
+func (r *packetReceiver) read() {
+	defer close(r.done)
 	buf := make([]byte, 64<<10)
 	for {
-		n, _, err := e.conn.ReadFrom(buf)
+		n, _, err := r.conn.ReadFrom(buf)
 		if err != nil {
-			return // Close, or an interface that went: nothing more is heard.
+			return // The socket was closed.
 		}
-		if large, ok := heardIn(buf[:n], e.port, e.nonce); ok {
-			e.note(large)
+		if large, ok := matchProbe(buf[:n], r.port, r.nonce); ok {
+			r.record(large)
 		}
 	}
 }
 
-func (e *ear) note(large bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+// record records that a packet has arrived.
+func (r *packetReceiver) record(large bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if large {
-		e.large = true
+		r.large = true
 	} else {
-		e.small = true
+		r.small = true
 	}
-	close(e.changed)
-	e.changed = make(chan struct{})
+	close(r.changed)
+	r.changed = make(chan struct{})
 }
 
-// wait returns when both sizes have come, or with what has when ctx ends.
-func (e *ear) wait(ctx context.Context) (small, large bool) { return e.await(ctx, true) }
+// wait returns when packets of both sizes have arrived or ctx has ended, and reports which have
+// arrived.
+func (r *packetReceiver) wait(ctx context.Context) (small, large bool) { return r.waitFor(ctx, true) }
 
-// await is wait, if need be without the large one.
-func (e *ear) await(ctx context.Context, both bool) (small, large bool) {
+// waitFor is wait that does not need the large packet if both is false.
+func (r *packetReceiver) waitFor(ctx context.Context, both bool) (small, large bool) {
 	for {
-		e.mu.Lock()
-		small, large = e.small, e.large
-		changed := e.changed
-		e.mu.Unlock()
+		r.mu.Lock()
+		small, large = r.small, r.large
+		changed := r.changed
+		r.mu.Unlock()
 		if small && (large || !both) {
 			return small, large
 		}
@@ -138,15 +147,15 @@ func (e *ear) await(ctx context.Context, both bool) (small, large bool) {
 	}
 }
 
-// Close ends the reader.
-func (e *ear) Close() error {
-	err := e.conn.Close()
-	<-e.done
+// Close closes the socket and waits for the reader.
+func (r *packetReceiver) Close() error {
+	err := r.conn.Close()
+	<-r.done
 	return err
 }
 
-// mouth sends the packets of one probe.
-type mouth struct {
+// packetSender sends the packets of one probe.
+type packetSender struct {
 	conn *net.UDPConn
 	to   netip.AddrPort
 	// packet is the size, in bytes, of the large IP packet.
@@ -154,7 +163,9 @@ type mouth struct {
 	small, large []byte
 }
 
-func newMouth(to netip.AddrPort, nonce []byte) (*mouth, error) {
+// newSender returns a sender to that address. The size of the large packet is the MTU of the
+// interface that leads there.
+func newSender(to netip.AddrPort, nonce []byte) (*packetSender, error) {
 	mtu, err := mtuTowards(to)
 	if err != nil {
 		return nil, err
@@ -172,26 +183,28 @@ func newMouth(to netip.AddrPort, nonce []byte) (*mouth, error) {
 	raw, err := conn.SyscallConn()
 	if err == nil {
 		var failure error
-		// In one piece, and whatever the kernel has learned of the way: that is what shall be found out.
+		// The large packet must not be fragmented, and must be sent even if the kernel has learned of
+		// a smaller MTU, because the probe shall find out whether it arrives.
 		err = raw.Control(func(fd uintptr) { failure = unix.SetsockoptInt(int(fd), level, option, unix.IP_PMTUDISC_PROBE) })
 		err = errors.Join(err, failure)
 	}
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	packet := min(mtu, largest)
-	return &mouth{
+	packet := min(mtu, maxPacket)
+	return &packetSender{
 		conn: conn, to: to, packet: packet, small: frame(nonce, false, 0), large: frame(nonce, true, packet-headers),
 	}, nil
 }
 
-// speak sends until ctx ends, once at least. What cannot be sent is not heard, which is the verdict.
-func (m *mouth) speak(ctx context.Context) {
+// send sends pairs of packets until ctx ends, at least one pair. Errors are ignored, because a
+// packet that cannot be sent does not arrive, which is the result of the test.
+func (s *packetSender) send(ctx context.Context) {
 	tick := time.NewTicker(sendInterval)
 	defer tick.Stop()
 	for {
-		_, _ = m.conn.WriteToUDPAddrPort(m.small, m.to)
-		_, _ = m.conn.WriteToUDPAddrPort(m.large, m.to)
+		_, _ = s.conn.WriteToUDPAddrPort(s.small, s.to)
+		_, _ = s.conn.WriteToUDPAddrPort(s.large, s.to)
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -200,11 +213,12 @@ func (m *mouth) speak(ctx context.Context) {
 	}
 }
 
-func (m *mouth) Close() error { return m.conn.Close() }
+// Close closes the socket.
+func (s *packetSender) Close() error { return s.conn.Close() }
 
-// mtuTowards is the MTU of the interface that leads to an address.
+// mtuTowards returns the MTU of the interface that leads to an address.
 func mtuTowards(to netip.AddrPort) (int, error) {
-	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to)) // Asks for a route; sends nothing.
+	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to)) // Finds the route and sends nothing.
 	if err != nil {
 		return 0, err
 	}
@@ -217,7 +231,7 @@ func mtuTowards(to netip.AddrPort) (int, error) {
 	for _, link := range links {
 		addrs, err := link.Addrs()
 		if err != nil {
-			continue // It went meanwhile.
+			continue // The interface was removed meanwhile.
 		}
 		if slices.ContainsFunc(addrs, func(a net.Addr) bool {
 			n, ok := a.(*net.IPNet)
@@ -226,5 +240,5 @@ func mtuTowards(to netip.AddrPort) (int, error) {
 			return link.MTU, nil
 		}
 	}
-	return 0, fmt.Errorf("no interface has the address %s, by which %s is reached", local, to.Addr())
+	return 0, fmt.Errorf("no interface has the address %s, which is the source of packets to %s", local, to.Addr())
 }

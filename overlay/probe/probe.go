@@ -1,11 +1,16 @@
 //go:build linux
 
-// Package probe tries the ways between this node and the others with real packets: the cluster port and gossip by
-// connecting, gossip's UDP by its own ping, and the port of overlay networks by VXLAN packets, small ones and one of the
-// size of the MTU. Each way is tried from both ends, because a firewall that lets answers through hides what it blocks.
+// Package probe tests the network between this node and the others with real packets. A way is one
+// port with its protocol, in one direction between two nodes. The ways of the cluster port and of
+// gossip over TCP are tested by connecting, that of gossip over UDP by the ping of gossip, and that
+// of overlay networks by VXLAN packets: small ones, and large ones that fill the MTU. Both nodes
+// test their ways to the other, because a firewall that lets answers through hides what it blocks
+// in the other direction.
 //
-// It owns the protocol of a probe and judges nothing. It refuses to send to anybody but members, by gossip's list. Callers:
-// adapter/dataplane makes a Prober; `swarm doctor` asks it. Goroutines: those of a call, which waits for them.
+// The package reports which ways work and does not explain why. It sends packets only to members of
+// the cluster, and to a host that proves a join token. Callers: cmd/swarm registers a Prober and a
+// JoinServer; `swarm doctor` calls the Prober, and a host that joins calls Join. Goroutines: those
+// of a call, which waits for them.
 package probe
 
 import (
@@ -33,32 +38,35 @@ import (
 )
 
 const (
-	// DefaultDataPort is the UDP port of overlay networks, unless `swarm init` chose another.
+	// DefaultDataPort is the UDP port of overlay networks if `swarm init` has set no other.
 	DefaultDataPort = 4789
-	// patience bounds each attempt; askPatience a whole probe, with both ends' attempts in it.
-	patience    = 2 * time.Second
-	askPatience = 3 * patience
-	// speech is how long the answerer sends at least, and grace how long its last packets may be on the way.
-	speech = 3 * sendInterval
-	grace  = 300 * time.Millisecond
-	// atOnce is how many nodes are probed at a time.
-	atOnce = 16
-	// answersAtOnce is how many probes of others this node answers at a time, and answersOfNode how many of one node. Others
-	// wait for patience.
-	answersAtOnce, answersOfNode = 16, 2
+	// attemptTimeout bounds the test of one way. nodeTimeout bounds the whole probe of a node, in
+	// which both nodes make their tests.
+	attemptTimeout = 2 * time.Second
+	nodeTimeout    = 3 * attemptTimeout
+	// minSendTime is how long the answering node sends packets at least. arrivalGrace is how long
+	// its last packets may take to arrive.
+	minSendTime  = 3 * sendInterval
+	arrivalGrace = 300 * time.Millisecond
+	// maxConcurrent is how many nodes are probed at the same time.
+	maxConcurrent = 16
+	// maxAnswers is how many probes of other nodes this node answers at the same time, and
+	// maxAnswersPerNode how many of one node. Further probes wait for up to attemptTimeout.
+	maxAnswers, maxAnswersPerNode = 16, 2
 )
 
-// Node is another member.
+// Node is another member of the cluster.
 type Node struct {
 	ID   string
 	Addr netip.Addr
-	// Port is of the cluster, GossipPort of gossip.
+	// Port is its cluster port, GossipPort its gossip port.
 	Port, GossipPort uint16
-	// Data takes packets of overlay networks. Zero: not known, then it is Addr and the port that is asked for.
+	// Data is where it receives packets of overlay networks. If it is zero, they are
+	// sent to Addr at the port of the request.
 	Data netip.AddrPort
 }
 
-// data is where to send packets of overlay networks.
+// data returns where to send packets of overlay networks. port is used if n.Data is zero.
 func (n Node) data(port uint16) netip.AddrPort {
 	if n.Data.IsValid() {
 		return n.Data
@@ -66,25 +74,27 @@ func (n Node) data(port uint16) netip.AddrPort {
 	return netip.AddrPortFrom(n.Addr, port)
 }
 
-// Config is data only.
+// Config is the configuration of a Prober.
 type Config struct {
 	Hostname string
-	// Data is where this node takes packets of overlay networks.
+	// Data is where this node receives packets of overlay networks.
 	Data netip.AddrPort
 }
 
-// Deps are live objects.
+// Deps are what a Prober calls.
 type Deps struct {
-	// Others lists the other members, those that do not answer among them.
+	// Others returns the other members, with those that do not answer.
 	Others func() []Node
-	Dial   func(nodeID string) (grpc.ClientConnInterface, error)
-	// Ping sends a gossip packet to a member and returns when its answer has come.
+	// Dial returns a connection to the cluster port of a member.
+	Dial func(nodeID string) (grpc.ClientConnInterface, error)
+	// Ping sends a gossip packet to a member and returns when the answer has come, or an error when
+	// ctx ends.
 	Ping func(ctx context.Context, nodeID string) error
-	// Self tells what this node has of networks; nil: nothing.
+	// Self returns what this node knows of its own networks. It may be nil.
 	Self func(ctx context.Context) (*swarmv1.SurveyedSelf, error)
 }
 
-// Prober implements the Doctor service.
+// Prober implements the Doctor service. It is safe for concurrent use.
 type Prober struct {
 	swarmv1.UnimplementedDoctorServer
 	cfg   Config
@@ -92,12 +102,14 @@ type Prober struct {
 	slots *slots
 }
 
-// New makes a Prober.
+// New returns a Prober.
 func New(cfg Config, deps Deps) *Prober {
-	return &Prober{cfg: cfg, deps: deps, slots: newSlots(answersAtOnce, answersOfNode)}
+	return &Prober{cfg: cfg, deps: deps, slots: newSlots(maxAnswers, maxAnswersPerNode)}
 }
 
-// Survey implements the Doctor service.
+// Survey implements the Doctor service: it probes all other members. If a node cannot be probed,
+// its entry has the error. Survey itself returns ErrInvalidArgument for a port that does not exist,
+// and the error of ctx.
 func (p *Prober) Survey(ctx context.Context, r *swarmv1.SurveyRequest) (*swarmv1.SurveyResponse, error) {
 	port, err := dataPort(cmp.Or(r.DataPathPort, uint32(p.cfg.Data.Port())))
 	if err != nil {
@@ -106,10 +118,10 @@ func (p *Prober) Survey(ctx context.Context, r *swarmv1.SurveyRequest) (*swarmv1
 	others := p.deps.Others()
 	nodes := make([]*swarmv1.SurveyedNode, len(others))
 	var g errgroup.Group
-	g.SetLimit(atOnce)
+	g.SetLimit(maxConcurrent)
 	for i, n := range others {
 		g.Go(func() error {
-			nodes[i] = p.ask(ctx, n, port)
+			nodes[i] = p.probeNode(ctx, n, port)
 			return nil
 		})
 	}
@@ -119,10 +131,11 @@ func (p *Prober) Survey(ctx context.Context, r *swarmv1.SurveyRequest) (*swarmv1
 			self = &swarmv1.SurveyedSelf{Error: err.Error()}
 		}
 	}
-	_ = g.Wait() // What went wrong stands in the node.
+	_ = g.Wait() // The functions return no error: the entry of a node has it.
 	return &swarmv1.SurveyResponse{Nodes: nodes, Self: self}, ctx.Err()
 }
 
+// dataPort returns the port to test for a port of a request.
 func dataPort(n uint32) (uint16, error) {
 	switch {
 	case n == 0:
@@ -134,18 +147,18 @@ func dataPort(n uint32) (uint16, error) {
 	}
 }
 
-// ask probes one node from here, while it does the same from there.
-func (p *Prober) ask(ctx context.Context, n Node, port uint16) *swarmv1.SurveyedNode {
-	ctx, cancel := context.WithTimeout(ctx, askPatience)
+// probeNode tests the ways to and from one node. The node makes its tests at the same time.
+func (p *Prober) probeNode(ctx context.Context, n Node, port uint16) *swarmv1.SurveyedNode {
+	ctx, cancel := context.WithTimeout(ctx, nodeTimeout)
 	defer cancel()
 	out := &swarmv1.SurveyedNode{NodeId: n.ID, Addr: n.Addr.String()}
 	var g errgroup.Group
 	g.Go(func() error {
-		out.Out = p.try(ctx, n)
+		out.Out = p.tryPorts(ctx, n)
 		return nil
 	})
 	in, overlay, err := p.exchange(ctx, n, port, out)
-	_ = g.Wait() // try reports in its ways.
+	_ = g.Wait() // The function returns no error: the ways have it.
 	out.In, out.Out = in, append(out.Out, overlay...)
 	if err != nil {
 		out.Error = err.Error()
@@ -153,63 +166,67 @@ func (p *Prober) ask(ctx context.Context, n Node, port uint16) *swarmv1.Surveyed
 	return out
 }
 
-// exchange sends packets and the request, and reads the answer: the ways from the node, and those of overlay packets to it.
-func (p *Prober) exchange(ctx context.Context, n Node, port uint16, about *swarmv1.SurveyedNode) (in, out []*swarmv1.TriedWay, err error) {
+// exchange sends packets to the node, calls its Probe, and receives its packets. It returns the
+// ways from the node, and the ways of overlay networks to it. It writes host name, clock offset and
+// round-trip time to result.
+func (p *Prober) exchange(ctx context.Context, n Node, port uint16, result *swarmv1.SurveyedNode) (in, out []*swarmv1.TriedWay, err error) {
 	nonce := make([]byte, nonceSize)
-	_, _ = rand.Read(nonce) // Never fails (crypto/rand).
-	hear, err := listen(ctx, n.data(port).Addr(), port, nonce)
+	_, _ = rand.Read(nonce) // crypto/rand.Read never fails.
+	receiver, err := newReceiver(ctx, n.data(port).Addr(), port, nonce)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer func() { err = errors.Join(err, hear.Close()) }()
-	tell, err := newMouth(n.data(port), nonce)
+	defer func() { err = errors.Join(err, receiver.Close()) }()
+	sender, err := newSender(n.data(port), nonce)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer func() { err = errors.Join(err, tell.Close()) }()
+	defer func() { err = errors.Join(err, sender.Close()) }()
 	conn, err := p.deps.Dial(n.ID)
 	if err != nil {
 		return nil, nil, err
 	}
 
-	speaking, hush := context.WithCancel(ctx)
+	sending, stopSending := context.WithCancel(ctx)
 	var g errgroup.Group
 	g.Go(func() error {
-		tell.speak(speaking)
+		sender.send(sending)
 		return nil
 	})
 	defer func() {
-		hush()
-		_ = g.Wait() // speak returns nothing.
+		stopSending()
+		_ = g.Wait() // The function returns no error.
 	}()
 	sent := time.Now()
 	answer, err := swarmv1.NewDoctorClient(conn).Probe(ctx, &swarmv1.ProbeRequest{
-		Nonce: nonce, DataPathPort: uint32(port), Large: uint32(tell.packet),
+		Nonce: nonce, DataPathPort: uint32(port), Large: uint32(sender.packet),
 	})
 	back := time.Now()
 	if err != nil {
 		return nil, nil, err
 	}
-	answer = bounds.Probe(answer) // A peer sends it.
-	about.Hostname = answer.Hostname
-	offset, trip := offset(sent, answer.ReceivedAt.AsTime(), answer.AnsweredAt.AsTime(), back)
-	about.ClockOffset, about.RoundTrip = durationpb.New(offset), durationpb.New(trip)
-	late, stop := context.WithTimeout(ctx, grace)
+	answer = bounds.Probe(answer) // The answer of a peer is not trusted.
+	result.Hostname = answer.Hostname
+	offset, trip := clockOffset(sent, answer.ReceivedAt.AsTime(), answer.AnsweredAt.AsTime(), back)
+	result.ClockOffset, result.RoundTrip = durationpb.New(offset), durationpb.New(trip)
+	late, stop := context.WithTimeout(ctx, arrivalGrace)
 	defer stop()
-	small, large := hear.wait(late)
+	small, large := receiver.wait(late)
 	in = append(answer.Tried, overlayWays(port, small, large, answer.Large)...)
-	return in, overlayWays(port, answer.SmallCame, answer.LargeCame, uint32(tell.packet)), nil
+	return in, overlayWays(port, answer.SmallCame, answer.LargeCame, uint32(sender.packet)), nil
 }
 
-// offset is how NTP tells two clocks apart: sent and back are of one, received and answered of the other.
-func offset(sent, received, answered, back time.Time) (offset, roundTrip time.Duration) {
-	// Between sent and back the monotonic clock counts; the other's two have none.
+// clockOffset returns how far the clock of another node is ahead, and the round-trip time, computed
+// as in NTP. This node read the times sent and back, the other node received and answered.
+func clockOffset(sent, received, answered, back time.Time) (offset, roundTrip time.Duration) {
+	// sent and back have a monotonic clock reading, received and answered do not.
 	roundTrip = back.Sub(sent) - answered.Sub(received)
 	there, here := received.Sub(sent.Round(0)), answered.Sub(back.Round(0))
 	return (there + here) / 2, max(roundTrip, 0)
 }
 
-// overlayWays words what came. That the large packet is lost is told only when the small one is not: else it is no news.
+// overlayWays returns the ways of overlay networks for the packets that arrived. The large packet
+// is reported only if the small one has arrived, because otherwise its loss says nothing new.
 func overlayWays(port uint16, small, large bool, size uint32) []*swarmv1.TriedWay {
 	way := &swarmv1.TriedWay{Network: "udp", Port: uint32(port), Purpose: "overlay networks"}
 	if !small {
@@ -223,9 +240,9 @@ func overlayWays(port uint16, small, large bool, size uint32) []*swarmv1.TriedWa
 	return []*swarmv1.TriedWay{way, big}
 }
 
-// try connects to the ports of a node.
-func (p *Prober) try(ctx context.Context, n Node) []*swarmv1.TriedWay {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+// tryPorts tests the ways to the cluster port and the gossip ports of a node.
+func (p *Prober) tryPorts(ctx context.Context, n Node) []*swarmv1.TriedWay {
+	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
 	ways := []*swarmv1.TriedWay{
 		{Network: "tcp", Port: uint32(n.Port), Purpose: "the cluster"},
@@ -247,10 +264,11 @@ func (p *Prober) try(ctx context.Context, n Node) []*swarmv1.TriedWay {
 			return nil
 		})
 	}
-	_ = g.Wait() // What went wrong stands in the way.
+	_ = g.Wait() // The functions return no error: the ways have it.
 	return ways
 }
 
+// connect opens and closes a TCP connection.
 func connect(ctx context.Context, to netip.AddrPort) error {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort(to.Addr().String(), strconv.Itoa(int(to.Port()))))
@@ -260,7 +278,9 @@ func connect(ctx context.Context, to netip.AddrPort) error {
 	return conn.Close()
 }
 
-// Probe implements the Doctor service.
+// Probe implements the Doctor service. It tests the ways to the caller, which must be a member,
+// while the caller tests its own. It sends packets for minSendTime or longer, so that the caller
+// receives some.
 func (p *Prober) Probe(ctx context.Context, r *swarmv1.ProbeRequest) (*swarmv1.ProbeResponse, error) {
 	received := time.Now()
 	port, err := dataPort(r.DataPathPort)
@@ -268,68 +288,69 @@ func (p *Prober) Probe(ctx context.Context, r *swarmv1.ProbeRequest) (*swarmv1.P
 		return nil, err
 	}
 	if len(r.Nonce) != nonceSize {
-		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("a nonce of %d bytes: use %d", len(r.Nonce), nonceSize))
+		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("the probe has a nonce of %d bytes, want %d", len(r.Nonce), nonceSize))
 	}
 	caller, err := p.caller(ctx)
 	if err != nil {
 		return nil, err
 	}
-	release, err := p.slots.take(ctx, caller.ID, patience)
+	release, err := p.slots.take(ctx, caller.ID, attemptTimeout)
 	if err != nil {
 		return nil, err
 	}
 	defer release()
-	hear, err := listen(ctx, caller.data(port).Addr(), port, r.Nonce)
+	receiver, err := newReceiver(ctx, caller.data(port).Addr(), port, r.Nonce)
 	if err != nil {
 		return nil, err
 	}
-	defer hear.Close()
-	tell, err := newMouth(caller.data(port), r.Nonce)
+	defer receiver.Close()
+	sender, err := newSender(caller.data(port), r.Nonce)
 	if err != nil {
 		return nil, err
 	}
-	defer tell.Close()
+	defer sender.Close()
 	answer := &swarmv1.ProbeResponse{
-		Hostname: p.cfg.Hostname, ReceivedAt: timestamppb.New(received), Large: uint32(tell.packet),
+		Hostname: p.cfg.Hostname, ReceivedAt: timestamppb.New(received), Large: uint32(sender.packet),
 	}
-	speaking, hush := context.WithCancel(ctx)
-	defer hush()
-	var g, speakers errgroup.Group
-	speakers.Go(func() error {
-		tell.speak(speaking)
+	sending, stopSending := context.WithCancel(ctx)
+	defer stopSending()
+	var g, senders errgroup.Group
+	senders.Go(func() error {
+		sender.send(sending)
 		return nil
 	})
 	g.Go(func() error {
-		waiting, cancel := context.WithTimeout(ctx, patience)
+		waiting, cancel := context.WithTimeout(ctx, attemptTimeout)
 		defer cancel()
-		answer.SmallCame, answer.LargeCame = hear.wait(waiting)
+		answer.SmallCame, answer.LargeCame = receiver.wait(waiting)
 		return nil
 	})
 	g.Go(func() error {
-		answer.Tried = p.try(ctx, caller)
+		answer.Tried = p.tryPorts(ctx, caller)
 		return nil
 	})
 	g.Go(func() error {
-		_ = pause.For(ctx, speech)
+		_ = pause.For(ctx, minSendTime)
 		return nil
 	})
-	_ = g.Wait() // None of them fails: what went wrong stands in the answer.
-	hush()
-	_ = speakers.Wait() // As above.
+	_ = g.Wait() // The functions return no error: the answer has it.
+	stopSending()
+	_ = senders.Wait() // The function returns no error.
 	answer.AnsweredAt = timestamppb.New(received.Add(time.Since(received)))
 	return answer, ctx.Err()
 }
 
-// caller is the member that calls. Packets go to the address that the cluster knows it by, and nowhere else.
+// caller returns the member that makes the call. Packets are sent to the address under which the
+// cluster knows it, and nowhere else.
 func (p *Prober) caller(ctx context.Context) (Node, error) {
-	who, err := transport.FromContext(ctx)
+	id, err := transport.FromContext(ctx)
 	if err != nil {
 		return Node{}, err
 	}
 	others := p.deps.Others()
-	i := slices.IndexFunc(others, func(n Node) bool { return n.ID == who.NodeID() })
+	i := slices.IndexFunc(others, func(n Node) bool { return n.ID == id.NodeID() })
 	if i < 0 {
-		return Node{}, errdefs.ErrPermissionDenied.WithMessage(who.String() + " is no member that this node knows: probes are for the nodes of a cluster")
+		return Node{}, errdefs.ErrPermissionDenied.WithMessage(id.String() + " is not on this node's list of members: only members of the cluster may probe it")
 	}
 	return others[i], nil
 }

@@ -21,14 +21,14 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// rig is two nodes on loopback addresses: a asks, b answers.
+// rig has two nodes on loopback addresses. Node a probes node b.
 type rig struct {
 	a, b *Prober
-	// ping is what gossip's ping says at both.
+	// ping is what Deps.Ping of both nodes returns.
 	ping error
 }
 
-// dataPort of the tests: nobody listens there, which does not matter to who reads packets.
+// testDataPort is a UDP port without a listener. The receiver of a probe needs none.
 const testDataPort = 47890
 
 func newRig(t *testing.T) *rig {
@@ -48,7 +48,7 @@ func newRig(t *testing.T) *rig {
 	return r
 }
 
-// listener is a node whose two ports are one.
+// listener returns a node that uses one port for the cluster and for gossip.
 func listener(t *testing.T, addr, id string) Node {
 	t.Helper()
 	ln, err := net.Listen("tcp", addr+":0")
@@ -60,7 +60,7 @@ func listener(t *testing.T, addr, id string) Node {
 	return Node{ID: id, Addr: netip.MustParseAddr(addr), Port: port, GossipPort: port}
 }
 
-// serve answers for p; whoever calls is the node with the id.
+// serve returns a connection to p. Calls on it come from the node caller.
 func serve(t *testing.T, p *Prober, caller string) *grpc.ClientConn {
 	t.Helper()
 	as := transport.AuthInfo{Peer: pki.Peer{Kind: pki.KindNode, ID: caller, NotAfter: time.Now().Add(time.Hour)}}
@@ -89,7 +89,7 @@ func faults(ways []*swarmv1.TriedWay) (out []string) {
 	return out
 }
 
-func TestSurvey_EveryWayWorks(t *testing.T) {
+func TestSurvey_AllWaysWork(t *testing.T) {
 	got := newRig(t).survey(t)
 	if got.Error != "" || got.Hostname != "host-b" || got.Addr != "127.81.0.2" {
 		t.Errorf("got %v", got)
@@ -98,8 +98,8 @@ func TestSurvey_EveryWayWorks(t *testing.T) {
 		if f := faults(ways); len(f) > 0 || len(ways) != 5 {
 			t.Errorf("%s: got %d ways, faults %q", name, len(ways), f)
 		}
-		if last := ways[len(ways)-1]; last.Bytes != largest {
-			t.Errorf("%s: large packet of %d bytes, want %d on loopback", name, last.Bytes, largest)
+		if last := ways[len(ways)-1]; last.Bytes != maxPacket {
+			t.Errorf("%s: large packet of %d bytes, want %d on loopback", name, last.Bytes, maxPacket)
 		}
 	}
 	if o := got.ClockOffset.AsDuration().Abs(); o > time.Second {
@@ -107,11 +107,11 @@ func TestSurvey_EveryWayWorks(t *testing.T) {
 	}
 }
 
-func TestSurvey_TellsWhatDoesNotWork(t *testing.T) {
+func TestSurvey_ReportsFailedWays(t *testing.T) {
 	r := newRig(t)
 	r.ping = errors.New("no answer")
 	n := r.a.deps.Others()[0]
-	n.Port = 1 // nobody listens
+	n.Port = 1 // no listener
 	r.a.deps.Others = func() []Node { return []Node{n} }
 	got := r.survey(t)
 	out, in := strings.Join(faults(got.Out), "; "), faults(got.In)
@@ -123,7 +123,7 @@ func TestSurvey_TellsWhatDoesNotWork(t *testing.T) {
 	}
 }
 
-func TestSurvey_ANodeThatCannotBeAsked(t *testing.T) {
+func TestSurvey_UnreachableNode(t *testing.T) {
 	r := newRig(t)
 	r.a.deps.Dial = func(string) (grpc.ClientConnInterface, error) { return nil, errors.New("nobody there") }
 	got := r.survey(t)
@@ -132,27 +132,27 @@ func TestSurvey_ANodeThatCannotBeAsked(t *testing.T) {
 	}
 }
 
-func TestProbe_RefusesStrangersAndNonsense(t *testing.T) {
+func TestProbe_RefusesInvalidCalls(t *testing.T) {
 	r := newRig(t)
 	stranger := swarmv1.NewDoctorClient(serve(t, r.b, "c"))
 	known := swarmv1.NewDoctorClient(serve(t, r.b, "a"))
 	nonce := make([]byte, nonceSize)
 	for _, tc := range []struct {
-		who  swarmv1.DoctorClient
-		req  *swarmv1.ProbeRequest
-		want string
+		caller swarmv1.DoctorClient
+		req    *swarmv1.ProbeRequest
+		want   string
 	}{
-		{stranger, &swarmv1.ProbeRequest{Nonce: nonce}, "node c is no member that this node knows"},
+		{stranger, &swarmv1.ProbeRequest{Nonce: nonce}, "node c is not on this node's list of members"},
 		{known, &swarmv1.ProbeRequest{Nonce: []byte("short")}, "a nonce of 5 bytes"},
 		{known, &swarmv1.ProbeRequest{Nonce: nonce, DataPathPort: 70000}, "70000 is not a port"},
 	} {
-		if _, err := tc.who.Probe(t.Context(), tc.req); err == nil || !strings.Contains(err.Error(), tc.want) {
+		if _, err := tc.caller.Probe(t.Context(), tc.req); err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%v: got %v, want %q", tc.req, err, tc.want)
 		}
 	}
 }
 
-func TestHeardIn(t *testing.T) {
+func TestMatchProbe(t *testing.T) {
 	nonce, other := []byte("0123456789abcdef"), []byte("fedcba9876543210")
 	packet := func(port byte, content []byte) []byte { return append([]byte{9, 9, 0, port, 0, 0, 0, 0}, content...) }
 	for _, tc := range []struct {
@@ -168,7 +168,7 @@ func TestHeardIn(t *testing.T) {
 		{"empty", nil, false, false},
 		{"a container's", packet(7, make([]byte, 100)), false, false},
 	} {
-		if large, ok := heardIn(tc.datagram, 7, nonce); large != tc.large || ok != tc.ok {
+		if large, ok := matchProbe(tc.datagram, 7, nonce); large != tc.large || ok != tc.ok {
 			t.Errorf("%s: got %t, %t, want %t, %t", tc.name, large, ok, tc.large, tc.ok)
 		}
 	}
@@ -177,23 +177,23 @@ func TestHeardIn(t *testing.T) {
 	}
 }
 
-func FuzzHeardIn(f *testing.F) {
+func FuzzMatchProbe(f *testing.F) {
 	nonce := []byte("0123456789abcdef")
 	f.Add(append(make([]byte, 8), frame(nonce, true, 100)...))
-	f.Fuzz(func(t *testing.T, datagram []byte) { heardIn(datagram, 0, nonce) })
+	f.Fuzz(func(t *testing.T, datagram []byte) { matchProbe(datagram, 0, nonce) })
 }
 
-func TestOffset(t *testing.T) {
+func TestClockOffset(t *testing.T) {
 	base := time.Unix(1_000_000, 0)
 	at := func(d time.Duration) time.Time { return base.Add(d) }
 	// The other clock is 10 s ahead; 100 ms each way, 1 s of work.
-	got, trip := offset(at(0), at(10*time.Second+100*time.Millisecond), at(11*time.Second+100*time.Millisecond), at(1200*time.Millisecond))
+	got, trip := clockOffset(at(0), at(10*time.Second+100*time.Millisecond), at(11*time.Second+100*time.Millisecond), at(1200*time.Millisecond))
 	if got != 10*time.Second || trip != 200*time.Millisecond {
 		t.Errorf("got %s, %s, want 10s, 200ms", got, trip)
 	}
 }
 
-func TestSurvey_TellsWhatTheNodeHas(t *testing.T) {
+func TestSurvey_ReportsOwnNetworks(t *testing.T) {
 	want := &swarmv1.SurveyedSelf{Room: 1450, Networks: []*swarmv1.HeldNetwork{{Name: "web", Mtu: 1450}}}
 	var problem error
 	p := New(Config{}, Deps{
@@ -206,6 +206,6 @@ func TestSurvey_TellsWhatTheNodeHas(t *testing.T) {
 	}
 	problem = errors.New("no netlink")
 	if got, err := p.Survey(t.Context(), &swarmv1.SurveyRequest{}); err != nil || got.GetSelf().GetError() != "no netlink" {
-		t.Errorf("got %v, %v: want the reason, and the other nodes told all the same", got, err)
+		t.Errorf("got %v, %v, want the error in Self and no error of Survey", got, err)
 	}
 }

@@ -11,17 +11,19 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// slots bounds how many probes run at once: in all, and for one caller. It is safe for concurrent use.
+// slots limits how many probes run at the same time, in total and for each caller. It is safe for
+// concurrent use.
 type slots struct {
-	all chan struct{}
-	// each is how many one caller has.
+	all chan struct{} // one element for each slot in use
+	// each is how many slots one caller has.
 	each int
 
 	mu      sync.Mutex // guards callers
 	callers map[string]*callerSlots
 }
 
-// callerSlots are those of one caller, kept while somebody uses them.
+// callerSlots are the slots of one caller. They are removed when nobody uses them or waits for
+// them.
 type callerSlots struct {
 	slots chan struct{}
 	users int
@@ -31,7 +33,8 @@ func newSlots(all, each int) *slots {
 	return &slots{all: make(chan struct{}, all), each: each, callers: map[string]*callerSlots{}}
 }
 
-// take waits for a slot. After the time it fails with errdefs.ErrUnavailable.
+// take waits for a slot of the caller and one of all. It returns ErrUnavailable after the time
+// wait.
 func (s *slots) take(ctx context.Context, caller string, wait time.Duration) (release func(), err error) {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
@@ -44,7 +47,7 @@ func (s *slots) take(ctx context.Context, caller string, wait time.Duration) (re
 				<-own.slots
 			}
 			s.leave(caller, own)
-			return nil, errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("this node tries the ways to other hosts already: no turn within %s", wait))
+			return nil, errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("this node is busy with other network tests, and none ended within %s: try again", wait))
 		}
 	}
 	return sync.OnceFunc(func() {
@@ -54,6 +57,7 @@ func (s *slots) take(ctx context.Context, caller string, wait time.Duration) (re
 	}), nil
 }
 
+// use returns the slots of a caller. The caller of use must call leave.
 func (s *slots) use(caller string) *callerSlots {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -66,6 +70,7 @@ func (s *slots) use(caller string) *callerSlots {
 	return c
 }
 
+// leave undoes use.
 func (s *slots) leave(caller string, c *callerSlots) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

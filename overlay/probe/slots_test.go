@@ -18,23 +18,23 @@ func TestSlots(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := s.take(t.Context(), "a", time.Second); !errdefs.IsUnavailable(err) {
-			t.Errorf("a second one of the same caller: %v, want that there is none", err)
+			t.Errorf("second slot of a caller: got %v, want unavailable", err)
 		}
 		b, err := s.take(t.Context(), "b", time.Second)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if _, err := s.take(t.Context(), "c", time.Second); !errdefs.IsUnavailable(err) {
-			t.Errorf("a third in all: %v, want that there is none", err)
+			t.Errorf("third slot: got %v, want unavailable", err)
 		}
 		time.AfterFunc(time.Second/2, a)
 		c, err := s.take(t.Context(), "c", time.Second)
 		if err != nil {
-			t.Errorf("after the first has ended: %v", err)
+			t.Errorf("slot after the first was released: got %v, want one", err)
 		}
 		b()
 		c()
-		c() // once is enough
+		c() // A second release does nothing.
 		if len(s.callers) != 0 || len(s.all) != 0 {
 			t.Errorf("%d callers and %d slots are left", len(s.callers), len(s.all))
 		}

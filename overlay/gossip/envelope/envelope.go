@@ -1,11 +1,11 @@
-// Package envelope seals what members send each other by gossip, and opens it. Memberlist's own
-// encryption proves only that a sender had the cluster's gossip key, which every member has and a
-// removed one has had. An envelope is encrypted with that key and, inside, signed with the key of
-// the sender's certificate.
+// Package envelope encrypts and signs what members send to each other by gossip, and opens it. The
+// encryption of memberlist proves only that the sender had the gossip key of the cluster, which
+// every member has and which a removed member has had. An envelope is encrypted with that key, and
+// inside it is signed with the key of the sender's certificate.
 //
-// It does no I/O, owns no goroutine, and refuses to look into what it carries: see package gossip
-// for that. Caller: package gossip, and tests that play an attacker. All types are safe for
-// concurrent use.
+// The package does no I/O, has no goroutine, and does not look into the payload; package gossip
+// does. Caller: package gossip, and tests that play an attacker. All types are safe for concurrent
+// use.
 //
 //	byte       0     1..4     5..16    17..
 //	envelope   'S'   key id   nonce    AES-256-GCM of: signature's length, signature, signed part
@@ -26,37 +26,40 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// Kind says what an envelope carries.
+// Kind is the kind of the payload of an envelope.
 type Kind byte
 
-// The kinds. A payload that was sealed as one kind does not open as another.
+// The kinds of payload. A payload that was sealed as one kind does not open as another.
 const (
-	// Packet is a UDP packet.
+	// Packet is the payload of a UDP packet.
 	Packet Kind = 1 + iota
-	// More is a part of a message on a stream, with others to follow.
+	// More is a part of a message on a stream that is not the last one.
 	More
 	// Last is the last part of a message on a stream.
 	Last
 )
 
 const (
-	magic    = 'S' // Distinct from the first byte of a VXLAN packet, which hosts send to try this port.
-	idSize   = 4
-	nonceLen = 12
-	head     = 1 + idSize + nonceLen
-	tagLen   = 16
-	// maxSignature is the size of the longest ECDSA signature of P-256 in DER.
+	// magic differs from the first byte of a VXLAN packet, which hosts that want to join send to this
+	// port.
+	magic      = 'S'
+	idSize     = 4
+	nonceLen   = 12
+	headerSize = 1 + idSize + nonceLen
+	tagLen     = 16
+	// maxSignature is the length of the longest ECDSA signature of P-256 in DER.
 	maxSignature = 72
-	// MaxID is the length of the longest sender's id.
+	// MaxID is the length of the longest node id, in bytes.
 	MaxID = 64
-	fixed = 1 + 1 + 8 + 8 // of the signed part, besides the id and the payload
+	// fixedSize is the size of the signed part without the id and the payload.
+	fixedSize = 1 + 1 + 8 + 8
 )
 
-// Overhead is how many bytes an envelope adds at most to the payload of a sender with an id of that
-// length.
-func Overhead(idLen int) int { return head + 1 + maxSignature + fixed + idLen + tagLen }
+// Overhead returns the greatest number of bytes that an envelope adds to a payload, if the id of
+// the sender has idLen bytes.
+func Overhead(idLen int) int { return headerSize + 1 + maxSignature + fixedSize + idLen + tagLen }
 
-// Ring holds the gossip keys of a cluster.
+// Ring has the gossip keys of a cluster. Set must be called before the Ring is used.
 type Ring struct{ keys atomic.Pointer[[]ringKey] }
 
 type ringKey struct {
@@ -64,10 +67,11 @@ type ringKey struct {
 	aead cipher.AEAD
 }
 
-// Set replaces the keys, of 32 bytes each. The first encrypts, each decrypts.
+// Set replaces the keys, which have 32 bytes each. The first encrypts, each decrypts. It returns
+// ErrInvalidArgument for no key or a key of another length.
 func (r *Ring) Set(keys [][]byte) error {
 	if len(keys) == 0 {
-		return errdefs.ErrInvalidArgument.WithMessage("gossip is never unencrypted: no key given")
+		return errdefs.ErrInvalidArgument.WithMessage("no gossip key given, and gossip is never sent unencrypted")
 	}
 	next := make([]ringKey, 0, len(keys))
 	for _, key := range keys {
@@ -86,8 +90,8 @@ func (r *Ring) Set(keys [][]byte) error {
 	return nil
 }
 
-// with finds the key that an envelope names.
-func (r *Ring) with(id []byte) (cipher.AEAD, bool) {
+// find returns the key with that id.
+func (r *Ring) find(id []byte) (cipher.AEAD, bool) {
 	for _, k := range *r.keys.Load() {
 		if bytes.Equal(k.id[:], id) {
 			return k.aead, true
@@ -96,21 +100,22 @@ func (r *Ring) with(id []byte) (cipher.AEAD, bool) {
 	return nil, false
 }
 
-// Sealer seals what one member sends.
+// Sealer seals what one member sends. Its session is a random number, which tells its envelopes
+// from those of earlier Sealers with the same id.
 type Sealer struct {
 	id      string
 	ring    *Ring
 	key     func() *ecdsa.PrivateKey
 	session uint64
-	// The last sequence numbers: receivers take each but once.
+	// packets and parts are the last sequence numbers. Receivers accept each number once.
 	packets, parts atomic.Uint64
 }
 
 // NewSealer returns a Sealer for the member with that id, of at most MaxID bytes. The ring must
-// have been set. key gives the key to sign with, for each envelope anew.
+// have been set. key returns the key to sign with and is called for each envelope.
 func NewSealer(id string, ring *Ring, key func() *ecdsa.PrivateKey) *Sealer {
 	var session [8]byte
-	_, _ = rand.Read(session[:]) // It never fails.
+	_, _ = rand.Read(session[:]) // crypto/rand.Read never fails.
 	return &Sealer{id: id, ring: ring, key: key, session: binary.BigEndian.Uint64(session[:])}
 }
 
@@ -119,10 +124,10 @@ func (s *Sealer) Packet(payload []byte) ([]byte, error) {
 	return s.seal(nil, Packet, s.packets.Add(1), payload)
 }
 
-// seal appends an envelope to dst.
+// seal appends an envelope to dst, which may be nil.
 func (s *Sealer) seal(dst []byte, kind Kind, seq uint64, payload []byte) ([]byte, error) {
 	key := &(*s.ring.keys.Load())[0]
-	plain := make([]byte, 0, 1+maxSignature+fixed+len(s.id)+len(payload))
+	plain := make([]byte, 0, 1+maxSignature+fixedSize+len(s.id)+len(payload))
 	plain = append(plain, make([]byte, 1+maxSignature)...)
 	plain = append(plain, byte(kind), byte(len(s.id)))
 	plain = append(plain, s.id...)
@@ -133,13 +138,13 @@ func (s *Sealer) seal(dst []byte, kind Kind, seq uint64, payload []byte) ([]byte
 	if err != nil {
 		return nil, err
 	}
-	// The signature ends where the signed part begins.
+	// The signature may be shorter than maxSignature. It must end where the signed part begins.
 	plain = plain[maxSignature-len(sig):]
 	plain[0] = byte(len(sig))
 	copy(plain[1:], sig)
 
 	if dst == nil {
-		dst = make([]byte, 0, head+len(plain)+tagLen)
+		dst = make([]byte, 0, headerSize+len(plain)+tagLen)
 	}
 	at := len(dst)
 	dst = append(dst, magic)
@@ -150,15 +155,15 @@ func (s *Sealer) seal(dst []byte, kind Kind, seq uint64, payload []byte) ([]byte
 	return key.aead.Seal(dst, nonce, plain, dst[at:at+1+idSize]), nil
 }
 
-// envelopeDomain keeps signatures of envelopes apart from all others that are made with a node's
-// key.
+// envelopeDomain makes signatures of envelopes differ from all other signatures with a node's key.
 const envelopeDomain = "swarm gossip envelope"
 
 func sign(key *ecdsa.PrivateKey, signed []byte) ([]byte, error) {
 	return Sign(key, envelopeDomain, signed)
 }
 
-// Sign signs parts with a node's key. The domain says what for: no signature counts in another one.
+// Sign signs the parts with a node's key. The domain names the purpose: a signature is not valid
+// for another domain.
 func Sign(key *ecdsa.PrivateKey, domain string, parts ...[]byte) ([]byte, error) {
 	sig, err := ecdsa.SignASN1(rand.Reader, key, digest(domain, parts))
 	if err != nil {
@@ -167,7 +172,7 @@ func Sign(key *ecdsa.PrivateKey, domain string, parts ...[]byte) ([]byte, error)
 	return sig, nil
 }
 
-// Verify reports whether one of the keys has signed the parts.
+// Verify reports whether sig is a signature of the parts with one of the keys, for that domain.
 func Verify(keys []*ecdsa.PublicKey, sig []byte, domain string, parts ...[]byte) bool {
 	sum := digest(domain, parts)
 	for _, key := range keys {

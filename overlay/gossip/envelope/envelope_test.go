@@ -19,7 +19,7 @@ func newKey(t testing.TB) *ecdsa.PrivateKey {
 	return key
 }
 
-// pair is a sender and a receiver that knows its keys.
+// pair returns a Sealer, and an Opener that knows the keys of the Sealer's node.
 func pair(t testing.TB, known ...*ecdsa.PublicKey) (*Sealer, *Opener, *Ring) {
 	t.Helper()
 	ring, key := &Ring{}, newKey(t)
@@ -80,19 +80,19 @@ func TestOpen(t *testing.T) {
 	}
 }
 
-func TestOpen_BlindTakesAnySignature(t *testing.T) {
+func TestOpen_AnyKeyAcceptsAnySignature(t *testing.T) {
 	s, _, ring := pair(t)
-	o := NewOpener(ring, func(string) (Trust, bool) { return Trust{Blind: true}, true })
+	o := NewOpener(ring, func(string) (Trust, bool) { return Trust{AnyKey: true}, true })
 	if _, err := o.Open(packet(t, s, "x")); err != nil {
 		t.Error(err)
 	}
 	if len(o.seen) > 0 {
-		t.Error("a sender that may be invented takes memory")
+		t.Error("an unverified sender is remembered, want no memory used")
 	}
 }
 
-// Both keys of a node count while its certificate changes.
-func TestOpen_TheKeyBeforeCounts(t *testing.T) {
+// Both keys of a node are accepted while its certificate changes.
+func TestOpen_FormerKeyIsAccepted(t *testing.T) {
 	before := newKey(t)
 	s, o, _ := pair(t, &before.PublicKey)
 	newest := s.key()
@@ -149,8 +149,8 @@ func TestMessage(t *testing.T) {
 	}
 }
 
-// Parts of two messages do not make a third one, a packet is no part of one, and an announced
-// length is not allocated.
+// Parts of two messages do not make a third one, a packet is not a part of a message, and an
+// announced length is not allocated.
 func TestReadMessage_Refuses(t *testing.T) {
 	s, o, _ := pair(t)
 	message := func() []byte {
@@ -197,11 +197,11 @@ func FuzzOpen(f *testing.F) {
 	f.Add(packet(f, s, "x"), false)
 	f.Add([]byte{0}, true)
 	f.Fuzz(func(t *testing.T, b []byte, encrypted bool) {
-		if encrypted { // What someone sends who has a gossip key.
+		if encrypted { // an envelope from somebody who has a gossip key
 			key := &(*ring.keys.Load())[0]
 			e := append([]byte{magic}, key.id[:]...)
 			e = append(e, make([]byte, nonceLen)...)
-			b = key.aead.Seal(e, e[1+idSize:head], b, e[:1+idSize])
+			b = key.aead.Seal(e, e[1+idSize:headerSize], b, e[:1+idSize])
 		}
 		_, _ = o.Open(slices.Clone(b))
 		_, _, _ = o.ReadMessage(bytes.NewReader(b))

@@ -7,39 +7,42 @@ import (
 	"sync"
 )
 
-// Reasons not to open an envelope.
+// The errors of Open and ReadMessage.
 var (
-	// ErrForeign: it is none, or is encrypted with a key that this node does not have.
+	// ErrForeign: the data is not an envelope, or is encrypted with a key that this node does not
+	// have.
 	ErrForeign = errors.New("not encrypted with a gossip key of this cluster")
-	// ErrUnknown: the managers do not list its sender as a member.
-	ErrUnknown = errors.New("its sender is no member")
-	// ErrForged: it is not signed with a key of the member that it names as its sender.
-	ErrForged = errors.New("not signed with its sender's key")
-	// ErrReplayed: it has been opened before, or is older than what is remembered.
+	// ErrUnknown: the managers do not list the sender as a member.
+	ErrUnknown = errors.New("the sender is not a member")
+	// ErrForged: the envelope is not signed with a key of the member that it names as its sender.
+	ErrForged = errors.New("not signed with a key of the sender")
+	// ErrReplayed: the envelope has been opened before, or is older than the window of remembered
+	// sequence numbers.
 	ErrReplayed = errors.New("received before")
-	// ErrMalformed: a member sealed what no build of this program seals.
+	// ErrMalformed: a member sealed something that no version of this program seals.
 	ErrMalformed = errors.New("malformed envelope")
 )
 
-// Trust is what is known of the keys of a node.
+// Trust is which signatures of a node are accepted.
 type Trust struct {
-	// Keys of the node: the newest, and the one before while it may be in use.
+	// Keys are the public keys of the node: the newest, and the former one while it may be in use.
 	Keys []*ecdsa.PublicKey
-	// Blind: nobody's keys are known, for this node has only just joined. Any signature will do.
-	Blind bool
+	// AnyKey means that every signature is accepted, because this node has only just joined and
+	// knows the keys of no node.
+	AnyKey bool
 }
 
-// Opener opens what the other members send.
+// Opener opens what the other members send, and remembers which envelopes it has opened.
 type Opener struct {
 	ring  *Ring
 	trust func(id string) (t Trust, known bool)
 
-	mu   sync.Mutex // guards seen
-	seen map[string]*sender
+	mu   sync.Mutex         // guards seen
+	seen map[string]*sender // by id
 }
 
-// NewOpener returns an Opener. trust gives the keys of a node; a node that is not known is no
-// member.
+// NewOpener returns an Opener. The ring must have been set. trust returns which signatures of a
+// node are accepted; known is false for a node that is not a member.
 func NewOpener(ring *Ring, trust func(id string) (Trust, bool)) *Opener {
 	return &Opener{ring: ring, trust: trust, seen: map[string]*sender{}}
 }
@@ -49,21 +52,22 @@ type Opened struct {
 	Sender  string
 	Kind    Kind
 	Payload []byte
-	// session and seq order the parts of a message.
+	// session and seq are the numbers that the sender gave the envelope.
 	session, seq uint64
 }
 
-// Open decrypts an envelope in place, and verifies its sender. What comes from a stranger costs no
-// more than looking at five bytes, and what comes from one who has a gossip key one decryption.
+// Open decrypts an envelope in place and verifies its sender. It returns one of the errors above.
+// Data from somebody without a gossip key costs a look at five bytes, and an envelope from a node
+// that is not a member costs one decryption.
 func (o *Opener) Open(b []byte) (Opened, error) {
-	if len(b) < head+tagLen || b[0] != magic {
+	if len(b) < headerSize+tagLen || b[0] != magic {
 		return Opened{}, ErrForeign
 	}
-	aead, ok := o.ring.with(b[1 : 1+idSize])
+	aead, ok := o.ring.find(b[1 : 1+idSize])
 	if !ok {
 		return Opened{}, ErrForeign
 	}
-	plain, err := aead.Open(b[head:head], b[1+idSize:head], b[head:], b[:1+idSize])
+	plain, err := aead.Open(b[headerSize:headerSize], b[1+idSize:headerSize], b[headerSize:], b[:1+idSize])
 	if err != nil {
 		return Opened{}, ErrForeign
 	}
@@ -75,9 +79,9 @@ func (o *Opener) Open(b []byte) (Opened, error) {
 	switch {
 	case !known:
 		return Opened{}, ErrUnknown
-	case trust.Blind:
+	case trust.AnyKey:
 		return out, nil
-	case !o.fresh(out, false): // Looked at first because a look is cheap.
+	case !o.fresh(out, false): // Checked before the signature because it is cheap.
 		return Opened{}, ErrReplayed
 	case !Verify(trust.Keys, sig, envelopeDomain, signed):
 		return Opened{}, ErrForged
@@ -87,12 +91,13 @@ func (o *Opener) Open(b []byte) (Opened, error) {
 	return out, nil
 }
 
+// parse splits the decrypted part of an envelope.
 func parse(plain []byte) (sig, signed []byte, out Opened, ok bool) {
 	if len(plain) < 1 {
 		return nil, nil, out, false
 	}
 	end := 1 + int(plain[0]) // of the signature
-	if len(plain) < end+fixed {
+	if len(plain) < end+fixedSize {
 		return nil, nil, out, false
 	}
 	sig, signed = plain[1:end], plain[end:]
@@ -107,7 +112,7 @@ func parse(plain []byte) (sig, signed []byte, out Opened, ok bool) {
 	return sig, signed, out, true
 }
 
-// Forget drops what is remembered of senders that are not kept.
+// Forget drops what the Opener remembers of senders for which keep returns false.
 func (o *Opener) Forget(keep func(id string) bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -118,12 +123,13 @@ func (o *Opener) Forget(keep func(id string) bool) {
 	}
 }
 
-// rememberedSessions of a sender: a session lasts as long as its daemon runs. A packet of a session
-// that was forgotten may be replayed, which is harmless: what a node says of itself carries its
-// time, and statements of others their incarnation.
+// rememberedSessions is how many sessions of a sender are remembered. A session lasts as long as
+// the daemon of the sender runs. A packet of a forgotten session can be replayed, which is
+// harmless: the statement of a node carries its time, and claims about other nodes carry their
+// incarnation.
 const rememberedSessions = 4
 
-// sender is what was received of a member, the newest session first.
+// sender has the remembered sessions of a member, the newest first.
 type sender [rememberedSessions]session
 
 type session struct {
@@ -131,13 +137,14 @@ type session struct {
 	packets, parts window
 }
 
-// fresh reports whether an envelope has not been opened yet. With take, it counts as opened.
-func (o *Opener) fresh(e Opened, take bool) bool {
+// fresh reports whether an envelope has not been opened yet. If record is true, it also records the
+// envelope as opened.
+func (o *Opener) fresh(e Opened, record bool) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	from := o.seen[e.Sender]
 	if from == nil {
-		if !take {
+		if !record {
 			return true
 		}
 		from = &sender{}
@@ -148,7 +155,7 @@ func (o *Opener) fresh(e Opened, take bool) bool {
 		at++
 	}
 	if at == len(from) {
-		if !take {
+		if !record {
 			return true
 		}
 		copy(from[1:], from[:])
@@ -158,39 +165,41 @@ func (o *Opener) fresh(e Opened, take bool) bool {
 	if e.Kind != Packet {
 		w = &from[at].parts
 	}
-	return w.fresh(e.seq, take)
+	return w.fresh(e.seq, record)
 }
 
 func (s *session) empty() bool { return s.packets.top == 0 && s.parts.top == 0 }
 
-// windowSize is by how many envelopes one may be overtaken.
+// windowSize is the size of the window of sequence numbers. An envelope that arrives after one with
+// a number more than windowSize-64 higher may count as replayed.
 const windowSize = 256
 
-// window remembers which of the latest sequence numbers it has seen, as in RFC 6479. Numbers begin
-// at 1.
+// window remembers which of the latest sequence numbers were recorded, as in RFC 6479. Numbers
+// begin at 1.
 type window struct {
-	top  uint64
+	top  uint64                  // the highest number
 	seen [windowSize / 64]uint64 // a ring of bits
 }
 
-func (w *window) fresh(seq uint64, take bool) bool {
+func (w *window) fresh(seq uint64, record bool) bool {
 	bit, word := uint64(1)<<(seq%64), &w.seen[seq/64%uint64(len(w.seen))]
 	switch {
 	case seq == 0:
 		return false
 	case seq <= w.top:
-		// One word less than the ring has: the word of the newest is shared with the oldest.
+		// The usable window is one word smaller than the ring, because the newest and the oldest
+		// numbers share a word.
 		if seq+windowSize-64 <= w.top || *word&bit != 0 {
 			return false
 		}
-	case take:
+	case record:
 		from, to := w.top/64, seq/64
 		for i := range min(to-from, uint64(len(w.seen))) {
 			w.seen[(to-i)%uint64(len(w.seen))] = 0
 		}
 		w.top = seq
 	}
-	if take {
+	if record {
 		*word |= bit
 	}
 	return true

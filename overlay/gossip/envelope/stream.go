@@ -7,18 +7,19 @@ import (
 )
 
 const (
-	// partSize is how much of a message one envelope carries. A stranger can have no more than one
-	// in memory.
+	// partSize is the greatest payload of one part of a message. It bounds how much memory a sender
+	// can use before its first part is verified.
 	partSize = 32 << 10
-	// MaxMessage is the most that a message on a stream may carry: the state of 10,000 members is
-	// less.
+	// MaxMessage is the greatest length of a message on a stream, in bytes. The state of 10,000
+	// members is shorter.
 	MaxMessage = 4 << 20
 )
 
-// Message seals a message for a stream, in parts.
+// Message seals a message for a stream, in parts. Each part is an envelope with its length (4
+// bytes) before it.
 func (s *Sealer) Message(payload []byte) ([]byte, error) {
 	if len(payload) > MaxMessage {
-		return nil, fmt.Errorf("a gossip message of %d bytes, more than %d", len(payload), MaxMessage)
+		return nil, fmt.Errorf("gossip message of %d bytes, want at most %d", len(payload), MaxMessage)
 	}
 	n := uint64(max(1, (len(payload)+partSize-1)/partSize))
 	seq := s.parts.Add(n) - n
@@ -40,7 +41,8 @@ func (s *Sealer) Message(payload []byte) ([]byte, error) {
 	return out, nil
 }
 
-// ReadMessage reads one message from a stream. The caller sets a deadline.
+// ReadMessage reads and opens one message from a stream, and returns the id of its sender. It
+// returns the errors of r and of Open. The caller must set a deadline.
 func (o *Opener) ReadMessage(r io.Reader) (sender string, message []byte, err error) {
 	var (
 		size [4]byte

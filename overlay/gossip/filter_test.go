@@ -21,7 +21,7 @@ import (
 	"swarm/overlay/gossip/envelope"
 )
 
-// wire is a network with nobody on it but the test.
+// wire is a transport whose other end is the test.
 type wire struct {
 	packets chan *memberlist.Packet
 	streams chan net.Conn
@@ -45,7 +45,7 @@ func (w *wire) PacketCh() <-chan *memberlist.Packet                 { return w.p
 func (w *wire) StreamCh() <-chan net.Conn                           { return w.streams }
 func (w *wire) Shutdown() error                                     { return nil }
 
-// target is a node with a memberlist, and what a member seals for it.
+// target returns a node with a transport, and a Sealer of another member.
 func target(t testing.TB) (*wire, *envelope.Sealer, *Gossip) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -175,7 +175,8 @@ func TestAdmit(t *testing.T) {
 	}
 }
 
-// deliver has the node take a packet, and the one before it to the end.
+// deliver sends a packet to the node. When it returns, the node has handled the packet before this
+// one.
 func deliver(t testing.TB, w *wire, s *envelope.Sealer, b []byte) {
 	t.Helper()
 	for _, b := range [][]byte{b, ping} {
@@ -186,14 +187,14 @@ func deliver(t testing.TB, w *wire, s *envelope.Sealer, b []byte) {
 		w.packets <- &memberlist.Packet{Buf: sealed, From: &net.UDPAddr{IP: net.IP{10, 0, 0, 2}, Port: 7946}, Timestamp: time.Now()}
 	}
 	select {
-	case <-w.sent: // The answer to a ping.
+	case <-w.sent: // the answer to a ping
 	case <-time.After(30 * time.Second):
 		t.Fatalf("no answer to a ping after %q", b)
 	}
 }
 
-// FuzzPacket gives memberlist what a member that runs a program of its own could send. Memberlist's
-// goroutines must not panic.
+// FuzzPacket sends what a member with a modified program could send. The goroutines of memberlist
+// must not panic.
 func FuzzPacket(f *testing.F) {
 	w, s, _ := target(f)
 	for _, b := range [][]byte{nil, ping, suspect, message(msgAlive, aliveBody), compound(ping, suspect), bomb()} {
@@ -206,7 +207,7 @@ func FuzzPacket(f *testing.F) {
 	})
 }
 
-// FuzzStream is the same for streams, and for what a stranger sends there.
+// FuzzStream sends on streams what a member with a modified program, or a stranger, could send.
 func FuzzStream(f *testing.F) {
 	w, s, _ := target(f)
 	f.Add(message(msgPushPull, header, stateBody), true)
@@ -224,14 +225,15 @@ func FuzzStream(f *testing.F) {
 		w.streams <- there
 		go func() {
 			_, _ = here.Write(b)
-			_ = here.SetDeadline(time.Now()) // Nobody waits for the rest.
+			_ = here.SetDeadline(time.Now()) // The rest of the answer is not needed.
 		}()
 		_, _ = io.Copy(io.Discard, here)
 		_ = here.Close()
 	})
 }
 
-// A stranger cannot keep members out by holding streams open, and gives them up in time.
+// A stranger that holds streams open does not keep members out, and loses its streams at the
+// deadline.
 func TestGuard_StreamsAreBounded(t *testing.T) {
 	w, s, g := target(t)
 	g.roster.Store(&roster{addrs: map[netip.Addr]bool{netip.MustParseAddr("10.0.0.2"): true, netip.MustParseAddr("fd00::2"): true}})
@@ -239,7 +241,7 @@ func TestGuard_StreamsAreBounded(t *testing.T) {
 	connect := func(from string) (refused bool) {
 		here, there := net.Pipe()
 		w.streams <- addressed{there, net.TCPAddrFromAddrPort(netip.MustParseAddrPort(from))}
-		deliver(t, w, s, ping) // What came before it has been looked at.
+		deliver(t, w, s, ping) // The node has handled the packets before it.
 		_ = here.SetReadDeadline(time.Now().Add(time.Millisecond))
 		_, err := here.Read(make([]byte, 1))
 		if refused = err == io.EOF; !refused {
@@ -261,7 +263,7 @@ func TestGuard_StreamsAreBounded(t *testing.T) {
 	if connect("10.0.0.2:1") || connect("[fd00::2]:1") {
 		t.Error("a member is kept out")
 	}
-	for _, c := range held { // Memberlist's deadline passes.
+	for _, c := range held { // The deadline that memberlist set passes.
 		_ = c.SetReadDeadline(time.Now().Add(time.Minute))
 		if _, err := c.Read(make([]byte, 1)); err != io.EOF {
 			t.Errorf("a silent stream: %v", err)

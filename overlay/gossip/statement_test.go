@@ -14,20 +14,21 @@ import (
 	"swarm/overlay/gossip/envelope"
 )
 
-// What a node said at some time, and then says at another, with what has become of it in between.
-func TestHear(t *testing.T) {
+// A node makes a first and a later statement. Between them memberlist reports the node as up or
+// not.
+func TestHandleAlive(t *testing.T) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	here, there := netip.MustParseAddrPort("10.0.0.2:7946"), netip.MustParseAddrPort("10.0.0.3:7946")
 	type words struct {
-		made    uint64
+		issued  uint64
 		leaving bool
 		addr    netip.AddrPort
 	}
 	meta := func(w words) []byte {
-		b, err := statement{made: w.made, leaving: w.leaving, tags: map[string]string{"a": "b"}}.sign(key, "n2", w.addr)
+		b, err := statement{issued: w.issued, leaving: w.leaving, tags: map[string]string{"a": "b"}}.sign(key, "n2", w.addr)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -44,67 +45,67 @@ func TestHear(t *testing.T) {
 	}{
 		{name: "says goodbye", first: words{1, false, here}, later: words{2, true, here}, up: true, want: Left, at: here},
 		{name: "goodbye of the last time", first: words{2, false, here}, later: words{1, true, here}, up: true, refused: true, want: Alive, at: here},
-		{name: "the same of one that failed", first: words{2, false, here}, later: words{1, true, here}, refused: true, want: Failed, at: here},
+		{name: "goodbye of the last time, node has failed", first: words{2, false, here}, later: words{1, true, here}, refused: true, want: Failed, at: here},
 		{name: "returns", first: words{1, true, here}, later: words{2, false, here}, up: true, want: Alive, at: here},
 		{name: "returns with its clock set back", first: words{2, true, here}, later: words{1, false, here}, want: Failed, at: here},
-		{name: "what it said before", first: words{2, false, here}, later: words{1, false, here}, up: true, refused: true, want: Alive, at: here},
+		{name: "an older statement", first: words{2, false, here}, later: words{1, false, here}, up: true, refused: true, want: Alive, at: here},
 		{name: "a second machine", first: words{1, false, here}, later: words{2, false, there}, up: true, conflict: true, want: Alive, at: here},
 		{name: "at an address of another host", first: words{1, false, here}, later: words{2, false, there}, refused: true, want: Failed, at: here},
 	} {
 		g := &Gossip{
 			self: "n1", members: map[string]*record{}, up: map[string]bool{}, changed: make(chan struct{}), conflicts: make(chan Conflict, 1),
 		}
-		g.roster.Store(&roster{told: true, peers: map[string]Peer{"n2": {Addr: here.Addr(), keys: []*ecdsa.PublicKey{&key.PublicKey}}}})
-		if err := g.hear("n2", tt.first.addr, meta(tt.first)); err != nil {
+		g.roster.Store(&roster{received: true, peers: map[string]Peer{"n2": {Addr: here.Addr(), keys: []*ecdsa.PublicKey{&key.PublicKey}}}})
+		if err := g.handleAlive("n2", tt.first.addr, meta(tt.first)); err != nil {
 			t.Fatal(err)
 		}
-		g.edit("n2", tt.up, func(*record) {})
-		err := g.hear("n2", tt.later.addr, meta(tt.later))
+		g.updateRecord("n2", tt.up, func(*record) {})
+		err := g.handleAlive("n2", tt.later.addr, meta(tt.later))
 		if (err != nil) != tt.refused || len(g.conflicts) > 0 != tt.conflict {
 			t.Errorf("%s: %v, %d conflicts", tt.name, err, len(g.conflicts))
 		}
 		if m, _ := g.Member("n2"); m.Status != tt.want || m.Addr != tt.at {
 			t.Errorf("%s: %s at %s, want %s at %s", tt.name, m.Status, m.Addr, tt.want, tt.at)
 		}
-		if g.hear("n2", here, make([]byte, 30)) == nil || g.hear("n2", here, nil) == nil || g.hear("n3", here, meta(tt.first)) == nil {
-			t.Errorf("%s: a forgery is heard", tt.name)
+		if g.handleAlive("n2", here, make([]byte, 30)) == nil || g.handleAlive("n2", here, nil) == nil || g.handleAlive("n3", here, meta(tt.first)) == nil {
+			t.Errorf("%s: a forged statement was accepted", tt.name)
 		}
 	}
 }
 
-// A node names an address of another host, before or after the managers have told where it is.
-func TestHear_AddressIsTheManagers(t *testing.T) {
+// A node claims the address of another host, before or after the managers have listed its own.
+func TestHandleAlive_AddressMustBeListed(t *testing.T) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	own, victim := netip.MustParseAddrPort("10.0.0.2:7946"), netip.MustParseAddrPort("192.0.2.9:53")
-	meta, err := statement{made: 1}.sign(key, "n2", victim)
+	meta, err := statement{issued: 1}.sign(key, "n2", victim)
 	if err != nil {
 		t.Fatal(err)
 	}
-	told := &roster{told: true, peers: map[string]Peer{"n2": {Addr: own.Addr(), keys: []*ecdsa.PublicKey{&key.PublicKey}}}}
+	list := &roster{received: true, peers: map[string]Peer{"n2": {Addr: own.Addr(), keys: []*ecdsa.PublicKey{&key.PublicKey}}}}
 	for _, early := range []bool{true, false} {
 		g := &Gossip{self: "n1", members: map[string]*record{}, up: map[string]bool{}, changed: make(chan struct{})}
 		g.roster.Store(&roster{})
 		if early {
-			if err := g.hear("n2", victim, meta); err != nil {
+			if err := g.handleAlive("n2", victim, meta); err != nil {
 				t.Fatal(err)
 			}
 		}
-		g.roster.Store(told)
-		g.judge(told)
-		if err := g.hear("n2", victim, meta); err == nil {
-			t.Errorf("early %t: an address of another host is heard", early)
+		g.roster.Store(list)
+		g.applyRoster(list)
+		if err := g.handleAlive("n2", victim, meta); err == nil {
+			t.Errorf("early %t: the address of another host was accepted", early)
 		}
 		if m, known := g.Member("n2"); known {
-			t.Errorf("early %t: the node is taken to be at %s", early, m.Addr)
+			t.Errorf("early %t: got the node at %s, want it unknown", early, m.Addr)
 		}
 	}
 }
 
-// A node whose key was copied, or whose clock was wrong, has said something at the last time that
-// there is. It can still say something later.
+// A statement has been made with the last possible time, because the key of the node was copied or
+// its clock was wrong. The node can still replace it.
 func TestStatement_DatedAhead(t *testing.T) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -113,24 +114,24 @@ func TestStatement_DatedAhead(t *testing.T) {
 	at := netip.MustParseAddrPort("10.0.0.2:7946")
 	trust := envelope.Trust{Keys: []*ecdsa.PublicKey{&key.PublicKey}}
 	now := uint64(time.Now().UnixNano())
-	for made, heard := range map[uint64]bool{
-		1:                     true,
-		now:                   true,
-		now + 59*60*1e9:       true,
-		now + 2*claimLead*1e9: false,
-		math.MaxInt64:         false,
-		math.MaxUint64:        false,
+	for issued, accepted := range map[uint64]bool{
+		1:                        true,
+		now:                      true,
+		now + 59*60*1e9:          true,
+		now + 2*maxClockSkew*1e9: false,
+		math.MaxInt64:            false,
+		math.MaxUint64:           false,
 	} {
-		meta, err := statement{made: made}.sign(key, "n2", at)
+		meta, err := statement{issued: issued}.sign(key, "n2", at)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := readStatement(meta, "n2", at, trust); (err == nil) != heard {
-			t.Errorf("dated %d, now %d: %v, want that it is heard: %t", made, now, err, heard)
+		if _, err := readStatement(meta, "n2", at, trust); (err == nil) != accepted {
+			t.Errorf("statement of %d, now %d: got %v, want accepted: %t", issued, now, err, accepted)
 		}
-		next := later(made)
-		if early(next) || next < now || heard && next <= made {
-			t.Errorf("after one of %d the next is of %d, now %d", made, next, now)
+		next := nextIssued(issued)
+		if tooFarAhead(next) || next < now || accepted && next <= issued {
+			t.Errorf("statement of %d: the next is of %d, now %d", issued, next, now)
 		}
 	}
 }
@@ -156,14 +157,14 @@ func FuzzStatement(f *testing.F) {
 		f.Fatal(err)
 	}
 	addr := netip.MustParseAddrPort("10.0.0.2:7946")
-	meta, err := statement{made: 7, leaving: true, tags: map[string]string{"role": "worker"}}.sign(key, "n2", addr)
+	meta, err := statement{issued: 7, leaving: true, tags: map[string]string{"role": "worker"}}.sign(key, "n2", addr)
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Add(meta)
 	trust := envelope.Trust{Keys: []*ecdsa.PublicKey{&key.PublicKey}}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if s, err := readStatement(b, "n2", addr, envelope.Trust{Blind: true}); err == nil && s.leaving {
+		if s, err := readStatement(b, "n2", addr, envelope.Trust{AnyKey: true}); err == nil && s.leaving {
 			t.Error("an unverified goodbye counts")
 		}
 		if _, err := readStatement(b, "n3", addr, trust); err == nil {

@@ -1,0 +1,310 @@
+package gossip
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"swarm/overlay/gossip/envelope"
+)
+
+// The types of memberlist messages, by their first byte. The filter lets only these pass.
+// memberlist has more types (state of the application, compressed and encrypted messages, labels),
+// but this program never sends them.
+const (
+	msgPing         = 0
+	msgIndirectPing = 1
+	msgAck          = 2
+	msgSuspect      = 3
+	msgAlive        = 4
+	msgDead         = 5
+	msgPushPull     = 6
+	msgCompound     = 7
+	msgNack         = 11
+	msgChecked      = 12 // a checksum, and a message after it
+	msgError        = 13
+)
+
+// errNotAllowed: the message has a type, field or form that this program does not send.
+var errNotAllowed = errors.New("not a message that gossip sends")
+
+// kind is the type of the value of a field.
+type kind byte
+
+const (
+	number kind = iota
+	text
+	flag
+	address // 4 or 16 bytes
+	versions
+	deadIncarnation  // the incarnation of a node that a message calls suspect or dead
+	aliveIncarnation // the incarnation of a node that a message calls alive, or in an exchange of state
+)
+
+// maxClockSkew is how far the clocks of two hosts may differ, in seconds.
+const maxClockSkew = 3600
+
+// incarnation reads an incarnation and bounds it. memberlist orders the claims about a node by the
+// node's incarnation, a number of 32 bits that wraps. The claim with the higher number wins, and
+// the node objects to a claim with the next number. Any member can make a claim with the highest
+// number, to which the node could never object. So no incarnation above the present time in seconds
+// (1.8e9 in 2026) passes. The incarnation of a node grows by one with each restart, renewal and
+// objection, so it stays far below.
+//
+// A forged claim may use the highest permitted number. An objection must pass at once, so the limit
+// for claims that a node is alive is maxClockSkew higher. A second later there is room for other
+// claims again.
+func (s *scanner) incarnation(k kind) {
+	limit := min(s.clock, 1<<32-1-2*maxClockSkew)
+	if k == aliveIncarnation {
+		limit += maxClockSkew
+	}
+	s.number(limit)
+}
+
+// field is the kind of a field and the limit of its value: the largest number, or the greatest
+// length of a text.
+type field struct {
+	kind kind
+	max  uint64
+}
+
+var (
+	name32   = field{text, envelope.MaxID}
+	number32 = field{number, 1<<32 - 1}
+	number16 = field{number, 1<<16 - 1}
+)
+
+// messages lists the fields that each message may have. Every message that reaches the decoders of
+// memberlist has been checked against this table. The decoders allocate the length that a header
+// announces, and index into arrays that may be too short.
+var messages = map[byte]map[string]field{
+	msgPing: {"SeqNo": number32, "Node": name32, "SourceAddr": {address, 0}, "SourcePort": number16, "SourceNode": name32},
+	msgIndirectPing: {
+		"SeqNo": number32, "Target": {address, 0}, "Port": number16, "Node": name32, "Nack": {flag, 0},
+		"SourceAddr": {address, 0}, "SourcePort": number16, "SourceNode": name32,
+	},
+	msgAck:     {"SeqNo": number32, "Payload": {text, 0}},
+	msgNack:    {"SeqNo": number32},
+	msgSuspect: {"Incarnation": {deadIncarnation, 0}, "Node": name32, "From": name32},
+	msgDead:    {"Incarnation": {deadIncarnation, 0}, "Node": name32, "From": name32},
+	msgAlive: {
+		"Incarnation": {aliveIncarnation, 0}, "Node": name32, "Addr": {address, 0}, "Port": number16, "Meta": {text, 512}, "Vsn": {versions, 0},
+	},
+	msgError: {"Error": {text, 1024}},
+}
+
+var (
+	// pushPullHeader has the fields of the header of an exchange of state. The header is followed
+	// by as many entries (nodeState) as its field Nodes says, and nothing else.
+	pushPullHeader = map[string]field{"Nodes": {number, envelope.MaxMessage / 32}, "UserStateLen": {number, 0}, "Join": {flag, 0}}
+	nodeState      = map[string]field{
+		"Name": name32, "Addr": {address, 0}, "Port": number16, "Meta": {text, 512}, "Incarnation": {aliveIncarnation, 0},
+		"State": {number, 3}, "Vsn": {versions, 0},
+	}
+)
+
+// admitPacket returns an error if memberlist must not see a packet.
+func admitPacket(b []byte) error {
+	if len(b) >= 5 && b[0] == msgChecked {
+		b = b[5:]
+	}
+	if len(b) < 2 || b[0] != msgCompound {
+		return admitMessage(b)
+	}
+	n, b := int(b[1]), b[2:]
+	if len(b) < 2*n {
+		return errNotAllowed
+	}
+	sizes, b := b[:2*n], b[2*n:]
+	for ; len(sizes) > 0; sizes = sizes[2:] {
+		size := int(binary.BigEndian.Uint16(sizes))
+		if size > len(b) {
+			return errNotAllowed
+		}
+		if err := admitMessage(b[:size]); err != nil {
+			return err
+		}
+		b = b[size:]
+	}
+	return nil
+}
+
+// admitMessage checks one message of a packet.
+func admitMessage(b []byte) error {
+	if len(b) == 0 || b[0] == msgError {
+		return errNotAllowed
+	}
+	return admitFields(b)
+}
+
+// admitFields checks the type and the fields of a message.
+func admitFields(b []byte) error {
+	fields, ok := messages[b[0]]
+	if !ok {
+		return fmt.Errorf("%w: type %d", errNotAllowed, b[0])
+	}
+	s := newScanner(b[1:])
+	if s.fields(fields); s.bad || len(s.rest) > 0 {
+		return fmt.Errorf("%w: malformed message of type %d", errNotAllowed, b[0])
+	}
+	return nil
+}
+
+// admitStream returns an error if memberlist must not see a message that was received on a stream.
+func admitStream(b []byte) error {
+	if len(b) == 0 {
+		return errNotAllowed
+	}
+	switch b[0] {
+	case msgPing, msgAck, msgError:
+		return admitFields(b)
+	case msgPushPull:
+	default:
+		return fmt.Errorf("%w: type %d on a stream", errNotAllowed, b[0])
+	}
+	s := newScanner(b[1:])
+	s.fields(pushPullHeader)
+	for n := s.nodes; n > 0 && !s.bad; n-- {
+		s.fields(nodeState)
+	}
+	if s.bad || len(s.rest) > 0 {
+		return fmt.Errorf("%w: malformed exchange of state", errNotAllowed)
+	}
+	return nil
+}
+
+// scanner reads the subset of msgpack that memberlist writes. It does not allocate.
+type scanner struct {
+	rest  []byte // the bytes that have not been read yet
+	bad   bool   // something that does not belong to the subset was found
+	nodes uint64 // the value of the field Nodes
+	clock uint64 // the time of this host, in seconds since 1970
+}
+
+// newScanner returns a scanner of b.
+func newScanner(b []byte) scanner {
+	return scanner{rest: b, clock: uint64(max(0, time.Now().Unix()))}
+}
+
+// fields reads a map that has some of the allowed fields, each at most once.
+func (s *scanner) fields(allowed map[string]field) {
+	n := s.length(0x80, 0x8f, 0xde, 0xdf)
+	if n > len(allowed) {
+		s.bad = true
+	}
+	for ; n > 0 && !s.bad; n-- {
+		key := s.bytes(32)
+		f, ok := allowed[string(key)]
+		if !ok {
+			s.bad = true
+			return
+		}
+		switch f.kind {
+		case number:
+			v := s.number(f.max)
+			if string(key) == "Nodes" {
+				s.nodes = v
+			}
+		case deadIncarnation, aliveIncarnation:
+			s.incarnation(f.kind)
+		case text:
+			s.bytes(int(f.max))
+		case flag:
+			if v := s.next(); v != 0xc2 && v != 0xc3 {
+				s.bad = true
+			}
+		case address:
+			if n := len(s.bytes(16)); n != 4 && n != 16 {
+				s.bad = true
+			}
+		case versions:
+			if len(s.bytes(6)) != 6 {
+				s.bad = true
+			}
+		}
+	}
+}
+
+// next reads one byte.
+func (s *scanner) next() byte {
+	if len(s.rest) == 0 {
+		s.bad = true
+		return 0
+	}
+	b := s.rest[0]
+	s.rest = s.rest[1:]
+	return b
+}
+
+// big reads a big-endian number of n bytes.
+func (s *scanner) big(n int) (v uint64) {
+	for range n {
+		v = v<<8 | uint64(s.next())
+	}
+	return v
+}
+
+// length reads a length. A short one is the first byte less low, if that byte is between low and
+// high. The bytes b16 and b32 announce a length of 16 and 32 bits.
+func (s *scanner) length(low, high, b16, b32 byte) int {
+	switch b := s.next(); {
+	case b >= low && b <= high:
+		return int(b - low)
+	case b == b16:
+		return int(s.big(2))
+	case b == b32:
+		return int(s.big(4))
+	}
+	s.bad = true
+	return 0
+}
+
+// bytes reads a text or byte string of at most limit bytes, or nil. The encoding of memberlist does
+// not distinguish them.
+func (s *scanner) bytes(limit int) []byte {
+	if len(s.rest) == 0 {
+		s.bad = true
+		return nil
+	}
+	var n int
+	switch s.rest[0] {
+	case 0xc0:
+		s.next()
+		return nil
+	case 0xc4, 0xd9:
+		s.next()
+		n = int(s.next())
+	case 0xc5, 0xc6:
+		n = s.length(1, 0, 0xc5, 0xc6)
+	default:
+		n = s.length(0xa0, 0xbf, 0xda, 0xdb)
+	}
+	if s.bad || n > limit || n > len(s.rest) {
+		s.bad = true
+		return nil
+	}
+	b := s.rest[:n]
+	s.rest = s.rest[n:]
+	return b
+}
+
+// number reads a number that is not negative and at most limit.
+func (s *scanner) number(limit uint64) (v uint64) {
+	switch b := s.next(); {
+	case b <= 0x7f:
+		v = uint64(b)
+	case b >= 0xcc && b <= 0xcf:
+		v = s.big(1 << (b - 0xcc))
+	case b >= 0xd0 && b <= 0xd3:
+		size := 1 << (b - 0xd0)
+		if v = s.big(size); v>>(8*size-1) != 0 {
+			s.bad = true // negative
+		}
+	default:
+		s.bad = true
+	}
+	s.bad = s.bad || v > limit
+	return v
+}
