@@ -76,7 +76,7 @@ type Names interface {
 	RemoveService(networkID, serviceID string)
 	Serve(ctx context.Context, c *swarmv1.ResolverContainer) error
 	SetContainer(c *swarmv1.ResolverContainer)
-	Dismiss(containerID string)
+	RemoveContainer(containerID string)
 	Applied(ctx context.Context) error
 }
 
@@ -297,7 +297,7 @@ func (p *Plane) Detach(ctx context.Context, taskID string) error {
 	p.mu.Unlock()
 	var errs []error
 	if t != nil && len(t.Overlays) > 0 {
-		p.deps.Names.Dismiss(taskID)
+		p.deps.Names.RemoveContainer(taskID)
 		t.mu.Lock()
 		errs = append(errs, p.deps.Tables.Forget(t.Result.Netns))
 		t.mu.Unlock()
