@@ -92,7 +92,7 @@ func (r *record) lab() (*Lab, error) {
 // advertised is the address that the host tells the cluster.
 func (r *record) advertised(h *hostRecord) netip.Addr {
 	if r.Advertise6 {
-		return vswitch.Second(r.Subnet, h.Address)
+		return vswitch.IPv6Address(r.Subnet, h.Address)
 	}
 	return h.Address
 }

@@ -121,7 +121,7 @@ func (n fakeNames) Serve(_ context.Context, c *swarmv1.ResolverContainer) error 
 	return n.note("serve %s %v", c.Id, c.NetworkIds)
 }
 func (n fakeNames) SetContainer(c *swarmv1.ResolverContainer) { _ = n.note("reserve %s", c.Id) }
-func (n fakeNames) RemoveContainer(id string)                         { _ = n.note("dismiss %s", id) }
+func (n fakeNames) RemoveContainer(id string)                 { _ = n.note("dismiss %s", id) }
 func (n fakeNames) Applied(context.Context) error             { return n.note("named") }
 
 type fakeMesh struct{ *kernel }
