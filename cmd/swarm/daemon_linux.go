@@ -92,8 +92,8 @@ func (p *parts) newNode(s notify.Starter) *node.Node {
 		Version: versionInfo(), HostChanges: p.host.changes(), ContainerdAddress: p.host.containerdAddress(),
 		CgroupDriver: o.CgroupDriver, CgroupVersion: cgroupVersion(),
 	}, node.Deps{
-		Log: p.log, Found: p.found, NewGossip: p.newGossip, NewWorker: p.newWorker, NewManager: p.newManager,
-		Clean: p.host.clean, Describe: p.host.describe, CheckWays: checkWays,
+		Log: p.log, Bootstrap: p.bootstrap, NewGossip: p.newGossip, NewWorker: p.newWorker, NewManager: p.newManager,
+		Clean: p.host.clean, Describe: p.host.describe, CheckNetwork: checkWays,
 		Listening: func() {
 			if err := s.Tell(notify.Ready); err != nil {
 				p.log.Warn("the daemon's notify.Starter is gone", "err", err)

@@ -130,9 +130,9 @@ func (m *managerMember) Resolve(nodeID string) (node.Peer, bool) {
 	return node.Peer{NodeID: nodeID, Addr: p.GetAddr(), Port: uint16(p.GetPort())}, ok
 }
 
-// Standing is where this manager stands.
-func (m *managerMember) Standing() node.Standing {
-	s := node.Standing{Leader: m.store.Leader(), Nodes: m.store.View().Nodes.Len()}
+// Status returns the state of this manager as its replica has it.
+func (m *managerMember) Status() node.ManagerStatus {
+	s := node.ManagerStatus{Leader: m.store.Leader(), Nodes: m.store.View().Nodes.Len()}
 	for _, server := range m.store.Servers() {
 		s.Managers++
 		s.Voter = s.Voter || server.ID == m.base.Membership.NodeID && server.Voter
