@@ -250,7 +250,7 @@ func (p *Plane) Attach(ctx context.Context, a Attachment) (bridge.Result, error)
 	if err := p.connect(ctx, t); err != nil {
 		return result, errors.Join(err, p.Detach(context.WithoutCancel(ctx), a.TaskID))
 	}
-	p.deps.Log.Debug("attached", "task", a.TaskID, "overlays", len(a.Overlays), "took", time.Since(began), "bridge", bridged)
+	p.deps.Log.Debug("connected a task to its networks", "task", a.TaskID, "overlays", len(a.Overlays), "took", time.Since(began), "bridge", bridged)
 	return result, nil
 }
 
