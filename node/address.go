@@ -64,7 +64,7 @@ func parseAdvertiseAddr(given string, defaultPort uint16, addrs hostAddrs) (addr
 	}
 	if ip, err := netip.ParseAddr(host); err == nil {
 		if ip.IsUnspecified() {
-			return "", 0, invalid("advertise address %s: others cannot reach an unspecified address: give one of this host's", given)
+			return "", 0, invalid("advertise address %s: other nodes cannot reach an unspecified address: give an address of this host", given)
 		}
 		return ip.Unmap().String(), port, nil
 	}
@@ -135,7 +135,7 @@ func onlyAddress(candidates map[string][]netip.Addr, port uint16) (string, uint1
 	}
 	switch len(list) {
 	case 0:
-		return "", 0, invalid("this host has no address that others could reach: connect it, or give one with --advertise-addr")
+		return "", 0, invalid("this host has no address that other nodes can reach: connect it to a network, or give an address with --advertise-addr")
 	case 1:
 		addr, _, _ := strings.Cut(list[0], " ")
 		return addr, port, nil

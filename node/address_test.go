@@ -42,7 +42,7 @@ func TestAdvertise(t *testing.T) {
 		{"an interface", "eth1", two, "192.168.1.1 2377"},
 		{"an interface and a port", "eth1:4000", two, "192.168.1.1 4000"},
 		{"several", "", two, "10.0.0.1 (eth0), 192.168.1.1 (eth1): choose one with --advertise-addr"},
-		{"none", "", host(nil), "this host has no address that others could reach"},
+		{"none", "", host(nil), "this host has no address that other nodes can reach"},
 		{"no interface", "eth9", two, `"eth9" is neither an IP address nor an interface`},
 		{"unspecified", "0.0.0.0", two, "cannot reach an unspecified address"},
 		{"port 0", "10.0.0.1:0", two, `port "0" is not in 1-65535`},

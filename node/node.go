@@ -24,8 +24,9 @@ import (
 
 // Config configures a Node. It has only data.
 type Config struct {
-	StateDir string
-	RunDir   string
+	// StateDir is the folder for the membership, and RunDir the folder for the local socket. Run
+	// creates both.
+	StateDir, RunDir string
 	// Group is the group that owns the local socket. Empty means root's.
 	Group     string
 	Hostname  string
@@ -63,6 +64,7 @@ type Manager interface {
 	// Run runs the manager until ctx ends. If it is the leader then, it transfers leadership before
 	// it returns.
 	Run(ctx context.Context) error
+	// Register registers the manager's gRPC services.
 	Register(grpc.ServiceRegistrar)
 	// Authorise decides about every call to this node while it is a manager, and Admit about every
 	// connection. They do not block, except for a user whose credential the replica does not have:
@@ -70,12 +72,14 @@ type Manager interface {
 	// AuthInfo.Running is set. The manager calls Base.Review when their answers may have changed.
 	Authorise(ctx context.Context, fullMethod string) error
 	Admit(proto string, who transport.AuthInfo) (transport.Trust, error)
+	// Resolve returns the address of a node from the replica.
 	Resolve(nodeID string) (Peer, bool)
 	// Ready blocks until this manager is a voter and knows the leader.
 	Ready(ctx context.Context) error
 	// Resign asks the cluster to demote this node to worker. Its vote is removed soon after Resign
 	// returns.
 	Resign(ctx context.Context) error
+	// Status returns the current state without asking other nodes.
 	Status() ManagerStatus
 }
 
@@ -89,7 +93,9 @@ type ManagerStatus struct {
 
 // Worker runs the tasks of this node.
 type Worker interface {
+	// Run runs the worker until ctx ends. Tasks continue to run after it returns.
 	Run(ctx context.Context) error
+	// Register registers the worker's gRPC services.
 	Register(grpc.ServiceRegistrar)
 	// Connected blocks until a manager has accepted this node's session.
 	Connected(ctx context.Context) error
@@ -118,7 +124,9 @@ type WorkerHooks struct {
 // Gossip is the node's member of the gossip group, which detects failed nodes. While it has no
 // peer, it keeps looking for the others.
 type Gossip interface {
+	// Run takes part in gossip until ctx ends. It does not announce that the node leaves; see Leave.
 	Run(ctx context.Context) error
+	// Members returns the known members with their state.
 	Members() []*swarmv1.Member
 	// Resolve returns the address of a node as the managers have sent it.
 	Resolve(nodeID string) (Peer, bool)
@@ -151,7 +159,9 @@ type Bootstrapped struct {
 // Deps has functions that construct the parts of a member. NewGossip and NewWorker are called once
 // for each membership, and NewManager each time the node becomes a manager.
 type Deps struct {
-	Log        *slog.Logger
+	Log *slog.Logger
+	// Bootstrap creates the first objects of a new cluster, and signs the certificate of its first
+	// node.
 	Bootstrap  func(BootstrapRequest) (Bootstrapped, error)
 	NewGossip  func(Base) (Gossip, error)
 	NewWorker  func(Base, Gossip, WorkerHooks) (Worker, error)
@@ -160,7 +170,8 @@ type Deps struct {
 	// proves the join token. It returns an error if a path is blocked. Optional.
 	CheckNetwork func(ctx context.Context, conn grpc.ClientConnInterface, m Membership) error
 	// Clean removes the containers and networks of the previous membership from this host.
-	Clean    func(ctx context.Context) error
+	Clean func(ctx context.Context) error
+	// Describe returns the description of this host: platform, resources and engine.
 	Describe func() *swarmv1.NodeDescription
 	// Listening is called once, when the local socket accepts connections. Optional.
 	Listening func()

@@ -25,7 +25,7 @@ const (
 // this host is a member already. The caller unlocks n.operation if the error is nil.
 func (n *Node) beginJoin() error {
 	if !n.operation.TryLock() {
-		return errdefs.ErrUnavailable.WithMessage("another init, join or leave is under way on this host: wait for it")
+		return errdefs.ErrUnavailable.WithMessage("another init, join or leave is under way on this host: wait until it ends")
 	}
 	if err := n.damage(); err != nil {
 		n.operation.Unlock()
@@ -193,7 +193,7 @@ func (m *member) readyToManage(ctx context.Context) error {
 // needs req.Force.
 func (n *Node) Leave(ctx context.Context, req *swarmv1.LeaveRequest) (*swarmv1.LeaveResponse, error) {
 	if !n.operation.TryLock() {
-		return nil, errdefs.ErrUnavailable.WithMessage("another init, join or leave is under way on this host: wait for it")
+		return nil, errdefs.ErrUnavailable.WithMessage("another init, join or leave is under way on this host: wait until it ends")
 	}
 	defer n.operation.Unlock()
 	if err := n.damage(); err != nil {

@@ -173,7 +173,7 @@ func (f *Feed) Applied(ctx context.Context) error {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return fmt.Errorf("name responder at %s did not acknowledge an update: %w: %w", f.socket, errdefs.ErrUnavailable, context.Cause(ctx))
+			return fmt.Errorf("containers' name server at %s did not acknowledge an update: %w: %w", f.socket, errdefs.ErrUnavailable, context.Cause(ctx))
 		}
 		f.mu.Lock()
 	}
@@ -191,7 +191,7 @@ func (f *Feed) Run(ctx context.Context) error {
 			MinConnectTimeout: time.Second,
 		}))
 	if err != nil {
-		return fmt.Errorf("name responder: %w", err)
+		return fmt.Errorf("containers' name server: %w", err)
 	}
 	defer conn.Close()
 	wait := retryMin
@@ -204,7 +204,7 @@ func (f *Feed) Run(ctx context.Context) error {
 		if time.Since(began) > retryMax {
 			wait = retryMin
 		}
-		f.log.WarnContext(ctx, "cannot reach the name responder: containers keep the names that it received last", "socket", f.socket, "err", err, "retry", wait)
+		f.log.WarnContext(ctx, "cannot reach the containers' name server: containers resolve the names of the last update", "socket", f.socket, "err", err, "retry", wait)
 		if pause.For(ctx, wait) != nil {
 			return nil
 		}
@@ -309,7 +309,7 @@ func (f *Feed) receiveAcks(stream swarmv1.Resolver_FeedClient) error {
 		}
 		f.mu.Lock()
 		for _, x := range ack.Failures {
-			f.log.Warn("the name responder cannot serve a container: the container cannot resolve names", "container", x.ContainerId, "err", x.Message)
+			f.log.Warn("the containers' name server cannot serve a container: the container cannot resolve names", "container", x.ContainerId, "err", x.Message)
 			if _, ok := f.containers[x.ContainerId]; ok {
 				f.failed[x.ContainerId] = strings.TrimSpace(x.Message)
 			}

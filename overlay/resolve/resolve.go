@@ -94,7 +94,7 @@ func New(cfg Config, deps Deps) *Server {
 func (s *Server) Run(ctx context.Context) error {
 	l, err := listen(s.cfg.Socket)
 	if err != nil {
-		return fmt.Errorf("name responder: %w", err)
+		return fmt.Errorf("containers' name server: %w", err)
 	}
 	g := grpc.NewServer(grpc.MaxRecvMsgSize(maxUpdate))
 	swarmv1.RegisterResolverServer(g, s)
@@ -115,7 +115,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return nil
 	}
-	return fmt.Errorf("name responder: %w", err)
+	return fmt.Errorf("containers' name server: %w", err)
 }
 
 // listen replaces a socket that an earlier process left. The caller holds the runtime's lock, so no
