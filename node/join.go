@@ -124,22 +124,22 @@ func (n *Node) tryManagers(ctx context.Context, how *swarmv1.JoinClusterRequest,
 			return nil, false, invalid("manager address %q: want HOST or HOST:PORT", given)
 		}
 		addr := Peer{Addr: host, Port: port}.HostPort()
-		answer, reached, err := n.tryManager(ctx, addr, how, token, state, req)
+		answer, unanswered, err := n.tryManager(ctx, addr, how, token, state, req)
 		if err == nil {
 			return answer, false, nil
 		}
 		lastErr = fmt.Errorf("join through %s: %w", addr, err)
-		if !reached && !errdefs.IsUnavailable(err) {
+		if !unanswered && !errdefs.IsUnavailable(err) {
 			return nil, false, lastErr
 		}
-		retry = retry || reached
+		retry = retry || unanswered
 	}
 	return nil, retry, lastErr
 }
 
 // tryManager tests the network paths to and from one manager, unless the operator skipped the test,
-// and sends the request. reached reports whether the manager was reached and did not answer.
-func (n *Node) tryManager(ctx context.Context, addr string, how *swarmv1.JoinClusterRequest, token pki.Token, state Membership, req *swarmv1.JoinRequest) (answer *swarmv1.JoinResponse, reached bool, err error) {
+// and sends the request. unanswered reports whether the manager was reached and did not answer.
+func (n *Node) tryManager(ctx context.Context, addr string, how *swarmv1.JoinClusterRequest, token pki.Token, state Membership, req *swarmv1.JoinRequest) (answer *swarmv1.JoinResponse, unanswered bool, err error) {
 	found, err := transport.PinnedBootstrap(ctx, addr, token, time.Now())
 	if err != nil {
 		return nil, errdefs.IsAborted(err), err

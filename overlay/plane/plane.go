@@ -254,8 +254,8 @@ func (p *Plane) Attach(ctx context.Context, a Attachment) (bridge.Result, error)
 	return result, nil
 }
 
-// connect connects the overlay interfaces, programs the service addresses and starts the name
-// server, in parallel.
+// connect connects the overlay interfaces, programs the service addresses and has the name server
+// serve the task, in parallel.
 func (p *Plane) connect(ctx context.Context, t *attached) error {
 	// Register the task first, so that it gets all changes from here on.
 	p.mu.Lock()

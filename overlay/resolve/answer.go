@@ -26,9 +26,9 @@ const (
 // zones maps network IDs to zones. It is not safe for concurrent use; Server.mu guards it.
 type zones map[string]*zone
 
-// find looks a name up on the networks in order, and returns the result and the index of the
-// network that has the name. The index is noNetwork if none has it. If no network has NAME.NETWORK
-// as a whole, find looks for NAME on that network only.
+// find looks a name up on the networks in order. It returns the result and the index of the first
+// network that has the name, or noNetwork. If no network has a name of the form NAME.NETWORK, find
+// looks NAME up on that network only.
 func (n zones) find(networks []string, name string) (lookup, int) {
 	for i, id := range networks {
 		if z := n[id]; z != nil {

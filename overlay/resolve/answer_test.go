@@ -23,20 +23,20 @@ func TestLocal_Forwarding(t *testing.T) {
 		asks, kind string
 		want       string
 	}{
-		{"without a dot, as Docker does", &swarmv1.ResolverContainer{}, "printer", "A", "others"},
+		{"without a dot, as Docker does", &swarmv1.ResolverContainer{}, "printer", "A", "forwarded"},
 		{"without a dot, ndots set", &swarmv1.ResolverContainer{SearchFirst: true}, "printer", "A", "NOERROR[]"},
 		{"without a dot, ndots set", &swarmv1.ResolverContainer{SearchFirst: true}, "printer", "AAAA", "NOERROR[]"},
-		{"a name of type NS", &swarmv1.ResolverContainer{SearchFirst: true}, "com", "NS", "others"},
-		{"with a dot, ndots set", &swarmv1.ResolverContainer{SearchFirst: true}, "printer.example.com", "A", "others"},
+		{"a name of type NS", &swarmv1.ResolverContainer{SearchFirst: true}, "com", "NS", "forwarded"},
+		{"with a dot, ndots set", &swarmv1.ResolverContainer{SearchFirst: true}, "printer.example.com", "A", "forwarded"},
 		{"known, ndots set", &swarmv1.ResolverContainer{SearchFirst: true}, "db", "A", "NOERROR[10.0.2.2]"},
 		{"known, of the other family", &swarmv1.ResolverContainer{}, "db", "AAAA", "NOERROR[]"},
 		{"known, in other letters", &swarmv1.ResolverContainer{}, "DB.Back", "A", "NOERROR[10.0.2.2]"},
-		{"a network with the name of a domain", &swarmv1.ResolverContainer{}, "go.back", "A", "others"},
+		{"a network with the name of a domain", &swarmv1.ResolverContainer{}, "go.back", "A", "forwarded"},
 		{"an address that nobody has", &swarmv1.ResolverContainer{}, "99.1.0.10.in-addr.arpa", "PTR", "NXDOMAIN[]"},
 		{"internal", &swarmv1.ResolverContainer{Internal: true}, "printer", "A", "NXDOMAIN[]"},
 		{"internal", &swarmv1.ResolverContainer{Internal: true}, "1.1.1.1.in-addr.arpa", "PTR", "NXDOMAIN[]"},
-		{"internal, own servers", &swarmv1.ResolverContainer{Internal: true, Upstreams: []string{"10.0.1.5"}}, "example.com", "A", "others"},
-		{"internal, own servers", &swarmv1.ResolverContainer{Internal: true, Upstreams: []string{"10.0.1.5"}}, "1.1.1.1.in-addr.arpa", "PTR", "others"},
+		{"internal, own servers", &swarmv1.ResolverContainer{Internal: true, Upstreams: []string{"10.0.1.5"}}, "example.com", "A", "forwarded"},
+		{"internal, own servers", &swarmv1.ResolverContainer{Internal: true, Upstreams: []string{"10.0.1.5"}}, "1.1.1.1.in-addr.arpa", "PTR", "forwarded"},
 		{"internal, own servers", &swarmv1.ResolverContainer{Internal: true, Upstreams: []string{"10.0.1.5"}}, "99.1.0.10.in-addr.arpa", "PTR", "NXDOMAIN[]"},
 	} {
 		tc.c.NetworkIds = []string{"n1", "n2"}
@@ -78,7 +78,7 @@ func TestLocal_HostnamesOfContainers(t *testing.T) {
 		{"shared", "A", "NOERROR[10.0.1.31 10.0.1.33]"},
 		{"worker", "A", "NOERROR[10.0.1.30]"},
 		{"second", "A", "NOERROR[10.0.1.4]"}, // a task's alias
-		{"tasks.shared", "A", "others"},
+		{"tasks.shared", "A", "forwarded"},
 		{"21.1.0.10.in-addr.arpa", "PTR", "NOERROR[etcd.1.g.front.]"},
 	} {
 		if got := ask(n, c, tc.name, tc.kind); got != tc.want {
@@ -86,7 +86,7 @@ func TestLocal_HostnamesOfContainers(t *testing.T) {
 		}
 	}
 	n["n1"].setService("s6", nil)
-	if got := ask(n, c, "etcd-1", "A"); got != "others" {
+	if got := ask(n, c, "etcd-1", "A"); got != "forwarded" {
 		t.Errorf("a hostname outlives its service: got %s", got)
 	}
 }
@@ -146,7 +146,7 @@ func TestServer_LargeAnswers(t *testing.T) {
 			t.Errorf("%s %d: %d addresses, truncated %t; want %d, %t", tc.network, tc.size, len(seen), m.Truncated, tc.least, tc.truncated)
 		}
 		if m.Question[0].Name != "Tasks.Big." {
-			t.Errorf("%s %d: the question came back as %s", tc.network, tc.size, m.Question[0].Name)
+			t.Errorf("%s %d: the question in the answer is %s", tc.network, tc.size, m.Question[0].Name)
 		}
 		if opt := m.IsEdns0(); (opt != nil) != (tc.size > 0) {
 			t.Errorf("%s %d: EDNS in the answer: %v", tc.network, tc.size, opt)
@@ -155,7 +155,7 @@ func TestServer_LargeAnswers(t *testing.T) {
 }
 
 // The own name servers of an internal container are queried only from inside its namespace.
-func TestServer_InternalContainersAskOnlyFromInside(t *testing.T) {
+func TestServer_InternalContainersQueryOnlyFromInside(t *testing.T) {
 	outside := newFakeUpstream(t, "192.0.2.1")
 	r := newRig(t, outside.addr)
 	r.setServices()
@@ -176,7 +176,7 @@ func TestServer_InternalContainersAskOnlyFromInside(t *testing.T) {
 	}
 	c.expect("ftp.example.com", "SERVFAIL")
 	if n := outside.asked.Load(); n != 0 {
-		t.Errorf("%d questions of an internal container went out", n)
+		t.Errorf("%d queries of an internal container were forwarded to the host's server", n)
 	}
 }
 

@@ -173,7 +173,7 @@ func (b *testContainer) expect(name, want string) {
 	b.r.t.Helper()
 	for _, network := range []string{"udp", "tcp"} {
 		if got := b.ask(network, name); got != want {
-			b.r.t.Errorf("%s asks for %s over %s: got %s, want %s", b.cfg.Id, name, network, got, want)
+			b.r.t.Errorf("%s looks %s up over %s: got %s, want %s", b.cfg.Id, name, network, got, want)
 		}
 	}
 }
@@ -194,7 +194,7 @@ func TestServer_AnswersInsideContainers(t *testing.T) {
 	asked := o.asked.Load()
 	in.expect("db", "NXDOMAIN")
 	if o.asked.Load() != asked {
-		t.Error("an internal container's question went out")
+		t.Error("a query of an internal container was forwarded")
 	}
 	// The container may run a name server of its own on all addresses.
 	err := a.ns.Do(func() error {
@@ -216,7 +216,7 @@ func TestServer_AnswersInsideContainers(t *testing.T) {
 }
 
 // A container's own name servers are queried from inside its namespace.
-func TestServer_OwnUpstreamsAreAskedFromInside(t *testing.T) {
+func TestServer_OwnUpstreamsAreQueriedFromInside(t *testing.T) {
 	r := newRig(t)
 	c := r.start(&swarmv1.ResolverContainer{Id: "c", NetworkIds: []string{"n1"}})
 	var o *fakeUpstream
@@ -269,7 +269,7 @@ func TestServer_KeepsAnsweringWhileTheDaemonIsAway(t *testing.T) {
 
 // A container's queries are counted by the network that answers, for as long as the container is
 // served.
-func TestServer_CountsQuestions(t *testing.T) {
+func TestServer_CountsQueries(t *testing.T) {
 	r := newRig(t)
 	r.setServices()
 	a := r.start(&swarmv1.ResolverContainer{Id: "a", NetworkIds: []string{"n1", "n2"}})
@@ -283,7 +283,7 @@ func TestServer_CountsQuestions(t *testing.T) {
 		got := r.stats()
 		asked := []*swarmv1.ResolverAsked{{ContainerId: "a", Networks: want, Elsewhere: 1}}
 		if diff := cmp.Diff(asked, got.Asked, protocmp.Transform()); diff != "" || got.Queries != 6 {
-			t.Errorf("%d questions: %s", got.Queries, diff)
+			t.Errorf("%d queries: %s", got.Queries, diff)
 		}
 	}
 	front, back := &swarmv1.ResolverAskedNetwork{NetworkId: "n1", Queries: 3}, &swarmv1.ResolverAskedNetwork{NetworkId: "n2", Queries: 2}

@@ -122,7 +122,7 @@ func TestUpstream_CachesAndFailsOver(t *testing.T) {
 		}
 	}
 	if n := a.asked.Load(); n != 2 {
-		t.Errorf("the server was asked %d times for two names", n)
+		t.Errorf("the server got %d queries for two names", n)
 	}
 	// If a server fails, the next one is queried, and the client does not notice.
 	a.code.Store(dns.RcodeServerFailure)
@@ -141,7 +141,7 @@ func TestUpstream_CachesAndFailsOver(t *testing.T) {
 		}
 	}
 	if after := a.asked.Load(); after != before {
-		t.Errorf("the silent server was asked %d times more", after-before)
+		t.Errorf("the silent server got %d more queries", after-before)
 	}
 	// If all servers fail, the client gets the error code.
 	b.code.Store(dns.RcodeRefused)
@@ -181,12 +181,12 @@ func TestUpstream_SharesEqualQueries(t *testing.T) {
 	wg.Go(func() {
 		_, _ = u.resolve(gone, &swarmv1.ResolverContainer{Id: "gone"}, new(dns.Msg).SetQuestion("www.example.com.", dns.TypeA), false)
 	})
-	eventually.True(t, "the question arrives", func() bool { return a.asked.Load() > 0 })
+	eventually.True(t, "the query arrives", func() bool { return a.asked.Load() > 0 })
 	cancel()
 	a.hold.Unlock()
 	wg.Wait()
 	if n := a.asked.Load(); n > 3 {
-		t.Errorf("the server was asked %d times", n)
+		t.Errorf("the server got %d queries", n)
 	}
 }
 

@@ -60,12 +60,12 @@ func testZones(t testing.TB) zones {
 }
 
 // ask returns the answer as text: its code, and the data of each record in order. It returns
-// "others" if the query must be forwarded.
+// "forwarded" if the query must be forwarded.
 func ask(n zones, c *swarmv1.ResolverContainer, name, kind string) string {
 	req := new(dns.Msg).SetQuestion(dns.Fqdn(name), dns.StringToType[kind])
 	m, _ := n.local(c, req)
 	if m == nil {
-		return "others"
+		return "forwarded"
 	}
 	var data []string
 	for _, rr := range m.Answer {
@@ -112,25 +112,25 @@ func TestLocal_Names(t *testing.T) {
 		{both, "second", "A", "NOERROR[10.0.1.4]"},
 		{both, "idle", "A", "NOERROR[]"},
 		{both, "tasks.idle", "A", "NOERROR[]"},
-		{both, "3.web", "A", "others"},
-		{both, "tasks.nobody", "A", "others"},
-		{both, "example.com", "A", "others"},
-		{[]string{"n2"}, "pool", "A", "others"},
-		{[]string{"n2"}, "web.front", "A", "others"},
-		{[]string{"n1"}, "db", "A", "others"},
-		{nil, "web", "A", "others"},
+		{both, "3.web", "A", "forwarded"},
+		{both, "tasks.nobody", "A", "forwarded"},
+		{both, "example.com", "A", "forwarded"},
+		{[]string{"n2"}, "pool", "A", "forwarded"},
+		{[]string{"n2"}, "web.front", "A", "forwarded"},
+		{[]string{"n1"}, "db", "A", "forwarded"},
+		{nil, "web", "A", "forwarded"},
 		{both, "_http._tcp.web", "SRV", "NOERROR[web.:80]"},
 		{both, "_80._tcp.web", "SRV", "NOERROR[web.:80]"},
 		{both, "_http._tcp.tasks.web", "SRV", "NOERROR[web.1.a.:80 web.2.b.:80]"},
 		{both, "_9._udp.pool", "SRV", "NOERROR[pool.1.d.:9 pool.2.e.:9]"},
-		{both, "_http._udp.web", "SRV", "others"},
+		{both, "_http._udp.web", "SRV", "forwarded"},
 		{both, "3.1.0.10.in-addr.arpa", "PTR", "NOERROR[web.1.a.front.]"},
 		{both, "2.1.0.10.in-addr.arpa", "PTR", "NOERROR[web.front.]"},
 		{both, "4.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.0.0.0.0.d.f.ip6.arpa", "PTR", "NOERROR[web.2.b.front.]"},
-		{both, "4.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.0.0.0.0.d.f.ip6.arpa", "PTR", "others"},
+		{both, "4.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.0.0.0.0.d.f.ip6.arpa", "PTR", "forwarded"},
 		{both, "99.1.0.10.in-addr.arpa", "PTR", "NXDOMAIN[]"},
-		{[]string{"n2"}, "3.1.0.10.in-addr.arpa", "PTR", "others"},
-		{both, "1.1.1.1.in-addr.arpa", "PTR", "others"},
+		{[]string{"n2"}, "3.1.0.10.in-addr.arpa", "PTR", "forwarded"},
+		{both, "1.1.1.1.in-addr.arpa", "PTR", "forwarded"},
 	} {
 		if got := ask(n, &swarmv1.ResolverContainer{NetworkIds: tc.networks}, tc.name, tc.kind); got != tc.want {
 			t.Errorf("on %v: %s %s: got %s, want %s", tc.networks, tc.name, tc.kind, got, tc.want)
@@ -161,7 +161,7 @@ func TestZone_PutAndRemove(t *testing.T) {
 	if got := ask(n, c, "www", "A"); got != "NOERROR[10.0.1.7 10.0.1.8]" {
 		t.Errorf("www after web is gone: got %s", got)
 	}
-	if got := ask(n, c, "web.1.a", "A"); got != "others" {
+	if got := ask(n, c, "web.1.a", "A"); got != "forwarded" {
 		t.Errorf("web.1.a after web is gone: got %s", got)
 	}
 	z.setService("s2", nil)
