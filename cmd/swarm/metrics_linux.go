@@ -132,7 +132,7 @@ func (o *overlay) show(ctx context.Context, f *families, service map[string]stri
 		emit(f.accepted, float64(t.Accepted), s, t.TaskID)
 		emit(f.made, float64(t.Made), s, t.TaskID)
 		emit(f.open, float64(t.Open), s, t.TaskID)
-		for _, l := range t.Legs {
+		for _, l := range t.Networks {
 			f.taskIn.show(emit, l.Received, l.Network, s, t.TaskID)
 			f.taskOut.show(emit, l.Sent, l.Network, s, t.TaskID)
 			if l.Known {
