@@ -9,7 +9,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// containerConfig is the configuration of a container, and the counts of its queries.
+// containerConfig is the configuration of a container, and the counts of its queries. The counts
+// are atomic, and the rest does not change.
 type containerConfig struct {
 	*swarmv1.ResolverContainer
 	// perNetwork counts the queries that each network answered, in the order of NetworkIds.

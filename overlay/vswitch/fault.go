@@ -47,7 +47,8 @@ func (f Fault) validate(known map[string]Host) error {
 }
 
 // SetFaults replaces all faults of the switch in one transaction. hosts are all hosts on the switch
-// now.
+// now. The error is ErrInvalidArgument if a fault is not valid, and ErrNotFound if it names an
+// unknown host.
 func (s *Switch) SetFaults(hosts []Host, faults []Fault) error {
 	known := make(map[string]Host, len(hosts))
 	for _, h := range hosts {

@@ -51,7 +51,9 @@ var hostSysctls = map[string]string{
 	"ipv4.ip_unprivileged_port_start": "1024",
 }
 
-// AddHost creates the host's namespace and connects it to the switch.
+// AddHost creates the host's namespace and connects it to the switch. If it fails, it removes what
+// it created. The error is ErrInvalidArgument if the name or the address is not valid, and
+// ErrAlreadyExists if the switch has a host of that name.
 func (s *Switch) AddHost(host Host) error {
 	if err := host.validate(s.cfg.Subnet); err != nil {
 		return err
