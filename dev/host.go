@@ -85,7 +85,7 @@ func (r *record) describe(h hostRecord) Host {
 		Log: r.daemonLog(h.Name), Namespace: r.pinDir() + "/" + h.Name + ".ns",
 	}
 	if r.IPv6 {
-		out.Address6 = vswitch.Second(r.Subnet, h.Address)
+		out.Address6 = vswitch.IPv6Address(r.Subnet, h.Address)
 	}
 	switch {
 	case h.Off:

@@ -94,7 +94,7 @@ func (r *record) lab() (*Lab, error) {
 // advertised returns the address that a host advertises to the cluster.
 func (r *record) advertised(h *hostRecord) netip.Addr {
 	if r.Advertise6 {
-		return vswitch.Second(r.Subnet, h.Address)
+		return vswitch.IPv6Address(r.Subnet, h.Address)
 	}
 	return h.Address
 }

@@ -13,11 +13,11 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// hostAddrs lists the usable addresses of this host's interfaces that are up, by interface. A function, so that tests
-// can say what a host has.
+// hostAddrs returns the usable addresses of this host's interfaces that are up, by the interface's
+// name. It is a function so that tests can set the addresses.
 type hostAddrs func() (map[string][]netip.Addr, error)
 
-// interfaceAddrs asks the kernel.
+// interfaceAddrs reads the addresses from the kernel.
 func interfaceAddrs() (map[string][]netip.Addr, error) {
 	interfaces, err := net.Interfaces()
 	if err != nil {
@@ -25,7 +25,7 @@ func interfaceAddrs() (map[string][]netip.Addr, error) {
 	}
 	found := map[string][]netip.Addr{}
 	for _, i := range interfaces {
-		if i.Flags&net.FlagUp == 0 || i.Flags&net.FlagLoopback != 0 || inward(i.Name) {
+		if i.Flags&net.FlagUp == 0 || i.Flags&net.FlagLoopback != 0 || isContainerInterface(i.Name) {
 			continue
 		}
 		addrs, err := i.Addrs()
@@ -42,9 +42,10 @@ func interfaceAddrs() (map[string][]netip.Addr, error) {
 	return found, nil
 }
 
-// inward tells an interface that leads to containers, ours or another engine's: it is no way to reach a host.
-func inward(name string) bool {
-	if id, ok := strings.CutPrefix(name, "br-"); ok { // Docker's have 12 hexadecimal digits; br-lan is somebody's own.
+// isContainerInterface reports whether an interface leads to containers of swarm or of another
+// engine. Other hosts cannot reach this host by such an interface.
+func isContainerInterface(name string) bool {
+	if id, ok := strings.CutPrefix(name, "br-"); ok { // Docker's bridges have 12 hexadecimal digits; br-lan, for example, is not Docker's.
 		_, err := hex.DecodeString(id)
 		return err == nil && len(id) == 12
 	}
@@ -53,16 +54,17 @@ func inward(name string) bool {
 	})
 }
 
-// advertise decides which address others use to reach this host. given is an IP or an interface, with or without port,
-// or empty: then the host must have one candidate.
-func advertise(given string, defaultPort uint16, addrs hostAddrs) (addr string, port uint16, err error) {
+// parseAdvertiseAddr returns the address and port at which other nodes reach this host. given is an
+// IP address or an interface, with or without port. If it is empty, the host must have only one
+// possible address.
+func parseAdvertiseAddr(given string, defaultPort uint16, addrs hostAddrs) (addr string, port uint16, err error) {
 	host, port, err := splitPort(given, defaultPort)
 	if err != nil {
 		return "", 0, invalid("advertise address %q: %v", given, err)
 	}
 	if ip, err := netip.ParseAddr(host); err == nil {
 		if ip.IsUnspecified() {
-			return "", 0, invalid("advertise address %s: others cannot reach an unspecified address: give one of this host's", given)
+			return "", 0, invalid("advertise address %s: other nodes cannot reach an unspecified address: give an address of this host", given)
 		}
 		return ip.Unmap().String(), port, nil
 	}
@@ -75,14 +77,15 @@ func advertise(given string, defaultPort uint16, addrs hostAddrs) (addr string, 
 		if !ok {
 			return "", 0, invalid("advertise address %q is neither an IP address nor an interface of this host that is up", given)
 		}
-		return choose(map[string][]netip.Addr{host: of}, port)
+		return onlyAddress(map[string][]netip.Addr{host: of}, port)
 	}
-	return choose(all, port)
+	return onlyAddress(all, port)
 }
 
-// leadsHere refuses to advertise an address of some other host. One that NAT leads here is none of this host's either: as
-// in Docker it is taken when there is no doubt what it leads to, the address to listen on or the only one that there is.
-func (n *Node) leadsHere(addr, listenHost string) error {
+// checkAdvertised refuses an address of another host. An address that NAT forwards to this host is
+// not one of the host's addresses either. As in Docker it is accepted if the target is clear: the
+// listen address is given, or the host has only one address of that family.
+func (n *Node) checkAdvertised(addr, listenHost string) error {
 	given, err := netip.ParseAddr(addr)
 	if err != nil || given.IsLoopback() {
 		return err
@@ -109,11 +112,11 @@ func (n *Node) leadsHere(addr, listenHost string) error {
 		return nil
 	}
 	slices.Sort(own)
-	return invalid("advertise address %s is none of this host's (%s): give one of them, or name the one that it leads to with --listen-addr", addr, cmp.Or(strings.Join(own, ", "), "it has none of that kind"))
+	return invalid("advertise address %s is not an address of this host (%s): give one of these, or name the address that it is forwarded to with --listen-addr", addr, cmp.Or(strings.Join(own, ", "), "it has no address of this family"))
 }
 
-// choose refuses to guess.
-func choose(candidates map[string][]netip.Addr, port uint16) (string, uint16, error) {
+// onlyAddress returns the only candidate. It refuses to choose between several.
+func onlyAddress(candidates map[string][]netip.Addr, port uint16) (string, uint16, error) {
 	var v4, v6 []string
 	for name, addrs := range candidates {
 		for _, a := range addrs {
@@ -124,14 +127,15 @@ func choose(candidates map[string][]netip.Addr, port uint16) (string, uint16, er
 			}
 		}
 	}
-	// A host with one IPv4 address and some IPv6 ones means the IPv4 one, as in Docker.
+	// If the host has one IPv4 address and some IPv6 addresses, use the IPv4 address, as Docker
+	// does.
 	list := v4
 	if len(v4) == 0 {
 		list = v6
 	}
 	switch len(list) {
 	case 0:
-		return "", 0, invalid("this host has no address that others could reach: connect it, or give one with --advertise-addr")
+		return "", 0, invalid("this host has no address that other nodes can reach: connect it to a network, or give an address with --advertise-addr")
 	case 1:
 		addr, _, _ := strings.Cut(list[0], " ")
 		return addr, port, nil
@@ -141,7 +145,7 @@ func choose(candidates map[string][]netip.Addr, port uint16) (string, uint16, er
 	}
 }
 
-// splitPort takes "", "host", "host:port", "[v6]:port" and a bare v6 address.
+// splitPort parses "", "host", "host:port", "[v6]:port" and an IPv6 address without brackets.
 func splitPort(s string, defaultPort uint16) (host string, port uint16, err error) {
 	if s == "" {
 		return "", defaultPort, nil
@@ -167,6 +171,6 @@ func invalid(format string, args ...any) error {
 	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(format, args...))
 }
 
-func refused(format string, args ...any) error {
+func failedPrecondition(format string, args ...any) error {
 	return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf(format, args...))
 }

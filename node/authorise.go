@@ -13,34 +13,34 @@ import (
 	"swarm/internal/transport"
 )
 
-// Who may call a node that is no manager. It holds no rows: it knows its managers as they last told
-// it, and the keys of all members.
-type workerCaller uint8
+// callers is a set of kinds of callers that a node which is no manager distinguishes. Such a node
+// has no replica. It knows the managers and the keys of all members as the managers last sent them.
+type callers uint8
 
 const (
-	byLocal   workerCaller = 1 << iota // this host's socket
-	byManager                          // a manager of the cluster
-	byMember                           // any node of the cluster, the managers among them
+	localUser  callers = 1 << iota // a user of this host's socket
+	anyManager                     // a manager of the cluster
+	anyMember                      // any node of the cluster, including managers
 )
 
-// workerRules is the table of what a node that is no manager serves, by the prefix of the method.
-// The longest counts.
-var workerRules = map[string]workerCaller{
-	"/swarm.v1.Daemon/":       byLocal,
-	"/swarm.v1.Worker/":       byManager,
-	"/swarm.v1.Disk/":         byManager,
-	"/swarm.v1.Doctor/Survey": byLocal,
-	"/swarm.v1.Doctor/Probe":  byMember,
+// workerRules has the methods that a node which is no manager serves, by prefix. The longest prefix
+// that matches applies.
+var workerRules = map[string]callers{
+	"/swarm.v1.Daemon/":       localUser,
+	"/swarm.v1.Worker/":       anyManager,
+	"/swarm.v1.Disk/":         anyManager,
+	"/swarm.v1.Doctor/Survey": localUser,
+	"/swarm.v1.Doctor/Probe":  anyMember,
 }
 
-// workerProtocols is the table of the connections that a node takes which is no manager. The rest
-// is refused at accept.
-var workerProtocols = map[string]workerCaller{
-	transport.ProtoGRPC: byMember | byManager,
-	transport.ProtoBlob: byMember,
+// workerProtocols has the protocols that a node which is no manager accepts. It refuses connections
+// with any other protocol.
+var workerProtocols = map[string]callers{
+	transport.ProtoGRPC: anyMember | anyManager,
+	transport.ProtoBlob: anyMember,
 }
 
-// authorise judges every call that reaches this node. A manager judges by the replicated state;
+// authorise decides about every call to this node. A manager decides by the replicated state, and
 // another node by workerRules.
 func (n *Node) authorise(ctx context.Context, fullMethod string) error {
 	peer, err := transport.FromContext(ctx)
@@ -49,36 +49,36 @@ func (n *Node) authorise(ctx context.Context, fullMethod string) error {
 	}
 	if strings.HasPrefix(fullMethod, "/swarm.v1.Daemon/") {
 		if peer.Local == nil {
-			return errdefs.ErrPermissionDenied.WithMessage("init, join, leave and info concern one host: run them there")
+			return errdefs.ErrPermissionDenied.WithMessage("init, join, leave and info work only on the host itself: run the command there")
 		}
 		return nil
 	}
 	m := n.current()
 	if m == nil {
-		return n.absent(fullMethod)
+		return n.unservedError(fullMethod)
 	}
-	if manager, _ := m.managing(); manager != nil {
+	if manager, _ := m.currentManager(); manager != nil {
 		err := manager.Authorise(ctx, fullMethod)
-		if why := m.worker.Refusal(); errdefs.IsUnavailable(err) && why != nil { // It will not be ready by itself.
-			return errdefs.ErrUnavailable.WithMessage("the cluster does not take this node in: " + innermost(why))
+		if why := m.worker.Refusal(); errdefs.IsUnavailable(err) && why != nil { // Waiting does not help: the operator must act.
+			return errdefs.ErrUnavailable.WithMessage("the cluster does not accept this node: " + innermostMessage(why))
 		}
 		return err
 	}
-	var may workerCaller
+	var may callers
 	longest := 0
 	for prefix, who := range workerRules {
 		if strings.HasPrefix(fullMethod, prefix) && len(prefix) > longest {
 			may, longest = who, len(prefix)
 		}
 	}
-	if m.isOne(peer, may) {
+	if m.isOneOf(peer, may) {
 		return nil
 	}
 	return errdefs.ErrPermissionDenied.WithMessage(peer.String() + " may not call " + fullMethod + " on a worker")
 }
 
-// innermost is an error without what its callers have put in front of it.
-func innermost(err error) string {
+// innermostMessage returns the message of an error without the prefixes that callers added.
+func innermostMessage(err error) string {
 	for {
 		inner := errors.Unwrap(err)
 		if inner == nil || !strings.HasSuffix(err.Error(), ": "+inner.Error()) {
@@ -88,40 +88,41 @@ func innermost(err error) string {
 	}
 }
 
-// absent says why this node does not serve a method: the part that would is not there, or not yet.
-func (n *Node) absent(fullMethod string) error {
+// unservedError returns the error for a method that this node does not serve, or does not serve
+// yet.
+func (n *Node) unservedError(fullMethod string) error {
 	n.mu.Lock()
-	m, resumed := n.member, n.resumed
+	m, loaded := n.member, n.loaded
 	n.mu.Unlock()
-	// A service that this node's role has is about to be registered.
-	if !resumed || m != nil && (ofEveryNode(fullMethod) || m.remembered().Manager) {
+	// The node has the role for this service, so the service will be registered soon.
+	if !loaded || m != nil && (isNodeService(fullMethod) || m.membership().Manager) {
 		return errdefs.ErrUnavailable.WithMessage("this node's daemon is starting: try again in a moment")
 	}
-	if m == nil && !ofEveryNode(fullMethod) && strings.HasPrefix(fullMethod, "/swarm.v1.") {
+	if m == nil && !isNodeService(fullMethod) && strings.HasPrefix(fullMethod, "/swarm.v1.") {
 		return errdefs.ErrUnavailable.WithMessage("this node is not a swarm manager, and part of no cluster: run `swarm init` or `swarm join` first")
 	}
-	return notHere(fullMethod)
+	return notServedError(fullMethod)
 }
 
-// admit judges every connection of another host, as authorise judges calls. A node that does not
-// know the members yet takes connections of the managers that let it in, and serves blobs to
-// nobody: whoever wants one asks another node.
+// admit decides about every connection from another host, as authorise does about calls. A node
+// that does not know the members yet accepts connections from the managers that admitted it. It
+// serves blobs to nobody until then, because a client can fetch them from another node.
 func (m *member) admit(proto string, peer transport.AuthInfo) (transport.Trust, error) {
-	if manager, _ := m.managing(); manager != nil {
+	if manager, _ := m.currentManager(); manager != nil {
 		return manager.Admit(proto, peer)
 	}
 	switch may := workerProtocols[proto]; {
-	case m.isOne(peer, may&byManager):
+	case m.isOneOf(peer, may&anyManager):
 		return transport.Full, nil
-	case m.isOne(peer, may):
+	case m.isOneOf(peer, may):
 		return transport.Worker, nil
 	}
 	return transport.Stranger, errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("%s may not speak %s with a worker", peer, proto))
 }
 
-// isOne says whether a peer is one of those.
-func (m *member) isOne(peer transport.AuthInfo, of workerCaller) bool {
-	if of&byLocal != 0 && peer.Local != nil {
+// isOneOf reports whether the peer is one of the callers.
+func (m *member) isOneOf(peer transport.AuthInfo, of callers) bool {
+	if of&localUser != 0 && peer.Local != nil {
 		return true
 	}
 	id := peer.NodeID()
@@ -129,20 +130,20 @@ func (m *member) isOne(peer transport.AuthInfo, of workerCaller) bool {
 		return false
 	}
 	holds := m.base.Members.Holds(id, peer.Peer.PublicKey()) || peer.Running && len(m.base.Members.Keys(id)) > 0
-	if of&byMember != 0 && holds {
+	if of&anyMember != 0 && holds {
 		return true
 	}
-	return of&byManager != 0 && (holds || !m.base.Members.Known()) &&
+	return of&anyManager != 0 && (holds || !m.base.Members.Known()) &&
 		slices.ContainsFunc(m.managers(), func(p Peer) bool { return p.NodeID == id })
 }
 
-// review judges all connections and calls again.
+// review checks all open connections and calls again.
 func (m *member) review() {
 	m.listener.Review()
 	m.node.services.Review()
 }
 
-// reviewMembers reviews whenever the list of members has changed.
+// reviewMembers calls review whenever the list of members changes.
 func (m *member) reviewMembers(ctx context.Context) error {
 	for {
 		changed := m.base.Members.Changed()

@@ -9,7 +9,7 @@ import (
 	"swarm/internal/tree/treetest"
 )
 
-// Folders that a container has nested deeply do not keep a node from leaving its cluster.
+// A node can leave its cluster even if a container has nested folders very deeply.
 func TestDisk_ForgetsVolumesOfAnyDepth(t *testing.T) {
 	treetest.FewDescriptors(t)
 	d := disk{dir: t.TempDir()}

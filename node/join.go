@@ -16,9 +16,11 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Join makes this node a member of the cluster that the token belongs to.
+// Join implements the Daemon service: it makes this host a member of the cluster to which the token
+// belongs. It returns when a manager has accepted the node's session, and for a manager when it is
+// a voter. If the managers do not admit the host, nothing is left on disk.
 func (n *Node) Join(ctx context.Context, req *swarmv1.JoinClusterRequest) (*swarmv1.JoinClusterResponse, error) {
-	if err := n.enter(); err != nil {
+	if err := n.beginJoin(); err != nil {
 		return nil, err
 	}
 	defer n.operation.Unlock()
@@ -27,9 +29,9 @@ func (n *Node) Join(ctx context.Context, req *swarmv1.JoinClusterRequest) (*swar
 		return nil, err
 	}
 	if len(req.RemoteAddrs) == 0 {
-		return nil, invalid("name the address of a manager: swarm join --token TOKEN HOST:PORT")
+		return nil, invalid("give the address of a manager: swarm join --token TOKEN HOST:PORT")
 	}
-	state, err := n.place(req.AdvertiseAddr, req.ListenAddr, req.DataPathAddr, 0)
+	state, err := n.resolveAddresses(req.AdvertiseAddr, req.ListenAddr, req.DataPathAddr, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -37,7 +39,7 @@ func (n *Node) Join(ctx context.Context, req *swarmv1.JoinClusterRequest) (*swar
 	if err != nil {
 		return nil, err
 	}
-	m, err := n.admitted(ctx, req, token, state, func(s Membership, cred pki.Credential, bundle *pki.Bundle) (*member, error) {
+	m, err := n.requestAdmission(ctx, req, token, state, func(s Membership, cred pki.Credential, bundle *pki.Bundle) (*member, error) {
 		return n.newMember(s, cred, bundle, ln, nil)
 	})
 	if err != nil {
@@ -47,20 +49,21 @@ func (n *Node) Join(ctx context.Context, req *swarmv1.JoinClusterRequest) (*swar
 	if err := n.start(ctx, m); err != nil {
 		return nil, err
 	}
-	response := &swarmv1.JoinClusterResponse{NodeId: m.remembered().NodeID}
-	if m.remembered().Manager {
+	response := &swarmv1.JoinClusterResponse{NodeId: m.membership().NodeID}
+	if m.membership().Manager {
 		response.Role = swarmv1.NodeSpec_MANAGER
 	}
 	return response, nil
 }
 
-// admitted asks the managers for admission, one after the other, and remembers the membership.
-func (n *Node) admitted(ctx context.Context, req *swarmv1.JoinClusterRequest, token pki.Token, state Membership, build func(Membership, pki.Credential, *pki.Bundle) (*member, error)) (*member, error) {
+// requestAdmission asks the managers to admit this host, stores the membership and constructs the
+// member.
+func (n *Node) requestAdmission(ctx context.Context, req *swarmv1.JoinClusterRequest, token pki.Token, state Membership, build func(Membership, pki.Credential, *pki.Bundle) (*member, error)) (*member, error) {
 	key, csr, err := newKey()
 	if err != nil {
 		return nil, err
 	}
-	answer, err := n.ask(ctx, req, token, state, &swarmv1.JoinRequest{
+	answer, err := n.requestJoin(ctx, req, token, state, &swarmv1.JoinRequest{
 		Csr: csr, MachineId: n.cfg.MachineID, Hostname: n.cfg.Hostname, Addr: state.Addr,
 		Port: uint32(state.Port), DataPathAddr: state.DataPathAddr, Availability: req.Availability, Build: n.cfg.Version.GetBuild(),
 	})
@@ -75,44 +78,45 @@ func (n *Node) admitted(ctx context.Context, req *swarmv1.JoinClusterRequest, to
 		state.GossipPort = uint16(p)
 	}
 	state.DataPathPort = uint16(answer.Network.GetDataPathPort())
-	cred, bundle, err := n.remember(&state, answer.Certificate, answer.Bundle, key)
+	cred, bundle, err := n.saveMembership(&state, answer.Certificate, answer.Bundle, key)
 	if err != nil {
-		return nil, n.undo(err)
+		return nil, n.forgetFailed(err)
 	}
 	m, err := build(state, cred, bundle)
 	if err != nil {
-		return nil, n.undo(err)
+		return nil, n.forgetFailed(err)
 	}
 	return m, nil
 }
 
 const (
-	// joinPatience is for how long a join is tried again after a manager was reached and did not
-	// answer: it serves few hosts of one origin at once, or its cluster has no leader at the
-	// moment. The pauses double from the first to the last.
-	joinPatience            = 30 * time.Second
-	joinPause, maxJoinPause = 250 * time.Millisecond, 4 * time.Second
+	// joinRetryTimeout is the time for which a join is repeated if a manager was reached and did
+	// not answer: a manager serves only a few hosts of one network at once, or its cluster has no
+	// leader now. The pauses double from joinBackoffMin to joinBackoffMax.
+	joinRetryTimeout               = 30 * time.Second
+	joinBackoffMin, joinBackoffMax = 250 * time.Millisecond, 4 * time.Second
 )
 
-// ask sends the request to the managers until one has answered. A refusal is final.
-func (n *Node) ask(ctx context.Context, how *swarmv1.JoinClusterRequest, token pki.Token, state Membership, req *swarmv1.JoinRequest) (*swarmv1.JoinResponse, error) {
+// requestJoin sends the request to the managers until one has answered. It does not repeat a
+// request that was refused.
+func (n *Node) requestJoin(ctx context.Context, how *swarmv1.JoinClusterRequest, token pki.Token, state Membership, req *swarmv1.JoinRequest) (*swarmv1.JoinResponse, error) {
 	began := time.Now()
-	for wait := joinPause; ; wait = min(2*wait, maxJoinPause) {
-		answer, again, err := n.askEach(ctx, how, token, state, req)
-		if err == nil || !again || time.Since(began) > joinPatience {
+	for wait := joinBackoffMin; ; wait = min(2*wait, joinBackoffMax) {
+		answer, retry, err := n.tryManagers(ctx, how, token, state, req)
+		if err == nil || !retry || time.Since(began) > joinRetryTimeout {
 			return answer, err
 		}
-		n.deps.Log.Warn("the join is tried again", "err", err)
+		n.deps.Log.Warn("a manager did not answer the join request: trying again", "err", err)
 		if pause.For(ctx, wait/2+rand.N(wait)) != nil {
 			return nil, err
 		}
 	}
 }
 
-// askEach sends the request to the first manager that proves to be of the token's cluster. A
-// manager that cannot be reached is not the last. again reports whether one was reached and did not
-// answer.
-func (n *Node) askEach(ctx context.Context, how *swarmv1.JoinClusterRequest, token pki.Token, state Membership, req *swarmv1.JoinRequest) (answer *swarmv1.JoinResponse, again bool, err error) {
+// tryManagers sends the request to the managers in order until one proves that it knows the token.
+// It goes on to the next one only if a manager is unavailable. retry reports whether a manager was
+// reached and did not answer.
+func (n *Node) tryManagers(ctx context.Context, how *swarmv1.JoinClusterRequest, token pki.Token, state Membership, req *swarmv1.JoinRequest) (answer *swarmv1.JoinResponse, retry bool, err error) {
 	var lastErr error
 	for _, given := range how.RemoteAddrs {
 		host, port, err := splitPort(given, DefaultPort)
@@ -120,22 +124,22 @@ func (n *Node) askEach(ctx context.Context, how *swarmv1.JoinClusterRequest, tok
 			return nil, false, invalid("manager address %q: want HOST or HOST:PORT", given)
 		}
 		addr := Peer{Addr: host, Port: port}.HostPort()
-		answer, cut, err := n.askAt(ctx, addr, how, token, state, req)
+		answer, unanswered, err := n.tryManager(ctx, addr, how, token, state, req)
 		if err == nil {
 			return answer, false, nil
 		}
 		lastErr = fmt.Errorf("join through %s: %w", addr, err)
-		if !cut && !errdefs.IsUnavailable(err) {
+		if !unanswered && !errdefs.IsUnavailable(err) {
 			return nil, false, lastErr
 		}
-		again = again || cut
+		retry = retry || unanswered
 	}
-	return nil, again, lastErr
+	return nil, retry, lastErr
 }
 
-// askAt tries the ways to and from one manager, unless that is not wanted, and asks it. cut reports
-// whether the manager was reached and has not answered.
-func (n *Node) askAt(ctx context.Context, addr string, how *swarmv1.JoinClusterRequest, token pki.Token, state Membership, req *swarmv1.JoinRequest) (answer *swarmv1.JoinResponse, cut bool, err error) {
+// tryManager tests the network paths to and from one manager, unless the operator skipped the test,
+// and sends the request. unanswered reports whether the manager was reached and did not answer.
+func (n *Node) tryManager(ctx context.Context, addr string, how *swarmv1.JoinClusterRequest, token pki.Token, state Membership, req *swarmv1.JoinRequest) (answer *swarmv1.JoinResponse, unanswered bool, err error) {
 	found, err := transport.PinnedBootstrap(ctx, addr, token, time.Now())
 	if err != nil {
 		return nil, errdefs.IsAborted(err), err
@@ -146,12 +150,12 @@ func (n *Node) askAt(ctx context.Context, addr string, how *swarmv1.JoinClusterR
 	}
 	dialer := transport.NewDialer(identity, nil)
 	defer dialer.Close()
-	source, _ := netip.ParseAddr(state.Addr) // was parsed by place
+	source, _ := netip.ParseAddr(state.Addr) // resolveAddresses has parsed it
 	conn := dialer.DialAddrFrom(source, addr)
 	defer conn.Close()
 	proving := transport.Proving(conn, token)
 	if !how.SkipNetworkCheck {
-		if err := n.checkWays(ctx, proving, state); err != nil {
+		if err := n.checkNetwork(ctx, proving, state); err != nil {
 			return nil, false, err
 		}
 	}
@@ -159,15 +163,16 @@ func (n *Node) askAt(ctx context.Context, addr string, how *swarmv1.JoinClusterR
 	return answer, errdefs.IsUnavailable(err), err
 }
 
-// checkWays refuses a host that could be a member only in part. A manager that cannot try the ways
-// is no reason: whatever ails it, the join itself says.
-func (n *Node) checkWays(ctx context.Context, conn grpc.ClientConnInterface, state Membership) error {
-	if n.deps.CheckWays == nil {
+// checkNetwork returns an error if a network path to the cluster is blocked, because the host would
+// be only partly connected. If the manager cannot do the test, the join goes on, and reports the
+// manager's problem itself.
+func (n *Node) checkNetwork(ctx context.Context, conn grpc.ClientConnInterface, state Membership) error {
+	if n.deps.CheckNetwork == nil {
 		return nil
 	}
-	err := n.deps.CheckWays(ctx, conn, state)
+	err := n.deps.CheckNetwork(ctx, conn, state)
 	if errdefs.IsUnavailable(err) || errdefs.IsNotImplemented(err) || errdefs.IsDeadlineExceeded(err) {
-		n.deps.Log.Warn("the ways to the cluster could not be tried", "err", err)
+		n.deps.Log.Warn("cannot test the network paths to the cluster: joining without the test", "err", err)
 		return nil
 	}
 	return err

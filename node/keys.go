@@ -8,12 +8,12 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// onKeys takes over the gossip keys of the cluster, and remembers them: a node that was off while they changed must
-// still be understood by those that kept the older one.
+// onKeys passes the cluster's gossip keys to gossip and stores them. A node that was off while the
+// keys changed must have an older key that the other nodes still accept.
 func (m *member) onKeys(all []*swarmv1.EncryptionKey) {
 	keys := gossipKeys(all)
 	if len(keys) == 0 {
-		return // Not yet sent, or none: without keys there is no gossip.
+		return // The managers have not sent keys yet. Keep the old ones, because gossip needs a key.
 	}
 	m.mu.Lock()
 	known := slices.EqualFunc(m.state.GossipKeys, keys, bytes.Equal)
@@ -24,15 +24,15 @@ func (m *member) onKeys(all []*swarmv1.EncryptionKey) {
 		return
 	}
 	if err := m.gossip.UpdateKeys(keys); err != nil {
-		m.base.Log.Error("take over new gossip keys", "err", err)
+		m.base.Log.Error("cannot use the new gossip keys: gossip keeps the old ones", "err", err)
 	}
 	if err := m.node.disk.save(&after); err != nil {
-		m.base.Log.Error("remember new gossip keys", "err", err)
+		m.base.Log.Error("cannot store the new gossip keys: after a restart the managers must send them again", "err", err)
 	}
 	m.base.Log.Info("gossip keys changed", "keys", len(keys))
 }
 
-// gossipKeys picks the keys of gossip, first the one that encrypts.
+// gossipKeys returns the gossip keys. The first key encrypts.
 func gossipKeys(all []*swarmv1.EncryptionKey) (keys [][]byte) {
 	for _, k := range gossipkeys.Order(all) {
 		keys = append(keys, k.GetKey())

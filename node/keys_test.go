@@ -8,7 +8,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-func TestNode_GossipKeysAreRememberedInTheirOrder(t *testing.T) {
+func TestNode_GossipKeysAreStoredInOrder(t *testing.T) {
 	manager, host := pair(t)
 	if _, err := host.join(manager.cluster.token.String(), manager.addr()); err != nil {
 		t.Fatal(err)
@@ -30,9 +30,9 @@ func TestNode_GossipKeysAreRememberedInTheirOrder(t *testing.T) {
 	}
 
 	g.keys.Store(nil)
-	w.hooks.OnKeys(nil) // Before the managers have sent any.
+	w.hooks.OnKeys(nil) // The managers have not sent keys yet.
 	w.hooks.OnKeys([]*swarmv1.EncryptionKey{{Subsystem: "gossip", Key: []byte("new"), LamportTime: 2}, {Subsystem: "gossip", Key: []byte("old"), LamportTime: 1}, {Subsystem: "gossip", Key: []byte("next"), LamportTime: 3, Standby: true}})
 	if g.keys.Load() != nil {
-		t.Error("gossip was told of keys that it has")
+		t.Error("gossip got the keys that it has already")
 	}
 }

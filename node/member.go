@@ -23,8 +23,8 @@ import (
 )
 
 const (
-	unseatPatience = 15 * time.Second
-	unseatLook     = 100 * time.Millisecond
+	voteRemovalTimeout = 15 * time.Second
+	votePollInterval   = 100 * time.Millisecond
 )
 
 var (
@@ -32,7 +32,7 @@ var (
 	errRemoved = errors.New("removed from the cluster")
 )
 
-// member is one membership, from joining to leaving.
+// member is one membership of the host, from joining to leaving.
 type member struct {
 	node     *Node
 	base     Base
@@ -40,30 +40,32 @@ type member struct {
 	listener *transport.Listener
 	gossip   Gossip
 	worker   Worker
-	// rows found a cluster; for its first manager only, once.
-	rows []*swarmv1.Change
+	// bootstrapRows are the first objects of a new cluster. Only the first manager gets them, once.
+	bootstrapRows []*swarmv1.Change
 
-	// end ends the membership; the cause says why.
+	// end ends the membership with a cause.
 	end context.CancelCauseFunc
-	// running is closed when the parts run; gone, when the membership has ended and is forgotten.
+	// running is closed when the parts run. gone is closed when the membership has ended and its
+	// files are deleted.
 	running, gone chan struct{}
-	// roles wakes govern.
-	roles chan struct{}
+	// roleChanged wakes runManager.
+	roleChanged chan struct{}
 
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards the fields below
 	state   Membership
 	manager Manager       // nil while not a manager
 	changed chan struct{} // closed and replaced when manager changes
 }
 
-// abandon frees the parts of a member that never ran.
-func (m *member) abandon() {
+// closeParts closes the parts of a member that never ran.
+func (m *member) closeParts() {
 	if err := errors.Join(m.ln.Close(), m.gossip.Close(), m.worker.Close()); err != nil {
-		m.base.Log.Warn("abandon a membership", "err", err)
+		m.base.Log.Warn("cannot close a member that did not start: its ports may stay in use until the daemon restarts", "err", err)
 	}
 }
 
-// listen binds the cluster port, first of all: a port that is taken must be known before anything is written.
+// listen binds the cluster port. The caller does this before it writes anything, so that a port in
+// use is reported first.
 func listen(m Membership) (net.Listener, error) {
 	port := m.ListenPort
 	if port == 0 {
@@ -71,12 +73,12 @@ func listen(m Membership) (net.Listener, error) {
 	}
 	ln, err := net.Listen("tcp", net.JoinHostPort(m.ListenAddr, strconv.Itoa(int(port))))
 	if err != nil {
-		return nil, fmt.Errorf("the cluster port: %w: stop what uses it, or give another with --listen-addr", err)
+		return nil, fmt.Errorf("listen on the cluster port: %w: stop the program that uses it, or give another port with --listen-addr", err)
 	}
 	return ln, nil
 }
 
-// newMember makes the parts. It takes over ln.
+// newMember constructs the parts of a member. It takes ownership of ln, also if it fails.
 func (n *Node) newMember(state Membership, cred pki.Credential, bundle *pki.Bundle, ln net.Listener, rows []*swarmv1.Change) (m *member, err error) {
 	defer func() {
 		if err != nil {
@@ -89,8 +91,8 @@ func (n *Node) newMember(state Membership, cred pki.Credential, bundle *pki.Bund
 	}
 	log := n.deps.Log
 	m = &member{
-		node: n, ln: ln, rows: rows, state: state, running: make(chan struct{}), gone: make(chan struct{}),
-		roles: make(chan struct{}, 1), changed: make(chan struct{}), end: func(error) {},
+		node: n, ln: ln, bootstrapRows: rows, state: state, running: make(chan struct{}), gone: make(chan struct{}),
+		roleChanged: make(chan struct{}, 1), changed: make(chan struct{}), end: func(error) {},
 	}
 	m.listener = transport.NewListener(transport.ListenerConfig{}, transport.ListenerDeps{Identity: identity, Log: log, Admit: m.admit}, ln.Addr())
 	m.base = Base{
@@ -110,13 +112,14 @@ func (n *Node) newMember(state Membership, cred pki.Credential, bundle *pki.Bund
 	return m, nil
 }
 
-// run lives the membership. The transport outlives the parts, so that a leader can hand over.
+// run runs the membership until it ends. The transports stop after the other parts, so that a
+// leader can transfer leadership.
 func (m *member) run(ctx context.Context, s servers) error {
 	ctx, m.end = context.WithCancelCause(ctx)
 	defer m.end(nil)
 	defer m.base.Dialer.Close()
 	m.worker.Register(m.node.services.For("worker"))
-	defer m.node.services.Withdraw("worker")
+	defer m.node.services.Unregister("worker")
 
 	below, stopBelow := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBelow()
@@ -131,7 +134,7 @@ func (m *member) run(ctx context.Context, s servers) error {
 	defer stop()
 	parts.Go(func() error { return m.gossip.Run(ctx) })
 	parts.Go(func() error { return m.worker.Run(ctx) })
-	parts.Go(func() error { return m.govern(ctx) })
+	parts.Go(func() error { return m.runManager(ctx) })
 	parts.Go(func() error { return m.renew(ctx) })
 	parts.Go(func() error { return m.reviewMembers(ctx) })
 	close(m.running)
@@ -148,53 +151,53 @@ func (m *member) run(ctx context.Context, s servers) error {
 	return err
 }
 
-// govern runs the manager for as long as this node has the role.
-func (m *member) govern(ctx context.Context) error {
+// runManager runs the manager while this node has the role of manager.
+func (m *member) runManager(ctx context.Context) error {
 	for {
-		if m.remembered().Manager {
-			if err := m.govern1(ctx); err != nil {
+		if m.membership().Manager {
+			if err := m.runManagerOnce(ctx); err != nil {
 				return err
 			}
 		}
 		if ctx.Err() != nil {
 			return nil
 		}
-		if !m.remembered().Manager {
-			// What a demoted manager knows of the cluster's secrets must not stay.
+		if !m.membership().Manager {
+			// The cluster's secrets must not stay on a demoted manager.
 			if err := os.RemoveAll(m.node.disk.managerDir()); err != nil {
 				return err
 			}
 		}
 		select {
-		case <-m.roles:
+		case <-m.roleChanged:
 		case <-ctx.Done():
 			return nil
 		}
 	}
 }
 
-// govern1 is one term as manager.
-func (m *member) govern1(ctx context.Context) error {
+// runManagerOnce runs the manager from a promotion until the demotion.
+func (m *member) runManagerOnce(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	base := m.base
-	base.Membership = m.remembered()
+	base.Membership = m.membership()
 	base.Dir = m.node.disk.managerDir()
 	if err := os.MkdirAll(base.Dir, 0o700); err != nil {
 		return err
 	}
-	manager, err := m.node.deps.NewManager(base, m.gossip, m.rows)
+	manager, err := m.node.deps.NewManager(base, m.gossip, m.bootstrapRows)
 	if err != nil {
 		return fmt.Errorf("manager: %w", err)
 	}
-	m.rows = nil
+	m.bootstrapRows = nil
 	m.setManager(manager)
 	manager.Register(m.node.services.For("manager"))
 	defer func() {
-		m.node.services.Withdraw("manager")
+		m.node.services.Unregister("manager")
 		m.setManager(nil)
 		if err := m.base.Identity.SetManager(pki.Credential{}); err != nil {
-			m.base.Log.Error("drop the certificate as a manager", "err", err)
+			m.base.Log.Error("cannot remove the manager certificate from memory", "err", err)
 		}
 		m.review()
 	}()
@@ -204,29 +207,30 @@ func (m *member) govern1(ctx context.Context) error {
 		select {
 		case err := <-done:
 			return err
-		case <-m.roles:
-			if !m.remembered().Manager {
-				m.awaitUnseated(ctx, manager)
+		case <-m.roleChanged:
+			if !m.membership().Manager {
+				m.awaitVoteRemoval(ctx, manager)
 			}
-			if !m.remembered().Manager {
+			if !m.membership().Manager {
 				cancel()
 			}
 		}
 	}
 }
 
-// awaitUnseated lets a demoted manager go on until the others have taken its vote: one that stops before may leave them
-// without a majority, unable to take it ever. Or until it is promoted again.
-func (m *member) awaitUnseated(ctx context.Context, manager Manager) {
-	patience := time.NewTimer(unseatPatience)
-	defer patience.Stop()
-	look := time.NewTicker(unseatLook)
-	defer look.Stop()
-	for manager.Standing().Voter && !m.remembered().Manager {
+// awaitVoteRemoval keeps a demoted manager running until the others have removed its vote, until it
+// is promoted again, or for voteRemovalTimeout. If it stopped earlier, the others could be without
+// a majority and unable to remove the vote.
+func (m *member) awaitVoteRemoval(ctx context.Context, manager Manager) {
+	timeout := time.NewTimer(voteRemovalTimeout)
+	defer timeout.Stop()
+	poll := time.NewTicker(votePollInterval)
+	defer poll.Stop()
+	for manager.Status().Voter && !m.membership().Manager {
 		select {
-		case <-look.C:
-		case <-patience.C:
-			m.base.Log.Warn("the other managers have not taken this node's vote: it stops being a manager all the same", "after", unseatPatience)
+		case <-poll.C:
+		case <-timeout.C:
+			m.base.Log.Warn("the other managers have not removed this node's vote: it stops being a manager anyway", "after", voteRemovalTimeout)
 			return
 		case <-ctx.Done():
 			return
@@ -242,20 +246,21 @@ func (m *member) setManager(manager Manager) {
 	m.changed = make(chan struct{})
 }
 
-// managing gives the manager, if this node is one, and a channel that closes when that changes.
-func (m *member) managing() (Manager, <-chan struct{}) {
+// currentManager returns the manager, or nil if this node is not one, and a channel that closes
+// when that changes.
+func (m *member) currentManager() (Manager, <-chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.manager, m.changed
 }
 
-func (m *member) remembered() Membership {
+func (m *member) membership() Membership {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.state
 }
 
-// onNode takes in what a manager says of this node.
+// onNode handles a manager's update about this node: its removal, role, managers and roots.
 func (m *member) onNode(u *swarmv1.NodeUpdate) {
 	if u.Removed {
 		m.end(errRemoved)
@@ -273,24 +278,24 @@ func (m *member) onNode(u *swarmv1.NodeUpdate) {
 	m.mu.Unlock()
 	if before.Manager != after.Manager || !slices.Equal(before.Managers, after.Managers) {
 		if err := m.node.disk.save(&after); err != nil {
-			m.base.Log.Error("remember the cluster's managers", "err", err)
+			m.base.Log.Error("cannot store the cluster's managers: after a restart this node uses the old list", "err", err)
 		}
 		m.review()
 	}
 	if before.Manager != after.Manager {
 		m.base.Log.Info("role changed", "manager", after.Manager)
 		select {
-		case m.roles <- struct{}{}:
+		case m.roleChanged <- struct{}{}:
 		default:
 		}
 	}
-	if err := m.trust(u.Bundle); err != nil {
-		m.base.Log.Error("take over new roots", "err", err)
+	if err := m.updateRoots(u.Bundle); err != nil {
+		m.base.Log.Error("cannot use the cluster's new root certificates", "err", err)
 	}
 }
 
-// trust takes over a new set of roots.
-func (m *member) trust(pem []byte) error {
+// updateRoots replaces the set of roots that this node trusts, and stores it.
+func (m *member) updateRoots(pem []byte) error {
 	if len(pem) == 0 {
 		return nil
 	}
@@ -310,18 +315,18 @@ func (m *member) trust(pem []byte) error {
 	return m.node.disk.credential().SaveRoots(bundle)
 }
 
-// managers lists whom a session may be opened to.
+// managers returns the managers to which a session may be opened.
 func (m *member) managers() []Peer {
-	state := m.remembered()
+	state := m.membership()
 	if len(state.Managers) == 0 && state.Manager {
 		return []Peer{{NodeID: state.NodeID, Addr: state.Addr, Port: state.Port}}
 	}
 	return state.Managers
 }
 
-// bound is where a host reaches what it listens on itself. The address that it advertises may lead to it through NAT, and
-// then need not do so from within.
-func bound(listener net.Addr) string {
+// localDialAddr returns the address at which this host reaches its own listener. The advertised
+// address may be forwarded by NAT, and then may not work from inside.
+func localDialAddr(listener net.Addr) string {
 	at, err := netip.ParseAddrPort(listener.String())
 	if err == nil && at.Addr().IsUnspecified() {
 		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), at.Port()).String()
@@ -329,13 +334,14 @@ func bound(listener net.Addr) string {
 	return listener.String()
 }
 
-// resolve finds a node's address: itself, as replicated, as remembered.
+// resolve returns the address of a node. It uses the first source that has one: this node's own
+// listener, the replica, the stored managers, gossip.
 func (m *member) resolve(nodeID string) (string, bool) {
-	state := m.remembered()
+	state := m.membership()
 	if nodeID == state.NodeID {
-		return bound(m.ln.Addr()), true
+		return localDialAddr(m.ln.Addr()), true
 	}
-	if manager, _ := m.managing(); manager != nil {
+	if manager, _ := m.currentManager(); manager != nil {
 		if p, ok := manager.Resolve(nodeID); ok {
 			return p.HostPort(), true
 		}
@@ -352,16 +358,16 @@ func (m *member) resolve(nodeID string) (string, bool) {
 }
 
 func (m *member) info(info *swarmv1.InfoResponse) {
-	state := m.remembered()
+	state := m.membership()
 	info.LocalNodeState, info.NodeId, info.NodeAddr, info.ClusterId = "active", state.NodeID, state.Addr, state.ClusterID
 	info.Members = m.gossip.Members()
 	info.Tasks = uint64(m.worker.Tasks())
 	if state.Manager {
 		info.Role = swarmv1.NodeSpec_MANAGER
 	}
-	if manager, _ := m.managing(); manager != nil {
-		standing := manager.Standing()
-		info.ControlAvailable, info.LeaderId = standing.Voter, standing.Leader
-		info.Managers, info.Nodes = uint32(standing.Managers), uint32(standing.Nodes)
+	if manager, _ := m.currentManager(); manager != nil {
+		status := manager.Status()
+		info.ControlAvailable, info.LeaderId = status.Voter, status.Leader
+		info.Managers, info.Nodes = uint32(status.Managers), uint32(status.Nodes)
 	}
 }

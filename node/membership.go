@@ -19,39 +19,42 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Membership is what a node remembers of its cluster between two runs of the daemon.
+// Membership is what a node stores about its cluster for the next start of the daemon.
 type Membership struct {
 	NodeID    string `json:"node_id"`
 	ClusterID string `json:"cluster_id"`
-	// Manager is the role that this node last knew to be its own.
+	// Manager reports whether this node's last known role is manager.
 	Manager bool `json:"manager"`
-	// Addr is how others reach this node, without port.
+	// Addr is the address at which others reach this node, without port.
 	Addr         string `json:"addr"`
 	DataPathAddr string `json:"data_path_addr"`
-	// AddrOf and DataPathOf are the interfaces that have the addresses: anyInterface when the host had one address, and empty
-	// when none has it, or a former build wrote this.
+	// AddrOf and DataPathOf are the interfaces that have the addresses. They are anyInterface if
+	// the operator gave no address, and empty if no interface has the address or an older build
+	// wrote the file.
 	AddrOf     string `json:"addr_of,omitempty"`
 	DataPathOf string `json:"data_path_of,omitempty"`
-	// ListenAddr is bound by the cluster port.
+	// ListenAddr is the address on which this node listens for the cluster port. Empty means all
+	// addresses.
 	ListenAddr string `json:"listen_addr"`
-	// Port is where others reach the cluster port; ListenPort is bound, and 0 when it is the same.
+	// Port is the cluster port at which others reach this node. ListenPort is the port on which it
+	// listens; 0 means the same as Port.
 	Port       uint16 `json:"port"`
 	ListenPort uint16 `json:"listen_port,omitempty"`
 	GossipPort uint16 `json:"gossip_port"`
-	// DataPathPort is where every node takes VXLAN packets; 0 is the default.
+	// DataPathPort is the UDP port for VXLAN packets on every node. 0 means the default.
 	DataPathPort uint16   `json:"data_path_port,omitempty"`
 	GossipKeys   [][]byte `json:"gossip_keys"`
 	Managers     []Peer   `json:"managers"`
 }
 
-// Peer is how to reach a node.
+// Peer is the address of a node's cluster port.
 type Peer struct {
 	NodeID string `json:"node_id"`
 	Addr   string `json:"addr"`
 	Port   uint16 `json:"port"`
 }
 
-// HostPort is the peer's address to dial.
+// HostPort returns the peer's address in the form that net.Dial takes.
 func (p Peer) HostPort() string { return net.JoinHostPort(p.Addr, strconv.Itoa(int(p.Port))) }
 
 func peersOf(list []*swarmv1.Peer) []Peer {
@@ -62,7 +65,8 @@ func peersOf(list []*swarmv1.Peer) []Peer {
 	return peers
 }
 
-// disk keeps a membership: the credential, and beside it node.json.
+// disk stores a membership below dir: the credential, node.json, and the folders of the manager and
+// the worker.
 type disk struct{ dir string }
 
 func (d disk) credential() pki.Disk { return pki.Disk{Dir: filepath.Join(d.dir, "certificates")} }
@@ -70,7 +74,8 @@ func (d disk) file() string         { return filepath.Join(d.dir, "node.json") }
 func (d disk) managerDir() string   { return filepath.Join(d.dir, "manager") }
 func (d disk) workerDir() string    { return filepath.Join(d.dir, "worker") }
 
-// load gives nil when the host is no member.
+// load returns nil if the host is not a member of a cluster. The error is ErrDataLoss if the file
+// is damaged.
 func (d disk) load() (*Membership, error) {
 	text, err := os.ReadFile(d.file())
 	if errors.Is(err, fs.ErrNotExist) {
@@ -88,7 +93,7 @@ func (d disk) load() (*Membership, error) {
 	return &m, nil
 }
 
-// damaged is what is remembered of a cluster but cannot be used.
+// damaged returns the error for a membership on disk that cannot be used.
 func damaged(format string, args ...any) error {
 	return errdefs.ErrDataLoss.WithMessage(fmt.Sprintf(format, args...) + ": restore it, or run `swarm leave --force` and join again")
 }
@@ -102,12 +107,13 @@ func (d disk) save(m *Membership) error {
 	return durable.WriteFile(d.file(), text, 0o600)
 }
 
-// forget removes all that belongs to the cluster; images and the runtime's files stay.
+// forget removes all files of the cluster. Images and the runtime's files stay.
 func (d disk) forget() error {
-	// The membership goes first: without it the rest is never read again, should the power fail here.
+	// Remove the membership first. Without it the other files are never read again, even after a
+	// power failure at this point.
 	if err := os.Remove(d.file()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	// Containers have made what is in volumes, folders of any depth.
+	// Containers wrote the volumes, which may have folders of any depth.
 	return errors.Join(d.credential().Remove(), os.RemoveAll(d.managerDir()), tree.RemoveAll(context.Background(), d.workerDir()))
 }

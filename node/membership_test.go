@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func remembered() *Membership {
+func membership() *Membership {
 	return &Membership{
 		NodeID: "n1", ClusterID: "c1", Manager: true, Addr: "10.0.0.1", DataPathAddr: "10.0.1.1", ListenAddr: "0.0.0.0",
 		Port: 2377, ListenPort: 3000, GossipPort: 7946, GossipKeys: [][]byte{{1, 2}, {3}},
@@ -25,8 +25,8 @@ func TestDisk_RoundTripAndForget(t *testing.T) {
 	if m, err := d.load(); m != nil || err != nil {
 		t.Fatalf("load of nothing: %v, %v; want neither", m, err)
 	}
-	want := remembered()
-	for range 2 { // the second replaces the first
+	want := membership()
+	for range 2 { // the second call replaces the first file
 		if err := d.save(want); err != nil {
 			t.Fatal(err)
 		}
@@ -38,7 +38,7 @@ func TestDisk_RoundTripAndForget(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("load after save (-want +got):\n%s", diff)
 	}
-	// It holds the keys of gossip.
+	// The file has the gossip keys.
 	if info, err := os.Stat(d.file()); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("stat %s: %v, %v; want mode 0600", d.file(), info.Mode(), err)
 	}
@@ -47,7 +47,7 @@ func TestDisk_RoundTripAndForget(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for range 2 { // forgetting nothing is no error
+	for range 2 { // the second call finds nothing and returns nil
 		if err := d.forget(); err != nil {
 			t.Fatal(err)
 		}
@@ -59,7 +59,7 @@ func TestDisk_RoundTripAndForget(t *testing.T) {
 	}
 }
 
-func TestDisk_DamageIsDataLossAndSaysWhatToDo(t *testing.T) {
+func TestDisk_DamageIsDataLoss(t *testing.T) {
 	for name, text := range map[string]string{"empty": "", "cut": `{"node_id": "n1", "clu`, "not ours": `{}`, "wrong type": `{"port": "x"}`} {
 		t.Run(name, func(t *testing.T) {
 			d := disk{dir: t.TempDir()}
@@ -73,14 +73,14 @@ func TestDisk_DamageIsDataLossAndSaysWhatToDo(t *testing.T) {
 	}
 }
 
-// A disk without room must not replace what is remembered by half of it.
-func TestDisk_SaveThatFailsKeepsWhatWas(t *testing.T) {
+// If the disk is full, the old membership must stay complete.
+func TestDisk_FailedSaveKeepsTheOldFile(t *testing.T) {
 	d := disk{dir: t.TempDir()}
-	if err := d.save(remembered()); err != nil {
+	if err := d.save(membership()); err != nil {
 		t.Fatal(err)
 	}
 	gone := disk{dir: filepath.Join(d.dir, "gone")}
-	if err := gone.save(remembered()); err == nil {
+	if err := gone.save(membership()); err == nil {
 		t.Error("save into a folder that is not there: no error")
 	}
 	if _, err := d.load(); err != nil {

@@ -9,7 +9,9 @@ import (
 // anyInterface stands for the only address that a host has.
 const anyInterface = "*"
 
-// interfaceOf says on which interface an address is that a node was given, or chose; empty: on none, it leads here by NAT.
+// interfaceOf returns the name of the interface that has addr. It returns anyInterface if the
+// operator gave no host, and "" if no interface has the address, because NAT forwards it to this
+// host.
 func interfaceOf(given, addr string, all map[string][]netip.Addr) string {
 	if host, _, err := splitPort(given, DefaultPort); err == nil && host == "" {
 		return anyInterface
@@ -26,19 +28,20 @@ func interfaceOf(given, addr string, all map[string][]netip.Addr) string {
 	return ""
 }
 
-// move takes another address for a node whose host no longer has the one that it had when it last ran, after a new lease of
-// DHCP for one. The managers take the address over with its next session. An address that no interface had stays, because it
-// leads here by NAT, and so does one in whose place there is none, or more than one to choose from.
-func (n *Node) move(m *Membership) error {
+// updateAddresses replaces an address that this host no longer has, for example after a new DHCP
+// lease. The managers learn the new address with the node's next session. An address that no
+// interface had is kept, because NAT forwards it to this host. An address is also kept if the host
+// has no replacement for it, or several.
+func (n *Node) updateAddresses(m *Membership) error {
 	all, err := n.addrs()
 	if err != nil {
 		return fmt.Errorf("list addresses: %w", err)
 	}
 	before := *m
-	m.Addr = n.moved(m.Addr, m.AddrOf, all)
+	m.Addr = n.currentAddress(m.Addr, m.AddrOf, all)
 	switch {
 	case m.DataPathOf != "":
-		m.DataPathAddr = n.moved(m.DataPathAddr, m.DataPathOf, all)
+		m.DataPathAddr = n.currentAddress(m.DataPathAddr, m.DataPathOf, all)
 	case m.DataPathAddr == before.Addr:
 		m.DataPathAddr = m.Addr
 	}
@@ -53,12 +56,13 @@ func (n *Node) move(m *Membership) error {
 			m.Managers[i].Addr = m.Addr
 		}
 	}
-	n.deps.Log.Info("this host has another address than before", "addr", m.Addr, "before", before.Addr, "data_path_addr", m.DataPathAddr)
+	n.deps.Log.Info("the address of this host changed: the managers learn it with the next session", "addr", m.Addr, "before", before.Addr, "data_path_addr", m.DataPathAddr)
 	return n.disk.save(m)
 }
 
-// moved is the address to use in place of one that was taken from an interface: the same as long as the host has it.
-func (n *Node) moved(addr, of string, all map[string][]netip.Addr) string {
+// currentAddress returns the address to use instead of addr, which was an address of the interface
+// of. It returns addr if the host still has it.
+func (n *Node) currentAddress(addr, of string, all map[string][]netip.Addr) string {
 	at, err := netip.ParseAddr(addr)
 	if of == "" || err != nil || at.IsLoopback() {
 		return addr
@@ -71,7 +75,7 @@ func (n *Node) moved(addr, of string, all map[string][]netip.Addr) string {
 	if of != anyInterface {
 		all = map[string][]netip.Addr{of: all[of]}
 	}
-	now, _, err := choose(all, 0)
+	now, _, err := onlyAddress(all, 0)
 	if err != nil {
 		n.deps.Log.Error("this host no longer has the address at which other nodes reach it: give it back and restart the daemon, or run `swarm leave` and join again", "addr", addr, "err", err)
 		return addr

@@ -22,107 +22,124 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Config is data only.
+// Config configures a Node. It has only data.
 type Config struct {
-	StateDir string
-	RunDir   string
-	// Group owns the local socket; empty: root's.
+	// StateDir is the folder for the membership, and RunDir the folder for the local socket. Run
+	// creates both.
+	StateDir, RunDir string
+	// Group is the group that owns the local socket. Empty means root's.
 	Group     string
 	Hostname  string
 	MachineID string
 	Version   *swarmv1.VersionInfo
-	// HostChanges tells operators what the daemon changed outside its folders.
+	// HostChanges describes for operators what the daemon changed outside its folders.
 	HostChanges       []string
 	ContainerdAddress string
-	// CgroupDriver and CgroupVersion of the containers.
+	// CgroupDriver and CgroupVersion are those of the containers.
 	CgroupDriver, CgroupVersion string
 }
 
-// Socket is where the daemon listens for this host's users.
+// Socket returns the path of the socket on which the daemon serves users of this host.
 func (c Config) Socket() string { return filepath.Join(c.RunDir, "swarm.sock") }
 
-// Base is what every part of a member is given.
+// Base is passed to the constructors of gossip, worker and manager.
 type Base struct {
 	Membership Membership
 	Identity   *transport.Identity
 	Dialer     *transport.Dialer
 	Listener   *transport.Listener
-	// Members are the keys of the cluster's nodes. The worker fills it; whoever takes something from a node asks it.
+	// Members has the public keys of the cluster's nodes. The worker fills it. Every part that
+	// accepts data from a node checks the node there.
 	Members *members.Members
-	// Review judges all connections and calls of this node again: closes those that are not
-	// admitted any more.
+	// Review checks all open connections and calls of this node again, and closes those that are no
+	// longer allowed.
 	Review func()
-	// Dir is the part's own folder.
+	// Dir is the folder of this part. No other part uses it.
 	Dir string
 	Log *slog.Logger
 }
 
-// Manager is the node's part in Raft, and all that is served from its replica.
+// Manager is the node's Raft member and the services that answer from its replica.
 type Manager interface {
-	// Run blocks until ctx ends; it hands leadership over first.
+	// Run runs the manager until ctx ends. If it is the leader then, it transfers leadership before
+	// it returns.
 	Run(ctx context.Context) error
+	// Register registers the manager's gRPC services.
 	Register(grpc.ServiceRegistrar)
-	// Authorise judges every call on this node while it is a manager, and Admit every connection.
-	// They wait for the leader only for a user whose credential the replica does not know, a few
-	// seconds at most, and never when AuthInfo.Running is set. The manager calls Base.Review when
-	// they may answer otherwise than before.
+	// Authorise decides about every call to this node while it is a manager, and Admit about every
+	// connection. They do not block, except for a user whose credential the replica does not have:
+	// then they ask the leader for a few seconds at most. They never ask the leader if
+	// AuthInfo.Running is set. The manager calls Base.Review when their answers may have changed.
 	Authorise(ctx context.Context, fullMethod string) error
 	Admit(proto string, who transport.AuthInfo) (transport.Trust, error)
+	// Resolve returns the address of a node from the replica.
 	Resolve(nodeID string) (Peer, bool)
-	// Ready blocks until this member votes and knows a leader.
+	// Ready blocks until this manager is a voter and knows the leader.
 	Ready(ctx context.Context) error
-	// Resign asks the cluster to make this node a worker; its vote goes soon after.
+	// Resign asks the cluster to demote this node to worker. Its vote is removed soon after Resign
+	// returns.
 	Resign(ctx context.Context) error
-	Standing() Standing
+	// Status returns the current state without asking other nodes.
+	Status() ManagerStatus
 }
 
-// Standing is where a manager stands.
-type Standing struct {
+// ManagerStatus is the state of a manager as its replica has it. Leader is a node ID. Managers and
+// Nodes are the numbers of managers and nodes in the cluster.
+type ManagerStatus struct {
 	Voter           bool
 	Leader          string
 	Managers, Nodes int
 }
 
-// Worker runs the node's tasks.
+// Worker runs the tasks of this node.
 type Worker interface {
+	// Run runs the worker until ctx ends. Tasks continue to run after it returns.
 	Run(ctx context.Context) error
+	// Register registers the worker's gRPC services.
 	Register(grpc.ServiceRegistrar)
-	// Connected blocks until a manager has welcomed this node.
+	// Connected blocks until a manager has accepted this node's session.
 	Connected(ctx context.Context) error
-	// Tasks on this node.
+	// Tasks returns the number of tasks on this node.
 	Tasks() int
-	// Refusal is why the managers do not serve this node; nil when one does, or none has answered.
+	// Refusal returns the reason why the managers do not accept this node. It is nil if one does,
+	// or if none has answered.
 	Refusal() error
-	// Depart tells the managers that this host goes down, and stops every task with its grace.
+	// Depart tells the managers that this host shuts down, and stops every task with its grace
+	// period.
 	Depart(ctx context.Context) error
-	// Close frees the worker's files; Run does it too. For a member that never ran.
+	// Close releases the worker's files. It is for a member whose Run was never called; Run does it
+	// too.
 	Close() error
 }
 
-// WorkerHooks connect a worker with its node.
+// WorkerHooks are functions of the node that the worker calls. Managers returns the managers to
+// which a session may be opened. OnNode handles a manager's update about this node.
 type WorkerHooks struct {
 	Managers func() []Peer
 	OnNode   func(*swarmv1.NodeUpdate)
-	// OnKeys takes over the cluster's keys; it must not be called by two at once.
+	// OnKeys handles the keys of the cluster. It is not safe for concurrent use.
 	OnKeys func([]*swarmv1.EncryptionKey)
 }
 
-// Gossip knows who is alive. It looks for the others by itself while the node is alone.
+// Gossip is the node's member of the gossip group, which detects failed nodes. While it has no
+// peer, it keeps looking for the others.
 type Gossip interface {
+	// Run takes part in gossip until ctx ends. It does not announce that the node leaves; see Leave.
 	Run(ctx context.Context) error
+	// Members returns the known members with their state.
 	Members() []*swarmv1.Member
-	// Resolve finds a node by what the managers have told of it.
+	// Resolve returns the address of a node as the managers have sent it.
 	Resolve(nodeID string) (Peer, bool)
-	// UpdateKeys replaces the keys; the first encrypts, each decrypts.
+	// UpdateKeys replaces the keys. The first key encrypts, and each key decrypts.
 	UpdateKeys(keys [][]byte) error
-	// Leave says goodbye.
+	// Leave announces that this node leaves on purpose.
 	Leave(ctx context.Context) error
-	// Close frees the port; Run does it too. For a member that never ran.
+	// Close releases the port. It is for a member whose Run was never called; Run does it too.
 	Close() error
 }
 
-// FoundRequest is what a new cluster is made from.
-type FoundRequest struct {
+// BootstrapRequest describes a new cluster and its first node.
+type BootstrapRequest struct {
 	NodeID, ClusterID string
 	CSR               []byte
 	Membership        Membership
@@ -131,32 +148,36 @@ type FoundRequest struct {
 	MachineID         string
 }
 
-// Founded is a new cluster: its first rows, and its first member's certificate.
-type Founded struct {
+// Bootstrapped is a new cluster: its first objects, and the certificate of its first node.
+type Bootstrapped struct {
 	Rows                []*swarmv1.Change
 	Certificate, Bundle []byte
 	GossipKeys          [][]byte
 	WorkerToken         string
 }
 
-// Deps makes the parts. Each function is called once a membership, NewManager once a term as manager.
+// Deps has functions that construct the parts of a member. NewGossip and NewWorker are called once
+// for each membership, and NewManager each time the node becomes a manager.
 type Deps struct {
-	Log        *slog.Logger
-	Found      func(FoundRequest) (Founded, error)
+	Log *slog.Logger
+	// Bootstrap creates the first objects of a new cluster, and signs the certificate of its first
+	// node.
+	Bootstrap  func(BootstrapRequest) (Bootstrapped, error)
 	NewGossip  func(Base) (Gossip, error)
 	NewWorker  func(Base, Gossip, WorkerHooks) (Worker, error)
 	NewManager func(b Base, g Gossip, rows []*swarmv1.Change) (Manager, error)
-	// CheckWays tries the ways between this host and the manager at the other end of a connection
-	// that proves the join token, and refuses when one is blocked. Optional.
-	CheckWays func(ctx context.Context, conn grpc.ClientConnInterface, m Membership) error
-	// Clean removes every container and network of the former member from this host.
-	Clean    func(ctx context.Context) error
+	// CheckNetwork tests the network paths between this host and a manager, over a connection that
+	// proves the join token. It returns an error if a path is blocked. Optional.
+	CheckNetwork func(ctx context.Context, conn grpc.ClientConnInterface, m Membership) error
+	// Clean removes the containers and networks of the previous membership from this host.
+	Clean func(ctx context.Context) error
+	// Describe returns the description of this host: platform, resources and engine.
 	Describe func() *swarmv1.NodeDescription
-	// Listening is called once when the local socket accepts calls. Optional.
+	// Listening is called once, when the local socket accepts connections. Optional.
 	Listening func()
 }
 
-// Node is one host's daemon. New builds it, Run runs it.
+// Node is the daemon of one host. Use New to construct it and Run to run it.
 type Node struct {
 	swarmv1.UnimplementedDaemonServer
 
@@ -166,36 +187,38 @@ type Node struct {
 	services *Services
 	addrs    hostAddrs
 	started  time.Time
-	begin    chan *member
+	next     chan *member
 
-	// operation is held during Init, Join and Leave: one at a time.
+	// operation is held during Init, Join and Leave, so that only one runs at a time.
 	operation sync.Mutex
 
-	mu      sync.Mutex // guards the three below
-	member  *member    // nil while inactive
-	err     error      // why this host cannot be the member that it remembers to be
-	resumed bool       // what is remembered on disk has been read
+	mu     sync.Mutex // guards the fields below
+	member *member    // nil while inactive
+	err    error      // why the membership on disk cannot be used
+	loaded bool       // the membership on disk has been read
 }
 
-// New makes a node; nothing runs and nothing is written until Run.
+// New returns a node. It starts nothing and writes nothing; the caller must call Run.
 func New(cfg Config, deps Deps) *Node {
 	n := &Node{
 		cfg: cfg, deps: deps, disk: disk{dir: cfg.StateDir}, services: newServices(), addrs: interfaceAddrs,
-		begin: make(chan *member),
+		next: make(chan *member),
 	}
 	n.services.SetAuthorise(n.authorise)
-	n.services.absent = n.absent
+	n.services.unserved = n.unservedError
 	swarmv1.RegisterDaemonServer(n.services.For("daemon"), n)
 	return n
 }
 
-// Run serves the local socket and lives the membership until ctx ends.
+// Run serves the local socket and runs the memberships until ctx ends. It returns an error if a
+// part of the member fails. The caller calls it once.
 func (n *Node) Run(ctx context.Context) error {
 	n.started = time.Now()
 	if err := private.Folder(n.cfg.StateDir); err != nil {
 		return err
 	}
-	// The socket in it is also for the members of its group.
+	// The folder is open to other users, because members of the socket's group use the socket in
+	// it.
 	if err := os.MkdirAll(n.cfg.RunDir, 0o711); err != nil {
 		return err
 	}
@@ -217,16 +240,16 @@ func (n *Node) Run(ctx context.Context) error {
 		defer s.members.Stop()
 		defer s.workers.Stop()
 		defer s.strangers.Stop()
-		return n.live(ctx, s)
+		return n.runMemberships(ctx, s)
 	})
 	return g.Wait()
 }
 
-// servers answer from the same Services. What gRPC bounds, it bounds for a server: workers and strangers have one each
-// of their own.
+// servers are the gRPC servers; all of them use the same Services. Workers and strangers have a
+// server of their own, because gRPC applies its limits per server.
 type servers struct{ members, workers, strangers *grpc.Server }
 
-// serve serves until ctx ends; a listener that was closed is no error.
+// serve serves until ctx ends. It returns nil if the listener was closed.
 func serve(ctx context.Context, server *grpc.Server, ln net.Listener) error {
 	stop := context.AfterFunc(ctx, func() { _ = ln.Close() })
 	defer stop()
@@ -237,23 +260,24 @@ func serve(ctx context.Context, server *grpc.Server, ln net.Listener) error {
 	return err
 }
 
-// live runs one membership after the other: the one on disk, then those that Init and Join begin.
-func (n *Node) live(ctx context.Context, s servers) error {
-	remembered, err := n.resume()
-	n.setMember(remembered, nil)
+// runMemberships runs one membership after the other: first the one on disk, then those that Init
+// and Join create.
+func (n *Node) runMemberships(ctx context.Context, s servers) error {
+	stored, err := n.loadMember()
+	n.setMember(stored, nil)
 	if errdefs.IsDataLoss(err) {
-		// Not the end: the operator must be able to ask what is wrong, and to leave.
-		n.deps.Log.Error("this host cannot take part in its cluster", "err", err)
+		// Continue: the operator must be able to read the error and to leave the cluster.
+		n.deps.Log.Error("this host cannot use its membership: restore it, or run `swarm leave --force` and join again", "err", err)
 		n.setMember(nil, err)
 	} else if err != nil {
 		return err
 	}
 	for {
-		next := remembered
-		remembered = nil
+		next := stored
+		stored = nil
 		if next == nil {
 			select {
-			case next = <-n.begin:
+			case next = <-n.next:
 			case <-ctx.Done():
 				return nil
 			}
@@ -264,12 +288,12 @@ func (n *Node) live(ctx context.Context, s servers) error {
 			return err
 		}
 		if !errors.Is(err, errLeft) && !errors.Is(err, errRemoved) {
-			return err // A part failed: whoever supervises the daemon starts it anew.
+			return err // A part failed. The supervisor of the daemon must restart it.
 		}
 		if errors.Is(err, errRemoved) {
-			n.deps.Log.Info("this node was removed from its cluster")
+			n.deps.Log.Info("this node was removed from its cluster: it deletes its membership")
 		}
-		err = n.clear(ctx, next)
+		err = n.cleanUp(ctx, next)
 		n.setMember(nil, err)
 		close(next.gone)
 		if err != nil {
@@ -278,45 +302,46 @@ func (n *Node) live(ctx context.Context, s servers) error {
 	}
 }
 
-// clear makes the host as it was before it became a member.
-func (n *Node) clear(ctx context.Context, m *member) error {
+// cleanUp removes all traces of a membership from the host.
+func (n *Node) cleanUp(ctx context.Context, m *member) error {
 	if err := n.deps.Clean(ctx); err != nil {
-		n.deps.Log.Error("remove containers after leaving", "err", err)
+		n.deps.Log.Error("cannot remove the cluster's containers and networks from this host: remove them by hand", "err", err)
 	}
 	if err := n.disk.forget(); err != nil {
-		return fmt.Errorf("forget cluster %s: %w", m.remembered().ClusterID, err)
+		return fmt.Errorf("forget cluster %s: %w", m.membership().ClusterID, err)
 	}
 	return nil
 }
 
-// resume makes the member that is remembered on disk, nil when there is none.
-func (n *Node) resume() (*member, error) {
-	remembered, err := n.disk.load()
-	if err != nil || remembered == nil {
+// loadMember constructs the member that is stored on disk. It returns nil if there is none.
+func (n *Node) loadMember() (*member, error) {
+	stored, err := n.disk.load()
+	if err != nil || stored == nil {
 		return nil, err
 	}
 	cred, bundle, err := n.disk.credential().Load()
 	if err != nil {
 		return nil, damaged("load this node's certificate: %v", err)
 	}
-	if err := n.move(remembered); err != nil {
+	if err := n.updateAddresses(stored); err != nil {
 		return nil, err
 	}
-	ln, err := listen(*remembered)
+	ln, err := listen(*stored)
 	if err != nil {
 		return nil, err
 	}
-	return n.newMember(*remembered, cred, bundle, ln, nil)
+	return n.newMember(*stored, cred, bundle, ln, nil)
 }
 
 func (n *Node) setMember(m *member, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.member, n.err, n.resumed = m, err, true
+	n.member, n.err, n.loaded = m, err, true
 }
 
-// broken is why this host cannot be the member that it remembers to be, nil when it is or remembers nothing.
-func (n *Node) broken() error {
+// damage returns why the membership on disk cannot be used. It returns nil if it can be used or if
+// there is none.
+func (n *Node) damage() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.err
@@ -328,7 +353,7 @@ func (n *Node) current() *member {
 	return n.member
 }
 
-// Info implements the Daemon service.
+// Info implements the Daemon service. It works in every state of the node.
 func (n *Node) Info(context.Context, *swarmv1.InfoRequest) (*swarmv1.InfoResponse, error) {
 	n.mu.Lock()
 	m, failure := n.member, n.err

@@ -22,7 +22,7 @@ import (
 func wantError(t *testing.T, what string, err error, class func(error) bool, text string) {
 	t.Helper()
 	if !class(err) || !strings.Contains(err.Error(), text) {
-		t.Errorf("%s: %v; want one of another class or that says %q", what, err, text)
+		t.Errorf("%s: got %v; want an error of the expected class with %q", what, err, text)
 	}
 }
 
@@ -63,17 +63,17 @@ func TestNode_InitInfoLeave(t *testing.T) {
 	if got := r.info(); got.LocalNodeState != "inactive" || r.cleaned.Load() != 1 {
 		t.Errorf("after leave: %v, cleaned %d times", got, r.cleaned.Load())
 	}
-	if _, gossip, _ := r.parts(); !gossip.said.Load() {
-		t.Error("left without a goodbye")
+	if _, gossip, _ := r.parts(); !gossip.leftGossip.Load() {
+		t.Error("the node left without leaving gossip")
 	}
-	r.nothing()
+	r.wantNoState()
 	if again := r.init(); again.ClusterId == made.ClusterId {
 		t.Error("a second cluster has the id of the first")
 	}
 }
 
-// A manager whose daemon starts says so, and not that it is none.
-func TestNode_ManagerThatStartsSaysSo(t *testing.T) {
+// While a manager's daemon starts, its error says so, and not that the node is no manager.
+func TestNode_StartingManagerSaysSo(t *testing.T) {
 	r := newRig(t, newCluster(t)).up()
 	ask := func() error {
 		_, err := swarmv1.NewCAClient(r.conn).Roots(t.Context(), &swarmv1.RootsRequest{})
@@ -91,7 +91,8 @@ func TestNode_ManagerThatStartsSaysSo(t *testing.T) {
 	eventually.True(t, "the manager answers", func() bool { return errdefs.IsNotImplemented(ask()) })
 }
 
-// A node whose managers refuse it, as a cloned disk, says why its own manager is not ready.
+// If the managers refuse a node, for example a cloned disk, the node's own manager returns their
+// reason.
 func TestNode_RefusedManagerSaysWhy(t *testing.T) {
 	r := newRig(t, newCluster(t))
 	r.unready = errdefs.ErrUnavailable.WithMessage("this manager has not received the cluster's state yet")
@@ -104,17 +105,17 @@ func TestNode_RefusedManagerSaysWhy(t *testing.T) {
 	r.mu.Lock()
 	r.refusal = fmt.Errorf("greet manager m1: %w", errdefs.ErrAlreadyExists.WithMessage("node id n is already in use by h (a cloned disk?): run `swarm leave --force` on one"))
 	r.mu.Unlock()
-	wantError(t, "a refused node", ask(), errdefs.IsUnavailable, "the cluster does not take this node in: node id n is already in use by h (a cloned disk?)")
+	wantError(t, "a refused node", ask(), errdefs.IsUnavailable, "the cluster does not accept this node: node id n is already in use by h (a cloned disk?)")
 }
 
 func TestNode_SeveralAddressesAreRefusedWithTheList(t *testing.T) {
 	r := newRig(t, newCluster(t)).up()
 	_, err := r.client.Init(t.Context(), &swarmv1.InitRequest{})
 	wantError(t, "init", err, errdefs.IsInvalidArgument, "10.0.0.1 (eth0), 10.0.1.1 (eth1)")
-	r.nothing()
+	r.wantNoState()
 }
 
-// pair is a manager and a host that has not joined.
+// pair returns a manager and a host that has not joined.
 func pair(t *testing.T) (manager, host *rig) {
 	c := newCluster(t)
 	manager, host = newRig(t, c).up(), newRig(t, c).up()
@@ -135,7 +136,7 @@ func TestNode_JoinAndLeave(t *testing.T) {
 	if _, err := host.client.Leave(t.Context(), &swarmv1.LeaveRequest{}); err != nil {
 		t.Fatal(err)
 	}
-	host.nothing()
+	host.wantNoState()
 }
 
 func TestNode_JoinThatFailsLeavesNothing(t *testing.T) {
@@ -170,7 +171,7 @@ func TestNode_JoinThatFailsLeavesNothing(t *testing.T) {
 			}
 			_, err := host.client.Join(t.Context(), &swarmv1.JoinClusterRequest{Token: c.token, RemoteAddrs: []string{manager.addr()}, AdvertiseAddr: c.advertise})
 			wantError(t, "join", err, c.class, c.text)
-			host.nothing()
+			host.wantNoState()
 			if got := host.info(); got.LocalNodeState != "inactive" {
 				t.Errorf("info: %v, want inactive", got)
 			}
@@ -185,20 +186,20 @@ func TestNode_JoinThatFailsLeavesNothing(t *testing.T) {
 	}
 }
 
-// A manager cuts connections of one origin when there are too many, and answers that its cluster
-// has no leader. The host tries again by itself.
-func TestNode_JoinTriesAgainWhenItIsCutOff(t *testing.T) {
+// A manager closes connections if one network has too many, and reports that its cluster has no
+// leader. In both cases the host tries again.
+func TestNode_JoinTriesAgainWhenInterrupted(t *testing.T) {
 	manager, host := pair(t)
-	busy := cutting(t, manager.addr(), 3)
+	busy := flakyProxy(t, manager.addr(), 3)
 	if _, err := host.join(manager.cluster.token.String(), busy); err != nil {
-		t.Errorf("join through a manager that cuts the first connections: %v", err)
+		t.Errorf("join through a manager that closes the first connections: %v", err)
 	}
 }
 
-// cutting passes connections on, all but the first ones, and returns its address. Of those it cuts
-// one before its handshake and lets the next pass, in turn, so that both the first contact and the
-// request are cut off.
-func cutting(t *testing.T, to string, first int) string {
+// flakyProxy forwards connections to an address and returns its own address. Of the first
+// connections it closes every second one before the handshake, so that both the first contact and
+// the request are interrupted.
+func flakyProxy(t *testing.T, to string, first int) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -239,9 +240,9 @@ func cutting(t *testing.T, to string, first int) string {
 
 func TestNode_JoinTriesTheNextManager(t *testing.T) {
 	manager, host := pair(t)
-	gone := newRig(t, manager.cluster) // never up: its port refuses
+	gone := newRig(t, manager.cluster) // its daemon never runs, so its port refuses connections
 	_, err := host.join(manager.cluster.token.String(), gone.addr())
-	wantError(t, "join through nobody", err, errdefs.IsUnavailable, gone.addr())
+	wantError(t, "join through a host without a daemon", err, errdefs.IsUnavailable, gone.addr())
 	if _, err := host.client.Join(t.Context(), &swarmv1.JoinClusterRequest{
 		Token: manager.cluster.token.String(), RemoteAddrs: []string{gone.addr(), manager.addr()}, AdvertiseAddr: host.addr(),
 	}); err != nil {
@@ -265,7 +266,8 @@ func TestNode_RestartResumesFromDisk(t *testing.T) {
 	}
 }
 
-// A host that goes down: the worker parts first, then the gossip says goodbye; the membership stays.
+// When a host shuts down, the worker departs first, and then the node leaves gossip. The membership
+// stays.
 func TestNode_DepartStaysAMember(t *testing.T) {
 	r := newRig(t, newCluster(t)).up()
 	if err := r.node.Depart(t.Context()); err != nil {
@@ -276,15 +278,15 @@ func TestNode_DepartStaysAMember(t *testing.T) {
 		t.Fatal(err)
 	}
 	worker, gossip, _ := r.parts()
-	if !worker.departed.Load() || !gossip.said.Load() {
-		t.Errorf("the worker parted before the goodbye: %v; goodbye was said: %v; want both", worker.departed.Load(), gossip.said.Load())
+	if !worker.departed.Load() || !gossip.leftGossip.Load() {
+		t.Errorf("the worker departed before gossip left: %v; gossip left: %v; want both", worker.departed.Load(), gossip.leftGossip.Load())
 	}
 	if info := r.info(); info.LocalNodeState != "active" {
 		t.Errorf("the node is %s, want active", info.LocalNodeState)
 	}
 }
 
-func TestNode_DamagedMembershipIsToldAndCanBeLeft(t *testing.T) {
+func TestNode_DamagedMembershipIsReportedAndCanBeLeft(t *testing.T) {
 	r := newRig(t, newCluster(t)).up()
 	r.init()
 	if err := r.stop(); err != nil {
@@ -294,7 +296,7 @@ func TestNode_DamagedMembershipIsToldAndCanBeLeft(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.up()
-	eventually.True(t, "info tells", func() bool { return r.info().LocalNodeState == "error" })
+	eventually.True(t, "info reports the error", func() bool { return r.info().LocalNodeState == "error" })
 	if got := r.info().Error; !strings.Contains(got, "node.json is damaged") {
 		t.Errorf("info: %q", got)
 	}
@@ -305,20 +307,20 @@ func TestNode_DamagedMembershipIsToldAndCanBeLeft(t *testing.T) {
 	if _, err := r.client.Leave(t.Context(), &swarmv1.LeaveRequest{Force: true}); err != nil {
 		t.Fatal(err)
 	}
-	r.nothing()
+	r.wantNoState()
 	r.init()
 }
 
 func TestNode_ManagerThatLeavesByForceGivesUpItsVote(t *testing.T) {
 	for managers, want := range map[int]bool{1: false, 3: true} {
 		r := newRig(t, newCluster(t))
-		r.standing = managers
+		r.managerCount = managers
 		r.up().init()
 		if _, err := r.client.Leave(t.Context(), &swarmv1.LeaveRequest{Force: true}); err != nil {
 			t.Fatal(err)
 		}
 		if _, _, made := r.parts(); made[0].resigned.Load() != want {
-			t.Errorf("of %d managers, one that leaves resigns: got %t, want %t", managers, !want, want)
+			t.Errorf("with %d managers, the leaving one resigns: got %t, want %t", managers, !want, want)
 		}
 	}
 }
@@ -328,20 +330,20 @@ func TestNode_RoleStartsAndStopsTheManager(t *testing.T) {
 	if _, err := host.join(manager.cluster.token.String(), manager.addr()); err != nil {
 		t.Fatal(err)
 	}
-	host.tell(role(swarmv1.NodeSpec_MANAGER))
+	host.nodeUpdate(role(swarmv1.NodeSpec_MANAGER))
 	eventually.True(t, "the manager runs", func() bool { return host.info().ControlAvailable })
 	_, _, managers := host.parts()
 	if !managers[0].base.Membership.Manager || managers[0].rows != 0 {
 		t.Errorf("the manager was made with %+v and %d rows", managers[0].base.Membership, managers[0].rows)
 	}
 
-	// Nothing stops before its vote is taken.
-	host.tell(role(swarmv1.NodeSpec_WORKER))
+	// The manager must not stop before its vote is removed.
+	host.nodeUpdate(role(swarmv1.NodeSpec_WORKER))
 	if managers[0].ended.Load() {
-		t.Error("a manager that still votes has ended: the others may be without a majority")
+		t.Error("a manager stopped while it had a vote: the others may be without a majority")
 	}
-	managers[0].unseated.Store(true)
-	eventually.True(t, "its folder is wiped", func() bool {
+	managers[0].voteRemoved.Store(true)
+	eventually.True(t, "its folder is deleted", func() bool {
 		_, err := os.Stat((disk{dir: host.cfg.StateDir}).managerDir())
 		return errors.Is(err, os.ErrNotExist)
 	})
@@ -351,18 +353,18 @@ func TestNode_RoleStartsAndStopsTheManager(t *testing.T) {
 	if m, err := (disk{dir: host.cfg.StateDir}).load(); err != nil || m.Manager {
 		t.Errorf("remembered: %+v, %v", m, err)
 	}
-	host.tell(role(swarmv1.NodeSpec_MANAGER))
+	host.nodeUpdate(role(swarmv1.NodeSpec_MANAGER))
 	eventually.True(t, "the manager runs again", func() bool { return host.info().ControlAvailable })
 }
 
-func TestNode_RemovedNodeForgets(t *testing.T) {
+func TestNode_RemovedNodeDeletesItsMembership(t *testing.T) {
 	manager, host := pair(t)
 	if _, err := host.join(manager.cluster.token.String(), manager.addr()); err != nil {
 		t.Fatal(err)
 	}
-	host.tell(&swarmv1.NodeUpdate{Removed: true})
+	host.nodeUpdate(&swarmv1.NodeUpdate{Removed: true})
 	eventually.True(t, "the node is inactive", func() bool { return host.info().LocalNodeState == "inactive" })
-	host.nothing()
+	host.wantNoState()
 	if host.cleaned.Load() != 1 {
 		t.Errorf("cleaned %d times, want once", host.cleaned.Load())
 	}
@@ -371,7 +373,7 @@ func TestNode_RemovedNodeForgets(t *testing.T) {
 	}
 }
 
-func TestNode_ManagersAndRootsAreRemembered(t *testing.T) {
+func TestNode_ManagersAndRootsAreStored(t *testing.T) {
 	manager, host := pair(t)
 	if _, err := host.join(manager.cluster.token.String(), manager.addr()); err != nil {
 		t.Fatal(err)
@@ -384,7 +386,7 @@ func TestNode_ManagersAndRootsAreRemembered(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	host.tell(&swarmv1.NodeUpdate{Managers: []*swarmv1.Peer{{NodeId: "m9", Addr: "10.9.9.9", Port: 99}}, Bundle: bundle.PEM()})
+	host.nodeUpdate(&swarmv1.NodeUpdate{Managers: []*swarmv1.Peer{{NodeId: "m9", Addr: "10.9.9.9", Port: 99}}, Bundle: bundle.PEM()})
 	d := disk{dir: host.cfg.StateDir}
 	if m, err := d.load(); err != nil || len(m.Managers) != 1 || m.Managers[0] != (Peer{NodeID: "m9", Addr: "10.9.9.9", Port: 99}) {
 		t.Errorf("remembered: %+v, %v", m, err)

@@ -15,44 +15,45 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Ports, by default those of Docker Swarm.
+// The default ports are those of Docker Swarm.
 const (
 	DefaultPort       = 2377
 	DefaultGossipPort = 7946
 )
 
-// enter begins an operation that makes this host a member.
-func (n *Node) enter() error {
+// beginJoin locks n.operation for Init or Join. It returns an error if another operation runs or
+// this host is a member already. The caller unlocks n.operation if the error is nil.
+func (n *Node) beginJoin() error {
 	if !n.operation.TryLock() {
-		return errdefs.ErrUnavailable.WithMessage("another init, join or leave is under way on this host: wait for it")
+		return errdefs.ErrUnavailable.WithMessage("another init, join or leave is under way on this host: wait until it ends")
 	}
-	if err := n.broken(); err != nil {
+	if err := n.damage(); err != nil {
 		n.operation.Unlock()
 		return err
 	}
 	if m := n.current(); m != nil {
 		n.operation.Unlock()
-		return refused("this node is already part of a swarm: use `swarm leave` to leave it and join another one")
+		return failedPrecondition("this node is already part of a swarm: use `swarm leave` to leave it and join another one")
 	}
 	return nil
 }
 
-// place decides where the node listens and is reached.
-func (n *Node) place(advertiseAddr, listenAddr, dataPathAddr string, gossipPort uint32) (Membership, error) {
-	listenHost, port, err := n.listenOn(listenAddr)
+// resolveAddresses decides at which addresses and ports the node listens and others reach it.
+func (n *Node) resolveAddresses(advertiseAddr, listenAddr, dataPathAddr string, gossipPort uint32) (Membership, error) {
+	listenHost, port, err := n.parseListenAddr(listenAddr)
 	if err != nil {
 		return Membership{}, err
 	}
-	addr, advertised, err := advertise(advertiseAddr, port, n.addrs)
+	addr, advertised, err := parseAdvertiseAddr(advertiseAddr, port, n.addrs)
 	if err != nil {
 		return Membership{}, err
 	}
-	if err := n.leadsHere(addr, listenHost); err != nil {
+	if err := n.checkAdvertised(addr, listenHost); err != nil {
 		return Membership{}, err
 	}
 	dataPath := addr
 	if dataPathAddr != "" {
-		if dataPath, _, err = advertise(dataPathAddr, port, n.addrs); err != nil {
+		if dataPath, _, err = parseAdvertiseAddr(dataPathAddr, port, n.addrs); err != nil {
 			return Membership{}, err
 		}
 	}
@@ -78,8 +79,9 @@ func (n *Node) place(advertiseAddr, listenAddr, dataPathAddr string, gossipPort 
 	return m, nil
 }
 
-// listenOn reads an IP or an interface, with or without port; empty: every address.
-func (n *Node) listenOn(given string) (host string, port uint16, err error) {
+// parseListenAddr parses an IP address or an interface, with or without port. Empty means every
+// address.
+func (n *Node) parseListenAddr(given string) (host string, port uint16, err error) {
 	host, port, err = splitPort(given, DefaultPort)
 	if err != nil {
 		return "", 0, invalid("listen address %q: %v", given, err)
@@ -87,10 +89,11 @@ func (n *Node) listenOn(given string) (host string, port uint16, err error) {
 	if _, err := netip.ParseAddr(host); host == "" || err == nil {
 		return host, port, nil
 	}
-	return advertise(given, DefaultPort, n.addrs)
+	return parseAdvertiseAddr(given, DefaultPort, n.addrs)
 }
 
-// Init makes a cluster with this node as its first manager.
+// Init implements the Daemon service: it creates a cluster with this node as its first manager. It
+// returns when the manager is a voter and the node's session is accepted.
 func (n *Node) Init(ctx context.Context, req *swarmv1.InitRequest) (*swarmv1.InitResponse, error) {
 	switch {
 	case req.ForceNewCluster:
@@ -98,11 +101,11 @@ func (n *Node) Init(ctx context.Context, req *swarmv1.InitRequest) (*swarmv1.Ini
 	case req.Spec.GetEncryptionConfig().GetAutoLockManagers():
 		return nil, errdefs.ErrNotImplemented.WithMessage("this build cannot lock managers: leave autolock off")
 	}
-	if err := n.enter(); err != nil {
+	if err := n.beginJoin(); err != nil {
 		return nil, err
 	}
 	defer n.operation.Unlock()
-	state, err := n.place(req.AdvertiseAddr, req.ListenAddr, req.DataPathAddr, req.GossipPort)
+	state, err := n.resolveAddresses(req.AdvertiseAddr, req.ListenAddr, req.DataPathAddr, req.GossipPort)
 	if err != nil {
 		return nil, err
 	}
@@ -111,67 +114,67 @@ func (n *Node) Init(ctx context.Context, req *swarmv1.InitRequest) (*swarmv1.Ini
 		return nil, err
 	}
 	state.NodeID, state.ClusterID, state.Manager = ident.NewID(), ident.NewID(), true
-	state.DataPathPort = uint16(req.Spec.GetNetwork().GetDataPathPort()) // Found refuses what is no port.
+	state.DataPathPort = uint16(req.Spec.GetNetwork().GetDataPathPort()) // Bootstrap refuses a number that is not a port.
 	state.Managers = []Peer{{NodeID: state.NodeID, Addr: state.Addr, Port: state.Port}}
 	key, csr, err := newKey()
 	if err != nil {
 		_ = ln.Close()
 		return nil, err
 	}
-	founded, err := n.deps.Found(FoundRequest{
+	bootstrapped, err := n.deps.Bootstrap(BootstrapRequest{
 		NodeID: state.NodeID, ClusterID: state.ClusterID, CSR: csr, Membership: state, Init: req,
 		Hostname: n.cfg.Hostname, MachineID: n.cfg.MachineID,
 	})
 	if err != nil {
 		_ = ln.Close()
-		return nil, fmt.Errorf("found the cluster: %w", err)
+		return nil, fmt.Errorf("create the cluster: %w", err)
 	}
-	state.GossipKeys = founded.GossipKeys
-	cred, bundle, err := n.remember(&state, founded.Certificate, founded.Bundle, key)
+	state.GossipKeys = bootstrapped.GossipKeys
+	cred, bundle, err := n.saveMembership(&state, bootstrapped.Certificate, bootstrapped.Bundle, key)
 	if err != nil {
 		_ = ln.Close()
-		return nil, n.undo(err)
+		return nil, n.forgetFailed(err)
 	}
-	m, err := n.newMember(state, cred, bundle, ln, founded.Rows)
+	m, err := n.newMember(state, cred, bundle, ln, bootstrapped.Rows)
 	if err != nil {
-		return nil, n.undo(err)
+		return nil, n.forgetFailed(err)
 	}
 	if err := n.start(ctx, m); err != nil {
 		return nil, err
 	}
 	return &swarmv1.InitResponse{
-		NodeId: state.NodeID, ClusterId: state.ClusterID, WorkerToken: founded.WorkerToken,
+		NodeId: state.NodeID, ClusterId: state.ClusterID, WorkerToken: bootstrapped.WorkerToken,
 		Addr: Peer{Addr: state.Addr, Port: state.Port}.HostPort(),
 	}, nil
 }
 
-// start hands a member to Run, and waits until it takes part.
+// start passes a member to Run, and waits until it takes part in the cluster.
 func (n *Node) start(ctx context.Context, m *member) error {
 	select {
-	case n.begin <- m:
+	case n.next <- m:
 	case <-ctx.Done():
-		m.abandon()
-		return n.undo(ctx.Err())
+		m.closeParts()
+		return n.forgetFailed(ctx.Err())
 	}
 	select {
 	case <-m.running:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if m.remembered().Manager {
+	if m.membership().Manager {
 		if err := m.readyToManage(ctx); err != nil {
 			return err
 		}
 	}
 	if err := m.worker.Connected(ctx); err != nil {
-		return fmt.Errorf("this node is a member, but no manager has welcomed it yet: %w", err)
+		return fmt.Errorf("this node is a member, but no manager has accepted its session yet: %w", err)
 	}
 	return nil
 }
 
 func (m *member) readyToManage(ctx context.Context) error {
 	for {
-		manager, changed := m.managing()
+		manager, changed := m.currentManager()
 		if manager != nil {
 			if err := manager.Ready(ctx); err != nil {
 				return fmt.Errorf("this node is a member, but not yet a voting manager: %w", err)
@@ -186,39 +189,40 @@ func (m *member) readyToManage(ctx context.Context) error {
 	}
 }
 
-// Leave ends the membership and forgets the cluster.
+// Leave implements the Daemon service: it ends the membership and deletes its files. A manager
+// needs req.Force.
 func (n *Node) Leave(ctx context.Context, req *swarmv1.LeaveRequest) (*swarmv1.LeaveResponse, error) {
 	if !n.operation.TryLock() {
-		return nil, errdefs.ErrUnavailable.WithMessage("another init, join or leave is under way on this host: wait for it")
+		return nil, errdefs.ErrUnavailable.WithMessage("another init, join or leave is under way on this host: wait until it ends")
 	}
 	defer n.operation.Unlock()
-	if err := n.broken(); err != nil {
+	if err := n.damage(); err != nil {
 		if !req.Force {
 			return nil, err
 		}
-		return &swarmv1.LeaveResponse{}, n.forgetBroken(ctx)
+		return &swarmv1.LeaveResponse{}, n.leaveDamaged(ctx)
 	}
 	m := n.current()
 	if m == nil {
-		return nil, refused("this node is not part of a swarm")
+		return nil, failedPrecondition("this node is not part of a swarm")
 	}
 	select {
-	case <-m.running: // the one on disk may only just have begun
+	case <-m.running: // the member from the disk may still be starting
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	manager, _ := m.managing()
+	manager, _ := m.currentManager()
 	if manager != nil && !req.Force {
-		standing := manager.Standing()
-		if standing.Managers <= 1 {
-			return nil, refused("you are attempting to leave the swarm on its last manager: this erases all its state; use `--force` to ignore this message")
+		status := manager.Status()
+		if status.Managers <= 1 {
+			return nil, failedPrecondition("you are attempting to leave the swarm on its last manager: this erases all its state; use `--force` to ignore this message")
 		}
-		return nil, refused("you are attempting to leave the swarm on a node that is a manager (%d in all): demote it first with `swarm node demote %s`, or use `--force` to suppress this message", standing.Managers, m.remembered().NodeID)
+		return nil, failedPrecondition("you are attempting to leave the swarm on a node that is a manager (%d in all): demote it first with `swarm node demote %s`, or use `--force` to suppress this message", status.Managers, m.membership().NodeID)
 	}
-	if manager != nil && manager.Standing().Managers > 1 {
-		m.vacate(ctx, manager)
+	if manager != nil && manager.Status().Managers > 1 {
+		m.resignVote(ctx, manager)
 	}
-	m.goodbye(ctx)
+	m.leaveGossip(ctx)
 	m.end(errLeft)
 	select {
 	case <-m.gone:
@@ -228,53 +232,57 @@ func (n *Node) Leave(ctx context.Context, req *swarmv1.LeaveRequest) (*swarmv1.L
 	}
 }
 
-// forgetBroken leaves a cluster of which too little is remembered to take part in it.
-func (n *Node) forgetBroken(ctx context.Context) error {
+// leaveDamaged leaves a cluster whose membership on disk is damaged.
+func (n *Node) leaveDamaged(ctx context.Context) error {
 	if err := n.deps.Clean(ctx); err != nil {
-		n.deps.Log.Error("remove containers after leaving", "err", err)
+		n.deps.Log.Error("cannot remove the cluster's containers and networks from this host: remove them by hand", "err", err)
 	}
 	if err := n.disk.forget(); err != nil {
-		return fmt.Errorf("forget the cluster: %w", err)
+		return fmt.Errorf("delete the files of the cluster: %w", err)
 	}
 	n.setMember(nil, nil)
 	return nil
 }
 
-// leavePatience bounds each thing that a node which leaves still asks of the others.
-const leavePatience = 3 * time.Second
+// leaveTimeout limits each request of a leaving node to the other nodes.
+const leaveTimeout = 3 * time.Second
 
-// vacate has the others take this manager's vote, if they can be asked: a vote of one that is gone counts against them.
-func (m *member) vacate(ctx context.Context, manager Manager) {
-	ctx, cancel := context.WithTimeout(ctx, leavePatience)
+// resignVote asks the other managers to remove this manager's vote, because the vote of a node that
+// is gone counts against the majority. If they cannot be reached, it logs what to do.
+func (m *member) resignVote(ctx context.Context, manager Manager) {
+	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
 	defer cancel()
 	err := manager.Resign(ctx)
-	look := time.NewTicker(unseatLook)
-	defer look.Stop()
-	for err == nil && manager.Standing().Voter {
+	poll := time.NewTicker(votePollInterval)
+	defer poll.Stop()
+	for err == nil && manager.Status().Voter {
 		select {
-		case <-look.C:
+		case <-poll.C:
 		case <-ctx.Done():
 			err = ctx.Err()
 		}
 	}
 	if err != nil {
-		m.base.Log.Warn("the others still count this manager's vote: run `swarm node rm --force` for it on one of them", "node", m.remembered().NodeID, "err", err)
+		m.base.Log.Warn("the other managers have not removed this manager's vote: run `swarm node rm --force` for this node on one of them", "node", m.membership().NodeID, "err", err)
 		return
 	}
-	m.base.Log.Info("this manager has given up its vote", "node", m.remembered().NodeID)
+	m.base.Log.Info("this manager has given up its vote", "node", m.membership().NodeID)
 }
 
-// goodbye tells the others by gossip that this node goes on purpose. One that does not hear it finds out as of a dead one.
-func (m *member) goodbye(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, leavePatience)
+// leaveGossip announces by gossip that this node leaves on purpose. A node that does not receive
+// the message detects this node as failed later.
+func (m *member) leaveGossip(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
 	defer cancel()
 	if err := m.gossip.Leave(ctx); err != nil {
-		m.base.Log.Warn("say goodbye", "err", err)
+		m.base.Log.Warn("cannot announce that this node leaves: the others will detect it as failed", "err", err)
 	}
 }
 
-// Depart is for a host that is going down, while Run runs: the others replace this node's tasks at once, its tasks stop with
-// their grace, and its gossip says goodbye. It stays a member, and takes part again when Run runs anew.
+// Depart prepares a host that shuts down, while Run runs. The other nodes replace this node's tasks
+// at once, the tasks stop with their grace period, and gossip announces that the node leaves. The
+// node stays a member and takes part again at the next Run. Depart returns nil if the host is not a
+// member.
 func (n *Node) Depart(ctx context.Context) error {
 	m := n.current()
 	if m == nil {
@@ -286,14 +294,14 @@ func (n *Node) Depart(ctx context.Context) error {
 		return ctx.Err()
 	}
 	err := m.worker.Depart(ctx)
-	m.goodbye(ctx)
+	m.leaveGossip(ctx)
 	return err
 }
 
-// undo forgets what a failed operation has remembered.
-func (n *Node) undo(cause error) error {
+// forgetFailed deletes the files of a failed operation, and returns cause.
+func (n *Node) forgetFailed(cause error) error {
 	if err := n.disk.forget(); err != nil {
-		n.deps.Log.Error("forget after a failed join", "err", err)
+		n.deps.Log.Error("cannot delete the membership of a failed init or join: delete it by hand", "err", err)
 	}
 	return cause
 }
@@ -307,7 +315,7 @@ func newKey() (*ecdsa.PrivateKey, []byte, error) {
 	return key, csr, err
 }
 
-// credentialOf reads an issued certificate.
+// credentialOf parses an issued certificate.
 func credentialOf(certificate, bundlePEM []byte, key *ecdsa.PrivateKey) (pki.Credential, *pki.Bundle, error) {
 	cert, err := pki.ParseCert(certificate)
 	if err != nil {
@@ -321,11 +329,12 @@ func credentialOf(certificate, bundlePEM []byte, key *ecdsa.PrivateKey) (pki.Cre
 	return cred, bundle, err
 }
 
-// remember writes the credential, then the membership that makes it count.
-func (n *Node) remember(state *Membership, certificate, bundlePEM []byte, key *ecdsa.PrivateKey) (pki.Credential, *pki.Bundle, error) {
+// saveMembership stores the credential and then the membership, because the credential has no
+// effect without the membership.
+func (n *Node) saveMembership(state *Membership, certificate, bundlePEM []byte, key *ecdsa.PrivateKey) (pki.Credential, *pki.Bundle, error) {
 	cred, bundle, err := credentialOf(certificate, bundlePEM, key)
 	if err != nil {
-		return cred, nil, fmt.Errorf("the certificate that was issued: %w", err)
+		return cred, nil, fmt.Errorf("use the issued certificate: %w", err)
 	}
 	if err := n.disk.credential().Save(cred, bundle); err != nil {
 		return cred, nil, err
@@ -333,8 +342,8 @@ func (n *Node) remember(state *Membership, certificate, bundlePEM []byte, key *e
 	return cred, bundle, n.disk.save(state)
 }
 
-// adopt takes over a renewed certificate.
-func (m *member) adopt(certificate, bundlePEM []byte, key *ecdsa.PrivateKey) error {
+// installCertificate stores a renewed certificate and uses it from now on.
+func (m *member) installCertificate(certificate, bundlePEM []byte, key *ecdsa.PrivateKey) error {
 	cred, bundle, err := credentialOf(certificate, bundlePEM, key)
 	if err != nil {
 		return err

@@ -17,7 +17,8 @@ const (
 	renewBackoffMax  = time.Minute
 )
 
-// renew replaces the certificate at half of its life, and at once when it has expired while the host was off.
+// renew replaces the certificate after about half of its lifetime. It does so at once if the
+// certificate expired while the host was off.
 func (m *member) renew(ctx context.Context) error {
 	backoff := renewBackoffMin
 	due := pki.RenewAt(m.base.Identity.Credential().Cert, 2*rand.Float64()-1)
@@ -30,21 +31,22 @@ func (m *member) renew(ctx context.Context) error {
 		case <-timer.C:
 		}
 		if err := m.renewOnce(ctx); err != nil {
-			m.base.Log.Warn("renew certificate", "err", err, "again_in", backoff)
+			m.base.Log.Warn("cannot renew this node's certificate: trying again", "err", err, "again_in", backoff)
 			due = time.Now().Add(backoff/2 + rand.N(backoff))
 			backoff = min(2*backoff, renewBackoffMax)
 			continue
 		}
 		backoff = renewBackoffMin
 		due = pki.RenewAt(m.base.Identity.Credential().Cert, 2*rand.Float64()-1)
-		// A new certificate may be due at once when this host's clock is ahead of the manager's.
+		// If this host's clock is ahead of the manager's, the new certificate may be due for
+		// renewal at once.
 		if soonest := time.Now().Add(renewBackoffMin); due.Before(soonest) {
 			due = soonest
 		}
 	}
 }
 
-// renewOnce asks one manager after the other.
+// renewOnce asks the managers, in random order, until one issues a certificate.
 func (m *member) renewOnce(ctx context.Context) error {
 	key, err := pki.NewKey()
 	if err != nil {
@@ -55,7 +57,7 @@ func (m *member) renewOnce(ctx context.Context) error {
 		return err
 	}
 	request := &swarmv1.RenewRequest{Csr: csr, MachineId: m.node.cfg.MachineID}
-	lastErr := fmt.Errorf("no manager is known")
+	lastErr := fmt.Errorf("this node knows no manager")
 	managers := slices.Clone(m.managers())
 	rand.Shuffle(len(managers), func(i, j int) { managers[i], managers[j] = managers[j], managers[i] })
 	for _, peer := range managers {
@@ -70,7 +72,7 @@ func (m *member) renewOnce(ctx context.Context) error {
 			lastErr = fmt.Errorf("manager %s: %w", peer.NodeID, err)
 			continue
 		}
-		return m.adopt(answer.Certificate, answer.Bundle, key)
+		return m.installCertificate(answer.Certificate, answer.Bundle, key)
 	}
 	return lastErr
 }

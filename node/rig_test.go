@@ -27,15 +27,16 @@ import (
 
 func itoa(n uint16) string { return strconv.Itoa(int(n)) }
 
-// cluster is what the parts of all nodes of a test share: the authority, and the rows that managers would replicate.
+// cluster is shared by all nodes of a test: the certificate authority, and the objects that
+// managers would replicate.
 type cluster struct {
 	t        *testing.T
 	root     *pki.Root
 	token    pki.Token
 	validity time.Duration
-	role     swarmv1.NodeSpec_Role // of those who join
-	refuse   error                 // what Join answers
-	forged   bool                  // Join answers without knowing the token
+	role     swarmv1.NodeSpec_Role // of nodes that join
+	refuse   error                 // the error that Join returns
+	forged   bool                  // the authority answers Join without knowing the token
 	renewals atomic.Int32
 
 	mu       sync.Mutex // guards managers
@@ -73,7 +74,7 @@ func (c *cluster) sign(csr []byte, id string) ([]byte, error) {
 	return pki.EncodeCert(cert), nil
 }
 
-// authority is a manager's CA service.
+// authority is the CA service of a manager.
 type authority struct {
 	swarmv1.UnimplementedCAServer
 	*cluster
@@ -115,14 +116,14 @@ func (a authority) Renew(ctx context.Context, r *swarmv1.RenewRequest) (*swarmv1
 	return &swarmv1.RenewResponse{Certificate: cert, Bundle: a.bundle()}, nil
 }
 
-// fakeManager votes from its start until its test unseats it.
+// fakeManager is a voter until the test removes its vote.
 type fakeManager struct {
-	rig      *rig
-	base     Base
-	rows     int
-	unseated atomic.Bool
-	resigned atomic.Bool
-	ended    atomic.Bool
+	rig         *rig
+	base        Base
+	rows        int
+	voteRemoved atomic.Bool
+	resigned    atomic.Bool
+	ended       atomic.Bool
 }
 
 func (m *fakeManager) Run(ctx context.Context) error {
@@ -142,19 +143,19 @@ func (m *fakeManager) Resolve(string) (Peer, bool) { return Peer{}, false }
 func (m *fakeManager) Ready(context.Context) error { return nil }
 func (m *fakeManager) Resign(context.Context) error {
 	m.resigned.Store(true)
-	m.unseated.Store(true)
+	m.voteRemoved.Store(true)
 	return nil
 }
 
-func (m *fakeManager) Standing() Standing {
-	return Standing{Voter: !m.unseated.Load(), Leader: m.base.Membership.NodeID, Managers: m.rig.standing, Nodes: 2}
+func (m *fakeManager) Status() ManagerStatus {
+	return ManagerStatus{Voter: !m.voteRemoved.Load(), Leader: m.base.Membership.NodeID, Managers: m.rig.managerCount, Nodes: 2}
 }
 
 type fakeWorker struct {
 	rig    *rig
 	hooks  WorkerHooks
 	closed atomic.Bool
-	// departed is set by a departure that found the gossip still there.
+	// departed is set if Depart was called before gossip left.
 	departed atomic.Bool
 }
 
@@ -173,14 +174,14 @@ func (w *fakeWorker) Refusal() error {
 
 func (w *fakeWorker) Depart(context.Context) error {
 	_, gossip, _ := w.rig.parts()
-	w.departed.Store(!gossip.said.Load())
+	w.departed.Store(!gossip.leftGossip.Load())
 	return nil
 }
 func (w *fakeWorker) Close() error { w.closed.Store(true); return nil }
 
 type fakeGossip struct {
-	said, closed atomic.Bool
-	keys         atomic.Pointer[[][]byte] // as last updated
+	leftGossip, closed atomic.Bool
+	keys               atomic.Pointer[[][]byte] // of the last update
 }
 
 func (g *fakeGossip) Run(ctx context.Context) error {
@@ -193,33 +194,33 @@ func (g *fakeGossip) UpdateKeys(keys [][]byte) error {
 	g.keys.Store(&keys)
 	return nil
 }
-func (g *fakeGossip) Leave(context.Context) error { g.said.Store(true); return nil }
+func (g *fakeGossip) Leave(context.Context) error { g.leftGossip.Store(true); return nil }
 func (g *fakeGossip) Close() error                { g.closed.Store(true); return nil }
 
-// rig is one host: a node with fake parts, real files, and real TLS on the loopback.
+// rig is one host: a node with fake parts, real files and real TLS on the loopback interface.
 type rig struct {
-	t        *testing.T
-	cluster  *cluster
-	cfg      Config
-	port     uint16
-	client   swarmv1.DaemonClient
-	conn     *grpc.ClientConn
-	hold     chan struct{} // if not nil, managers are made when it is closed
-	standing int           // managers, as this one knows
-	unready  error         // why the manager here does not answer
-	cleaned  atomic.Int32
-	noWorker error // what NewWorker answers
-	stop     func() error
-	node     *Node
+	t            *testing.T
+	cluster      *cluster
+	cfg          Config
+	port         uint16
+	client       swarmv1.DaemonClient
+	conn         *grpc.ClientConn
+	hold         chan struct{} // if not nil, NewManager waits until it is closed
+	managerCount int           // number of managers that this manager knows
+	unready      error         // the error that this host's manager returns for every call
+	cleaned      atomic.Int32
+	noWorker     error // the error that NewWorker returns
+	stop         func() error
+	node         *Node
 
-	mu       sync.Mutex // guards the newest of the parts, and refusal
+	mu       sync.Mutex // guards the fields below; the parts are the newest
 	refusal  error      // why the managers do not serve this node
 	managers []*fakeManager
 	worker   *fakeWorker
 	gossip   *fakeGossip
 }
 
-// newRig makes a host that is down; up starts its daemon.
+// newRig returns a host whose daemon is not running; up starts it.
 func newRig(t *testing.T, c *cluster) *rig {
 	dir, err := os.MkdirTemp("", "node") // t.TempDir is too long for a socket
 	if err != nil {
@@ -233,7 +234,7 @@ func newRig(t *testing.T, c *cluster) *rig {
 	port := ln.Addr().(*net.TCPAddr).Port
 	_ = ln.Close()
 	return &rig{
-		t: t, cluster: c, port: uint16(port), standing: 1,
+		t: t, cluster: c, port: uint16(port), managerCount: 1,
 		cfg: Config{StateDir: filepath.Join(dir, "state"), RunDir: filepath.Join(dir, "run"), Hostname: "host", MachineID: "machine"},
 	}
 }
@@ -242,7 +243,7 @@ func (r *rig) addr() string { return Peer{Addr: "127.0.0.1", Port: r.port}.HostP
 
 func (r *rig) deps() Deps {
 	return Deps{
-		Log: slog.New(slog.DiscardHandler), Found: r.found, Describe: func() *swarmv1.NodeDescription { return nil },
+		Log: slog.New(slog.DiscardHandler), Bootstrap: r.bootstrap, Describe: func() *swarmv1.NodeDescription { return nil },
 		NewGossip: func(Base) (Gossip, error) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
@@ -266,7 +267,7 @@ func (r *rig) deps() Deps {
 			defer r.mu.Unlock()
 			m := &fakeManager{rig: r, base: b, rows: len(rows)}
 			r.managers = append(r.managers, m)
-			if err := r.certify(b); err != nil {
+			if err := r.issueManagerCertificate(b); err != nil {
 				return nil, err
 			}
 			return m, os.WriteFile(filepath.Join(b.Dir, "secrets"), nil, 0o600)
@@ -275,8 +276,8 @@ func (r *rig) deps() Deps {
 	}
 }
 
-// certify gives the node what a manager signs for itself.
-func (r *rig) certify(b Base) error {
+// issueManagerCertificate gives the node the certificate that a manager signs for itself.
+func (r *rig) issueManagerCertificate(b Base) error {
 	key := b.Identity.Credential().Key
 	csr, err := pki.CreateCSR(key)
 	if err != nil {
@@ -293,11 +294,11 @@ func (r *rig) certify(b Base) error {
 	return b.Identity.SetManager(cred)
 }
 
-func (r *rig) found(q FoundRequest) (Founded, error) {
-	// The authority's cluster is the one that is founded.
+func (r *rig) bootstrap(q BootstrapRequest) (Bootstrapped, error) {
+	// The bootstrapped cluster becomes the cluster of the authority.
 	root, err := pki.CreateRoot(q.ClusterID, time.Now())
 	if err != nil {
-		return Founded{}, err
+		return Bootstrapped{}, err
 	}
 	c := r.cluster
 	c.root, c.token = root, pki.NewToken(root.Cert)
@@ -305,13 +306,14 @@ func (r *rig) found(q FoundRequest) (Founded, error) {
 	c.mu.Lock()
 	c.managers = []*swarmv1.Peer{{NodeId: q.NodeID, Addr: q.Membership.Addr, Port: uint32(q.Membership.Port)}}
 	c.mu.Unlock()
-	return Founded{
+	return Bootstrapped{
 		Rows: []*swarmv1.Change{{}}, Certificate: cert, Bundle: c.bundle(), GossipKeys: [][]byte{[]byte("key")},
 		WorkerToken: c.token.String(),
 	}, err
 }
 
-// up starts the daemon and returns when it answers. It goes down with the test, or by r.stop.
+// up starts the daemon and returns when it answers. The daemon stops at the end of the test, or by
+// r.stop.
 func (r *rig) up() *rig {
 	r.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -327,7 +329,7 @@ func (r *rig) up() *rig {
 			select {
 			case err = <-done:
 			case <-time.After(10 * time.Second):
-				err = errors.New("the daemon does not end")
+				err = errors.New("the daemon does not stop within 10 s")
 			}
 		})
 		return err
@@ -337,7 +339,7 @@ func (r *rig) up() *rig {
 			r.t.Errorf("the daemon ended: %v", err)
 		}
 	})
-	// The file is there before the daemon listens.
+	// The socket's file exists before the daemon listens.
 	eventually.True(r.t, "the daemon listens", func() bool {
 		conn, err := net.Dial("unix", r.cfg.Socket())
 		return err == nil && conn.Close() == nil
@@ -379,8 +381,8 @@ func (r *rig) parts() (*fakeWorker, *fakeGossip, []*fakeManager) {
 	return r.worker, r.gossip, append([]*fakeManager(nil), r.managers...)
 }
 
-// tell is what a manager says of this node.
-func (r *rig) tell(u *swarmv1.NodeUpdate) {
+// nodeUpdate delivers a manager's update about this node.
+func (r *rig) nodeUpdate(u *swarmv1.NodeUpdate) {
 	w, _, _ := r.parts()
 	w.hooks.OnNode(u)
 }
@@ -394,8 +396,8 @@ func (r *rig) certificate() *x509.Certificate {
 	return cred.Cert
 }
 
-// nothing fails the test when anything of a cluster is on the host's disk.
-func (r *rig) nothing() {
+// wantNoState fails the test if a file of a cluster is left on the host's disk.
+func (r *rig) wantNoState() {
 	r.t.Helper()
 	_ = filepath.WalkDir(r.cfg.StateDir, func(path string, entry fs.DirEntry, err error) error {
 		if err == nil && !entry.IsDir() {

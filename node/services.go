@@ -14,46 +14,49 @@ import (
 	"swarm/internal/transport"
 )
 
-// Services is a grpc.ServiceRegistrar whose services come and go while the server runs: a node becomes a manager and
-// ceases to be one without cutting the streams of those who read its logs. Every call is authorised here, in one place.
+// Services is a grpc.ServiceRegistrar whose services can be added and removed while the server
+// runs. So a node can become a manager, or stop being one, without interrupting streams such as
+// logs. It authorises every call.
 type Services struct {
-	mu        sync.RWMutex // guards the three below; not held while a call runs
+	mu        sync.RWMutex // guards the three fields below; not held while a call runs
 	methods   map[string]method
 	authorise func(ctx context.Context, fullMethod string) error
 	running   map[*call]struct{}
-	// absent says why a method is not there. It is set before the first call.
-	absent func(fullMethod string) error
+	// unserved returns the error for a method that is not registered. It is set before the first
+	// call.
+	unserved func(fullMethod string) error
 }
 
-// call is one that runs.
+// call is a call in progress.
 type call struct {
 	who    transport.AuthInfo
 	method string
 }
 
-// method is either unary or a stream.
+// method has either unary or stream.
 type method struct {
 	impl   any
 	unary  *grpc.MethodDesc
 	stream *grpc.StreamDesc
-	// owner allows a whole set to be withdrawn.
+	// owner identifies the services that Unregister removes together.
 	owner string
 }
 
 func newServices() *Services {
-	return &Services{methods: map[string]method{}, running: map[*call]struct{}{}, absent: notHere}
+	return &Services{methods: map[string]method{}, running: map[*call]struct{}{}, unserved: notServedError}
 }
 
-// ServerOption makes a server answer from s.
+// ServerOption returns the option that makes a gRPC server answer from s.
 func (s *Services) ServerOption() grpc.ServerOption { return grpc.UnknownServiceHandler(s.handle) }
 
-// registrar registers services for an owner.
+// registrar registers services for one owner.
 type registrar struct {
 	s     *Services
 	owner string
 }
 
-// For returns a registrar; Withdraw takes back what was registered through it.
+// For returns a registrar for the owner. Unregister removes the services that were registered with
+// it.
 func (s *Services) For(owner string) grpc.ServiceRegistrar { return registrar{s, owner} }
 
 // RegisterService implements grpc.ServiceRegistrar.
@@ -68,8 +71,8 @@ func (r registrar) RegisterService(desc *grpc.ServiceDesc, impl any) {
 	}
 }
 
-// Withdraw removes an owner's services; calls under way go on.
-func (s *Services) Withdraw(owner string) {
+// Unregister removes the services of an owner. Calls in progress continue.
+func (s *Services) Unregister(owner string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for name, m := range s.methods {
@@ -79,15 +82,16 @@ func (s *Services) Withdraw(owner string) {
 	}
 }
 
-// SetAuthorise replaces the judge of calls.
-func (s *Services) SetAuthorise(judge func(ctx context.Context, fullMethod string) error) {
+// SetAuthorise sets the function that authorises calls. It returns an error for a call that is not
+// allowed.
+func (s *Services) SetAuthorise(authorise func(ctx context.Context, fullMethod string) error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.authorise = judge
+	s.authorise = authorise
 }
 
-// Review judges all calls that run again, and hangs up on the peers of those that are not allowed
-// any more.
+// Review authorises all calls in progress again. It closes the connection of a peer whose call is
+// no longer allowed.
 func (s *Services) Review() {
 	s.mu.RLock()
 	judge := s.authorise
@@ -102,8 +106,8 @@ func (s *Services) Review() {
 	}
 }
 
-// begin notes a call for Review; the returned function forgets it. A call through no listener of
-// ours is not noted: it is refused.
+// begin records a call for Review, and returns a function that removes the record. It does not
+// record a call that came by another listener than ours, because such a call is refused.
 func (s *Services) begin(ctx context.Context, name string) (end func()) {
 	who, err := transport.FromContext(ctx)
 	if err != nil {
@@ -133,11 +137,10 @@ func (s *Services) handle(_ any, stream grpc.ServerStream) error {
 		return fmt.Errorf("%s: %w", name, errdefs.ErrNotImplemented)
 	}
 	if !found {
-		return s.absent(name)
+		return s.unserved(name)
 	}
 	ctx := stream.Context()
-	// Noted first: a Review at the same time then judges the call too, and no change falls between
-	// the two.
+	// Record the call before authorising it. Otherwise a change between the two would be missed.
 	defer s.begin(ctx, name)()
 	if err := judge(ctx, name); err != nil {
 		return err
@@ -152,7 +155,7 @@ func (s *Services) handle(_ any, stream grpc.ServerStream) error {
 	return stream.SendMsg(answer)
 }
 
-// serves reports whether methods that begin so are served.
+// serves reports whether a registered method has this prefix.
 func (s *Services) serves(service string) bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -164,17 +167,18 @@ func (s *Services) serves(service string) bool {
 	return false
 }
 
-// everyNodes are the services of every member; the others of swarm.v1 are managers'.
-var everyNodes = []string{"/swarm.v1.Daemon/", "/swarm.v1.Worker/", "/swarm.v1.Doctor/", "/swarm.v1.Disk/"}
+// nodeServices are the services that every member serves. Only managers serve the others of
+// swarm.v1.
+var nodeServices = []string{"/swarm.v1.Daemon/", "/swarm.v1.Worker/", "/swarm.v1.Doctor/", "/swarm.v1.Disk/"}
 
-func ofEveryNode(fullMethod string) bool {
-	return slices.ContainsFunc(everyNodes, func(service string) bool { return strings.HasPrefix(fullMethod, service) })
+func isNodeService(fullMethod string) bool {
+	return slices.ContainsFunc(nodeServices, func(service string) bool { return strings.HasPrefix(fullMethod, service) })
 }
 
-// notHere explains a service that this node does not have now.
-func notHere(fullMethod string) error {
+// notServedError returns the error for a service that this node does not serve now.
+func notServedError(fullMethod string) error {
 	switch {
-	case ofEveryNode(fullMethod):
+	case isNodeService(fullMethod):
 		return errdefs.ErrUnavailable.WithMessage("this host is part of no cluster: run `swarm init` or `swarm join` first")
 	case strings.HasPrefix(fullMethod, "/swarm.v1."):
 		return errdefs.ErrUnavailable.WithMessage("this node is not a swarm manager: run the command on a manager, or name one with -H")

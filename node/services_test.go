@@ -17,7 +17,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// echo is a worker whose streams end when the test says so.
+// echo is a worker whose streams end when the test closes them.
 type echo struct {
 	swarmv1.UnimplementedWorkerServer
 	opened, finish chan struct{}
@@ -29,7 +29,7 @@ func (e echo) Logs(r *swarmv1.TaskLogsRequest, stream swarmv1.Worker_LogsServer)
 	return stream.Send(&swarmv1.TaskLogsResponse{Records: []*swarmv1.LogRecord{{Data: []byte("after")}}})
 }
 
-// refusing is an authority that answers with one error.
+// refusing is an authority that always returns one error.
 type refusing struct {
 	swarmv1.UnimplementedCAServer
 	err error
@@ -62,7 +62,7 @@ func serving(t *testing.T, s *Services) *grpc.ClientConn {
 	return conn
 }
 
-func TestServices_ComeAndGo(t *testing.T) {
+func TestServices_RegisterAndUnregister(t *testing.T) {
 	s := newServices()
 	var mu sync.Mutex // guards judged
 	var judged []string
@@ -90,7 +90,7 @@ func TestServices_ComeAndGo(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-e.opened
-	s.Withdraw("worker")
+	s.Unregister("worker")
 	close(e.finish)
 	if record, err := stream.Recv(); err != nil || len(record.Records) != 1 {
 		t.Errorf("a stream that ran when its service was withdrawn: %v, %v", record, err)
@@ -117,7 +117,7 @@ func TestServices_ComeAndGo(t *testing.T) {
 	}
 }
 
-func TestServices_AskBeforeEveryCall(t *testing.T) {
+func TestServices_AuthoriseEveryCall(t *testing.T) {
 	s := newServices()
 	s.SetAuthorise(func(_ context.Context, method string) error {
 		return errdefs.ErrPermissionDenied.WithMessage("not " + method)

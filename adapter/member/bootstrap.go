@@ -11,16 +11,16 @@ import (
 )
 
 // Bootstrap makes the first rows of a new cluster, for node.Deps.
-func Bootstrap(r node.FoundRequest) (node.Founded, error) {
+func Bootstrap(r node.BootstrapRequest) (node.Bootstrapped, error) {
 	founding, err := ca.NewCluster(ca.Founder{
 		ClusterID: r.ClusterID, NodeID: r.NodeID, Spec: r.Init.GetSpec(), Format: table.Format, CSR: r.CSR,
 		MachineID: r.MachineID, Hostname: r.Hostname, Addr: r.Membership.Addr, Port: uint32(r.Membership.Port),
 		DataPathAddr: r.Membership.DataPathAddr, Availability: r.Init.GetAvailability(),
 	}, time.Now())
 	if err != nil {
-		return node.Founded{}, err
+		return node.Bootstrapped{}, err
 	}
-	out := node.Founded{
+	out := node.Bootstrapped{
 		Rows: founding.Changes, Certificate: founding.Certificate, Bundle: founding.Bundle,
 		WorkerToken: founding.Cluster.GetRootCa().GetJoinTokens().GetWorker(),
 	}

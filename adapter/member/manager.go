@@ -75,13 +75,13 @@ func (m *Manager) Resolve(nodeID string) (node.Peer, bool) {
 	return node.Peer{NodeID: nodeID, Addr: p.GetAddr(), Port: uint16(p.GetPort())}, ok
 }
 
-// Standing implements node.Manager.
-func (m *Manager) Standing() node.Standing {
+// Status implements node.Manager.
+func (m *Manager) Status() node.ManagerStatus {
 	return standing(m.Membership.NodeID, m.Store.Leader(), m.Store.View().Nodes.Len(), m.Store.Servers())
 }
 
-func standing(self, leader string, nodes int, servers []raftstore.Server) node.Standing {
-	s := node.Standing{Leader: leader, Nodes: nodes}
+func standing(self, leader string, nodes int, servers []raftstore.Server) node.ManagerStatus {
+	s := node.ManagerStatus{Leader: leader, Nodes: nodes}
 	for _, server := range servers {
 		s.Managers++
 		s.Voter = s.Voter || server.ID == self && server.Voter

@@ -23,11 +23,11 @@ import (
 	"swarm/worker/simulated"
 )
 
-func TestStanding(t *testing.T) {
+func TestStatus(t *testing.T) {
 	servers := []raftstore.Server{{ID: "a", Voter: true}, {ID: "b"}, {ID: "c", Voter: true}}
 	for self, voter := range map[string]bool{"a": true, "b": false, "removed": false} {
 		got := standing(self, "c", 5, servers)
-		if want := (node.Standing{Voter: voter, Leader: "c", Managers: 3, Nodes: 5}); got != want {
+		if want := (node.ManagerStatus{Voter: voter, Leader: "c", Managers: 3, Nodes: 5}); got != want {
 			t.Errorf("%s: got %+v, want %+v", self, got, want)
 		}
 	}
@@ -52,7 +52,7 @@ func TestBootstrap(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := Bootstrap(node.FoundRequest{
+	got, err := Bootstrap(node.BootstrapRequest{
 		NodeID: ident.NewID(), ClusterID: ident.NewID(), CSR: csr, Hostname: "a", MachineID: "m",
 		Membership: node.Membership{Addr: "192.0.2.1", Port: 2377}, Init: &swarmv1.InitRequest{},
 	})

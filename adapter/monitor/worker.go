@@ -112,7 +112,7 @@ func (f *families) task(t plane.Traffic, service string, emit metrics.Emit) {
 	emit(f.accepted, float64(t.Accepted), service, t.TaskID)
 	emit(f.made, float64(t.Made), service, t.TaskID)
 	emit(f.open, float64(t.Open), service, t.TaskID)
-	for _, l := range t.Legs {
+	for _, l := range t.Networks {
 		f.taskIn.emit(emit, l.Received, l.Network, service, t.TaskID)
 		f.taskOut.emit(emit, l.Sent, l.Network, service, t.TaskID)
 		if l.Known {

@@ -119,7 +119,7 @@ func (l listener) Handle(_ context.Context, r slog.Record) error {
 	if r.Level >= slog.LevelWarn {
 		fmt.Fprintln(os.Stderr, "bench: the plane says:", r.Message)
 	}
-	if r.Message == "programmed" {
+	if r.Message == "programmed changes of the network" {
 		r.Attrs(func(a slog.Attr) bool {
 			if a.Key == "took" {
 				l.programmed <- a.Value.Duration()

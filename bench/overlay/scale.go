@@ -92,13 +92,13 @@ func (s *scaleBench) attach(ctx context.Context) error {
 	for range 2 * s.rounds {
 		s.count++
 		name := fmt.Sprintf("attach%d", s.count)
-		if _, err := s.journal.Next("attached"); err != nil {
+		if _, err := s.journal.Next("connected a task to its networks"); err != nil {
 			return err
 		}
 		if err := s.create(ctx, s.service(name, "manager", 1), 1); err != nil {
 			return err
 		}
-		entries, err := s.journal.Next("attached")
+		entries, err := s.journal.Next("connected a task to its networks")
 		if err != nil {
 			return err
 		}

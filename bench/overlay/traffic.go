@@ -291,7 +291,7 @@ func (n *bench) attach(ctx context.Context, rounds int) error {
 			if err != nil {
 				return err
 			}
-			entries, err := j.Next("attached")
+			entries, err := j.Next("connected a task to its networks")
 			if err != nil {
 				return err
 			}

@@ -87,8 +87,8 @@ func (p *parts) newNode(s notify.Starter) *node.Node {
 		Version: versionInfo(), HostChanges: p.host.changes(), ContainerdAddress: p.host.containerdAddress(),
 		CgroupDriver: o.CgroupDriver, CgroupVersion: install.CgroupVersion(),
 	}, node.Deps{
-		Log: p.log, Found: member.Bootstrap, NewGossip: p.newGossip, NewWorker: p.newWorker, NewManager: p.newManager,
-		Clean: p.host.clean, Describe: p.host.describe, CheckWays: dataplane.CheckJoin,
+		Log: p.log, Bootstrap: member.Bootstrap, NewGossip: p.newGossip, NewWorker: p.newWorker, NewManager: p.newManager,
+		Clean: p.host.clean, Describe: p.host.describe, CheckNetwork: dataplane.CheckJoin,
 		Listening: func() {
 			if err := s.Tell(notify.Ready); err != nil {
 				p.log.Warn("the daemon's notify.Starter is gone", "err", err)

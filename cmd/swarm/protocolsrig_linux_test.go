@@ -344,4 +344,4 @@ func (m stubManager) Register(reg grpc.ServiceRegistrar) {
 	stub(reg, "Control", "Disks", "CA", "Raft", "Dispatcher", "Liveness")
 }
 func (m stubManager) Resolve(string) (node.Peer, bool) { return node.Peer{}, false }
-func (m stubManager) Standing() node.Standing          { return node.Standing{Voter: true} }
+func (m stubManager) Status() node.ManagerStatus       { return node.ManagerStatus{Voter: true} }

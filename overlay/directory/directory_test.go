@@ -38,8 +38,8 @@ func gone(kind swarmv1.AssignmentRef_Kind, id string) *swarmv1.AssignmentChange 
 	return &swarmv1.AssignmentChange{Change: &swarmv1.AssignmentChange_Remove{Remove: &swarmv1.AssignmentRef{Kind: kind, Id: id}}}
 }
 
-// five nodes n0 (self) to n4, and service web with a task on each.
-func five() *Directory {
+// testDirectory has five nodes n0 (this node) to n4, and service web with a task on each.
+func testDirectory() *Directory {
 	d := New("n0")
 	changes := []*swarmv1.AssignmentChange{routing("web", &swarmv1.VirtualIP{NetworkId: "net", Addr: "10.0.1.2/24"})}
 	for i := range 5 {
@@ -61,7 +61,7 @@ func backends(d *Directory, service string) []string {
 	return out
 }
 
-func TestChangesNameWhatIsDifferent(t *testing.T) {
+func TestApply_Changes(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
 		change   *swarmv1.AssignmentChange
@@ -70,18 +70,18 @@ func TestChangesNameWhatIsDifferent(t *testing.T) {
 		services []string
 		peers    bool
 	}{
-		{"ready no more", backend("t1", "web", "n1", false, "net", "10.0.1.11/24"), nil, nil, []string{"web"}, false},
+		{"no longer ready", backend("t1", "web", "n1", false, "net", "10.0.1.11/24"), nil, nil, []string{"web"}, false},
 		{"moved", backend("t1", "web", "n2", true, "net", "10.0.1.11/24"), nil, []string{"net/t1"}, []string{"web"}, false},
 		{"on another network", backend("t1", "web", "n1", true, "blue", "10.0.1.11/24"), nil, []string{"blue/t1", "net/t1"}, []string{"web"}, false},
-		{"come", backend("t9", "web", "n1", true, "net", "10.0.1.19/24"), nil, []string{"net/t9"}, []string{"web"}, false},
-		{"gone", gone(swarmv1.AssignmentRef_BACKEND, "t1"), nil, []string{"net/t1"}, []string{"web"}, false},
+		{"added", backend("t9", "web", "n1", true, "net", "10.0.1.19/24"), nil, []string{"net/t9"}, []string{"web"}, false},
+		{"removed", gone(swarmv1.AssignmentRef_BACKEND, "t1"), nil, []string{"net/t1"}, []string{"web"}, false},
 		{"other service", backend("t1", "db", "n1", true, "net", "10.0.1.11/24"), nil, nil, []string{"db", "web"}, false},
-		{"node elsewhere", peering("n1", "192.0.2.99"), []string{"net"}, nil, nil, true},
-		{"node as it was", peering("n1", "192.0.2.2"), nil, nil, nil, false},
-		{"service gone", gone(swarmv1.AssignmentRef_ROUTING, "web"), nil, nil, []string{"web"}, false},
+		{"node moved", peering("n1", "192.0.2.99"), []string{"net"}, nil, nil, true},
+		{"node unchanged", peering("n1", "192.0.2.2"), nil, nil, nil, false},
+		{"service removed", gone(swarmv1.AssignmentRef_ROUTING, "web"), nil, nil, []string{"web"}, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			d := five()
+			d := testDirectory()
 			d.Take()
 			changed := d.Changed()
 			d.Apply([]*swarmv1.AssignmentChange{tt.change})
@@ -108,11 +108,11 @@ func TestChangesNameWhatIsDifferent(t *testing.T) {
 			select {
 			case <-changed:
 				if got.Empty() {
-					t.Error("woken for nothing")
+					t.Error("the channel was closed without a change")
 				}
 			default:
 				if !got.Empty() {
-					t.Error("not woken")
+					t.Error("the channel was not closed by a change")
 				}
 			}
 		})
@@ -128,15 +128,15 @@ func TestDeadNodes(t *testing.T) {
 		{"none", Report{}, []string{"t0", "t1", "t2", "t3", "t4"}},
 		{"one", Report{Dead: []string{"n1"}}, []string{"t0", "t2", "t3", "t4"}},
 		{"half of the others", Report{Dead: []string{"n1", "n2"}}, []string{"t0", "t3", "t4"}},
-		{"more than half: we are cut off", Report{Dead: []string{"n1", "n2", "n3"}}, []string{"t0", "t1", "t2", "t3", "t4"}},
-		{"we are in trouble", Report{Dead: []string{"n1"}, Faulty: true}, []string{"t0", "t1", "t2", "t3", "t4"}},
-		{"three of four, and that is certain", Report{Dead: []string{"n1", "n2", "n3"}, Confirmed: []string{"n1", "n2", "n3"}}, []string{"t0", "t4"}},
-		{"in trouble, and one is certain", Report{Dead: []string{"n1", "n2"}, Confirmed: []string{"n2"}, Faulty: true}, []string{"t0", "t1", "t3", "t4"}},
-		{"never ourselves", Report{Dead: []string{"n0"}}, []string{"t0", "t1", "t2", "t3", "t4"}},
+		{"more than half: this node is cut off", Report{Dead: []string{"n1", "n2", "n3"}}, []string{"t0", "t1", "t2", "t3", "t4"}},
+		{"this node is faulty", Report{Dead: []string{"n1"}, Faulty: true}, []string{"t0", "t1", "t2", "t3", "t4"}},
+		{"three of four, all certain", Report{Dead: []string{"n1", "n2", "n3"}, Certain: []string{"n1", "n2", "n3"}}, []string{"t0", "t4"}},
+		{"this node is faulty, one of two is certain", Report{Dead: []string{"n1", "n2"}, Certain: []string{"n2"}, Faulty: true}, []string{"t0", "t1", "t3", "t4"}},
+		{"this node itself", Report{Dead: []string{"n0"}}, []string{"t0", "t1", "t2", "t3", "t4"}},
 		{"unknown node", Report{Dead: []string{"n9"}}, []string{"t0", "t1", "t2", "t3", "t4"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			d := five()
+			d := testDirectory()
 			d.SetDead(tt.report)
 			if diff := cmp.Diff(tt.want, backends(d, "web")); diff != "" {
 				t.Error(diff)
@@ -146,29 +146,29 @@ func TestDeadNodes(t *testing.T) {
 }
 
 func TestDeadNodeReturns(t *testing.T) {
-	d := five()
+	d := testDirectory()
 	d.SetDead(Report{Dead: []string{"n1"}})
 	d.Take()
 	d.SetDead(Report{Faulty: true})
 	if c := d.Take(); !c.Services["web"] || len(c.Networks) > 0 {
-		t.Errorf("changes %+v, want service web", c)
+		t.Errorf("changes: got %+v, want service web", c)
 	}
 	if got := backends(d, "web"); len(got) != 5 {
-		t.Errorf("backends %v, want all five", got)
+		t.Errorf("backends: got %v, want all five", got)
 	}
 }
 
 func TestLastBackendIsKept(t *testing.T) {
-	d := five()
+	d := testDirectory()
 	d.Apply([]*swarmv1.AssignmentChange{routing("db"), backend("d1", "db", "n1", true, "net", "10.0.1.20/24")})
 	d.SetDead(Report{Dead: []string{"n1"}})
 	if got := backends(d, "db"); !slices.Equal(got, []string{"d1"}) {
-		t.Errorf("backends %v: a report must not empty a service", got)
+		t.Errorf("backends: got %v, want d1, because a report must not remove the last backend of a service", got)
 	}
 }
 
 func TestRemoteMembers(t *testing.T) {
-	d := five()
+	d := testDirectory()
 	d.Apply([]*swarmv1.AssignmentChange{gone(swarmv1.AssignmentRef_PEERING, "n4"), backend("t3", "web", "n3", false, "net", "10.0.1.13/24")})
 	var got []string
 	for _, m := range d.Remote("net") {
@@ -176,24 +176,24 @@ func TestRemoteMembers(t *testing.T) {
 	}
 	want := []string{"t1 [10.0.1.11] at 192.0.2.2", "t2 [10.0.1.12] at 192.0.2.3", "t3 [10.0.1.13] at 192.0.2.4"}
 	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("a member is reachable whether ready or not, and only where its node is known: %s", diff)
+		t.Errorf("Remote must return members that are not ready, and omit members on unknown nodes: %s", diff)
 	}
 }
 
-func TestRemoteOfIsRemoteInPart(t *testing.T) {
-	d := five()
+func TestRemoteOf(t *testing.T) {
+	d := testDirectory()
 	d.Apply([]*swarmv1.AssignmentChange{gone(swarmv1.AssignmentRef_PEERING, "n4"), gone(swarmv1.AssignmentRef_BACKEND, "t2")})
 	there, left := d.RemoteOf("net", map[string]bool{"t0": true, "t1": true, "t2": true, "t4": true})
 	if want := d.Remote("net")[:1]; want[0].TaskID != "t1" || !cmp.Equal(want, there, cmpopts.EquateComparable(netip.Addr{})) {
 		t.Errorf("there: %v, want %v", there, want)
 	}
 	if want := []string{"t0", "t2", "t4"}; !slices.Equal(left, want) {
-		t.Errorf("gone: %v, want one that is here, one that ended, and one whose node has no place: %v", left, want)
+		t.Errorf("gone: got %v, want a local task, a task that has ended, and a task on an unknown node: %v", left, want)
 	}
 }
 
 func TestServiceView(t *testing.T) {
-	d := five()
+	d := testDirectory()
 	s, ok := d.Service("web")
 	if !ok || s.Name != "web" || !slices.Equal(s.Networks(), []string{"net"}) {
 		t.Errorf("service %+v", s)
@@ -209,7 +209,7 @@ func TestServiceView(t *testing.T) {
 		d.Apply([]*swarmv1.AssignmentChange{gone(swarmv1.AssignmentRef_BACKEND, fmt.Sprintf("t%d", i))})
 	}
 	if len(d.services)+len(d.tasks)+len(d.members) != 0 {
-		t.Errorf("something is left: %v %v %v", d.services, d.tasks, d.members)
+		t.Errorf("after all was removed: got services %v, tasks %v, members %v, want none", d.services, d.tasks, d.members)
 	}
 }
 
@@ -227,6 +227,6 @@ func TestServiceWithoutTasksKeepsItsNames(t *testing.T) {
 	}
 	d.Apply([]*swarmv1.AssignmentChange{routing("db")})
 	if got := d.ServicesOn("net"); len(got) != 0 {
-		t.Errorf("off the network: %v", got)
+		t.Errorf("services on a network that the service left: got %v", got)
 	}
 }

@@ -7,8 +7,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// FuzzApply feeds what may come from a manager, behind the checks of the worker, into the directory and reads it back: no
-// message ends the daemon.
+// FuzzApply applies what a manager may send, after the checks of the worker, and reads it back. No
+// message may cause a panic.
 func FuzzApply(f *testing.F) {
 	for _, a := range []*swarmv1.Assignment{
 		{Object: &swarmv1.Assignment_Network{Network: &swarmv1.Network{Id: "net", Vni: 65536}}},
@@ -35,7 +35,7 @@ func FuzzApply(f *testing.F) {
 		clean, _ := bounds.Assignments(m)
 		d := New("self")
 		d.Apply(clean.GetChanges())
-		d.Apply(clean.GetChanges()) // Changes of what is known already.
+		d.Apply(clean.GetChanges()) // The second call changes objects that exist.
 		d.SetDead(Report{Dead: []string{"n1", ""}})
 		changes := d.Take()
 		for id := range changes.Services {

@@ -2,11 +2,11 @@
 
 // Package netns creates, pins and enters network namespaces.
 //
-// It owns the pin files it is asked to make (a bind mount of the namespace on an
-// empty file, as `ip netns` does, at a path the caller chooses) and the rules of
-// running Go code in a foreign namespace. It knows nothing about links, addresses
-// or firewalls. Callers: overlay/bridge, overlay/vswitch, dev. It runs one
-// goroutine per Do or Thread call, and waits for it.
+// A pin is a bind mount of the namespace on an empty file, as `ip netns` does, at a path that the
+// caller chooses. The package owns the pins that it creates, and the rules for running Go code in
+// another namespace. It does not know links, addresses or firewalls. Callers: the packages in
+// overlay that configure a namespace, dev, bench and scenarios. Goroutines: one for each call of
+// Do or Thread, which waits for it.
 package netns
 
 import (
@@ -28,18 +28,18 @@ import (
 // self is the calling thread's network namespace.
 const self = "/proc/thread-self/ns/net"
 
-// ID tells namespaces apart: the device and inode of the nsfs file.
+// ID identifies a namespace by the device and inode of its file in nsfs.
 type ID struct{ Dev, Ino uint64 }
 
-// Namespace is an open handle; it keeps the namespace alive until Close.
+// Namespace is an open handle of a network namespace. It keeps the namespace alive until Close.
 type Namespace struct {
 	file *os.File
 	id   ID
 }
 
-// Create makes a namespace with a running loopback and pins it at path, whose
-// folder it creates. ErrAlreadyExists when path is a pin already; a left-over
-// plain file is taken over.
+// Create creates a namespace with its loopback interface up, and pins it at path. It creates the
+// folder of path. The error is ErrAlreadyExists if path is a pin already. Create reuses a plain
+// file at path.
 func Create(path string) error {
 	if Pinned(path) {
 		return fmt.Errorf("create network namespace %s: %w", path, errdefs.ErrAlreadyExists)
@@ -67,10 +67,11 @@ func Create(path string) error {
 	return nil
 }
 
-// Delete removes the pin. The namespace itself goes with its last process,
-// handle and pin. A missing pin is no error.
+// Delete removes the pin. The kernel deletes the namespace when its last process, handle and pin
+// are gone. Delete returns nil if there is no pin.
 func Delete(path string) error {
-	// More than one pin can be stacked after a crash between mount and record.
+	// There may be several pins on top of each other after a crash between the mount and the
+	// caller's record.
 	for Pinned(path) {
 		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
 			return fmt.Errorf("delete network namespace %s: %w", path, err)
@@ -82,13 +83,14 @@ func Delete(path string) error {
 	return nil
 }
 
-// Pinned reports whether path is a namespace file, not merely a file left where one was.
+// Pinned reports whether path is the pin of a namespace, and not just a plain file.
 func Pinned(path string) bool {
 	var fs unix.Statfs_t
 	return unix.Statfs(path, &fs) == nil && fs.Type == unix.NSFS_MAGIC
 }
 
-// Open returns a handle to the namespace pinned at path.
+// Open returns a handle to the namespace pinned at path. The error is ErrNotFound if path is no
+// pin.
 func Open(path string) (*Namespace, error) {
 	if !Pinned(path) {
 		return nil, fmt.Errorf("network namespace %s: %w", path, errdefs.ErrNotFound)
@@ -101,7 +103,7 @@ func Current() (*Namespace, error) {
 	return open(self)
 }
 
-// OfProcess returns the identity of a process's namespace.
+// OfProcess returns the ID of a process's network namespace.
 func OfProcess(pid int) (ID, error) {
 	return identify(fmt.Sprintf("/proc/%d/ns/net", pid))
 }
@@ -127,17 +129,17 @@ func identify(path string) (ID, error) {
 	return ID{Dev: st.Dev, Ino: st.Ino}, nil
 }
 
-// Close lets go of the namespace.
+// Close releases the handle.
 func (n *Namespace) Close() error { return n.file.Close() }
 
-// FD is valid until Close.
+// FD returns the file descriptor of the handle. It is valid until Close.
 func (n *Namespace) FD() int { return int(n.file.Fd()) }
 
-// ID identifies the namespace among all that live now.
+// ID returns the namespace's ID. It is unique among the namespaces that exist now.
 func (n *Namespace) ID() ID { return n.id }
 
-// Do runs fn on a thread inside the namespace. What fn opens stays there;
-// goroutines that it starts do not.
+// Do runs fn on a thread inside the namespace. Sockets and files that fn opens stay in the
+// namespace. Goroutines that fn starts run outside of it.
 func (n *Namespace) Do(fn func() error) error {
 	return thread.Lend(func() (bool, error) {
 		back, err := os.Open(self)
@@ -149,12 +151,13 @@ func (n *Namespace) Do(fn func() error) error {
 			return true, err
 		}
 		err = fn()
-		// A thread that cannot go back must not serve another goroutine.
+		// A thread that cannot return must not run another goroutine.
 		return unix.Setns(int(back.Fd()), unix.CLONE_NEWNET) == nil, err
 	})
 }
 
-// Enter moves the calling thread, which the caller has locked, into the namespace.
+// Enter moves the calling thread into the namespace. The caller must have locked its goroutine to
+// the thread.
 func (n *Namespace) Enter() error {
 	if err := unix.Setns(n.FD(), unix.CLONE_NEWNET); err != nil {
 		return fmt.Errorf("enter network namespace: %w", err)
@@ -162,7 +165,7 @@ func (n *Namespace) Enter() error {
 	return nil
 }
 
-// Netlink opens a route netlink handle inside the namespace.
+// Netlink opens a route netlink handle inside the namespace. The caller closes it.
 func (n *Namespace) Netlink() (*netlink.Handle, error) {
 	h, err := netlink.NewHandleAt(vns.NsHandle(n.FD()), unix.NETLINK_ROUTE)
 	if err != nil {
@@ -171,8 +174,8 @@ func (n *Namespace) Netlink() (*netlink.Handle, error) {
 	return h, nil
 }
 
-// Sysctl reads a network sysctl, named below net: "ipv4.ip_forward", or with
-// slashes throughout where an interface's name may have a dot in it.
+// Sysctl reads a network sysctl. key is its name without "net.": "ipv4.ip_forward". Use slashes
+// instead of dots if the name of an interface in key may contain a dot.
 func (n *Namespace) Sysctl(key string) (string, error) {
 	var out string
 	err := n.Do(func() error {
@@ -183,7 +186,8 @@ func (n *Namespace) Sysctl(key string) (string, error) {
 	return out, err
 }
 
-// SetSysctls writes network sysctls. A key that this kernel does not have is an error.
+// SetSysctls writes network sysctls. The keys are as in Sysctl. It tries all of them, and returns
+// an error for a key that this kernel does not have.
 func (n *Namespace) SetSysctls(values map[string]string) error {
 	return n.Do(func() error {
 		var errs []error
@@ -196,8 +200,8 @@ func (n *Namespace) SetSysctls(values map[string]string) error {
 	})
 }
 
-// setSysctl leaves alone what is as it should be: some writes need the lock of all the machine's interfaces, and the kernel has
-// them try again at once, and again, until it is free.
+// setSysctl writes a sysctl only if the value differs. Some writes need a lock that all interfaces
+// of the machine share, and the kernel repeats such a write in a busy loop until the lock is free.
 func setSysctl(path, value string) error {
 	b, err := os.ReadFile(path)
 	if err == nil && slices.Equal(strings.Fields(string(b)), strings.Fields(value)) {
@@ -206,7 +210,8 @@ func setSysctl(path, value string) error {
 	return os.WriteFile(path, []byte(value), 0o644)
 }
 
-// sysctlPath relies on /proc/sys/net showing the namespace of the thread that opens it.
+// sysctlPath returns a path below /proc/sys/net, which shows the namespace of the thread that opens
+// it.
 func sysctlPath(key string) string {
 	if !strings.Contains(key, "/") {
 		key = strings.ReplaceAll(key, ".", "/")
@@ -214,8 +219,8 @@ func sysctlPath(key string) string {
 	return "/proc/sys/net/" + key
 }
 
-// Thread runs fn on an OS thread of its own, which ends with it: fn may change
-// the thread's namespaces at will. A process that fn starts inherits them.
+// Thread runs fn on an OS thread of its own, which ends with fn. So fn may change the thread's
+// namespaces. A process that fn starts inherits them.
 func Thread(fn func() error) error { return thread.Run(fn) }
 
 func loopbackUp() error {

@@ -17,15 +17,15 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// ledger is a fake fabric that stores what it was sent, and sometimes fails.
-type ledger struct {
+// memoryFabric is a fake fabric that stores what it was sent, and sometimes fails.
+type memoryFabric struct {
 	fakeFabric
 	rng     *rand.Rand
 	members map[string]map[string]fabric.Endpoint // by network and task
 	synced  int
 }
 
-func (l *ledger) Sync(_ context.Context, network string, all []fabric.Endpoint) error {
+func (l *memoryFabric) Sync(_ context.Context, network string, all []fabric.Endpoint) error {
 	l.synced++
 	l.members[network] = map[string]fabric.Endpoint{}
 	for _, e := range all {
@@ -34,7 +34,7 @@ func (l *ledger) Sync(_ context.Context, network string, all []fabric.Endpoint) 
 	return nil
 }
 
-func (l *ledger) Update(_ context.Context, network string, there []fabric.Endpoint, gone []string) error {
+func (l *memoryFabric) Update(_ context.Context, network string, there []fabric.Endpoint, gone []string) error {
 	if l.rng.IntN(10) == 0 {
 		return errors.New("no buffer space")
 	}
@@ -51,39 +51,39 @@ func (l *ledger) Update(_ context.Context, network string, there []fabric.Endpoi
 }
 
 // After any changes, in batches of any size, the fabric has the same members as the directory.
-func TestFabricIsToldOfEveryMember(t *testing.T) {
+func TestFabricGetsEveryMember(t *testing.T) {
 	seed := rand.Uint64()
 	rng := rand.New(rand.NewPCG(seed, 0))
 	p, d, k := newRig()
-	l := &ledger{fakeFabric: fakeFabric{k}, rng: rng, members: map[string]map[string]fabric.Endpoint{}}
+	l := &memoryFabric{fakeFabric: fakeFabric{k}, rng: rng, members: map[string]map[string]fabric.Endpoint{}}
 	p.deps.Fabric, p.deps.Log = l, slog.New(slog.DiscardHandler)
 	const steps = 2000
 	for step := range steps {
 		var changes []*swarmv1.AssignmentChange
 		for range 1 + rng.IntN(5) {
-			changes = append(changes, said(rng))
+			changes = append(changes, randomChange(rng))
 		}
 		d.Apply(changes)
 		for p.catchUp(t.Context()) != nil { // A failure is tried again.
 			if rng.IntN(2) == 0 {
-				d.Apply([]*swarmv1.AssignmentChange{said(rng)})
+				d.Apply([]*swarmv1.AssignmentChange{randomChange(rng)})
 			}
 		}
 		for _, network := range []string{"net0", "net1"} {
 			want := endpoints(d.Remote(network))
 			got := slices.SortedFunc(maps.Values(l.members[network]), func(a, b fabric.Endpoint) int { return cmp.Compare(a.TaskID, b.TaskID) })
 			if fmt.Sprint(got) != fmt.Sprint(want) {
-				t.Fatalf("seed %d, step %d: the fabric was told of %v, want %v", seed, step, got, want)
+				t.Fatalf("seed %d, step %d: the fabric has %v, want %v", seed, step, got, want)
 			}
 		}
 	}
 	if l.synced > 2*steps {
-		t.Errorf("seed %d: all members were told %d times", seed, l.synced)
+		t.Errorf("seed %d: Sync was called %d times, want few calls", seed, l.synced)
 	}
 }
 
-// said returns a random change, with few different networks, nodes, services and tasks.
-func said(rng *rand.Rand) *swarmv1.AssignmentChange {
+// randomChange returns a random change, with few different networks, nodes, services and tasks.
+func randomChange(rng *rand.Rand) *swarmv1.AssignmentChange {
 	network, node, task := fmt.Sprint("net", rng.IntN(2)), fmt.Sprint("n", 1+rng.IntN(4)), fmt.Sprint("t", rng.IntN(20))
 	gone := func(kind swarmv1.AssignmentRef_Kind, id string) *swarmv1.AssignmentChange {
 		return &swarmv1.AssignmentChange{Change: &swarmv1.AssignmentChange_Remove{Remove: &swarmv1.AssignmentRef{Kind: kind, Id: id}}}

@@ -76,7 +76,7 @@ type Names interface {
 	RemoveService(networkID, serviceID string)
 	Serve(ctx context.Context, c *swarmv1.ResolverContainer) error
 	SetContainer(c *swarmv1.ResolverContainer)
-	Dismiss(containerID string)
+	RemoveContainer(containerID string)
 	Applied(ctx context.Context) error
 }
 
@@ -250,12 +250,12 @@ func (p *Plane) Attach(ctx context.Context, a Attachment) (bridge.Result, error)
 	if err := p.connect(ctx, t); err != nil {
 		return result, errors.Join(err, p.Detach(context.WithoutCancel(ctx), a.TaskID))
 	}
-	p.deps.Log.Debug("attached", "task", a.TaskID, "overlays", len(a.Overlays), "took", time.Since(began), "bridge", bridged)
+	p.deps.Log.Debug("connected a task to its networks", "task", a.TaskID, "overlays", len(a.Overlays), "took", time.Since(began), "bridge", bridged)
 	return result, nil
 }
 
-// connect connects the overlay interfaces, programs the service addresses and starts the name
-// server, in parallel.
+// connect connects the overlay interfaces, programs the service addresses and has the name server
+// serve the task, in parallel.
 func (p *Plane) connect(ctx context.Context, t *attached) error {
 	// Register the task first, so that it gets all changes from here on.
 	p.mu.Lock()
@@ -297,7 +297,7 @@ func (p *Plane) Detach(ctx context.Context, taskID string) error {
 	p.mu.Unlock()
 	var errs []error
 	if t != nil && len(t.Overlays) > 0 {
-		p.deps.Names.Dismiss(taskID)
+		p.deps.Names.RemoveContainer(taskID)
 		t.mu.Lock()
 		errs = append(errs, p.deps.Tables.Forget(t.Result.Netns))
 		t.mu.Unlock()

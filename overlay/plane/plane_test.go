@@ -28,11 +28,11 @@ import (
 
 // kernel is a fake of all packages that the plane calls. It records one line per call.
 type kernel struct {
-	mu    sync.Mutex // guards what follows
+	mu    sync.Mutex // guards the fields below
 	lines []string
 	// guarded are the ports of the last call of GuardPorts.
 	guarded []uint16
-	fail    map[string]error // by a line's first word
+	fail    map[string]error // by the first word of a line
 }
 
 func (k *kernel) note(format string, args ...any) error {
@@ -54,11 +54,11 @@ func (k *kernel) take() []string {
 type fakeBridge struct{ *kernel }
 
 func (b fakeBridge) Attach(_ context.Context, a bridge.Attachment) (bridge.Result, error) {
-	return bridge.Result{Netns: "/ns/" + a.TaskID, Address: netip.MustParsePrefix("172.30.0.9/16")}, b.note("bridge %s", a.TaskID)
+	return bridge.Result{Netns: "/ns/" + a.TaskID, Address: netip.MustParsePrefix("172.30.0.9/16")}, b.note("attach-bridge %s", a.TaskID)
 }
-func (b fakeBridge) Detach(_ context.Context, id string) error { return b.note("unbridge %s", id) }
+func (b fakeBridge) Detach(_ context.Context, id string) error { return b.note("detach-bridge %s", id) }
 func (b fakeBridge) Restore(_ context.Context, keep []bridge.Existing) error {
-	return b.note("rebridge %d", len(keep))
+	return b.note("restore-bridge %d", len(keep))
 }
 
 func (b fakeBridge) GuardPorts(_ context.Context, others []uint16) error {
@@ -70,20 +70,20 @@ func (b fakeBridge) GuardPorts(_ context.Context, others []uint16) error {
 
 type fakeFabric struct{ *kernel }
 
-func (f fakeFabric) Attach(_ context.Context, l fabric.Attachment) error {
-	return f.note("leg %s %s %s %v", l.TaskID, l.Network.ID, l.Interface, l.Addresses)
+func (f fakeFabric) Attach(_ context.Context, l fabric.Leg) error {
+	return f.note("attach-fabric %s %s %s %v", l.TaskID, l.Network.ID, l.Interface, l.Addresses)
 }
-func (f fakeFabric) Detach(_ context.Context, id string) error { return f.note("unleg %s", id) }
+func (f fakeFabric) Detach(_ context.Context, id string) error { return f.note("detach-fabric %s", id) }
 func (f fakeFabric) Sync(_ context.Context, network string, e []fabric.Endpoint) error {
-	return f.note("sync %s %v", network, e)
+	return f.note("sync-members %s %v", network, e)
 }
 
 func (f fakeFabric) Update(_ context.Context, network string, there []fabric.Endpoint, gone []string) error {
-	return f.note("move %s %v %v", network, there, gone)
+	return f.note("update-members %s %v %v", network, there, gone)
 }
 
-func (f fakeFabric) Restore(_ context.Context, keep []fabric.Attachment) error {
-	return f.note("releg %d", len(keep))
+func (f fakeFabric) Restore(_ context.Context, keep []fabric.Leg) error {
+	return f.note("restore-fabric %d", len(keep))
 }
 
 type fakeTables struct{ *kernel }
@@ -107,22 +107,22 @@ func (t fakeTables) Forget(netns string) error { return t.note("forget %s", netn
 
 type fakeNames struct{ *kernel }
 
-func (n fakeNames) SetNetwork(r *swarmv1.ResolverNetwork) { _ = n.note("name network %s", r.Name) }
-func (n fakeNames) RemoveNetwork(id string)               { _ = n.note("unname network %s", id) }
+func (n fakeNames) SetNetwork(r *swarmv1.ResolverNetwork) { _ = n.note("set-network %s", r.Name) }
+func (n fakeNames) RemoveNetwork(id string)               { _ = n.note("remove-network %s", id) }
 func (n fakeNames) SetService(s *swarmv1.ResolverService) {
-	line := "name " + s.Name
+	line := "set-service " + s.Name
 	for _, t := range s.Tasks {
 		line += fmt.Sprintf(" %s=%t", strings.Join(t.Addresses, ","), t.Ready)
 	}
 	_ = n.note("%s", line)
 }
-func (n fakeNames) RemoveService(network, id string) { _ = n.note("unname %s %s", network, id) }
+func (n fakeNames) RemoveService(network, id string) { _ = n.note("remove-service %s %s", network, id) }
 func (n fakeNames) Serve(_ context.Context, c *swarmv1.ResolverContainer) error {
 	return n.note("serve %s %v", c.Id, c.NetworkIds)
 }
-func (n fakeNames) SetContainer(c *swarmv1.ResolverContainer) { _ = n.note("reserve %s", c.Id) }
-func (n fakeNames) Dismiss(id string)                         { _ = n.note("dismiss %s", id) }
-func (n fakeNames) Applied(context.Context) error             { return n.note("named") }
+func (n fakeNames) SetContainer(c *swarmv1.ResolverContainer) { _ = n.note("set-container %s", c.Id) }
+func (n fakeNames) RemoveContainer(id string)                 { _ = n.note("remove-container %s", id) }
+func (n fakeNames) Applied(context.Context) error             { return n.note("applied") }
 
 type fakeMesh struct{ *kernel }
 
@@ -151,8 +151,8 @@ func newRig() (*Plane, *directory.Directory, *kernel) {
 	return p, d, k
 }
 
-// Task t1 of service web runs on this node and t2 on n2. Both are on network net.
-func world() []*swarmv1.AssignmentChange {
+// testCluster has task t1 of service web on this node and t2 on n2. Both are on network net.
+func testCluster() []*swarmv1.AssignmentChange {
 	return puts(
 		&swarmv1.Assignment{Object: &swarmv1.Assignment_Network{Network: network()}},
 		&swarmv1.Assignment{Object: &swarmv1.Assignment_Peering{Peering: &swarmv1.Peering{NodeId: "n2", Addr: "192.0.2.2"}}},
@@ -186,20 +186,20 @@ func attachment() Attachment {
 	return Attachment{TaskID: "t1", OnBridge: true, Overlays: []Overlay{{Network: network(), Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.1.3/24")}}}}
 }
 
-// run runs the plane in a synctest bubble, on a host without tasks. settled waits until the plane
-// is idle and returns the calls since the last time.
-func run(t *testing.T, test func(p *Plane, d *directory.Directory, k *kernel, settled func() []string)) {
-	follow(t, func(p *Plane, d *directory.Directory, k *kernel, settled func() []string) {
+// run runs the plane in a synctest bubble, on a host without tasks. calls waits until the plane is
+// idle and returns the calls since the last time.
+func run(t *testing.T, test func(p *Plane, d *directory.Directory, k *kernel, calls func() []string)) {
+	runBeforeRestore(t, func(p *Plane, d *directory.Directory, k *kernel, calls func() []string) {
 		if err := p.Restore(t.Context(), nil); err != nil {
 			t.Fatal(err)
 		}
-		settled()
-		test(p, d, k, settled)
+		calls()
+		test(p, d, k, calls)
 	})
 }
 
-// follow is like run, but Restore has not been called yet.
-func follow(t *testing.T, test func(p *Plane, d *directory.Directory, k *kernel, settled func() []string)) {
+// runBeforeRestore is like run, but Restore has not been called yet.
+func runBeforeRestore(t *testing.T, test func(p *Plane, d *directory.Directory, k *kernel, calls func() []string)) {
 	synctest.Test(t, func(t *testing.T) {
 		p, d, k := newRig()
 		ctx, cancel := context.WithCancel(t.Context())
@@ -215,45 +215,45 @@ func follow(t *testing.T, test func(p *Plane, d *directory.Directory, k *kernel,
 	})
 }
 
-func TestTaskIsWholeWhenAttachReturns(t *testing.T) {
-	run(t, func(p *Plane, d *directory.Directory, k *kernel, settled func() []string) {
-		d.Apply(world())
-		want := []string{"name network net", "sync net [{t2 [10.0.1.4] 192.0.2.2}]", "name web 10.0.1.3=true 10.0.1.4=true"}
-		if diff := cmp.Diff(want, settled()); diff != "" {
+func TestAttach_ConnectsTheTask(t *testing.T) {
+	run(t, func(p *Plane, d *directory.Directory, k *kernel, calls func() []string) {
+		d.Apply(testCluster())
+		want := []string{"set-network net", "sync-members net [{t2 [10.0.1.4] 192.0.2.2}]", "set-service web 10.0.1.3=true 10.0.1.4=true"}
+		if diff := cmp.Diff(want, calls()); diff != "" {
 			t.Errorf("before the first task: %s", diff)
 		}
 		if _, err := p.Attach(context.Background(), attachment()); err != nil {
 			t.Fatal(err)
 		}
 		want = []string{
-			"bridge t1", "leg t1 net eth0 [10.0.1.3/24]",
+			"attach-bridge t1", "attach-fabric t1 net eth0 [10.0.1.3/24]",
 			"program /ns/t1 [{[10.0.1.2] [10.0.1.3 10.0.1.4]}]", "serve t1 [net]",
 		}
-		got := settled()
-		slices.Sort(got) // but for the namespace, which comes first, there is no order
+		got := calls()
+		slices.Sort(got) // only the call of the bridge has a fixed place, the first
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("attach: %s", diff)
 		}
 		if err := p.Detach(context.Background(), "t1"); err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff([]string{"dismiss t1", "forget /ns/t1", "unleg t1", "unbridge t1"}, settled()); diff != "" {
+		if diff := cmp.Diff([]string{"remove-container t1", "forget /ns/t1", "detach-fabric t1", "detach-bridge t1"}, calls()); diff != "" {
 			t.Errorf("detach: %s", diff)
 		}
 		d.Apply(puts(backend("t2", "n2", "10.0.1.4/24", false)))
-		if got := settled(); !slices.Equal(got, []string{"name web 10.0.1.3=true 10.0.1.4=false"}) {
+		if got := calls(); !slices.Equal(got, []string{"set-service web 10.0.1.3=true 10.0.1.4=false"}) {
 			t.Errorf("after the last task: %q", got)
 		}
 	})
 }
 
 func TestChangesReachAttachedTasks(t *testing.T) {
-	run(t, func(p *Plane, d *directory.Directory, k *kernel, settled func() []string) {
-		d.Apply(world())
+	run(t, func(p *Plane, d *directory.Directory, k *kernel, calls func() []string) {
+		d.Apply(testCluster())
 		if _, err := p.Attach(context.Background(), attachment()); err != nil {
 			t.Fatal(err)
 		}
-		settled()
+		calls()
 		for _, step := range []struct {
 			name   string
 			change func()
@@ -261,65 +261,65 @@ func TestChangesReachAttachedTasks(t *testing.T) {
 		}{
 			{
 				"not ready", func() { d.Apply(puts(backend("t2", "n2", "10.0.1.4/24", false))) },
-				[]string{"name web 10.0.1.3=true 10.0.1.4=false", "update /ns/t1 [{[10.0.1.2] [10.0.1.3]}] []"},
+				[]string{"set-service web 10.0.1.3=true 10.0.1.4=false", "update /ns/t1 [{[10.0.1.2] [10.0.1.3]}] []"},
 			},
 			{
-				"gone: its connections are cut", func() {
+				"removed: its connections are reset", func() {
 					d.Apply([]*swarmv1.AssignmentChange{{Change: &swarmv1.AssignmentChange_Remove{Remove: &swarmv1.AssignmentRef{Kind: swarmv1.AssignmentRef_BACKEND, Id: "t2"}}}})
 				},
-				[]string{"move net [] [t2]", "name web 10.0.1.3=true", "update /ns/t1 [{[10.0.1.2] [10.0.1.3]}] []", "reset /ns/t1 [10.0.1.4]"},
+				[]string{"update-members net [] [t2]", "set-service web 10.0.1.3=true", "update /ns/t1 [{[10.0.1.2] [10.0.1.3]}] []", "reset /ns/t1 [10.0.1.4]"},
 			},
 			{
 				"another", func() { d.Apply(puts(backend("t3", "n2", "10.0.1.5/24", true))) },
 				[]string{
-					"move net [{t3 [10.0.1.5] 192.0.2.2}] []", "name web 10.0.1.3=true 10.0.1.5=true",
+					"update-members net [{t3 [10.0.1.5] 192.0.2.2}] []", "set-service web 10.0.1.3=true 10.0.1.5=true",
 					"update /ns/t1 [{[10.0.1.2] [10.0.1.3 10.0.1.5]}] []",
 				},
 			},
 			{
 				"its node is dead", func() { d.SetDead(directory.Report{Dead: []string{"n2"}}) },
-				[]string{"name web 10.0.1.3=true =false", "update /ns/t1 [{[10.0.1.2] [10.0.1.3]}] []"},
+				[]string{"set-service web 10.0.1.3=true =false", "update /ns/t1 [{[10.0.1.2] [10.0.1.3]}] []"},
 			},
 			{
 				"service removed", func() {
 					d.Apply([]*swarmv1.AssignmentChange{{Change: &swarmv1.AssignmentChange_Remove{Remove: &swarmv1.AssignmentRef{Kind: swarmv1.AssignmentRef_ROUTING, Id: "web"}}}})
 				},
-				[]string{"unname net web", "update /ns/t1 [] [10.0.1.2]", "reset /ns/t1 [10.0.1.3 10.0.1.5]"},
+				[]string{"remove-service net web", "update /ns/t1 [] [10.0.1.2]", "reset /ns/t1 [10.0.1.3 10.0.1.5]"},
 			},
 		} {
 			step.change()
-			if diff := cmp.Diff(step.want, settled()); diff != "" {
+			if diff := cmp.Diff(step.want, calls()); diff != "" {
 				t.Errorf("%s: %s", step.name, diff)
 			}
 		}
 	})
 }
 
-func TestWhatFailedIsTriedAgain(t *testing.T) {
-	run(t, func(p *Plane, d *directory.Directory, k *kernel, settled func() []string) {
-		d.Apply(world())
+func TestFailedChangeIsTriedAgain(t *testing.T) {
+	run(t, func(p *Plane, d *directory.Directory, k *kernel, calls func() []string) {
+		d.Apply(testCluster())
 		if _, err := p.Attach(context.Background(), attachment()); err != nil {
 			t.Fatal(err)
 		}
-		settled()
+		calls()
 		k.mu.Lock()
 		k.fail["update"] = errors.New("no buffer space")
 		k.mu.Unlock()
 		d.Apply(puts(backend("t2", "n2", "10.0.1.4/24", false)))
-		settled()
+		calls()
 		k.mu.Lock()
 		delete(k.fail, "update")
 		k.mu.Unlock()
 		time.Sleep(retryInterval) // in the bubble
-		if got := settled(); !slices.Contains(got, "program /ns/t1 [{[10.0.1.2] [10.0.1.3]}]") {
+		if got := calls(); !slices.Contains(got, "program /ns/t1 [{[10.0.1.2] [10.0.1.3]}]") {
 			t.Errorf("after a failure: %q", got)
 		}
 	})
 }
 
 // A round reports each network that it changed, until the host no longer uses the network.
-func TestRoundsAreToldByNetwork(t *testing.T) {
-	run(t, func(p *Plane, d *directory.Directory, k *kernel, settled func() []string) {
+func TestRoundDone_ByNetwork(t *testing.T) {
+	run(t, func(p *Plane, d *directory.Directory, k *kernel, calls func() []string) {
 		var rounds []Round
 		p.deps.RoundDone = func(r Round) {
 			k.mu.Lock()
@@ -330,7 +330,7 @@ func TestRoundsAreToldByNetwork(t *testing.T) {
 		step := func(name string, change func(), want ...Round) {
 			t.Helper()
 			change()
-			settled()
+			calls()
 			k.mu.Lock()
 			defer k.mu.Unlock()
 			if diff := cmp.Diff(want, rounds, cmpopts.EquateErrors()); diff != "" {
@@ -341,34 +341,34 @@ func TestRoundsAreToldByNetwork(t *testing.T) {
 		other := network()
 		other.Id, other.Spec.Name = "other", "other"
 		step("networks", func() {
-			d.Apply(append(world(), puts(&swarmv1.Assignment{Object: &swarmv1.Assignment_Network{Network: other}})...))
+			d.Apply(append(testCluster(), puts(&swarmv1.Assignment{Object: &swarmv1.Assignment_Network{Network: other}})...))
 		}, Round{Networks: map[string]error{"net": nil, "other": nil}})
 		k.mu.Lock()
-		k.fail["move"] = broken
+		k.fail["update-members"] = broken
 		k.mu.Unlock()
 		step("a member", func() { d.Apply(puts(backend("t3", "n2", "10.0.1.5/24", true))) },
 			Round{Networks: map[string]error{"net": broken}})
-		step("again, all of it", func() { time.Sleep(retryInterval) }, Round{Networks: map[string]error{"net": nil}})
-		step("gone", func() {
+		step("the whole network again", func() { time.Sleep(retryInterval) }, Round{Networks: map[string]error{"net": nil}})
+		step("removed", func() {
 			d.Apply([]*swarmv1.AssignmentChange{{Change: &swarmv1.AssignmentChange_Remove{Remove: &swarmv1.AssignmentRef{Kind: swarmv1.AssignmentRef_NETWORK, Id: "other"}}}})
 		}, Round{Networks: map[string]error{}, Gone: []string{"other"}})
 	})
 }
 
 // The plane sends only the members that changed, and all members after a failure.
-func TestAfterAFailureAllMembersAreTold(t *testing.T) {
-	run(t, func(p *Plane, d *directory.Directory, k *kernel, settled func() []string) {
-		d.Apply(world())
-		settled()
+func TestFailureSendsAllMembers(t *testing.T) {
+	run(t, func(p *Plane, d *directory.Directory, k *kernel, calls func() []string) {
+		d.Apply(testCluster())
+		calls()
 		k.mu.Lock()
-		k.fail["move"] = errors.New("no buffer space")
+		k.fail["update-members"] = errors.New("no buffer space")
 		k.mu.Unlock()
 		d.Apply(puts(backend("t3", "n2", "10.0.1.5/24", true)))
-		if got := settled(); !slices.Contains(got, "move net [{t3 [10.0.1.5] 192.0.2.2}] []") {
-			t.Errorf("one came: %q", got)
+		if got := calls(); !slices.Contains(got, "update-members net [{t3 [10.0.1.5] 192.0.2.2}] []") {
+			t.Errorf("a member was added: %q", got)
 		}
 		time.Sleep(retryInterval) // in the bubble
-		if got := settled(); !slices.Contains(got, "sync net [{t2 [10.0.1.4] 192.0.2.2} {t3 [10.0.1.5] 192.0.2.2}]") {
+		if got := calls(); !slices.Contains(got, "sync-members net [{t2 [10.0.1.4] 192.0.2.2} {t3 [10.0.1.5] 192.0.2.2}]") {
 			t.Errorf("after a failure: %q", got)
 		}
 	})
@@ -376,19 +376,19 @@ func TestAfterAFailureAllMembersAreTold(t *testing.T) {
 
 // The bridge gets the ports on which nodes serve the cluster, and gets them again after a change.
 func TestBridgeGuardsPorts(t *testing.T) {
-	run(t, func(p *Plane, d *directory.Directory, k *kernel, settled func() []string) {
-		tell := func(node *swarmv1.Peering) string {
+	run(t, func(p *Plane, d *directory.Directory, k *kernel, calls func() []string) {
+		setPeer := func(node *swarmv1.Peering) string {
 			d.Apply(puts(&swarmv1.Assignment{Object: &swarmv1.Assignment_Peering{Peering: node}}))
-			settled()
+			calls()
 			k.mu.Lock()
 			defer k.mu.Unlock()
 			return fmt.Sprint(k.guarded)
 		}
-		tell(&swarmv1.Peering{NodeId: "n1", Addr: "192.0.2.1", Port: 2377})
-		if got := tell(&swarmv1.Peering{NodeId: "n3", Addr: "192.0.2.3", Port: 2377}); got != "[2377]" {
+		setPeer(&swarmv1.Peering{NodeId: "n1", Addr: "192.0.2.1", Port: 2377})
+		if got := setPeer(&swarmv1.Peering{NodeId: "n3", Addr: "192.0.2.3", Port: 2377}); got != "[2377]" {
 			t.Errorf("two nodes, one port: got %s", got)
 		}
-		if got := tell(&swarmv1.Peering{NodeId: "n2", Port: 2378}); got != "[2377 2378]" {
+		if got := setPeer(&swarmv1.Peering{NodeId: "n2", Port: 2378}); got != "[2377 2378]" {
 			t.Errorf("another port: got %s", got)
 		}
 	})
@@ -396,8 +396,8 @@ func TestBridgeGuardsPorts(t *testing.T) {
 
 // Only one round sees that a service stopped to publish a port. If that round fails, the port must
 // still be closed later.
-func TestFailureForgetsNoPort(t *testing.T) {
-	run(t, func(p *Plane, d *directory.Directory, k *kernel, settled func() []string) {
+func TestFailureClosesThePortLater(t *testing.T) {
+	run(t, func(p *Plane, d *directory.Directory, k *kernel, calls func() []string) {
 		node := &swarmv1.Peering{NodeId: "n1", Addr: "192.0.2.1", MeshAddresses: []string{"10.0.0.2/24"}}
 		d.Apply(puts(
 			&swarmv1.Assignment{Object: &swarmv1.Assignment_Network{Network: &swarmv1.Network{Id: "in", Vni: 65536, Spec: &swarmv1.NetworkSpec{Name: "ingress", Ingress: true}}}},
@@ -405,17 +405,17 @@ func TestFailureForgetsNoPort(t *testing.T) {
 			&swarmv1.Assignment{Object: &swarmv1.Assignment_Routing{Routing: &swarmv1.Routing{ServiceId: "web", Name: "web", Endpoint: &swarmv1.Endpoint{
 				Ports: []*swarmv1.PortConfig{{PublishedPort: 80, TargetPort: 8080}},
 			}}}}))
-		settled()
+		calls()
 		k.mu.Lock()
 		k.fail["mesh"] = errors.New("no buffer space")
 		k.mu.Unlock()
 		d.Apply([]*swarmv1.AssignmentChange{{Change: &swarmv1.AssignmentChange_Remove{Remove: &swarmv1.AssignmentRef{Kind: swarmv1.AssignmentRef_ROUTING, Id: "web"}}}})
-		settled()
+		calls()
 		k.mu.Lock()
 		clear(k.fail)
 		k.mu.Unlock()
 		time.Sleep(retryInterval) // in the bubble
-		if got := settled(); !slices.Contains(got, "mesh") {
+		if got := calls(); !slices.Contains(got, "mesh") {
 			t.Errorf("after a failure %q, want a mesh without ports", got)
 		}
 	})
@@ -423,12 +423,12 @@ func TestFailureForgetsNoPort(t *testing.T) {
 
 // A host reports a port as a conflict if it cannot serve the port. A single failure is not
 // reported.
-func TestFailureIsAConflictWhenItStays(t *testing.T) {
-	run(t, func(p *Plane, d *directory.Directory, k *kernel, settled func() []string) {
+func TestRepeatedFailureIsAConflict(t *testing.T) {
+	run(t, func(p *Plane, d *directory.Directory, k *kernel, calls func() []string) {
 		d.Apply(puts(
 			&swarmv1.Assignment{Object: &swarmv1.Assignment_Network{Network: &swarmv1.Network{Id: "in", Vni: 65536, Spec: &swarmv1.NetworkSpec{Name: "ingress", Ingress: true}}}},
 			&swarmv1.Assignment{Object: &swarmv1.Assignment_Peering{Peering: &swarmv1.Peering{NodeId: "n1", Addr: "192.0.2.1", MeshAddresses: []string{"10.0.0.2/24"}}}}))
-		settled()
+		calls()
 		cannot := errors.New("operation not supported")
 		k.mu.Lock()
 		k.fail["mesh"] = cannot
@@ -436,12 +436,12 @@ func TestFailureIsAConflictWhenItStays(t *testing.T) {
 		d.Apply(puts(&swarmv1.Assignment{Object: &swarmv1.Assignment_Routing{Routing: &swarmv1.Routing{ServiceId: "web", Name: "web", Endpoint: &swarmv1.Endpoint{
 			Ports: []*swarmv1.PortConfig{{PublishedPort: 80, TargetPort: 8080}},
 		}}}}))
-		settled()
+		calls()
 		if got := p.Conflicts(); len(got) != 0 {
 			t.Errorf("after one failure: %v", got)
 		}
 		time.Sleep(retryInterval) // in the bubble
-		settled()
+		calls()
 		if got := p.Conflicts(); len(got) != 1 || got[0].Published != 80 || !errors.Is(got[0].Err, cannot) || got[0].AddressMissing {
 			t.Errorf("after two failures: %v", got)
 		}
@@ -449,14 +449,14 @@ func TestFailureIsAConflictWhenItStays(t *testing.T) {
 		clear(k.fail)
 		k.mu.Unlock()
 		time.Sleep(retryInterval)
-		settled()
+		calls()
 		if got := p.Conflicts(); len(got) != 0 {
-			t.Errorf("after it has worked: %v", got)
+			t.Errorf("after a success: %v", got)
 		}
 	})
 }
 
-func TestPublishedSaysOfWhichAddress(t *testing.T) {
+func TestPublished_Address(t *testing.T) {
 	p, d, _ := newRig()
 	d.Apply(puts(&swarmv1.Assignment{Object: &swarmv1.Assignment_Routing{Routing: &swarmv1.Routing{ServiceId: "web", Name: "web", Endpoint: &swarmv1.Endpoint{
 		Ports: []*swarmv1.PortConfig{
@@ -476,51 +476,51 @@ func TestPublishedSaysOfWhichAddress(t *testing.T) {
 }
 
 // Neither a broken namespace of one task nor a failing mesh stops another task from starting.
-func TestAttachOutlivesWhatIsBrokenElsewhere(t *testing.T) {
+func TestAttach_IgnoresFailuresElsewhere(t *testing.T) {
 	p, d, k := newRig()
-	d.Apply(world())
-	k.fail["sync"] = errors.New("no")
+	d.Apply(testCluster())
+	k.fail["sync-members"] = errors.New("no")
 	if _, err := p.Attach(context.Background(), attachment()); err != nil {
 		t.Error(err)
 	}
 }
 
-func TestFailedAttachLeavesNothing(t *testing.T) {
+func TestFailedAttachDetaches(t *testing.T) {
 	p, d, k := newRig()
-	d.Apply(world())
-	for _, piece := range []string{"leg", "program", "serve"} {
+	d.Apply(testCluster())
+	for _, piece := range []string{"attach-fabric", "program", "serve"} {
 		k.fail = map[string]error{piece: errors.New("no")}
 		if _, err := p.Attach(context.Background(), attachment()); err == nil {
-			t.Errorf("%s failed, and nobody heard", piece)
+			t.Errorf("%s failed, but Attach returned no error", piece)
 		}
-		if got := k.take(); !slices.Equal(got[len(got)-2:], []string{"unleg t1", "unbridge t1"}) {
+		if got := k.take(); !slices.Equal(got[len(got)-2:], []string{"detach-fabric t1", "detach-bridge t1"}) {
 			t.Errorf("%s: %q", piece, got)
 		}
 	}
 }
 
 func TestRestoreProgramsAll(t *testing.T) {
-	follow(t, func(p *Plane, d *directory.Directory, k *kernel, settled func() []string) {
-		d.Apply(world())
-		if early := settled(); len(early) > 0 {
-			t.Errorf("before it is known what the host has: %q", early)
+	runBeforeRestore(t, func(p *Plane, d *directory.Directory, k *kernel, calls func() []string) {
+		d.Apply(testCluster())
+		if early := calls(); len(early) > 0 {
+			t.Errorf("calls before Restore: %q", early)
 		}
 		if err := p.Restore(context.Background(), []Existing{{attachment(), bridge.Result{Netns: "/ns/t1"}}}); err != nil {
 			t.Fatal(err)
 		}
 		want := []string{
-			"rebridge 1", "releg 1", "reserve t1", "name network net", "sync net [{t2 [10.0.1.4] 192.0.2.2}]",
-			"name web 10.0.1.3=true 10.0.1.4=true",
+			"restore-bridge 1", "restore-fabric 1", "set-container t1", "set-network net", "sync-members net [{t2 [10.0.1.4] 192.0.2.2}]",
+			"set-service web 10.0.1.3=true 10.0.1.4=true",
 			"program /ns/t1 [{[10.0.1.2] [10.0.1.3 10.0.1.4]}]",
 		}
-		if diff := cmp.Diff(want, settled()); diff != "" {
+		if diff := cmp.Diff(want, calls()); diff != "" {
 			t.Error(diff)
 		}
 	})
 }
 
 func TestPublishedPorts(t *testing.T) {
-	run(t, func(p *Plane, d *directory.Directory, k *kernel, settled func() []string) {
+	run(t, func(p *Plane, d *directory.Directory, k *kernel, calls func() []string) {
 		published := &swarmv1.Assignment{Object: &swarmv1.Assignment_Routing{Routing: &swarmv1.Routing{ServiceId: "web", Name: "web", Endpoint: &swarmv1.Endpoint{
 			Ports: []*swarmv1.PortConfig{
 				{PublishedPort: 80, TargetPort: 8080}, {PublishedPort: 81, TargetPort: 8081, PublishMode: swarmv1.PortConfig_HOST},
@@ -533,7 +533,7 @@ func TestPublishedPorts(t *testing.T) {
 		d.Apply(puts(&swarmv1.Assignment{Object: &swarmv1.Assignment_Network{Network: ingress}}, published,
 			peer("n1", "192.0.2.1", "10.0.0.2/24"), peer("n2", "192.0.2.2", "10.0.0.3/24"), backend("t2", "n2", "10.0.1.4/24", true)))
 		meshed := func() string {
-			for _, line := range settled() {
+			for _, line := range calls() {
 				if strings.HasPrefix(line, "mesh") {
 					return line
 				}
@@ -543,36 +543,36 @@ func TestPublishedPorts(t *testing.T) {
 		if got := meshed(); got != "mesh 80/tcp>8080 [{n2 []}]" {
 			t.Errorf("a backend on another node: %q", got)
 		}
-		d.Apply(puts(backend("t1", "n1", "10.0.1.3/24", false))) // Placed here.
-		settled()
+		d.Apply(puts(backend("t1", "n1", "10.0.1.3/24", false))) // A task that is assigned to this node.
+		calls()
 		a := Attachment{TaskID: "t1", OnBridge: true}
 		if _, err := p.Attach(context.Background(), a); err != nil {
 			t.Fatal(err)
 		}
 		if got := meshed(); got != "mesh 80/tcp>8080 [{n2 []}]" {
-			t.Errorf("a task here that may not listen yet, and a backend on another node: %q", got)
+			t.Errorf("a local task that may not listen yet, and a backend on another node: %q", got)
 		}
 		d.Apply(puts(backend("t2", "n2", "10.0.1.4/24", false)))
 		if got := meshed(); got != "mesh 80/tcp>8080 [] or [{n1 [172.30.0.9]}]" {
-			t.Errorf("a task here that the others may know to be a backend before: %q", got)
+			t.Errorf("a local task that other hosts may learn to be a backend earlier: %q", got)
 		}
 		d.Apply(puts(backend("t2", "n2", "10.0.1.4/24", true)))
-		settled()
+		calls()
 		d.Apply(puts(backend("t1", "n1", "10.0.1.3/24", true)))
 		if got := meshed(); got != "mesh 80/tcp>8080 [{n1 [172.30.0.9]} {n2 []}]" {
-			t.Errorf("a backend here: %q", got)
+			t.Errorf("a local backend: %q", got)
 		}
 		d.Apply(puts(backend("t1", "n1", "10.0.1.3/24", false)))
 		if got := meshed(); got != "mesh 80/tcp>8080 [{n2 []}] or [{n1 [172.30.0.9]}]" {
-			t.Errorf("a backend here that is withdrawn: %q", got)
+			t.Errorf("a local task that is no longer a backend: %q", got)
 		}
 		if err := p.Detach(context.Background(), "t1"); err != nil {
 			t.Fatal(err)
 		}
-		settled()
+		calls()
 		d.Apply([]*swarmv1.AssignmentChange{{Change: &swarmv1.AssignmentChange_Remove{Remove: &swarmv1.AssignmentRef{Kind: swarmv1.AssignmentRef_BACKEND, Id: "t1"}}}})
-		if got := settled(); !slices.Contains(got, "mesh reset [172.30.0.9]") {
-			t.Errorf("connections to a task that has ended stay: %q", got)
+		if got := calls(); !slices.Contains(got, "mesh reset [172.30.0.9]") {
+			t.Errorf("connections to a task that has ended were not reset: %q", got)
 		}
 	})
 }

@@ -92,7 +92,7 @@ func (p *Plane) catchUp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p.deps.Log.Debug("programmed", "networks", len(p.pending.Networks), "members", len(p.pending.Members), "services", len(p.pending.Services), "took", time.Since(began))
+	p.deps.Log.Debug("programmed changes of the network", "networks", len(p.pending.Networks), "members", len(p.pending.Members), "services", len(p.pending.Services), "took", time.Since(began))
 	p.pending = directory.Changes{}
 	return nil
 }

@@ -20,15 +20,15 @@ import (
 // Traffic holds the counters of a task's interfaces and TCP connections. The kernel counts them in
 // any case.
 type Traffic struct {
-	TaskID string
-	Legs   []LegTraffic
+	TaskID   string
+	Networks []NetworkTraffic
 	// Accepted and Made count TCP connections since the task's namespace was created. Open is the
 	// number of current ones. All three include the task's connections to itself.
 	Accepted, Made, Open uint64
 }
 
-// LegTraffic holds the counters of a task on one network.
-type LegTraffic struct {
+// NetworkTraffic holds the counters of a task on one network.
+type NetworkTraffic struct {
 	// Network is the name of the network. "bridge" is the node's bridge network.
 	Network        string
 	Received, Sent Count
@@ -56,7 +56,7 @@ func (p *Plane) Traffic(ctx context.Context) []Traffic {
 		if err != nil {
 			continue
 		}
-		if err := p.addConnections(ctx, t, found.Legs); err != nil {
+		if err := p.addConnections(ctx, t, found.Networks); err != nil {
 			p.deps.Log.Warn("cannot read the number of connections of a task: its metrics lack them", "task", t.TaskID, "err", err)
 		}
 		out = append(out, found)
@@ -65,14 +65,14 @@ func (p *Plane) Traffic(ctx context.Context) []Traffic {
 }
 
 // addConnections adds the number of connections that began on each network.
-func (p *Plane) addConnections(ctx context.Context, t *attached, legs []LegTraffic) error {
+func (p *Plane) addConnections(ctx context.Context, t *attached, networks []NetworkTraffic) error {
 	if len(t.Overlays) == 0 {
 		return nil
 	}
 	return p.withNamespace(t, func() error {
 		all, err := p.deps.Tables.Connections(ctx, t.Result.Netns)
-		for i := range legs {
-			legs[i].Connections, legs[i].Known = all[Interface(i)], all != nil
+		for i := range networks {
+			networks[i].Connections, networks[i].Known = all[Interface(i)], all != nil
 		}
 		return err
 	})
@@ -105,7 +105,7 @@ func (t *attached) traffic() (Traffic, error) {
 	}
 	for i, name := range names {
 		if c, ok := counts[Interface(i)]; ok {
-			out.Legs = append(out.Legs, LegTraffic{Network: name, Received: c[0], Sent: c[1]})
+			out.Networks = append(out.Networks, NetworkTraffic{Network: name, Received: c[0], Sent: c[1]})
 		}
 	}
 	tcp := parseSNMP(snmp, "Tcp")

@@ -11,22 +11,25 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// ttl of our own records, in seconds. A question costs microseconds, so remembering an answer saves nothing; whoever
-// does follows a change within a second. Zero has surprised clients.
+// ttl is the lifetime of the server's own records in seconds. A query costs microseconds, so a
+// client saves nothing with a longer lifetime, and with this one it follows a change within a
+// second. Some clients do not handle zero.
 const ttl = 1
 
 const (
-	// maxUDP is the largest answer that goes out as a datagram, to clients that say they take it.
+	// maxUDP and minUDP are the limits in bytes for an answer over UDP. The client's EDNS size
+	// applies between them.
 	maxUDP = 4096
 	minUDP = dns.MinMsgSize
 )
 
-// names is all zones. Not for several goroutines: the server's lock guards it.
-type names map[string]*zone
+// zones maps network IDs to zones. It is not safe for concurrent use; Server.mu guards it.
+type zones map[string]*zone
 
-// find looks for a name on the networks in turn, and tells which of them has it: the first that does answers, nowhere when
-// none does. NAME.NETWORK is sought there only.
-func (n names) find(networks []string, name string) (found, int) {
+// find looks a name up on the networks in order. It returns the result and the index of the first
+// network that has the name, or noNetwork. If no network has a name of the form NAME.NETWORK, find
+// looks NAME up on that network only.
+func (n zones) find(networks []string, name string) (lookup, int) {
 	for i, id := range networks {
 		if z := n[id]; z != nil {
 			if f, ok := z.find(name); ok {
@@ -45,20 +48,21 @@ func (n names) find(networks []string, name string) (found, int) {
 			}
 		}
 	}
-	return found{}, nowhere
+	return lookup{}, noNetwork
 }
 
-// local answers from what the container may know, or returns nil: the question is for others. It tells which of the
-// container's networks the answer is from.
-func (n names) local(c *swarmv1.ResolverContainer, req *dns.Msg) (*dns.Msg, int) {
+// local answers a query from the zones of the container's networks. It returns nil if the query
+// must be forwarded. It also returns the index in c.NetworkIds of the network that answered, or
+// noNetwork.
+func (n zones) local(c *swarmv1.ResolverContainer, req *dns.Msg) (*dns.Msg, int) {
 	q := req.Question[0]
 	name := strings.ToLower(strings.TrimSuffix(q.Name, "."))
 	if ip, ok := reverseName(name); ok {
-		return n.pointer(c, req, ip)
+		return n.reverseLookup(c, req, ip)
 	}
 	f, network := n.find(c.NetworkIds, name)
-	if network == nowhere {
-		return unknown(c, req, name), nowhere
+	if network == noNetwork {
+		return answerUnknown(c, req, name), noNetwork
 	}
 	m := reply(req, dns.RcodeSuccess)
 	m.Authoritative = true
@@ -69,7 +73,7 @@ func (n names) local(c *swarmv1.ResolverContainer, req *dns.Msg) (*dns.Msg, int)
 		m.Answer = appendAddresses(m.Answer, q.Name, f.addresses, true)
 	}
 	if q.Qtype == dns.TypeSRV || q.Qtype == dns.TypeANY {
-		for _, t := range f.services {
+		for _, t := range f.targets {
 			target := dns.Fqdn(t.name)
 			m.Answer = append(m.Answer, &dns.SRV{Hdr: header(q.Name, dns.TypeSRV), Weight: 1, Port: t.port, Target: target})
 			m.Extra = appendAddresses(appendAddresses(m.Extra, target, t.addresses, false), target, t.addresses, true)
@@ -78,13 +82,14 @@ func (n names) local(c *swarmv1.ResolverContainer, req *dns.Msg) (*dns.Msg, int)
 	return m, network
 }
 
-// unknown is what becomes of a name that nobody has. As in Docker's, one without a dot is passed on like any other, so that
-// hosts of the site are found, unless the container's resolv.conf sets ndots; and so is NAME.NETWORK: a network may be
-// called as a domain is.
-func unknown(c *swarmv1.ResolverContainer, req *dns.Msg, name string) *dns.Msg {
+// answerUnknown answers a query for a name that no zone has. It returns nil if the query must be
+// forwarded. As in Docker, a name without a dot is forwarded too, so that hosts of the site are
+// found, unless the container's resolv.conf sets ndots. NAME.NETWORK is forwarded too, because a
+// network may have the name of a domain.
+func answerUnknown(c *swarmv1.ResolverContainer, req *dns.Msg, name string) *dns.Msg {
 	kind := req.Question[0].Qtype
 	switch {
-	case closed(c):
+	case mayNotForward(c):
 		return reply(req, dns.RcodeNameError)
 	case c.SearchFirst && !strings.Contains(name, ".") && (kind == dns.TypeA || kind == dns.TypeAAAA):
 		return reply(req, dns.RcodeSuccess)
@@ -92,9 +97,10 @@ func unknown(c *swarmv1.ResolverContainer, req *dns.Msg, name string) *dns.Msg {
 	return nil
 }
 
-// closed: nobody may be asked for the container. Name servers of its own are asked from inside its namespace, which
-// reaches no more than itself does.
-func closed(c *swarmv1.ResolverContainer) bool { return c.Internal && len(c.Upstreams) == 0 }
+// mayNotForward reports whether the container's queries must not be forwarded, because it may not
+// reach hosts outside its networks. If it has name servers of its own, they are queried from inside
+// its namespace, which reaches no more than the container itself.
+func mayNotForward(c *swarmv1.ResolverContainer) bool { return c.Internal && len(c.Upstreams) == 0 }
 
 func appendAddresses(to []dns.RR, name string, addresses []netip.Addr, ipv6 bool) []dns.RR {
 	for _, a := range shuffled(addresses, ipv6) {
@@ -107,16 +113,18 @@ func appendAddresses(to []dns.RR, name string, addresses []netip.Addr, ipv6 bool
 	return to
 }
 
-// pointer answers for addresses of the container's networks, whether somebody has them or not.
-func (n names) pointer(c *swarmv1.ResolverContainer, req *dns.Msg, ip netip.Addr) (*dns.Msg, int) {
-	ours, network := closed(c), nowhere
+// reverseLookup answers a query for the name of an address. If no network has a name for it, the
+// answer is NXDOMAIN if the address is in a subnet of the container's networks or the query must
+// not be forwarded, and nil otherwise. The index is as in local.
+func (n zones) reverseLookup(c *swarmv1.ResolverContainer, req *dns.Msg, ip netip.Addr) (*dns.Msg, int) {
+	authoritative, network := mayNotForward(c), noNetwork
 	for i, id := range c.NetworkIds {
 		z := n[id]
 		if z == nil {
 			continue
 		}
-		if network == nowhere && z.covers(ip) {
-			ours, network = true, i
+		if network == noNetwork && z.containsAddress(ip) {
+			authoritative, network = true, i
 		}
 		if name, ok := z.nameOf(ip); ok {
 			m := reply(req, dns.RcodeSuccess)
@@ -127,13 +135,13 @@ func (n names) pointer(c *swarmv1.ResolverContainer, req *dns.Msg, ip netip.Addr
 			return m, i
 		}
 	}
-	if ours {
+	if authoritative {
 		return reply(req, dns.RcodeNameError), network
 	}
-	return nil, nowhere
+	return nil, noNetwork
 }
 
-// reverseName parses 4.3.2.1.in-addr.arpa and its IPv6 kin.
+// reverseName parses names such as 4.3.2.1.in-addr.arpa, and the IPv6 form below ip6.arpa.
 func reverseName(name string) (netip.Addr, bool) {
 	if base, ok := strings.CutSuffix(name, ".in-addr.arpa"); ok {
 		parts := strings.Split(base, ".")
@@ -169,8 +177,9 @@ func reply(req *dns.Msg, code int) *dns.Msg {
 	return m
 }
 
-// refused is the answer to what is no question to us, nil when it is one. A message that is no question at all gets none.
-func refused(req *dns.Msg) *dns.Msg {
+// rejection returns the error answer for a message that is not one standard query of class IN. It
+// returns nil for a valid query.
+func rejection(req *dns.Msg) *dns.Msg {
 	switch {
 	case req.Opcode != dns.OpcodeQuery:
 		return reply(req, dns.RcodeNotImplemented)
@@ -182,7 +191,8 @@ func refused(req *dns.Msg) *dns.Msg {
 	return nil
 }
 
-// pack cuts the answer to what the client takes; one that is cut is asked for again over TCP.
+// pack encodes an answer and truncates it to the size that the client accepts. The client repeats a
+// truncated query over TCP.
 func pack(req, m *dns.Msg, tcp bool) ([]byte, error) {
 	size := minUDP
 	if opt := req.IsEdns0(); opt != nil {

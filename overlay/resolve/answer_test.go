@@ -13,29 +13,30 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// What a container's questions to others depend on: whether it may ask at all, whom, and what it is that nobody here knows.
-func TestLocal_WhatIsPassedOn(t *testing.T) {
-	n := world(t)
+// Whether a query is forwarded depends on the container's configuration and on the names in its
+// zones.
+func TestLocal_Forwarding(t *testing.T) {
+	n := testZones(t)
 	for _, tc := range []struct {
 		name       string
 		c          *swarmv1.ResolverContainer
 		asks, kind string
 		want       string
 	}{
-		{"without a dot, as Docker does", &swarmv1.ResolverContainer{}, "printer", "A", "others"},
+		{"without a dot, as Docker does", &swarmv1.ResolverContainer{}, "printer", "A", "forwarded"},
 		{"without a dot, ndots set", &swarmv1.ResolverContainer{SearchFirst: true}, "printer", "A", "NOERROR[]"},
 		{"without a dot, ndots set", &swarmv1.ResolverContainer{SearchFirst: true}, "printer", "AAAA", "NOERROR[]"},
-		{"a zone is no host", &swarmv1.ResolverContainer{SearchFirst: true}, "com", "NS", "others"},
-		{"with a dot, ndots set", &swarmv1.ResolverContainer{SearchFirst: true}, "printer.example.com", "A", "others"},
+		{"a name of type NS", &swarmv1.ResolverContainer{SearchFirst: true}, "com", "NS", "forwarded"},
+		{"with a dot, ndots set", &swarmv1.ResolverContainer{SearchFirst: true}, "printer.example.com", "A", "forwarded"},
 		{"known, ndots set", &swarmv1.ResolverContainer{SearchFirst: true}, "db", "A", "NOERROR[10.0.2.2]"},
 		{"known, of the other family", &swarmv1.ResolverContainer{}, "db", "AAAA", "NOERROR[]"},
 		{"known, in other letters", &swarmv1.ResolverContainer{}, "DB.Back", "A", "NOERROR[10.0.2.2]"},
-		{"a network may be called as a domain is", &swarmv1.ResolverContainer{}, "go.back", "A", "others"},
+		{"a network with the name of a domain", &swarmv1.ResolverContainer{}, "go.back", "A", "forwarded"},
 		{"an address that nobody has", &swarmv1.ResolverContainer{}, "99.1.0.10.in-addr.arpa", "PTR", "NXDOMAIN[]"},
 		{"internal", &swarmv1.ResolverContainer{Internal: true}, "printer", "A", "NXDOMAIN[]"},
 		{"internal", &swarmv1.ResolverContainer{Internal: true}, "1.1.1.1.in-addr.arpa", "PTR", "NXDOMAIN[]"},
-		{"internal, own servers", &swarmv1.ResolverContainer{Internal: true, Upstreams: []string{"10.0.1.5"}}, "example.com", "A", "others"},
-		{"internal, own servers", &swarmv1.ResolverContainer{Internal: true, Upstreams: []string{"10.0.1.5"}}, "1.1.1.1.in-addr.arpa", "PTR", "others"},
+		{"internal, own servers", &swarmv1.ResolverContainer{Internal: true, Upstreams: []string{"10.0.1.5"}}, "example.com", "A", "forwarded"},
+		{"internal, own servers", &swarmv1.ResolverContainer{Internal: true, Upstreams: []string{"10.0.1.5"}}, "1.1.1.1.in-addr.arpa", "PTR", "forwarded"},
 		{"internal, own servers", &swarmv1.ResolverContainer{Internal: true, Upstreams: []string{"10.0.1.5"}}, "99.1.0.10.in-addr.arpa", "PTR", "NXDOMAIN[]"},
 	} {
 		tc.c.NetworkIds = []string{"n1", "n2"}
@@ -45,10 +46,10 @@ func TestLocal_WhatIsPassedOn(t *testing.T) {
 	}
 }
 
-// Hostnames of containers resolve as in Docker: after services and aliases, all containers that share one; backwards a
-// container has its own name.
+// Hostnames of containers resolve as in Docker: after services and aliases, and to all containers
+// that share one. The reverse look-up of a container's address returns the task's name.
 func TestLocal_HostnamesOfContainers(t *testing.T) {
-	n := world(t)
+	n := testZones(t)
 	for _, s := range []*swarmv1.ResolverService{
 		{NetworkId: "n1", ServiceId: "s6", Name: "etcd", Tasks: []*swarmv1.ResolverTask{
 			{Name: "etcd.1.g", Slot: 1, Addresses: []string{"10.0.1.21", "fd00:1::21"}, Hostname: "Etcd-1"},
@@ -66,31 +67,31 @@ func TestLocal_HostnamesOfContainers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		n["n1"].put(s.ServiceId, parsed)
+		n["n1"].setService(s.ServiceId, parsed)
 	}
 	c := &swarmv1.ResolverContainer{NetworkIds: []string{"n1"}}
 	for _, tc := range []struct{ name, kind, want string }{
-		{"etcd-1", "A", "NOERROR[10.0.1.21]"}, // before it is ready: they look for each other
+		{"etcd-1", "A", "NOERROR[10.0.1.21]"}, // not ready yet, but needed by other containers
 		{"etcd-1", "AAAA", "NOERROR[fd00:1::21]"},
 		{"ETCD-2.front", "A", "NOERROR[10.0.1.22]"},
 		{"etcd-2", "AAAA", "NOERROR[]"},
 		{"shared", "A", "NOERROR[10.0.1.31 10.0.1.33]"},
 		{"worker", "A", "NOERROR[10.0.1.30]"},
 		{"second", "A", "NOERROR[10.0.1.4]"}, // a task's alias
-		{"tasks.shared", "A", "others"},
+		{"tasks.shared", "A", "forwarded"},
 		{"21.1.0.10.in-addr.arpa", "PTR", "NOERROR[etcd.1.g.front.]"},
 	} {
 		if got := ask(n, c, tc.name, tc.kind); got != tc.want {
 			t.Errorf("%s %s: got %s, want %s", tc.name, tc.kind, got, tc.want)
 		}
 	}
-	n["n1"].put("s6", nil)
-	if got := ask(n, c, "etcd-1", "A"); got != "others" {
+	n["n1"].setService("s6", nil)
+	if got := ask(n, c, "etcd-1", "A"); got != "forwarded" {
 		t.Errorf("a hostname outlives its service: got %s", got)
 	}
 }
 
-// A service keeps its names while it has no task: nobody else is asked for them.
+// A service keeps its names while it has no task, and queries for them are not forwarded.
 func TestService_NamesWithoutTasks(t *testing.T) {
 	on := []*swarmv1.NetworkAttachment{{NetworkId: "n1", Aliases: []string{"store"}}, {NetworkId: "n2"}}
 	vip := &swarmv1.Endpoint{VirtualIps: []*swarmv1.VirtualIP{{NetworkId: "n1", Addr: "10.0.1.40/24"}}}
@@ -99,12 +100,12 @@ func TestService_NamesWithoutTasks(t *testing.T) {
 		endpoint *swarmv1.Endpoint
 		want     string
 	}{{vip, "NOERROR[10.0.1.40]"}, {nil, "NOERROR[]"}} {
-		n := world(t)
+		n := testZones(t)
 		parsed, err := parseService(Service("n1", &swarmv1.Routing{ServiceId: "s", Name: "cache", Endpoint: tc.endpoint, Networks: on}, nil))
 		if err != nil {
 			t.Fatal(err)
 		}
-		n["n1"].put("s", parsed)
+		n["n1"].setService("s", parsed)
 		for _, name := range []string{"cache", "store", "STORE.Front"} {
 			if got := ask(n, c, name, "A"); got != tc.want {
 				t.Errorf("%s: got %s, want %s", name, got, tc.want)
@@ -116,7 +117,8 @@ func TestService_NamesWithoutTasks(t *testing.T) {
 	}
 }
 
-// The answer with 200 tasks fits no datagram: clients are told, and ask again over TCP; those that take more get more.
+// An answer with 200 tasks does not fit into a small datagram. It is truncated, so that clients
+// repeat the query over TCP. A client that accepts more gets more.
 func TestServer_LargeAnswers(t *testing.T) {
 	r := newRig(t)
 	big := &swarmv1.ResolverService{NetworkId: "n1", ServiceId: "s1", Name: "big", VirtualIps: []string{"10.0.9.1"}}
@@ -127,7 +129,7 @@ func TestServer_LargeAnswers(t *testing.T) {
 	}
 	r.feed.SetNetwork(&swarmv1.ResolverNetwork{Id: "n1", Name: "front"})
 	r.feed.SetService(big)
-	r.applied()
+	r.waitApplied()
 	a := r.start(&swarmv1.ResolverContainer{Id: "a", NetworkIds: []string{"n1"}})
 	for _, tc := range []struct {
 		network   string
@@ -144,7 +146,7 @@ func TestServer_LargeAnswers(t *testing.T) {
 			t.Errorf("%s %d: %d addresses, truncated %t; want %d, %t", tc.network, tc.size, len(seen), m.Truncated, tc.least, tc.truncated)
 		}
 		if m.Question[0].Name != "Tasks.Big." {
-			t.Errorf("%s %d: the question came back as %s", tc.network, tc.size, m.Question[0].Name)
+			t.Errorf("%s %d: the question in the answer is %s", tc.network, tc.size, m.Question[0].Name)
 		}
 		if opt := m.IsEdns0(); (opt != nil) != (tc.size > 0) {
 			t.Errorf("%s %d: EDNS in the answer: %v", tc.network, tc.size, opt)
@@ -152,14 +154,14 @@ func TestServer_LargeAnswers(t *testing.T) {
 	}
 }
 
-// An internal container's own name server is asked from inside, where it may be.
-func TestServer_InternalContainersAskOnlyFromInside(t *testing.T) {
-	outside := newOther(t, "192.0.2.1")
+// The own name servers of an internal container are queried only from inside its namespace.
+func TestServer_InternalContainersQueryOnlyFromInside(t *testing.T) {
+	outside := newFakeUpstream(t, "192.0.2.1")
 	r := newRig(t, outside.addr)
-	r.tell()
+	r.setServices()
 	c := r.start(&swarmv1.ResolverContainer{Id: "c", NetworkIds: []string{"n1"}, Internal: true})
-	var inside *other
-	if err := c.ns.Do(func() error { inside = newOther(t, "192.0.2.7"); return nil }); err != nil {
+	var inside *fakeUpstream
+	if err := c.ns.Do(func() error { inside = newFakeUpstream(t, "192.0.2.7"); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	own := &swarmv1.ResolverContainer{Id: "c", Netns: c.cfg.Netns, NetworkIds: []string{"n1"}, Internal: true, Upstreams: []string{inside.addr, outside.addr}}
@@ -168,18 +170,18 @@ func TestServer_InternalContainersAskOnlyFromInside(t *testing.T) {
 	}
 	c.expect("www.example.com", "192.0.2.7")
 	own = own.CloneVT()
-	own.Upstreams = []string{outside.addr} // nobody is there in the container's namespace
+	own.Upstreams = []string{outside.addr} // nobody has this address in the container's namespace
 	if err := r.feed.Serve(t.Context(), own); err != nil {
 		t.Fatal(err)
 	}
 	c.expect("ftp.example.com", "SERVFAIL")
 	if n := outside.asked.Load(); n != 0 {
-		t.Errorf("%d questions of an internal container went out", n)
+		t.Errorf("%d queries of an internal container were forwarded to the host's server", n)
 	}
 }
 
-// exchange asks from inside the container, with EDNS when a size is given.
-func (b *box) exchange(network, name string, size uint16) *dns.Msg {
+// exchange sends a query from inside the container, with EDNS if size is not 0.
+func (b *testContainer) exchange(network, name string, size uint16) *dns.Msg {
 	b.r.t.Helper()
 	req := new(dns.Msg).SetQuestion(dns.Fqdn(name), dns.TypeA)
 	if size > 0 {

@@ -15,8 +15,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// large is a service with 10 tasks, the i-th of many.
-func large(i, generation int) *swarmv1.ResolverService {
+// benchService is the i-th of many services with 10 tasks.
+func benchService(i, generation int) *swarmv1.ResolverService {
 	s := &swarmv1.ResolverService{
 		NetworkId: "n1", ServiceId: fmt.Sprint("service-", i), Name: fmt.Sprint("service-", i), VirtualIps: []string{fmt.Sprintf("10.1.%d.%d", i>>8, i&255)},
 	}
@@ -31,21 +31,21 @@ func large(i, generation int) *swarmv1.ResolverService {
 
 const manyServices = 1000
 
-// BenchmarkLoad tells a server of 1,000 services with 10 tasks each.
+// BenchmarkLoad sends 1,000 services with 10 tasks each to a server.
 func BenchmarkLoad(b *testing.B) {
 	r := newRig(b)
 	for i := range manyServices {
-		r.feed.SetService(large(i, 0))
+		r.feed.SetService(benchService(i, 0))
 	}
-	r.applied()
+	r.waitApplied()
 	before := heap()
 	for b.Loop() {
 		r.stopFeed()
 		feed := r.feed
 		r.stopF = run(b, feed.Run)
-		// Any change is said after all the rest.
+		// This change is sent after the full update.
 		feed.SetNetwork(&swarmv1.ResolverNetwork{Id: "n1"})
-		r.applied()
+		r.waitApplied()
 	}
 	b.ReportMetric(float64(before)/1e6, "MB-heap")
 }
@@ -57,23 +57,23 @@ func heap() uint64 {
 	return m.HeapAlloc
 }
 
-// BenchmarkChange changes one of them, to the moment when it is in force.
+// BenchmarkChange changes one of 1,000 services and waits until the server has applied the change.
 func BenchmarkChange(b *testing.B) {
 	r := newRig(b)
 	for i := range manyServices {
-		r.feed.SetService(large(i, 0))
+		r.feed.SetService(benchService(i, 0))
 	}
-	r.applied()
+	r.waitApplied()
 	for i := 0; b.Loop(); i++ {
-		r.feed.SetService(large(i%manyServices, i+1))
-		r.applied()
+		r.feed.SetService(benchService(i%manyServices, i+1))
+		r.waitApplied()
 	}
 }
 
-// BenchmarkServe serves one container more.
+// BenchmarkServe starts to serve one more container.
 func BenchmarkServe(b *testing.B) {
 	r := newRig(b)
-	r.tell()
+	r.setServices()
 	for i := 0; b.Loop(); i++ {
 		b.StopTimer()
 		pin := filepath.Join(r.dir, "task.ns")
@@ -86,8 +86,8 @@ func BenchmarkServe(b *testing.B) {
 			b.Fatal(err)
 		}
 		b.StopTimer()
-		r.feed.Dismiss(id)
-		r.applied()
+		r.feed.RemoveContainer(id)
+		r.waitApplied()
 		if err := netns.Delete(pin); err != nil {
 			b.Fatal(err)
 		}
@@ -95,11 +95,11 @@ func BenchmarkServe(b *testing.B) {
 	}
 }
 
-// BenchmarkQuery asks from inside a container, one question after the other, each through the redirect.
+// BenchmarkQuery sends queries one after the other from inside a container, through the redirect.
 func BenchmarkQuery(b *testing.B) {
 	r := newRig(b)
 	for i := range manyServices {
-		r.feed.SetService(large(i, 0))
+		r.feed.SetService(benchService(i, 0))
 	}
 	box := r.start(&swarmv1.ResolverContainer{Id: "a", NetworkIds: []string{"n1"}})
 	var c net.Conn
@@ -123,9 +123,9 @@ func BenchmarkQuery(b *testing.B) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "queries/s")
 }
 
-// BenchmarkLocal is what of it is ours: from bytes to bytes.
+// BenchmarkLocal measures only our code: from the query's bytes to the answer's bytes.
 func BenchmarkLocal(b *testing.B) {
-	n := world(b)
+	n := testZones(b)
 	c := &swarmv1.ResolverContainer{NetworkIds: []string{"n2", "n1"}}
 	q, err := new(dns.Msg).SetQuestion("tasks.web.", dns.TypeA).Pack()
 	if err != nil {

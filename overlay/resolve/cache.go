@@ -11,43 +11,46 @@ import (
 )
 
 const (
-	// maxCache is the cache's size in bytes of answers.
+	// maxCache is the size of the cache in bytes, with entryOverhead.
 	maxCache = 2 << 20
-	// An answer is remembered for as long as it says, within these; that there is none, for less.
+	// maxPositive and maxNegative limit how long an answer is cached. maxNegative applies to an
+	// answer that there is no such name or record.
 	maxPositive, maxNegative = time.Hour, 5 * time.Minute
-	// overhead is what an entry costs beside its answer, in bytes, roughly.
-	overhead = 300
+	// entryOverhead is an estimate of the bytes that an entry uses beside its answer.
+	entryOverhead = 300
 )
 
-// cache remembers what others answered. The least recently used goes first.
+// cache holds answers of other name servers. When it is full, it evicts the entry that was not used
+// for the longest time.
 type cache struct {
-	mu      sync.Mutex // guards what follows
-	room    int
-	entries map[question]*list.Element
-	order   *list.List // of *cached, the latest first
+	mu      sync.Mutex // guards the fields below
+	free    int
+	entries map[query]*list.Element
+	order   *list.List // of *cacheEntry, the most recently used first
 }
 
-type cached struct {
-	q      question
-	answer []byte
-	from   time.Time
-	until  time.Time
+type cacheEntry struct {
+	q       query
+	answer  []byte
+	stored  time.Time
+	expires time.Time
 }
 
 func newCache(size int) *cache {
-	return &cache{room: size, entries: make(map[question]*list.Element), order: list.New()}
+	return &cache{free: size, entries: make(map[query]*list.Element), order: list.New()}
 }
 
-// get returns an answer with what is left of its time, or nil.
-func (c *cache) get(q question, now time.Time) *dns.Msg {
+// get returns the cached answer, with lifetimes reduced by its age. It returns nil if there is no
+// answer or it has expired.
+func (c *cache) get(q query, now time.Time) *dns.Msg {
 	c.mu.Lock()
 	e, ok := c.entries[q]
 	if !ok {
 		c.mu.Unlock()
 		return nil
 	}
-	entry := e.Value.(*cached)
-	if !now.Before(entry.until) {
+	entry := e.Value.(*cacheEntry)
+	if !now.Before(entry.expires) {
 		c.drop(e)
 		c.mu.Unlock()
 		return nil
@@ -58,17 +61,18 @@ func (c *cache) get(q question, now time.Time) *dns.Msg {
 	if m.Unpack(entry.answer) != nil {
 		return nil
 	}
-	age := uint32(now.Sub(entry.from) / time.Second)
+	age := uint32(now.Sub(entry.stored) / time.Second)
 	for _, rr := range records(m) {
 		rr.Header().Ttl -= min(rr.Header().Ttl, age)
 	}
 	return m
 }
 
-// put remembers an answer if it may be.
-func (c *cache) put(q question, m *dns.Msg, now time.Time) {
-	lasts := lifetime(m)
-	if lasts <= 0 {
+// put caches an answer for its lifetime. It ignores an answer that may not be cached or is larger
+// than 1/16 of the cache.
+func (c *cache) put(q query, m *dns.Msg, now time.Time) {
+	life := lifetime(m)
+	if life <= 0 {
 		return
 	}
 	b, err := m.Pack()
@@ -80,26 +84,26 @@ func (c *cache) put(q question, m *dns.Msg, now time.Time) {
 	if old, ok := c.entries[q]; ok {
 		c.drop(old)
 	}
-	c.entries[q] = c.order.PushFront(&cached{q: q, answer: b, from: now, until: now.Add(lasts)})
-	for c.room -= len(b) + overhead; c.room < 0; {
+	c.entries[q] = c.order.PushFront(&cacheEntry{q: q, answer: b, stored: now, expires: now.Add(life)})
+	for c.free -= len(b) + entryOverhead; c.free < 0; {
 		c.drop(c.order.Back())
 	}
 }
 
-// drop needs the lock.
+// drop removes an entry. The caller holds mu.
 func (c *cache) drop(e *list.Element) {
-	entry := c.order.Remove(e).(*cached)
+	entry := c.order.Remove(e).(*cacheEntry)
 	delete(c.entries, entry.q)
-	c.room += len(entry.answer) + overhead
+	c.free += len(entry.answer) + entryOverhead
 }
 
-// lifetime is how long an answer holds; 0: it is not to be remembered.
+// lifetime returns how long an answer may be cached, or 0 if it may not be cached.
 func lifetime(m *dns.Msg) time.Duration {
 	if m.Truncated || (m.Rcode != dns.RcodeSuccess && m.Rcode != dns.RcodeNameError) {
 		return 0
 	}
 	if m.Rcode == dns.RcodeNameError || len(m.Answer) == 0 {
-		// RFC 2308: the zone's SOA says how long there is nothing.
+		// RFC 2308: the SOA record of the zone limits how long a negative answer may be cached.
 		for _, rr := range m.Ns {
 			if soa, ok := rr.(*dns.SOA); ok {
 				return min(time.Duration(min(soa.Hdr.Ttl, soa.Minttl))*time.Second, maxNegative)
@@ -107,14 +111,14 @@ func lifetime(m *dns.Msg) time.Duration {
 		}
 		return 0
 	}
-	lasts := maxPositive
+	life := maxPositive
 	for _, rr := range records(m) {
-		lasts = min(lasts, time.Duration(rr.Header().Ttl)*time.Second)
+		life = min(life, time.Duration(rr.Header().Ttl)*time.Second)
 	}
-	return lasts
+	return life
 }
 
-// records lists all but the pseudo-record of EDNS, whose time to live is none.
+// records returns all records except EDNS's pseudo-record, which has no lifetime.
 func records(m *dns.Msg) []dns.RR {
 	var out []dns.RR
 	for _, section := range [][]dns.RR{m.Answer, m.Ns, m.Extra} {

@@ -24,42 +24,48 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Address is the name server's in every container, as in Docker: configurations name it.
+// Address is the address of the name server in every container. It is the same as Docker's, because
+// users' configurations contain it.
 const Address = "127.0.0.11"
 
 var address = netip.MustParseAddr(Address)
 
 const (
-	// The sockets' port is from here on: above those that the kernel gives to clients, and not 53, which a
-	// container may want for itself.
-	firstPort, ports = 61000, 4500
-	// maxQuestion is what a question may have, in bytes, over UDP and over TCP.
-	maxQuestion = 1232
-	// tcpIdle ends a connection on which nothing is asked, and one that does not take its answer.
+	// The sockets use one of portCount ports from firstPort on. These are above the kernel's
+	// ephemeral ports. The sockets do not use port 53, because the container may need it.
+	firstPort, portCount = 61000, 4500
+	// maxQuery is the maximum size of a query in bytes, over UDP and over TCP.
+	maxQuery = 1232
+	// tcpIdle is the time after which a TCP connection is closed if the client sends no query or
+	// does not read its answer.
 	tcpIdle = 10 * time.Second
-	// socketRest keeps a socket that only fails from taking a core.
-	socketRest = 10 * time.Millisecond
-	// maxStreams and maxPassed bound what one container can make us hold: connections, and questions to others.
-	maxStreams, maxPassed = 64, 256
-	// ownStreams and ownPassed of these are always free for the container. sharedStreams and sharedPassed bound what
-	// all containers of the server have beyond them.
-	ownStreams, ownPassed       = 4, 16
-	sharedStreams, sharedPassed = 256, 1024
+	// socketErrorPause is the pause after a socket error. Without it, a socket that fails every
+	// time would use a whole core.
+	socketErrorPause = 10 * time.Millisecond
+	// maxStreams and maxForwards limit the TCP connections, and the forwarded UDP queries, of one
+	// container.
+	maxStreams, maxForwards = 64, 256
+	// reservedStreams and reservedForwards are the part of these limits that other containers
+	// cannot use up. sharedStreams and sharedForwards limit the rest over all containers of the
+	// server.
+	reservedStreams, reservedForwards = 4, 16
+	sharedStreams, sharedForwards     = 256, 1024
 )
 
-// slots are what one container may have at once.
-type slots struct {
-	own, more chan struct{}
-	shared    chan struct{} // of all containers
+// quota limits how many of one resource a container uses at the same time.
+type quota struct {
+	reserved, extra chan struct{}
+	shared          chan struct{} // shared by all containers
 }
 
-func newSlots(own, most int, shared chan struct{}) slots {
-	return slots{own: make(chan struct{}, own), more: make(chan struct{}, most-own), shared: shared}
+func newQuota(reserved, most int, shared chan struct{}) quota {
+	return quota{reserved: make(chan struct{}, reserved), extra: make(chan struct{}, most-reserved), shared: shared}
 }
 
-// take takes one, until free is called. Not ok: the container, or all of them together, have as many as they may.
-func (s slots) take() (free func(), ok bool) {
-	try := func(c chan struct{}) bool {
+// acquire takes one unit until the caller calls release. ok is false if the container, or all
+// containers together, are at the limit.
+func (q quota) acquire() (release func(), ok bool) {
+	tryAcquire := func(c chan struct{}) bool {
 		select {
 		case c <- struct{}{}:
 			return true
@@ -67,32 +73,32 @@ func (s slots) take() (free func(), ok bool) {
 			return false
 		}
 	}
-	if try(s.own) {
-		return func() { <-s.own }, true
+	if tryAcquire(q.reserved) {
+		return func() { <-q.reserved }, true
 	}
-	if !try(s.more) {
+	if !tryAcquire(q.extra) {
 		return nil, false
 	}
-	if !try(s.shared) {
-		<-s.more
+	if !tryAcquire(q.shared) {
+		<-q.extra
 		return nil, false
 	}
-	return func() { <-s.shared; <-s.more }, true
+	return func() { <-q.shared; <-q.extra }, true
 }
 
-// container is one that is served.
+// container has the sockets and goroutines for one container.
 type container struct {
 	s   *Server
 	id  netns.ID
-	cfg atomic.Pointer[asker]
+	cfg atomic.Pointer[containerConfig]
 	udp *net.UDPConn
 	tcp *net.TCPListener
 
-	// stop ends questions under way; wg has all goroutines.
+	// stop cancels queries in progress. wg waits for all goroutines.
 	stop context.CancelFunc
 	wg   sync.WaitGroup
-	// streams are for connections, passed for questions over UDP to others.
-	streams, passed slots
+	// streams limits TCP connections. forwards limits the UDP queries that are forwarded.
+	streams, forwards quota
 }
 
 func openContainer(ctx context.Context, s *Server, cfg *swarmv1.ResolverContainer) (*container, error) {
@@ -103,30 +109,31 @@ func openContainer(ctx context.Context, s *Server, cfg *swarmv1.ResolverContaine
 	defer ns.Close()
 	c := &container{
 		s: s, id: ns.ID(),
-		streams: newSlots(ownStreams, maxStreams, s.streams), passed: newSlots(ownPassed, maxPassed, s.passed),
+		streams: newQuota(reservedStreams, maxStreams, s.streams), forwards: newQuota(reservedForwards, maxForwards, s.forwards),
 	}
-	c.cfg.Store(newAsker(cfg, nil))
+	c.cfg.Store(newContainerConfig(cfg, nil))
 	if err := ns.Do(func() error { return c.listen(cfg.Id) }); err != nil {
 		return nil, err
 	}
 	if err := redirect(cfg.Netns, c.port()); err != nil {
 		return nil, errors.Join(err, c.udp.Close(), c.tcp.Close())
 	}
-	// The container is served longer than the message that said so is handled.
+	// ctx ends with the stream of updates, but the container is served for longer.
 	ctx, c.stop = context.WithCancel(context.WithoutCancel(ctx))
 	c.wg.Go(func() { c.serveUDP(ctx) })
 	c.wg.Go(func() { c.serveTCP(ctx) })
 	return c, nil
 }
 
-// listen tries the same ports in the same order every time: after a restart the container's connection tracking
-// still leads a client that asks again to the port of before.
+// listen binds both sockets to one port. The port derives from the container ID, so after a restart
+// the server gets the same port if possible. A client that repeats a query from the same socket
+// still reaches it, because the container's connection tracking sends the query to the old port.
 func (c *container) listen(id string) error {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(id))
 	var last error
 	for i := range uint32(16) {
-		at := netip.AddrPortFrom(address, uint16(firstPort+(h.Sum32()+i*331)%ports))
+		at := netip.AddrPortFrom(address, uint16(firstPort+(h.Sum32()+i*331)%portCount))
 		udp, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(at))
 		if err != nil {
 			last = err
@@ -145,8 +152,8 @@ func (c *container) listen(id string) error {
 
 func (c *container) port() uint16 { return c.udp.LocalAddr().(*net.UDPAddr).AddrPort().Port() }
 
-// in tells whether the container is served in the namespace that is pinned there now.
-func (c *container) in(pin string) bool {
+// usesNamespace reports whether the sockets are in the namespace that is pinned at the path now.
+func (c *container) usesNamespace(pin string) bool {
 	ns, err := netns.Open(pin)
 	if err != nil {
 		return false
@@ -155,7 +162,7 @@ func (c *container) in(pin string) bool {
 	return ns.ID() == c.id
 }
 
-// close takes the sockets away: open ones would keep the namespace alive.
+// close stops serving the container. Open sockets would keep the namespace alive.
 func (c *container) close() {
 	c.stop()
 	_ = c.udp.Close()
@@ -163,21 +170,22 @@ func (c *container) close() {
 	c.wg.Wait()
 }
 
-// serveUDP answers what we know at once, and passes the rest on beside.
+// serveUDP answers local queries in the loop. It forwards each of the others in a goroutine of its
+// own, or answers SERVFAIL if the container is at its limit.
 func (c *container) serveUDP(ctx context.Context) {
-	buf := make([]byte, maxQuestion)
+	buf := make([]byte, maxQuery)
 	for {
 		n, from, err := c.udp.ReadFromUDPAddrPort(buf)
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
 		if err != nil {
-			if pause.For(ctx, socketRest) != nil {
+			if pause.For(ctx, socketErrorPause) != nil {
 				return
 			}
 			continue
 		}
-		req, err := readQuestion(buf[:n])
+		req, err := readQuery(buf[:n])
 		if err != nil {
 			continue
 		}
@@ -185,14 +193,14 @@ func (c *container) serveUDP(ctx context.Context) {
 			c.answerUDP(req, m, from)
 			continue
 		}
-		free, ok := c.passed.take()
+		release, ok := c.forwards.acquire()
 		if !ok {
 			c.answerUDP(req, reply(req, dns.RcodeServerFailure), from)
 			continue
 		}
 		c.wg.Go(func() {
-			defer free()
-			if m := c.s.pass(ctx, c.cfg.Load().ResolverContainer, req, false); m != nil {
+			defer release()
+			if m := c.s.forward(ctx, c.cfg.Load().ResolverContainer, req, false); m != nil {
 				c.answerUDP(req, m, from)
 			}
 		})
@@ -205,7 +213,7 @@ func (c *container) answerUDP(req, m *dns.Msg, to netip.AddrPort) {
 		_, err = c.udp.WriteToUDPAddrPort(b, to)
 	}
 	if err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, unix.EPERM) {
-		c.s.log.Debug("answer", "container", c.cfg.Load().Id, "err", err)
+		c.s.log.Debug("cannot send an answer to a container", "container", c.cfg.Load().Id, "err", err)
 	}
 }
 
@@ -216,24 +224,24 @@ func (c *container) serveTCP(ctx context.Context) {
 			return
 		}
 		if err != nil {
-			if pause.For(ctx, socketRest) != nil {
+			if pause.For(ctx, socketErrorPause) != nil {
 				return
 			}
 			continue
 		}
-		free, ok := c.streams.take()
+		release, ok := c.streams.acquire()
 		if !ok {
 			conn.Close()
 			continue
 		}
 		c.wg.Go(func() {
-			defer free()
+			defer release()
 			c.serveStream(ctx, conn)
 		})
 	}
 }
 
-// serveStream answers one question after the other.
+// serveStream answers the queries of one TCP connection in order.
 func (c *container) serveStream(ctx context.Context, conn net.Conn) {
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
@@ -245,7 +253,7 @@ func (c *container) serveStream(ctx context.Context, conn net.Conn) {
 		}
 		m := c.s.local(c.cfg.Load(), req)
 		if m == nil {
-			m = c.s.pass(ctx, c.cfg.Load().ResolverContainer, req, true)
+			m = c.s.forward(ctx, c.cfg.Load().ResolverContainer, req, true)
 		}
 		if m == nil {
 			return
@@ -267,23 +275,26 @@ func readMsg(from io.Reader) (*dns.Msg, error) {
 		return nil, err
 	}
 	n := binary.BigEndian.Uint16(size[:])
-	if n > maxQuestion {
+	if n > maxQuery {
 		return nil, os.ErrInvalid
 	}
 	b := make([]byte, n)
 	if _, err := io.ReadFull(from, b); err != nil {
 		return nil, err
 	}
-	return readQuestion(b)
+	return readQuery(b)
 }
 
-// headerSize is what a message begins with, in bytes: its id, flags, and the number of records in each of its four sections.
+// headerSize is the size of a DNS header in bytes: ID, flags, and the number of records in each of
+// the four sections.
 const headerSize = 12
 
-// readQuestion decodes what a client sent. It is an error when that is no question at all. A question has one record of
-// EDNS besides, at most: of a message with more records the header alone is decoded, and refused, because a decoded record
-// may take a hundred times its bytes. Nothing is kept of EDNS that answers do not depend on, for as long as others are asked.
-func readQuestion(b []byte) (*dns.Msg, error) {
+// readQuery decodes a client's message. It returns an error if the message is not a query. A valid
+// query has one question and at most one more record, for EDNS. If there are more records,
+// readQuery decodes only the header, and the query is rejected: a decoded record may use a hundred
+// times its encoded size. EDNS options are dropped, because the query stays in memory while it is
+// forwarded and no answer depends on them.
+func readQuery(b []byte) (*dns.Msg, error) {
 	if len(b) < headerSize {
 		return nil, os.ErrInvalid
 	}
@@ -307,31 +318,32 @@ func readQuestion(b []byte) (*dns.Msg, error) {
 	return req, nil
 }
 
-// local answers a question if we can; nil: it is to be passed on.
-func (s *Server) local(a *asker, req *dns.Msg) *dns.Msg {
+// local answers a query and counts it. It returns nil if the query must be forwarded.
+func (s *Server) local(cfg *containerConfig, req *dns.Msg) *dns.Msg {
 	s.queries.Add(1)
-	m, network := refused(req), nowhere
+	m, network := rejection(req), noNetwork
 	if m == nil {
 		s.mu.RLock()
-		m, network = s.names.local(a.ResolverContainer, req)
+		m, network = s.zones.local(cfg.ResolverContainer, req)
 		s.mu.RUnlock()
 	}
-	a.count(network)
+	cfg.count(network)
 	if m != nil {
 		s.answered.Add(1)
 	}
 	return m
 }
 
-// pass asks others. The answer is nil when the container is no longer served.
-func (s *Server) pass(ctx context.Context, c *swarmv1.ResolverContainer, req *dns.Msg, tcp bool) *dns.Msg {
-	m, err := s.upstream.ask(ctx, c, req, tcp)
+// forward asks the upstream name servers. If they fail, the answer is SERVFAIL. The answer is nil
+// if the container is no longer served.
+func (s *Server) forward(ctx context.Context, c *swarmv1.ResolverContainer, req *dns.Msg, tcp bool) *dns.Msg {
+	m, err := s.upstream.resolve(ctx, c, req, tcp)
 	if ctx.Err() != nil {
 		return nil
 	}
 	if err != nil {
 		s.failed.Add(1)
-		s.log.DebugContext(ctx, "name servers do not answer", "container", c.Id, "question", req.Question[0].Name, "err", err)
+		s.log.DebugContext(ctx, "upstream name servers failed: the client gets SERVFAIL", "container", c.Id, "question", req.Question[0].Name, "err", err)
 		return reply(req, dns.RcodeServerFailure)
 	}
 	return m

@@ -22,31 +22,32 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// retryMin and retryMax bound the pause before the server is sought again.
+// retryMin and retryMax limit the pause before the feed connects again.
 const retryMin, retryMax = 20 * time.Millisecond, 250 * time.Millisecond
 
-// FeedConfig of a feed.
+// FeedConfig configures a Feed.
 type FeedConfig struct {
-	// Socket is the server's.
+	// Socket is the path of the server's unix socket.
 	Socket string
 }
 
-// Feed tells a server what the daemon knows, all of it again whenever the server is a new one. Its methods may be called
-// by several goroutines; they note what is to be said, and Run says it.
+// Feed sends the daemon's state to a server, and all of it again when it connects to a new server.
+// Its methods only record changes, and Run sends them. They are safe for concurrent use.
 type Feed struct {
 	socket string
 	log    *slog.Logger
 
-	mu         sync.Mutex // guards what follows
+	mu         sync.Mutex // guards the fields below
 	networks   map[string]*swarmv1.ResolverNetwork
 	services   map[serviceKey]*swarmv1.ResolverService
 	containers map[string]*swarmv1.ResolverContainer
-	// unsaid is what has changed since the last message.
-	unsaid changes
-	// version is of the latest change, applied of the latest that is in force; failed has what could not be.
+	// unsent has the keys of objects that have changed since the last message.
+	unsent changes
+	// version is the number of the latest change, and applied that of the latest change that the
+	// server has applied. failed maps containers that the server cannot serve to the error.
 	version, applied uint64
 	failed           map[string]string
-	// changed is closed and replaced with every change of the above.
+	// changed is closed and replaced when one of the fields above changes.
 	changed chan struct{}
 }
 
@@ -58,21 +59,21 @@ type changes struct {
 	containers map[string]bool
 }
 
-func noChanges() changes {
+func newChanges() changes {
 	return changes{make(map[string]bool), make(map[serviceKey]bool), make(map[string]bool)}
 }
 
-// NewFeed returns a feed that has nothing to say.
+// NewFeed returns a feed without objects. The caller must call Run.
 func NewFeed(cfg FeedConfig, deps Deps) *Feed {
 	return &Feed{
 		socket: cfg.Socket, log: deps.Log,
 		networks: make(map[string]*swarmv1.ResolverNetwork), services: make(map[serviceKey]*swarmv1.ResolverService),
-		containers: make(map[string]*swarmv1.ResolverContainer), unsaid: noChanges(),
+		containers: make(map[string]*swarmv1.ResolverContainer), unsent: newChanges(),
 		failed: make(map[string]string), changed: make(chan struct{}),
 	}
 }
 
-// change notes something and wakes whoever waits.
+// change records a change and wakes Run.
 func (f *Feed) change(fn func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -86,49 +87,53 @@ func (f *Feed) wakeLocked() {
 	f.changed = make(chan struct{})
 }
 
-// SetNetwork names a network. What is passed to a feed is not changed afterwards.
+// SetNetwork adds or replaces a network. The caller must not change an object after passing it to a
+// Feed.
 func (f *Feed) SetNetwork(n *swarmv1.ResolverNetwork) {
-	f.change(func() { f.networks[n.Id], f.unsaid.networks[n.Id] = n, true })
+	f.change(func() { f.networks[n.Id], f.unsent.networks[n.Id] = n, true })
 }
 
-// RemoveNetwork forgets a network with its services.
+// RemoveNetwork removes a network with its services.
 func (f *Feed) RemoveNetwork(id string) {
 	f.change(func() {
 		delete(f.networks, id)
-		f.unsaid.networks[id] = true
+		f.unsent.networks[id] = true
 		for key := range f.services {
 			if key.network == id {
 				delete(f.services, key)
-				f.unsaid.services[key] = true
+				f.unsent.services[key] = true
 			}
 		}
 	})
 }
 
-// SetService replaces a service's names on a network. The same again is not said again.
+// SetService replaces a service's names on a network. It sends nothing if they are equal to the
+// last ones.
 func (f *Feed) SetService(s *swarmv1.ResolverService) {
 	key := serviceKey{s.NetworkId, s.ServiceId}
 	f.mu.Lock()
 	same := proto.Equal(f.services[key], s)
 	f.mu.Unlock()
 	if !same {
-		f.change(func() { f.services[key], f.unsaid.services[key] = s, true })
+		f.change(func() { f.services[key], f.unsent.services[key] = s, true })
 	}
 }
 
-// RemoveService forgets a service's names on a network.
+// RemoveService removes a service's names from a network.
 func (f *Feed) RemoveService(networkID, serviceID string) {
 	key := serviceKey{networkID, serviceID}
 	f.change(func() {
 		delete(f.services, key)
-		f.unsaid.services[key] = true
+		f.unsent.services[key] = true
 	})
 }
 
-// Serve has a container's questions answered, and returns when they are, or why they are not.
+// Serve asks the server to answer a container's queries. It returns when the server does so, or an
+// error if it cannot. The error is ErrUnavailable if the server does not reply until ctx ends, and
+// ErrInternal if the server failed.
 func (f *Feed) Serve(ctx context.Context, c *swarmv1.ResolverContainer) error {
 	f.change(func() {
-		f.containers[c.Id], f.unsaid.containers[c.Id] = c, true
+		f.containers[c.Id], f.unsent.containers[c.Id] = c, true
 		delete(f.failed, c.Id)
 	})
 	if err := f.Applied(ctx); err != nil {
@@ -142,21 +147,23 @@ func (f *Feed) Serve(ctx context.Context, c *swarmv1.ResolverContainer) error {
 	return nil
 }
 
-// SetContainer is Serve without waiting: for a container that is served already, in all likelihood.
+// SetContainer is Serve without waiting, for a container that the server probably serves already.
 func (f *Feed) SetContainer(c *swarmv1.ResolverContainer) {
-	f.change(func() { f.containers[c.Id], f.unsaid.containers[c.Id] = c, true })
+	f.change(func() { f.containers[c.Id], f.unsent.containers[c.Id] = c, true })
 }
 
-// Dismiss ends what Serve began. It does not wait: the container's namespace lives until the server has heard.
-func (f *Feed) Dismiss(containerID string) {
+// RemoveContainer undoes Serve. It does not wait, so the container's namespace may live until the
+// server has closed its sockets.
+func (f *Feed) RemoveContainer(containerID string) {
 	f.change(func() {
 		delete(f.containers, containerID)
 		delete(f.failed, containerID)
-		f.unsaid.containers[containerID] = true
+		f.unsent.containers[containerID] = true
 	})
 }
 
-// Applied returns when everything said so far is in force.
+// Applied returns nil when the server has applied all changes so far. It returns ErrUnavailable if
+// ctx ends before.
 func (f *Feed) Applied(ctx context.Context) error {
 	f.mu.Lock()
 	version := f.version
@@ -166,7 +173,7 @@ func (f *Feed) Applied(ctx context.Context) error {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return fmt.Errorf("name responder at %s has not answered: %w: %w", f.socket, errdefs.ErrUnavailable, context.Cause(ctx))
+			return fmt.Errorf("containers' name server at %s did not acknowledge an update: %w: %w", f.socket, errdefs.ErrUnavailable, context.Cause(ctx))
 		}
 		f.mu.Lock()
 	}
@@ -174,7 +181,7 @@ func (f *Feed) Applied(ctx context.Context) error {
 	return nil
 }
 
-// Run keeps the server told until ctx ends, and connects again when it went away.
+// Run sends changes to the server until ctx ends. It connects again when the connection breaks.
 func (f *Feed) Run(ctx context.Context) error {
 	conn, err := grpc.NewClient("unix://"+f.socket,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -184,20 +191,20 @@ func (f *Feed) Run(ctx context.Context) error {
 			MinConnectTimeout: time.Second,
 		}))
 	if err != nil {
-		return fmt.Errorf("name responder: %w", err)
+		return fmt.Errorf("containers' name server: %w", err)
 	}
 	defer conn.Close()
 	wait := retryMin
 	for {
 		began := time.Now()
-		err := f.speak(ctx, swarmv1.NewResolverClient(conn))
+		err := f.runStream(ctx, swarmv1.NewResolverClient(conn))
 		if ctx.Err() != nil {
 			return nil
 		}
 		if time.Since(began) > retryMax {
 			wait = retryMin
 		}
-		f.log.WarnContext(ctx, "name responder does not listen", "socket", f.socket, "err", err, "retry", wait)
+		f.log.WarnContext(ctx, "cannot reach the containers' name server: containers resolve the names of the last update", "socket", f.socket, "err", err, "retry", wait)
 		if pause.For(ctx, wait) != nil {
 			return nil
 		}
@@ -205,33 +212,33 @@ func (f *Feed) Run(ctx context.Context) error {
 	}
 }
 
-// speak says everything, then what changes, until the stream breaks.
-func (f *Feed) speak(ctx context.Context, client swarmv1.ResolverClient) error {
+// runStream sends all objects, and then changes, until the stream breaks.
+func (f *Feed) runStream(ctx context.Context, client swarmv1.ResolverClient) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := client.Feed(ctx, grpc.WaitForReady(true))
 	if err != nil {
 		return err
 	}
-	heard := make(chan error, 1)
+	received := make(chan error, 1)
 	go func() {
 		defer cancel()
-		heard <- f.hear(stream)
+		received <- f.receiveAcks(stream)
 	}()
-	err = f.say(ctx, stream)
+	err = f.send(ctx, stream)
 	cancel()
-	if why := <-heard; why != nil {
+	if why := <-received; why != nil {
 		return why
 	}
 	return err
 }
 
-func (f *Feed) say(ctx context.Context, stream swarmv1.Resolver_FeedClient) error {
-	if err := stream.Send(f.all()); err != nil {
+func (f *Feed) send(ctx context.Context, stream swarmv1.Resolver_FeedClient) error {
+	if err := stream.Send(f.fullUpdate()); err != nil {
 		return err
 	}
 	for {
-		u, changed := f.next()
+		u, changed := f.nextUpdate()
 		if u == nil {
 			select {
 			case <-changed:
@@ -246,11 +253,11 @@ func (f *Feed) say(ctx context.Context, stream swarmv1.Resolver_FeedClient) erro
 	}
 }
 
-// all is a message that says everything.
-func (f *Feed) all() *swarmv1.ResolverUpdate {
+// fullUpdate returns an update with all objects.
+func (f *Feed) fullUpdate() *swarmv1.ResolverUpdate {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.unsaid = noChanges()
+	f.unsent = newChanges()
 	u := &swarmv1.ResolverUpdate{Version: f.version, Complete: true}
 	u.Networks = slices.Collect(maps.Values(f.networks))
 	u.Services = slices.Collect(maps.Values(f.services))
@@ -258,15 +265,16 @@ func (f *Feed) all() *swarmv1.ResolverUpdate {
 	return u
 }
 
-// next is a message that says what has changed, nil when nothing has.
-func (f *Feed) next() (*swarmv1.ResolverUpdate, <-chan struct{}) {
+// nextUpdate returns an update with the unsent changes. If there are none, it returns nil and a
+// channel that closes with the next change.
+func (f *Feed) nextUpdate() (*swarmv1.ResolverUpdate, <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	c := f.unsaid
+	c := f.unsent
 	if len(c.networks)+len(c.services)+len(c.containers) == 0 {
 		return nil, f.changed
 	}
-	f.unsaid = noChanges()
+	f.unsent = newChanges()
 	u := &swarmv1.ResolverUpdate{Version: f.version}
 	for id := range c.networks {
 		if n, ok := f.networks[id]; ok {
@@ -292,8 +300,8 @@ func (f *Feed) next() (*swarmv1.ResolverUpdate, <-chan struct{}) {
 	return u, nil
 }
 
-// hear takes acknowledgements.
-func (f *Feed) hear(stream swarmv1.Resolver_FeedClient) error {
+// receiveAcks receives acknowledgements until the stream breaks.
+func (f *Feed) receiveAcks(stream swarmv1.Resolver_FeedClient) error {
 	for {
 		ack, err := stream.Recv()
 		if err != nil {
@@ -301,7 +309,7 @@ func (f *Feed) hear(stream swarmv1.Resolver_FeedClient) error {
 		}
 		f.mu.Lock()
 		for _, x := range ack.Failures {
-			f.log.Warn("name server of a container", "container", x.ContainerId, "err", x.Message)
+			f.log.Warn("the containers' name server cannot serve a container: the container cannot resolve names", "container", x.ContainerId, "err", x.Message)
 			if _, ok := f.containers[x.ContainerId]; ok {
 				f.failed[x.ContainerId] = strings.TrimSpace(x.Message)
 			}

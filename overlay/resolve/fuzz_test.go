@@ -10,7 +10,7 @@ import (
 	"github.com/miekg/dns"
 )
 
-// FuzzStream: what containers send over TCP.
+// FuzzStream decodes and answers what a container may send over TCP.
 func FuzzStream(f *testing.F) {
 	b, err := new(dns.Msg).SetQuestion("web.", dns.TypeA).Pack()
 	if err != nil {
@@ -18,7 +18,7 @@ func FuzzStream(f *testing.F) {
 	}
 	f.Add(append([]byte{0, byte(len(b))}, b...))
 	f.Add([]byte{0xff, 0xff, 1})
-	many := hostile(f, dns.TypeA)
+	many := manyRecords(f, dns.TypeA)
 	f.Add(append([]byte{byte(len(many) >> 8), byte(len(many))}, many...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		req, err := readMsg(bytes.NewReader(b))
@@ -28,7 +28,7 @@ func FuzzStream(f *testing.F) {
 		if len(req.Question) > 1 || len(req.Answer)+len(req.Ns) > 0 || len(req.Extra) > 1 {
 			t.Errorf("decoded %v", req)
 		}
-		m := refused(req)
+		m := rejection(req)
 		if m == nil {
 			m = reply(req, dns.RcodeServerFailure)
 		}
@@ -38,7 +38,7 @@ func FuzzStream(f *testing.F) {
 	})
 }
 
-// FuzzUpstream: what name servers answer, which is remembered and given to containers.
+// FuzzUpstream caches and packs what a name server may answer.
 func FuzzUpstream(f *testing.F) {
 	req := new(dns.Msg).SetQuestion("www.example.", dns.TypeA)
 	answer := new(dns.Msg).SetReply(req)
@@ -59,15 +59,15 @@ func FuzzUpstream(f *testing.F) {
 			return
 		}
 		c := newCache(64 << 10)
-		q := question{name: "www.example.", kind: dns.TypeA}
+		q := query{name: "www.example.", qtype: dns.TypeA}
 		c.put(q, m, now)
-		if lasts := lifetime(m); lasts < 0 || lasts > maxPositive {
-			t.Errorf("remembered for %v", lasts)
+		if life := lifetime(m); life < 0 || life > maxPositive {
+			t.Errorf("remembered for %v", life)
 		}
 		if got := c.get(q, now.Add(time.Duration(later)*time.Second)); got != nil {
 			m = got
 		}
-		if out, err := pack(req, fit(m.Copy(), req), false); err == nil && len(out) > maxUDP {
+		if out, err := pack(req, adapt(m.Copy(), req), false); err == nil && len(out) > maxUDP {
 			t.Errorf("answer of %d bytes", len(out))
 		}
 	})

@@ -19,15 +19,16 @@ func redirectTable() *nftables.Table {
 	return &nftables.Table{Family: nftables.TableFamilyIPv4, Name: "swarm-dns"}
 }
 
-// redirect leads what the container sends to its name server's port 53 to our port, in a table of our own. Port 53
-// itself stays free for the container.
+// redirect makes the container's queries to port 53 of its name server reach the server's port. It
+// writes a table of its own in the namespace that is pinned at pin. Port 53 itself stays free for
+// the container.
 func redirect(pin string, port uint16) error {
-	// An earlier process had the same port, in all likelihood. To replace rules costs a grace period of
-	// the kernel (10 ms), which many containers would wait for one after the other.
+	// Usually an earlier process used the same port. Replacing the rules costs a grace period of
+	// the kernel (10 ms), and many containers would wait for it one after the other.
 	conn, known := nft.Conn{Netns: pin}, false
-	// What cannot be read is not there; an error here only ends the connection.
+	// If the rules cannot be read, write them. An error here only closes the connection.
 	_ = conn.Do(func(c *nftables.Conn) (err error) {
-		known, err = redirects(c, port)
+		known, err = hasRedirect(c, port)
 		return err
 	})
 	if known {
@@ -42,7 +43,7 @@ func redirect(pin string, port uint16) error {
 		c.FlushChain(ch)
 		ipv4 := nft.Families()[0]
 		for _, protocol := range protocols {
-			c.AddRule(&nftables.Rule{Table: t, Chain: ch, UserData: comment(protocol, port), Exprs: nft.Join(
+			c.AddRule(&nftables.Rule{Table: t, Chain: ch, UserData: ruleComment(protocol, port), Exprs: nft.Join(
 				ipv4.LoadDst(nft.Reg), nft.Equal(address.AsSlice()),
 				nft.Protocol(expr.CmpOpEq, protocol),
 				&expr.Payload{DestRegister: nft.Reg, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
@@ -55,20 +56,20 @@ func redirect(pin string, port uint16) error {
 		return c.Flush()
 	})
 	if err := errors.Join(err, conn.Close()); err != nil {
-		return fmt.Errorf("redirect of the name server's port: %w", err)
+		return fmt.Errorf("redirect the container's DNS queries: %w", err)
 	}
 	return nil
 }
 
 var protocols = [...]byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP}
 
-// comment is by which redirects knows a rule again, and `nft list` shows it.
-func comment(protocol byte, port uint16) []byte {
+// ruleComment returns the comment by which hasRedirect recognises a rule. `nft list` shows it.
+func ruleComment(protocol byte, port uint16) []byte {
 	return userdata.AppendString(nil, userdata.TypeComment, fmt.Sprintf("protocol %d to port %d", protocol, port))
 }
 
-// redirects tells whether the rules are there already.
-func redirects(c *nftables.Conn, port uint16) (bool, error) {
+// hasRedirect reports whether the rules for the port exist already.
+func hasRedirect(c *nftables.Conn, port uint16) (bool, error) {
 	if there, err := nft.Exists(c, redirectTable()); !there || err != nil {
 		return false, err
 	}
@@ -77,7 +78,7 @@ func redirects(c *nftables.Conn, port uint16) (bool, error) {
 		return false, err
 	}
 	for i, protocol := range protocols {
-		if !bytes.Equal(rules[i].UserData, comment(protocol, port)) {
+		if !bytes.Equal(rules[i].UserData, ruleComment(protocol, port)) {
 			return false, nil
 		}
 	}

@@ -1,17 +1,20 @@
 //go:build linux
 
-// Package resolve answers what containers ask their name server, 127.0.0.11.
+// Package resolve is the DNS server of containers, at 127.0.0.11 as in Docker.
 //
-// A Server owns two sockets (UDP, TCP) in the network namespace of each container that it is
-// told of, and there the nftables table `swarm-dns` that leads port 53 to them; a cache of
-// what others answered; and the unix socket at which it is told. A Feed tells it: networks,
-// services and containers, all at first and then what changes. The server runs in `swarm
-// runtime`, so that names resolve while the daemon is away: it keeps what it was told last. It
-// refuses to know where tasks are and whether they live: that comes from the feed. A
-// container hears nothing of networks that it is not on.
+// For each container that the daemon names, a Server owns two sockets (UDP and TCP) and the
+// nftables table `swarm-dns`, both in the container's network namespace. The table redirects port
+// 53 to the sockets. The server also owns a cache of answers from other name servers, and a unix
+// socket on which it receives updates. A Feed is the client on that socket: it sends all networks,
+// services and containers first, and then each change.
 //
-// Callers: cmd, the overlay's controller. Goroutines: two for each container, one for each
-// question that is passed on, all ended by Run; Feed.Run has two.
+// The server runs in `swarm runtime`, so that names resolve while the daemon is stopped: it keeps
+// the state of the last update. It does not find out where tasks are and whether they run; the feed
+// tells it. It never answers a container from a network that the container is not on.
+//
+// Callers: cmd/swarm runs the server and constructs the feed; overlay/plane calls the feed.
+// Goroutines: two for each container, one for each TCP connection and one for each UDP query that
+// is forwarded. Run ends all of them. Feed.Run has two.
 package resolve
 
 import (
@@ -31,62 +34,67 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// maxUpdate bounds a message of the feed, in bytes: all of a large cluster's services.
+// maxUpdate is the maximum size of one update in bytes. All services of a large cluster fit.
 const maxUpdate = 256 << 20
 
-// Config of a server.
+// Config configures a Server.
 type Config struct {
-	// Socket is where the feed comes in.
+	// Socket is the path of the unix socket on which the server receives updates.
 	Socket string
-	// ResolvConf names the host's own name servers; default /etc/resolv.conf.
+	// ResolvConf is the path of the file that lists the host's own name servers. The default is
+	// /etc/resolv.conf.
 	ResolvConf string
 }
 
-// Deps of a server.
+// Deps are the live objects that a Server or a Feed uses.
 type Deps struct {
 	Log *slog.Logger
 }
 
-// Server answers containers.
+// Server answers the DNS queries of containers.
 type Server struct {
 	swarmv1.UnimplementedResolverServer
 	cfg      Config
 	log      *slog.Logger
 	upstream *upstream
 
-	// streams and passed are what containers share of their slots.
-	streams, passed chan struct{}
+	// streams and forwards count the connections and the forwarded queries of all containers beyond
+	// their reserved ones.
+	streams, forwards chan struct{}
 
 	queries, answered, failed atomic.Uint64
 	version                   atomic.Uint64
 
-	// feeding is held by the stream that changes things; a newer stream waits for its end.
-	feeding sync.Mutex
+	// applyMu is held by the stream whose updates are applied. A newer stream waits until that
+	// stream ends.
+	applyMu sync.Mutex
 
-	// mu guards what follows, and is held for the time of a look-up.
+	// mu guards the fields below. It is held only during a look-up or an update.
 	mu    sync.RWMutex
-	names names
-	// containers change only under feeding besides: who holds that reads them without mu.
+	zones zones
+	// containers is written with both applyMu and mu held, so the holder of either lock may read
+	// it.
 	containers map[string]*container
 }
 
-// New returns a server that answers nobody yet.
+// New returns a server that serves no container yet. The caller must call Run.
 func New(cfg Config, deps Deps) *Server {
 	if cfg.ResolvConf == "" {
 		cfg.ResolvConf = "/etc/resolv.conf"
 	}
 	return &Server{
 		cfg: cfg, log: deps.Log, upstream: newUpstream(cfg.ResolvConf),
-		containers: make(map[string]*container), names: make(names),
-		streams: make(chan struct{}, sharedStreams), passed: make(chan struct{}, sharedPassed),
+		containers: make(map[string]*container), zones: make(zones),
+		streams: make(chan struct{}, sharedStreams), forwards: make(chan struct{}, sharedForwards),
 	}
 }
 
-// Run takes feeds and answers until ctx ends.
+// Run receives updates and answers queries until ctx ends, and then returns nil. It returns an
+// error if it cannot listen on Config.Socket. The caller calls it once.
 func (s *Server) Run(ctx context.Context) error {
 	l, err := listen(s.cfg.Socket)
 	if err != nil {
-		return fmt.Errorf("name responder: %w", err)
+		return fmt.Errorf("containers' name server: %w", err)
 	}
 	g := grpc.NewServer(grpc.MaxRecvMsgSize(maxUpdate))
 	swarmv1.RegisterResolverServer(g, s)
@@ -99,19 +107,19 @@ func (s *Server) Run(ctx context.Context) error {
 	if !stop() {
 		<-stopped
 	}
-	s.feeding.Lock()
-	defer s.feeding.Unlock()
+	s.applyMu.Lock()
+	defer s.applyMu.Unlock()
 	for id := range s.containers {
-		s.dismiss(id)
+		s.stopServing(id)
 	}
 	if ctx.Err() != nil {
 		return nil
 	}
-	return fmt.Errorf("name responder: %w", err)
+	return fmt.Errorf("containers' name server: %w", err)
 }
 
-// listen takes the place of a socket that an earlier process left: who calls holds the
-// runtime's lock, so nobody serves there.
+// listen replaces a socket that an earlier process left. The caller holds the runtime's lock, so no
+// other process serves there.
 func listen(path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
 		return nil, err
@@ -123,7 +131,7 @@ func listen(path string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	// By the time we close it, the path may be another's.
+	// When this process closes the socket, the path may already belong to the next one.
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
 	if err := os.Chmod(path, 0o600); err != nil {
 		return nil, errors.Join(err, l.Close())
@@ -131,10 +139,11 @@ func listen(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// Feed takes a daemon's updates. What they said stays in force when the stream ends.
+// Feed implements swarmv1.ResolverServer: it applies the updates of one daemon and acknowledges
+// each. When the stream ends, the server keeps the state of the last update.
 func (s *Server) Feed(stream grpc.BidiStreamingServer[swarmv1.ResolverUpdate, swarmv1.ResolverAck]) error {
-	s.feeding.Lock()
-	defer s.feeding.Unlock()
+	s.applyMu.Lock()
+	defer s.applyMu.Unlock()
 	for {
 		u, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
@@ -149,20 +158,20 @@ func (s *Server) Feed(stream grpc.BidiStreamingServer[swarmv1.ResolverUpdate, sw
 	}
 }
 
-// apply brings names, then containers in line with an update.
+// apply applies an update: first names, then containers.
 func (s *Server) apply(ctx context.Context, u *swarmv1.ResolverUpdate) *swarmv1.ResolverAck {
 	ack := &swarmv1.ResolverAck{Version: u.Version}
 	services := s.parse(u)
 	if u.Complete {
-		// Questions are answered from the old until all of the new is there.
-		fresh := make(names)
-		s.applyNames(fresh, u, services)
+		// Queries are answered from the old zones until all new zones are complete.
+		fresh := make(zones)
+		s.applyZones(fresh, u, services)
 		s.mu.Lock()
-		s.names = fresh
+		s.zones = fresh
 		s.mu.Unlock()
 	} else {
 		s.mu.Lock()
-		s.applyNames(s.names, u, services)
+		s.applyZones(s.zones, u, services)
 		s.mu.Unlock()
 	}
 
@@ -170,17 +179,17 @@ func (s *Server) apply(ctx context.Context, u *swarmv1.ResolverUpdate) *swarmv1.
 	for _, c := range u.Containers {
 		wanted[c.Id] = true
 		if err := s.serve(ctx, c); err != nil {
-			s.log.ErrorContext(ctx, "name server of a container", "container", c.Id, "err", err)
+			s.log.ErrorContext(ctx, "cannot serve DNS to a container: the container cannot resolve names", "container", c.Id, "err", err)
 			ack.Failures = append(ack.Failures, &swarmv1.ResolverFailure{ContainerId: c.Id, Message: err.Error()})
 		}
 	}
 	for _, id := range u.GoneContainers {
-		s.dismiss(id)
+		s.stopServing(id)
 	}
 	if u.Complete {
 		for id := range s.containers {
 			if !wanted[id] {
-				s.dismiss(id)
+				s.stopServing(id)
 			}
 		}
 	}
@@ -188,19 +197,20 @@ func (s *Server) apply(ctx context.Context, u *swarmv1.ResolverUpdate) *swarmv1.
 	return ack
 }
 
-// parse leaves out what is malformed: one bad row must not silence all.
+// parse returns the services of the update. The result is nil for a malformed service, so that one
+// bad entry does not stop the others.
 func (s *Server) parse(u *swarmv1.ResolverUpdate) []*service {
 	out := make([]*service, len(u.Services))
 	for i, in := range u.Services {
 		var err error
 		if out[i], err = parseService(in); err != nil {
-			s.log.Error("service that names cannot be made of", "service", in.ServiceId, "err", err)
+			s.log.Error("malformed service in an update: the service has no DNS names", "service", in.ServiceId, "err", err)
 		}
 	}
 	return out
 }
 
-func (s *Server) applyNames(to names, u *swarmv1.ResolverUpdate, services []*service) {
+func (s *Server) applyZones(to zones, u *swarmv1.ResolverUpdate, services []*service) {
 	zoneOf := func(id string) *zone {
 		z := to[id]
 		if z == nil {
@@ -210,18 +220,18 @@ func (s *Server) applyNames(to names, u *swarmv1.ResolverUpdate, services []*ser
 		return z
 	}
 	for _, n := range u.Networks {
-		if err := zoneOf(n.Id).describe(n); err != nil {
-			s.log.Error("network that names cannot be made of", "network", n.Id, "err", err)
+		if err := zoneOf(n.Id).setNetwork(n); err != nil {
+			s.log.Error("malformed network in an update: some of its subnets have no reverse lookup", "network", n.Id, "err", err)
 		}
 	}
 	for i, in := range u.Services {
 		if services[i] != nil {
-			zoneOf(in.NetworkId).put(in.ServiceId, services[i])
+			zoneOf(in.NetworkId).setService(in.ServiceId, services[i])
 		}
 	}
 	for _, key := range u.GoneServices {
 		if z := to[key.NetworkId]; z != nil {
-			z.put(key.ServiceId, nil)
+			z.setService(key.ServiceId, nil)
 		}
 	}
 	for _, id := range u.GoneNetworks {
@@ -229,14 +239,15 @@ func (s *Server) applyNames(to names, u *swarmv1.ResolverUpdate, services []*ser
 	}
 }
 
-// serve opens a container's sockets, or changes what it may know when they are open.
+// serve opens the container's sockets. If they are open already, it replaces the container's
+// configuration.
 func (s *Server) serve(ctx context.Context, cfg *swarmv1.ResolverContainer) error {
 	if c := s.containers[cfg.Id]; c != nil {
-		if c.in(cfg.Netns) {
-			c.cfg.Store(newAsker(cfg, c.cfg.Load()))
+		if c.usesNamespace(cfg.Netns) {
+			c.cfg.Store(newContainerConfig(cfg, c.cfg.Load()))
 			return nil
 		}
-		s.dismiss(cfg.Id)
+		s.stopServing(cfg.Id)
 	}
 	c, err := openContainer(ctx, s, cfg)
 	if err != nil {
@@ -248,7 +259,7 @@ func (s *Server) serve(ctx context.Context, cfg *swarmv1.ResolverContainer) erro
 	return nil
 }
 
-func (s *Server) dismiss(id string) {
+func (s *Server) stopServing(id string) {
 	if c := s.containers[id]; c != nil {
 		c.close()
 		s.mu.Lock()
@@ -257,7 +268,7 @@ func (s *Server) dismiss(id string) {
 	}
 }
 
-// Stats counts since the start.
+// Stats implements swarmv1.ResolverServer. The counts begin when the server starts.
 func (s *Server) Stats(context.Context, *swarmv1.ResolverStatsRequest) (*swarmv1.ResolverStats, error) {
 	out := &swarmv1.ResolverStats{
 		Queries: s.queries.Load(), Local: s.answered.Load(), Failed: s.failed.Load(), Version: s.version.Load(),
@@ -266,11 +277,11 @@ func (s *Server) Stats(context.Context, *swarmv1.ResolverStatsRequest) (*swarmv1
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	out.Containers = uint64(len(s.containers))
-	for _, z := range s.names {
+	for _, z := range s.zones {
 		out.Services += uint64(len(z.services))
 	}
 	for _, c := range s.containers {
-		out.Asked = append(out.Asked, c.cfg.Load().asked())
+		out.Asked = append(out.Asked, c.cfg.Load().stats())
 	}
 	return out, nil
 }

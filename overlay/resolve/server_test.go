@@ -25,7 +25,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// rig is a server with a feed, and containers that ask.
+// rig is a server with a feed and containers.
 type rig struct {
 	t            testing.TB
 	dir          string
@@ -40,7 +40,7 @@ func newRig(t testing.TB, hostServers ...string) *rig {
 	if os.Getuid() != 0 {
 		t.Skip("needs root: containers are network namespaces")
 	}
-	// Names of unix sockets are short.
+	// The path of a unix socket must be short.
 	dir, err := os.MkdirTemp("", "resolve")
 	if err != nil {
 		t.Fatal(err)
@@ -56,7 +56,7 @@ func newRig(t testing.TB, hostServers ...string) *rig {
 
 func (r *rig) startServer() {
 	log := slog.New(slog.DiscardHandler)
-	r.server = New(Config{Socket: filepath.Join(r.dir, "s"), ResolvConf: upstreamOf(r.t, append(r.servers, "127.0.0.1:1")...).path}, Deps{Log: log})
+	r.server = New(Config{Socket: filepath.Join(r.dir, "s"), ResolvConf: newTestUpstream(r.t, append(r.servers, "127.0.0.1:1")...).path}, Deps{Log: log})
 	r.stopS = run(r.t, r.server.Run)
 }
 
@@ -81,14 +81,14 @@ func run(t testing.TB, fn func(context.Context) error) (stop func()) {
 	})
 }
 
-// tell says what the pure tests know.
-func (r *rig) tell() {
+// setServices sends two networks with a service each.
+func (r *rig) setServices() {
 	r.t.Helper()
 	r.feed.SetNetwork(&swarmv1.ResolverNetwork{Id: "n1", Name: "front", Subnets: []string{"10.0.1.0/24"}})
 	r.feed.SetNetwork(&swarmv1.ResolverNetwork{Id: "n2", Name: "back"})
 	r.web("10.0.1.2")
 	r.feed.SetService(&swarmv1.ResolverService{NetworkId: "n2", ServiceId: "s2", Name: "db", VirtualIps: []string{"10.0.2.2"}})
-	r.applied()
+	r.waitApplied()
 }
 
 func (r *rig) web(vip string) {
@@ -104,7 +104,7 @@ func (r *rig) stats() *swarmv1.ResolverStats {
 	return s
 }
 
-func (r *rig) applied() {
+func (r *rig) waitApplied() {
 	r.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -113,14 +113,14 @@ func (r *rig) applied() {
 	}
 }
 
-// box is a container.
-type box struct {
+// testContainer is a network namespace that the server serves.
+type testContainer struct {
 	r   *rig
 	cfg *swarmv1.ResolverContainer
 	ns  *netns.Namespace
 }
 
-func (r *rig) start(cfg *swarmv1.ResolverContainer) *box {
+func (r *rig) start(cfg *swarmv1.ResolverContainer) *testContainer {
 	r.t.Helper()
 	cfg.Netns = filepath.Join(r.dir, cfg.Id+".ns")
 	if err := netns.Create(cfg.Netns); err != nil {
@@ -135,11 +135,11 @@ func (r *rig) start(cfg *swarmv1.ResolverContainer) *box {
 	if err := r.feed.Serve(r.t.Context(), cfg); err != nil {
 		r.t.Fatal(err)
 	}
-	return &box{r: r, cfg: cfg, ns: ns}
+	return &testContainer{r: r, cfg: cfg, ns: ns}
 }
 
-// ask asks 127.0.0.11 from inside the container.
-func (b *box) ask(network, name string) string {
+// ask sends a query to 127.0.0.11 from inside the container.
+func (b *testContainer) ask(network, name string) string {
 	b.r.t.Helper()
 	answer := ""
 	err := b.ns.Do(func() error {
@@ -169,19 +169,19 @@ func (b *box) ask(network, name string) string {
 	return answer
 }
 
-func (b *box) expect(name, want string) {
+func (b *testContainer) expect(name, want string) {
 	b.r.t.Helper()
 	for _, network := range []string{"udp", "tcp"} {
 		if got := b.ask(network, name); got != want {
-			b.r.t.Errorf("%s asks for %s over %s: got %s, want %s", b.cfg.Id, name, network, got, want)
+			b.r.t.Errorf("%s looks %s up over %s: got %s, want %s", b.cfg.Id, name, network, got, want)
 		}
 	}
 }
 
 func TestServer_AnswersInsideContainers(t *testing.T) {
-	o := newOther(t, "192.0.2.1")
+	o := newFakeUpstream(t, "192.0.2.1")
 	r := newRig(t, o.addr)
-	r.tell()
+	r.setServices()
 	a := r.start(&swarmv1.ResolverContainer{Id: "a", NetworkIds: []string{"n1"}})
 	b := r.start(&swarmv1.ResolverContainer{Id: "b", NetworkIds: []string{"n2"}})
 	in := r.start(&swarmv1.ResolverContainer{Id: "in", NetworkIds: []string{"n1"}, Internal: true})
@@ -194,9 +194,9 @@ func TestServer_AnswersInsideContainers(t *testing.T) {
 	asked := o.asked.Load()
 	in.expect("db", "NXDOMAIN")
 	if o.asked.Load() != asked {
-		t.Error("an internal container's question went out")
+		t.Error("a query of an internal container was forwarded")
 	}
-	// The container may have a name server of its own on all addresses.
+	// The container may run a name server of its own on all addresses.
 	err := a.ns.Do(func() error {
 		l, err := net.ListenPacket("udp", ":53")
 		if err != nil {
@@ -215,12 +215,12 @@ func TestServer_AnswersInsideContainers(t *testing.T) {
 	}
 }
 
-// A container's own name servers are asked as the container would.
-func TestServer_OwnUpstreamsAreAskedFromInside(t *testing.T) {
+// A container's own name servers are queried from inside its namespace.
+func TestServer_OwnUpstreamsAreQueriedFromInside(t *testing.T) {
 	r := newRig(t)
 	c := r.start(&swarmv1.ResolverContainer{Id: "c", NetworkIds: []string{"n1"}})
-	var o *other
-	if err := c.ns.Do(func() error { o = newOther(t, "192.0.2.7"); return nil }); err != nil {
+	var o *fakeUpstream
+	if err := c.ns.Do(func() error { o = newFakeUpstream(t, "192.0.2.7"); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	c.expect("www.example.com", "SERVFAIL")
@@ -233,7 +233,7 @@ func TestServer_OwnUpstreamsAreAskedFromInside(t *testing.T) {
 
 func TestServer_KeepsAnsweringWhileTheDaemonIsAway(t *testing.T) {
 	r := newRig(t)
-	r.tell()
+	r.setServices()
 	a := r.start(&swarmv1.ResolverContainer{Id: "a", NetworkIds: []string{"n1"}})
 	stop, wrong := make(chan struct{}), make(chan string, 1)
 	go func() {
@@ -252,13 +252,14 @@ func TestServer_KeepsAnsweringWhileTheDaemonIsAway(t *testing.T) {
 	}()
 	for range 10 {
 		r.stopFeed()
-		// The new daemon says the same, at first without the container: it may be slow to learn of it, but says all at once.
+		// The new daemon sends the same state. The feed sends the container, which it learns of
+		// last, in the same full update.
 		r.feed = NewFeed(FeedConfig{Socket: filepath.Join(r.dir, "s")}, Deps{Log: slog.New(slog.DiscardHandler)})
 		r.feed.SetNetwork(&swarmv1.ResolverNetwork{Id: "n1", Name: "front"})
 		r.web("10.0.1.2")
 		r.feed.SetContainer(a.cfg)
 		r.stopF = run(t, r.feed.Run)
-		r.applied()
+		r.waitApplied()
 	}
 	close(stop)
 	if got, ok := <-wrong; ok {
@@ -266,27 +267,28 @@ func TestServer_KeepsAnsweringWhileTheDaemonIsAway(t *testing.T) {
 	}
 }
 
-// What a container asks is counted by the network that has it, for as long as it is served.
-func TestServer_CountsQuestions(t *testing.T) {
+// A container's queries are counted by the network that answers, for as long as the container is
+// served.
+func TestServer_CountsQueries(t *testing.T) {
 	r := newRig(t)
-	r.tell()
+	r.setServices()
 	a := r.start(&swarmv1.ResolverContainer{Id: "a", NetworkIds: []string{"n1", "n2"}})
 	a.expect("web", "10.0.1.2") // over UDP, and over TCP
 	a.ask("udp", "db")
 	a.ask("udp", "db.back")
-	a.ask("udp", "9.1.0.10.in-addr.arpa") // nobody's, but of the network's subnet
+	a.ask("udp", "9.1.0.10.in-addr.arpa") // nobody has this address, but it is in the network's subnet
 	a.ask("udp", "www.example.com")
 	counts := func(want ...*swarmv1.ResolverAskedNetwork) {
 		t.Helper()
 		got := r.stats()
 		asked := []*swarmv1.ResolverAsked{{ContainerId: "a", Networks: want, Elsewhere: 1}}
 		if diff := cmp.Diff(asked, got.Asked, protocmp.Transform()); diff != "" || got.Queries != 6 {
-			t.Errorf("%d questions: %s", got.Queries, diff)
+			t.Errorf("%d queries: %s", got.Queries, diff)
 		}
 	}
 	front, back := &swarmv1.ResolverAskedNetwork{NetworkId: "n1", Queries: 3}, &swarmv1.ResolverAskedNetwork{NetworkId: "n2", Queries: 2}
 	counts(front, back)
-	// A new daemon tells of it again.
+	// A new daemon sends the container again.
 	again := &swarmv1.ResolverContainer{Id: "a", Netns: a.cfg.Netns, NetworkIds: []string{"n2", "n3", "n1"}}
 	if err := r.feed.Serve(t.Context(), again); err != nil {
 		t.Fatal(err)
@@ -294,12 +296,12 @@ func TestServer_CountsQuestions(t *testing.T) {
 	counts(back, &swarmv1.ResolverAskedNetwork{NetworkId: "n3"}, front)
 }
 
-func TestFeed_TellsANewServerEverything(t *testing.T) {
+func TestFeed_SendsEverythingToANewServer(t *testing.T) {
 	r := newRig(t)
-	r.tell()
+	r.setServices()
 	a := r.start(&swarmv1.ResolverContainer{Id: "a", NetworkIds: []string{"n1"}})
 	a.expect("web", "10.0.1.2")
-	// A client that asks from one socket, as they do, is answered by the next server too.
+	// The next server must also answer a client that keeps its socket.
 	var client net.Conn
 	if err := a.ns.Do(func() (err error) { client, err = net.Dial("udp", "127.0.0.11:53"); return err }); err != nil {
 		t.Fatal(err)
@@ -322,24 +324,24 @@ func TestFeed_TellsANewServerEverything(t *testing.T) {
 		eventually.Nil(t, "the new server answers", ask)
 		vip := fmt.Sprint("10.0.1.", 10+i)
 		r.web(vip)
-		r.applied()
+		r.waitApplied()
 		a.expect("web", vip)
 	}
 	r.feed.RemoveService("n1", "s1")
-	r.applied()
+	r.waitApplied()
 	a.expect("web", "SERVFAIL")
 }
 
-// Nothing in the container has to change for the next server.
-func TestFeed_ANewServerTakesTheRedirectOver(t *testing.T) {
+// The redirect in the container need not change for the next server.
+func TestFeed_NewServerKeepsTheRedirect(t *testing.T) {
 	r := newRig(t)
-	r.tell()
+	r.setServices()
 	a := r.start(&swarmv1.ResolverContainer{Id: "a", NetworkIds: []string{"n1"}})
 	port := r.server.containers["a"].port()
 	conn := nft.Conn{Netns: a.cfg.Netns}
 	if err := conn.Do(func(c *nftables.Conn) error {
-		known, err := redirects(c, port)
-		others, err2 := redirects(c, port+1)
+		known, err := hasRedirect(c, port)
+		others, err2 := hasRedirect(c, port+1)
 		if !known || others {
 			t.Errorf("the redirect to port %d: known %t, and to the next one: %t", port, known, others)
 		}
@@ -353,12 +355,12 @@ func TestFeed_ANewServerTakesTheRedirectOver(t *testing.T) {
 	r.stopServer()
 	r.startServer()
 	r.web("10.0.1.7")
-	r.applied()
+	r.waitApplied()
 	a.expect("web", "10.0.1.7")
 	if got := r.server.containers["a"].port(); got != port {
 		t.Errorf("port of the new server: got %d, want %d", got, port)
 	}
-	// A port that is taken, or rules that are gone, are no obstacle.
+	// The server chooses another port if its old one is in use.
 	r.stopServer()
 	var taken net.PacketConn
 	err := a.ns.Do(func() (err error) {
@@ -371,24 +373,24 @@ func TestFeed_ANewServerTakesTheRedirectOver(t *testing.T) {
 	defer taken.Close()
 	r.startServer()
 	r.web("10.0.1.8")
-	r.applied()
+	r.waitApplied()
 	a.expect("web", "10.0.1.8")
 }
 
-func TestFeed_DismissedContainerLetsItsNamespaceGo(t *testing.T) {
+func TestFeed_RemoveContainerFreesTheNamespace(t *testing.T) {
 	r := newRig(t)
-	r.tell()
+	r.setServices()
 	a := r.start(&swarmv1.ResolverContainer{Id: "a", NetworkIds: []string{"n1"}})
 	a.expect("web", "10.0.1.2")
-	r.feed.Dismiss("a")
-	r.applied()
+	r.feed.RemoveContainer("a")
+	r.waitApplied()
 	if s := r.stats(); s.Containers != 0 || len(s.Asked) != 0 {
-		t.Errorf("served are still %v", s)
+		t.Errorf("after RemoveContainer: got %v", s)
 	}
 	if got := a.ask("udp", "web"); got == "10.0.1.2" {
-		t.Error("a dismissed container is answered")
+		t.Error("a removed container is answered")
 	}
-	// A task of the same name in another namespace is another.
+	// A container with the same ID in another namespace is a new container.
 	if err := netns.Delete(a.cfg.Netns); err != nil {
 		t.Fatal(err)
 	}

@@ -23,71 +23,76 @@ import (
 )
 
 const (
-	// A client waits 5 s before it asks again: by then every server has been asked, and most of them twice.
-	tryFor, askFor = 1200 * time.Millisecond, 4800 * time.Millisecond
-	// ailing servers are asked after the others for this long.
-	ailing = 10 * time.Second
-	// staleAfter is how long a change of resolv.conf may go unnoticed.
-	staleAfter = time.Second
-	// ednsSize is what we take of an answer in one datagram; more would be fragmented on many paths.
+	// serverTimeout limits one attempt at one server, and queryTimeout all attempts. A client
+	// repeats its query after 5 s: by then each of up to four servers was tried, and each of up to
+	// two servers twice.
+	serverTimeout, queryTimeout = 1200 * time.Millisecond, 4800 * time.Millisecond
+	// failurePenalty is the time after a failure during which a server is tried after the others.
+	failurePenalty = 10 * time.Second
+	// resolvConfInterval is the minimum time between checks whether resolv.conf has changed.
+	resolvConfInterval = time.Second
+	// ednsSize is the maximum size in bytes of an answer over UDP. Larger datagrams are fragmented
+	// on many paths.
 	ednsSize = 1232
 )
 
-// upstream asks the name servers of the host, or of a container.
+// upstream queries the name servers of the host or of a container, and caches the answers.
 type upstream struct {
 	cache  *cache
 	flight singleflight.Group
 
 	hits, misses atomic.Uint64
 
-	mu sync.Mutex // guards what follows
-	// host's servers, as of when resolv.conf had this stamp, looked at then.
-	path    string
-	servers []string
-	stamp   stamp
-	looked  time.Time
-	// failed says when a server last did not answer. Those of containers are told apart by their addresses
-	// only: it changes no more than the order.
-	failed map[string]time.Time
+	mu sync.Mutex // guards the fields below
+	// servers are those in the file at path when it had this version. checkedAt is the time of the
+	// last check.
+	path      string
+	servers   []string
+	version   fileVersion
+	checkedAt time.Time
+	// lastFailure maps servers to the time at which they last did not answer. It does not
+	// distinguish servers of different containers that have the same address, because it changes
+	// only the order.
+	lastFailure map[string]time.Time
 }
 
-type stamp struct {
+type fileVersion struct {
 	modified time.Time
 	size     int64
 }
 
 func newUpstream(resolvConf string) *upstream {
-	return &upstream{cache: newCache(maxCache), path: resolvConf, failed: make(map[string]time.Time)}
+	return &upstream{cache: newCache(maxCache), path: resolvConf, lastFailure: make(map[string]time.Time)}
 }
 
-// question is what an answer depends on.
-type question struct {
-	// asker is the container when it has name servers of its own.
-	asker       string
-	name        string
-	kind, class uint16
-	// dnssec and unchecked are the bits that change what is answered.
-	dnssec, unchecked bool
+// query has everything that an answer depends on.
+type query struct {
+	// container is the ID of the container if it has name servers of its own.
+	container     string
+	name          string
+	qtype, qclass uint16
+	// dnssecOK and checkingDisabled are the flags DO and CD of the client.
+	dnssecOK, checkingDisabled bool
 }
 
-func (q question) String() string {
-	return fmt.Sprintf("%s %s %d %d %t %t", q.asker, q.name, q.kind, q.class, q.dnssec, q.unchecked)
+func (q query) String() string {
+	return fmt.Sprintf("%s %s %d %d %t %t", q.container, q.name, q.qtype, q.qclass, q.dnssecOK, q.checkingDisabled)
 }
 
-// ask returns the answer to req by others: from the cache, or by asking. Several who ask the same at once are
-// answered by one question.
-func (u *upstream) ask(ctx context.Context, c *swarmv1.ResolverContainer, req *dns.Msg, tcp bool) (*dns.Msg, error) {
-	q := question{name: dns.CanonicalName(req.Question[0].Name), kind: req.Question[0].Qtype, class: req.Question[0].Qclass, unchecked: req.CheckingDisabled}
+// resolve returns the answer to req from the cache or from the name servers. Clients that send the
+// same query at the same time share one upstream query.
+func (u *upstream) resolve(ctx context.Context, c *swarmv1.ResolverContainer, req *dns.Msg, tcp bool) (*dns.Msg, error) {
+	q := query{name: dns.CanonicalName(req.Question[0].Name), qtype: req.Question[0].Qtype, qclass: req.Question[0].Qclass, checkingDisabled: req.CheckingDisabled}
 	if opt := req.IsEdns0(); opt != nil {
-		q.dnssec = opt.Do()
+		q.dnssecOK = opt.Do()
 	}
 	servers, pin := u.hostServers(), ""
 	if len(c.Upstreams) > 0 {
-		servers, pin, q.asker = withPort(c.Upstreams), c.Netns, c.Id
+		servers, pin, q.container = withPort(c.Upstreams), c.Netns, c.Id
 	}
 	if m := u.cache.get(q, time.Now()); m != nil {
 		u.hits.Add(1)
-		return fit(m, req), nil
+		return adapt(m, req), nil
 	}
 	u.misses.Add(1)
 	key := q.String()
@@ -96,9 +101,9 @@ func (u *upstream) ask(ctx context.Context, c *swarmv1.ResolverContainer, req *d
 	}
 	for {
 		result := u.flight.DoChan(key, func() (any, error) {
-			ctx, cancel := context.WithTimeout(ctx, askFor)
+			ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 			defer cancel()
-			m, err := u.askAll(ctx, servers, pin, q, tcp)
+			m, err := u.queryServers(ctx, servers, pin, q, tcp)
 			if err == nil {
 				u.cache.put(q, m, time.Now())
 			}
@@ -107,9 +112,9 @@ func (u *upstream) ask(ctx context.Context, c *swarmv1.ResolverContainer, req *d
 		select {
 		case r := <-result:
 			if r.Err == nil {
-				return fit(r.Val.(*dns.Msg).Copy(), req), nil
+				return adapt(r.Val.(*dns.Msg).Copy(), req), nil
 			}
-			// Unless it was for another that was asked, who is gone.
+			// If the client whose query this one shares has gone, query again.
 			if !errors.Is(r.Err, context.Canceled) {
 				return nil, r.Err
 			}
@@ -121,8 +126,9 @@ func (u *upstream) ask(ctx context.Context, c *swarmv1.ResolverContainer, req *d
 	}
 }
 
-// fit makes an answer that of a certain question, which may have other letters large.
-func fit(m, req *dns.Msg) *dns.Msg {
+// adapt turns the answer to a shared or cached query into the answer to req: it sets the ID, the
+// flags and the question with the client's upper and lower case.
+func adapt(m, req *dns.Msg) *dns.Msg {
 	m.Id, m.Question = req.Id, req.Question
 	m.Response, m.RecursionDesired, m.RecursionAvailable, m.Compress = true, req.RecursionDesired, true, true
 	if opt := req.IsEdns0(); opt == nil {
@@ -131,40 +137,41 @@ func fit(m, req *dns.Msg) *dns.Msg {
 	return m
 }
 
-// askAll asks the servers in turn until one answers, those that did not answer lately last, and all of
-// them again. What a server says of itself (refused, failure) is returned when no other knows better.
-func (u *upstream) askAll(ctx context.Context, servers []string, pin string, q question, tcp bool) (*dns.Msg, error) {
-	var poor *dns.Msg
-	last := fmt.Errorf("there is no name server: %w", errdefs.ErrUnavailable)
+// queryServers tries the servers in turn until one answers, first those that did not fail lately.
+// If all are silent, it tries each once more. An error code such as REFUSED or SERVFAIL is returned
+// only if no server gives a better answer.
+func (u *upstream) queryServers(ctx context.Context, servers []string, pin string, q query, tcp bool) (*dns.Msg, error) {
+	var errorAnswer *dns.Msg
+	last := fmt.Errorf("no name server is configured: %w", errdefs.ErrUnavailable)
 	for round := range 2 {
 		for _, server := range u.byHealth(servers) {
-			m, err := u.askOne(ctx, server, pin, q, tcp)
+			m, err := u.queryServer(ctx, server, pin, q, tcp)
 			if ctx.Err() != nil {
 				return nil, context.Cause(ctx)
 			}
-			u.note(server, err)
+			u.recordResult(server, err)
 			switch {
 			case err != nil:
 				last = fmt.Errorf("name server %s: %w", server, err)
 			case m.Rcode == dns.RcodeSuccess || m.Rcode == dns.RcodeNameError:
 				return m, nil
 			default:
-				poor = m
+				errorAnswer = m
 			}
 		}
-		if poor != nil && round == 0 {
-			return poor, nil
+		if errorAnswer != nil && round == 0 {
+			return errorAnswer, nil
 		}
 	}
-	if poor != nil {
-		return poor, nil
+	if errorAnswer != nil {
+		return errorAnswer, nil
 	}
 	return nil, last
 }
 
-// askOne uses a socket of its own, and so a random port, for each question.
-func (u *upstream) askOne(ctx context.Context, server, pin string, q question, tcp bool) (*dns.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, tryFor)
+// queryServer sends one query. It uses a new socket, and so a random source port, each time.
+func (u *upstream) queryServer(ctx context.Context, server, pin string, q query, tcp bool) (*dns.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, serverTimeout)
 	defer cancel()
 	network := "udp"
 	if tcp {
@@ -175,28 +182,29 @@ func (u *upstream) askOne(ctx context.Context, server, pin string, q question, t
 		return nil, err
 	}
 	defer conn.Close()
-	// Closing the socket is what ends the exchange with ctx.
+	// Only closing the socket ends the exchange when ctx ends.
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	req := new(dns.Msg)
 	req.Id = dns.Id()
-	req.RecursionDesired, req.CheckingDisabled = true, q.unchecked
-	req.Question = []dns.Question{{Name: q.name, Qtype: q.kind, Qclass: q.class}}
-	req.SetEdns0(ednsSize, q.dnssec)
-	client := dns.Client{Net: network, Timeout: tryFor, UDPSize: ednsSize}
+	req.RecursionDesired, req.CheckingDisabled = true, q.checkingDisabled
+	req.Question = []dns.Question{{Name: q.name, Qtype: q.qtype, Qclass: q.qclass}}
+	req.SetEdns0(ednsSize, q.dnssecOK)
+	client := dns.Client{Net: network, Timeout: serverTimeout, UDPSize: ednsSize}
 	m, _, err := client.ExchangeWithConnContext(ctx, req, &dns.Conn{Conn: conn, UDPSize: ednsSize})
 	if err != nil {
 		return nil, err
 	}
-	if len(m.Question) != 1 || dns.CanonicalName(m.Question[0].Name) != q.name || m.Question[0].Qtype != q.kind {
+	if len(m.Question) != 1 || dns.CanonicalName(m.Question[0].Name) != q.name || m.Question[0].Qtype != q.qtype {
 		return nil, fmt.Errorf("answer to another question: %w", errdefs.ErrDataLoss)
 	}
 	if m.Rcode == dns.RcodeFormatError && m.IsEdns0() == nil {
-		return nil, fmt.Errorf("it does not speak EDNS: %w", errdefs.ErrNotImplemented)
+		return nil, fmt.Errorf("the server does not support EDNS: %w", errdefs.ErrNotImplemented)
 	}
 	return m, nil
 }
 
-// dial opens the socket in the host's namespace, or in that with the pin.
+// dial opens the socket in the network namespace that is pinned at pin, or in the host's if pin is
+// empty.
 func dial(ctx context.Context, pin, network, server string) (net.Conn, error) {
 	var d net.Dialer
 	if pin == "" {
@@ -215,28 +223,28 @@ func dial(ctx context.Context, pin, network, server string) (net.Conn, error) {
 	return conn, err
 }
 
-func (u *upstream) note(server string, err error) {
+func (u *upstream) recordResult(server string, err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if err == nil {
-		delete(u.failed, server)
+		delete(u.lastFailure, server)
 		return
 	}
-	for s, at := range u.failed {
-		if time.Since(at) > ailing {
-			delete(u.failed, s)
+	for s, at := range u.lastFailure {
+		if time.Since(at) > failurePenalty {
+			delete(u.lastFailure, s)
 		}
 	}
-	u.failed[server] = time.Now()
+	u.lastFailure[server] = time.Now()
 }
 
-// byHealth keeps the order but for those that ail.
+// byHealth returns the servers in their order, but with those that failed lately at the end.
 func (u *upstream) byHealth(servers []string) []string {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	out := slices.Clone(servers)
 	rank := func(s string) int {
-		if at, ok := u.failed[s]; ok && time.Since(at) < ailing {
+		if at, ok := u.lastFailure[s]; ok && time.Since(at) < failurePenalty {
 			return 1
 		}
 		return 0
@@ -245,33 +253,33 @@ func (u *upstream) byHealth(servers []string) []string {
 	return out
 }
 
-// hostServers reads resolv.conf again when it has changed.
+// hostServers returns the host's name servers. It reads resolv.conf again if the file has changed.
 func (u *upstream) hostServers() []string {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if time.Since(u.looked) < staleAfter {
+	if time.Since(u.checkedAt) < resolvConfInterval {
 		return u.servers
 	}
-	u.looked = time.Now()
+	u.checkedAt = time.Now()
 	info, err := os.Stat(u.path)
 	if err != nil {
 		return u.servers
 	}
-	now := stamp{info.ModTime(), info.Size()}
-	if now == u.stamp {
+	now := fileVersion{info.ModTime(), info.Size()}
+	if now == u.version {
 		return u.servers
 	}
 	conf, err := dns.ClientConfigFromFile(u.path)
 	if err != nil {
 		return u.servers
 	}
-	u.stamp, u.servers = now, withPort(conf.Servers)
+	u.version, u.servers = now, withPort(conf.Servers)
 	if len(u.servers) == 0 {
-		// As resolv.conf(5) has it.
+		// resolv.conf(5) defines this default.
 		u.servers = withPort([]string{"127.0.0.1"})
 	}
-	// Those that are no longer there are forgotten.
-	clear(u.failed)
+	// Remove the servers that are no longer listed.
+	clear(u.lastFailure)
 	return u.servers
 }
 

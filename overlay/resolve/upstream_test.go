@@ -21,19 +21,19 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// other is a name server that is not ours. It answers every A question with its address.
-type other struct {
+// fakeUpstream is a name server outside the cluster. It answers every A query with one address.
+type fakeUpstream struct {
 	addr  string
 	asked atomic.Int64
-	// silent and code change how it answers, and hold whether it does already.
+	// silent and code change the answer. hold delays it while it is locked.
 	silent atomic.Bool
 	code   atomic.Int64
 	hold   sync.RWMutex
 }
 
-func newOther(t testing.TB, answer string) *other {
+func newFakeUpstream(t testing.TB, answer string) *fakeUpstream {
 	t.Helper()
-	o := &other{}
+	o := &fakeUpstream{}
 	p, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -78,15 +78,15 @@ func newOther(t testing.TB, answer string) *other {
 	return o
 }
 
-// through asks an upstream of these servers and returns the answer as text.
-func through(t testing.TB, u *upstream, name string, tcp bool) string {
+// resolveA resolves a name and returns the answer as text.
+func resolveA(t testing.TB, u *upstream, name string, tcp bool) string {
 	t.Helper()
-	m, err := u.ask(t.Context(), &swarmv1.ResolverContainer{Id: "c"}, new(dns.Msg).SetQuestion(dns.Fqdn(name), dns.TypeA), tcp)
+	m, err := u.resolve(t.Context(), &swarmv1.ResolverContainer{Id: "c"}, new(dns.Msg).SetQuestion(dns.Fqdn(name), dns.TypeA), tcp)
 	if err != nil {
 		return "error"
 	}
 	if m.IsEdns0() != nil {
-		t.Errorf("%s: the client did not speak EDNS and got it", name)
+		t.Errorf("%s: the query had no EDNS record, but the answer has one", name)
 	}
 	for _, rr := range m.Answer {
 		if a, ok := rr.(*dns.A); ok {
@@ -96,8 +96,9 @@ func through(t testing.TB, u *upstream, name string, tcp bool) string {
 	return dns.RcodeToString[m.Rcode]
 }
 
-// hostOf writes a resolv.conf. It names addresses with ports, as only this test does.
-func upstreamOf(t testing.TB, servers ...string) *upstream {
+// newTestUpstream returns an upstream with a resolv.conf of its own. The file lists addresses with
+// ports, which only this test does.
+func newTestUpstream(t testing.TB, servers ...string) *upstream {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "resolv.conf")
 	if err := os.WriteFile(path, []byte("nameserver "+strings.Join(servers, "\nnameserver ")+"\n"), 0o644); err != nil {
@@ -107,92 +108,92 @@ func upstreamOf(t testing.TB, servers ...string) *upstream {
 }
 
 func TestUpstream_CachesAndFailsOver(t *testing.T) {
-	a, b := newOther(t, "192.0.2.1"), newOther(t, "192.0.2.2")
-	u := upstreamOf(t, a.addr, b.addr)
+	a, b := newFakeUpstream(t, "192.0.2.1"), newFakeUpstream(t, "192.0.2.2")
+	u := newTestUpstream(t, a.addr, b.addr)
 	for range 3 {
-		if got := through(t, u, "www.example.com", false); got != "192.0.2.1" {
+		if got := resolveA(t, u, "www.example.com", false); got != "192.0.2.1" {
 			t.Fatalf("got %s", got)
 		}
-		if got := through(t, u, "WWW.example.com", true); got != "192.0.2.1" {
+		if got := resolveA(t, u, "WWW.example.com", true); got != "192.0.2.1" {
 			t.Fatalf("over TCP: got %s", got)
 		}
-		if got := through(t, u, "none.example.com", false); got != "NXDOMAIN" {
+		if got := resolveA(t, u, "none.example.com", false); got != "NXDOMAIN" {
 			t.Fatalf("got %s", got)
 		}
 	}
 	if n := a.asked.Load(); n != 2 {
-		t.Errorf("the server was asked %d times for two names", n)
+		t.Errorf("the server got %d queries for two names", n)
 	}
-	// One that fails is passed over, without a word to the client.
+	// If a server fails, the next one is queried, and the client does not notice.
 	a.code.Store(dns.RcodeServerFailure)
-	if got := through(t, u, "b.example.com", false); got != "192.0.2.2" {
+	if got := resolveA(t, u, "b.example.com", false); got != "192.0.2.2" {
 		t.Errorf("first server fails: got %s", got)
 	}
-	// One that is silent costs its time once, not with every question.
+	// A silent server costs its timeout once, not with every query.
 	a.silent.Store(true)
-	if got := through(t, u, "c.example.com", false); got != "192.0.2.2" {
+	if got := resolveA(t, u, "c.example.com", false); got != "192.0.2.2" {
 		t.Errorf("first server is silent: got %s", got)
 	}
 	before := a.asked.Load()
 	for i := range 5 {
-		if got := through(t, u, fmt.Sprint("d", i, ".example.com"), false); got != "192.0.2.2" {
+		if got := resolveA(t, u, fmt.Sprint("d", i, ".example.com"), false); got != "192.0.2.2" {
 			t.Errorf("first server is silent: got %s", got)
 		}
 	}
 	if after := a.asked.Load(); after != before {
-		t.Errorf("the silent server was asked %d times more", after-before)
+		t.Errorf("the silent server got %d more queries", after-before)
 	}
-	// When all fail, the client hears it.
+	// If all servers fail, the client gets the error code.
 	b.code.Store(dns.RcodeRefused)
-	if got := through(t, u, "e.example.com", false); got != "REFUSED" {
+	if got := resolveA(t, u, "e.example.com", false); got != "REFUSED" {
 		t.Errorf("all fail: got %s", got)
 	}
 }
 
 func TestUpstream_NoticesAnotherResolvConf(t *testing.T) {
-	a, b := newOther(t, "192.0.2.1"), newOther(t, "192.0.2.22")
-	u := upstreamOf(t, a.addr)
-	if got := through(t, u, "a.example.com", false); got != "192.0.2.1" {
+	a, b := newFakeUpstream(t, "192.0.2.1"), newFakeUpstream(t, "192.0.2.22")
+	u := newTestUpstream(t, a.addr)
+	if got := resolveA(t, u, "a.example.com", false); got != "192.0.2.1" {
 		t.Fatalf("got %s", got)
 	}
 	if err := os.WriteFile(u.path, []byte("# new\nnameserver "+b.addr+"\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	eventually.True(t, "the new server is asked", func() bool {
-		return through(t, u, fmt.Sprint("x", time.Now().UnixNano(), ".example.com"), false) == "192.0.2.22"
+		return resolveA(t, u, fmt.Sprint("x", time.Now().UnixNano(), ".example.com"), false) == "192.0.2.22"
 	})
 }
 
-func TestUpstream_ManyWhoAskTheSameAreOneQuestion(t *testing.T) {
-	a := newOther(t, "192.0.2.1")
+func TestUpstream_SharesEqualQueries(t *testing.T) {
+	a := newFakeUpstream(t, "192.0.2.1")
 	a.hold.Lock()
-	u := upstreamOf(t, a.addr)
+	u := newTestUpstream(t, a.addr)
 	var wg sync.WaitGroup
 	for range 50 {
 		wg.Go(func() {
-			if got := through(t, u, "www.example.com", false); got != "192.0.2.1" {
+			if got := resolveA(t, u, "www.example.com", false); got != "192.0.2.1" {
 				t.Errorf("got %s", got)
 			}
 		})
 	}
-	// One asker goes away; the others are answered all the same.
+	// One client goes away. The others must still get an answer.
 	gone, cancel := context.WithCancel(t.Context())
 	wg.Go(func() {
-		_, _ = u.ask(gone, &swarmv1.ResolverContainer{Id: "gone"}, new(dns.Msg).SetQuestion("www.example.com.", dns.TypeA), false)
+		_, _ = u.resolve(gone, &swarmv1.ResolverContainer{Id: "gone"}, new(dns.Msg).SetQuestion("www.example.com.", dns.TypeA), false)
 	})
-	eventually.True(t, "the question arrives", func() bool { return a.asked.Load() > 0 })
+	eventually.True(t, "the query arrives", func() bool { return a.asked.Load() > 0 })
 	cancel()
 	a.hold.Unlock()
 	wg.Wait()
 	if n := a.asked.Load(); n > 3 {
-		t.Errorf("the server was asked %d times", n)
+		t.Errorf("the server got %d queries", n)
 	}
 }
 
-func TestCache_TimeRunsOut(t *testing.T) {
+func TestCache_Expires(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCache(maxCache)
-		q := question{name: "a.", kind: dns.TypeA}
+		q := query{name: "a.", qtype: dns.TypeA}
 		m := new(dns.Msg).SetQuestion("a.", dns.TypeA)
 		m.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: "a.", Rrtype: dns.TypeA, Class: 1, Ttl: 10}, A: net.IPv4(1, 2, 3, 4)}}
 		c.put(q, m, time.Now())
@@ -204,8 +205,8 @@ func TestCache_TimeRunsOut(t *testing.T) {
 		if got := c.get(q, time.Now()); got != nil {
 			t.Fatalf("after 10 of 10 s: got %v", got)
 		}
-		if len(c.entries) != 0 || c.room != maxCache {
-			t.Errorf("left: %d entries, room %d of %d", len(c.entries), c.room, maxCache)
+		if len(c.entries) != 0 || c.free != maxCache {
+			t.Errorf("left: %d entries, free %d of %d", len(c.entries), c.free, maxCache)
 		}
 		for _, rcode := range []int{dns.RcodeServerFailure, dns.RcodeRefused} {
 			m.Rcode = rcode
@@ -214,7 +215,7 @@ func TestCache_TimeRunsOut(t *testing.T) {
 		m.Rcode, m.Truncated = 0, true
 		c.put(q, m, time.Now())
 		if len(c.entries) != 0 {
-			t.Error("remembers failures and what was cut")
+			t.Error("an error or a truncated answer was cached")
 		}
 	})
 }
@@ -226,12 +227,12 @@ func TestCache_IsBounded(t *testing.T) {
 		name := fmt.Sprint("n", i, ".")
 		m := new(dns.Msg).SetQuestion(name, dns.TypeA)
 		m.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: name, Rrtype: dns.TypeA, Class: 1, Ttl: 10}, A: net.IPv4(1, 2, 3, 4)}}
-		c.put(question{name: name}, m, now)
+		c.put(query{name: name}, m, now)
 	}
 	if n := len(c.entries); n < 10 || n > 40 || n != c.order.Len() {
 		t.Errorf("%d entries in 10 KiB", n)
 	}
-	if c.get(question{name: "n999."}, now) == nil || c.get(question{name: "n0."}, now) != nil {
-		t.Error("the latest are not those that stay")
+	if c.get(query{name: "n999."}, now) == nil || c.get(query{name: "n0."}, now) != nil {
+		t.Error("the most recent entries are not the ones that stay")
 	}
 }

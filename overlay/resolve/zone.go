@@ -15,24 +15,26 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// zone is what can be asked for on one network. Names are kept in small letters, without a dot at the end.
+// zone has the names of one network. Names are in lower case, without a dot at the end.
 type zone struct {
 	name     string
 	subnets  []netip.Prefix
 	services map[string]*service
-	names    map[string][]owner
+	names    map[string][]nameEntry
 	reverse  map[netip.Addr]string
 }
 
-// owner is who a name stands for. A name may have several.
-type owner struct {
+// nameEntry is one meaning of a name. A name may have several.
+type nameEntry struct {
 	service *service
 	// task is nil for the service as a whole.
 	task *task
-	// own: it is the task's very own name, which holds even when it takes no new connections.
-	own bool
-	// host: it is the hostname of the task's container. It stands back behind what services are called.
-	host bool
+	// isTaskName means that the name is the task's own name. It resolves even if the task takes no
+	// new connections.
+	isTaskName bool
+	// isHostname means that the name is the hostname of the task's container. It is ignored if a
+	// service, alias or task has the same name.
+	isHostname bool
 }
 
 type service struct {
@@ -57,27 +59,27 @@ type port struct {
 	number         uint16
 }
 
-// found is what a name stands for.
-type found struct {
+// lookup is the result of looking a name up.
+type lookup struct {
 	addresses []netip.Addr
-	services  []target
+	targets   []srvTarget
 }
 
-// nowhere is the place of a network that there is none of.
-const nowhere = -1
+// noNetwork is the index that stands for no network.
+const noNetwork = -1
 
-// target is an answer to a question for a service's port.
-type target struct {
+// srvTarget is one result of a query for a service's port.
+type srvTarget struct {
 	name      string
 	port      uint16
 	addresses []netip.Addr
 }
 
 func newZone() *zone {
-	return &zone{services: make(map[string]*service), names: make(map[string][]owner), reverse: make(map[netip.Addr]string)}
+	return &zone{services: make(map[string]*service), names: make(map[string][]nameEntry), reverse: make(map[netip.Addr]string)}
 }
 
-func (z *zone) describe(n *swarmv1.ResolverNetwork) error {
+func (z *zone) setNetwork(n *swarmv1.ResolverNetwork) error {
 	z.name, z.subnets = strings.ToLower(n.Name), nil
 	for _, s := range n.Subnets {
 		p, err := netip.ParsePrefix(s)
@@ -89,71 +91,72 @@ func (z *zone) describe(n *swarmv1.ResolverNetwork) error {
 	return nil
 }
 
-// put replaces a service; nil removes it.
-func (z *zone) put(id string, s *service) {
+// setService replaces a service. It removes the service if s is nil.
+func (z *zone) setService(id string, s *service) {
 	if old := z.services[id]; old != nil {
-		z.index(old, false)
+		z.updateIndex(old, false)
 		delete(z.services, id)
 	}
 	if s != nil {
 		z.services[id] = s
-		z.index(s, true)
+		z.updateIndex(s, true)
 	}
 }
 
-func (z *zone) index(s *service, enter bool) {
-	mark := func(name string, o owner) {
-		if enter {
+func (z *zone) updateIndex(s *service, add bool) {
+	updateName := func(name string, o nameEntry) {
+		if add {
 			z.names[name] = append(z.names[name], o)
 			return
 		}
-		z.names[name] = slices.DeleteFunc(z.names[name], func(have owner) bool { return have.service == s })
+		z.names[name] = slices.DeleteFunc(z.names[name], func(have nameEntry) bool { return have.service == s })
 		if len(z.names[name]) == 0 {
 			delete(z.names, name)
 		}
 	}
-	markAddress := func(a netip.Addr, name string) {
-		if enter {
+	updateAddress := func(a netip.Addr, name string) {
+		if add {
 			z.reverse[a] = name
 		} else if z.reverse[a] == name {
 			delete(z.reverse, a)
 		}
 	}
 	for _, name := range unique(s.name, s.aliases) {
-		mark(name, owner{service: s})
+		updateName(name, nameEntry{service: s})
 	}
 	for _, a := range s.vips {
-		markAddress(a, s.name)
+		updateAddress(a, s.name)
 	}
 	for i := range s.tasks {
 		t := &s.tasks[i]
-		mark(t.name, owner{service: s, task: t, own: true})
+		updateName(t.name, nameEntry{service: s, task: t, isTaskName: true})
 		for _, alias := range unique("", t.aliases) {
-			mark(alias, owner{service: s, task: t})
+			updateName(alias, nameEntry{service: s, task: t})
 		}
 		if t.hostname != "" {
-			mark(t.hostname, owner{service: s, task: t, host: true})
+			updateName(t.hostname, nameEntry{service: s, task: t, isHostname: true})
 		}
 		for _, a := range t.addresses {
-			markAddress(a, t.name)
+			updateAddress(a, t.name)
 		}
 	}
 }
 
-// unique lists names once each, empty ones left out.
+// unique returns the names sorted, without duplicates and empty names.
 func unique(first string, more []string) []string {
 	all := append([]string{first}, more...)
 	slices.Sort(all)
 	return slices.DeleteFunc(slices.Compact(all), func(s string) bool { return s == "" })
 }
 
-// find returns what a name stands for, and whether there is such a name: it may stand for nothing now.
-func (z *zone) find(name string) (found, bool) {
+// find looks a name up. ok reports whether the name exists; an existing name may have no addresses
+// now.
+func (z *zone) find(name string) (result lookup, ok bool) {
 	if strings.HasPrefix(name, "_") {
-		return z.findPort(name)
+		return z.findSRV(name)
 	}
-	if owners, ok := z.names[name]; ok {
-		return found{addresses: addressesOf(owners)}, true
+	if entries, ok := z.names[name]; ok {
+		return lookup{addresses: addressesOf(entries)}, true
 	}
 	first, rest, _ := strings.Cut(name, ".")
 	var all []netip.Addr
@@ -163,41 +166,43 @@ func (z *zone) find(name string) (found, bool) {
 		switch {
 		case o.task != nil:
 		case first == "tasks":
-			known, all = true, append(all, o.service.ready()...)
+			known, all = true, append(all, o.service.readyAddresses()...)
 		case err == nil && slot > 0 && o.service.hasSlot(slot):
-			known, all = true, append(all, o.service.inSlot(slot)...)
+			known, all = true, append(all, o.service.slotAddresses(slot)...)
 		}
 	}
-	return found{addresses: all}, known
+	return lookup{addresses: all}, known
 }
 
-func addressesOf(owners []owner) []netip.Addr {
+func addressesOf(entries []nameEntry) []netip.Addr {
 	var all []netip.Addr
-	hosts := true // only containers are called so
-	for _, o := range owners {
-		hosts = hosts && o.host
+	onlyHostnames := true
+	for _, o := range entries {
+		onlyHostnames = onlyHostnames && o.isHostname
 		switch {
-		case o.host:
+		case o.isHostname:
 		case o.task == nil:
-			all = append(all, o.service.main()...)
-		case o.own || o.task.ready:
+			all = append(all, o.service.addresses()...)
+		case o.isTaskName || o.task.ready:
 			all = append(all, o.task.addresses...)
 		}
 	}
-	if hosts {
-		all = ofHosts(owners)
+	if onlyHostnames {
+		all = hostnameAddresses(entries)
 	}
-	if len(owners) > 1 {
+	if len(entries) > 1 {
 		slices.SortFunc(all, netip.Addr.Compare)
 		all = slices.Compact(all)
 	}
 	return all
 }
 
-// ofHosts prefers containers that are ready, as inSlot does: those that look for each other before they are need an answer.
-func ofHosts(owners []owner) []netip.Addr {
+// hostnameAddresses returns the addresses of containers with the same hostname: those of ready
+// ones, or of all if none is ready. Containers that look for each other before they are ready need
+// an answer.
+func hostnameAddresses(entries []nameEntry) []netip.Addr {
 	var ready, all []netip.Addr
-	for _, o := range owners {
+	for _, o := range entries {
 		all = append(all, o.task.addresses...)
 		if o.task.ready {
 			ready = append(ready, o.task.addresses...)
@@ -209,15 +214,15 @@ func ofHosts(owners []owner) []netip.Addr {
 	return all
 }
 
-// main is what the service's own name stands for.
-func (s *service) main() []netip.Addr {
+// addresses returns the addresses of the service's own name.
+func (s *service) addresses() []netip.Addr {
 	if len(s.vips) > 0 {
 		return s.vips
 	}
-	return s.ready()
+	return s.readyAddresses()
 }
 
-func (s *service) ready() []netip.Addr {
+func (s *service) readyAddresses() []netip.Addr {
 	var all []netip.Addr
 	for i := range s.tasks {
 		if s.tasks[i].ready {
@@ -231,8 +236,9 @@ func (s *service) hasSlot(slot uint64) bool {
 	return slices.ContainsFunc(s.tasks, func(t task) bool { return t.slot == slot })
 }
 
-// inSlot prefers the task that is ready: while one replaces another there are two.
-func (s *service) inSlot(slot uint64) []netip.Addr {
+// slotAddresses returns the addresses of the tasks in the slot: of those that are ready, or of all
+// if none is ready. There are two tasks while one replaces the other.
+func (s *service) slotAddresses(slot uint64) []netip.Addr {
 	var ready, all []netip.Addr
 	for i := range s.tasks {
 		if t := &s.tasks[i]; t.slot == slot {
@@ -248,16 +254,16 @@ func (s *service) inSlot(slot uint64) []netip.Addr {
 	return all
 }
 
-// findPort answers _port._protocol.service: with the service when it has an address of its own, else, and for
-// _port._protocol.tasks.service, with each ready task.
-func (z *zone) findPort(name string) (found, bool) {
+// findSRV looks up _port._protocol.service. The target is the service if it has a virtual IP, else
+// each ready task. The targets of _port._protocol.tasks.service are always the tasks.
+func (z *zone) findSRV(name string) (lookup, bool) {
 	portName, rest, _ := strings.Cut(name, ".")
 	protocol, rest, ok := strings.Cut(rest, ".")
 	if !ok || !strings.HasPrefix(protocol, "_") {
-		return found{}, false
+		return lookup{}, false
 	}
 	base, each := strings.CutPrefix(rest, "tasks.")
-	var out found
+	var out lookup
 	known := false
 	for _, o := range z.names[base] {
 		if o.task != nil {
@@ -269,12 +275,12 @@ func (z *zone) findPort(name string) (found, bool) {
 			}
 			known = true
 			if !each && len(o.service.vips) > 0 {
-				out.services = append(out.services, target{name: base, port: p.number, addresses: o.service.vips})
+				out.targets = append(out.targets, srvTarget{name: base, port: p.number, addresses: o.service.vips})
 				continue
 			}
 			for _, t := range o.service.tasks {
 				if t.ready {
-					out.services = append(out.services, target{name: t.name, port: p.number, addresses: t.addresses})
+					out.targets = append(out.targets, srvTarget{name: t.name, port: p.number, addresses: t.addresses})
 				}
 			}
 		}
@@ -282,7 +288,7 @@ func (z *zone) findPort(name string) (found, bool) {
 	return out, known
 }
 
-// nameOf is the opposite of find, qualified by the network's name.
+// nameOf returns the name of an address, followed by the network's name.
 func (z *zone) nameOf(a netip.Addr) (string, bool) {
 	name, ok := z.reverse[a]
 	if !ok || z.name == "" {
@@ -291,12 +297,12 @@ func (z *zone) nameOf(a netip.Addr) (string, bool) {
 	return name + "." + z.name, true
 }
 
-// covers tells that an address is of the network, whoever has it.
-func (z *zone) covers(a netip.Addr) bool {
+// containsAddress reports whether an address is in a subnet of the network.
+func (z *zone) containsAddress(a netip.Addr) bool {
 	return slices.ContainsFunc(z.subnets, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-// parseService takes a service as it comes from the daemon.
+// parseService converts a service of an update.
 func parseService(in *swarmv1.ResolverService) (*service, error) {
 	s := &service{name: strings.ToLower(in.Name), aliases: lower(in.Aliases)}
 	var err error
@@ -339,7 +345,7 @@ func lower(in []string) []string {
 	return out
 }
 
-// shuffled returns the addresses of one family in a new order.
+// shuffled returns the addresses of one family in random order.
 func shuffled(in []netip.Addr, ipv6 bool) []netip.Addr {
 	out := make([]netip.Addr, 0, len(in))
 	for _, a := range in {

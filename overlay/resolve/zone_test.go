@@ -15,15 +15,16 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// world has two networks: front (web with a virtual address, pool without, both dual stack) and back (db).
-func world(t testing.TB) names {
+// testZones has two networks: front (web with a virtual IP, pool without one, both dual stack) and
+// back (db).
+func testZones(t testing.TB) zones {
 	t.Helper()
-	n := names{"n1": newZone(), "n2": newZone()}
+	n := zones{"n1": newZone(), "n2": newZone()}
 	for _, net := range []*swarmv1.ResolverNetwork{
 		{Id: "n1", Name: "Front", Subnets: []string{"10.0.1.0/24", "fd00:1::/64"}},
 		{Id: "n2", Name: "back", Subnets: []string{"10.0.2.0/24"}},
 	} {
-		if err := n[net.Id].describe(net); err != nil {
+		if err := n[net.Id].setNetwork(net); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -53,17 +54,18 @@ func world(t testing.TB) names {
 		if err != nil {
 			t.Fatal(err)
 		}
-		n[s.NetworkId].put(s.ServiceId, parsed)
+		n[s.NetworkId].setService(s.ServiceId, parsed)
 	}
 	return n
 }
 
-// ask returns the answer as text: its code, and each record's data in order.
-func ask(n names, c *swarmv1.ResolverContainer, name, kind string) string {
+// ask returns the answer as text: its code, and the data of each record in order. It returns
+// "forwarded" if the query must be forwarded.
+func ask(n zones, c *swarmv1.ResolverContainer, name, kind string) string {
 	req := new(dns.Msg).SetQuestion(dns.Fqdn(name), dns.StringToType[kind])
 	m, _ := n.local(c, req)
 	if m == nil {
-		return "others"
+		return "forwarded"
 	}
 	var data []string
 	for _, rr := range m.Answer {
@@ -83,7 +85,7 @@ func ask(n names, c *swarmv1.ResolverContainer, name, kind string) string {
 }
 
 func TestLocal_Names(t *testing.T) {
-	n := world(t)
+	n := testZones(t)
 	both := []string{"n1", "n2"}
 	for _, tc := range []struct {
 		networks   []string
@@ -110,25 +112,25 @@ func TestLocal_Names(t *testing.T) {
 		{both, "second", "A", "NOERROR[10.0.1.4]"},
 		{both, "idle", "A", "NOERROR[]"},
 		{both, "tasks.idle", "A", "NOERROR[]"},
-		{both, "3.web", "A", "others"},
-		{both, "tasks.nobody", "A", "others"},
-		{both, "example.com", "A", "others"},
-		{[]string{"n2"}, "pool", "A", "others"},
-		{[]string{"n2"}, "web.front", "A", "others"},
-		{[]string{"n1"}, "db", "A", "others"},
-		{nil, "web", "A", "others"},
+		{both, "3.web", "A", "forwarded"},
+		{both, "tasks.nobody", "A", "forwarded"},
+		{both, "example.com", "A", "forwarded"},
+		{[]string{"n2"}, "pool", "A", "forwarded"},
+		{[]string{"n2"}, "web.front", "A", "forwarded"},
+		{[]string{"n1"}, "db", "A", "forwarded"},
+		{nil, "web", "A", "forwarded"},
 		{both, "_http._tcp.web", "SRV", "NOERROR[web.:80]"},
 		{both, "_80._tcp.web", "SRV", "NOERROR[web.:80]"},
 		{both, "_http._tcp.tasks.web", "SRV", "NOERROR[web.1.a.:80 web.2.b.:80]"},
 		{both, "_9._udp.pool", "SRV", "NOERROR[pool.1.d.:9 pool.2.e.:9]"},
-		{both, "_http._udp.web", "SRV", "others"},
+		{both, "_http._udp.web", "SRV", "forwarded"},
 		{both, "3.1.0.10.in-addr.arpa", "PTR", "NOERROR[web.1.a.front.]"},
 		{both, "2.1.0.10.in-addr.arpa", "PTR", "NOERROR[web.front.]"},
 		{both, "4.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.0.0.0.0.d.f.ip6.arpa", "PTR", "NOERROR[web.2.b.front.]"},
-		{both, "4.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.0.0.0.0.d.f.ip6.arpa", "PTR", "others"},
+		{both, "4.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.0.0.0.0.d.f.ip6.arpa", "PTR", "forwarded"},
 		{both, "99.1.0.10.in-addr.arpa", "PTR", "NXDOMAIN[]"},
-		{[]string{"n2"}, "3.1.0.10.in-addr.arpa", "PTR", "others"},
-		{both, "1.1.1.1.in-addr.arpa", "PTR", "others"},
+		{[]string{"n2"}, "3.1.0.10.in-addr.arpa", "PTR", "forwarded"},
+		{both, "1.1.1.1.in-addr.arpa", "PTR", "forwarded"},
 	} {
 		if got := ask(n, &swarmv1.ResolverContainer{NetworkIds: tc.networks}, tc.name, tc.kind); got != tc.want {
 			t.Errorf("on %v: %s %s: got %s, want %s", tc.networks, tc.name, tc.kind, got, tc.want)
@@ -149,21 +151,22 @@ func TestLocal_Names(t *testing.T) {
 	}
 }
 
-// What is put and taken away leaves no trace, and never touches another's names.
+// A service that is added and removed leaves nothing behind, and does not change the names of
+// others.
 func TestZone_PutAndRemove(t *testing.T) {
-	n := world(t)
+	n := testZones(t)
 	z := n["n1"]
 	c := &swarmv1.ResolverContainer{NetworkIds: []string{"n1"}}
-	z.put("s1", nil)
+	z.setService("s1", nil)
 	if got := ask(n, c, "www", "A"); got != "NOERROR[10.0.1.7 10.0.1.8]" {
 		t.Errorf("www after web is gone: got %s", got)
 	}
-	if got := ask(n, c, "web.1.a", "A"); got != "others" {
+	if got := ask(n, c, "web.1.a", "A"); got != "forwarded" {
 		t.Errorf("web.1.a after web is gone: got %s", got)
 	}
-	z.put("s2", nil)
-	z.put("s3", nil)
-	z.put("s3", nil)
+	z.setService("s2", nil)
+	z.setService("s3", nil)
+	z.setService("s3", nil)
 	if len(z.names)+len(z.reverse)+len(z.services) != 0 {
 		t.Errorf("left: %v %v %v", z.names, z.reverse, z.services)
 	}
@@ -175,8 +178,8 @@ func TestLocal_AnswersAreShuffledAndCutToFit(t *testing.T) {
 		s.tasks = append(s.tasks, task{name: fmt.Sprint("big.", i), addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})}, ready: true})
 	}
 	z := newZone()
-	z.put("s", s)
-	n := names{"n": z}
+	z.setService("s", s)
+	n := zones{"n": z}
 	c := &swarmv1.ResolverContainer{NetworkIds: []string{"n"}}
 	firsts := make(map[string]bool)
 	for range 100 {
@@ -244,14 +247,14 @@ func FuzzLocal(f *testing.F) {
 		}
 		f.Add(b)
 	}
-	n := world(f)
+	n := testZones(f)
 	c := &swarmv1.ResolverContainer{NetworkIds: []string{"n1", "n2"}, Internal: true}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		req, err := readQuestion(b)
+		req, err := readQuery(b)
 		if err != nil {
 			return
 		}
-		m := refused(req)
+		m := rejection(req)
 		if m == nil {
 			m, _ = n.local(c, req)
 		}

@@ -22,7 +22,7 @@ func TestSize(t *testing.T) {
 		{1025, 4096, 4096},
 		{4096, 0, 4096},
 		{4097, 4096, slots.MaxSize},
-		{32, 256, 256}, // It may grow again at once.
+		{32, 256, 256}, // The size is kept, because the number of backends may grow again soon.
 		{21, 256, 21},
 		{60, 1024, 1024},
 		{40, 1024, 256},
@@ -33,7 +33,7 @@ func TestSize(t *testing.T) {
 	}
 }
 
-func TestFill_NobodyAndTooMany(t *testing.T) {
+func TestFill_NoneAndTooMany(t *testing.T) {
 	if got := slots.Fill([]int{1, 2}, nil, cmp.Compare); got != nil {
 		t.Errorf("no backends: %v, want none", got)
 	}
@@ -44,15 +44,16 @@ func TestFill_NobodyAndTooMany(t *testing.T) {
 	if got := slots.Fill(nil, many, cmp.Compare); len(got) != slots.MaxSize {
 		t.Errorf("more backends than slots: a table of %d, want %d", len(got), slots.MaxSize)
 	}
-	// Everyone has a place as long as that is possible.
+	// Every backend has a slot if there are enough slots.
 	got := slots.Fill(nil, many[:5000], cmp.Compare)
 	if n := len(slices.Compact(slices.Sorted(slices.Values(got)))); n != 5000 {
 		t.Errorf("%d of 5000 backends have a slot", n)
 	}
 }
 
-// Backends come and go at random: tables stay fair, change as little as can be, and depend on nothing else.
-func TestFill_IsFairFrugalAndDeterministic(t *testing.T) {
+// Backends are added and removed at random. Tables must stay fair, change as few slots as possible,
+// and depend only on the former table and the backends.
+func TestFill_IsFairMinimalAndDeterministic(t *testing.T) {
 	seed := rand.Uint64()
 	rng := rand.New(rand.NewPCG(seed, 0))
 	var table []int
@@ -75,7 +76,7 @@ func TestFill_IsFairFrugalAndDeterministic(t *testing.T) {
 		next := slots.Fill(table, list, cmp.Compare)
 		slices.Sort(list)
 		if again := slots.Fill(table, list, cmp.Compare); !slices.Equal(next, again) {
-			t.Fatalf("seed %d: the order of %v matters", seed, list)
+			t.Fatalf("seed %d: Fill depends on the order of %v", seed, list)
 		}
 		check(t, seed, table, next, list)
 		table = next
@@ -107,8 +108,9 @@ func check(t *testing.T, seed uint64, former, table, backends []int) {
 	if len(former) != len(table) {
 		return
 	}
-	// What must move: the slots of those who left, and of each that stays what it has above the larger share; when
-	// more hold the larger share than may, one of each that is too many.
+	// Compute the least number of slots that must change: all slots of backends that left, the
+	// slots of each remaining backend above the larger share, and, if too many backends hold the
+	// larger share, one slot of each that is too many.
 	had := map[int]int{}
 	for _, b := range former {
 		had[b]++
@@ -131,6 +133,6 @@ func check(t *testing.T, seed uint64, former, table, backends []int) {
 		}
 	}
 	if changed > least {
-		t.Fatalf("seed %d: %d slots changed for %d backends in %d slots, %d would do", seed, changed, n, len(table), least)
+		t.Fatalf("seed %d: %d slots changed for %d backends in %d slots, want at most %d", seed, changed, n, len(table), least)
 	}
 }

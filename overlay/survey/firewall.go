@@ -16,30 +16,34 @@ import (
 	"swarm/overlay/nft"
 )
 
-// Firewall is the base chains, of others and of ours, that drop what no rule accepts, as "family table chain".
+// Firewall is what the firewall of the host does to packets of containers. ForwardDrop and
+// InputDrop list the base chains that drop every packet that no rule accepts, those of swarm
+// included. Each is "family table chain".
 type Firewall struct {
 	ForwardDrop, InputDrop []string
-	// Legacy tells that iptables-legacy has a filter table, which nftables does not show.
+	// Legacy reports whether iptables-legacy has a filter table. nftables does not show its rules.
 	Legacy bool
-	// Devices are those of ours that are up, with the chains that drop their packets.
+	// Devices are the devices of swarm that exist, with the chains that drop their packets.
 	Devices []Device
 }
 
-// Device is one of ours. Dropped names the chains that have no accept rule for it, and should.
+// Device is a network device of swarm. Dropped lists the chains that need an accept rule for it and
+// have none.
 type Device struct {
 	Name    string
 	Dropped []string
 }
 
-// ReadFirewall lists what is in force, and which of our accept rules are not.
-func ReadFirewall(ours ...nft.Accepts) (Firewall, error) {
+// ReadFirewall reads the current rules. accepts are the accept rules that swarm needs; a device is
+// reported only if it exists.
+func ReadFirewall(accepts ...nft.Accepts) (Firewall, error) {
 	var f Firewall
-	// Absent without the legacy modules, and then there is no such table.
+	// The file is missing if the legacy modules are not loaded. Then there is no such table.
 	names, _ := os.ReadFile("/proc/thread-self/net/ip_tables_names")
 	f.Legacy = slices.ContainsFunc(bytes.Fields(names), func(name []byte) bool { return string(name) == "filter" })
 	var conn nft.Conn
 	err := conn.Do(f.read)
-	for _, a := range ours {
+	for _, a := range accepts {
 		if err == nil {
 			err = f.device(&conn, a)
 		}
@@ -75,7 +79,7 @@ func (f *Firewall) read(c *nftables.Conn) error {
 	return nil
 }
 
-// device adds one of our devices, if there is such a one.
+// device appends the device of a, if it exists.
 func (f *Firewall) device(conn *nft.Conn, a nft.Accepts) error {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {

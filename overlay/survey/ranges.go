@@ -13,14 +13,17 @@ import (
 	"swarm/overlay/hostnet"
 )
 
-// Range is one that this host has an address in, or a route to other than its default route.
+// Range is an address range in which the host has an address, or to which it has a route that is
+// not a default route.
 type Range struct {
 	Prefix netip.Prefix
-	// Device that leads there; empty for a route that leads nowhere.
+	// Device is the name of the interface. It is empty for a route without an interface, such as a
+	// blackhole route.
 	Device string
 }
 
-// Ranges lists them, those of our own devices among them.
+// Ranges returns the ranges of this host, without duplicates. It includes those of swarm's own
+// devices.
 func Ranges() ([]Range, error) {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
@@ -62,8 +65,9 @@ func Ranges() ([]Range, error) {
 	return out, nil
 }
 
-// prefix is false for a default route, and for what no network of containers has.
-func prefix(n *net.IPNet) (netip.Prefix, bool) {
+// prefix converts n. ok is false for a default route, and for loopback, link-local and multicast
+// ranges, which no container network uses.
+func prefix(n *net.IPNet) (p netip.Prefix, ok bool) {
 	if n == nil {
 		return netip.Prefix{}, false
 	}

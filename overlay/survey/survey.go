@@ -1,10 +1,11 @@
 //go:build linux
 
-// Package survey finds out what the kernel and the firewall of the host it runs on can do and do for the network.
+// Package survey reads what the host's kernel and firewall support and do for the network.
 //
-// It tries devices and rules in a network namespace that ends with the call, and otherwise only reads: nothing on the host
-// is changed. It judges nothing. Caller: doctor/observe, for `swarm doctor`. Goroutines: one in each call of Kernel, on a thread
-// of its own, which it waits for.
+// It creates devices and rules only in a network namespace that ends with the call. Outside of it,
+// it only reads, so it changes nothing on the host. It reports facts and leaves the conclusions to
+// the caller. Caller: cmd/swarm, for `swarm doctor`. Goroutines: one in each call of Kernel, on a
+// thread of its own. Kernel waits for it.
 package survey
 
 import (
@@ -21,16 +22,19 @@ import (
 	"swarm/overlay/netns"
 )
 
-// Feature is something that the kernel was made to do; Err says why it did not.
+// Feature is one kernel feature that Kernel tried to use. Err is nil if it worked. Module is the
+// kernel module that has the feature, and For is its use in swarm.
 type Feature struct {
 	Name, Module, For string
 	Err               error
 }
 
-// firstVNI is the lowest VXLAN identifier that swarm uses.
+// firstVNI is the lowest VXLAN network identifier that swarm uses.
 const firstVNI = 65536
 
-// Kernel makes, in a namespace of its own, one of each device that swarm uses, and a table with rules like its own.
+// Kernel creates one of each device type that swarm uses and a table with rules like those of
+// swarm. It does so in a network namespace of its own. It needs root. The error says why nothing
+// could be tried.
 func Kernel() ([]Feature, error) {
 	var features []Feature
 	err := netns.Thread(func() error {
@@ -54,7 +58,8 @@ func Kernel() ([]Feature, error) {
 	return features, err
 }
 
-// tryRules asks for address translation, which is a module of its own, with the rules that use it.
+// tryRules creates a chain for address translation, which is a separate kernel module, and the
+// expressions that swarm uses there.
 func tryRules() error {
 	c, err := nftables.New()
 	if err != nil {
@@ -73,7 +78,8 @@ func tryRules() error {
 	return c.Flush()
 }
 
-// MTU of the way out of this host, in bytes.
+// MTU returns the MTU in bytes of the interface with the IPv4 default route. Without a default
+// route it is the smallest MTU of the interfaces, see hostnet.WayOutMTU.
 func MTU() (int, error) {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
@@ -83,8 +89,8 @@ func MTU() (int, error) {
 	return hostnet.WayOutMTU(h)
 }
 
-// Sysctl reads a setting of the calling thread's network namespace by its full name ("net.ipv4.ip_forward"). Fixed tells
-// that nobody here can write it.
+// Sysctl reads a setting of the calling thread's network namespace. key is the full name, for
+// example "net.ipv4.ip_forward". fixed reports that this process may not write the setting.
 func Sysctl(key string) (value string, fixed bool, err error) {
 	path := "/proc/sys/" + strings.ReplaceAll(key, ".", "/")
 	text, err := os.ReadFile(path)

@@ -70,7 +70,8 @@ func TestReadFirewall(t *testing.T) {
 		if got, err = ReadFirewall(accepts); err != nil {
 			return err
 		}
-		// Its device comes, its rules with it, and then the firewall is written anew.
+		// Create the device, as if another program had then written the firewall anew: the accept
+		// rules are missing. Then add them.
 		if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: accepts.Interface}}); err != nil {
 			return err
 		}

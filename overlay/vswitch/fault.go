@@ -14,17 +14,17 @@ import (
 	"swarm/overlay/netns"
 )
 
-// faultTable is of the netdev family: a drop where frames enter the switch. The
-// bridge family would be the obvious place, but not every kernel has it.
+// faultTable is a table of the netdev family. Its rules drop frames where they enter the switch.
+// The bridge family would also fit, but some kernels do not have it.
 const faultTable = "swarm-faults"
 
-// Fault drops packets in one direction, ARP apart. The zero value of a field matches all.
+// Fault drops packets in one direction, except ARP. The zero value of a field matches everything.
 type Fault struct {
-	// From and To name hosts, or Machine. At least one is set.
+	// From and To are names of hosts, or Machine. At least one must be set.
 	From, To string
 	// Protocol is "tcp", "udp" or empty.
 	Protocol string
-	// Port is the destination port; it needs a protocol.
+	// Port is the destination port. It needs Protocol.
 	Port uint16
 }
 
@@ -46,7 +46,9 @@ func (f Fault) validate(known map[string]Host) error {
 	return nil
 }
 
-// SetFaults replaces all faults of the switch at once. hosts are those plugged in now.
+// SetFaults replaces all faults of the switch in one transaction. hosts are all hosts on the switch
+// now. The error is ErrInvalidArgument if a fault is not valid, and ErrNotFound if it names an
+// unknown host.
 func (s *Switch) SetFaults(hosts []Host, faults []Fault) error {
 	known := make(map[string]Host, len(hosts))
 	for _, h := range hosts {
@@ -67,7 +69,7 @@ func (s *Switch) SetFaults(hosts []Host, faults []Fault) error {
 		return fmt.Errorf("nftables: %w", err)
 	}
 	table := &nftables.Table{Family: nftables.TableFamilyNetdev, Name: faultTable}
-	// Adding first makes the deletion valid when there was no table.
+	// Deleting a table that does not exist is an error, so create it first.
 	conn.AddTable(table)
 	conn.DelTable(table)
 	if len(faults) > 0 {
@@ -104,8 +106,8 @@ func (s *Switch) program(conn *nftables.Conn, table *nftables.Table, hosts []Hos
 }
 
 func (s *Switch) match(f Fault, known map[string]Host) []expr.Any {
-	// ARP passes, as it does through a firewall: an address that could not be
-	// resolved would be asked for only once a second after the fault has gone.
+	// ARP passes, as it does through most firewalls. Otherwise a host would resolve an address only
+	// up to one second after the fault has ended.
 	e := []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: binaryutil.BigEndian.PutUint16(unix.ETH_P_ARP)},

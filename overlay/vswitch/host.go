@@ -17,14 +17,15 @@ import (
 	"swarm/overlay/netns"
 )
 
-// Host is one pretend machine on the switch.
+// Host is one simulated host on the switch.
 type Host struct {
-	// Name is at most 12 letters, digits and dashes: the switch's port is named after it.
+	// Name has 1 to 12 lower-case letters, digits and dashes, because the switch's port is named
+	// after it.
 	Name    string
 	Address netip.Addr
 }
 
-// MAC is the hardware address of the host's interface.
+// MAC returns the hardware address of the host's interface. It derives from the IP address.
 func (h Host) MAC() net.HardwareAddr { return hostnet.MAC(macHost, h.Address) }
 
 func (h Host) port() string { return "p-" + h.Name }
@@ -32,7 +33,7 @@ func (h Host) port() string { return "p-" + h.Name }
 func (h Host) validate(subnet netip.Prefix) error {
 	if h.Name == "" || len(h.Name) > 12 || h.Name == Machine ||
 		strings.Trim(h.Name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
-		return fmt.Errorf("host name %q: give 1 to 12 small letters, digits and dashes: %w", h.Name, errdefs.ErrInvalidArgument)
+		return fmt.Errorf("host name %q: give 1 to 12 lower-case letters, digits and dashes: %w", h.Name, errdefs.ErrInvalidArgument)
 	}
 	if !subnet.Contains(h.Address) {
 		return fmt.Errorf("host %s: address %s is outside %s: %w", h.Name, h.Address, subnet, errdefs.ErrInvalidArgument)
@@ -40,8 +41,8 @@ func (h Host) validate(subnet netip.Prefix) error {
 	return nil
 }
 
-// hostSysctls are set whatever the machine's defaults are: distributions differ,
-// and a new namespace takes over some values of the machine and not others.
+// hostSysctls make the hosts independent of the machine: the defaults differ between distributions,
+// and a new namespace inherits only some of the machine's values.
 var hostSysctls = map[string]string{
 	"ipv4.ip_forward":                 "0",
 	"ipv4.conf.all.rp_filter":         "0",
@@ -50,7 +51,9 @@ var hostSysctls = map[string]string{
 	"ipv4.ip_unprivileged_port_start": "1024",
 }
 
-// AddHost creates the host's namespace and plugs it into the switch.
+// AddHost creates the host's namespace and connects it to the switch. If it fails, it removes what
+// it created. The error is ErrInvalidArgument if the name or the address is not valid, and
+// ErrAlreadyExists if the switch has a host of that name.
 func (s *Switch) AddHost(host Host) error {
 	if err := host.validate(s.cfg.Subnet); err != nil {
 		return err
@@ -59,13 +62,13 @@ func (s *Switch) AddHost(host Host) error {
 	if err := netns.Create(path); err != nil {
 		return fmt.Errorf("add host %s: %w", host.Name, err)
 	}
-	if err := s.wire(host, path); err != nil {
+	if err := s.connectHost(host, path); err != nil {
 		return errors.Join(fmt.Errorf("add host %s: %w", host.Name, err), s.RemoveHost(host))
 	}
 	return nil
 }
 
-func (s *Switch) wire(host Host, path string) error {
+func (s *Switch) connectHost(host Host, path string) error {
 	ns, err := netns.Open(path)
 	if err != nil {
 		return err
@@ -74,7 +77,7 @@ func (s *Switch) wire(host Host, path string) error {
 	if err := ns.SetSysctls(hostSysctls); err != nil {
 		return err
 	}
-	if err := noBridgeFilter(ns); err != nil {
+	if err := disableBridgeNetfilter(ns); err != nil {
 		return err
 	}
 	err = s.inside(func(_ *netns.Namespace, h *netlink.Handle) error {
@@ -83,14 +86,14 @@ func (s *Switch) wire(host Host, path string) error {
 		veth := netlink.NewVeth(attrs)
 		veth.PeerName, veth.PeerNamespace = hostInterface, netlink.NsFd(ns.FD())
 		veth.PeerMTU, veth.PeerHardwareAddr = uint32(s.cfg.MTU), host.MAC()
-		// A host removed a moment ago may still be dying, and its cable with it.
+		// The kernel may still be deleting a host of the same name and its cable.
 		if err := deleteLink(h, host.port()); err != nil {
 			return err
 		}
 		if err := h.LinkAdd(veth); err != nil {
 			return fmt.Errorf("cable: %w", err)
 		}
-		return plug(h, host.port())
+		return attachPort(h, host.port())
 	})
 	if err != nil {
 		return err
@@ -100,11 +103,11 @@ func (s *Switch) wire(host Host, path string) error {
 		return err
 	}
 	defer h.Close()
-	return s.address(h, hostInterface, host.Address)
+	return s.configureInterface(h, hostInterface, host.Address)
 }
 
-// address gives an interface what whoever is at addr has, and sets it up.
-func (s *Switch) address(h *netlink.Handle, name string, addr netip.Addr) error {
+// configureInterface gives an interface its addresses and sets it up.
+func (s *Switch) configureInterface(h *netlink.Handle, name string, addr netip.Addr) error {
 	for _, p := range s.addresses(addr) {
 		if err := addAddress(h, name, p); err != nil {
 			return err
@@ -113,7 +116,7 @@ func (s *Switch) address(h *netlink.Handle, name string, addr netip.Addr) error 
 	return setUp(h, name)
 }
 
-// RemoveHost unplugs the host and lets its namespace go.
+// RemoveHost deletes the host's cable and its pin. It returns nil if the host does not exist.
 func (s *Switch) RemoveHost(host Host) error {
 	err := s.inside(func(_ *netns.Namespace, h *netlink.Handle) error { return deleteLink(h, host.port()) })
 	if errdefs.IsNotFound(err) {
@@ -122,7 +125,7 @@ func (s *Switch) RemoveHost(host Host) error {
 	return errors.Join(err, netns.Delete(s.NamespacePath(host.Name)))
 }
 
-// SetCable plugs or unplugs the host's cable: its interface keeps the address and
+// SetCable plugs the host's cable in or pulls it out. The host's interface keeps its address and
 // loses the carrier.
 func (s *Switch) SetCable(host Host, plugged bool) error {
 	return s.inside(func(_ *netns.Namespace, h *netlink.Handle) error {
@@ -137,7 +140,7 @@ func (s *Switch) SetCable(host Host, plugged bool) error {
 	})
 }
 
-func plug(h *netlink.Handle, port string) error {
+func attachPort(h *netlink.Handle, port string) error {
 	link, err := h.LinkByName(port)
 	if err != nil {
 		return fmt.Errorf("port %s: %w", port, err)
@@ -167,7 +170,7 @@ func addAddress(h *netlink.Handle, name string, p netip.Prefix) error {
 	}
 	a := &netlink.Addr{IPNet: hostnet.IPNet(p)}
 	if p.Addr().Is6() {
-		a.Flags = unix.IFA_F_NODAD // Nobody else can have it, and it is usable at once.
+		a.Flags = unix.IFA_F_NODAD // Skip duplicate address detection: the address is unique and must be usable at once.
 	}
 	if err := h.AddrAdd(link, a); err != nil {
 		return fmt.Errorf("address %s on %s: %w", p, name, err)

@@ -1,17 +1,17 @@
 //go:build linux
 
-// Package vswitch joins network namespaces by an Ethernet switch, so that one
-// machine can hold several pretend hosts.
+// Package vswitch connects network namespaces with an Ethernet switch, so that one machine can
+// simulate several hosts in tests.
 //
-// The switch (a bridge) lives in a namespace of its own: the machine's firewall,
-// its bridge-nf-call-iptables and its FORWARD policy never see a frame between
-// hosts, and removing the namespace removes all of it. One cable, a veth, leads
-// from the switch to the machine, which can thus reach every host. Faults are
-// made in the switch, outside the hosts, which cannot notice or undo them.
+// The switch is a bridge in a namespace of its own. So the machine's firewall, its sysctl
+// bridge-nf-call-iptables and its FORWARD policy do not apply to frames between the hosts, and
+// deleting the namespace deletes the whole switch. One cable, a veth pair, connects the switch to
+// the machine, which can reach every host. Faults are rules in the switch, outside the hosts, which
+// cannot see or remove them.
 //
-// It owns the folder it is given and the machine's end of the cable. It starts no
-// process and keeps no memory beside the pins in that folder: any process may
-// Open a switch. Caller: dev. No goroutines.
+// The package owns the folder in Config.Dir and the machine's end of the cable. It starts no
+// process, and its only state is the pins in that folder, so any process may open the switch.
+// Callers: dev, and tests of other overlay packages. It has no goroutines.
 package vswitch
 
 import (
@@ -33,43 +33,46 @@ import (
 const (
 	bridgeName = "switch"
 	uplinkName = "uplink"
-	// macHost is the second byte of a host's hardware address.
+	// macHost is the second byte of a host's MAC address.
 	macHost = 0xd0
-	// hostInterface is what a host calls its end of the cable.
+	// hostInterface is the name of a host's end of the cable.
 	hostInterface = "eth0"
 )
 
-// Machine is the name, in faults, of the machine itself.
+// Machine is the name of the machine itself in faults.
 const Machine = "machine"
 
-// Config of a switch.
+// Config configures a Switch.
 type Config struct {
-	// Dir holds the pins and nothing else; it is created and removed with the switch.
+	// Dir is the folder of the pins. It has nothing else; it is created and removed with the
+	// switch.
 	Dir string
-	// Name tells switches of one machine apart; the machine's interface derives from it.
+	// Name distinguishes the switches on one machine. The name of the machine's interface derives
+	// from it.
 	Name string
-	// Subnet (IPv4) of the hosts; the machine takes the first address.
+	// Subnet is the IPv4 range of the hosts, /28 or larger. The machine has the first address.
 	Subnet netip.Prefix
-	// MTU of every cable; 0 is 1500.
+	// MTU is the MTU of every cable, 576 to 65535. 0 means 1500.
 	MTU int
-	// IPv6: hosts and the machine have an IPv6 address too, which Second derives from the other.
+	// IPv6 gives each host and the machine an IPv6 address too, see IPv6Address.
 	IPv6 bool
 }
 
-// Second is the IPv6 address of who has the given one on a switch with that subnet.
-func Second(subnet netip.Prefix, addr netip.Addr) netip.Addr {
+// IPv6Address returns the IPv6 address of the host that has the IPv4 address addr on a switch with
+// that subnet.
+func IPv6Address(subnet netip.Prefix, addr netip.Addr) netip.Addr {
 	prefix, host := subnet.Masked().Addr().As4(), addr.As4()
-	out := [16]byte{0xfd, 0x53, 0x77, 0x61} // A unique local /64 of the subnet's own.
+	out := [16]byte{0xfd, 0x53, 0x77, 0x61} // A unique local /64 for each subnet.
 	copy(out[4:], prefix[:])
 	copy(out[12:], host[:])
 	return netip.AddrFrom16(out)
 }
 
-// addresses are what whoever is at addr has on its interface.
+// addresses returns the prefixes of an interface with the IPv4 address addr.
 func (s *Switch) addresses(addr netip.Addr) []netip.Prefix {
 	out := []netip.Prefix{netip.PrefixFrom(addr, s.cfg.Subnet.Bits())}
 	if s.cfg.IPv6 {
-		out = append(out, netip.PrefixFrom(Second(s.cfg.Subnet, addr), 64))
+		out = append(out, netip.PrefixFrom(IPv6Address(s.cfg.Subnet, addr), 64))
 	}
 	return out
 }
@@ -86,12 +89,13 @@ func (c Config) validate() error {
 	return nil
 }
 
-// Switch is a handle; the switch itself outlives it.
+// Switch is a handle of a switch. The switch itself exists until Remove.
 type Switch struct {
 	cfg Config
 }
 
-// Open returns the handle of a switch, made already or not.
+// Open returns a handle of the switch, which need not exist yet. The error is ErrInvalidArgument if
+// cfg is not valid.
 func Open(cfg Config) (*Switch, error) {
 	if cfg.MTU == 0 {
 		cfg.MTU = 1500
@@ -102,23 +106,23 @@ func Open(cfg Config) (*Switch, error) {
 	return &Switch{cfg: cfg}, nil
 }
 
-// MachineInterface is the name of the machine's end of the cable.
+// MachineInterface returns the name of the machine's end of the cable.
 func (s *Switch) MachineInterface() string {
 	sum := sha256.Sum256([]byte(s.cfg.Name))
 	return "swd-" + hex.EncodeToString(sum[:4])
 }
 
-// MachineAddress is where hosts reach the machine.
+// MachineAddress returns the address at which hosts reach the machine.
 func (s *Switch) MachineAddress() netip.Addr { return hostnet.Nth(s.cfg.Subnet, 1) }
 
-// NamespacePath is the pin of a host's namespace.
+// NamespacePath returns the path of the pin of a host's namespace.
 func (s *Switch) NamespacePath(host string) string {
 	return filepath.Join(s.cfg.Dir, host+".ns")
 }
 
 func (s *Switch) switchPath() string { return filepath.Join(s.cfg.Dir, ".switch.ns") }
 
-// Create makes the switch and its cable to the machine.
+// Create creates the switch and its cable to the machine. It needs root.
 func (s *Switch) Create() error {
 	if err := netns.Create(s.switchPath()); err != nil {
 		return fmt.Errorf("create switch %s: %w", s.cfg.Name, err)
@@ -131,7 +135,7 @@ func (s *Switch) Create() error {
 
 func (s *Switch) build() error {
 	return s.inside(func(ns *netns.Namespace, h *netlink.Handle) error {
-		if err := quietBridge(ns); err != nil {
+		if err := disableRouting(ns); err != nil {
 			return err
 		}
 		br := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: bridgeName, MTU: s.cfg.MTU}}
@@ -143,24 +147,26 @@ func (s *Switch) build() error {
 		if err := setUp(h, bridgeName); err != nil {
 			return err
 		}
-		if err := s.cableToMachine(ns); err != nil {
+		if err := s.connectMachine(ns); err != nil {
 			return fmt.Errorf("cable to the machine: %w", err)
 		}
-		return plug(h, uplinkName)
+		return attachPort(h, uplinkName)
 	})
 }
 
-// quietBridge keeps iptables away from bridged frames, and the switch from routing.
-func quietBridge(ns *netns.Namespace) error {
+// disableRouting makes the switch's namespace only switch frames: it does not route, and iptables
+// does not filter bridged frames.
+func disableRouting(ns *netns.Namespace) error {
 	err := ns.SetSysctls(map[string]string{"ipv4.ip_forward": "0", "ipv6.conf.all.disable_ipv6": "1"})
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	return noBridgeFilter(ns)
+	return disableBridgeNetfilter(ns)
 }
 
-// noBridgeFilter: the keys are absent when br_netfilter is not loaded, which is as good.
-func noBridgeFilter(ns *netns.Namespace) error {
+// disableBridgeNetfilter stops iptables from filtering bridged frames. The keys do not exist if
+// br_netfilter is not loaded, and then nothing filters them.
+func disableBridgeNetfilter(ns *netns.Namespace) error {
 	err := ns.SetSysctls(map[string]string{
 		"bridge.bridge-nf-call-iptables":  "0",
 		"bridge.bridge-nf-call-ip6tables": "0",
@@ -171,7 +177,7 @@ func noBridgeFilter(ns *netns.Namespace) error {
 	return err
 }
 
-func (s *Switch) cableToMachine(ns *netns.Namespace) error {
+func (s *Switch) connectMachine(ns *netns.Namespace) error {
 	return onMachine(func(h *netlink.Handle) error {
 		name := s.MachineInterface()
 		if old, err := h.LinkByName(name); err == nil {
@@ -186,16 +192,16 @@ func (s *Switch) cableToMachine(ns *netns.Namespace) error {
 		if err := h.LinkAdd(veth); err != nil {
 			return err
 		}
-		return s.address(h, name, s.MachineAddress())
+		return s.configureInterface(h, name, s.MachineAddress())
 	})
 }
 
 // Exists reports whether the switch has been created and not removed.
 func (s *Switch) Exists() bool { return netns.Pinned(s.switchPath()) }
 
-// Remove deletes the switch, every host's pin and the folder. It succeeds on
-// what a crash has left, and when there is nothing. Processes inside hosts are
-// the caller's to end first: a namespace lives as long as one of them.
+// Remove deletes the switch, all pins and the folder. It also works after a crash, and returns nil
+// if there is no switch. The caller must end the processes inside the hosts first, because a
+// namespace lives as long as one of its processes.
 func (s *Switch) Remove() error {
 	var errs []error
 	pins, err := filepath.Glob(filepath.Join(s.cfg.Dir, "*.ns"))
@@ -205,8 +211,8 @@ func (s *Switch) Remove() error {
 	for _, pin := range append(pins, s.switchPath()) {
 		errs = append(errs, netns.Delete(pin))
 	}
-	// A namespace dies in the background, and its cables with it. Deleting the
-	// machine's end here makes the name and the address free at once.
+	// The kernel deletes a namespace and its cables in the background. Deleting the machine's end
+	// here frees the name and the address at once.
 	errs = append(errs, onMachine(func(h *netlink.Handle) error { return deleteLink(h, s.MachineInterface()) }))
 	if err := os.Remove(s.cfg.Dir); err != nil && !errors.Is(err, os.ErrNotExist) {
 		errs = append(errs, err)
@@ -214,7 +220,7 @@ func (s *Switch) Remove() error {
 	return errors.Join(errs...)
 }
 
-// onMachine runs fn with a handle on the namespace of the machine.
+// onMachine runs fn with a netlink handle of the machine's namespace.
 func onMachine(fn func(*netlink.Handle) error) error {
 	here, err := netns.Current()
 	if err != nil {
@@ -229,7 +235,7 @@ func onMachine(fn func(*netlink.Handle) error) error {
 	return fn(h)
 }
 
-// inside runs fn with handles on the switch's namespace.
+// inside runs fn with handles of the switch's namespace.
 func (s *Switch) inside(fn func(*netns.Namespace, *netlink.Handle) error) error {
 	ns, err := netns.Open(s.switchPath())
 	if err != nil {

@@ -19,8 +19,9 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// hostile is a question with as many records as fit: each repeats a long name by two bytes.
-func hostile(t testing.TB, kind uint16) []byte {
+// manyRecords is a query with as many records as fit. Each record repeats a long name with two
+// bytes.
+func manyRecords(t testing.TB, kind uint16) []byte {
 	t.Helper()
 	b, err := new(dns.Msg).SetQuestion(strings.Repeat(strings.Repeat("\\001", 60)+".", 4), kind).Pack()
 	if err != nil {
@@ -32,7 +33,7 @@ func hostile(t testing.TB, kind uint16) []byte {
 	return append(b, bytes.Repeat(record, n)...)
 }
 
-// allocated tells how many bytes do allocates.
+// allocated returns the number of bytes that do allocates.
 func allocated(t *testing.T, do func() error) uint64 {
 	t.Helper()
 	var before, after runtime.MemStats
@@ -45,7 +46,7 @@ func allocated(t *testing.T, do func() error) uint64 {
 	return after.TotalAlloc - before.TotalAlloc
 }
 
-func TestReadQuestion(t *testing.T) {
+func TestReadQuery(t *testing.T) {
 	question := func(edit func(*dns.Msg)) []byte {
 		m := new(dns.Msg).SetQuestion("web.", dns.TypeA)
 		edit(m)
@@ -62,26 +63,26 @@ func TestReadQuestion(t *testing.T) {
 	}
 	for what, c := range map[string]struct {
 		data []byte
-		code int // of the refusal; 0: it is answered
+		code int // of the rejection, or 0 if the query is valid
 	}{
-		"a question":             {question(func(*dns.Msg) {}), 0},
-		"with EDNS":              {question(edns), 0},
-		"with another record":    {question(func(m *dns.Msg) { m.Extra = []dns.RR{rr} }), 0},
-		"with two":               {question(func(m *dns.Msg) { edns(m); m.Extra = append(m.Extra, rr) }), dns.RcodeFormatError},
-		"with an answer":         {question(func(m *dns.Msg) { m.Answer = []dns.RR{rr} }), dns.RcodeFormatError},
-		"with an authority":      {question(func(m *dns.Msg) { m.Ns = []dns.RR{rr} }), dns.RcodeFormatError},
-		"two questions":          {question(func(m *dns.Msg) { m.Question = append(m.Question, m.Question[0]) }), dns.RcodeFormatError},
-		"no question":            {question(func(m *dns.Msg) { m.Question = nil }), dns.RcodeFormatError},
-		"an update":              {question(func(m *dns.Msg) { m.Opcode = dns.OpcodeUpdate; m.Ns = []dns.RR{rr} }), dns.RcodeNotImplemented},
-		"thousands of records":   {hostile(t, dns.TypeA), dns.RcodeFormatError},
-		"a header that promises": {append(question(func(*dns.Msg) {})[:4], 255, 255, 255, 255, 255, 255, 255, 255), dns.RcodeFormatError},
+		"a question":           {question(func(*dns.Msg) {}), 0},
+		"with EDNS":            {question(edns), 0},
+		"with another record":  {question(func(m *dns.Msg) { m.Extra = []dns.RR{rr} }), 0},
+		"with two":             {question(func(m *dns.Msg) { edns(m); m.Extra = append(m.Extra, rr) }), dns.RcodeFormatError},
+		"with an answer":       {question(func(m *dns.Msg) { m.Answer = []dns.RR{rr} }), dns.RcodeFormatError},
+		"with an authority":    {question(func(m *dns.Msg) { m.Ns = []dns.RR{rr} }), dns.RcodeFormatError},
+		"two questions":        {question(func(m *dns.Msg) { m.Question = append(m.Question, m.Question[0]) }), dns.RcodeFormatError},
+		"no question":          {question(func(m *dns.Msg) { m.Question = nil }), dns.RcodeFormatError},
+		"an update":            {question(func(m *dns.Msg) { m.Opcode = dns.OpcodeUpdate; m.Ns = []dns.RR{rr} }), dns.RcodeNotImplemented},
+		"thousands of records": {manyRecords(t, dns.TypeA), dns.RcodeFormatError},
+		"a header that counts more records than there are": {append(question(func(*dns.Msg) {})[:4], 255, 255, 255, 255, 255, 255, 255, 255), dns.RcodeFormatError},
 	} {
 		var req *dns.Msg
-		held := allocated(t, func() (err error) { req, err = readQuestion(c.data); return err })
+		held := allocated(t, func() (err error) { req, err = readQuery(c.data); return err })
 		if held > 16<<10 {
 			t.Errorf("%s: decoding %d bytes takes %d", what, len(c.data), held)
 		}
-		m := refused(req)
+		m := rejection(req)
 		switch {
 		case c.code == 0 && (m != nil || len(req.Question) != 1 || req.Question[0].Name != "web."):
 			t.Errorf("%s: decoded as %v, refused with %v", what, req, m)
@@ -93,15 +94,16 @@ func TestReadQuestion(t *testing.T) {
 		}
 	}
 	for _, b := range [][]byte{nil, make([]byte, 11), question(func(m *dns.Msg) { m.Response = true }), question(func(*dns.Msg) {})[:14]} {
-		if req, err := readQuestion(b); err == nil {
+		if req, err := readQuery(b); err == nil {
 			t.Errorf("%x is a question: %v", b, req)
 		}
 	}
 }
 
-// A question over TCP is no larger than one over UDP: what is longer is not even waited for.
+// A query over TCP may not be larger than one over UDP. readMsg does not wait for the rest of a
+// longer one.
 func TestReadMsg_IsBounded(t *testing.T) {
-	for size, waits := range map[int]bool{maxQuestion: true, maxQuestion + 1: false} {
+	for size, waits := range map[int]bool{maxQuery: true, maxQuery + 1: false} {
 		b := binary.BigEndian.AppendUint16(nil, uint16(size))
 		_, err := readMsg(bytes.NewReader(append(b, 1)))
 		if err == nil || errors.Is(err, io.ErrUnexpectedEOF) != waits {
@@ -110,11 +112,11 @@ func TestReadMsg_IsBounded(t *testing.T) {
 	}
 }
 
-// Containers that open all the connections that they may leave other containers theirs.
+// Containers that open as many connections as they can leave other containers their reserved ones.
 func TestServer_ConnectionsAreBounded(t *testing.T) {
 	r := newRig(t)
-	r.tell()
-	open := func(b *box, n int) {
+	r.setServices()
+	open := func(b *testContainer, n int) {
 		if err := b.ns.Do(func() error {
 			for range n {
 				c, err := net.DialTimeout("tcp", "127.0.0.11:53", time.Second)
@@ -128,13 +130,13 @@ func TestServer_ConnectionsAreBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	hostile := 1 + sharedStreams/(maxStreams-ownStreams)
+	hostile := 1 + sharedStreams/(maxStreams-reservedStreams)
 	for i := range hostile {
 		open(r.start(&swarmv1.ResolverContainer{Id: string(rune('a' + i)), NetworkIds: []string{"n1"}}), maxStreams)
 	}
 	eventually.True(t, "the server has all the connections that it may", func() bool { return len(r.server.streams) == sharedStreams })
 	victim := r.start(&swarmv1.ResolverContainer{Id: "victim", NetworkIds: []string{"n1"}})
-	open(victim, ownStreams-1)
+	open(victim, reservedStreams-1)
 	victim.expect("web", "10.0.1.2")
 	open(victim, maxStreams)
 	if got := victim.ask("tcp", "web"); got == "10.0.1.2" {
@@ -142,14 +144,14 @@ func TestServer_ConnectionsAreBounded(t *testing.T) {
 	}
 }
 
-func TestSlots(t *testing.T) {
+func TestQuota(t *testing.T) {
 	shared := make(chan struct{}, 3)
-	a, b := newSlots(2, 4, shared), newSlots(2, 4, shared)
+	a, b := newQuota(2, 4, shared), newQuota(2, 4, shared)
 	var free []func()
-	take := func(s slots, want int) {
+	take := func(q quota, want int) {
 		t.Helper()
 		for got := 0; ; got++ {
-			f, ok := s.take()
+			f, ok := q.acquire()
 			if !ok {
 				if got != want {
 					t.Errorf("took %d, want %d", got, want)
