@@ -85,7 +85,7 @@ func (member) Conflicts() []mesh.Conflict {
 }
 
 func (member) Traffic(context.Context) []plane.Traffic {
-	return []plane.Traffic{{TaskID: "t1", Open: 5, Legs: []plane.LegTraffic{{Network: "app", Received: plane.Count{Bytes: 11}, Known: true}}}}
+	return []plane.Traffic{{TaskID: "t1", Open: 5, Networks: []plane.NetworkTraffic{{Network: "app", Received: plane.Count{Bytes: 11}, Known: true}}}}
 }
 
 func (member) Networks(context.Context) ([]fabric.Info, error) {

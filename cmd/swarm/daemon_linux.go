@@ -91,7 +91,7 @@ func (p *parts) newNode(s notify.Starter) *node.Node {
 		Clean: p.host.clean, Describe: p.host.describe, CheckNetwork: dataplane.CheckJoin,
 		Listening: func() {
 			if err := s.Tell(notify.Ready); err != nil {
-				p.log.Warn("the daemon's notify.Starter is gone", "err", err)
+				p.log.Warn("the process that started the daemon does not answer", "err", err)
 			}
 		},
 	})

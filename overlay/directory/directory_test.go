@@ -130,8 +130,8 @@ func TestDeadNodes(t *testing.T) {
 		{"half of the others", Report{Dead: []string{"n1", "n2"}}, []string{"t0", "t3", "t4"}},
 		{"more than half: this node is cut off", Report{Dead: []string{"n1", "n2", "n3"}}, []string{"t0", "t1", "t2", "t3", "t4"}},
 		{"this node is faulty", Report{Dead: []string{"n1"}, Faulty: true}, []string{"t0", "t1", "t2", "t3", "t4"}},
-		{"three of four, all certain", Report{Dead: []string{"n1", "n2", "n3"}, Certain: []string{"n1", "n2", "n3"}}, []string{"t0", "t4"}},
-		{"this node is faulty, one of two is certain", Report{Dead: []string{"n1", "n2"}, Certain: []string{"n2"}, Faulty: true}, []string{"t0", "t1", "t3", "t4"}},
+		{"three of four, all certain", Report{Dead: []string{"n1", "n2", "n3"}, Confirmed: []string{"n1", "n2", "n3"}}, []string{"t0", "t4"}},
+		{"this node is faulty, one of two is certain", Report{Dead: []string{"n1", "n2"}, Confirmed: []string{"n2"}, Faulty: true}, []string{"t0", "t1", "t3", "t4"}},
 		{"this node itself", Report{Dead: []string{"n0"}}, []string{"t0", "t1", "t2", "t3", "t4"}},
 		{"unknown node", Report{Dead: []string{"n9"}}, []string{"t0", "t1", "t2", "t3", "t4"}},
 	} {

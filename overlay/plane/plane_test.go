@@ -70,7 +70,7 @@ func (b fakeBridge) GuardPorts(_ context.Context, others []uint16) error {
 
 type fakeFabric struct{ *kernel }
 
-func (f fakeFabric) Attach(_ context.Context, l fabric.Leg) error {
+func (f fakeFabric) Attach(_ context.Context, l fabric.Attachment) error {
 	return f.note("attach-fabric %s %s %s %v", l.TaskID, l.Network.ID, l.Interface, l.Addresses)
 }
 func (f fakeFabric) Detach(_ context.Context, id string) error { return f.note("detach-fabric %s", id) }
@@ -82,7 +82,7 @@ func (f fakeFabric) Update(_ context.Context, network string, there []fabric.End
 	return f.note("update-members %s %v %v", network, there, gone)
 }
 
-func (f fakeFabric) Restore(_ context.Context, keep []fabric.Leg) error {
+func (f fakeFabric) Restore(_ context.Context, keep []fabric.Attachment) error {
 	return f.note("restore-fabric %d", len(keep))
 }
 
