@@ -155,7 +155,7 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) pace() (beat, timeout time.Duration) { return paceOf(s.deps.Store.View().Cluster()) }
 
 func paceOf(c *swarmv1.Cluster) (beat, timeout time.Duration) {
-	return spec.SessionPace(c.GetSpec().GetDispatcher())
+	return spec.SessionTiming(c.GetSpec().GetDispatcher())
 }
 
 // follow marks in each session what a change in the store may mean for its node, until ctx ends.
