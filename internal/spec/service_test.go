@@ -161,7 +161,7 @@ var refusals = []struct {
 		DriverConfig: &swarmv1.Driver{Name: "nfs"},
 	}}), "nodes have only local"},
 	{"template of an unknown field", mounts(&swarmv1.Mount{Type: swarmv1.Mount_VOLUME, Source: "v{{.Task.Nope}}", Target: "/x"}), "Nope"},
-	{"template without an end", env("X={{ not closed"), `env "X={{ not closed" is no valid template`},
+	{"template without an end", env("X={{ not closed"), `env "X={{ not closed" is not a valid template`},
 	{"volume with slash", mounts(&swarmv1.Mount{Type: swarmv1.Mount_VOLUME, Source: "a/b", Target: "/x"}), "holds a slash"},
 	{"env", container(func(c *swarmv1.ContainerSpec) { c.Env = []string{"=x"} }), "write KEY=VALUE"},
 	{"signal", container(func(c *swarmv1.ContainerSpec) { c.StopSignal = "SIGNOT" }), "stop signal \"SIGNOT\" is not known"},
