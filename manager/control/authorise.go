@@ -149,7 +149,7 @@ func controlRules() map[string]Rule {
 
 // Members reports whether a node is a member of the cluster now, and its role. A node with a
 // certificate for an old key is not a member, unless its call has begun before
-// (transport.AuthInfo.Running).
+// (transport.AuthInfo.Established).
 type Members func(who transport.AuthInfo) (role swarmv1.NodeSpec_Role, member bool)
 
 // MembersOf returns Members that read the replica at every call, so that a demotion or a removal
