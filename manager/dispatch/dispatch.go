@@ -85,7 +85,7 @@ type Server struct {
 	contact     contact
 	reportNow   chan struct{}        // capacity 1: a session began or ended, report it to the leader now
 	receivers   sync.WaitGroup       // one for each session's receiving goroutine
-	opens       *pace.Each[string]   // of sessions, by ca.PaceOf
+	opens       *pace.Each[string]   // of sessions, by ca.RateKey
 	notes       *pace.Each[string]   // of log lines, by node
 	refresh     *raftstore.Refresher // for callers that this replica does not know
 
