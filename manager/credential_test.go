@@ -65,7 +65,7 @@ func TestManager_RevokesCredentials(t *testing.T) {
 		child := r.credential(jane, "child", 0)
 		open := []transport.AuthInfo{jane, ann, again, child}
 		for i := range open {
-			open[i].Running = true
+			open[i].Established = true
 			if trust, err := r.mgr.Admit(transport.ProtoGRPC, open[i]); err != nil || trust != transport.Full {
 				t.Errorf("%s: trust %d, %v", open[i], trust, err)
 			}

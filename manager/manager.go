@@ -122,7 +122,7 @@ func (m *Manager) Register(r grpc.ServiceRegistrar) {
 func (m *Manager) Sessions() int { return m.dispatch.Sessions() }
 
 // Admits returns an error for a caller that has not proved that it knows a join token.
-func (m *Manager) Admits(ctx context.Context) error { return m.ca.Admits(ctx) }
+func (m *Manager) Admits(ctx context.Context) error { return m.ca.CheckToken(ctx) }
 
 // WrongTokens returns how many calls were refused because they proved no current join token.
 func (m *Manager) WrongTokens() uint64 { return m.ca.WrongTokens() }

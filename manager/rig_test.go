@@ -99,7 +99,7 @@ func (r *rig) bootstrap() {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	found, err := ca.NewCluster(ca.Founder{CSR: csr, Addr: "10.0.0.1", Port: 2377, Format: table.Format}, time.Now())
+	found, err := ca.NewCluster(ca.BootstrapConfig{CSR: csr, Addr: "10.0.0.1", Port: 2377, Format: table.Format}, time.Now())
 	if err != nil {
 		r.t.Fatal(err)
 	}

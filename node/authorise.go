@@ -129,7 +129,7 @@ func (m *member) isOneOf(peer transport.AuthInfo, of callers) bool {
 	if id == "" || peer.Expired(time.Now()) {
 		return false
 	}
-	holds := m.base.Members.Holds(id, peer.Peer.PublicKey()) || peer.Running && len(m.base.Members.Keys(id)) > 0
+	holds := m.base.Members.Holds(id, peer.Peer.PublicKey()) || peer.Established && len(m.base.Members.Keys(id)) > 0
 	if of&anyMember != 0 && holds {
 		return true
 	}

@@ -69,7 +69,7 @@ type Manager interface {
 	// Authorise decides about every call to this node while it is a manager, and Admit about every
 	// connection. They do not block, except for a user whose credential the replica does not have:
 	// then they ask the leader for a few seconds at most. They never ask the leader if
-	// AuthInfo.Running is set. The manager calls Base.Review when their answers may have changed.
+	// AuthInfo.Established is set. The manager calls Base.Review when their answers may have changed.
 	Authorise(ctx context.Context, fullMethod string) error
 	Admit(proto string, who transport.AuthInfo) (transport.Trust, error)
 	// Resolve returns the address of a node from the replica.

@@ -99,9 +99,9 @@ func (s *Services) Review() {
 	s.mu.RUnlock()
 	for _, c := range running {
 		who := c.who
-		who.Running = true
+		who.Established = true
 		if judge(transport.WithAuthInfo(context.Background(), who), c.method) != nil {
-			who.HangUp()
+			who.CloseConn()
 		}
 	}
 }

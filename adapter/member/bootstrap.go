@@ -12,7 +12,7 @@ import (
 
 // Bootstrap makes the first rows of a new cluster, for node.Deps.
 func Bootstrap(r node.BootstrapRequest) (node.Bootstrapped, error) {
-	founding, err := ca.NewCluster(ca.Founder{
+	founding, err := ca.NewCluster(ca.BootstrapConfig{
 		ClusterID: r.ClusterID, NodeID: r.NodeID, Spec: r.Init.GetSpec(), Format: table.Format, CSR: r.CSR,
 		MachineID: r.MachineID, Hostname: r.Hostname, Addr: r.Membership.Addr, Port: uint32(r.Membership.Port),
 		DataPathAddr: r.Membership.DataPathAddr, Availability: r.Init.GetAvailability(),

@@ -27,6 +27,6 @@ func TestSwarmUpdate(t *testing.T) {
 	if d := s.Cluster.GetSpec().GetTaskDefaults().GetLogDriver(); d.GetName() != "none" || len(d.GetOptions()) > 0 || s.Cluster.GetSpec().GetOrchestration().GetTaskHistoryRetentionLimit() != 7 {
 		t.Errorf("after another update: %v", s.Cluster.GetSpec())
 	}
-	clitest.Refused(t, "driver", clitest.Run{Server: s}.Run(t, "update", "--log-driver", "syslog"), `log driver "syslog" is not one of this build: use local`)
+	clitest.Refused(t, "driver", clitest.Run{Server: s}.Run(t, "update", "--log-driver", "syslog"), `log driver "syslog" is not known: use local`)
 	clitest.Refused(t, "limit", clitest.Run{Server: s}.Run(t, "update", "--task-history-limit", "101"), "task history limit 101 is out of range")
 }

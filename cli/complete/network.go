@@ -34,7 +34,7 @@ func IsAnyNetwork(*swarmv1.Network) bool { return true }
 
 // IsCustom reports whether a user created the network.
 func IsCustom(n *swarmv1.Network) bool {
-	return !spec.LocalNetwork(n.GetId()) && !n.GetSpec().GetIngress()
+	return !spec.IsLocalNetwork(n.GetId()) && !n.GetSpec().GetIngress()
 }
 
 // IsForServices reports whether services can be attached to the network.

@@ -231,7 +231,7 @@ func fits(n *swarmv1.Network, used bool, want map[string][]string) bool {
 }
 
 func scope(n *swarmv1.Network) string {
-	if spec.LocalNetwork(n.GetId()) {
+	if spec.IsLocalNetwork(n.GetId()) {
 		return "local"
 	}
 	return "swarm"

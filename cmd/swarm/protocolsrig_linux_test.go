@@ -70,7 +70,7 @@ func newProtocolRig(t *testing.T) *protocolRig {
 	r := &protocolRig{t: t, store: raftstoretest.New(t), addrs: map[string]string{}, told: map[string]*members.Members{}, hooks: map[string]node.WorkerHooks{}}
 	self := ident.NewID()
 	key, csr := r.key()
-	founding, err := ca.NewCluster(ca.Founder{NodeID: self, CSR: csr, Addr: "127.0.0.1", Port: 1, MachineID: "m", Hostname: "m", Format: table.Format}, time.Now())
+	founding, err := ca.NewCluster(ca.BootstrapConfig{NodeID: self, CSR: csr, Addr: "127.0.0.1", Port: 1, MachineID: "m", Hostname: "m", Format: table.Format}, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

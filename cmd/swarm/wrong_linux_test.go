@@ -207,7 +207,7 @@ func (r *wrongRig) manage() {
 	r.t.Helper()
 	store, self := raftstoretest.New(r.t), "m1" // the store's member
 	_, csr := (&protocolRig{t: r.t}).key()
-	found, err := ca.NewCluster(ca.Founder{CSR: csr, Addr: "10.0.0.1", Port: 2377, Format: table.Format}, time.Now())
+	found, err := ca.NewCluster(ca.BootstrapConfig{CSR: csr, Addr: "10.0.0.1", Port: 2377, Format: table.Format}, time.Now())
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -220,7 +220,7 @@ func Config(ctx context.Context, from content.Provider, desc imagespec.Descripto
 	if h := image.Extra.Healthcheck; h != nil {
 		check = h.Test
 	}
-	if over := spec.OverWords(c.Env, c.Entrypoint, c.Cmd, labels, own, paths, check, image.Extra.Shell); over != "" {
+	if over := spec.TooMuchText(c.Env, c.Entrypoint, c.Cmd, labels, own, paths, check, image.Extra.Shell); over != "" {
 		return image, beyond("%s has %s", describe(desc), over)
 	}
 	return image, nil

@@ -8,36 +8,39 @@ import (
 )
 
 const (
-	// MaxRecord is the longest log record that LogRecords passes, in bytes. Workers cut lines at a quarter of it.
+	// MaxRecord is the longest log record that LogRecords accepts, in bytes. Workers cut lines at a
+	// quarter of it.
 	MaxRecord = 64 << 10
-	// MaxOutput is the longest piece of a process's output that Output passes, in bytes.
+	// MaxOutput is the largest output message of a process that Output accepts, in bytes.
 	MaxOutput = 1 << 20
-	// MaxRelease is how many images a node may ask to remove at once.
+	// MaxRelease is the most images that a node may ask to remove in one request.
 	MaxRelease = 1024
 
 	maxStep    = 256
 	maxLayer   = 64
-	maxHeldOf  = 8192 // images, containers, volumes or logs of one node
+	maxHeldOf  = 8192 // the number of images, containers, volumes or logs of one node
 	maxPath    = 4096
 	maxDetails = 64
-	maxTasks   = 8192 // of one network on one node
+	maxTasks   = 8192 // the number of tasks of one network on one node
 	maxPeers   = 8192
 	maxTried   = 32
-	// maxHeldBytes bounds what one node's account of its disk takes in an answer about all nodes. 1,000 images with a few
-	// labels each take about as much.
+	// maxHeldBytes limits the disk usage of one node in an answer about all nodes, in bytes. 1,000
+	// images with a few labels each take about as much.
 	maxHeldBytes = 256 << 10
 )
 
-// Progress returns what may be shown of a node's progress with an image. What the image is, the node does not say: of its
-// answer only success counts. Who passes the message on names the node.
+// Progress returns the part of the progress of a node with an image that may be shown. It has no
+// image, because only the success of the answer of the node counts. The caller adds the name of the
+// node.
 func Progress(p *swarmv1.ImageProgress) *swarmv1.ImageProgress {
 	return &swarmv1.ImageProgress{
 		Step: Text(p.GetStep(), maxStep), Id: Text(p.GetId(), maxLayer), Current: max(p.GetCurrent(), 0), Total: max(p.GetTotal(), 0),
 	}
 }
 
-// LogRecords returns what may be shown of a node's answer to a question for the logs of tasks: records and details of these
-// tasks. whose gives the rest of what a record says of its task; it is called with ids from tasks alone.
+// LogRecords returns the records and details that may be shown of the answer of a node to a request
+// for the logs of tasks. Records and details of other tasks are dropped. whose returns the node,
+// service and slot of a task; it is called only with ids from tasks.
 func LogRecords(m *swarmv1.TaskLogsResponse, tasks []string, whose func(taskID string) *swarmv1.LogRecord) *swarmv1.TaskLogsResponse {
 	out := &swarmv1.TaskLogsResponse{}
 	for _, r := range m.GetRecords() {
@@ -66,8 +69,9 @@ func LogRecords(m *swarmv1.TaskLogsResponse, tasks []string, whose func(taskID s
 	return out
 }
 
-// Output returns a piece of what a process in a container writes; an error when the piece is longer than any node sends.
-// The bytes are the process's own: whoever shows them on a terminal decides what may control it.
+// Output returns a message with output of a process in a container. It returns an error if the
+// message is larger than MaxOutput. The bytes are those of the process: code that shows them on a
+// terminal decides which control characters it allows.
 func Output(m *swarmv1.ExecOutput) (*swarmv1.ExecOutput, error) {
 	if n := m.SizeVT(); n > MaxOutput {
 		return nil, invalid("the node sends a piece of output of %d bytes, at most %d are allowed", n, MaxOutput)
@@ -75,7 +79,8 @@ func Output(m *swarmv1.ExecOutput) (*swarmv1.ExecOutput, error) {
 	return m, nil
 }
 
-// DiskUsage returns what may be used of a node's account of its disk, at most maxHeldBytes of it.
+// DiskUsage returns the part of the disk usage of a node that may be used, at most maxHeldBytes of
+// it.
 func DiskUsage(u *swarmv1.DiskUsageResponse) *swarmv1.DiskUsageResponse {
 	left := maxHeldBytes
 	return &swarmv1.DiskUsageResponse{
@@ -96,8 +101,8 @@ func DiskUsage(u *swarmv1.DiskUsageResponse) *swarmv1.DiskUsageResponse {
 	}
 }
 
-// fits returns a function for pick that also leaves out the items for which no bytes are left, once valid has cleaned
-// them: a byte that is not printable becomes three.
+// fits returns a function for pick that drops the items for which no bytes are left. It counts the
+// size after valid has cleaned an item, because one byte that is not printable becomes three.
 func fits[T interface{ SizeVT() int }](left *int, valid func(T) (T, bool)) func(T) (T, bool) {
 	return func(in T) (T, bool) {
 		out, ok := valid(in)
@@ -120,7 +125,7 @@ func heldImage(h *swarmv1.HeldImage) (*swarmv1.HeldImage, bool) {
 	}, IsDigest(img.GetDigest())
 }
 
-// DiskPruned returns what may be used of a node's account of what it removed.
+// DiskPruned returns the part of the answer of a node about removed data that may be used.
 func DiskPruned(p *swarmv1.DiskPruneResponse) *swarmv1.DiskPruneResponse {
 	key := func(s string) (string, bool) { return s, ident.IsKey(s) }
 	return &swarmv1.DiskPruneResponse{
@@ -129,7 +134,7 @@ func DiskPruned(p *swarmv1.DiskPruneResponse) *swarmv1.DiskPruneResponse {
 	}
 }
 
-// Network returns what may be used of a node's account of a network.
+// Network returns the part of the answer of a node about a network that may be used.
 func Network(n *swarmv1.NodeNetwork) *swarmv1.NodeNetwork {
 	return &swarmv1.NodeNetwork{
 		Index: n.GetIndex(), Absent: n.GetAbsent(), Vni: n.GetVni(), Mtu: n.GetMtu(), Underlay: Text(n.GetUnderlay(), maxWord), Port: n.GetPort(),
@@ -149,7 +154,7 @@ func traffic(t *swarmv1.NetworkTraffic) *swarmv1.NetworkTraffic {
 	return &swarmv1.NetworkTraffic{Packets: t.GetPackets(), Bytes: t.GetBytes(), Dropped: t.GetDropped()}
 }
 
-// Probe returns what may be used of a peer's answer to a probe.
+// Probe returns the part of the answer of a peer to a probe that may be used.
 func Probe(p *swarmv1.ProbeResponse) *swarmv1.ProbeResponse {
 	return &swarmv1.ProbeResponse{
 		Hostname: Text(p.GetHostname(), ident.MaxHostname), ReceivedAt: instant(p.GetReceivedAt()), AnsweredAt: instant(p.GetAnsweredAt()),

@@ -79,7 +79,8 @@ func TestDescription(t *testing.T) {
 	}
 }
 
-// A description of everything that is allowed has the size that is promised, and unknown fields do not pass.
+// A description of the largest allowed size has at most MaxDescription bytes, and unknown fields do
+// not pass.
 func TestDescription_IsBounded(t *testing.T) {
 	long := strings.Repeat("x", 1<<16)
 	d := &swarmv1.NodeDescription{
@@ -267,12 +268,12 @@ func TestLogRecords(t *testing.T) {
 	}
 }
 
-// isClean tells whether a stored text is what Text promises.
+// isClean reports whether a text is as Text returns it.
 func isClean(s string, limit int) bool {
 	return len(s) <= limit && utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsGraphic(r) && r != utf8.RuneError })
 }
 
-// One node's account of its disk leaves room for those of all others, whatever its texts grow to.
+// The disk usage of one node leaves room for that of all other nodes, however much its texts grow.
 func TestDiskUsage_IsBoundedInBytes(t *testing.T) {
 	u, labels := &swarmv1.DiskUsageResponse{}, map[string]string{}
 	for i := range 64 {

@@ -9,12 +9,14 @@ import (
 )
 
 const (
-	// MaxDescription is the largest description that Description returns, in bytes. Lists of nodes hold one for each.
+	// MaxDescription is the largest description that Description returns, in bytes. A list of nodes
+	// has one description for each node.
 	MaxDescription = 128 << 10
-	// maxRawDescription is what an honest worker's description never exceeds, whatever its host is.
+	// maxRawDescription is more than the description of any honest worker, whatever its host is, in
+	// bytes.
 	maxRawDescription = 256 << 10
 
-	maxWord      = 128 // of a version, an architecture, the kind of a resource
+	maxWord      = 128 // the length of a version, an architecture or the kind of a resource
 	maxReason    = 256
 	maxTrouble   = 1 << 10
 	maxLabels    = 64
@@ -24,20 +26,22 @@ const (
 	maxGeneric   = 64
 	maxRoutes    = 256
 	maxConflicts = 64
-	maxIdentity  = 4 << 10 // of a certificate's subject or key
+	maxIdentity  = 4 << 10 // the length of the subject or key of a certificate
 
-	// Resources beyond these are not believed; sums over many nodes and tasks stay far below the range of int64.
+	// Larger resources are cut to these values. The sum over many nodes and tasks then stays far
+	// below the range of int64.
 	maxCPUs   = 1 << 16
 	maxMemory = 1 << 50
 	maxAmount = 1 << 40
 
-	// Ranges larger than these are no route that a network could keep clear of: they claim most of a family's addresses, or
-	// the whole of the default address pool and more.
+	// Larger address ranges are ignored, because no network could avoid them: they cover most
+	// addresses of a family, or more than the default address pool.
 	minRoute4, minRoute6 = 8, 16
 )
 
-// Description returns what may be stored of a worker's description, with the hostname that the node joined with, whatever
-// the description says. It has at most MaxDescription bytes.
+// Description returns the part of the description of a worker that may be stored. hostname is the
+// name with which the node joined; it replaces the hostname in the description. The result has at
+// most MaxDescription bytes.
 func Description(d *swarmv1.NodeDescription, hostname string) *swarmv1.NodeDescription {
 	out := &swarmv1.NodeDescription{
 		Hostname: Text(hostname, maxValue), Platform: platform(d.GetPlatform()), Resources: resources(d.GetResources()),
@@ -93,7 +97,7 @@ func engine(e *swarmv1.EngineDescription) *swarmv1.EngineDescription {
 	}
 }
 
-// labels keeps the first maxLabels labels in the order of their keys.
+// labels returns the first maxLabels labels in the order of their keys.
 func labels(in map[string]string) map[string]string {
 	if len(in) == 0 {
 		return nil
@@ -110,7 +114,7 @@ func labels(in map[string]string) map[string]string {
 	return out
 }
 
-// routes keeps the ranges that networks can keep clear of, each once.
+// routes returns the address ranges that new networks must avoid, without duplicates.
 func routes(in []string) []string {
 	seen := make(map[string]bool)
 	return pick(in, maxRoutes, func(s string) (string, bool) {

@@ -1,14 +1,17 @@
-// Package bounds owns what may stand in a message from another machine: sizes, counts, characters and forms. A node with a
-// valid certificate may be hostile, so whoever takes a message over from one passes it through here first, and uses what
-// comes back.
+// Package bounds limits messages from other machines: their sizes, counts, characters and forms. A
+// node with a valid certificate may be hostile. Code that receives a message from a node therefore
+// passes it through this package first, and uses only the result.
 //
-// FromWorker judges what a worker sends in its session. Progress, LogRecords, DiskUsage, DiskPruned, Network and Probe judge
-// what a node answers when it is asked. ToWorker judges what a manager sends to a worker. Text judges any text.
+// FromWorker checks the messages that a worker sends in its session. Progress, LogRecords, Output,
+// DiskUsage, DiskPruned, Network and Probe check the answers of a node to a request. Assignments
+// and Peers check what a manager sends to a worker. Text cleans any text.
 //
-// The functions copy what they accept field by field: fields that this build does not know never pass. What is too long is
-// cut, what is too many is left out, and what has no valid form is dropped. An error means that the message breaks the
-// protocol, and that the session it came in must end.
+// The functions for messages from workers copy the accepted fields one by one, so fields that this
+// build does not know never pass. Texts that are too long are cut, lists that are too long are
+// shortened, and values that have no valid form are dropped. An error means that the message breaks
+// the protocol and that its session must end.
 //
-// The package is pure: it knows no clock, store or connection, and runs no goroutine. What belongs to whom (whose task a
-// status is about) it refuses to know; the dispatcher and the control API decide that.
+// The package is pure: it has no clock, store or connection, and runs no goroutine. It does not
+// check to whom an object belongs, for example which node runs the task of a status. The dispatcher
+// and the control API check that.
 package bounds

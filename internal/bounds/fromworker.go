@@ -13,32 +13,34 @@ import (
 )
 
 const (
-	// MaxUpdates is how many statuses one report may have.
+	// MaxUpdates is the most statuses in one report.
 	MaxUpdates = 2000
 	// MaxStatus is the largest status that FromWorker returns, in bytes.
 	MaxStatus = 64 << 10
-	// MaxReport bounds a report of statuses or of images, in bytes. A worker that has more statuses makes several reports.
+	// MaxReport limits a report of statuses or images, in bytes. A worker with more statuses makes
+	// several reports.
 	MaxReport = 320 << 10
-	// MaxHeld is how many images of a node the managers remember. What a node holds beyond them, other nodes do not fetch
-	// from it.
+	// MaxHeld is the most images of one node that the managers store. Other nodes cannot fetch
+	// further images from that node.
 	MaxHeld = 4096
 
-	maxPorts     = 256 // of one task
-	maxAddresses = 32  // of one task
-	maxContainer = 128 // a container's id
-	maxMachine   = 128 // a machine's id
+	maxPorts     = 256 // the number of ports of one task
+	maxAddresses = 32  // the number of addresses of one task
+	maxContainer = 128 // the length of a container id
+	maxMachine   = 128 // the length of a machine id
 	maxDigest    = 7 + 128
-	digestExtra  = 3 // of a digest in a report
+	digestExtra  = 3 // the encoding overhead of a digest in a report
 )
 
-// FromWorker returns what may be used of a message of a worker's session; hostname is the one that the node joined with.
-// left says in a few words what was left out of the message, for the log; all of it when the message returned is nil. An
-// error (ErrInvalidArgument) means that the worker does not keep to the protocol: its session must end.
-func FromWorker(m *swarmv1.FromWorker, hostname string) (clean *swarmv1.FromWorker, left string, err error) {
+// FromWorker returns the part of a message in a session of a worker that may be used. hostname is
+// the name with which the node joined. dropped describes for the log what was dropped; if clean is
+// nil, the whole message was dropped. An error (errdefs.ErrInvalidArgument) means that the worker
+// breaks the protocol and that its session must end.
+func FromWorker(m *swarmv1.FromWorker, hostname string) (clean *swarmv1.FromWorker, dropped string, err error) {
 	switch m := m.GetMessage().(type) {
 	case *swarmv1.FromWorker_Hello:
-		hello, left := Hello(m.Hello, hostname)
-		return &swarmv1.FromWorker{Message: &swarmv1.FromWorker_Hello{Hello: hello}}, left, nil
+		hello, dropped := Hello(m.Hello, hostname)
+		return &swarmv1.FromWorker{Message: &swarmv1.FromWorker_Hello{Hello: hello}}, dropped, nil
 	case *swarmv1.FromWorker_Heartbeat:
 		return &swarmv1.FromWorker{Message: &swarmv1.FromWorker_Heartbeat{Heartbeat: &swarmv1.Heartbeat{Sequence: m.Heartbeat.GetSequence()}}}, "", nil
 	case *swarmv1.FromWorker_InForce:
@@ -46,25 +48,26 @@ func FromWorker(m *swarmv1.FromWorker, hostname string) (clean *swarmv1.FromWork
 	case *swarmv1.FromWorker_Departure:
 		return &swarmv1.FromWorker{Message: &swarmv1.FromWorker_Departure{Departure: &swarmv1.Departure{}}}, "", nil
 	case *swarmv1.FromWorker_Status:
-		report, left, err := Report(m.Status)
+		report, dropped, err := Report(m.Status)
 		if err != nil {
 			return nil, "", err
 		}
-		return &swarmv1.FromWorker{Message: &swarmv1.FromWorker_Status{Status: report}}, left, nil
+		return &swarmv1.FromWorker{Message: &swarmv1.FromWorker_Status{Status: report}}, dropped, nil
 	case *swarmv1.FromWorker_Description:
 		if size := m.Description.SizeVT(); size > maxRawDescription {
 			return nil, fmt.Sprintf("a description of %d bytes", size), nil
 		}
 		return &swarmv1.FromWorker{Message: &swarmv1.FromWorker_Description{Description: Description(m.Description, hostname)}}, "", nil
 	case *swarmv1.FromWorker_Images:
-		held, left := Images(m.Images)
-		return &swarmv1.FromWorker{Message: &swarmv1.FromWorker_Images{Images: held}}, left, nil
+		held, dropped := Images(m.Images)
+		return &swarmv1.FromWorker{Message: &swarmv1.FromWorker_Images{Images: held}}, dropped, nil
 	}
 	return nil, "a message of an unknown kind", nil
 }
 
-// Hello returns what may be used of a greeting. Its description is nil when there is none, or when it is too large.
-func Hello(h *swarmv1.Hello, hostname string) (clean *swarmv1.Hello, left string) {
+// Hello returns the part of a hello message that may be used. Its description is nil if the message
+// has none or if it is too large.
+func Hello(h *swarmv1.Hello, hostname string) (clean *swarmv1.Hello, dropped string) {
 	clean = &swarmv1.Hello{
 		MachineId: Text(h.GetMachineId(), maxMachine), SeenIndex: h.GetSeenIndex(), Epoch: h.GetEpoch(),
 	}
@@ -76,15 +79,16 @@ func Hello(h *swarmv1.Hello, hostname string) (clean *swarmv1.Hello, left string
 	}
 	switch size := h.GetDescription().SizeVT(); {
 	case size > maxRawDescription:
-		left = fmt.Sprintf("a description of %d bytes", size)
+		dropped = fmt.Sprintf("a description of %d bytes", size)
 	case h.GetDescription() != nil:
 		clean.Description = Description(h.GetDescription(), hostname)
 	}
-	return clean, left
+	return clean, dropped
 }
 
-// Report returns what may be stored of a report: statuses of different tasks, each of at most MaxStatus bytes.
-func Report(r *swarmv1.StatusReport) (clean *swarmv1.StatusReport, left string, err error) {
+// Report returns the statuses of a report that may be stored, each of at most MaxStatus bytes. It
+// returns an error if the report is too large.
+func Report(r *swarmv1.StatusReport) (clean *swarmv1.StatusReport, dropped string, err error) {
 	if n := len(r.GetUpdates()); n > MaxUpdates {
 		return nil, "", invalid("a report has %d statuses, at most %d are allowed", n, MaxUpdates)
 	}
@@ -95,19 +99,20 @@ func Report(r *swarmv1.StatusReport) (clean *swarmv1.StatusReport, left string, 
 	for _, st := range r.GetUpdates() {
 		good, why := Status(st)
 		if good == nil {
-			left = why
+			dropped = why
 			continue
 		}
 		clean.Updates = append(clean.Updates, good)
 	}
-	return clean, left, nil
+	return clean, dropped, nil
 }
 
-// Status returns what may be stored of a task's status; nil, and why, when it names no task, or a state that no worker
-// reports. Meta, session and sequence are the receiver's to set.
+// Status returns the part of the status of a task that may be stored. It returns nil and a reason
+// if the status has no valid task id, or a state that workers do not report. The receiver sets
+// meta, session and sequence.
 func Status(st *swarmv1.TaskStatus) (clean *swarmv1.TaskStatus, why string) {
 	if !ident.IsKey(st.GetTaskId()) {
-		return nil, "a status of no valid task id"
+		return nil, "a status without a valid task id"
 	}
 	if !reported(st.GetState()) {
 		return nil, fmt.Sprintf("a status of state %d", st.GetState())
@@ -131,13 +136,14 @@ func Status(st *swarmv1.TaskStatus) (clean *swarmv1.TaskStatus, why string) {
 	return clean, ""
 }
 
-// reported tells whether workers report a state. The planner alone writes what is below, and what comes after.
+// reported reports whether workers report a state. Only the planner writes the lower and the higher
+// states.
 func reported(s swarmv1.TaskState) bool {
 	_, known := swarmv1.TaskState_name[int32(s)]
 	return known && s >= swarmv1.TaskState_ASSIGNED && s <= swarmv1.TaskState_REJECTED
 }
 
-// instant is nil for what is no time.
+// instant returns a copy of a timestamp, or nil if it is not a valid time.
 func instant(t *timestamppb.Timestamp) *timestamppb.Timestamp {
 	if t == nil || t.CheckValid() != nil {
 		return nil
@@ -145,7 +151,7 @@ func instant(t *timestamppb.Timestamp) *timestamppb.Timestamp {
 	return &timestamppb.Timestamp{Seconds: t.GetSeconds(), Nanos: t.GetNanos()}
 }
 
-// port accepts a port that a node publishes for one of its tasks.
+// port checks a port that a node publishes for one of its tasks.
 func port(p *swarmv1.PortConfig) (*swarmv1.PortConfig, bool) {
 	_, known := swarmv1.PortConfig_Protocol_name[int32(p.GetProtocol())]
 	ok := known && !publish.ByMesh(p) && isPort(p.GetTargetPort()) && isPort(p.GetPublishedPort()) &&
@@ -159,8 +165,9 @@ func port(p *swarmv1.PortConfig) (*swarmv1.PortConfig, bool) {
 	}, true
 }
 
-// Images returns the first MaxHeld valid digests of a report, each once, as far as they fit into MaxReport.
-func Images(r *swarmv1.ImageReport) (clean *swarmv1.ImageReport, left string) {
+// Images returns the first MaxHeld valid digests of a report, without duplicates, as long as they
+// fit into MaxReport.
+func Images(r *swarmv1.ImageReport) (clean *swarmv1.ImageReport, dropped string) {
 	seen := make(map[string]bool, min(len(r.GetHeld()), MaxHeld))
 	size := 0
 	clean = &swarmv1.ImageReport{Held: pick(r.GetHeld(), MaxHeld, func(s string) (string, bool) {
@@ -172,17 +179,17 @@ func Images(r *swarmv1.ImageReport) (clean *swarmv1.ImageReport, left string) {
 		return s, ok
 	})}
 	if n := len(r.GetHeld()) - len(clean.Held); n > 0 {
-		left = fmt.Sprintf("%d of %d image digests", n, len(r.GetHeld()))
+		dropped = fmt.Sprintf("%d of %d image digests", n, len(r.GetHeld()))
 	}
-	return clean, left
+	return clean, dropped
 }
 
-// IsDigest reports whether s is the digest of content.
+// IsDigest reports whether s is a valid digest of content.
 func IsDigest(s string) bool {
 	return len(s) <= maxDigest && digest.Digest(s).Validate() == nil
 }
 
-// Digests returns the valid digests among the first limit ones.
+// Digests returns the valid digests among the first limit entries of in.
 func Digests(in []string, limit int) []string {
 	return pick(in[:min(len(in), limit)], limit, func(s string) (string, bool) { return s, IsDigest(s) })
 }

@@ -12,7 +12,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// eachString visits every text of a message, however deep, and reports fields that this build does not know.
+// eachString visits every text of a message at any depth, and reports fields that this build does
+// not know.
 func eachString(m protoreflect.Message, text func(name protoreflect.FullName, s string), unknown func(protoreflect.FullName)) {
 	if len(m.GetUnknown()) > 0 {
 		unknown(m.Descriptor().FullName())
@@ -55,7 +56,8 @@ func seed(f *testing.F, messages ...proto.Message) {
 	}
 }
 
-// FuzzFromWorker feeds any bytes that a worker may send through the checks, and asserts what they promise.
+// FuzzFromWorker passes arbitrary bytes of a worker through the checks, and checks their
+// guarantees.
 func FuzzFromWorker(f *testing.F) {
 	digest := "sha256:" + strings.Repeat("a", 64)
 	seed(f,
@@ -72,7 +74,7 @@ func FuzzFromWorker(f *testing.F) {
 	)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		m := &swarmv1.FromWorker{}
-		if m.UnmarshalVT(data) != nil { // Laxer than gRPC: it takes texts that are not UTF-8.
+		if m.UnmarshalVT(data) != nil { // less strict than gRPC: it accepts texts that are not UTF-8
 			return
 		}
 		clean, _, err := bounds.FromWorker(m, "joined")
@@ -105,8 +107,8 @@ func FuzzFromWorker(f *testing.F) {
 	})
 }
 
-// FuzzAssignments feeds any bytes that a manager may send through the checks: ids that are used name one file below a
-// folder.
+// FuzzAssignments passes arbitrary bytes of a manager through the checks. An accepted id must name
+// a file directly inside a folder.
 func FuzzAssignments(f *testing.F) {
 	put := func(a *swarmv1.Assignment) proto.Message {
 		return &swarmv1.Assignments{Sequence: 1, Changes: []*swarmv1.AssignmentChange{{Change: &swarmv1.AssignmentChange_Put{Put: a}}}}

@@ -10,24 +10,25 @@ import (
 )
 
 const (
-	// MaxText is the longest text that is stored of what a worker says of itself or of a task, in bytes.
+	// MaxText is the longest text from a worker, about itself or a task, that is stored, in bytes.
 	MaxText = 4 << 10
-	// cut marks a text that was longer.
+	// cut ends a text that was shortened.
 	cut = "…"
-	// replacement stands for what is no printable character.
+	// replacement replaces a character that is not printable.
 	replacement = '\uFFFD'
 )
 
-// Text returns s as it may be stored and shown in one line: valid UTF-8 of at most limit bytes. Line breaks and tabs become
-// spaces. Every other character that is not printable, such as one that controls a terminal or the direction of writing,
-// becomes U+FFFD. A text that is cut ends with an ellipsis.
+// Text returns s in a form that can be stored and shown in one line: valid UTF-8 of at most limit
+// bytes. Line breaks and tabs become spaces. Other characters that are not printable become U+FFFD,
+// for example those that control a terminal or the direction of writing. A shortened text ends with
+// an ellipsis.
 func Text(s string, limit int) string {
 	if len(s) <= limit && IsPlain(s) {
 		return s
 	}
 	var b strings.Builder
 	for _, r := range s {
-		r = shown(r)
+		r = printable(r)
 		if b.Len()+utf8.RuneLen(r) > limit {
 			return shorten(b.String(), limit)
 		}
@@ -36,7 +37,7 @@ func Text(s string, limit int) string {
 	return b.String()
 }
 
-// IsPlain reports whether s consists of printable ASCII characters. The empty string does.
+// IsPlain reports whether s has only printable ASCII characters. It is true for the empty string.
 func IsPlain(s string) bool {
 	for i := range len(s) {
 		if s[i] < ' ' || s[i] > '~' {
@@ -46,7 +47,7 @@ func IsPlain(s string) bool {
 	return true
 }
 
-func shown(r rune) rune {
+func printable(r rune) rune {
 	switch {
 	case r == '\n', r == '\r', r == '\t':
 		return ' '
@@ -56,7 +57,7 @@ func shown(r rune) rune {
 	return r
 }
 
-// shorten makes room for the ellipsis at the end of a text that fills the limit.
+// shorten makes room for the ellipsis at the end of s, so that the result has at most limit bytes.
 func shorten(s string, limit int) string {
 	if limit < len(cut) {
 		return ""
@@ -68,7 +69,7 @@ func shorten(s string, limit int) string {
 	return s + cut
 }
 
-// pick returns what valid makes of the first limit items that it accepts.
+// pick calls valid for the items of in, and returns the first limit results that valid accepts.
 func pick[T any](in []T, limit int, valid func(T) (T, bool)) (out []T) {
 	for _, item := range in {
 		if len(out) == limit {

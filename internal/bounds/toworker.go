@@ -12,41 +12,42 @@ import (
 )
 
 const (
-	// MaxPeers is how many managers, or holders of an image, a node believes in.
+	// MaxPeers is the most managers, or nodes with an image, that a node accepts in one list.
 	MaxPeers = 1024
-	// MaxBundle is the largest set of root certificates, in bytes.
+	// MaxBundle is the largest bundle of root certificates, in bytes.
 	MaxBundle = 256 << 10
 
 	minHeartbeat, maxHeartbeat = 100 * time.Millisecond, time.Minute
 	maxLease                   = time.Hour
 
-	maxKey      = 1 << 10 // an encryption key
+	maxKey      = 1 << 10 // the length of an encryption key
 	maxVNI      = 1<<24 - 1
-	maxAttached = 1 << 10 // networks of one object, addresses of one network, ports of one service
+	maxAttached = 1 << 10 // the number of networks of an object, addresses of a network or ports of a service
 )
 
-// Assignments returns the changes that a worker may act on: those whose ids can be names of files, and whose addresses,
-// ranges and ports are well formed. left says why the others were left out, in a line each.
-func Assignments(m *swarmv1.Assignments) (clean *swarmv1.Assignments, left []string) {
+// Assignments returns the changes that a worker may apply: their ids can be file names, and their
+// addresses, ranges and ports are valid. dropped has one line for each dropped change, with the
+// reason.
+func Assignments(m *swarmv1.Assignments) (clean *swarmv1.Assignments, dropped []string) {
 	clean = &swarmv1.Assignments{Sequence: m.GetSequence(), Complete: m.GetComplete(), Index: m.GetIndex()}
 	for _, c := range m.GetChanges() {
 		switch change := c.GetChange().(type) {
 		case *swarmv1.AssignmentChange_Put:
 			if err := checkAssignment(change.Put); err != nil {
-				left = append(left, err.Error())
+				dropped = append(dropped, err.Error())
 				continue
 			}
 		case *swarmv1.AssignmentChange_Remove:
 			if change.Remove == nil {
-				left = append(left, "a change removes nothing")
+				dropped = append(dropped, "a change to remove an object names no object")
 				continue
 			}
 		default:
-			continue // Of a newer version of the managers.
+			continue // from a newer version of the managers
 		}
 		clean.Changes = append(clean.Changes, c)
 	}
-	return clean, left
+	return clean, dropped
 }
 
 func checkAssignment(a *swarmv1.Assignment) error {
@@ -80,7 +81,7 @@ func checkAssignment(a *swarmv1.Assignment) error {
 	case *swarmv1.Assignment_Backend:
 		return checkBackend(o.Backend)
 	}
-	return nil // Of a newer version of the managers: it has no effect.
+	return nil // from a newer version of the managers: it has no effect
 }
 
 func checkTask(t *swarmv1.Task) error {
@@ -117,7 +118,7 @@ func checkPrefixes(whose string, all []string) error {
 	}
 	for _, s := range all {
 		if _, err := netip.ParsePrefix(s); err != nil {
-			return invalid("%s: %q is no address in prefix notation", whose, Text(s, maxWord))
+			return invalid("%s: %q is not an address in prefix notation", whose, Text(s, maxWord))
 		}
 	}
 	return nil
@@ -135,7 +136,7 @@ func checkEndpoint(e *swarmv1.Endpoint) error {
 		ok := isPort(p.GetTargetPort()) && (p.GetPublishedPort() == 0 || isPort(p.GetPublishedPort())) && p.GetMeshPort() < 1<<16 &&
 			(p.GetHostIp() == "" || isAddr(p.GetHostIp()))
 		if !ok {
-			return invalid("%s has a port that is none: %d to %d", whose, p.GetPublishedPort(), p.GetTargetPort())
+			return invalid("%s has an invalid port: published %d, target %d", whose, p.GetPublishedPort(), p.GetTargetPort())
 		}
 	}
 	for _, v := range e.GetVirtualIps() {
@@ -158,7 +159,7 @@ func checkNetwork(n *swarmv1.Network) error {
 			return err
 		}
 		if c.GetGateway() != "" && !isAddr(c.GetGateway()) {
-			return invalid("network %s: gateway %q is no address", n.GetId(), Text(c.GetGateway(), maxWord))
+			return invalid("network %s: gateway %q is not an address", n.GetId(), Text(c.GetGateway(), maxWord))
 		}
 	}
 	return nil
@@ -170,11 +171,11 @@ func checkPeering(p *swarmv1.Peering) error {
 	}
 	for _, s := range slices.Concat([]string{p.GetAddr()}, p.GetOthers()) {
 		if s != "" && !isHost(s) {
-			return invalid("node %s: %q is no address", p.GetNodeId(), Text(s, maxWord))
+			return invalid("node %s: %q is not an address", p.GetNodeId(), Text(s, maxWord))
 		}
 	}
 	if p.GetPort() > math.MaxUint16 {
-		return invalid("node %s: %d is no port", p.GetNodeId(), p.GetPort())
+		return invalid("node %s: %d is not a port", p.GetNodeId(), p.GetPort())
 	}
 	return checkPrefixes("node "+p.GetNodeId(), p.GetMeshAddresses())
 }
@@ -200,7 +201,7 @@ func checkBackend(b *swarmv1.Backend) error {
 	return checkAttachments("task "+b.GetTaskId(), b.GetNetworks())
 }
 
-// Peers returns the peers whose id and address are well formed, at most MaxPeers.
+// Peers returns the first MaxPeers peers with a valid id and address.
 func Peers(in []*swarmv1.Peer) []*swarmv1.Peer {
 	return pick(in, MaxPeers, func(p *swarmv1.Peer) (*swarmv1.Peer, bool) {
 		ok := ident.IsKey(p.GetNodeId()) && isHost(p.GetAddr()) && isPort(p.GetPort())
@@ -208,7 +209,7 @@ func Peers(in []*swarmv1.Peer) []*swarmv1.Peer {
 	})
 }
 
-// isHost tells whether s is where one host is reached: an address, or a name.
+// isHost reports whether s is the address or the name of a host.
 func isHost(s string) bool {
 	if _, err := netip.ParseAddr(s); err == nil {
 		return ident.CheckHostAddress("address", s) == nil
@@ -216,7 +217,8 @@ func isHost(s string) bool {
 	return ident.CheckHostname(s) == nil
 }
 
-// Lease returns how long single-writer tasks may run without a manager; fallback if it is not set.
+// Lease returns how long single-writer tasks may run without a manager: d between 100 ms and one
+// hour, or fallback if d is not set.
 func Lease(d, fallback time.Duration) time.Duration {
 	if d <= 0 {
 		return fallback
@@ -224,7 +226,8 @@ func Lease(d, fallback time.Duration) time.Duration {
 	return max(minHeartbeat, min(d, maxLease))
 }
 
-// Heartbeat returns a period at which heartbeats can be sent; fallback for one that is not set.
+// Heartbeat returns the period of heartbeats: d between 100 ms and one minute, or fallback if d is
+// not set.
 func Heartbeat(d, fallback time.Duration) time.Duration {
 	if d <= 0 {
 		return fallback

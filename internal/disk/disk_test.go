@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// small mounts a file system of its own.
+// small mounts a small file system for the test.
 func small(t *testing.T, size string) string {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -34,7 +34,7 @@ func small(t *testing.T, size string) string {
 	return dir
 }
 
-// fill writes until nothing more fits.
+// fill writes to a file until the disk is full.
 func fill(t *testing.T, path string) {
 	t.Helper()
 	f, err := os.Create(path)
@@ -70,7 +70,7 @@ func TestWatch_FullAndBack(t *testing.T) {
 	}
 	changed := w.Changed()
 	fill(t, filepath.Join(dir, "other"))
-	if _, err := w.look(); err != nil {
+	if _, err := w.check(); err != nil {
 		t.Fatal(err)
 	}
 	select {
@@ -81,8 +81,8 @@ func TestWatch_FullAndBack(t *testing.T) {
 	if _, err := os.Stat(reserve); err == nil || w.Full() == "" {
 		t.Fatalf("full: %q, and the reserve is still there", w.Full())
 	}
-	// What the reserve gave makes no room.
-	if _, err := w.look(); err != nil || w.Full() == "" {
+	// The room of the released reserve does not count as room.
+	if _, err := w.check(); err != nil || w.Full() == "" {
 		t.Fatalf("full, on the second look: %q, %v", w.Full(), err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "state"), make([]byte, 1<<20), 0o600); err != nil {
@@ -91,7 +91,7 @@ func TestWatch_FullAndBack(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, "other")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.look(); err != nil {
+	if _, err := w.check(); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(reserve); err != nil || w.Full() != "" {
@@ -99,7 +99,7 @@ func TestWatch_FullAndBack(t *testing.T) {
 	}
 }
 
-// A file with room ahead can be written when the disk is full, within its end and beyond.
+// A file with reserved room can be written on a full disk, both before and after its end.
 func TestAhead(t *testing.T) {
 	dir := small(t, "20m")
 	path := filepath.Join(dir, "state")

@@ -11,15 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Space of a file system, in bytes.
+// Space is the space of a file system in bytes.
 type Space struct {
-	// Total and Free are as users see them: without what is kept for root.
+	// Total and Free do not count the space that the file system keeps for root.
 	Total, Free uint64
-	// NoNames: there is room, and no inode is left to name a file.
-	NoNames bool
+	// NoInodes is true if no inode is left for another file.
+	NoInodes bool
 }
 
-// Of is the space of the file system that a folder is on.
+// Of returns the space of the file system that contains a folder.
 func Of(dir string) (Space, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
@@ -29,11 +29,11 @@ func Of(dir string) (Space, error) {
 	used := (st.Blocks - st.Bfree) * unit
 	return Space{
 		Total: used + st.Bavail*unit, Free: st.Bavail * unit,
-		NoNames: st.Files > 0 && st.Ffree == 0,
+		NoInodes: st.Files > 0 && st.Ffree == 0,
 	}, nil
 }
 
-// UsedPercent is how much of the space is used, 0 to 100, as df(1) counts.
+// UsedPercent returns the used part of the space, from 0 to 100, as df(1) counts.
 func (s Space) UsedPercent() int {
 	if s.Total == 0 {
 		return 0
@@ -41,14 +41,16 @@ func (s Space) UsedPercent() int {
 	return int((s.Total - s.Free) * 100 / s.Total)
 }
 
-// IsFull tells an error for want of room, also of another process, whose words are all there is.
+// IsFull reports whether an error means that the disk or a quota is full. It also compares the
+// error text, because an error from another process is only text.
 func IsFull(err error) bool {
 	return err != nil && (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) ||
 		strings.Contains(err.Error(), unix.ENOSPC.Error()) || strings.Contains(err.Error(), unix.EDQUOT.Error()))
 }
 
-// Ahead makes sure that a file can be written to some bytes beyond its present end, holes within it included, whatever
-// becomes of the disk. What others see of the file does not change. File systems that cannot do that are left alone.
+// Ahead reserves room for a file, so that writes succeed up to bytes beyond its present end, even
+// in holes and on a full disk. The size of the file does not change. Ahead does nothing on a file
+// system that does not support this.
 func Ahead(path string, bytes int64) error {
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
@@ -61,7 +63,7 @@ func Ahead(path string, bytes int64) error {
 	}
 	err = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, st.Size()+bytes)
 	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
-		return fmt.Errorf("keep room for %s: %w", path, err)
+		return fmt.Errorf("reserve room for %s: %w", path, err)
 	}
 	return nil
 }

@@ -19,45 +19,49 @@ import (
 )
 
 const (
-	// lookEvery is how often the space is asked for: the kernel tells nobody.
-	lookEvery = time.Second
-	// The disk is full when less than 1/fullPart of it is free, and less than fullBytes.
+	// checkInterval is the time between two checks. It polls because the kernel has no notification
+	// for a full disk.
+	checkInterval = time.Second
+	// The disk counts as full if the free space is less than 1/fullPart of the disk and less than
+	// fullBytes.
 	fullPart  = 50
 	fullBytes = 256 << 20
-	// reserveBytes is the largest reserve. It is never more than what makes a disk full.
+	// reserveBytes is the largest size of the reserve. The reserve is never larger than the free
+	// space at which the disk counts as full.
 	reserveBytes = 16 << 20
 	reserveFile  = "reserve"
 )
 
-// Watch notices when the disk of a folder is full, and when it is not any more.
+// Watch detects when the disk of a folder becomes full and when it has room again.
 type Watch struct {
 	dir string
 	log *slog.Logger
 
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards the fields below, except complaint
 	space   Space
 	full    bool
-	kept    bool // the reserve is there
+	kept    bool // the reserve file exists
 	changed chan struct{}
 
-	complaint string // the last that was logged; Run's
+	complaint string // the last text that was logged; only Run uses it
 }
 
-// NewWatch looks once, so that Full is right from the start. A reserve that cannot be kept is left to Run.
+// NewWatch makes a Watch and checks the disk once, so that Full is correct from the start. It
+// ignores an error of the reserve; Run tries again.
 func NewWatch(dir string, log *slog.Logger) (*Watch, error) {
 	w := &Watch{dir: dir, log: log, changed: make(chan struct{})}
-	_, err := w.look()
+	_, err := w.check()
 	return w, err
 }
 
-// Run looks until ctx ends.
+// Run checks the disk once a second until ctx ends.
 func (w *Watch) Run(ctx context.Context) error {
-	tick := time.NewTicker(lookEvery)
+	tick := time.NewTicker(checkInterval)
 	defer tick.Stop()
 	for {
 		select {
 		case <-tick.C:
-			reserve, err := w.look()
+			reserve, err := w.check()
 			w.complain(errors.Join(reserve, err))
 		case <-ctx.Done():
 			return nil
@@ -65,7 +69,7 @@ func (w *Watch) Run(ctx context.Context) error {
 	}
 }
 
-// Follow calls changed each time that the disk has become full, or has room again, until ctx ends.
+// Follow calls changed after each change of Full until ctx ends.
 func (w *Watch) Follow(ctx context.Context, changed func()) {
 	for {
 		select {
@@ -77,32 +81,33 @@ func (w *Watch) Follow(ctx context.Context, changed func()) {
 	}
 }
 
-// complain logs what is wrong once, not every second.
+// complain logs an error when its text changes, so that a lasting error is not logged every second.
 func (w *Watch) complain(err error) {
 	text := ""
 	if err != nil {
 		text = err.Error()
 	}
 	if text != w.complaint && text != "" {
-		w.log.Warn("the disk is watched only in part", "err", text)
+		w.log.Warn("the disk cannot be checked completely", "err", text)
 	}
 	w.complaint = text
 }
 
-// Dir is the folder.
+// Dir returns the folder.
 func (w *Watch) Dir() string { return w.dir }
 
-// Space is what the last look saw.
+// Space returns the space at the last check.
 func (w *Watch) Space() Space {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.space
 }
 
-// Now looks at this moment.
+// Now returns the space at this moment.
 func (w *Watch) Now() (Space, error) { return Of(w.dir) }
 
-// Full says that the disk is full, why and what to do; "" when it is not.
+// Full returns a text that says that the disk is full and what to do. It returns "" if the disk is
+// not full.
 func (w *Watch) Full() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -112,7 +117,8 @@ func (w *Watch) Full() string {
 	return fmt.Sprintf("its disk is full: make room on the file system of %s (%s), or run `swarm system prune`", w.dir, units.HumanSize(float64(w.space.Total)))
 }
 
-// Room refuses what the disk has no room for: so many bytes, or any number when it is 0.
+// Room returns errdefs.ErrResourceExhausted if the disk is full, or if it has no room for bytes
+// more. With bytes = 0 it refuses only if the disk is full.
 func (w *Watch) Room(bytes int64) error {
 	if full := w.Full(); full != "" {
 		return errdefs.ErrResourceExhausted.WithMessage(full)
@@ -125,15 +131,16 @@ func (w *Watch) Room(bytes int64) error {
 		units.HumanSize(float64(space.Free)), units.HumanSize(float64(bytes)), w.dir))
 }
 
-// Changed is closed when Full says something else. Ask for the channel before asking Full.
+// Changed returns a channel that is closed at the next change of Full. Get the channel before you
+// call Full.
 func (w *Watch) Changed() <-chan struct{} {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.changed
 }
 
-// look judges the disk, or says why it cannot; reserve is what is wrong with the reserve.
-func (w *Watch) look() (reserve, err error) {
+// check checks the disk and keeps or releases the reserve. reserve is the error of the reserve.
+func (w *Watch) check() (reserve, err error) {
 	space, err := Of(w.dir)
 	if err != nil {
 		return nil, err
@@ -142,7 +149,7 @@ func (w *Watch) look() (reserve, err error) {
 	defer w.mu.Unlock()
 	w.space = space
 	was := w.full
-	w.full = w.judgeLocked(space)
+	w.full = w.isFullLocked(space)
 	if w.full != was {
 		close(w.changed)
 		w.changed = make(chan struct{})
@@ -155,31 +162,32 @@ func (w *Watch) look() (reserve, err error) {
 	return w.keepLocked(), nil
 }
 
-// judgeLocked: full is a little room, not none, so that what runs can go on; and there must be clearly more before it is
-// called otherwise, also without what the reserve gave.
-func (w *Watch) judgeLocked(s Space) bool {
+// isFullLocked reports whether the disk counts as full. A full disk still has a little room, so
+// that running tasks can go on. A full disk counts as free again only with clearly more room, not
+// counting the room of the released reserve.
+func (w *Watch) isFullLocked(s Space) bool {
 	least := leastFree(s)
 	if w.full {
-		return s.NoNames || s.Free < 2*least+reserveOf(s)
+		return s.NoInodes || s.Free < 2*least+reserveOf(s)
 	}
-	return s.NoNames || s.Free < least
+	return s.NoInodes || s.Free < least
 }
 
 func leastFree(s Space) uint64 { return min(s.Total/fullPart, fullBytes) }
 func reserveOf(s Space) uint64 { return min(s.Total/fullPart, reserveBytes) }
 
-// keepLocked makes the reserve when it is missing and there is ample room for it.
+// keepLocked creates the reserve if it is missing and there is ample room for it.
 func (w *Watch) keepLocked() error {
 	if w.kept || w.space.Free < 2*leastFree(w.space)+2*reserveOf(w.space) {
 		return nil
 	}
 	f, err := os.OpenFile(filepath.Join(w.dir, reserveFile), os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
-		return fmt.Errorf("keep a reserve: %w", err)
+		return fmt.Errorf("create the disk reserve: %w", err)
 	}
 	defer f.Close()
 	if err := unix.Fallocate(int(f.Fd()), 0, 0, int64(reserveOf(w.space))); err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
-		return errors.Join(fmt.Errorf("keep a reserve: %w", err), os.Remove(f.Name()))
+		return errors.Join(fmt.Errorf("create the disk reserve: %w", err), os.Remove(f.Name()))
 	}
 	w.kept = true
 	return nil
@@ -188,7 +196,7 @@ func (w *Watch) keepLocked() error {
 func (w *Watch) releaseLocked() error {
 	w.kept = false
 	if err := os.Remove(filepath.Join(w.dir, reserveFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("release the reserve: %w", err)
+		return fmt.Errorf("delete the disk reserve: %w", err)
 	}
 	return nil
 }

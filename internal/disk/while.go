@@ -6,11 +6,13 @@ import (
 	"time"
 )
 
-// lookForRoom is how often the disk is looked at while something of unknown size is written to it.
-const lookForRoom = 50 * time.Millisecond
+// roomInterval is the time between two checks of the disk while data of unknown size is written to
+// it.
+const roomInterval = 50 * time.Millisecond
 
-// WhileRoom runs do, which writes something of unknown size, and cancels its context when room, such as Watch.Room, refuses
-// one byte more. It then returns what room said, unless do succeeded all the same. A nil room never refuses.
+// WhileRoom runs do, which writes data of unknown size. It cancels the context of do when room, for
+// example Watch.Room, refuses another byte. It then returns the error of room, unless do succeeded
+// nevertheless. A nil room never refuses.
 func WhileRoom(ctx context.Context, room func(bytes int64) error, do func(context.Context) error) error {
 	if room == nil {
 		return do(ctx)
@@ -21,7 +23,7 @@ func WhileRoom(ctx context.Context, room func(bytes int64) error, do func(contex
 	var watch sync.WaitGroup
 	ended := make(chan struct{})
 	watch.Go(func() {
-		tick := time.NewTicker(lookForRoom)
+		tick := time.NewTicker(roomInterval)
 		defer tick.Stop()
 		for {
 			select {

@@ -1,6 +1,7 @@
-// Package eventually is how tests wait for what announces itself to nobody: the kernel, another process, a goroutine that
-// has no channel for them. It asks again and again, within a bound that no machine needs, and runs no goroutine. Tests
-// alone call it; within a synctest bubble synctest.Wait says more.
+// Package eventually lets tests wait for changes without a notification: in the kernel, in another
+// process, or in a goroutine without a channel to the test. It polls until a limit that no machine
+// should need. It runs no goroutine, and only tests call it. In a synctest bubble, use
+// synctest.Wait.
 package eventually
 
 import (
@@ -10,31 +11,31 @@ import (
 
 const (
 	interval = 5 * time.Millisecond
-	// patience is for a machine that is busy with other tests.
-	patience = 30 * time.Second
+	// timeout is long enough for a machine that is busy with other tests.
+	timeout = 30 * time.Second
 )
 
-// True returns when ok says so, and fails the test when that takes too long.
+// True returns when ok returns true. It fails the test after 30 seconds.
 func True(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	if !poll(ok) {
-		t.Fatalf("not within %s: %s", patience, what)
+		t.Fatalf("not within %s: %s", timeout, what)
 	}
 }
 
-// Nil returns when do has no error, and fails the test with the last one when that takes too long.
+// Nil returns when do returns nil. After 30 seconds it fails the test with the last error.
 func Nil(t testing.TB, what string, do func() error) {
 	t.Helper()
 	var last error
 	if !poll(func() bool { last = do(); return last == nil }) {
-		t.Fatalf("not within %s: %s: %v", patience, what, last)
+		t.Fatalf("not within %s: %s: %v", timeout, what, last)
 	}
 }
 
 func poll(ok func() bool) bool {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
-	for deadline := time.Now().Add(patience); !ok(); <-tick.C {
+	for deadline := time.Now().Add(timeout); !ok(); <-tick.C {
 		if time.Now().After(deadline) {
 			return false
 		}

@@ -9,22 +9,22 @@ import (
 	"time"
 )
 
-// victim is a test that may fail.
-type victim struct {
+// recorder is a testing.TB that records the text of a failure.
+type recorder struct {
 	testing.TB
 	said string
 }
 
-func (v *victim) Helper() {}
+func (v *recorder) Helper() {}
 
-func (v *victim) Fatalf(format string, args ...any) {
+func (v *recorder) Fatalf(format string, args ...any) {
 	v.said = fmt.Sprintf(format, args...)
 	runtime.Goexit()
 }
 
-// try runs a wait that may end its goroutine, and gives what the test would have said.
+// try runs a wait that may end its goroutine, and returns the text of the failure.
 func try(wait func(testing.TB)) string {
-	v := &victim{}
+	v := &recorder{}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -50,7 +50,7 @@ func TestNil(t *testing.T) {
 		}
 		began := time.Now()
 		said = try(func(t testing.TB) { Nil(t, "the end", func() error { return errors.New("goes on") }) })
-		if want := "not within 30s: the end: goes on"; said != want || time.Since(began) > patience+interval {
+		if want := "not within 30s: the end: goes on"; said != want || time.Since(began) > timeout+interval {
 			t.Errorf("after %s: got %q, want %q", time.Since(began), said, want)
 		}
 	})

@@ -10,27 +10,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mapping is a range of addresses.
+// mapping is a range of memory addresses.
 type mapping struct{ from, to uintptr }
 
-// unmapShared tells the kernel that the pages of memory-mapped databases are not needed now: those
-// of the log, of the worker and of containerd, which grow as tasks come and go. Unlike
-// MADV_DONTNEED, MADV_PAGEOUT loses no data if a database maps its file anew at this moment and the
-// addresses become another mapping's. It is a hint: on a kernel before 5.4 nothing happens.
-func unmapShared() {
+// pageOutDatabases tells the kernel that the pages of memory-mapped databases are not needed now:
+// those of the log, the worker and containerd, which grow as tasks come and go. It uses
+// MADV_PAGEOUT, not MADV_DONTNEED: if a database maps its file again at this moment and the
+// addresses then belong to another mapping, MADV_PAGEOUT loses no data. On a kernel before 5.4 it
+// has no effect.
+func pageOutDatabases() {
 	maps, err := os.ReadFile("/proc/self/maps")
 	if err != nil {
 		return
 	}
-	for _, m := range shared(string(maps)) {
-		// There is no slice to give to unix.Madvise: the databases hold theirs.
+	for _, m := range databaseMappings(string(maps)) {
+		// unix.Madvise needs the slice of a mapping, which only the database has.
 		_, _, _ = unix.Syscall(unix.SYS_MADVISE, m.from, m.to-m.from, unix.MADV_PAGEOUT)
 	}
 }
 
-// shared finds the mappings of files that are shared and read only. maps is the text of
+// databaseMappings returns the shared read-only mappings of files in maps, the text of
 // /proc/PID/maps.
-func shared(maps string) []mapping {
+func databaseMappings(maps string) []mapping {
 	var out []mapping
 	for line := range strings.Lines(maps) {
 		fields := strings.Fields(line)

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A database that is mapped stays readable, and its pages are no longer counted as this process's.
+// A mapped database stays readable, and its pages no longer count as memory of this process.
 func TestFree_DatabasesStay(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "db")
 	const size = 4 << 20
@@ -35,7 +35,7 @@ func TestFree_DatabasesStay(t *testing.T) {
 		t.Fatal(err)
 	}
 	at := uintptr(unsafe.Pointer(&data[0]))
-	if !slices.Contains(shared(string(maps)), mapping{at, at + size}) {
+	if !slices.Contains(databaseMappings(string(maps)), mapping{at, at + size}) {
 		t.Errorf("the mapping at %x is not found in\n%s", at, maps)
 	}
 	if got := bytes.Count(data, []byte("x")); got != size {

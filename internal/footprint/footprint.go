@@ -1,8 +1,8 @@
 //go:build linux
 
-// Package footprint gives memory that a process no longer uses back to the kernel once the process
-// is at rest. Go gives heap back too, but over minutes, and only what a garbage collection has
-// freed; a process at rest runs none. The daemon and the runtime call Keep.
+// Package footprint returns memory that a process no longer uses to the kernel when the process
+// becomes idle. Go also returns heap memory, but over minutes, and only what a garbage collection
+// has freed; an idle process runs no collection. The daemon and the runtime call Keep.
 package footprint
 
 import (
@@ -15,54 +15,55 @@ import (
 )
 
 const (
-	// period is how often Keep looks whether the process works.
+	// period is the interval at which Keep measures the CPU time of the process.
 	period = 10 * time.Second
-	// quiet is how much processor time a process at rest uses in a period, at most.
-	quiet = period / 25
+	// idleLimit is the most CPU time that an idle process uses in a period.
+	idleLimit = period / 25
 )
 
-// garbage is by how many percent the heap grows before Go collects garbage, half of what Go does by itself. What a burst of
-// work leaves behind is as large as the heap was at its peak: some objects stay in most of its pages. Of the latency of a
-// service's creation and removal it costs nothing that can be measured.
-const garbage = 50
+// gcPercent is the growth of the heap, in percent, after which Go collects garbage. It is half of
+// the default of Go. The memory that a burst of work leaves behind is as large as the peak of the
+// heap, because some objects remain in most of its pages. The lower value adds no measurable
+// latency to the creation and removal of a service.
+const gcPercent = 50
 
-// Keep collects garbage earlier than Go does by itself, unless GOGC is set, and calls trim whenever
-// the process comes to rest after work or after its start. It returns when ctx ends.
+// Keep lowers the garbage collection threshold of Go, unless GOGC is set, and calls trim whenever
+// the process becomes idle after work or after its start. It returns when ctx ends.
 func Keep(ctx context.Context, trim func()) {
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(garbage)
+		debug.SetGCPercent(gcPercent)
 	}
 	tick := time.NewTicker(period)
 	defer tick.Stop()
-	worked, last := true, used()
+	worked, last := true, cpuTime()
 	for {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			return
 		}
-		switch now := used(); {
-		case now-last > quiet:
+		switch now := cpuTime(); {
+		case now-last > idleLimit:
 			worked = true
 		case worked:
 			worked = false
 			trim()
 		}
-		last = used()
+		last = cpuTime()
 	}
 }
 
-// Free gives unused heap and the pages of memory-mapped databases back to the kernel. It collects
-// garbage twice, because what a sync.Pool holds survives the first collection: the buffers of gRPC
-// and of copies take megabytes after an image has been pulled.
+// Free returns unused heap memory and the pages of memory-mapped databases to the kernel. It
+// collects garbage twice, because the content of a sync.Pool survives the first collection: after
+// an image pull, the buffers of gRPC and of copies take megabytes.
 func Free() {
 	runtime.GC()
 	debug.FreeOSMemory()
-	unmapShared()
+	pageOutDatabases()
 }
 
-// used is the processor time of this process.
-func used() time.Duration {
+// cpuTime returns the CPU time of this process.
+func cpuTime() time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
 		return 0 // cannot fail with these arguments

@@ -8,8 +8,8 @@ import (
 	"testing/synctest"
 )
 
-// Keep trims once a process that worked has been quiet for a period, not again while it stays quiet, and ends with its
-// context.
+// Keep calls trim once after work, when the process has been idle for a period. It does not call
+// trim again while the process stays idle. It returns when its context ends.
 func TestKeep_TrimsOnceAtRest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*period+period/2)

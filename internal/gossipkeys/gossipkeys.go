@@ -1,9 +1,10 @@
-// Package gossipkeys decides how the keys that encrypt a cluster's gossip change. A new key is
-// handed out first, and nodes decrypt with it; then they encrypt with it; the former one decrypts
-// for a while yet. No step waits for a node: one that was away is told the keys in its session with
-// a manager, which does not need them.
+// Package gossipkeys decides how the keys that encrypt the gossip of a cluster change. A new key
+// goes through three stages: nodes receive it and only decrypt with it; then they encrypt with it;
+// after the next key has replaced it, they only decrypt with it for a while. No stage waits for a
+// node. A node that was away receives the keys in its session with a manager, which does not use
+// gossip.
 //
-// It is pure. Callers: the leader, which writes the keys, and nodes, which use them.
+// The package is pure. The leader uses it to write the keys, and nodes use it to choose among them.
 package gossipkeys
 
 import (
@@ -16,28 +17,28 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Subsystem marks the keys of gossip among the cluster's.
+// Subsystem is the subsystem of gossip keys among the encryption keys of the cluster.
 const Subsystem = "gossip"
 
 const (
 	// Period is how long a key encrypts before the next one is made.
 	Period = 12 * time.Hour
-	// Settle is how long a new key is known before it encrypts: sessions carry it to all nodes
-	// meanwhile.
+	// Settle is the time between the creation of a key and its first use for encryption. In that
+	// time, sessions bring it to all nodes.
 	Settle = 10 * time.Second
-	// Retain is how long the former keys decrypt.
+	// Retain is how long a replaced key still decrypts.
 	Retain = 10 * time.Minute
-	// maxKeys bounds the keys of a cluster that removes node after node.
+	// maxKeys limits the keys of a cluster from which many nodes are removed in a short time.
 	maxKeys = 6
 )
 
-// First is the key of a new cluster.
+// First returns the first key of a new cluster.
 func First(key []byte, now time.Time) *swarmv1.EncryptionKey {
 	return &swarmv1.EncryptionKey{Subsystem: Subsystem, Key: key, LamportTime: 1, Since: timestamppb.New(now)}
 }
 
-// Replace returns the keys with a new one on standby. One that was on standby goes: a node that is
-// removed at this moment may have been told of it.
+// Replace returns the keys with a new standby key. It drops an older standby key, because a node
+// that is being removed may have received it.
 func Replace(keys []*swarmv1.EncryptionKey, fresh []byte, now time.Time) []*swarmv1.EncryptionKey {
 	var newest uint64
 	for _, k := range keys {
@@ -54,8 +55,8 @@ func Replace(keys []*swarmv1.EncryptionKey, fresh []byte, now time.Time) []*swar
 	return next
 }
 
-// Step returns the keys as they are to be now, and how long they stay so. fresh is used if a new
-// key is due. Keys that are not changed are returned as they were given.
+// Step returns the keys for the time now, and the time until they next change. It uses fresh if a
+// new key is due. Keys that do not change are returned as they were given.
 func Step(keys []*swarmv1.EncryptionKey, fresh []byte, now time.Time) (next []*swarmv1.EncryptionKey, wait time.Duration) {
 	next = Order(keys)
 	if len(next) == 0 {
@@ -85,8 +86,8 @@ func Step(keys []*swarmv1.EncryptionKey, fresh []byte, now time.Time) (next []*s
 	return next, wait
 }
 
-// Order sorts the keys of gossip among others: first the one that encrypts, then those that it
-// followed, the newest first, then the one on standby.
+// Order returns the gossip keys among all: first the key that encrypts, then the replaced keys,
+// newest first, then the standby key.
 func Order(all []*swarmv1.EncryptionKey) []*swarmv1.EncryptionKey {
 	own := slices.DeleteFunc(slices.Clone(all), func(k *swarmv1.EncryptionKey) bool { return k.GetSubsystem() != Subsystem })
 	slices.SortFunc(own, func(a, b *swarmv1.EncryptionKey) int {

@@ -13,7 +13,7 @@ import (
 
 var start = time.Date(2026, 11, 30, 0, 0, 0, 0, time.UTC)
 
-// key words one as "number age", with "+" before one on standby.
+// key formats a key as "number age", with "+" in front of a standby key.
 func key(n uint64, age time.Duration, standby bool) *swarmv1.EncryptionKey {
 	return &swarmv1.EncryptionKey{
 		Subsystem: Subsystem, Key: []byte{byte(n)}, LamportTime: n, Since: timestamppb.New(start.Add(-age)), Standby: standby,
@@ -61,8 +61,7 @@ func TestStep(t *testing.T) {
 	}
 }
 
-// At every step each node understands those that are a step behind, and those that are a step
-// ahead.
+// At every step, each node understands the nodes that are one step behind or ahead.
 func TestStep_NeighboursUnderstandEachOther(t *testing.T) {
 	keys, now := []*swarmv1.EncryptionKey{key(1, 0, false)}, start
 	has := func(all []*swarmv1.EncryptionKey, k *swarmv1.EncryptionKey) bool {
@@ -102,7 +101,7 @@ func TestReplace(t *testing.T) {
 		}
 	}
 	now := start
-	for range 20 { // A node is removed every 11 s.
+	for range 20 { // a node is removed every 11 s
 		now = now.Add(Settle)
 		keys, _ = Step(keys, nil, now)
 		now = now.Add(time.Second)

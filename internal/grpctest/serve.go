@@ -1,5 +1,5 @@
-// Package grpctest connects tests to a gRPC server through memory. It owns the connection and the goroutine that serves,
-// and ends both with the test.
+// Package grpctest connects tests to an in-memory gRPC server. The connection and the goroutine of
+// the server end with the test.
 package grpctest
 
 import (
@@ -13,7 +13,7 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 )
 
-// Serve runs a server until the test ends, and connects to it.
+// Serve runs a server until the test ends, and returns a connection to it.
 func Serve(t testing.TB, server *grpc.Server, options ...grpc.DialOption) *grpc.ClientConn {
 	t.Helper()
 	ln := bufconn.Listen(1 << 20)
@@ -29,7 +29,7 @@ func Serve(t testing.TB, server *grpc.Server, options ...grpc.DialOption) *grpc.
 	t.Cleanup(func() {
 		_ = conn.Close()
 		server.Stop()
-		if err := <-served; err != nil && !errors.Is(err, grpc.ErrServerStopped) { // it may not have begun
+		if err := <-served; err != nil && !errors.Is(err, grpc.ErrServerStopped) { // Serve returns ErrServerStopped if Stop came first
 			t.Error(err)
 		}
 	})

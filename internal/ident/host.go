@@ -12,8 +12,9 @@ const (
 	MaxKey = 128
 )
 
-// CheckHostname refuses what cannot be a host's name (RFC 1123): labels of letters, digits and hyphens, separated by dots.
-// A label has at most 63 characters and neither begins nor ends with a hyphen.
+// CheckHostname returns an error if s is not a valid hostname (RFC 1123): labels of letters, digits
+// and hyphens, separated by dots. A label has at most 63 characters and neither begins nor ends
+// with a hyphen.
 func CheckHostname(s string) error {
 	if s == "" {
 		return invalid("hostname is empty: give the host a name of letters, digits and hyphens")
@@ -47,9 +48,10 @@ func checkHostLabel(host, label string) error {
 	return nil
 }
 
-// CheckHostAddress refuses what cannot be the address of one host: it must be an IPv4 or IPv6 address, without zone, and
-// neither unspecified nor multicast. what ("advertise address") is for the message. Loopback addresses pass: a cluster of
-// one machine may use them.
+// CheckHostAddress returns an error if s is not the address of one host: an IPv4 or IPv6 address
+// without a zone that is neither unspecified, multicast nor broadcast. what ("advertise address")
+// is used in the error text. Loopback addresses are valid, because a cluster on one machine may use
+// them.
 func CheckHostAddress(what, s string) error {
 	a, err := netip.ParseAddr(s)
 	switch {
@@ -61,9 +63,10 @@ func CheckHostAddress(what, s string) error {
 	return nil
 }
 
-// IsKey reports whether s can be the id of an object that another machine names, also of one that this build did not
-// generate: 1 to MaxKey letters, digits, hyphens, underscores and dots, the first a letter or digit. Such an id is a
-// single element of a path and never "." or "..".
+// IsKey reports whether s can be the id of an object in a message from another machine. The object
+// may have been made by another build, so the rule is wider than IsID: 1 to MaxKey letters, digits,
+// hyphens, underscores and dots, and the first character is a letter or digit. Such an id is a
+// single path element and never "." or "..".
 func IsKey(s string) bool {
 	if s == "" || len(s) > MaxKey || !isAlnum(s[0]) {
 		return false
@@ -76,7 +79,7 @@ func IsKey(s string) bool {
 	return true
 }
 
-// CheckKey refuses what IsKey does. kind ("task", "network") is for the message.
+// CheckKey returns an error if IsKey is false. kind ("task", "network") is used in the error text.
 func CheckKey(kind, s string) error {
 	if IsKey(s) {
 		return nil

@@ -1,6 +1,8 @@
-// Package ident owns the shape of what names things: generated ids, and the names that users give to services,
-// networks, volumes, secrets and configs. It refuses to know what the names stand for. Everything that makes or accepts
-// an id or a name calls it; it is pure apart from reading the system's random source and runs no goroutine.
+// Package ident generates ids, and checks the ids and names of objects: services, networks,
+// volumes, secrets, configs, users and hosts. It does not know the objects themselves. Every
+// component that makes or accepts an id or a name calls it. It runs no goroutine, and its only I/O
+// is reading the random source of the system. All Check functions return errdefs.ErrInvalidArgument
+// with a text for the user.
 package ident
 
 import (
@@ -15,30 +17,32 @@ import (
 const (
 	// IDLen is the length of a generated id: 25 base36 digits hold 129 bits, as in Docker.
 	IDLen = 25
-	// MaxName is the longest service or network name: a DNS label (RFC 1035), because containers look it up.
+	// MaxName is the longest service or network name. Containers look these names up, so a name is
+	// a DNS label (RFC 1035).
 	MaxName = 63
 	// MaxConfigName is the longest secret or config name, as in Docker.
 	MaxConfigName = 64
-	// MaxVolumeName leaves room in a file name.
+	// MaxVolumeName is the longest volume name. It leaves room for more characters in a file name.
 	MaxVolumeName = 128
 
 	entropyBytes = 17 // 136 bits, of which IDLen digits keep 129
 	base         = 36
 )
 
-// NewID returns a fresh random id of IDLen base36 digits. Ids are unique without coordination: at a billion ids the
-// chance of one collision is below 1e-20.
+// NewID returns a random id of IDLen base36 digits. Ids are unique without coordination: with a
+// billion ids, the probability of one collision is below 1e-20.
 func NewID() string { return Base36(RandomBytes(entropyBytes), IDLen) }
 
-// RandomBytes returns n bytes of the system's random source. It cannot fail: Go ends the process when the source does.
+// RandomBytes returns n bytes from the random source of the system. It cannot fail: Go ends the
+// process if the source fails.
 func RandomBytes(n int) []byte {
 	b := make([]byte, n)
 	_, _ = rand.Read(b) // documented never to return an error
 	return b
 }
 
-// Base36 writes b as a number with exactly width lower-case base36 digits: zeros in front when it is short, only the
-// last width digits when it is long.
+// Base36 returns b as a number of exactly width lower-case base36 digits. A shorter number gets
+// leading zeros. A longer number keeps its last width digits.
 func Base36(b []byte, width int) string {
 	s := new(big.Int).SetBytes(b).Text(base)
 	if len(s) >= width {
@@ -53,7 +57,7 @@ func Base36(b []byte, width int) string {
 	return string(out)
 }
 
-// IsBase36 reports whether s consists of lower-case base36 digits only. The empty string does.
+// IsBase36 reports whether s has only lower-case base36 digits. It is true for the empty string.
 func IsBase36(s string) bool {
 	for i := range len(s) {
 		if !isLower(s[i]) && !isDigit(s[i]) {
@@ -63,10 +67,12 @@ func IsBase36(s string) bool {
 	return true
 }
 
-// IsID reports whether s has the shape of a generated id, as distinct from a name or a prefix of an id.
+// IsID reports whether s has the shape of a generated id, in contrast to a name or a prefix of an
+// id.
 func IsID(s string) bool { return len(s) == IDLen && IsBase36(s) }
 
-// CheckID refuses what is no id. kind ("node", "task") is for the message.
+// CheckID returns an error if s is not a generated id. kind ("node", "task") is used in the error
+// text.
 func CheckID(kind, s string) error {
 	if IsID(s) {
 		return nil
@@ -74,22 +80,25 @@ func CheckID(kind, s string) error {
 	return invalid("%s id %s is not valid: it must be %d lower-case letters and digits", kind, quote(s), IDLen)
 }
 
-// Fold is a name as DNS compares it. Names of services and networks that Fold makes equal are one name.
+// Fold returns a name in the form in which DNS compares it. Service or network names with the same
+// Fold are the same name.
 func Fold(name string) string { return strings.ToLower(name) }
 
-// CheckServiceName refuses a name that cannot be a service's: it becomes a DNS label in every container.
+// CheckServiceName returns an error if s is not a valid service name. The name becomes a DNS label
+// in every container.
 func CheckServiceName(s string) error { return checkLabel("service", s) }
 
-// CheckNetworkName refuses a name that cannot be a network's.
+// CheckNetworkName returns an error if s is not a valid network name.
 func CheckNetworkName(s string) error { return checkLabel("network", s) }
 
-// CheckSecretName refuses a name that cannot be a secret's.
+// CheckSecretName returns an error if s is not a valid secret name.
 func CheckSecretName(s string) error { return checkDotted("secret", s, MaxConfigName) }
 
-// CheckConfigName refuses a name that cannot be a config's.
+// CheckConfigName returns an error if s is not a valid config name.
 func CheckConfigName(s string) error { return checkDotted("config", s, MaxConfigName) }
 
-// CheckVolumeName refuses a name that cannot be a volume's: Docker's rule. It becomes a folder's name.
+// CheckVolumeName returns an error if s is not a valid volume name. The rule is that of Docker. The
+// name becomes the name of a folder.
 func CheckVolumeName(s string) error {
 	if err := checkCharacters("volume", s, MaxVolumeName); err != nil {
 		return err
@@ -100,10 +109,11 @@ func CheckVolumeName(s string) error {
 	return nil
 }
 
-// CheckUserName refuses a name that cannot be that of a credential's owner.
+// CheckUserName returns an error if s is not a valid name for the owner of a credential.
 func CheckUserName(s string) error { return checkDotted("user", s, MaxName) }
 
-// checkLabel is Docker's rule for services: letters and digits, with - and _ between them. No dots: DNS would split.
+// checkLabel checks a name by the rule of Docker for services: letters and digits, with - and _
+// between them. Dots are not allowed because they separate DNS labels.
 func checkLabel(kind, s string) error {
 	if err := checkLength(kind, s, MaxName); err != nil {
 		return err
@@ -116,7 +126,8 @@ func checkLabel(kind, s string) error {
 	return checkEnds(kind, s)
 }
 
-// checkDotted is Docker's rule for secrets and configs: as checkLabel, and dots, since they look like file names.
+// checkDotted checks a name by the rule of Docker for secrets and configs. It is the rule of
+// checkLabel plus dots, because these names look like file names.
 func checkDotted(kind, s string, limit int) error {
 	if err := checkCharacters(kind, s, limit); err != nil {
 		return err
@@ -146,7 +157,8 @@ func checkLength(kind, s string, limit int) error {
 	return nil
 }
 
-// checkEnds expects a non-empty s of allowed characters.
+// checkEnds checks the first and the last character. s must not be empty and must have allowed
+// characters only.
 func checkEnds(kind, s string) error {
 	if !isAlnum(s[0]) || !isAlnum(s[len(s)-1]) {
 		return invalid("%s name %s is not valid: it must start and end with a letter or digit", kind, quote(s))
@@ -158,7 +170,7 @@ func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 func isLower(c byte) bool { return 'a' <= c && c <= 'z' }
 func isAlnum(c byte) bool { return isDigit(c) || isLower(c) || 'A' <= c && c <= 'Z' }
 
-// runeAt returns the whole character that starts at byte i, for messages.
+// runeAt returns the character that starts at byte i, for error texts.
 func runeAt(s string, i int) rune {
 	for _, r := range s[i:] {
 		return r
@@ -166,7 +178,8 @@ func runeAt(s string, i int) rune {
 	return 0
 }
 
-// quote keeps a hostile or huge name from filling or breaking the one line of a message.
+// quote quotes s for an error text. It limits the length, so that a long or hostile name keeps the
+// text one short line.
 func quote(s string) string {
 	const shown = 80
 	if len(s) > shown {

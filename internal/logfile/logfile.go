@@ -1,9 +1,11 @@
 //go:build unix
 
-// Package logfile is a log in a file of bounded size, for a daemon that no service manager collects the output of.
+// Package logfile writes the log of a daemon to a file of limited size. It is for daemons whose
+// output no service manager collects.
 //
-// It owns the file and one former one, NAME.1. It never refuses a line for want of space or of a file: a daemon must not
-// stand still because nobody can read it. Called by cmd/swarm; no goroutines.
+// It uses the file NAME and one older file, NAME.1. If it cannot rename or open a file, it goes on
+// with the current one, because a daemon must not stop for its log. cmd/swarm calls it. It runs no
+// goroutine.
 package logfile
 
 import (
@@ -14,22 +16,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Limit is the size, in bytes, at which a file is set aside.
+// Limit is the size in bytes at which a file is renamed to NAME.1.
 const Limit = 10 << 20
 
-// File is a log. Each Write is a line of it.
+// File is a log file. Each Write is one line.
 type File struct {
 	name  string
 	limit int64
-	// streams are descriptors that follow the file: what a runtime says when it panics belongs into the log too.
+	// streams are descriptors that point to the current file. The log then also has the text that
+	// the Go runtime prints when it panics.
 	streams []int
 
-	mu   sync.Mutex // guards what follows
+	mu   sync.Mutex // guards f and size
 	f    *os.File
 	size int64
 }
 
-// Open opens a log to append to, and makes the given descriptors of this process write to it as well.
+// Open opens a log file for appending, and makes the given descriptors of this process write to it
+// too.
 func Open(name string, limit int64, streams ...int) (*File, error) {
 	l := &File{name: name, limit: limit, streams: streams}
 	if err := l.open(); err != nil {
@@ -54,19 +58,19 @@ func (l *File) open() error {
 		return err
 	}
 	if l.f != nil {
-		_ = l.f.Close() // All that was written is written.
+		_ = l.f.Close() // a close error loses no data: every Write has reached the kernel
 	}
 	l.f, l.size = f, info.Size()
 	return nil
 }
 
-// Write implements io.Writer. A file that has reached the limit is set aside first.
+// Write implements io.Writer. It first renames a file that has reached the limit.
 func (l *File) Write(line []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.size > 0 && l.size+int64(len(line)) > l.limit {
 		if os.Rename(l.name, l.name+".1") != nil || l.open() != nil {
-			l.size = 0 // The line goes where it can; the next attempt is a whole file away.
+			l.size = 0 // write to the current file, and try again after another limit bytes
 		}
 	}
 	n, err := l.f.Write(line)
@@ -74,7 +78,7 @@ func (l *File) Write(line []byte) (int, error) {
 	return n, err
 }
 
-// Close closes the file; the descriptors stay.
+// Close closes the file. The descriptors of the streams stay open.
 func (l *File) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

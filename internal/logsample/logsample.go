@@ -1,6 +1,6 @@
-// Package logsample writes log lines that a stranger, a worker or a container can cause as often as it likes. Of the lines
-// with the same key it writes the first of each interval, with the number of those that it left out before. It owns no
-// goroutine. Anybody may call it.
+// Package logsample limits log lines that a stranger, a worker or a container can cause as often as
+// it likes. Of the lines with the same key, it writes the first one of each interval, with the
+// number of lines that it left out before. It runs no goroutine.
 package logsample
 
 import (
@@ -14,16 +14,16 @@ import (
 )
 
 const (
-	// Interval is how often a line with the same key is written.
+	// Interval is the shortest time between two lines with the same key.
 	Interval = time.Minute
-	// maxKeys bounds the keys that are remembered, and with it the lines of one interval. A caller that varies its key more
-	// often shares the rest key.
+	// maxKeys limits the remembered keys, and so the lines of one interval. A caller with more
+	// different keys shares restKey.
 	maxKeys = 128
-	// restKey stands for all keys that are not remembered because there are too many.
+	// restKey stands for all keys that are not remembered.
 	restKey = ""
 )
 
-// Sampler limits the lines of one place of the program. It is safe for concurrent use.
+// Sampler limits the log lines of one part of the program. It is safe for concurrent use.
 type Sampler struct {
 	log *slog.Logger
 
@@ -31,9 +31,9 @@ type Sampler struct {
 	keys map[string]*window
 }
 
-// window is what is known of a key.
+// window is the state of a key.
 type window struct {
-	opened     time.Time // when its last line was written
+	opened     time.Time // the time of the last written line
 	suppressed int       // lines left out since then
 }
 
@@ -42,9 +42,10 @@ func New(log *slog.Logger) *Sampler {
 	return &Sampler{log: log, keys: map[string]*window{}}
 }
 
-// Log writes a line, unless one with the same key was written less than Interval ago. The key is the kind of event and who
-// caused it, such as a reason and an origin; it must not be text of the caller's choice alone. A line that follows others
-// which were left out says how many, as "suppressed".
+// Log writes a line unless a line with the same key was written less than Interval ago. The key is
+// the kind of event and its origin, such as a reason and an address. It must not be chosen by the
+// caller on the network alone. The line has the number of lines that were left out before it, as
+// "suppressed".
 func (s *Sampler) Log(level slog.Level, key, msg string, args ...any) {
 	if !s.log.Enabled(context.Background(), level) {
 		return
@@ -59,7 +60,7 @@ func (s *Sampler) Log(level slog.Level, key, msg string, args ...any) {
 	s.log.Log(context.Background(), level, msg, args...)
 }
 
-// count notes an event and reports whether its line is due.
+// count counts an event and reports whether its line is due.
 func (s *Sampler) count(key string, now time.Time) (suppressed int, due bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -87,7 +88,7 @@ func (s *Sampler) count(key string, now time.Time) (suppressed int, due bool) {
 	}
 }
 
-// expire forgets the keys whose interval is over. What they left out counts for the rest key.
+// expire forgets the keys whose interval is over. It adds their left-out lines to restKey.
 func (s *Sampler) expire(now time.Time) {
 	lost := 0
 	for key, w := range s.keys {
@@ -105,8 +106,8 @@ func (s *Sampler) expire(now time.Time) {
 	s.keys[restKey].suppressed += lost
 }
 
-// Reason is the text of an error without the addresses of a connection, which differ from one attempt to the next: a key
-// that contained them would never repeat.
+// Reason returns the text of an error without the addresses of the connection. These differ from
+// one attempt to the next, so a key with them would never repeat.
 func Reason(err error) string {
 	var netErr *net.OpError
 	if errors.As(err, &netErr) && netErr.Err != nil {

@@ -17,7 +17,7 @@ import (
 	"swarm/internal/logsample"
 )
 
-// lines runs do in a bubble and returns the lines that it caused.
+// lines runs do in a synctest bubble and returns the lines that it logs.
 func lines(t *testing.T, do func(*logsample.Sampler)) (out []string) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -52,7 +52,8 @@ func TestLog(t *testing.T) {
 	}
 }
 
-// TestLogManyKeys: a caller that varies its key gets no more lines than there are keys, and none is lost from the count.
+// TestLogManyKeys checks that a caller with many keys gets at most one line for each remembered
+// key, and that no line is missing from the counts.
 func TestLogManyKeys(t *testing.T) {
 	const events = 5000
 	got := lines(t, func(s *logsample.Sampler) {

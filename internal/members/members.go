@@ -1,8 +1,9 @@
-// Package members is what a node knows of the cluster's members without asking a manager: the
-// public keys that each of them may use now. Managers tell every node with the peerings of its
-// session, and the worker remembers them between two runs of the daemon. Whoever accepts something
-// from another node asks here: the blob server whom it serves, gossip whose packets it reads. A
-// manager, which has the rows themselves, judges connections by those. No I/O, no goroutines.
+// Package members holds what a node knows about the members of the cluster without asking a
+// manager: the public keys that each member may use now. Managers send the keys to every node with
+// the peerings of its session, and the worker stores them for the next run of the daemon. Code that
+// accepts data from another node asks this package: the blob server about its clients, and gossip
+// about the senders of packets. A manager checks connections with the rows themselves instead. The
+// package does no I/O and runs no goroutine.
 package members
 
 import (
@@ -14,53 +15,54 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Members is the list. New makes it. It is safe for concurrent use.
+// Members is the list of members and their keys. New makes it. It is safe for concurrent use.
 type Members struct {
-	mu      sync.RWMutex // guards the rest
+	mu      sync.RWMutex // guards keys and changed
 	keys    map[string][][]byte
-	changed chan struct{} // closed and replaced with every change
+	changed chan struct{} // closed and replaced at every change
 }
 
-// New makes an empty list, which says that nothing has been told yet.
+// New makes an empty list, which means that no manager has sent the members yet.
 func New() *Members {
 	return &Members{keys: map[string][][]byte{}, changed: make(chan struct{})}
 }
 
-// Apply takes over the peerings among the changes of a worker's topology (worker.Deps.OnTopology).
+// Apply applies the peerings among the changes of the topology of a worker
+// (worker.Deps.OnTopology).
 func (m *Members) Apply(changes []*swarmv1.AssignmentChange) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	moved := false
+	modified := false
 	for _, c := range changes {
 		if p := c.GetPut().GetPeering(); p != nil {
 			if was, ok := m.keys[p.GetNodeId()]; !ok || !slices.EqualFunc(was, p.GetPublicKeys(), bytes.Equal) {
 				m.keys[p.GetNodeId()] = p.GetPublicKeys()
-				moved = true
+				modified = true
 			}
 		}
 		if r := c.GetRemove(); r.GetKind() == swarmv1.AssignmentRef_PEERING {
 			if _, ok := m.keys[r.GetId()]; ok {
 				delete(m.keys, r.GetId())
-				moved = true
+				modified = true
 			}
 		}
 	}
-	if moved {
+	if modified {
 		close(m.changed)
 		m.changed = make(chan struct{})
 	}
 }
 
-// Known reports whether the managers have told of any member. Until then Holds is false for
-// everybody.
+// Known reports whether the managers have sent any member. As long as it is false, Holds is false
+// for every node.
 func (m *Members) Known() bool {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	return len(m.keys) > 0
 }
 
-// Keys are the public keys that a node may use now, as SubjectPublicKeyInfo in DER; none for a node
-// that is no member. The caller must not change them.
+// Keys returns the public keys that a node may use now, as DER-encoded SubjectPublicKeyInfo. It
+// returns none for a node that is not a member. The caller must not modify them.
 func (m *Members) Keys(nodeID string) [][]byte {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
@@ -72,32 +74,34 @@ func (m *Members) Holds(nodeID string, publicKey []byte) bool {
 	return slices.ContainsFunc(m.Keys(nodeID), func(k []byte) bool { return bytes.Equal(k, publicKey) })
 }
 
-// Changed is closed by the next change. Take it before looking.
+// Changed returns a channel that the next change closes. Get the channel before you read the keys.
 func (m *Members) Changed() <-chan struct{} {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	return m.changed
 }
 
-// NeverReported reports whether a node was admitted and has had no session since. Whoever knows a
-// join token can make such nodes: what costs the cluster something is for the others.
+// NeverReported reports whether a node was admitted and has had no session since. A host with a
+// join token can make any number of such nodes. Code that costs the cluster something therefore
+// ignores them.
 func NeverReported(st *swarmv1.NodeState) bool {
 	return st.GetState() != swarmv1.NodeState_READY && st.GetSessionEpoch() == 0
 }
 
-// settledAfter is how long a node must have been up in sum to be more than a guest.
-const settledAfter = 10 * time.Minute
+// guestLimit is the total time that a node must have been up so that it no longer counts as a
+// guest.
+const guestLimit = 10 * time.Minute
 
-// Guest reports whether a node is down and was up for a few minutes only in all its life. Whoever
-// knows a join token can make such nodes too. It says nothing of nodes that went down under builds
-// that did not note how long nodes are up.
+// Guest reports whether a node is down and has been up for less than ten minutes in total. A host
+// with a join token can make any number of such nodes too. Guest is false for a node that went down
+// under a build that did not record how long nodes are up.
 func Guest(st *swarmv1.NodeState) bool {
 	up := st.GetUp().AsDuration()
-	return st.GetState() == swarmv1.NodeState_DOWN && up > 0 && up < settledAfter
+	return st.GetState() == swarmv1.NodeState_DOWN && up > 0 && up < guestLimit
 }
 
-// KeysOf are the public keys that the row of a node allows: that of its newest certificate, and the
-// one before until a session with the newest has been seen.
+// KeysOf returns the public keys that the row of a node allows: the key of its newest certificate,
+// and the key before it until a session with the newest key has been seen.
 func KeysOf(n *swarmv1.Node) [][]byte {
 	var out [][]byte
 	for _, k := range [][]byte{n.GetPublicKey(), n.GetPreviousKey()} {

@@ -28,7 +28,7 @@ func TestMembers(t *testing.T) {
 		name    string
 		change  *swarmv1.AssignmentChange
 		changes bool
-		holds   map[string]bool // by key, of n1
+		holds   map[string]bool // for each key, whether n1 holds it
 	}{
 		{"joined", put("n1", "a"), true, map[string]bool{"a": true, "b": false}},
 		{"told again", put("n1", "a"), false, map[string]bool{"a": true}},

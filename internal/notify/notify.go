@@ -1,9 +1,9 @@
 //go:build linux
 
-// Package notify tells whoever started a daemon when it is ready, with systemd's protocol
-// (sd_notify(3)): the starter names a datagram socket in the environment, and the daemon writes
-// lines such as READY=1 into it. The swarm command and systemd listen in the same way. It has no
-// goroutines.
+// Package notify tells the program that started a daemon when the daemon is ready. It uses the
+// protocol of systemd (sd_notify(3)): the starter puts the name of a datagram socket in the
+// environment, and the daemon writes lines such as READY=1 to the socket. Both the swarm command
+// and systemd can be the starter. The package runs no goroutine.
 package notify
 
 import (
@@ -17,16 +17,16 @@ import (
 
 const (
 	variable = "NOTIFY_SOCKET"
-	// Ready is the state of a daemon that serves.
+	// Ready is the line of a daemon that is ready to serve.
 	Ready = "READY=1"
-	// ownPrefix begins the names of the sockets that Listen makes.
+	// ownPrefix is the prefix of the names of the sockets that Listen makes.
 	ownPrefix = "@swarm-start-"
 )
 
-// Socket is where a daemon reports that it is ready.
+// Socket is the socket on which a starter waits for a daemon.
 type Socket struct{ conn *net.UnixConn }
 
-// Listen makes an abstract socket: it leaves no file behind if this process is killed.
+// Listen makes an abstract socket, which leaves no file behind if this process is killed.
 func Listen() (*Socket, error) {
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: ownPrefix + ident.NewID()})
 	if err != nil {
@@ -35,7 +35,7 @@ func Listen() (*Socket, error) {
 	return &Socket{conn}, nil
 }
 
-// Env is the environment entry that names the socket to a daemon.
+// Env returns the environment entry that names the socket to a daemon.
 func (s *Socket) Env() string { return variable + "=" + s.conn.LocalAddr().String() }
 
 // Wait returns nil once a daemon has reported Ready. It fails after Close.
@@ -57,18 +57,18 @@ func (s *Socket) Wait() error {
 // Close ends Wait.
 func (s *Socket) Close() error { return s.conn.Close() }
 
-// Starter is the address of the socket at which the starter of this process listens. It is empty if
-// no starter listens.
+// Starter is the address of the socket on which the starter of this process listens. It is empty if
+// there is none.
 type Starter string
 
 // TakeStarter reads the address from the environment and removes it there, so that child processes
-// do not report in this process's name.
+// do not report in the name of this process.
 func TakeStarter() (Starter, error) {
 	address := os.Getenv(variable)
 	return Starter(address), os.Unsetenv(variable)
 }
 
-// Tell reports a state to the starter: one or more lines of sd_notify(3). Without a starter it does
+// Tell sends a state to the starter: one or more lines of sd_notify(3). Without a starter it does
 // nothing.
 func (s Starter) Tell(state string) error {
 	if s == "" {
@@ -85,8 +85,8 @@ func (s Starter) Tell(state string) error {
 	return nil
 }
 
-// Env is the environment of a program that replaces this one by exec. It names the starter only if
-// that is still there: a service manager goes on listening, a swarm command has ended.
+// Env returns the environment entry for a program that replaces this one by exec. It is empty if
+// the starter was a swarm command, which has ended. A service manager continues to listen.
 func (s Starter) Env() []string {
 	if s == "" || strings.HasPrefix(string(s), ownPrefix) {
 		return nil

@@ -1,5 +1,5 @@
-// Package origin tells callers on the network apart by their addresses, for budgets and for samples of the log. It does no
-// I/O. Anybody may call it.
+// Package origin groups callers on the network by their addresses, for rate limits and for the
+// sampling of logs. It does no I/O.
 package origin
 
 import (
@@ -7,15 +7,17 @@ import (
 	"net/netip"
 )
 
-// ipv6Bits is the size of the smallest network that a customer is given: whoever has one address of it has all of them.
+// ipv6Bits is the prefix length of the smallest network that a customer gets. A caller with one
+// address of it can use all of them.
 const ipv6Bits = 64
 
-// Of returns the origin of a connection: its IPv4 address, or the /64 network of its IPv6 address. Two callers with the
-// same origin share a budget. An address without an IP, such as that of a Unix socket, gives the zero Prefix.
+// Of returns the origin of a connection: its IPv4 address, or the /64 network of its IPv6 address.
+// Callers with the same origin share a limit. An address without an IP, such as that of a Unix
+// socket, gives the zero Prefix.
 func Of(addr net.Addr) netip.Prefix { return OfIP(IP(addr)) }
 
-// IP returns the address of a connection's end without a zone, and IPv4 as such. Without an IP it
-// is the zero Addr.
+// IP returns the IP address of the end of a connection, without a zone and with IPv4 unmapped. It
+// returns the zero Addr if there is no IP.
 func IP(addr net.Addr) netip.Addr {
 	var ip netip.Addr
 	switch a := addr.(type) {
@@ -32,7 +34,7 @@ func IP(addr net.Addr) netip.Addr {
 	return ip.Unmap().WithZone("")
 }
 
-// OfIP is Of for an address without a port.
+// OfIP is Of for an IP address.
 func OfIP(ip netip.Addr) netip.Prefix {
 	ip = ip.Unmap().WithZone("")
 	bits := ip.BitLen()

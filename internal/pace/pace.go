@@ -1,5 +1,5 @@
-// Package pace bounds how often something may be done: so many times at once, and once more each
-// period. It owns no goroutine.
+// Package pace implements rate limits: a burst of actions at once, and one more action in each
+// period. It runs no goroutine.
 package pace
 
 import (
@@ -7,15 +7,16 @@ import (
 	"time"
 )
 
-// Budget is what may be done: Burst times at once, and once more each Period.
+// Budget is a rate limit: Burst actions at once, and one more in each Period.
 type Budget struct {
 	Burst  int
 	Period time.Duration
 }
 
-// take spends n of a budget that is whole again at the time full, if at least one is left: what goes
-// beyond the budget is a debt that the periods to come pay. It returns when the budget is whole
-// again, or, when nothing is left, how long it takes until something is.
+// take spends n actions of a budget that is full again at the time full, if at least one action is
+// left. Actions beyond the budget are a debt, which the following periods pay. take returns the
+// time at which the budget is full again. If no action is left, it returns how long the caller must
+// wait for one.
 func (b Budget) take(n int, full, now time.Time) (next time.Time, wait time.Duration) {
 	if full.Before(now) {
 		full = now
@@ -26,18 +27,19 @@ func (b Budget) take(n int, full, now time.Time) (next time.Time, wait time.Dura
 	return full.Add(time.Duration(n) * b.Period), 0
 }
 
-// maxKeys bounds the callers that are remembered.
+// maxKeys limits the remembered callers.
 const maxKeys = 4096
 
-// Each gives every caller a budget of its own. It remembers those that have not all of theirs, up to
-// 4096; further ones share one budget, that of the zero K. New makes it. It is safe for concurrent
-// use.
+// Each gives every caller a budget of its own. It remembers up to 4096 callers whose budget is not
+// full. Further callers share one budget, that of the zero K. New makes an Each. It is safe for
+// concurrent use.
 type Each[K comparable] struct {
 	budget Budget
 
-	mu    sync.Mutex // guards the rest
-	swept time.Time  // when forget last looked
-	// full has, for each caller, when all of its budget is back. One that is not there has all of it.
+	mu    sync.Mutex // guards swept and full
+	swept time.Time  // the time of the last forget
+	// full has, for each caller, the time at which its budget is full again. A caller that is not
+	// in the map has a full budget.
 	full map[K]time.Time
 }
 
@@ -46,12 +48,12 @@ func New[K comparable](b Budget) *Each[K] {
 	return &Each[K]{budget: b, full: map[K]time.Time{}}
 }
 
-// Take spends one of a caller's budget. When nothing is left of it, it returns how long it takes
-// until something is.
+// Take spends one action of the budget of a caller. If none is left, it returns how long the caller
+// must wait for one.
 func (e *Each[K]) Take(who K) (wait time.Duration) { return e.TakeN(who, 1) }
 
-// TakeN is Take of n at once, which may be more than is left, and more than the burst: the caller
-// then waits until the debt is paid. With n = 0 it spends nothing.
+// TakeN is Take for n actions at once. n may exceed the rest of the budget and even the burst: the
+// caller then waits until the debt is paid. With n = 0 it spends nothing.
 func (e *Each[K]) TakeN(who K, n int) (wait time.Duration) {
 	now := time.Now()
 	e.mu.Lock()
@@ -67,10 +69,10 @@ func (e *Each[K]) TakeN(who K, n int) (wait time.Duration) {
 	return wait
 }
 
-// forget drops the callers that have all of their budget.
+// forget removes the callers whose budget is full.
 func (e *Each[K]) forget(now time.Time) {
 	if now.Sub(e.swept) < e.budget.Period {
-		return // A crowd does not have all looked at with each call.
+		return // scan the callers at most once a period, however many calls come
 	}
 	e.swept = now
 	for who, full := range e.full {

@@ -31,7 +31,7 @@ func TestEach_Take(t *testing.T) {
 			t.Errorf("a second one after a period waits %v, want 1s", w)
 		}
 		time.Sleep(time.Hour)
-		all() // and not more
+		all() // but not more
 	})
 }
 
@@ -51,7 +51,7 @@ func TestEach_Crowd(t *testing.T) {
 		if n := allowed(1, 3); n != 4 {
 			t.Errorf("two callers did it %d times, want 4", n)
 		}
-		// However many callers there are, those that are not remembered share one budget.
+		// With any number of callers, those that are not remembered share one budget.
 		if n, most := allowed(1, 6_000), 2*4096+2; n > most {
 			t.Errorf("a crowd did it %d times, want at most %d", n, most)
 		}
@@ -65,7 +65,7 @@ func TestEach_Crowd(t *testing.T) {
 func TestEach_TakeN(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := pace.New[int](pace.Budget{Burst: 10, Period: time.Second})
-		for i, n := range []int{0, 4, 5, 0, 100} { // one is left for the last
+		for i, n := range []int{0, 4, 5, 0, 100} { // one action is left for the last call
 			if w := e.TakeN(1, n); w != 0 {
 				t.Errorf("number %d, of %d, waits %v", i, n, w)
 			}

@@ -1,4 +1,4 @@
-// Package pause is a wait that a context can end. It owns a timer while it waits, and no goroutine. Anybody may call it.
+// Package pause provides a wait that a context can end. It uses a timer and no goroutine.
 package pause
 
 import (
@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// For waits for d, or for ctx to end: then it gives ctx's error.
+// For waits for d. If ctx ends first, For returns the error of ctx.
 func For(ctx context.Context, d time.Duration) error {
 	if d <= 0 {
 		return ctx.Err()

@@ -14,23 +14,24 @@ import (
 )
 
 const (
-	// DigestLen is the length of a digest: SHA-256 in base36.
+	// DigestLen is the length of a digest: a SHA-256 in base36.
 	DigestLen = 50
-	// maxBundle bounds the certificates of a bundle; a rotation needs three.
+	// maxBundle limits the certificates in a bundle. A rotation needs three.
 	maxBundle = 16
 )
 
-// Bundle is the set of roots that a member trusts, and during a rotation the cross certificates that link them.
-// It is immutable.
+// Bundle is the set of roots that a member trusts, plus the cross certificates that link the roots
+// during a rotation. A Bundle is immutable.
 type Bundle struct {
-	roots  []*x509.Certificate // in the order of their bytes, so that equal sets have equal digests
-	cross  []*x509.Certificate // likewise
+	roots  []*x509.Certificate // sorted by their bytes, so that equal sets have equal digests
+	cross  []*x509.Certificate // sorted like roots
 	pool   *x509.CertPool
 	digest string
 }
 
-// NewBundle sorts the certificates into roots and cross certificates and refuses anything else, an empty set of roots,
-// and roots of different clusters.
+// NewBundle makes a Bundle of roots and cross certificates in any order. It returns
+// errdefs.ErrInvalidArgument if a certificate is neither, if there is no root, if the roots belong
+// to different clusters, or if there are more than 16 certificates.
 func NewBundle(certs ...*x509.Certificate) (*Bundle, error) {
 	if len(certs) > maxBundle {
 		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("root bundle holds %d certificates, at most %d are allowed", len(certs), maxBundle))
@@ -60,7 +61,7 @@ func NewBundle(certs ...*x509.Certificate) (*Bundle, error) {
 	return b, nil
 }
 
-// ParseBundle reads what PEM wrote.
+// ParseBundle parses the output of Bundle.PEM.
 func ParseBundle(data []byte) (*Bundle, error) {
 	if len(data) > maxPEM {
 		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("root bundle is too long: %d bytes", len(data)))
@@ -87,7 +88,7 @@ func ParseBundle(data []byte) (*Bundle, error) {
 	return NewBundle(certs...)
 }
 
-// PEM writes the bundle, roots first. Equal bundles give equal bytes.
+// PEM returns the bundle in PEM, roots first. Equal bundles give equal bytes.
 func (b *Bundle) PEM() []byte {
 	var out []byte
 	for _, cert := range b.Certs() {
@@ -96,22 +97,24 @@ func (b *Bundle) PEM() []byte {
 	return out
 }
 
-// Certs are all certificates: roots, then cross certificates.
+// Certs returns all certificates: the roots, then the cross certificates.
 func (b *Bundle) Certs() []*x509.Certificate { return slices.Concat(b.roots, b.cross) }
 
-// Roots are the trusted roots. Read only.
+// Roots returns the trusted roots. The caller must not modify the slice.
 func (b *Bundle) Roots() []*x509.Certificate { return b.roots }
 
-// Cross are the cross certificates of a running rotation, which a server presents after its own. Read only.
+// Cross returns the cross certificates of a running rotation. A server presents them after its own
+// certificate. The caller must not modify the slice.
 func (b *Bundle) Cross() []*x509.Certificate { return b.cross }
 
-// ClusterID is the cluster of the bundle's roots.
+// ClusterID returns the id of the cluster to which the roots belong.
 func (b *Bundle) ClusterID() string { return first(b.roots[0].Subject.Organization) }
 
-// Digest names the whole bundle: members report it, and so the authority knows who has which.
+// Digest identifies the whole bundle. Members report it, so the certificate authority knows which
+// member has which bundle.
 func (b *Bundle) Digest() string { return b.digest }
 
-// Find returns the root with the given digest, as it stands in a join token.
+// Find returns the root with the given digest, which is the Digest of a join token.
 func (b *Bundle) Find(rootDigest string) (*x509.Certificate, bool) {
 	for _, root := range b.roots {
 		if RootDigest(root) == rootDigest {
@@ -130,7 +133,7 @@ func (b *Bundle) sum() string {
 	return ident.Base36(h.Sum(nil), DigestLen)
 }
 
-// RootDigest names one root: base36 of the SHA-256 of the certificate.
+// RootDigest identifies one root: the SHA-256 of its certificate in base36.
 func RootDigest(root *x509.Certificate) string {
 	d := sha256.Sum256(root.Raw)
 	return ident.Base36(d[:], DigestLen)

@@ -22,7 +22,8 @@ type Credential struct {
 	Key  *ecdsa.PrivateKey
 }
 
-// NewCredential refuses a pair that does not belong together.
+// NewCredential makes a Credential. It returns errdefs.ErrInvalidArgument if the key is not the key
+// of the certificate.
 func NewCredential(cert *x509.Certificate, key *ecdsa.PrivateKey) (Credential, error) {
 	if cert == nil || key == nil || !key.PublicKey.Equal(cert.PublicKey) {
 		return Credential{}, errdefs.ErrInvalidArgument.WithMessage("credential: the key is not that of the certificate")
@@ -30,7 +31,7 @@ func NewCredential(cert *x509.Certificate, key *ecdsa.PrivateKey) (Credential, e
 	return Credential{Cert: cert, Key: key}, nil
 }
 
-// ParseCredential reads what PEM wrote.
+// ParseCredential parses the output of Credential.PEM.
 func ParseCredential(data []byte) (Credential, error) {
 	at := bytes.Index(data, []byte("-----BEGIN "+pemKey))
 	if at < 0 {
@@ -47,10 +48,11 @@ func ParseCredential(data []byte) (Credential, error) {
 	return NewCredential(cert, key)
 }
 
-// PEM writes the certificate and then the key. It is a secret.
+// PEM returns the certificate and then the private key in PEM. The result is a secret.
 func (c Credential) PEM() []byte { return append(EncodeCert(c.Cert), EncodeKey(c.Key)...) }
 
-// TLS is the credential as crypto/tls wants it; chain certificates follow the credential's own.
+// TLS returns the credential as a tls.Certificate. The chain certificates follow the certificate of
+// the credential.
 func (c Credential) TLS(chain ...*x509.Certificate) tls.Certificate {
 	out := tls.Certificate{Certificate: [][]byte{c.Cert.Raw}, PrivateKey: c.Key, Leaf: c.Cert}
 	for _, cert := range chain {
@@ -59,10 +61,10 @@ func (c Credential) TLS(chain ...*x509.Certificate) tls.Certificate {
 	return out
 }
 
-// Disk keeps a credential and the roots it is verified with in a folder. Certificate and key share one file, so that a
-// crash never leaves a new one of the first with an old one of the second.
+// Disk stores a credential, and the roots that verify it, in a folder. The certificate and the key
+// share one file, so a crash cannot leave a new certificate beside an old key.
 type Disk struct {
-	Dir string // made with mode 0700 when missing
+	Dir string // created with mode 0700 if it does not exist
 }
 
 const (
@@ -70,8 +72,8 @@ const (
 	rootsFile      = "roots.pem"
 )
 
-// Save writes the roots, then the credential; each replaces its predecessor at once, is for the owner alone, and is on
-// the disk when Save returns.
+// Save writes the roots and then the credential. Each file is replaced atomically, is readable by
+// its owner only, and is durable when Save returns.
 func (d Disk) Save(c Credential, roots *Bundle) error {
 	if err := d.SaveRoots(roots); err != nil {
 		return err
@@ -79,10 +81,11 @@ func (d Disk) Save(c Credential, roots *Bundle) error {
 	return d.write(credentialFile, c.PEM())
 }
 
-// SaveRoots replaces the roots alone.
+// SaveRoots replaces the roots and leaves the credential as it is.
 func (d Disk) SaveRoots(roots *Bundle) error { return d.write(rootsFile, roots.PEM()) }
 
-// Load reads both files; errdefs.ErrNotFound when the folder holds no credential.
+// Load reads the credential and the roots. It returns errdefs.ErrNotFound if either file is
+// missing.
 func (d Disk) Load() (Credential, *Bundle, error) {
 	raw, err := d.read(credentialFile)
 	if err != nil {
@@ -102,7 +105,7 @@ func (d Disk) Load() (Credential, *Bundle, error) {
 	return c, roots, nil
 }
 
-// Remove deletes both files. What is not there is no error.
+// Remove deletes both files. A missing file is not an error.
 func (d Disk) Remove() error {
 	for _, name := range []string{credentialFile, rootsFile} {
 		if err := os.Remove(filepath.Join(d.Dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {

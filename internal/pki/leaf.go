@@ -17,42 +17,48 @@ import (
 	"swarm/internal/ident"
 )
 
-// Kind is what a certificate's holder is. It stands in the certificate (a user's has OU "user", a manager's
-// "swarm-manager", another node's none), so that a user's credential can never act as a node.
+// Kind is the kind of the holder of a certificate. The certificate encodes it in its organizational
+// unit (OU): "user" for a user, "swarm-manager" for a manager certificate, and no OU for a node
+// certificate. The credential of a user can therefore never act as a node.
 type Kind int
 
 const (
-	// KindUnknown is no kind that this build knows; such a certificate proves nothing.
+	// KindUnknown means that there is no verified certificate.
 	KindUnknown Kind = iota
-	// KindNode is a member host. Its certificate serves both ends of a connection.
+	// KindNode is a member host. Its certificate is valid for the client and for the server of a
+	// connection.
 	KindNode
-	// KindUser is a person or program with a credential of `swarm credential create`. It is a client only.
+	// KindUser is a person or a program with a credential from `swarm credential create`. Its
+	// certificate is valid for the client of a connection only.
 	KindUser
 )
 
 const (
 	userUnit = "user"
-	// managerUnit is Docker's, so that an external authority which knows Docker's roles can sign for us.
+	// managerUnit is the OU that Docker uses for managers, so an external authority that knows the
+	// roles of Docker can sign for us.
 	managerUnit = "swarm-manager"
 )
 
-// issuedID is the object identifier of the extension of a manager's certificate that holds the Raft index at which it was
-// issued: an UUID arc (ITU-T X.667), which needs no registration.
+// issuedID identifies the extension of a manager certificate that holds the Raft index at which the
+// certificate was issued. The identifier is in the UUID arc (ITU-T X.667), which needs no
+// registration.
 var issuedID = asn1.ObjectIdentifier{2, 25, 1704906243, 1}
 
-// Manager is what stands in the certificate of a manager.
+// Manager is the content of a manager certificate.
 type Manager struct {
 	NodeID string
-	// Issued is the index of the replica that said, when the certificate was signed, that the node is a manager. A replica
-	// that knows a newer index knows better.
+	// Issued is the Raft index of the replica that recorded the node as a manager when the
+	// certificate was signed. A replica with a higher index has newer information than the
+	// certificate.
 	Issued uint64
 }
 
-// MinManagerValidity is the shortest life of a manager's certificate. Joiners and users at a distance check it, and their
-// clocks may be wrong by hours.
+// MinManagerValidity is the shortest validity of a manager certificate. Joiners and remote users
+// verify manager certificates, and the clocks of their hosts may be wrong by hours.
 const MinManagerValidity = 24 * time.Hour
 
-// String is the kind's word in messages and logs.
+// String returns the word for the kind in messages and logs.
 func (k Kind) String() string {
 	switch k {
 	case KindNode:
@@ -64,8 +70,9 @@ func (k Kind) String() string {
 	}
 }
 
-// CreateCSR makes a signing request for a key. It carries the public key alone: who the requester is, the authority
-// decides, so a request cannot ask for another's name.
+// CreateCSR makes a certificate signing request in PEM. The request contains only the public key.
+// The authority decides which name the certificate gets, so a request cannot ask for the name of
+// somebody else.
 func CreateCSR(key *ecdsa.PrivateKey) ([]byte, error) {
 	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
 	if err != nil {
@@ -74,7 +81,8 @@ func CreateCSR(key *ecdsa.PrivateKey) ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: pemRequest, Bytes: der}), nil
 }
 
-// ParseCSR reads a signing request and checks that its sender holds the key and that the key is of our kind.
+// ParseCSR parses a signing request. It returns errdefs.ErrInvalidArgument if the request is not
+// signed by its own key or the key is not ECDSA P-256.
 func ParseCSR(data []byte) (*x509.CertificateRequest, error) {
 	der, err := onePEM(data, pemRequest, "certificate request")
 	if err != nil {
@@ -94,8 +102,8 @@ func ParseCSR(data []byte) (*x509.CertificateRequest, error) {
 	return csr, nil
 }
 
-// SignNode issues the certificate of a node for the key of a signing request, valid from Backdate before now until
-// now+validity.
+// SignNode issues a node certificate for the key of a signing request. The certificate is valid
+// from now-Backdate to now+validity.
 func (r *Root) SignNode(csrPEM []byte, nodeID string, validity time.Duration, now time.Time) (*x509.Certificate, error) {
 	if err := ident.CheckID("node", nodeID); err != nil {
 		return nil, fmt.Errorf("sign certificate: %w", err)
@@ -107,9 +115,10 @@ func (r *Root) SignNode(csrPEM []byte, nodeID string, validity time.Duration, no
 	}, validity, now)
 }
 
-// SignManager issues the certificate with which a node proves that it is a manager: to joiners and users, who have no
-// state to look into, and to the Raft of the other managers. It is valid from Backdate before now until now+validity, and
-// for no less than MinManagerValidity. The node keeps its node certificate.
+// SignManager issues the certificate with which a node proves that it is a manager. It is for
+// joiners and users, which cannot look into the replicated state, and for the Raft connections of
+// the other managers. It is valid from now-Backdate to now+validity, or to now+MinManagerValidity
+// if validity is shorter. The node keeps its node certificate.
 func (r *Root) SignManager(csrPEM []byte, m Manager, validity time.Duration, now time.Time) (*x509.Certificate, error) {
 	if err := ident.CheckID("node", m.NodeID); err != nil {
 		return nil, fmt.Errorf("sign certificate: %w", err)
@@ -126,9 +135,10 @@ func (r *Root) SignManager(csrPEM []byte, m Manager, validity time.Duration, now
 	}, max(validity, MinManagerValidity), now)
 }
 
-// issuedOf reads the index out of a manager's certificate. A certificate without one, as an authority that does not know the
-// extension signs it, has index 0: every replica knows better. false: the extension is damaged.
-func issuedOf(cert *x509.Certificate) (index uint64, ok bool) {
+// issuedIndex reads the Raft index from a manager certificate. The index is 0, which is older than
+// every replica, if the certificate has no such extension: an authority that does not know the
+// extension signs such certificates. ok is false if the extension is damaged.
+func issuedIndex(cert *x509.Certificate) (index uint64, ok bool) {
 	for _, e := range cert.Extensions {
 		if !e.Id.Equal(issuedID) {
 			continue
@@ -138,12 +148,13 @@ func issuedOf(cert *x509.Certificate) (index uint64, ok bool) {
 		if err != nil || len(rest) > 0 || !n.IsUint64() {
 			return 0, false
 		}
-		return n.Uint64(), true // x509 refuses a certificate that has an extension twice
+		return n.Uint64(), true // x509 refuses a certificate with a repeated extension
 	}
 	return 0, true
 }
 
-// SignUser issues the certificate of a user. It can be the client of a connection, never the server, and never a node.
+// SignUser issues the certificate of a user. It is valid for the client of a connection only, and
+// never as the certificate of a node.
 func (r *Root) SignUser(csrPEM []byte, name string, validity time.Duration, now time.Time) (*x509.Certificate, error) {
 	if err := ident.CheckUserName(name); err != nil {
 		return nil, fmt.Errorf("sign certificate: %w", err)
@@ -173,8 +184,9 @@ func (r *Root) sign(csrPEM []byte, template *x509.Certificate, validity time.Dur
 	return cert, nil
 }
 
-// RenewAt is when a certificate should be renewed: at half of its life after signing. jitter in [-1, 1] moves that by up
-// to a tenth of the life, so that nodes that joined together do not renew together.
+// RenewAt returns when to renew a certificate: after half of its validity, counted from its
+// signing. jitter, in [-1, 1], moves that time by up to a tenth of the validity, so that nodes
+// which joined together do not renew together.
 func RenewAt(cert *x509.Certificate, jitter float64) time.Time {
 	signed := cert.NotBefore.Add(Backdate)
 	life := cert.NotAfter.Sub(signed)
@@ -182,6 +194,6 @@ func RenewAt(cert *x509.Certificate, jitter float64) time.Time {
 	return signed.Add(life/2 + time.Duration(float64(life)/10*jitter))
 }
 
-// Serial is the serial number of a certificate as text: 32 hexadecimal digits. It is the id of a
-// user's credential.
+// Serial returns the serial number of a certificate as 32 hexadecimal digits. It is the id of a
+// credential of a user.
 func Serial(cert *x509.Certificate) string { return fmt.Sprintf("%032x", cert.SerialNumber) }

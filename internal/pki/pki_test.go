@@ -63,7 +63,8 @@ func TestVerify_NodeAndUser(t *testing.T) {
 	}
 }
 
-// A manager's certificate says so, lives for a day at least, and carries the index, whatever its size.
+// A manager certificate names its holder a manager, is valid for at least a day, and carries the
+// Raft index, whatever the size of the index.
 func TestVerify_Manager(t *testing.T) {
 	root := newRoot(t, "c1")
 	bundle := bundleOf(t, root.Cert)
@@ -130,7 +131,8 @@ func TestVerify_SaysWhatIsWrong(t *testing.T) {
 	}
 }
 
-// Whatever an authority of ours might be made to sign, only the two exact shapes prove something.
+// Our authority might be made to sign other certificates. Only those of the exact shapes are
+// accepted.
 func TestVerify_RefusesEveryOtherShape(t *testing.T) {
 	root := newRoot(t, "c1")
 	bundle := bundleOf(t, root.Cert)
@@ -154,7 +156,7 @@ func TestVerify_RefusesEveryOtherShape(t *testing.T) {
 		_, csr := request(t)
 		cert, err := root.sign(csr, tmpl, time.Hour, start)
 		if err != nil {
-			continue // cannot even be signed
+			continue // cannot be signed at all
 		}
 		if _, err := Verify([]*x509.Certificate{cert}, bundle, start); !errors.Is(err, ErrMalformed) {
 			t.Errorf("shape %d: got %v, want malformed", i, err)
@@ -294,7 +296,7 @@ func TestDisk_SavesAtomicallyAndPrivately(t *testing.T) {
 	}
 	root := newRoot(t, "c1")
 	bundle := bundleOf(t, root.Cert)
-	for range 2 { // the second replaces
+	for range 2 { // the second call replaces the first file
 		key, csr := request(t)
 		want := must[Credential](t)(NewCredential(must[*x509.Certificate](t)(root.SignNode(csr, ident.NewID(), time.Hour, start)), key))
 		if err := d.Save(want, bundle); err != nil {
@@ -336,7 +338,7 @@ func TestRoot_PEMRoundTrip(t *testing.T) {
 	}
 }
 
-// A proof is of one token, one side and one connection.
+// A proof is valid for one token, one side and one connection.
 func TestToken_Proof(t *testing.T) {
 	root, err := CreateRoot("c1", time.Now())
 	if err != nil {
@@ -405,8 +407,8 @@ func FuzzParsePEM(f *testing.F) {
 	})
 }
 
-// FuzzDER: what a stranger sends as a certificate or a signing request. None ends the program, and no certificate that the
-// cluster has not signed makes a peer.
+// FuzzDER parses certificates and signing requests of strangers. No input may panic, and no
+// certificate that the cluster has not signed may give a Peer.
 func FuzzDER(f *testing.F) {
 	root := newRoot(f, "c1")
 	_, csr := request(f)

@@ -15,29 +15,33 @@ import (
 )
 
 const (
-	// RootValidity outlives the machines of a cluster, as in Docker: a root ends by rotation, never by date.
+	// RootValidity is longer than the life of a cluster, as in Docker: a root is replaced by a
+	// rotation, not because it expires.
 	RootValidity = 20 * 365 * 24 * time.Hour
-	// DefaultValidity of node and user certificates, as in Docker.
+	// DefaultValidity is the validity of node and user certificates, as in Docker.
 	DefaultValidity = 90 * 24 * time.Hour
-	// Backdate is how far before the signing a certificate becomes valid, so that a host whose clock is behind by less
-	// accepts it.
+	// Backdate is how long before its signing a certificate becomes valid. A host whose clock is
+	// behind by less than Backdate accepts the certificate.
 	Backdate = time.Hour
 
 	rootName   = "swarm-ca"
 	pemCert    = "CERTIFICATE"
 	pemKey     = "PRIVATE KEY"
 	pemRequest = "CERTIFICATE REQUEST"
-	// maxPEM bounds what is parsed from a peer or a file: a bundle of two roots and a cross certificate is 2 KiB.
+	// maxPEM limits the PEM that is parsed from a peer or a file, in bytes. A bundle of two roots
+	// and a cross certificate has 2 KiB.
 	maxPEM = 64 << 10
 )
 
-// Root is a certificate authority with its private key. Only managers hold one; everyone else has a Bundle.
+// Root is a certificate authority with its private key. Only managers hold a Root; all other
+// members hold a Bundle.
 type Root struct {
 	Cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 }
 
-// CreateRoot makes a fresh root of a cluster, valid from Backdate before now for RootValidity.
+// CreateRoot makes a new root for a cluster. The root is valid from now-Backdate to
+// now+RootValidity.
 func CreateRoot(clusterID string, now time.Time) (*Root, error) {
 	if clusterID == "" {
 		return nil, errdefs.ErrInvalidArgument.WithMessage("create root: the cluster id is empty")
@@ -54,7 +58,8 @@ func CreateRoot(clusterID string, now time.Time) (*Root, error) {
 	return &Root{Cert: cert, key: key}, nil
 }
 
-// ParseRoot reads what CertPEM and KeyPEM wrote, and refuses a pair that does not belong together.
+// ParseRoot parses the output of CertPEM and KeyPEM. It returns errdefs.ErrInvalidArgument if the
+// certificate is not a root or the key is not its key.
 func ParseRoot(certPEM, keyPEM []byte) (*Root, error) {
 	cert, err := ParseCert(certPEM)
 	if err != nil {
@@ -73,17 +78,19 @@ func ParseRoot(certPEM, keyPEM []byte) (*Root, error) {
 	return &Root{Cert: cert, key: key}, nil
 }
 
-// CertPEM is the root's certificate.
+// CertPEM returns the certificate of the root in PEM.
 func (r *Root) CertPEM() []byte { return EncodeCert(r.Cert) }
 
-// KeyPEM is the root's private key, in the clear: it may stand only in the replicated store, which is encrypted at rest.
+// KeyPEM returns the private key of the root in PEM, unencrypted. It may be stored only in the
+// replicated store, which is encrypted at rest.
 func (r *Root) KeyPEM() []byte { return EncodeKey(r.key) }
 
-// ClusterID is the cluster that the root vouches for.
+// ClusterID returns the id of the cluster to which the root belongs.
 func (r *Root) ClusterID() string { return first(r.Cert.Subject.Organization) }
 
-// CrossSign certifies the next root by this one, so that peers which know only this root can verify certificates of the
-// next. The result belongs into the bundle beside both roots for as long as the rotation lasts.
+// CrossSign signs the next root with this root, so that peers that know only this root can verify
+// certificates of the next root. During the rotation, the bundle contains both roots and the
+// result.
 func (r *Root) CrossSign(next *x509.Certificate, now time.Time) (*x509.Certificate, error) {
 	if !isRoot(next) {
 		return nil, errdefs.ErrInvalidArgument.WithMessage("cross-sign root: the certificate is not a self-signed authority")
@@ -116,7 +123,7 @@ func caTemplate(subject pkix.Name, until, now time.Time) *x509.Certificate {
 	}
 }
 
-// create gives the template a random serial and signs it.
+// create sets a random serial number in the template and signs it.
 func create(template, parent *x509.Certificate, public any, signer *ecdsa.PrivateKey) (*x509.Certificate, error) {
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
 	if err != nil {
@@ -130,12 +137,12 @@ func create(template, parent *x509.Certificate, public any, signer *ecdsa.Privat
 	return x509.ParseCertificate(der)
 }
 
-// isRoot reports whether cert is an authority that signed itself.
+// isRoot reports whether cert is a self-signed authority.
 func isRoot(cert *x509.Certificate) bool {
 	return cert.IsCA && cert.BasicConstraintsValid && cert.CheckSignature(cert.SignatureAlgorithm, cert.RawTBSCertificate, cert.Signature) == nil
 }
 
-// NewKey makes the private key of a root, node or user: ECDSA P-256.
+// NewKey makes an ECDSA P-256 key for a root, node or user.
 func NewKey() (*ecdsa.PrivateKey, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -144,16 +151,17 @@ func NewKey() (*ecdsa.PrivateKey, error) {
 	return key, nil
 }
 
-// EncodeKey writes a private key as PKCS#8 in PEM.
+// EncodeKey returns a private key as PKCS#8 in PEM.
 func EncodeKey(key *ecdsa.PrivateKey) []byte {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
-		panic("pki: a P-256 key cannot be encoded: " + err.Error()) // NewKey and ParseKey let no other kind in
+		panic("pki: a P-256 key cannot be encoded: " + err.Error()) // NewKey and ParseKey return P-256 keys only
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: pemKey, Bytes: der})
 }
 
-// ParseKey reads what EncodeKey wrote.
+// ParseKey parses the output of EncodeKey. It returns errdefs.ErrInvalidArgument if the key is not
+// ECDSA P-256.
 func ParseKey(data []byte) (*ecdsa.PrivateKey, error) {
 	der, err := onePEM(data, pemKey, "private key")
 	if err != nil {
@@ -170,12 +178,12 @@ func ParseKey(data []byte) (*ecdsa.PrivateKey, error) {
 	return key, nil
 }
 
-// EncodeCert writes a certificate in PEM.
+// EncodeCert returns a certificate in PEM.
 func EncodeCert(cert *x509.Certificate) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: pemCert, Bytes: cert.Raw})
 }
 
-// ParseCert reads exactly one certificate in PEM.
+// ParseCert parses PEM that contains exactly one certificate.
 func ParseCert(data []byte) (*x509.Certificate, error) {
 	der, err := onePEM(data, pemCert, "certificate")
 	if err != nil {
@@ -188,7 +196,7 @@ func ParseCert(data []byte) (*x509.Certificate, error) {
 	return cert, nil
 }
 
-// onePEM returns the content of the only block in data, which must be of the given kind.
+// onePEM returns the content of the only PEM block in data, which must have the given type.
 func onePEM(data []byte, kind, what string) ([]byte, error) {
 	if len(data) > maxPEM {
 		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%s is too long: %d bytes", what, len(data)))

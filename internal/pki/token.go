@@ -21,55 +21,62 @@ const (
 	tokenHelp = "print one with `swarm join-token worker` or `swarm join-token manager` on a manager"
 )
 
-// Token is a join token: the digest of the root that the joiner pins before it says anything, and a
-// secret that lets it in with the role the secret belongs to. The secret never leaves the two hosts
-// that know it: each proves to the other that it knows it. Its text has the shape of Docker's.
+// Token is a join token. Digest identifies the root certificate that the joiner pins before it
+// sends anything. Secret admits the joiner with the role to which the secret belongs. The secret is
+// never sent: the joiner and the manager each prove to the other that they know it. The text form
+// has the shape of Docker's join tokens.
 type Token struct {
 	Digest string
 	Secret string
 }
 
-// NewToken makes a token with a fresh secret.
+// NewToken makes a token for root with a fresh random secret.
 func NewToken(root *x509.Certificate) Token {
 	return Token{Digest: RootDigest(root), Secret: ident.Base36(ident.RandomBytes(secretBytes), secretLen)}
 }
 
-// String is the token as users pass it. It is a secret: never log it.
+// String returns the text form of the token, which users pass to `swarm join`. It contains the
+// secret: never log it.
 func (t Token) String() string {
 	return strings.Join([]string{tokenPrefix, tokenVersion, t.Digest, t.Secret}, "-")
 }
 
-// Side is one end of a connection on which both ends prove that they know a token.
+// Side names one of the two ends of a connection on which both ends prove that they know a token.
 type Side string
 
-// The sides. Their proofs differ, so that neither end can answer with what it was sent.
+// The two sides. The proofs of the two sides differ, so neither side can answer with the proof that
+// it received.
 const (
-	// SideJoiner is the host that wants to join.
+	// SideJoiner is the host that asks to join.
 	SideJoiner Side = "joiner"
-	// SideManager is the manager that it asks.
+	// SideManager is the manager that the joiner asks.
 	SideManager Side = "manager"
 )
 
-// Proof is what a side sends to show that it knows the token: an HMAC-SHA256 over the binding of
-// the connection, which both ends derive from their handshake. It tells the receiver nothing of the
-// secret, and is of no use on any other connection: a server between the two ends has a connection,
-// and so a binding, with each of them.
+// Proof returns the bytes with which a side shows that it knows the token: an HMAC-SHA256, keyed
+// with the secret, over the binding of the connection. Both ends derive the binding from their TLS
+// handshake. The proof reveals nothing about the secret and is useless on any other connection: a
+// server in the middle has a different connection, and therefore a different binding, with each
+// end.
 func (t Token) Proof(side Side, binding []byte) []byte {
 	mac := hmac.New(sha256.New, []byte(t.Secret))
-	// Sizes are fixed but for the side, whose words are no prefixes of each other.
+	// The encoding is unambiguous: all parts but the side have a fixed size, and neither side name
+	// is a prefix of the other.
 	mac.Write([]byte("swarm join proof 1 " + string(side) + " " + t.Digest + " "))
 	mac.Write(binding)
 	return mac.Sum(nil)
 }
 
-// Proves reports whether proof is what the side sends for this token and binding, in a time that
-// tells nothing of where they differ. Nothing is proved without a binding.
+// Proves reports whether proof is the proof of side for this token and binding. The comparison
+// takes constant time. It is false for every proof if the binding is empty.
 func (t Token) Proves(proof []byte, side Side, binding []byte) bool {
 	return len(binding) > 0 && hmac.Equal(proof, t.Proof(side, binding))
 }
 
-// CheckRoots finds the root that the token pins, and says so when the token is of another cluster. where names who
-// presented the roots.
+// CheckRoots returns the root in the bundle that the token pins. It returns
+// errdefs.ErrUnauthenticated if the bundle has no such root, which means that the token belongs to
+// another cluster. where names the host that presented the bundle; it is used in the error text
+// only.
 func (t Token) CheckRoots(bundle *Bundle, where string) (*x509.Certificate, error) {
 	if root, ok := bundle.Find(t.Digest); ok {
 		return root, nil
@@ -79,7 +86,8 @@ func (t Token) CheckRoots(bundle *Bundle, where string) (*x509.Certificate, erro
 		where, t.Digest[:min(8, len(t.Digest))], RootDigest(bundle.roots[0])[:8], tokenHelp))
 }
 
-// ParseToken reads a join token. Its errors never repeat the secret.
+// ParseToken parses the text form of a join token. It returns errdefs.ErrInvalidArgument if the
+// text is malformed. The error text never contains the secret.
 func ParseToken(s string) (Token, error) {
 	parts := strings.Split(strings.TrimSpace(s), "-")
 	switch {
@@ -107,5 +115,5 @@ func badToken(why string) error {
 	return errdefs.ErrInvalidArgument.WithMessage("join token " + why + "; " + tokenHelp)
 }
 
-// NewGossipKey makes a key for the encryption of gossip: AES-256.
+// NewGossipKey returns a random AES-256 key (32 bytes) for the encryption of gossip.
 func NewGossipKey() []byte { return ident.RandomBytes(32) }

@@ -10,27 +10,31 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// What can be wrong with a certificate, for callers that tell the cases apart. Each is also of errdefs' class
-// unauthenticated.
+// The reasons for which Verify refuses a certificate, for callers that distinguish them. Each error
+// also has the class errdefs.ErrUnauthenticated.
 var (
-	// ErrExpired: in order in every other respect; Verify returns the peer with it, so that a renewal can be judged.
+	// ErrExpired means that the certificate has expired and is valid in every other respect. Verify
+	// also returns the Peer in this case, so that the caller can judge a request for renewal.
 	ErrExpired = fmt.Errorf("certificate has expired: %w", errdefs.ErrUnauthenticated)
-	// ErrNotYetValid: the clocks of the two hosts disagree by more than Backdate.
+	// ErrNotYetValid means that the clocks of the two hosts differ by more than Backdate.
 	ErrNotYetValid = fmt.Errorf("certificate is not valid yet: %w", errdefs.ErrUnauthenticated)
-	// ErrOtherCluster: the certificate names another cluster.
+	// ErrOtherCluster means that the certificate names another cluster.
 	ErrOtherCluster = fmt.Errorf("certificate is of another cluster: %w", errdefs.ErrUnauthenticated)
-	// ErrUnknownRoot: the certificate names this cluster, but no root of the bundle vouches for it.
+	// ErrUnknownRoot means that the certificate cannot be verified with the roots of the bundle,
+	// and that it does not name another cluster.
 	ErrUnknownRoot = fmt.Errorf("certificate is signed by an unknown root: %w", errdefs.ErrUnauthenticated)
-	// ErrMalformed: a root vouches for it, but it is neither a node's nor a user's.
+	// ErrMalformed means that the signature is valid but the certificate has the shape of neither a
+	// node certificate nor a user certificate.
 	ErrMalformed = fmt.Errorf("certificate is neither a node's nor a user's: %w", errdefs.ErrUnauthenticated)
 )
 
-// Peer is what a verified certificate proves.
+// Peer is the identity that a verified certificate proves.
 type Peer struct {
 	Kind Kind
 	ID   string // the node's id, or the user's name
-	// Manager is set for a node whose certificate says that it is a manager, and Issued is then the Raft index at which
-	// that was so. A node without it may be a manager all the same: its node certificate does not say.
+	// Manager is true if the certificate says that the node is a manager. Issued is then the Raft
+	// index at which the node was a manager. A node certificate does not say whether the node is a
+	// manager, so a Peer without Manager may still be one.
 	Manager   bool
 	Issued    uint64
 	ClusterID string
@@ -38,7 +42,8 @@ type Peer struct {
 	Cert      *x509.Certificate
 }
 
-// PublicKey is the key that the peer has proven to hold, as SubjectPublicKeyInfo in DER; nil without a certificate.
+// PublicKey returns the public key of the certificate as a DER-encoded SubjectPublicKeyInfo, or nil
+// if the peer has no certificate.
 func (p Peer) PublicKey() []byte {
 	if p.Cert == nil {
 		return nil
@@ -46,7 +51,7 @@ func (p Peer) PublicKey() []byte {
 	return p.Cert.RawSubjectPublicKeyInfo
 }
 
-// refusal is a one-line sentence that is one of the errors above.
+// refusal is an error with a one-line text that wraps one of the errors above.
 type refusal struct {
 	cause error
 	text  string
@@ -59,8 +64,9 @@ func refuse(cause error, format string, args ...any) error {
 	return &refusal{cause: cause, text: fmt.Sprintf(format, args...)}
 }
 
-// Verify checks the certificates that a peer presented, its own first, against the bundle at the given time. With
-// ErrExpired the peer is returned too; with any other error it is the zero Peer.
+// Verify checks the certificates that a peer presented against the bundle, as of now. chain begins
+// with the certificate of the peer itself. If the error is ErrExpired, Verify also returns the
+// Peer; with any other error it returns the zero Peer.
 func Verify(chain []*x509.Certificate, bundle *Bundle, now time.Time) (Peer, error) {
 	if len(chain) == 0 {
 		return Peer{}, errdefs.ErrUnauthenticated.WithMessage("peer presented no certificate")
@@ -71,7 +77,7 @@ func Verify(chain []*x509.Certificate, bundle *Bundle, now time.Time) (Peer, err
 	case now.Before(leaf.NotBefore):
 		at = leaf.NotBefore
 	case now.After(leaf.NotAfter):
-		at = leaf.NotAfter // judge the rest as of its last valid moment
+		at = leaf.NotAfter // verify the signatures as of the last valid moment
 	}
 	if err := checkChain(leaf, chain[1:], bundle, at); err != nil {
 		return Peer{}, err
@@ -91,8 +97,8 @@ func Verify(chain []*x509.Certificate, bundle *Bundle, now time.Time) (Peer, err
 	return peer, nil
 }
 
-// checkChain verifies signatures and authorities as of a moment, and on a refusal says which kind it is. What an
-// unverified certificate says of its cluster only chooses the words.
+// checkChain verifies the signatures up to a root of the bundle as of the time at. The cluster name
+// in a certificate that failed verification is used only to choose the error and its text.
 func checkChain(leaf *x509.Certificate, rest []*x509.Certificate, bundle *Bundle, at time.Time) error {
 	between := x509.NewCertPool()
 	for _, cert := range slices.Concat(rest, bundle.cross) {
@@ -102,7 +108,7 @@ func checkChain(leaf *x509.Certificate, rest []*x509.Certificate, bundle *Bundle
 		Roots:         bundle.pool,
 		Intermediates: between,
 		CurrentTime:   at,
-		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageAny}, // identify judges them
+		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageAny}, // identify checks the key usages
 	})
 	if err == nil {
 		return nil
@@ -117,8 +123,8 @@ func checkChain(leaf *x509.Certificate, rest []*x509.Certificate, bundle *Bundle
 	return refuse(ErrUnknownRoot, "certificate of %q is signed by a root that this host does not know: it missed a rotation; leave and join again", leaf.Subject.CommonName)
 }
 
-// identify reads kind and id from a certificate that an authority of ours signed. It is strict: whatever does not look
-// exactly as SignNode, SignManager or SignUser make it proves nothing.
+// identify reads the kind and the id from a certificate that one of our roots signed. It refuses a
+// certificate that does not look exactly like those of SignNode, SignManager or SignUser.
 func identify(leaf *x509.Certificate) (Peer, error) {
 	id := leaf.Subject.CommonName
 	peer := Peer{ID: id, ClusterID: first(leaf.Subject.Organization), NotAfter: leaf.NotAfter, Cert: leaf}
@@ -131,7 +137,7 @@ func identify(leaf *x509.Certificate) (Peer, error) {
 		peer.Kind = KindNode
 		return peer, nil
 	case slices.Equal(units, []string{managerUnit}) && client && server && slices.Equal(leaf.DNSNames, []string{id}):
-		issued, ok := issuedOf(leaf)
+		issued, ok := issuedIndex(leaf)
 		if !ok {
 			break
 		}

@@ -36,7 +36,7 @@ func TestWriter(t *testing.T) {
 		"日本\xe6\x97":        `日本\xe6\x97`,
 		"end\r":             `end\r`,
 	} {
-		for size := 1; size <= len(in); size++ { // However it is cut.
+		for size := 1; size <= len(in); size++ { // in pieces of every size
 			var got bytes.Buffer
 			w := NewWriter(&got)
 			for rest := in; rest != ""; {
@@ -53,7 +53,7 @@ func TestWriter(t *testing.T) {
 	}
 }
 
-// JSON that passes a Writer means what it meant.
+// JSON has the same meaning after it passes a Writer.
 func TestWriter_KeepsJSON(t *testing.T) {
 	for _, s := range []string{"\x1b[31m\x00", "\u007f\u009b\u202e\u2066", "\xff", "日本"} {
 		in, err := json.Marshal(s)
@@ -74,7 +74,8 @@ func TestWriter_KeepsJSON(t *testing.T) {
 	}
 }
 
-// FuzzWriter: whatever comes, and however it is cut, only text goes out, and a Line is a line.
+// FuzzWriter writes arbitrary bytes in arbitrary pieces. The output must be safe text, and Line
+// must return one line.
 func FuzzWriter(f *testing.F) {
 	for _, s := range []string{"plain\n", "\x1b[31mred\u009b2J\u202e\xff\r\n\r", "日本\xe6"} {
 		f.Add([]byte(s), 1)
@@ -97,7 +98,7 @@ func FuzzWriter(f *testing.F) {
 		text := strings.NewReplacer("\r\n", "", "\n", "", "\t", "").Replace(out.String())
 		line := Line(string(in))
 		for _, s := range []string{text, line} {
-			if !utf8.ValidString(s) || strings.ContainsFunc(s, hostile) {
+			if !utf8.ValidString(s) || strings.ContainsFunc(s, isUnsafe) {
 				t.Errorf("%q: got %q", in, s)
 			}
 		}

@@ -6,22 +6,22 @@ import (
 	"unicode/utf8"
 )
 
-// Writer passes text on with what Line escapes escaped, except line ends and tabs. A carriage return passes as part of a line
-// end alone. It is not safe for concurrent use.
+// Writer escapes the same characters as Line, except line ends and tabs. It keeps a carriage return
+// only as part of a line end. It is not safe for concurrent use.
 type Writer struct {
 	w io.Writer
-	// held is what the next write completes: the beginning of a character, or a carriage return.
+	// held is the beginning of a character, or a carriage return, that the next Write completes.
 	held []byte
 }
 
 // NewWriter returns a Writer that writes to w.
 func NewWriter(w io.Writer) *Writer { return &Writer{w: w} }
 
-// Unwrap returns the writer below, which takes bytes as they are.
+// Unwrap returns the underlying writer, which does not escape anything.
 func (w *Writer) Unwrap() io.Writer { return w.w }
 
-// Write writes text. A character whose last bytes have not come yet waits for the next Write or for Flush. It returns the
-// error of the writer below; then some of the text may have been written.
+// Write implements io.Writer. An incomplete character waits for the next Write or for Flush. If the
+// underlying writer returns an error, part of the text may have been written.
 func (w *Writer) Write(p []byte) (int, error) {
 	text := p
 	if len(w.held) > 0 {
@@ -36,7 +36,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Flush writes what waits for its last bytes: they will not come.
+// Flush writes an incomplete character that waits for more bytes.
 func (w *Writer) Flush() error {
 	out, _ := escape(w.held, true)
 	w.held = nil
@@ -51,7 +51,7 @@ func (w *Writer) put(out []byte) error {
 	return err
 }
 
-// escape returns text with escapes, and the rest that is not complete yet; with all, nothing is left.
+// escape returns the escaped text, and the incomplete rest. If all is true, the rest is empty.
 func escape(text []byte, all bool) (out, rest []byte) {
 	out = make([]byte, 0, len(text)+16)
 	for len(text) > 0 {
@@ -61,7 +61,7 @@ func escape(text []byte, all bool) (out, rest []byte) {
 			return out, text
 		case r == utf8.RuneError && n == 1:
 			out = fmt.Appendf(out, `\x%02x`, text[0])
-		case r == '\n' || r == '\t' || r == '\r' && len(text) > 1 && text[1] == '\n' || !hostile(r):
+		case r == '\n' || r == '\t' || r == '\r' && len(text) > 1 && text[1] == '\n' || !isUnsafe(r):
 			out = append(out, text[:n]...)
 		default:
 			out = append(out, escaped(r)...)

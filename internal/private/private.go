@@ -1,8 +1,10 @@
-// Package private owns the mode of the daemon's folders: a folder that holds what containers or secrets leave is for root
-// alone. Below such a folder no other user of the host reaches a file, whatever the file's own mode: containers set the
-// modes of files in their volumes, and a setuid program there would run as root for every user of the host.
+// Package private sets the mode of the folders of the daemon. A folder with data of containers or
+// secrets is for root only. No other user of the host can then reach a file below it, whatever the
+// mode of the file is. This matters because containers set the modes of the files in their volumes,
+// and a setuid program there would run as root for every user of the host.
 //
-// It refuses nothing and runs no goroutine. The daemon's parts call it when they make, or find, a folder of theirs.
+// The parts of the daemon call the package when they create or find such a folder. It runs no
+// goroutine.
 package private
 
 import (
@@ -13,8 +15,8 @@ import (
 // Mode is the mode of a private folder.
 const Mode os.FileMode = 0o700
 
-// Folder makes the folder path and its parents where they are missing, and gives path, also one that was there, the mode
-// 0700.
+// Folder creates the folder path and its missing parents. It gives path the mode 0700, even if path
+// existed before.
 func Folder(path string) error {
 	if err := os.MkdirAll(path, Mode); err != nil {
 		return err
@@ -22,7 +24,7 @@ func Folder(path string) error {
 	return Close(path)
 }
 
-// Close gives a folder that exists the mode 0700.
+// Close gives an existing folder the mode 0700.
 func Close(path string) error {
 	info, err := os.Stat(path)
 	if err != nil {

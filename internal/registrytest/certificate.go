@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-// Certificate makes a certificate for hosts (names and addresses) that is its own authority, and its PEM.
+// Certificate makes a self-signed certificate for hosts (names and addresses). It also returns the
+// certificate in PEM.
 func Certificate(hosts ...string) (tls.Certificate, []byte, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

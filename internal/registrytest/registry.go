@@ -1,6 +1,7 @@
-// Package registrytest is a real registry for tests: the field's own (distribution), in this process, without storage
-// that outlasts it. With users it wants a login. It is imported by tests and by the scenarios' registry program alone:
-// the product does not link it. Its goroutines are the application's own and end with the context.
+// Package registrytest runs a real image registry for tests: the distribution registry, in this
+// process, with its data in memory. It requires a login if it has users. Only tests and the
+// registry program of the scenarios import it; the product does not link it. Its goroutines belong
+// to the registry and end with the context.
 package registrytest
 
 import (
@@ -12,15 +13,15 @@ import (
 	"path/filepath"
 
 	"github.com/distribution/distribution/v3/configuration"
-	_ "github.com/distribution/distribution/v3/registry/auth/htpasswd" // the kind of login
+	_ "github.com/distribution/distribution/v3/registry/auth/htpasswd" // the login method
 	"github.com/distribution/distribution/v3/registry/handlers"
-	_ "github.com/distribution/distribution/v3/registry/storage/driver/inmemory" // where blobs are kept
+	_ "github.com/distribution/distribution/v3/registry/storage/driver/inmemory" // the storage of blobs
 	"github.com/sirupsen/logrus"
 	"golang.org/x/crypto/bcrypt"
 )
 
-// New makes a registry. dir is a folder for the list of users, which are names and their passwords; none: whoever asks is
-// served.
+// New makes a registry. users maps user names to passwords; dir is a folder for the file with them.
+// Without users, the registry needs no login.
 func New(ctx context.Context, dir string, users map[string]string) (http.Handler, error) {
 	cfg := &configuration.Configuration{
 		Storage: configuration.Storage{"inmemory": nil, "delete": {"enabled": true}},
@@ -35,11 +36,11 @@ func New(ctx context.Context, dir string, users map[string]string) (http.Handler
 		}
 		cfg.Auth = configuration.Auth{"htpasswd": {"realm": "test", "path": path}}
 	}
-	logrus.SetOutput(io.Discard) // the application logs to the global logger
+	logrus.SetOutput(io.Discard) // the registry logs to the global logger
 	return handlers.NewApp(ctx, cfg), nil
 }
 
-// writeUsers writes what htpasswd -B does.
+// writeUsers writes the users as htpasswd -B does.
 func writeUsers(path string, users map[string]string) error {
 	var text []byte
 	for name, password := range users {

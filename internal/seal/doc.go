@@ -1,5 +1,7 @@
-// Package seal owns the encryption of what lies on disk: Raft log entries (Ring.Seal), snapshots (NewWriter, NewReader)
-// and the keys themselves under autolock (Ring.Encode). Everything is AES-256-GCM and starts with a header that names the
-// key, so that keys can be rotated without rewriting what lies there. It refuses to do I/O of its own and to know what it
-// seals. The replicated store calls it; it runs no goroutine.
+// Package seal encrypts the data that is stored on disk: Raft log entries (Ring.Seal), snapshots
+// (NewWriter, NewReader), and, under autolock, the data keys themselves (Ring.Encode). The cipher
+// is AES-256-GCM. Everything sealed starts with a header that names its key, so keys can be rotated
+// without rewriting the stored data. The package does not know the meaning of the data. Its only
+// I/O is LoadRing and the readers and writers of the caller. The replicated store calls it. It runs
+// no goroutine.
 package seal

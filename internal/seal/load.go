@@ -9,8 +9,9 @@ import (
 )
 
 // LoadRing reads the keys in a file. If the file does not exist, LoadRing makes a ring with a new
-// key and writes it. The ring is on the disk when LoadRing returns it: a log whose key is lost in a
-// power failure can never be read again.
+// key and writes it. A new ring is durable when LoadRing returns it, because a log whose key is
+// lost in a power failure can never be read again. LoadRing returns ErrLocked if the file is under
+// autolock.
 func LoadRing(file string) (*Ring, error) {
 	data, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {

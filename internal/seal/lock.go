@@ -18,24 +18,28 @@ const (
 )
 
 var (
-	// ErrLocked: the key file is under autolock and no unlock key was given.
+	// ErrLocked means that the key file is under autolock and that the caller gave no unlock key.
 	ErrLocked = errdefs.ErrFailedPrecondition.WithMessage("swarm is locked: run `swarm unlock` with the unlock key")
-	// ErrWrongUnlockKey: the key file is locked with another key, or was changed.
-	ErrWrongUnlockKey = errdefs.ErrInvalidArgument.WithMessage("unlock key does not fit this node: use the newest one of `swarm unlock-key`")
+	// ErrWrongUnlockKey means that the key file is locked with another unlock key, or that its
+	// header was changed.
+	ErrWrongUnlockKey = errdefs.ErrInvalidArgument.WithMessage("unlock key does not open the keys of this node: use the newest one, which `swarm unlock-key` prints on an unlocked manager")
 )
 
-// UnlockKey wraps the data keys under autolock. Only the operator has it; its text has the shape of Docker's.
+// UnlockKey encrypts the data keys under autolock. Only the operator has it. Its text form has the
+// shape of Docker's unlock keys.
 type UnlockKey struct{ key Key }
 
-// NewUnlockKey makes a random one.
+// NewUnlockKey makes a random unlock key.
 func NewUnlockKey() UnlockKey { return UnlockKey{NewKey()} }
 
-// Text is the key as operators keep and type it. It is a secret; there is no String, so that no log shows it by accident.
+// Text returns the key in the form that operators store and type. It is a secret. UnlockKey has no
+// method String, so that no log prints it by accident.
 func (u UnlockKey) Text() string {
 	return unlockPrefix + base64.RawStdEncoding.EncodeToString(u.key[:])
 }
 
-// ParseUnlockKey reads what Text wrote. Its errors never repeat the key.
+// ParseUnlockKey parses the output of Text. It returns errdefs.ErrInvalidArgument if the text is
+// malformed. The error text never contains the key.
 func ParseUnlockKey(s string) (UnlockKey, error) {
 	s = strings.TrimSpace(s)
 	encoded, ok := strings.CutPrefix(s, unlockPrefix)
@@ -43,7 +47,7 @@ func ParseUnlockKey(s string) (UnlockKey, error) {
 		return UnlockKey{}, badUnlock("does not start with " + unlockPrefix)
 	}
 	raw, err := base64.RawStdEncoding.Strict().DecodeString(encoded)
-	if err != nil || strings.ContainsAny(encoded, "\r\n") { // the decoder skips line ends
+	if err != nil || strings.ContainsAny(encoded, "\r\n") { // the decoder ignores line ends
 		return UnlockKey{}, badUnlock("is not in base64: part of it is missing or mistyped")
 	}
 	if len(raw) != KeySize {
@@ -56,8 +60,8 @@ func badUnlock(why string) error {
 	return errdefs.ErrInvalidArgument.WithMessage("unlock key " + why + "; `swarm unlock-key` on an unlocked manager prints it")
 }
 
-// Encode writes the ring for the key file: in the clear when lock is nil (the file's mode is then all that protects it),
-// else wrapped by the unlock key.
+// Encode returns the ring in the form of the key file. If lock is nil, the keys are not encrypted,
+// and only the mode of the file protects them. Otherwise lock encrypts them.
 func (r *Ring) Encode(lock *UnlockKey) []byte {
 	var raw []byte
 	for _, k := range r.keys {
@@ -71,7 +75,9 @@ func (r *Ring) Encode(lock *UnlockKey) []byte {
 	return pem.EncodeToMemory(block)
 }
 
-// ParseRing reads what Encode wrote. A file in the clear opens with any lock, also nil.
+// ParseRing parses the output of Encode. A file without encryption needs no lock and ignores a
+// given one. ParseRing returns ErrLocked if the file is encrypted and lock is nil,
+// ErrWrongUnlockKey if another key encrypted it, and errdefs.ErrDataLoss if the file is damaged.
 func ParseRing(data []byte, lock *UnlockKey) (*Ring, error) {
 	block, rest := pem.Decode(data)
 	if block == nil || block.Type != pemRing || len(strings.TrimSpace(string(rest))) != 0 {
@@ -86,7 +92,7 @@ func ParseRing(data []byte, lock *UnlockKey) (*Ring, error) {
 		}
 		var err error
 		if raw, err = NewRing(lock.key).Open(raw, []byte(pemRing)); err != nil {
-			return nil, wrongKey(err)
+			return nil, unlockError(err)
 		}
 	default:
 		return nil, errdefs.ErrDataLoss.WithMessage("key file is damaged: it does not say whether it is locked")
@@ -101,8 +107,9 @@ func ParseRing(data []byte, lock *UnlockKey) (*Ring, error) {
 	return NewRing(keys[0], keys[1:]...), nil
 }
 
-// wrongKey tells another unlock key (its id is not the one in the header) from a damaged file.
-func wrongKey(err error) error {
+// unlockError distinguishes another unlock key, whose id is not the one in the header, from a
+// damaged file.
+func unlockError(err error) error {
 	if errors.Is(err, errdefs.ErrNotFound) {
 		return ErrWrongUnlockKey
 	}

@@ -11,10 +11,10 @@ import (
 	"swarm/internal/ident"
 )
 
-// KeySize is that of AES-256.
+// KeySize is the key size of AES-256, in bytes.
 const KeySize = 32
 
-// KeyID names a key without telling anything of it: the first eight bytes of a hash of it.
+// KeyID identifies a key without revealing it: the first eight bytes of a hash of the key.
 type KeyID [8]byte
 
 // Key is a data key.
@@ -23,22 +23,24 @@ type Key [KeySize]byte
 // NewKey makes a random key.
 func NewKey() Key { return Key(ident.RandomBytes(KeySize)) }
 
-// ID is derived from the key, so a key can never be filed under a wrong name.
+// ID returns the id of the key. It is computed from the key, so a key cannot have a wrong id.
 func (k Key) ID() KeyID {
 	sum := sha256.Sum256(append([]byte("swarm key id v1\x00"), k[:]...))
 	return KeyID(sum[:])
 }
 
-// String keeps keys out of logs and messages.
+// String returns the id of the key, so that logs and error texts never contain the key itself.
 func (k Key) String() string { return fmt.Sprintf("key %x", k.ID()) }
 
-// Format keeps keys out of every verb of fmt.
+// Format implements fmt.Formatter like String, so that no verb of fmt prints the key.
 func (k Key) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(k.String())) }
 
-// Ring is the keys that a store may meet: the first seals, all of them open. It is immutable and safe for concurrent use.
+// Ring holds the data keys of a store. The first key seals, and all keys open. A Ring is immutable
+// and safe for concurrent use.
 type Ring struct{ keys []Key }
 
-// NewRing makes a ring that seals with current and also opens what older keys sealed.
+// NewRing makes a ring that seals with current. It opens data that current or one of the older keys
+// sealed.
 func NewRing(current Key, older ...Key) *Ring {
 	keys := []Key{current}
 	for _, k := range older {
@@ -49,16 +51,17 @@ func NewRing(current Key, older ...Key) *Ring {
 	return &Ring{keys: keys}
 }
 
-// Current is the id of the key that seals.
+// Current returns the id of the key that seals.
 func (r *Ring) Current() KeyID { return r.keys[0].ID() }
 
-// Rotate returns a ring that seals with a fresh key and opens all that this one opens.
+// Rotate returns a ring that seals with a new key and opens everything that this ring opens.
 func (r *Ring) Rotate() *Ring { return NewRing(NewKey(), r.keys...) }
 
-// OnlyCurrent returns the ring without its older keys, for when nothing sealed by them is left.
+// OnlyCurrent returns the ring without its older keys. Use it when no data that they sealed is
+// left.
 func (r *Ring) OnlyCurrent() *Ring { return NewRing(r.keys[0]) }
 
-// Len is the number of keys.
+// Len returns the number of keys.
 func (r *Ring) Len() int { return len(r.keys) }
 
 func (r *Ring) find(id KeyID) (Key, error) {
@@ -71,16 +74,17 @@ func (r *Ring) find(id KeyID) (Key, error) {
 }
 
 const (
-	magicEntry  = 0xE1 // also the format's version
+	magicEntry  = 0xE1 // also the version of the format
 	nonceSize   = 24
 	entryHeader = 1 + len(KeyID{}) + nonceSize
 
-	// Overhead is how much longer the sealed form is than the plain one.
+	// Overhead is the difference in bytes between the sealed and the plain form of a record.
 	Overhead = entryHeader + 16
 )
 
-// Seal encrypts one record. aad is bound to it and must be the same at Open: pass what the record must not be moved away
-// from, such as its index. The result is a fresh slice.
+// Seal encrypts one record and returns a new slice. Open needs the same aad, which is not stored.
+// Pass the position of the record as aad, such as its index, so that a record is detected if it was
+// moved.
 func (r *Ring) Seal(plain, aad []byte) []byte {
 	key := r.keys[0]
 	id := key.ID()
@@ -89,11 +93,11 @@ func (r *Ring) Seal(plain, aad []byte) []byte {
 	copy(out[1:], id[:])
 	nonce := out[1+len(id) : entryHeader]
 	copy(nonce, ident.RandomBytes(nonceSize))
-	return extend(key, nonce).Seal(out, nonce[nonceSize-12:], plain, bind(out[:entryHeader], aad))
+	return messageAEAD(key, nonce).Seal(out, nonce[nonceSize-12:], plain, bind(out[:entryHeader], aad))
 }
 
-// Open decrypts what Seal made. errdefs.ErrNotFound: the key is not in the ring. errdefs.ErrDataLoss: it was changed, cut,
-// or sealed with another aad.
+// Open decrypts the output of Seal. It returns errdefs.ErrNotFound if the ring lacks the key, and
+// errdefs.ErrDataLoss if the record was changed, cut, or sealed with another aad.
 func (r *Ring) Open(sealed, aad []byte) ([]byte, error) {
 	if len(sealed) < Overhead {
 		return nil, damaged("%d bytes are too short for a sealed record", len(sealed))
@@ -107,15 +111,15 @@ func (r *Ring) Open(sealed, aad []byte) ([]byte, error) {
 	}
 	header := sealed[:entryHeader]
 	nonce := header[entryHeader-nonceSize:]
-	plain, err := extend(key, nonce).Open(nil, nonce[nonceSize-12:], sealed[entryHeader:], bind(header, aad))
+	plain, err := messageAEAD(key, nonce).Open(nil, nonce[nonceSize-12:], sealed[entryHeader:], bind(header, aad))
 	if err != nil {
 		return nil, damaged("it was changed, or belongs elsewhere")
 	}
 	return plain, nil
 }
 
-// bind makes the additional data of a record: its header's fixed part, with its length so that the border to aad is
-// unambiguous, then aad.
+// bind returns the additional data of a record: the magic byte and key id of its header, preceded
+// by their length, then aad. The length makes the border to aad unambiguous.
 func bind(header, aad []byte) []byte {
 	fixed := header[:1+len(KeyID{})]
 	out := binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(fixed)+len(aad)), uint16(len(fixed)))

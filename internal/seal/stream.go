@@ -11,28 +11,31 @@ import (
 	"swarm/internal/ident"
 )
 
-// A sealed stream is a header (magic, key id, salt) and chunks of chunkSize plain bytes, each sealed under a key that
-// is derived from the data key and the salt, with the chunk's number as its nonce. The last byte of the nonce marks the
-// last chunk, which may be short or empty: so chunks cannot be swapped, dropped or appended unnoticed, and a stream that
-// ends early is told from one that is complete (the STREAM construction of Hoang, Reyhanitabar, Rogaway and Vizár).
+// A sealed stream is a header (magic byte, key id, salt) and chunks. Each chunk has chunkSize plain
+// bytes and is sealed with a key that is derived from the data key and the salt. Its nonce is the
+// number of the chunk. The last byte of the nonce marks the last chunk, which may be short or
+// empty. Chunks can therefore not be swapped, dropped or appended without detection, and a stream
+// that ends early differs from a complete one. This is the STREAM construction of Hoang,
+// Reyhanitabar, Rogaway and Vizár.
 const (
-	magicStream  = 0xE2 // also the format's version
+	magicStream  = 0xE2 // also the version of the format
 	saltSize     = 32
 	streamHeader = 1 + len(KeyID{}) + saltSize
 	chunkSize    = 64 << 10
 	sealedChunk  = chunkSize + 16
 )
 
-// ErrTruncated: the stream ends before its last chunk, as after a crash in the middle of writing it.
-var ErrTruncated = damaged("it ends too early: it was cut, or its writing was never finished")
+// ErrTruncated means that the stream ends before its last chunk, as after a crash during its
+// writing.
+var ErrTruncated = damaged("it ends too early: it was cut, or it was never completely written")
 
 var (
-	errClosed   = errors.New("write sealed stream: already closed")
-	errOverlong = damaged("it has more chunks than a stream can have")
+	errClosed  = errors.New("write sealed stream: already closed")
+	errTooLong = damaged("it has more chunks than a stream can have")
 )
 
-// Writer seals what is written to it. Close seals the last chunk; without it the stream reads as truncated, so a writer
-// that gives up must simply not be closed.
+// Writer seals the data that is written to it. Close seals the last chunk. A stream without Close
+// reads as truncated, so a caller that gives up must not call Close.
 type Writer struct {
 	w    io.Writer
 	aead cipher.AEAD
@@ -42,7 +45,7 @@ type Writer struct {
 	err  error
 }
 
-// NewWriter writes the header to w.
+// NewWriter returns a Writer to w, and writes the header.
 func NewWriter(w io.Writer, ring *Ring) (*Writer, error) {
 	key := ring.keys[0]
 	id := key.ID()
@@ -59,11 +62,11 @@ func NewWriter(w io.Writer, ring *Ring) (*Writer, error) {
 	}, nil
 }
 
-// Write buffers up to one chunk.
+// Write implements io.Writer. It buffers up to one chunk.
 func (w *Writer) Write(p []byte) (int, error) {
 	total := 0
 	for len(p) > 0 && w.err == nil {
-		if len(w.buf) == chunkSize { // sealed only now: the last chunk must be known as such
+		if len(w.buf) == chunkSize { // seal a full chunk only when more data follows: the last chunk has another nonce
 			w.flush(false)
 			continue
 		}
@@ -74,7 +77,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 	return total, w.err
 }
 
-// Close seals the last chunk. It does not close the writer below.
+// Close seals the last chunk. It does not close the underlying writer.
 func (w *Writer) Close() error {
 	if w.err != nil {
 		return w.err
@@ -97,23 +100,25 @@ func (w *Writer) flush(last bool) {
 	w.buf = w.buf[:0]
 }
 
-// Reader opens a sealed stream. It returns no byte that was not authenticated, and io.EOF only after the last chunk.
+// Reader opens a sealed stream. It returns only authenticated bytes, and io.EOF only after the last
+// chunk.
 type Reader struct {
 	r     io.Reader
 	aead  cipher.AEAD
 	n     chunkNonce
-	in    []byte // one sealed chunk and one byte more, to know whether another follows
-	have  int    // bytes in in
-	plain []byte // opened, not yet read
-	buf   []byte // plain's memory
+	in    []byte // one sealed chunk and one more byte, which shows whether another chunk follows
+	have  int    // the number of bytes in in
+	plain []byte // opened bytes that are not read yet
+	buf   []byte // the memory of plain
 	err   error
 }
 
-// NewReader reads the header.
+// NewReader returns a Reader of r, and reads the header. It returns errdefs.ErrNotFound if the ring
+// lacks the key.
 func NewReader(r io.Reader, ring *Ring) (*Reader, error) {
 	header := make([]byte, streamHeader)
 	if _, err := io.ReadFull(r, header); err != nil {
-		return nil, cut(err)
+		return nil, endError(err)
 	}
 	if header[0] != magicStream {
 		return nil, damaged("it does not start as a sealed stream does (%#x)", header[0])
@@ -125,7 +130,8 @@ func NewReader(r io.Reader, ring *Ring) (*Reader, error) {
 	return &Reader{r: r, aead: streamAEAD(key, header), in: make([]byte, sealedChunk+1), buf: make([]byte, 0, chunkSize)}, nil
 }
 
-// Read returns opened bytes.
+// Read implements io.Reader. It returns ErrTruncated if the stream ends early, and
+// errdefs.ErrDataLoss if a chunk was changed.
 func (r *Reader) Read(p []byte) (int, error) {
 	for len(r.plain) == 0 {
 		if r.err != nil {
@@ -141,7 +147,8 @@ func (r *Reader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// fill opens the next chunk. A chunk is the last when nothing follows it; the nonce proves that it was sealed as such.
+// fill opens the next chunk. A chunk is the last one if no data follows. The nonce proves that it
+// was also sealed as the last one.
 func (r *Reader) fill() {
 	n, err := io.ReadFull(r.r, r.in[r.have:])
 	r.have += n
@@ -173,7 +180,8 @@ func (r *Reader) fill() {
 	r.have = copy(r.in, r.in[size:r.have])
 }
 
-// sealedAsMiddle reports whether what looks like the last chunk is an intact one from the middle.
+// sealedAsMiddle reports whether the chunk at the end of the data is an intact chunk from the
+// middle of a stream.
 func (r *Reader) sealedAsMiddle(size int) bool {
 	r.n.count--
 	nonce, err := r.n.next(false)
@@ -184,15 +192,17 @@ func (r *Reader) sealedAsMiddle(size int) bool {
 	return err == nil
 }
 
-// chunkNonce counts chunks: 3 zero bytes, the number in 8, and 1 for whether it is the last.
+// chunkNonce counts chunks. A nonce has 3 zero bytes, the number of the chunk in 8 bytes, and 1
+// byte that is 1 for the last chunk.
 type chunkNonce struct{ count uint64 }
 
-// maxChunks is far beyond any snapshot (256 TiB) and within what one GCM key may seal.
+// maxChunks limits the chunks of a stream. It is far beyond any snapshot (256 TiB) and within the
+// limit of one GCM key.
 const maxChunks = 1 << 32
 
 func (c *chunkNonce) next(last bool) ([]byte, error) {
 	if c.count >= maxChunks {
-		return nil, errOverlong
+		return nil, errTooLong
 	}
 	nonce := make([]byte, 12)
 	binary.BigEndian.PutUint64(nonce[3:11], c.count)
@@ -206,12 +216,13 @@ func (c *chunkNonce) next(last bool) ([]byte, error) {
 func streamAEAD(key Key, header []byte) cipher.AEAD {
 	derived, err := hkdf.Key(sha256.New, key[:], header[1+len(KeyID{}):], "swarm stream v1\x00"+string(header[:1]), KeySize)
 	if err != nil {
-		panic("seal: " + err.Error()) // only for a length beyond HKDF's
+		panic("seal: " + err.Error()) // only for a length beyond the limit of HKDF
 	}
 	return newGCM(derived)
 }
 
-func cut(err error) error {
+// endError turns the end of the input into ErrTruncated.
+func endError(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return ErrTruncated
 	}

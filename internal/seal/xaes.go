@@ -6,12 +6,13 @@ import (
 	"crypto/subtle"
 )
 
-// extend derives the AES-256-GCM key of one message from the first half of its 24-byte nonce; the second half is GCM's
-// own nonce. This is XAES-256-GCM (C2SP; the derivation is NIST SP 800-108r1 with CMAC). Plain AES-GCM with random
-// 12-byte nonces must stop after 2^32 messages of a key, which a busy log reaches in days; this one after 2^80.
-func extend(key Key, nonce []byte) cipher.AEAD {
+// messageAEAD derives the AES-256-GCM cipher of one message from the first half of its 24-byte
+// nonce. The second half is the nonce of GCM. This is XAES-256-GCM (C2SP); the derivation is NIST
+// SP 800-108r1 with CMAC. AES-GCM with random 12-byte nonces is limited to 2^32 messages per key,
+// which a busy log reaches in days. XAES-256-GCM is limited to 2^80.
+func messageAEAD(key Key, nonce []byte) cipher.AEAD {
 	block := newAES(key[:])
-	var k1 [aes.BlockSize]byte // CMAC's subkey for whole blocks
+	var k1 [aes.BlockSize]byte // the CMAC subkey for complete blocks
 	block.Encrypt(k1[:], k1[:])
 	carry := byte(0)
 	for i := len(k1) - 1; i >= 0; i-- {
@@ -32,7 +33,7 @@ func extend(key Key, nonce []byte) cipher.AEAD {
 func newAES(key []byte) cipher.Block {
 	block, err := aes.NewCipher(key)
 	if err != nil {
-		panic("seal: " + err.Error()) // only a wrong key length, which the types exclude
+		panic("seal: " + err.Error()) // only for a wrong key length, which the types exclude
 	}
 	return block
 }

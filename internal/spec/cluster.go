@@ -12,13 +12,15 @@ import (
 const (
 	maxHistory    = 100
 	minCertExpiry = 30 * time.Second
-	// minTimeout of Raft and of sessions: shorter ones were never measured under a starved CPU.
+	// minTimeout is the shortest timeout of Raft and of sessions. Shorter ones were never measured
+	// under a starved CPU.
 	minTimeout = 50 * time.Millisecond
-	// MaxFile is the largest secret or config, in bytes: 500 KB as in Docker; it travels through Raft.
+	// MaxFile is the largest secret or config in bytes: 500 KB as in Docker. Its data goes through
+	// Raft.
 	MaxFile = 500 * 1024
 )
 
-// Cluster returns a complete copy of a cluster's spec.
+// Cluster returns a complete and valid copy of the spec of a cluster.
 func Cluster(in *swarmv1.ClusterSpec) (*swarmv1.ClusterSpec, error) {
 	c := in.CloneVT()
 	if c == nil {
@@ -28,7 +30,7 @@ func Cluster(in *swarmv1.ClusterSpec) (*swarmv1.ClusterSpec, error) {
 	if h := c.Orchestration.TaskHistoryRetentionLimit; h < 0 || h > maxHistory {
 		return nil, invalid("task history limit %d is out of range: use 0 to %d", h, maxHistory)
 	}
-	if err := first(
+	if err := firstError(
 		checkLabels("cluster", c.GetLabels()),
 		checkAtLeast("node certificate expiry", c.CaConfig.NodeCertExpiry, minCertExpiry),
 		checkAtLeast("raft heartbeat timeout", c.Raft.HeartbeatTimeout, minTimeout),
@@ -48,9 +50,10 @@ func Cluster(in *swarmv1.ClusterSpec) (*swarmv1.ClusterSpec, error) {
 	return c, nil
 }
 
-// SessionPace returns how often workers send heartbeats, and how long after the last one a node counts as down. The second
-// is also the lease of single-writer tasks. Fields that are not set have their defaults.
-func SessionPace(d *swarmv1.DispatcherConfig) (beat, timeout time.Duration) {
+// SessionTiming returns the period of the heartbeats of workers, and the time after the last
+// heartbeat at which a node counts as down. That time is also the lease of single-writer tasks.
+// Fields that are not set have their defaults. timeout is at least MissedHeartbeats times beat.
+func SessionTiming(d *swarmv1.DispatcherConfig) (beat, timeout time.Duration) {
 	beat, timeout = DefaultHeartbeat, DefaultSessionTimeout
 	if d.GetHeartbeatPeriod().AsDuration() > 0 {
 		beat = d.GetHeartbeatPeriod().AsDuration()
@@ -101,7 +104,8 @@ func checkPools(n *swarmv1.NetworkDefaults) error {
 	return nil
 }
 
-// Node returns a complete copy of a node's spec. The name may be empty: the hostname stands for it.
+// Node returns a complete and valid copy of the spec of a node. The name may be empty: the node
+// then has its hostname as name.
 func Node(in *swarmv1.NodeSpec) (*swarmv1.NodeSpec, error) {
 	n := in.CloneVT()
 	if n == nil {
@@ -116,9 +120,9 @@ func Node(in *swarmv1.NodeSpec) (*swarmv1.NodeSpec, error) {
 	return n, checkLabels("node", n.Labels)
 }
 
-// Secret returns a copy of a secret's spec, valid.
+// Secret returns a valid copy of the spec of a secret.
 func Secret(in *swarmv1.SecretSpec) (*swarmv1.SecretSpec, error) {
-	if err := first(
+	if err := firstError(
 		ident.CheckSecretName(in.GetName()),
 		checkLabels("secret", in.GetLabels()),
 		checkData("secret", in.GetName(), in.GetData())); err != nil {
@@ -127,9 +131,9 @@ func Secret(in *swarmv1.SecretSpec) (*swarmv1.SecretSpec, error) {
 	return in.CloneVT(), nil
 }
 
-// Config returns a copy of a config's spec, valid.
+// Config returns a valid copy of the spec of a config.
 func Config(in *swarmv1.ConfigSpec) (*swarmv1.ConfigSpec, error) {
-	if err := first(
+	if err := firstError(
 		ident.CheckConfigName(in.GetName()),
 		checkLabels("config", in.GetLabels()),
 		checkData("config", in.GetName(), in.GetData())); err != nil {

@@ -6,11 +6,12 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Attribute is what of a node a constraint looks at.
+// Attribute is the property of a node that a constraint compares.
 type Attribute uint8
 
 const (
-	// AttrNodeID is the node's id; it and the hostname differ from node to node, the others are shared by many.
+	// AttrNodeID is the id of the node. The id and the hostname differ from node to node; many
+	// nodes may share the other attributes.
 	AttrNodeID Attribute = iota
 	AttrHostname
 	AttrRole
@@ -20,12 +21,12 @@ const (
 	AttrEngineLabel
 )
 
-// Constraint is one placement constraint, read.
+// Constraint is a parsed placement constraint.
 type Constraint struct {
 	Attr Attribute
-	// Label is the label's key for AttrNodeLabel and AttrEngineLabel.
+	// Label is the key of the label for AttrNodeLabel and AttrEngineLabel.
 	Label string
-	// Not says that the operator was != .
+	// Not is true if the operator is != .
 	Not   bool
 	Value string
 }
@@ -36,7 +37,7 @@ const (
 	constraintKeys    = "node.id, node.hostname, node.role, node.platform.os, node.platform.arch, node.labels.KEY"
 )
 
-// String writes the constraint as ParseConstraint reads it.
+// String returns the constraint in the form that ParseConstraint parses.
 func (c Constraint) String() string {
 	op := "=="
 	if c.Not {
@@ -45,7 +46,7 @@ func (c Constraint) String() string {
 	return c.Key() + op + c.Value
 }
 
-// Key is the left side of the constraint.
+// Key returns the left side of the constraint.
 func (c Constraint) Key() string {
 	switch c.Attr {
 	case AttrNodeID:
@@ -66,11 +67,12 @@ func (c Constraint) Key() string {
 	return "?"
 }
 
-// PerNode says that the constraint tells single nodes apart, so that nodes which are otherwise alike differ in it.
+// PerNode reports whether the constraint compares the id or the hostname, which differ between
+// nodes that are otherwise alike.
 func (c Constraint) PerNode() bool { return c.Attr == AttrNodeID || c.Attr == AttrHostname }
 
-// Matches compares what the node has with what is asked for: case-insensitive, as in Docker. A label that the node does
-// not have has the value "".
+// Matches reports whether a node whose attribute has the value have satisfies the constraint. The
+// comparison ignores case, as in Docker. A label that the node lacks has the value "".
 func (c Constraint) Matches(have string) bool {
 	if c.Attr == AttrArch {
 		return (Arch(have) == Arch(c.Value)) != c.Not
@@ -78,7 +80,7 @@ func (c Constraint) Matches(have string) bool {
 	return strings.EqualFold(have, c.Value) != c.Not
 }
 
-// ParseConstraints reads the constraints of a service; all of them must hold.
+// ParseConstraints parses the constraints of a service. A node must satisfy all of them.
 func ParseConstraints(list []string) ([]Constraint, error) {
 	out := make([]Constraint, 0, len(list))
 	for _, s := range list {
@@ -91,7 +93,7 @@ func ParseConstraints(list []string) ([]Constraint, error) {
 	return out, nil
 }
 
-// ParseConstraint reads "KEY==VALUE" or "KEY!=VALUE".
+// ParseConstraint parses "KEY==VALUE" or "KEY!=VALUE".
 func ParseConstraint(s string) (Constraint, error) {
 	key, value, not, ok := cutOperator(s)
 	if !ok {
@@ -139,18 +141,18 @@ func attribute(key string) (Constraint, bool) {
 	case "node.platform.arch":
 		return Constraint{Attr: AttrArch}, true
 	default:
-		if strings.HasPrefix(lower, nodeLabelPrefix) && checkLabelKey(key[len(nodeLabelPrefix):]) {
+		if strings.HasPrefix(lower, nodeLabelPrefix) && isLabelKey(key[len(nodeLabelPrefix):]) {
 			return Constraint{Attr: AttrNodeLabel, Label: key[len(nodeLabelPrefix):]}, true
 		}
-		if strings.HasPrefix(lower, engineLabelPrefix) && checkLabelKey(key[len(engineLabelPrefix):]) {
+		if strings.HasPrefix(lower, engineLabelPrefix) && isLabelKey(key[len(engineLabelPrefix):]) {
 			return Constraint{Attr: AttrEngineLabel, Label: key[len(engineLabelPrefix):]}, true
 		}
 		return Constraint{}, false
 	}
 }
 
-// checkLabelKey is Docker's rule for the key of a label in a constraint.
-func checkLabelKey(s string) bool {
+// isLabelKey reports whether s is a label key in a constraint, by the rule of Docker.
+func isLabelKey(s string) bool {
 	for i := range len(s) {
 		switch c := s[i]; {
 		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '_', c == '.', c == '/':
@@ -161,7 +163,7 @@ func checkLabelKey(s string) bool {
 	return s != ""
 }
 
-// Preference reads the descriptor of a spread preference: a node or engine label.
+// Preference parses the descriptor of a spread preference: a node label or an engine label.
 func Preference(p *swarmv1.PlacementPreference) (Constraint, error) {
 	d := p.GetSpread().GetSpreadDescriptor()
 	c, ok := attribute(d)
@@ -171,7 +173,8 @@ func Preference(p *swarmv1.PlacementPreference) (Constraint, error) {
 	return c, nil
 }
 
-// Arch is Go's name of a CPU architecture that the kernel (uname -m) names otherwise.
+// Arch returns the name that Go gives to a CPU architecture. s may be the name of the kernel (uname
+// -m) or the name of Go.
 func Arch(s string) string {
 	switch s = strings.ToLower(s); s {
 	case "x86_64", "x86-64":
@@ -186,8 +189,9 @@ func Arch(s string) string {
 	return s
 }
 
-// Runs says whether a node of platform have runs what was built for want; fields that are not set fit everything.
-func Runs(have, want *swarmv1.Platform) bool {
+// PlatformMatches reports whether a node of platform have can run an image that was built for
+// platform want. Fields of want that are not set match every node.
+func PlatformMatches(have, want *swarmv1.Platform) bool {
 	if want.GetOs() != "" && !strings.EqualFold(want.GetOs(), have.GetOs()) {
 		return false
 	}

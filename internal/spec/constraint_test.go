@@ -49,7 +49,8 @@ func TestParseConstraint_Refuses(t *testing.T) {
 	}
 }
 
-// wantRefusal: an error for the user is of one class, one line, and says what to do.
+// wantRefusal checks that an error for the user has the class ErrInvalidArgument, has one line, and
+// says what to do.
 func wantRefusal(t *testing.T, what string, err error, want string) {
 	t.Helper()
 	switch {
@@ -98,8 +99,8 @@ func TestRuns(t *testing.T) {
 		{&swarmv1.Platform{Os: "windows"}, false},
 		{&swarmv1.Platform{Os: "linux", Architecture: "arm64"}, false},
 	} {
-		if got := Runs(have, c.want); got != c.ok {
-			t.Errorf("Runs(%v): got %v, want %v", c.want, got, c.ok)
+		if got := PlatformMatches(have, c.want); got != c.ok {
+			t.Errorf("PlatformMatches(%v): got %v, want %v", c.want, got, c.ok)
 		}
 	}
 }

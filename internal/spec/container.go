@@ -29,9 +29,9 @@ func checkContainer(c *swarmv1.ContainerSpec) error {
 	if _, err := ParseImage(c.GetImage()); err != nil {
 		return err
 	}
-	return first(
+	return firstError(
 		checkLabels("container", c.GetLabels()),
-		checkWords(c),
+		checkTextSize(c),
 		checkEnv(c.GetEnv()),
 		checkHostname(c.GetHostname()),
 		checkAbsolute("working directory", c.GetDir()),
@@ -50,9 +50,10 @@ func checkContainer(c *swarmv1.ContainerSpec) error {
 		checkPlatform(c.GetPlatform()))
 }
 
-// checkWords bounds what goes into every task of a service, and into the process of its container.
-func checkWords(c *swarmv1.ContainerSpec) error {
-	if over := OverWords(c.GetEnv(), c.GetCommand(), c.GetArgs(), c.GetHealthcheck().GetTest()); over != "" {
+// checkTextSize limits the text that goes into every task of a service and into the process of its
+// container.
+func checkTextSize(c *swarmv1.ContainerSpec) error {
+	if over := TooMuchText(c.GetEnv(), c.GetCommand(), c.GetArgs(), c.GetHealthcheck().GetTest()); over != "" {
 		return invalid("service has %s: keep large data in a volume or in the image", over)
 	}
 	return nil
@@ -68,7 +69,7 @@ func checkEnv(env []string) error {
 	return nil
 }
 
-// checkHostname lets templates through: they are filled in for each task.
+// checkHostname accepts templates, which are expanded for each task.
 func checkHostname(h string) error {
 	if h == "" || strings.Contains(h, "{{") {
 		return nil
@@ -93,7 +94,7 @@ func checkAbsolute(what, p string) error {
 	return nil
 }
 
-// checkUser lets names through: whether the image has them is for the node.
+// checkUser accepts every user name. The node finds out whether the image has it.
 func checkUser(u string) error {
 	if strings.Count(u, ":") > 1 || strings.ContainsAny(u, " \t\n") {
 		return invalid("user %s is not valid: write NAME or UID, or one of them with :GROUP or :GID", quote(u))
@@ -153,7 +154,7 @@ func checkMount(m *swarmv1.Mount) error {
 		if sub := m.GetVolumeOptions().GetSubpath(); slices.Contains(strings.Split(sub, "/"), "..") {
 			return invalid("subpath %s leads out of the volume: use a path in it", quote(sub))
 		}
-		// Without a name it is the task's own; a template is filled in for each task.
+		// A volume without a name belongs to its task. A template is expanded for each task.
 		if name := m.GetSource(); name != "" && !strings.Contains(name, "{{") {
 			return ident.CheckVolumeName(name)
 		}
@@ -180,7 +181,7 @@ func checkPropagation(p string) error {
 	return invalid("bind propagation %s is not known: use private, rprivate, shared, rshared, slave or rslave", quote(p))
 }
 
-// checkFiles keeps two secrets or configs from landing on one path.
+// checkFiles refuses two secrets or configs with the same path.
 func checkFiles(c *swarmv1.ContainerSpec) error {
 	seen := map[string]bool{}
 	check := func(kind, folder, name, id string, f *swarmv1.FileTarget) error {
@@ -232,28 +233,29 @@ func checkHealth(h *swarmv1.HealthConfig) error {
 			return err
 		}
 	}
-	return first(
-		checkPace("health interval", h.GetInterval()),
-		checkPace("health timeout", h.GetTimeout()),
-		checkPace("health start period", h.GetStartPeriod()),
-		checkPace("health start interval", h.GetStartInterval()))
+	return firstError(
+		checkInterval("health interval", h.GetInterval()),
+		checkInterval("health timeout", h.GetTimeout()),
+		checkInterval("health start period", h.GetStartPeriod()),
+		checkInterval("health start interval", h.GetStartInterval()))
 }
 
-// minPace is Docker's: what is checked more often keeps its node busy with checks.
-const minPace = time.Millisecond
+// minInterval is the shortest interval of a health check, as in Docker. Shorter ones keep the node
+// busy with checks.
+const minInterval = time.Millisecond
 
-// checkPace is checkDuration for what is repeated. 0 is the default.
-func checkPace(what string, d *durationpb.Duration) error {
+// checkInterval is checkDuration for the durations of a health check, where 0 means the default.
+func checkInterval(what string, d *durationpb.Duration) error {
 	if err := checkDuration(what, d); err != nil {
 		return err
 	}
-	if v := d.AsDuration(); v != 0 && v < minPace {
-		return invalid("%s %s is too short: use %s or more", what, v, minPace)
+	if v := d.AsDuration(); v != 0 && v < minInterval {
+		return invalid("%s %s is too short: use %s or more", what, v, minInterval)
 	}
 	return nil
 }
 
-// checkHealthAddress reads where a check that is not a command goes.
+// checkHealthAddress checks the address of an HTTP, TCP or GRPC health check.
 func checkHealthAddress(test []string) error {
 	switch test[0] {
 	case "HTTP":
@@ -273,7 +275,8 @@ func checkHealthAddress(test []string) error {
 	return nil
 }
 
-// checkSignal takes names with and without SIG, and numbers; whether the kernel of the node has it is for the node.
+// checkSignal accepts names with and without SIG, and numbers. The node finds out whether its
+// kernel has the signal.
 func checkSignal(s string) error {
 	if s == "" {
 		return nil
@@ -293,7 +296,7 @@ func checkSignal(s string) error {
 	return nil
 }
 
-// signals of Linux, without SIG.
+// signals has the signal names of Linux without SIG.
 var signals = set("ABRT ALRM BUS CHLD CLD CONT FPE HUP ILL INT IO IOT KILL PIPE POLL PROF PWR QUIT RTMAX RTMIN SEGV STKFLT STOP SYS TERM TRAP TSTP TTIN TTOU URG USR1 USR2 VTALRM WINCH XCPU XFSZ")
 
 func set(words string) map[string]bool {
@@ -315,21 +318,22 @@ func checkCapabilities(c *swarmv1.ContainerSpec) error {
 	return nil
 }
 
-// capabilities of Linux, without CAP_.
+// capabilities has the capability names of Linux without CAP_.
 var capabilities = set("AUDIT_CONTROL AUDIT_READ AUDIT_WRITE BLOCK_SUSPEND BPF CHECKPOINT_RESTORE CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID IPC_LOCK IPC_OWNER KILL LEASE LINUX_IMMUTABLE MAC_ADMIN MAC_OVERRIDE MKNOD NET_ADMIN NET_BIND_SERVICE NET_BROADCAST NET_RAW PERFMON SETFCAP SETGID SETPCAP SETUID SYSLOG SYS_ADMIN SYS_BOOT SYS_CHROOT SYS_MODULE SYS_NICE SYS_PACCT SYS_PTRACE SYS_RAWIO SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG WAKE_ALARM")
 
-// checkSysctls lets through what a container has of its own. The others are the whole host's, and no node sets them.
+// checkSysctls accepts the settings that a container has for itself. Other settings belong to the
+// whole host, and nodes do not set them.
 func checkSysctls(m map[string]string) error {
 	for _, key := range slices.Sorted(maps.Keys(m)) {
 		name := strings.ReplaceAll(key, "/", ".")
 		if !strings.HasPrefix(name, "net.") && !strings.HasPrefix(name, "fs.mqueue.") && !ownSysctls[name] {
-			return invalid("sysctl %s is not a container's own but its host's: use net.*, fs.mqueue.*, or one of %s", quote(key), words(ownSysctls))
+			return invalid("sysctl %s is a setting of the host, not of the container: use net.*, fs.mqueue.*, or one of %s", quote(key), sortedKeys(ownSysctls))
 		}
 	}
 	return nil
 }
 
-// ownSysctls are those of the IPC and UTS namespaces.
+// ownSysctls are the settings of the IPC and UTS namespaces.
 var ownSysctls = set("kernel.domainname kernel.msgmax kernel.msgmnb kernel.msgmni kernel.sem kernel.shmall kernel.shmmax kernel.shmmni kernel.shm_rmid_forced")
 
 func checkDevices(list []*swarmv1.DeviceMapping) error {
@@ -337,7 +341,7 @@ func checkDevices(list []*swarmv1.DeviceMapping) error {
 		if d.GetPathOnHost() == "" {
 			return invalid("device has no path: write it like /dev/fuse")
 		}
-		if err := first(checkAbsolute("device", d.GetPathOnHost()), checkAbsolute("device", d.GetPathInContainer())); err != nil {
+		if err := firstError(checkAbsolute("device", d.GetPathOnHost()), checkAbsolute("device", d.GetPathInContainer())); err != nil {
 			return err
 		}
 		if p := d.GetCgroupPermissions(); strings.Trim(p, "rwm") != "" {
@@ -369,7 +373,7 @@ func checkNumbers(c *swarmv1.ContainerSpec) error {
 	return nil
 }
 
-// checkPlatform reads "os/arch[/variant]".
+// checkPlatform checks a platform of the form "os/arch[/variant]".
 func checkPlatform(p string) error {
 	if p == "" {
 		return nil

@@ -8,27 +8,33 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// What a spec that says nothing means. The values are Docker's unless a comment says otherwise.
+// The defaults of fields that a spec does not set. They are the defaults of Docker unless a comment
+// says otherwise.
 const (
 	DefaultRestartDelay    = 5 * time.Second
 	DefaultMonitor         = 5 * time.Second
 	DefaultStopGracePeriod = 10 * time.Second
-	// DefaultPids limits the processes and threads of a container, so that one that forks without end leaves its host able to
-	// work: the kernel has 32768 for all of them, or 4 million. Docker has no limit. Programs that need more say so.
+	// DefaultPids limits the processes and threads of a container, so that a container that forks
+	// without end leaves its host able to work. The kernel has 32768 for the whole host, or 4
+	// million. Docker has no limit. A service that needs more sets a limit of its own.
 	DefaultPids             = 4096
 	DefaultParallelism      = 1
 	DefaultTaskHistory      = 5
 	DefaultSnapshotInterval = 10_000
 	DefaultCertExpiry       = 90 * 24 * time.Hour
-	// DefaultHeartbeat and DefaultSessionTimeout bound how long a lost node goes unnoticed (Docker: 5 s and 15 s).
+	// DefaultHeartbeat and DefaultSessionTimeout limit how long a lost node goes unnoticed (Docker:
+	// 5 s and 15 s).
 	DefaultHeartbeat      = time.Second
 	DefaultSessionTimeout = 10 * time.Second
-	// MissedHeartbeats make a node doubtful: a session timeout is never shorter than as many heartbeat periods.
+	// MissedHeartbeats is the number of missed heartbeats after which a node is doubtful. A session
+	// timeout is at least that many heartbeat periods.
 	MissedHeartbeats = 3
-	// FenceMargin is how long after the end of a node's lease its single-writer tasks count as running: a shim notices the
-	// end and kills its container meanwhile.
+	// FenceMargin is the time after the end of the lease of a node during which its single-writer
+	// tasks still count as running. In that time, a shim notices the end of the lease and kills its
+	// container.
 	FenceMargin = time.Second
-	// Timeouts of Raft: a lost leader is replaced in about 0.9 s.
+	// DefaultHeartbeatTimeout and DefaultElectionTimeout are the timeouts of Raft. With them, a
+	// lost leader is replaced in about 0.9 s.
 	DefaultHeartbeatTimeout = 500 * time.Millisecond
 	DefaultElectionTimeout  = 500 * time.Millisecond
 	DefaultClusterPort      = 2377
@@ -111,7 +117,7 @@ func defaultTask(t *swarmv1.TaskSpec, job bool) {
 		}
 	}
 	if job && t.RestartPolicy.Condition == swarmv1.RestartPolicy_ANY {
-		// A job that ended well is done; what is left of "any" is "on failure".
+		// A job task that ended with success is complete, so "any" means "on failure" for a job.
 		t.RestartPolicy.Condition = swarmv1.RestartPolicy_ON_FAILURE
 	}
 }

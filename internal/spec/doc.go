@@ -1,11 +1,15 @@
-// Package spec owns what a valid request is: it validates specs, fills in their defaults once, at create, normalises
-// image references, reads placement constraints, and tells whether two specs make the same tasks. Its errors are
-// errdefs.ErrInvalidArgument and one line each: what is wrong, why, and what to do instead. It refuses to know what
-// exists: whether a name is taken or an image can be found is for its callers. The control API calls it on every write,
-// the planner for constraints, the command line before it asks. It is pure and runs no goroutine.
+// Package spec validates the specs that users send: services, nodes, clusters, networks, secrets
+// and configs. It fills in their defaults, normalises image references, parses placement
+// constraints, and decides whether two specs make the same tasks. Its errors are
+// errdefs.ErrInvalidArgument with a text of one line: what is wrong, why, and what to do instead.
 //
-// The rule of use: Service, Node, Cluster, Network, Secret and Config take what a user sent and return a complete copy
-// to be stored, or the reason why not. What they return, they return unchanged when given again.
+// The package does not know which objects exist. Its callers check whether a name is taken or an
+// image can be found. The control API calls it on every write, the planner uses its constraints,
+// and the command line checks specs before it sends them. It is pure and runs no goroutine.
+//
+// Service, Node, Cluster, Network, Secret and Config take the spec that a user sent, and return
+// either a complete copy to store or an error. The defaults are filled in once, when the object is
+// created: a returned spec that is passed in again comes back unchanged.
 package spec
 
 import (
@@ -14,12 +18,13 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// invalid makes the error for the user: format is what is wrong, why, and what to do.
+// invalid makes an error for the user. format says what is wrong, why, and what to do.
 func invalid(format string, args ...any) error {
 	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(format, args...))
 }
 
-// quoteMax bounds what is echoed of a hostile or huge value, so that the message stays one readable line.
+// quoteMax is the most bytes of a value that an error text quotes, so that a large or hostile value
+// keeps the text one readable line.
 const quoteMax = 80
 
 func quote(s string) string {
@@ -29,8 +34,9 @@ func quote(s string) string {
 	return fmt.Sprintf("%q", s)
 }
 
-// first returns the first refusal: validators list their checks in the order of the spec's fields.
-func first(errs ...error) error {
+// firstError returns the first error that is not nil. Validators list their checks in the order of
+// the fields of the spec.
+func firstError(errs ...error) error {
 	for _, err := range errs {
 		if err != nil {
 			return err

@@ -11,7 +11,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// FuzzParseImage: a name that is taken is taken again, in its full form, as the same image.
+// FuzzParseImage checks that the full form of an accepted reference parses to the same image.
 func FuzzParseImage(f *testing.F) {
 	for _, s := range []string{"redis", "me/app:1", "registry.example:5000/a/b@sha256:" + strings.Repeat("0", 64), "[::1]:5000/x"} {
 		f.Add(s)
@@ -30,7 +30,8 @@ func FuzzParseImage(f *testing.F) {
 	})
 }
 
-// FuzzSpecs: every spec that a user can send is refused in one line, or complete: what it gives is taken again unchanged.
+// FuzzSpecs checks that every spec is either refused with an error of one line or completed, and
+// that a completed spec comes back unchanged.
 func FuzzSpecs(f *testing.F) {
 	for kind, m := range []proto.Message{valid(), &swarmv1.NetworkSpec{Name: "n"}, &swarmv1.ClusterSpec{}, &swarmv1.NodeSpec{}, &swarmv1.SecretSpec{Name: "s"}, &swarmv1.ConfigSpec{Name: "c"}} {
 		data, err := proto.Marshal(m)
@@ -57,7 +58,7 @@ func FuzzSpecs(f *testing.F) {
 	})
 }
 
-// check decodes as gRPC does.
+// check decodes a spec as gRPC does.
 func check[M proto.Message](t *testing.T, data []byte, in M, complete func(M) (M, error)) {
 	t.Helper()
 	if proto.Unmarshal(data, in) != nil {

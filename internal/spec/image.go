@@ -6,21 +6,22 @@ import (
 	"github.com/distribution/reference"
 )
 
-// Image is a reference to an image, normalised as Docker does.
+// Image is an image reference, normalised by the rules of Docker.
 type Image struct {
-	// Name is "docker.io/library/redis:7": without the digest, with the tag. The tag is missing when only a digest was given.
+	// Name is the reference without the digest: "docker.io/library/redis:7". It has no tag if the
+	// reference had only a digest.
 	Name string
-	// Digest is "sha256:...", or empty when the reference is not pinned.
+	// Digest is "sha256:...", or empty if the reference has no digest.
 	Digest string
 }
 
-// Registry is the host that the name begins with.
+// Registry returns the host at the beginning of the name.
 func (i Image) Registry() string {
 	host, _, _ := strings.Cut(i.Name, "/")
 	return host
 }
 
-// String is the whole reference: name, tag and digest.
+// String returns the whole reference: name, tag and digest.
 func (i Image) String() string {
 	if i.Digest == "" {
 		return i.Name
@@ -28,7 +29,7 @@ func (i Image) String() string {
 	return i.Name + "@" + i.Digest
 }
 
-// Familiar is the reference as users write it: "redis:7".
+// Familiar returns the reference without the digest, as users write it: "redis:7".
 func (i Image) Familiar() string {
 	named, err := reference.ParseDockerRef(i.Name)
 	if err != nil {
@@ -37,10 +38,10 @@ func (i Image) Familiar() string {
 	return reference.FamiliarString(named)
 }
 
-// loadCommand is what every message about an image that cannot be had tells the user to run.
+// loadCommand is in the error text of every image that no node and no registry can provide.
 const loadCommand = "swarm image load"
 
-// LoadHint tells the user how to bring an image into the cluster without a registry.
+// LoadHint returns the command that brings an image into the cluster without a registry.
 func LoadHint(image string) string {
 	if img, err := ParseImage(image); err == nil {
 		image, _, _ = strings.Cut(img.Familiar(), "@")
@@ -48,12 +49,13 @@ func LoadHint(image string) string {
 	return "`docker save " + image + " | " + loadCommand + "`"
 }
 
-// LacksImage says whether a task was rejected because nobody could give its image: the worker's message says how to load
-// it.
+// LacksImage reports whether a task was rejected because its image could not be found. err is the
+// error text of the worker; the text names loadCommand in that case.
 func LacksImage(err string) bool { return strings.Contains(err, loadCommand) }
 
-// ParseImage normalises a reference: docker.io and library/ are added when no registry and no folder are named, :latest
-// when there is neither tag nor digest. A tag beside a digest is kept: it says what was asked for.
+// ParseImage parses and normalises a reference. It adds docker.io and library/ if the reference
+// names neither a registry nor a folder, and :latest if it has neither tag nor digest. A tag beside
+// a digest is kept, because it shows what the user asked for.
 func ParseImage(s string) (Image, error) {
 	if s == "" {
 		return Image{}, invalid("image is empty: name one, for example redis:7")

@@ -4,17 +4,19 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Limits are what of a task's resources can change while its container runs. Equal values mean equal limits.
+// Limits holds the resources of a task that can change while its container runs. Equal values mean
+// equal limits.
 type Limits struct {
 	NanoCPUs, Memory, Pids int64
-	// Reserved by placement; the kernel sees the memory as well.
+	// ReservedCPUs and ReservedMemory are reserved by placement. The kernel gets the reserved
+	// memory too.
 	ReservedCPUs, ReservedMemory int64
 	Swap                         int64
-	// SwapSet: Swap is not the default, which follows the memory.
+	// SwapSet is true if Swap was set. Otherwise the default follows the memory limit.
 	SwapSet bool
 }
 
-// LimitsOf reads the limits of a service's tasks.
+// LimitsOf returns the limits of the tasks of a service.
 func LimitsOf(s *swarmv1.ServiceSpec) Limits {
 	r := s.GetTaskTemplate().GetResources()
 	return Limits{
@@ -24,8 +26,8 @@ func LimitsOf(s *swarmv1.ServiceSpec) Limits {
 	}
 }
 
-// unlimited is a copy of the template without its limits.
-func unlimited(t *swarmv1.TaskSpec) *swarmv1.TaskSpec {
+// withoutLimits returns a copy of the template without the fields of Limits.
+func withoutLimits(t *swarmv1.TaskSpec) *swarmv1.TaskSpec {
 	if t.GetResources() == nil {
 		return t
 	}
@@ -33,7 +35,7 @@ func unlimited(t *swarmv1.TaskSpec) *swarmv1.TaskSpec {
 	r := t.Resources
 	r.Limits, r.SwapBytes = nil, nil
 	if r.Reservations != nil {
-		// Generic resources were handed out with the task's place.
+		// Keep generic resources: they were allocated when the task was placed.
 		r.Reservations = &swarmv1.Resources{Generic: r.Reservations.Generic}
 		if len(r.Reservations.Generic) == 0 {
 			r.Reservations = nil

@@ -10,34 +10,35 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Names of the log drivers.
+// The names of the log drivers.
 const (
 	LogLocal = "local"
 	LogNone  = "none"
 )
 
-// Bounds and defaults of a task's log: as many files as max-file says, of max-size bytes each.
+// The defaults of the log of a task: DefaultLogFiles files of DefaultLogSize bytes each.
 const (
 	DefaultLogSize  = 10_000_000
 	DefaultLogFiles = 5
-	// minLogSize holds the longest record several times over.
+	// minLogSize has room for several of the longest records.
 	minLogSize  = 64 << 10
 	maxLogSize  = 1 << 40
 	maxLogFiles = 1000
 )
 
-// Log is what the options of a log driver mean.
+// Log is the parsed form of a log driver and its options.
 type Log struct {
 	Driver string
-	// Size of each file in bytes, and how many files there are.
+	// Size is the size of each file in bytes. Files is the number of files.
 	Size  int64
 	Files int
-	// Labels and Env name what of the task is told with --details; the expressions name more. A nil one names nothing.
+	// Labels and Env name the labels and environment variables of the task that --details shows.
+	// LabelsRegex and EnvRegex select more of them; nil selects none.
 	Labels, Env           []string
 	LabelsRegex, EnvRegex *regexp.Regexp
 }
 
-// logOptions are those of the local driver, with what they set.
+// logOptions returns the options of the driver local, each with the function that parses it.
 func logOptions() map[string]func(*Log, string) error {
 	list := func(to func(*Log) *[]string) func(*Log, string) error {
 		return func(l *Log, value string) error {
@@ -48,7 +49,7 @@ func logOptions() map[string]func(*Log, string) error {
 	expression := func(name string, to func(*Log) **regexp.Regexp) func(*Log, string) error {
 		return func(l *Log, value string) (err error) {
 			if *to(l), err = regexp.Compile(value); err != nil {
-				return invalid("log option %s=%s is no regular expression: %v", name, quote(value), err)
+				return invalid("log option %s=%s is not a regular expression: %v", name, quote(value), err)
 			}
 			return nil
 		}
@@ -88,7 +89,7 @@ func setLogFiles(l *Log, value string) error {
 	return nil
 }
 
-// ParseLog reads a driver and its options; nil is the default one.
+// ParseLog parses a driver and its options. nil is the default driver.
 func ParseLog(d *swarmv1.Driver) (Log, error) {
 	l := Log{Driver: d.GetName(), Size: DefaultLogSize, Files: DefaultLogFiles}
 	options := logOptions()
@@ -102,12 +103,12 @@ func ParseLog(d *swarmv1.Driver) (Log, error) {
 		}
 		return l, nil
 	default:
-		return l, invalid("log driver %s is not one of this build: use local (options %s) or none", quote(l.Driver), words(options))
+		return l, invalid("log driver %s is not known: use local (options %s) or none", quote(l.Driver), sortedKeys(options))
 	}
 	for _, key := range slices.Sorted(maps.Keys(d.GetOptions())) {
 		set, ok := options[key]
 		if !ok {
-			return l, invalid("log option %s is none of the driver local: use %s", quote(key), words(options))
+			return l, invalid("log option %s is not known to the driver local: use %s", quote(key), sortedKeys(options))
 		}
 		if err := set(&l, d.Options[key]); err != nil {
 			return l, err
@@ -116,14 +117,15 @@ func ParseLog(d *swarmv1.Driver) (Log, error) {
 	return l, nil
 }
 
-func words[V any](m map[string]V) string { return strings.Join(slices.Sorted(maps.Keys(m)), ", ") }
+func sortedKeys[V any](m map[string]V) string { return strings.Join(slices.Sorted(maps.Keys(m)), ", ") }
 
 func checkLog(d *swarmv1.Driver) error {
 	_, err := ParseLog(d)
 	return err
 }
 
-// LogDriver of a task: its revision's, else what was the cluster's default when it was made. Nil: the default one.
+// LogDriver returns the log driver of a task: the driver of its revision, or else the default of
+// the cluster at the time when the task was created. nil is the default driver.
 func LogDriver(t *swarmv1.Task, r *swarmv1.Revision) *swarmv1.Driver {
 	if d := r.GetSpec().GetTaskTemplate().GetLogDriver(); d != nil {
 		return d
@@ -131,7 +133,8 @@ func LogDriver(t *swarmv1.Task, r *swarmv1.Revision) *swarmv1.Driver {
 	return t.GetLogDriver()
 }
 
-// Details picks what of a task's labels and environment ("NAME=value") goes with its log.
+// Details returns the labels and environment variables of a task that --details shows. env has
+// entries "NAME=value".
 func (l Log) Details(labels map[string]string, env []string) map[string]string {
 	out := map[string]string{}
 	for key, value := range labels {

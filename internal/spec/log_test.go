@@ -20,15 +20,15 @@ func TestParseLog(t *testing.T) {
 		{"", "max-size=1.5GiB labels=a,b env=C", Log{Driver: "local", Size: 3 << 29, Files: 5, Labels: []string{"a", "b"}, Env: []string{"C"}}, ""},
 		{"none", "", Log{Driver: "none", Size: 10_000_000, Files: 5}, ""},
 		{"none", "max-size=1m", Log{}, "has no options"},
-		{"json-file", "", Log{}, `"json-file" is not one of this build: use local (options env, env-regex, labels, labels-regex, max-file, max-size) or none`},
-		{"local", "max-sise=1m", Log{}, `"max-sise" is none of the driver local: use env, env-regex`},
+		{"json-file", "", Log{}, `"json-file" is not known: use local (options env, env-regex, labels, labels-regex, max-file, max-size) or none`},
+		{"local", "max-sise=1m", Log{}, `"max-sise" is not known to the driver local: use env, env-regex`},
 		{"local", "max-size=10", Log{}, "use 64k to 1024g"},
 		{"local", "max-size=x", Log{}, "is not a size"},
 		{"local", "max-size=", Log{}, "is not a size"},
 		{"local", "max-size=NaN", Log{}, "is not a size"},
 		{"local", "max-size=1kk", Log{}, "is not a size"},
 		{"local", "max-file=0", Log{}, "use 1 to 1000"},
-		{"local", "env-regex=(", Log{}, "no regular expression"},
+		{"local", "env-regex=(", Log{}, "not a regular expression"},
 	} {
 		d := &swarmv1.Driver{Name: test.driver, Options: map[string]string{}}
 		for _, o := range strings.Fields(test.options) {
@@ -59,7 +59,7 @@ func TestLog_Details(t *testing.T) {
 	}
 }
 
-// An empty driver is none at all, so that two specs that mean the same make the same tasks.
+// An empty driver becomes nil, so that two specs with the same meaning make the same tasks.
 func TestService_LogDriverIsNormalised(t *testing.T) {
 	for _, test := range []struct{ give, want *swarmv1.Driver }{
 		{nil, nil},

@@ -14,30 +14,35 @@ import (
 
 const (
 	driverOverlay = "overlay"
-	// Subnets of a size that makes sense: at least one address to give, at most what can be counted.
+	// minHostBits and maxHostBits limit the host bits of a subnet: it must have at least one
+	// address to allocate, and package ipam counts with 64 bits.
 	minHostBits, maxHostBits = 2, 64
 
-	// optionMTU is what Docker calls the option, in bytes. IPv6 needs the least.
+	// optionMTU is the name of the MTU option, as in Docker. The MTU is in bytes. minMTU is the
+	// smallest that IPv6 allows.
 	optionMTU      = "com.docker.network.driver.mtu"
 	minMTU, maxMTU = 1280, 65535
 )
 
-// Ingress is the network that published ports travel on from node to node. The cluster makes it.
+// Ingress is the name of the network that carries the traffic of published ports from node to node.
+// The cluster creates it.
 const Ingress = "ingress"
 
-// LocalNetworks are those that every node has by itself, without a row.
+// LocalNetworks returns the names of the networks that every node has by itself. They have no row
+// in the store.
 func LocalNetworks() []string { return []string{"bridge", "host", "none"} }
 
-// LocalNetwork says whether a network is one of these.
-func LocalNetwork(name string) bool { return slices.Contains(LocalNetworks(), name) }
+// IsLocalNetwork reports whether LocalNetworks contains the name.
+func IsLocalNetwork(name string) bool { return slices.Contains(LocalNetworks(), name) }
 
-// Network returns a complete copy of a network's spec. Subnets that it does not name are for the caller to choose.
+// Network returns a complete and valid copy of the spec of a network. The caller chooses the
+// subnets that the spec does not name.
 func Network(in *swarmv1.NetworkSpec) (*swarmv1.NetworkSpec, error) {
-	if err := first(ident.CheckNetworkName(in.GetName()), checkLabels("network", in.GetLabels())); err != nil {
+	if err := firstError(ident.CheckNetworkName(in.GetName()), checkLabels("network", in.GetLabels())); err != nil {
 		return nil, err
 	}
 	n := in.CloneVT()
-	if LocalNetwork(ident.Fold(n.GetName())) {
+	if IsLocalNetwork(ident.Fold(n.GetName())) {
 		return nil, invalid("network %s is built in, every node has it: choose another name", n.GetName())
 	}
 	if n.DriverConfig.GetName() == "" {
@@ -87,7 +92,7 @@ func checkNetworkOptions(options map[string]string) error {
 	return nil
 }
 
-// NetworkMTU is the MTU that a network asks for; 0: that of the underlay decides.
+// NetworkMTU returns the MTU that a network asks for. 0 means that the underlay decides.
 func NetworkMTU(n *swarmv1.NetworkSpec) int {
 	mtu, err := strconv.Atoi(n.GetDriverConfig().GetOptions()[optionMTU])
 	if err != nil {

@@ -21,7 +21,7 @@ func checkEndpoint(e *swarmv1.EndpointSpec) error {
 			continue
 		}
 		for _, o := range e.GetPorts()[:i] {
-			if err := checkPair(p, o); err != nil {
+			if err := checkPortPair(p, o); err != nil {
 				return err
 			}
 		}
@@ -29,8 +29,8 @@ func checkEndpoint(e *swarmv1.EndpointSpec) error {
 	return nil
 }
 
-// checkPair refuses two ports of which a host could serve only one.
-func checkPair(p, o *swarmv1.PortConfig) error {
+// checkPortPair refuses two ports if a host could serve only one of them.
+func checkPortPair(p, o *swarmv1.PortConfig) error {
 	if p.GetPublishedPort() != o.GetPublishedPort() || p.GetProtocol() != o.GetProtocol() {
 		return nil
 	}

@@ -5,14 +5,16 @@ import (
 )
 
 const (
-	// MinNanoCPUs is Docker's least share of a CPU: the kernel cannot divide finer.
+	// MinNanoCPUs is the smallest share of a CPU, as in Docker. The kernel cannot divide a CPU
+	// further.
 	MinNanoCPUs = 1_000_000
-	// MinMemory is Docker's least memory limit, in bytes: a container needs it to start at all.
+	// MinMemory is the smallest memory limit in bytes, as in Docker. A container needs that much to
+	// start.
 	MinMemory = 4 << 20
 )
 
 func checkResources(r *swarmv1.ResourceRequirements) error {
-	if err := first(
+	if err := firstError(
 		checkAmounts("limit", r.GetLimits()),
 		checkAmounts("reservation", r.GetReservations()),
 		checkGeneric(r.GetReservations().GetGeneric())); err != nil {

@@ -12,14 +12,16 @@ import (
 )
 
 const (
-	// MaxReplicas of one service: what a cluster of this design holds at most, below what a typing error makes. Nodes take any
-	// number of tasks that reserve nothing, and a task costs the managers about 1 KB.
+	// MaxReplicas is the most replicas of one service. It is the capacity of the largest cluster
+	// that this design supports, and small enough to catch typing errors. Nodes accept any number
+	// of tasks that reserve nothing, and a task costs the managers about 1 KB.
 	MaxReplicas = 100_000
 	maxPriority = 1000
-	maxLabels   = 1 << 16 // bytes of one set of labels
+	maxLabels   = 1 << 16 // the size of all labels of an object, in bytes
 )
 
-// Service returns a complete copy of a service's spec: valid, its image normalised, its defaults filled in.
+// Service returns a complete and valid copy of the spec of a service: the image is normalised and
+// the defaults are filled in.
 func Service(in *swarmv1.ServiceSpec) (*swarmv1.ServiceSpec, error) {
 	if in == nil {
 		return nil, invalid("service spec is missing: name an image and how many replicas")
@@ -38,7 +40,7 @@ func Service(in *swarmv1.ServiceSpec) (*swarmv1.ServiceSpec, error) {
 }
 
 func checkService(s *swarmv1.ServiceSpec) error {
-	if err := first(
+	if err := firstError(
 		ident.CheckServiceName(s.GetName()),
 		checkLabels("service", s.GetLabels()),
 		checkMode(s.GetMode()),
@@ -61,10 +63,10 @@ func checkService(s *swarmv1.ServiceSpec) error {
 	if p := s.GetPriority(); p < -maxPriority || p > maxPriority {
 		return invalid("priority %d is out of range: use %d to %d", p, -maxPriority, maxPriority)
 	}
-	return first(checkModePorts(s), checkNetworkPorts(s), checkRequested(s), checkSingleWriter(s))
+	return firstError(checkModePorts(s), checkNetworkPorts(s), checkRequestedAddresses(s), checkSingleWriter(s))
 }
 
-// checkSingleWriter refuses what would run two tasks of a slot at once.
+// checkSingleWriter refuses a spec with which two tasks of a slot would run at the same time.
 func checkSingleWriter(s *swarmv1.ServiceSpec) error {
 	switch {
 	case !s.GetSingleWriter():
@@ -79,11 +81,11 @@ func checkSingleWriter(s *swarmv1.ServiceSpec) error {
 	return nil
 }
 
-// checkRequested: an address that is asked for is one task's.
-func checkRequested(s *swarmv1.ServiceSpec) error {
+// checkRequestedAddresses refuses a requested address if the service can have more than one task.
+func checkRequestedAddresses(s *swarmv1.ServiceSpec) error {
 	for _, n := range s.GetTaskTemplate().GetNetworks() {
 		if r := s.GetMode().GetReplicated(); len(n.GetAddresses()) > 0 && (r == nil || r.GetReplicas() > 1) {
-			return invalid("address %s of network %s can be one task's alone: leave it out, or use one replica", n.GetAddresses()[0], n.GetTarget())
+			return invalid("address %s of network %s can belong to one task only: leave it out, or use one replica", n.GetAddresses()[0], n.GetTarget())
 		}
 	}
 	return nil
@@ -94,7 +96,7 @@ func checkMode(m *swarmv1.ServiceMode) error {
 	case *swarmv1.ServiceMode_Replicated:
 		return checkCount("replicas", mode.Replicated.GetReplicas(), 0)
 	case *swarmv1.ServiceMode_ReplicatedJob:
-		return first(
+		return firstError(
 			checkCount("max-concurrent", mode.ReplicatedJob.GetMaxConcurrent(), 1),
 			checkCount("total completions", mode.ReplicatedJob.GetTotalCompletions(), 1))
 	}
@@ -108,7 +110,7 @@ func checkCount(what string, n, least uint64) error {
 	return nil
 }
 
-// checkNetworkPorts: networks host and none are alone, and no port leads there.
+// checkNetworkPorts refuses ports that cannot be published on the networks host and none.
 func checkNetworkPorts(s *swarmv1.ServiceSpec) error {
 	uses := s.GetTaskTemplate().GetNetworks()
 	if len(uses) != 1 || uses[0].GetTarget() != "host" && uses[0].GetTarget() != "none" {
@@ -156,7 +158,7 @@ func checkRestart(p *swarmv1.RestartPolicy) error {
 	if _, ok := swarmv1.RestartPolicy_Condition_name[int32(p.GetCondition())]; !ok {
 		return invalid("restart condition %d is not known: use none, on-failure or any", p.GetCondition())
 	}
-	return first(
+	return firstError(
 		checkDuration("restart delay", p.GetDelay()),
 		checkDuration("restart window", p.GetWindow()),
 		checkCount("restart max-attempts", p.GetMaxAttempts(), 0))
@@ -175,7 +177,7 @@ func checkUpdate(kind string, u *swarmv1.UpdateConfig) error {
 	if _, ok := swarmv1.UpdateConfig_Order_name[int32(u.GetOrder())]; !ok {
 		return invalid("%s order %d is not known: use stop-first or start-first", kind, u.GetOrder())
 	}
-	return first(
+	return firstError(
 		checkCount(kind+" parallelism", u.GetParallelism(), 0),
 		checkDuration(kind+" delay", u.GetDelay()),
 		checkDuration(kind+" monitor", u.GetMonitor()))
@@ -224,7 +226,7 @@ func checkAttachments(list []*swarmv1.NetworkAttachmentConfig) error {
 	return nil
 }
 
-// portName is a published port as users write it.
+// portName returns a published port as users write it.
 func portName(p *swarmv1.PortConfig) string {
 	return fmt.Sprintf("%d:%d/%s", p.GetPublishedPort(), p.GetTargetPort(), strings.ToLower(p.GetProtocol().String()))
 }

@@ -161,7 +161,7 @@ var refusals = []struct {
 		DriverConfig: &swarmv1.Driver{Name: "nfs"},
 	}}), "nodes have only local"},
 	{"template of an unknown field", mounts(&swarmv1.Mount{Type: swarmv1.Mount_VOLUME, Source: "v{{.Task.Nope}}", Target: "/x"}), "Nope"},
-	{"template without an end", env("X={{ not closed"), `env "X={{ not closed" is no valid template`},
+	{"template without an end", env("X={{ not closed"), `env "X={{ not closed" is not a valid template`},
 	{"volume with slash", mounts(&swarmv1.Mount{Type: swarmv1.Mount_VOLUME, Source: "a/b", Target: "/x"}), "holds a slash"},
 	{"env", container(func(c *swarmv1.ContainerSpec) { c.Env = []string{"=x"} }), "write KEY=VALUE"},
 	{"signal", container(func(c *swarmv1.ContainerSpec) { c.StopSignal = "SIGNOT" }), "stop signal \"SIGNOT\" is not known"},
@@ -170,7 +170,7 @@ var refusals = []struct {
 	{"ulimit", container(func(c *swarmv1.ContainerSpec) { c.Ulimits = []*swarmv1.Ulimit{{Name: "nofile", Soft: 2, Hard: 1}} }), "above its hard limit"},
 	{"capability", container(func(c *swarmv1.ContainerSpec) { c.CapabilityAdd = []string{"net admin"} }), "is not known: use a name such as CAP_NET_ADMIN"},
 	{"capability that Linux does not have", container(func(c *swarmv1.ContainerSpec) { c.CapabilityDrop = []string{"CAP_FLY"} }), `"CAP_FLY" is not known`},
-	{"sysctl of the host", container(func(c *swarmv1.ContainerSpec) { c.Sysctls = map[string]string{"kernel.panic": "1"} }), "is not a container's own"},
+	{"sysctl of the host", container(func(c *swarmv1.ContainerSpec) { c.Sysctls = map[string]string{"kernel.panic": "1"} }), "is a setting of the host, not of the container"},
 	{"health check that is no URL", container(func(c *swarmv1.ContainerSpec) {
 		c.Healthcheck = &swarmv1.HealthConfig{Test: []string{"HTTP", "ftp://x"}}
 	}), "is not a URL"},

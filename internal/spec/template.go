@@ -5,17 +5,19 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// SameTasks says whether two specs make tasks that need not be replaced: the task templates are equal but for what Limits
-// has, which a running container can be given, and so is what of the endpoint a running task is bound to, its ports of
-// mode=host. Labels, replicas and policies may differ.
+// SameTasks reports whether the tasks of spec a can stay when the spec becomes b. The task
+// templates must be equal except for the fields of Limits, which can change in a running container.
+// The ports with mode=host and the single-writer flag must be equal, because a running task is
+// bound to them. Labels, replicas and policies may differ.
 func SameTasks(a, b *swarmv1.ServiceSpec) bool {
 	ta, tb := a.GetTaskTemplate(), b.GetTaskTemplate()
-	if !ta.EqualVT(tb) && !unlimited(ta).EqualVT(unlimited(tb)) {
-		// Placement and the restart policy rule where and whether the next task starts; Docker replaces tasks for them
-		// too, and so do we: the revision of a task says by which rules it was placed.
+	if !ta.EqualVT(tb) && !withoutLimits(ta).EqualVT(withoutLimits(tb)) {
+		// Placement and the restart policy decide only where and whether the next task starts. They
+		// count as a difference all the same, as in Docker: the revision of a task says by which
+		// rules the task was placed.
 		return false
 	}
-	// A container gets its lease when it is made.
+	// The lease of a single-writer task is set when its container is created.
 	return a.GetSingleWriter() == b.GetSingleWriter() && sameHostPorts(a.GetEndpointSpec().GetPorts(), b.GetEndpointSpec().GetPorts())
 }
 
@@ -42,9 +44,10 @@ func hostPorts(ports []*swarmv1.PortConfig) []*swarmv1.PortConfig {
 	return out
 }
 
-// NextRevision makes the revision that follows prev (nil: the first) with a spec returned by Service. Its template is
-// prev's own when the tasks of prev may stay, so that scaling replaces nothing. last is the highest number the service
-// ever had: after a rollback it is above prev's, and numbers are never used twice.
+// NextRevision returns the revision after prev (nil: the first revision) for a spec that Service
+// returned. Its Template is the Template of prev if the tasks of prev may stay, so that scaling
+// replaces no task. last is the highest number that the service ever had. After a rollback it is
+// above the number of prev, and a number is never used twice.
 func NextRevision(serviceID string, prev *swarmv1.Revision, last uint64, s *swarmv1.ServiceSpec, actor string) *swarmv1.Revision {
 	r := &swarmv1.Revision{ServiceId: serviceID, Number: max(last, prev.GetNumber()) + 1, Spec: s, Actor: actor}
 	r.Template = r.Number

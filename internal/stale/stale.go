@@ -1,9 +1,11 @@
-// Package stale names the metadata by which managers and their clients talk about old answers.
+// Package stale defines the gRPC metadata with which clients accept, and managers mark, answers
+// that may be old.
 package stale
 
 const (
-	// Accept in a request's metadata asks for the manager's own view, without a question to the leader.
+	// Accept is the metadata key of a request that asks for the state of the manager itself. The
+	// manager then does not ask the leader.
 	Accept = "swarm-stale-accept"
-	// Notice in an answer's header says in one line that the answer may be old, and why.
+	// Notice is the metadata key of an answer that may be old. Its value says why, in one line.
 	Notice = "swarm-stale-notice"
 )

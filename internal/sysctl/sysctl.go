@@ -1,9 +1,9 @@
-// Package sysctl owns the limits of the kernel that all containers of a host share, and raises
-// those whose defaults a single container can use up: root in a container is the host's root, so
-// that the kernel counts what both hold together.
+// Package sysctl raises the kernel limits that all containers of a host share, if a single
+// container can use up the default. Root in a container is root of the host, so the kernel counts
+// the use of both together.
 //
-// It raises a limit and never lowers one. What a limit was before is kept in a file of the run
-// folder, so that `swarm uninstall` puts it back. It runs no goroutine.
+// The package raises limits and never lowers them. It saves the former values in a file of the run
+// folder, so that `swarm uninstall` can restore them. It runs no goroutine.
 package sysctl
 
 import (
@@ -17,27 +17,28 @@ import (
 	"strings"
 )
 
-// Limit is a setting of the kernel.
+// Limit is a kernel setting.
 type Limit struct {
 	Key string
-	// Least is what it is raised to.
+	// Least is the value to which the setting is raised.
 	Least int64
-	// Why says what fails beyond it.
+	// Why says what fails once the limit is reached.
 	Why string
 }
 
-// Record returns the file in the daemon's run folder in which Raise notes what the limits were.
+// Record returns the file in the run folder of the daemon in which Raise saves the former values.
 func Record(runDir string) string { return filepath.Join(runDir, "sysctls") }
 
-// Limits lists the limits that are raised. They cost nothing until they are used.
+// Limits returns the limits that Raise raises. A higher limit costs nothing until it is used.
 func Limits() []Limit {
 	const (
 		neighbours = "the host and its containers reach no further neighbour"
 		inotify    = "programs of the host and of containers watch no further file"
 	)
 	return []Limit{
-		// The neighbours of all network namespaces count. A container without raw sockets is kept from looking for many in its
-		// own; for what it sends elsewhere the host looks, at most as fast as rules of package bridge let it.
+		// The neighbours of all network namespaces count. A container without raw sockets cannot
+		// look for many neighbours in its own namespace. For packets that a container sends
+		// elsewhere, the host looks, at most as fast as the rules of package bridge allow.
 		{"net.ipv4.neigh.default.gc_thresh1", 8192, neighbours},
 		{"net.ipv4.neigh.default.gc_thresh2", 32768, neighbours},
 		{"net.ipv4.neigh.default.gc_thresh3", 65536, neighbours},
@@ -54,15 +55,16 @@ func Limits() []Limit {
 	}
 }
 
-// root is where the kernel shows its settings.
+// root is the folder in which the kernel shows its settings.
 const root = "/proc/sys"
 
-// Raise raises the limits that are lower, and notes in the file record what they were. Limits that
-// this kernel, or this network namespace, does not have are left out. An error names the limits
-// that could not be raised; the others are.
+// Raise raises the limits that are lower, and saves their former values in the file record. It
+// skips limits that this kernel or this network namespace does not have. The error names the limits
+// that could not be raised; the others are raised.
 func Raise(record string) error { return raise(root, record) }
 
-// Restore puts back what Raise has changed and nobody has changed since. The file record goes.
+// Restore restores the values that Raise has changed and that nobody has changed since. It deletes
+// the file record.
 func Restore(record string) error { return restore(root, record) }
 
 func raise(root, record string) error {
@@ -138,7 +140,7 @@ func read(record string) (map[string]int64, error) {
 		err = json.Unmarshal(text, &before)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("limits of the kernel before they were raised: %w", err)
+		return nil, fmt.Errorf("read the former values of the kernel limits: %w", err)
 	}
 	return before, nil
 }

@@ -27,7 +27,7 @@ func TestRaise(t *testing.T) {
 			}
 		}
 	}
-	for range 2 { // A daemon that starts again knows what was before the first.
+	for range 2 { // a restarted daemon keeps the values from before the first start
 		if err := raise(root, record); err != nil {
 			t.Fatal(err)
 		}
@@ -38,7 +38,7 @@ func TestRaise(t *testing.T) {
 	if _, err := get(root, "fs.aio-max-nr"); err == nil {
 		t.Error("a limit that the kernel does not have was made")
 	}
-	if err := set(root, "kernel.pty.max", 5000); err != nil { // by the operator
+	if err := set(root, "kernel.pty.max", 5000); err != nil { // the operator changes it
 		t.Fatal(err)
 	}
 	for range 2 {

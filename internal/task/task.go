@@ -1,9 +1,10 @@
-// Package task is the life of a task on its worker as one pure table: Step says, for the state that a task is in, the
-// state that is desired of it and what has just happened, which state it is in now and what to do next.
+// Package task is the state machine of a task on its worker. It is one pure table: Step takes the
+// observed state of a task, its desired state, and the event that has just happened, and returns
+// the next state and the next action.
 //
-// It owns the order of the states and refuses events that cannot happen in a state. It does no I/O, knows no time and
-// runs no goroutine. Its caller is the loop that worker runs for each task; the planner and the dispatcher ask
-// Terminal.
+// The package defines the order of the states, and refuses an event that cannot happen in a state.
+// It does no I/O, has no clock and runs no goroutine. The loop that the worker runs for each task
+// calls Step. The planner and the dispatcher call Terminal.
 package task
 
 import (
@@ -14,38 +15,40 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// State is a task's state; the values are Docker's, and grow.
+// State is the state of a task. The values are those of Docker, and they only increase during the
+// life of a task.
 type State = swarmv1.TaskState
 
-// Event is what has happened to a task.
+// Event is an event in the life of a task.
 type Event uint8
 
 const (
-	// Look: nothing but that the desired state changed or the loop began; decide anew what to do.
+	// Look means that the loop has started or that the desired state has changed: decide again what
+	// to do.
 	Look Event = iota
-	// Accepted: the worker took the task over.
+	// Accepted means that the worker has accepted the task.
 	Accepted
-	// Prepared: image, network, files and container are ready.
+	// Prepared means that the image, the networks, the files and the container are ready.
 	Prepared
-	// Started: the container runs, or ran.
+	// Started means that the container runs or has run.
 	Started
-	// Healthy: the health check passed, or there is none.
+	// Healthy means that the health check has passed, or that there is none.
 	Healthy
-	// Sick: the health check failed for good.
+	// Sick means that the health check has failed, with no retries left.
 	Sick
-	// Refused: the action cannot succeed, now or later.
+	// Refused means that the action cannot succeed, now or later.
 	Refused
-	// Ended: the container ended by itself with code 0.
+	// Ended means that the container has ended by itself with code 0.
 	Ended
-	// Broke: the container ended by itself with another or an unknown code.
+	// Broke means that the container has ended by itself with another code or an unknown one.
 	Broke
-	// Stopped: the container ended because it was told to.
+	// Stopped means that the container has ended because the worker stopped it.
 	Stopped
-	// Cleaned: nothing of the task is left on the node but its logs.
+	// Cleaned means that nothing of the task is left on the node except its logs.
 	Cleaned
 )
 
-// Events lists all of them.
+// Events returns all events.
 func Events() []Event {
 	return []Event{Look, Accepted, Prepared, Started, Healthy, Sick, Refused, Ended, Broke, Stopped, Cleaned}
 }
@@ -58,24 +61,25 @@ func (e Event) String() string {
 	return fmt.Sprintf("event %d", e)
 }
 
-// Action is what the worker does next for a task. It ends with one of the events named here, or is interrupted when a
-// stop becomes desired, which is a Look.
+// Action is the next action of the worker for a task. The comment of each action lists the events
+// that can end it. A Look interrupts an action if the desired state changes to a stop.
 type Action uint8
 
 const (
-	// Rest: nothing to do until the desired state changes.
+	// Rest does nothing until the desired state changes.
 	Rest Action = iota
-	// Accept the task: Accepted.
+	// Accept accepts the task: Accepted.
 	Accept
-	// Prepare pulls the image, attaches networks, writes files and creates the container: Prepared, Refused.
+	// Prepare pulls the image, attaches networks, writes files and creates the container: Prepared,
+	// Refused.
 	Prepare
 	// Start starts the container: Started, Refused.
 	Start
 	// Probe waits until the container is healthy: Healthy, Sick, Ended, Broke.
 	Probe
-	// Watch waits for the container's end, and probes on: Sick, Ended, Broke.
+	// Watch waits for the end of the container and continues the health checks: Sick, Ended, Broke.
 	Watch
-	// Stop stops the container, with its signal and grace: Stopped.
+	// Stop stops the container with its stop signal and grace period: Stopped.
 	Stop
 	// Clean removes the container, its network and its files: Cleaned.
 	Clean
@@ -89,17 +93,17 @@ func (a Action) String() string {
 	return fmt.Sprintf("action %d", a)
 }
 
-// Terminal says whether a task in this state will never run again.
+// Terminal reports whether a task in this state will never run again.
 func Terminal(s State) bool { return s >= swarmv1.TaskState_COMPLETE }
 
-// Stops says whether a desired state asks for the end of the task.
+// Stops reports whether a desired state asks for the end of the task.
 func Stops(desired State) bool { return desired >= swarmv1.TaskState_SHUTDOWN }
 
-// want is what the desired states come down to.
-type want uint8
+// goal groups the desired states that need the same actions.
+type goal uint8
 
 const (
-	ready want = 1 << iota // READY or less: prepare, and do not start
+	ready goal = 1 << iota // READY and below: prepare, but do not start
 	run                    // RUNNING, COMPLETE
 	stop                   // SHUTDOWN and above
 
@@ -107,7 +111,7 @@ const (
 	always = ready | run | stop
 )
 
-func wanted(desired State) want {
+func goalOf(desired State) goal {
 	switch {
 	case Stops(desired):
 		return stop
@@ -118,11 +122,11 @@ func wanted(desired State) want {
 	}
 }
 
-// rule is one line of the table.
+// rule is one row of the table.
 type rule struct {
 	in     State
 	on     Event
-	when   want
+	when   goal
 	to     State
 	action Action
 }
@@ -140,8 +144,8 @@ const (
 	rejected  = swarmv1.TaskState_REJECTED
 )
 
-// The table. A Look in the middle of an action's state begins the action again: actions are idempotent, and a daemon
-// that was killed knows no more than the state. What is not here cannot happen.
+// table has a row for every event that can happen. A Look in the state of an action begins the
+// action again: actions are idempotent, and a daemon that was killed knows only the state.
 var table = [...]rule{
 	{assigned, Look, goOn, accepted, Accept},
 	{assigned, Look, stop, shutdown, Clean},
@@ -198,12 +202,13 @@ var table = [...]rule{
 	{rejected, Cleaned, always, rejected, Rest},
 }
 
-// Step looks the next state and action up. An error (ErrFailedPrecondition) means that the event cannot happen in that
-// state: the caller is at fault, and the task stays where it is.
+// Step returns the next state and action. It returns errdefs.ErrFailedPrecondition if the event
+// cannot happen in the observed state, which is an error of the caller. The state then does not
+// change.
 func Step(observed, desired State, event Event) (State, Action, error) {
-	w := wanted(desired)
+	g := goalOf(desired)
 	for i := range table {
-		if r := &table[i]; r.in == observed && r.on == event && r.when&w != 0 {
+		if r := &table[i]; r.in == observed && r.on == event && r.when&g != 0 {
 			return r.to, r.action, nil
 		}
 	}

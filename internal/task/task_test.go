@@ -18,7 +18,8 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files")
 
-// states in order, from the enum itself, so that a new one cannot be forgotten.
+// states returns the states in order. It reads them from the enum, so that a new state cannot be
+// forgotten.
 func states() []State {
 	var all []State
 	for _, n := range slices.Sorted(maps.Keys(swarmv1.TaskState_name)) {
@@ -57,7 +58,8 @@ func TestStep_StatesOnlyMoveForward(t *testing.T) {
 	}
 }
 
-// Whatever the worker may find itself in has an answer to Look, or a restarted daemon would be stuck with it.
+// Every state that a worker can find has a row for Look. Otherwise a restarted daemon could not
+// continue with such a task.
 func TestStep_LookIsAlwaysAnswered(t *testing.T) {
 	for _, observed := range []State{assigned, accepted, preparing, isReady, starting, running, complete, shutdown, failed, rejected} {
 		for _, desired := range states() {
@@ -68,8 +70,8 @@ func TestStep_LookIsAlwaysAnswered(t *testing.T) {
 	}
 }
 
-// Every event that an action may end with is known in each state that the action is done in, whatever is desired by
-// then; and following the events, each task comes to rest.
+// Every event that can end an action is known in each state of that action, for every desired
+// state. Following the events, each task reaches Rest.
 func TestStep_EveryOutcomeOfAnActionIsKnown(t *testing.T) {
 	outcomes := map[Action][]Event{
 		Accept:  {Accepted},

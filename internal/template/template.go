@@ -1,7 +1,8 @@
-// Package template expands the templates that Docker allows in a service: in env, hostname and the sources and targets
-// of mounts, e.g. {{.Service.Name}}.{{.Task.Slot}}. It refuses templates that do not parse or name something unknown
-// (ErrInvalidArgument). It is pure and runs no goroutine; worker calls it for each task that it prepares, dispatch for the
-// hostnames that other nodes resolve.
+// Package template expands the templates that Docker allows in a service: in env, hostname and the
+// sources and targets of mounts, for example {{.Service.Name}}.{{.Task.Slot}}. It returns
+// errdefs.ErrInvalidArgument for a template that does not parse or has an unknown field. It is pure
+// and runs no goroutine. The worker calls it for each task that it prepares, and the dispatcher for
+// the hostnames that other nodes resolve.
 package template
 
 import (
@@ -18,12 +19,12 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Node is what templates may know of the node.
+// Node has the properties of the node that templates may use.
 type Node struct {
 	ID, Hostname, OS, Arch string
 }
 
-// data has the names that Docker gives to what templates may use.
+// data has the fields that templates may use, with the names of Docker.
 type data struct {
 	Service struct {
 		ID, Name string
@@ -38,14 +39,15 @@ type data struct {
 	}
 }
 
-// Expand returns the revision with all templates filled in for a task: rev itself when it has none.
+// Expand returns the revision with all templates expanded for a task. It returns rev itself if rev
+// has no templates.
 func Expand(rev *swarmv1.Revision, task *swarmv1.Task, node Node) (*swarmv1.Revision, error) {
-	if !slices.ContainsFunc(places(rev.GetSpec()), func(p place) bool { return isTemplate(*p.text) }) {
+	if !slices.ContainsFunc(fields(rev.GetSpec()), func(p field) bool { return isTemplate(*p.text) }) {
 		return rev, nil
 	}
 	d := dataOf(rev, task, node)
 	out := rev.CloneVT()
-	for _, p := range places(out.Spec) {
+	for _, p := range fields(out.Spec) {
 		if err := expand(p.what, p.text, d); err != nil {
 			return nil, err
 		}
@@ -53,11 +55,11 @@ func Expand(rev *swarmv1.Revision, task *swarmv1.Task, node Node) (*swarmv1.Revi
 	return out, nil
 }
 
-// Check refuses a spec with a template that cannot be filled in for any task: one that does not parse, or names a field that
-// does not exist. Whether the others can be depends on the task and its node.
+// Check returns an error if a template cannot be expanded for any task, because it does not parse
+// or has an unknown field. Other templates may still fail for a certain task and node.
 func Check(spec *swarmv1.ServiceSpec) error {
 	d := dataOf(&swarmv1.Revision{Spec: spec}, &swarmv1.Task{}, Node{})
-	for _, p := range places(spec) {
+	for _, p := range fields(spec) {
 		text := *p.text
 		if err := expand(p.what, &text, d); errors.Is(err, errNever) {
 			return err
@@ -66,29 +68,30 @@ func Check(spec *swarmv1.ServiceSpec) error {
 	return nil
 }
 
-// place is a text of a spec that may be a template.
-type place struct {
+// field is a text of a spec that may be a template.
+type field struct {
 	what string
 	text *string
 }
 
-func places(spec *swarmv1.ServiceSpec) []place {
+func fields(spec *swarmv1.ServiceSpec) []field {
 	c := spec.GetTaskTemplate().GetContainerSpec()
 	if c == nil {
 		return nil
 	}
-	var out []place
+	var out []field
 	for i := range c.Env {
-		out = append(out, place{"env", &c.Env[i]})
+		out = append(out, field{"env", &c.Env[i]})
 	}
-	out = append(out, place{"hostname", &c.Hostname})
+	out = append(out, field{"hostname", &c.Hostname})
 	for _, m := range c.Mounts {
-		out = append(out, place{"mount source", &m.Source}, place{"mount target", &m.Target})
+		out = append(out, field{"mount source", &m.Source}, field{"mount target", &m.Target})
 	}
 	return out
 }
 
-// Hostname is the one that the service sets for its containers, filled in for a task; "" when it sets none.
+// Hostname returns the hostname that the service sets for its containers, expanded for a task. It
+// returns "" if the service sets none.
 func Hostname(rev *swarmv1.Revision, task *swarmv1.Task, node Node) (string, error) {
 	name := rev.GetSpec().GetTaskTemplate().GetContainerSpec().GetHostname()
 	if !isTemplate(name) {
@@ -108,7 +111,7 @@ func dataOf(rev *swarmv1.Revision, task *swarmv1.Task, node Node) *data {
 	d.Task.ID = task.GetId()
 	d.Task.Slot = strconv.FormatUint(task.GetSlot(), 10)
 	place := d.Task.Slot
-	if task.GetSlot() == 0 { // a global service's slot is its node
+	if task.GetSlot() == 0 { // a task of a global service has a node instead of a slot
 		place = task.GetNodeId()
 	}
 	d.Task.Name = d.Service.Name + "." + place + "." + d.Task.ID
@@ -123,9 +126,9 @@ func expand(what string, s *string, d *data) error {
 	if err != nil {
 		return fmt.Errorf("%w%w", invalid(what, *s, err), errNever)
 	}
-	b := bounded{room: maxText}
+	b := boundedText{room: maxText}
 	if err := t.Execute(&b, d); err != nil {
-		if strings.Contains(err.Error(), "can't evaluate field") { // text/template has no error of its own for this
+		if strings.Contains(err.Error(), "can't evaluate field") { // text/template has no error type for this
 			return fmt.Errorf("%w%w", invalid(what, *s, err), errNever)
 		}
 		return invalid(what, *s, err)
@@ -134,17 +137,17 @@ func expand(what string, s *string, d *data) error {
 	return nil
 }
 
-// maxText is the longest text that a template may give, in bytes: managers expand hostnames, and a few characters of a
+// maxText is the longest result of a template, in bytes. Managers expand hostnames, and a short
 // template can ask for gigabytes.
 const maxText = 64 << 10
 
-// bounded is a text that refuses to become longer.
-type bounded struct {
+// boundedText is a text that refuses to become longer than maxText.
+type boundedText struct {
 	text strings.Builder
 	room int
 }
 
-func (b *bounded) Write(p []byte) (int, error) {
+func (b *boundedText) Write(p []byte) (int, error) {
 	if len(p) > b.room {
 		return 0, fmt.Errorf("it gives more than %d bytes", maxText)
 	}
@@ -152,7 +155,7 @@ func (b *bounded) Write(p []byte) (int, error) {
 	return b.text.Write(p)
 }
 
-// functions are those of Docker's templates that make sense on text.
+// functions returns the template functions of Docker that are useful for text.
 func functions() texttemplate.FuncMap {
 	return texttemplate.FuncMap{
 		"split": strings.Split,
@@ -162,21 +165,22 @@ func functions() texttemplate.FuncMap {
 	}
 }
 
-// errNever marks a template that can be filled in for no task; it adds no words.
+// errNever marks a template that cannot be expanded for any task. It adds no text.
 var errNever = errors.New("")
 
 func invalid(what, text string, err error) error {
-	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%s %q is no valid template: %s; known are .Service, .Node and .Task, as in Docker",
+	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%s %q is not a valid template: %s; use .Service, .Node and .Task, as in Docker",
 		what, text, reason(err)))
 }
 
-// Where in which template, and of which type of ours: text/template says so for programmers.
+// text/template adds the position and the Go type to its errors. These expressions remove them,
+// because they say nothing to users.
 var (
 	noField     = regexp.MustCompile(`can't evaluate field (\S+) in type \S+`)
 	coordinates = regexp.MustCompile(`^template: [^:]+(:\d+)+: (executing "[^"]*" at <[^>]*>: )?`)
 )
 
-// reason is what text/template says, in words for users.
+// reason returns the error text of text/template in words for users.
 func reason(err error) string {
 	text := coordinates.ReplaceAllString(err.Error(), "")
 	return noField.ReplaceAllString(text, "there is no field $1")

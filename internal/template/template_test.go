@@ -67,8 +67,8 @@ func TestHostname(t *testing.T) {
 	}
 }
 
-// FuzzExpand: whoever may create services may give templates, which managers and workers expand. None ends the program, takes
-// long, or makes more than maxText.
+// FuzzExpand expands arbitrary templates, because every user that may create services can send them
+// to managers and workers. No template may panic, take long, or give more than maxText bytes.
 func FuzzExpand(f *testing.F) {
 	for _, s := range []string{
 		"{{.Service.Name}}-{{.Task.Slot}}", `{{index .Service.Labels "tier" | upper}}`, `{{define "a"}}x{{template "a"}}{{end}}{{template "a"}}`,

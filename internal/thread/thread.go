@@ -1,8 +1,9 @@
 //go:build linux
 
-// Package thread runs code that changes what belongs to an OS thread: its namespaces. It owns the rule that such a thread
-// serves nobody else afterwards, and that the main thread, which never ends and is what /proc/<pid> shows, is left where it is.
-// It keeps nothing, and runs one goroutine while its caller waits.
+// Package thread runs code that changes the namespaces of an OS thread. No other code uses such a
+// thread afterwards. The main thread never changes its namespaces, because it never ends and
+// /proc/<pid> shows its namespaces. The package keeps no state, and runs one goroutine while its
+// caller waits.
 package thread
 
 import (
@@ -12,20 +13,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Run runs fn on an OS thread of its own, which ends with it: fn may change the thread's namespaces at will. A process
-// that fn starts inherits them.
+// Run runs fn on an OS thread that ends afterwards, so fn may change the namespaces of the thread.
+// A process that fn starts inherits them.
 func Run(fn func() error) error {
-	return Lend(func() (bool, error) { return false, fn() })
+	return RunReusable(func() (bool, error) { return false, fn() })
 }
 
-// Lend runs fn locked to a thread and waits; the thread returns to the scheduler's pool only when fn says that it is clean.
-func Lend(fn func() (clean bool, err error)) error {
+// RunReusable runs fn locked to an OS thread and waits for it. The Go scheduler may use the thread
+// again only if fn returns clean = true, which means that the namespaces of the thread are
+// unchanged.
+func RunReusable(fn func() (clean bool, err error)) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
 		if unix.Gettid() == os.Getpid() {
-			// While the main thread waits here, locked, fn gets another.
-			done <- Lend(fn)
+			// The main thread is locked while it waits here, so fn gets another thread.
+			done <- RunReusable(fn)
 			runtime.UnlockOSThread()
 			return
 		}

@@ -15,46 +15,48 @@ import (
 	"swarm/internal/pki"
 )
 
-// AuthInfo is who the peer of a connection has proven to be. It says nothing of what the peer may do.
+// AuthInfo is the identity that the peer of a connection has proved. It does not say what the peer
+// may do.
 type AuthInfo struct {
 	credentials.CommonAuthInfo
 
-	// Peer is what the certificate proved. Kind is pki.KindUnknown when there was none: such a peer may ask to join, and
-	// nothing else. The certificate may have expired; ask Expired at every call, since connections outlive certificates.
+	// Peer is the identity in the certificate. Kind is pki.KindUnknown if there was no certificate:
+	// such a peer may only ask to join. The certificate may have expired. Call Expired for every
+	// RPC, because connections outlive certificates.
 	Peer pki.Peer
-	// Local is set when the peer came through the local socket, whose file mode is its authorisation. There is no
-	// certificate then.
+	// Local is set if the peer came through the local socket, whose file mode decides who may
+	// connect. Such a peer has no certificate.
 	Local *LocalUser
-	// Binding is the same 32 bytes at both ends of a connection, and different on every other one
-	// (RFC 9266 with a label of ours). Proofs of a join token are made over it. It is empty for a
-	// local peer.
+	// Binding is a value of 32 bytes that both ends of a connection derive from it and that no
+	// other connection has (RFC 9266, with our own label). Proofs of a join token are computed over
+	// it. It is empty for a local peer.
 	Binding []byte
-	// Running is set when something is judged again that the peer was allowed to begin: then a key
-	// counts that was current at the time. Otherwise the renewal of a certificate would cut the
-	// streams of its node.
-	Running bool
+	// Established is set if a call that the peer was allowed to begin is checked again. A key that
+	// was current when the call began is then sufficient. Otherwise the renewal of a certificate
+	// would end the streams of its node.
+	Established bool
 
-	conn *peerConn // nil for calls inside of one process
+	conn *peerConn // nil for calls within one process
 }
 
-// HangUp closes the connection of the peer, and so ends all of its calls. It is for a peer that may
-// not do any more what one of its calls goes on doing.
-func (a AuthInfo) HangUp() {
+// CloseConn closes the connection of the peer, which ends all of its calls. Use it if a peer has
+// lost the permission for a call that is running. It does nothing for a call within one process.
+func (a AuthInfo) CloseConn() {
 	if a.conn != nil {
 		_ = a.conn.Close()
 	}
 }
 
-// LocalUser is the process at the other end of the local socket, as the kernel vouches for it.
+// LocalUser is the process at the other end of the local socket, as the kernel reports it.
 type LocalUser struct {
 	UID, GID uint32
 	PID      int32
 }
 
-// AuthType names the scheme for gRPC.
+// AuthType implements credentials.AuthInfo.
 func (AuthInfo) AuthType() string { return "swarm" }
 
-// NodeID is the node's id, "" for anything but a node.
+// NodeID returns the id of the node, or "" if the peer is not a node.
 func (a AuthInfo) NodeID() string {
 	if a.Peer.Kind == pki.KindNode {
 		return a.Peer.ID
@@ -62,7 +64,7 @@ func (a AuthInfo) NodeID() string {
 	return ""
 }
 
-// User is the name of a user with a credential, "" for anything else.
+// User returns the name of the user, or "" if the peer is not a user with a credential.
 func (a AuthInfo) User() string {
 	if a.Peer.Kind == pki.KindUser {
 		return a.Peer.ID
@@ -70,7 +72,7 @@ func (a AuthInfo) User() string {
 	return ""
 }
 
-// Credential is the id of a user's credential, "" for anything but a user.
+// Credential returns the id of the credential of a user, or "" if the peer is not a user.
 func (a AuthInfo) Credential() string {
 	if a.Peer.Kind == pki.KindUser && a.Peer.Cert != nil {
 		return pki.Serial(a.Peer.Cert)
@@ -78,15 +80,16 @@ func (a AuthInfo) Credential() string {
 	return ""
 }
 
-// Anonymous reports whether the peer has proven nothing.
+// Anonymous reports whether the peer has proved no identity.
 func (a AuthInfo) Anonymous() bool { return a.Local == nil && a.Peer.Kind == pki.KindUnknown }
 
-// Expired reports whether the peer's certificate has expired. Only renewal may be granted then.
+// Expired reports whether the certificate of the peer has expired. Such a peer may only renew it.
 func (a AuthInfo) Expired(now time.Time) bool {
 	return a.Peer.Kind != pki.KindUnknown && now.After(a.Peer.NotAfter)
 }
 
-// String names the peer for logs and audit: "node abc...", "user jane", "local uid 0", "anonymous".
+// String returns the name of the peer for logs and the audit log: "node abc...", "user jane",
+// "local uid 0" or "anonymous".
 func (a AuthInfo) String() string {
 	switch {
 	case a.Local != nil:
@@ -98,7 +101,8 @@ func (a AuthInfo) String() string {
 	}
 }
 
-// FromContext is the peer of a gRPC call; errdefs.ErrUnauthenticated when the call came through no listener of ours.
+// FromContext returns the peer of a gRPC call. It returns errdefs.ErrUnauthenticated if the call
+// did not come through a listener of this package.
 func FromContext(ctx context.Context) (AuthInfo, error) {
 	if p, ok := peer.FromContext(ctx); ok {
 		if info, ok := p.AuthInfo.(AuthInfo); ok {
@@ -108,12 +112,14 @@ func FromContext(ctx context.Context) (AuthInfo, error) {
 	return AuthInfo{}, errdefs.ErrUnauthenticated.WithMessage("the call came through an unauthenticated connection")
 }
 
-// WithAuthInfo returns a context as a server handler sees it, for tests and for calls inside of one process.
+// WithAuthInfo returns the context that a server handler gets for a peer. It is for tests and for
+// calls within one process.
 func WithAuthInfo(ctx context.Context, info AuthInfo) context.Context {
 	return peer.NewContext(ctx, &peer.Peer{Addr: &net.UnixAddr{Name: "inside", Net: "unix"}, AuthInfo: info})
 }
 
-// PeerOf is the peer of a connection from Listener.Raft, Listener.Blob or Dialer.DialALPN.
+// PeerOf returns the peer of a connection from Listener.Raft, Listener.Blob or Dialer.DialALPN. It
+// returns false for any other connection.
 func PeerOf(c net.Conn) (AuthInfo, bool) {
 	if pc, ok := c.(*peerConn); ok {
 		return pc.info, true
@@ -121,31 +127,33 @@ func PeerOf(c net.Conn) (AuthInfo, bool) {
 	return AuthInfo{}, false
 }
 
-// peerConn is a connection after its handshake. It hides that it is a *tls.Conn, from which net/http and grpc would draw
-// conclusions of their own.
+// peerConn is a connection after its handshake. It hides the *tls.Conn from net/http and gRPC,
+// which would otherwise treat the connection as TLS of their own.
 type peerConn struct {
 	net.Conn
 	info   AuthInfo
-	expiry *time.Timer // nil: the connection may outlive the certificate
-	// unread is how long one Write may take; 0: as long as it likes.
-	unread time.Duration
-	// reading is held by the call that reads its first message, see boundFirst.
+	expiry *time.Timer // nil if the connection may outlive the certificate
+	// writeTimeout limits the time of one Write. 0 means no limit.
+	writeTimeout time.Duration
+	// reading is a semaphore. A call holds it while it reads its first message, see
+	// limitFirstMessage.
 	reading chan struct{}
 }
 
-// Write implements net.Conn. Whoever reads nothing loses the connection, and with it frees what waits to be sent: gRPC would
-// keep it for as long as the peer sends something.
+// Write implements net.Conn. A peer that does not read loses its connection, which frees the data
+// that waits to be sent. gRPC would keep that data for as long as the peer sends something.
 func (c *peerConn) Write(p []byte) (int, error) {
-	if c.unread > 0 {
-		if err := c.SetWriteDeadline(time.Now().Add(c.unread)); err != nil {
+	if c.writeTimeout > 0 {
+		if err := c.SetWriteDeadline(time.Now().Add(c.writeTimeout)); err != nil {
 			return 0, err
 		}
 	}
 	return c.Conn.Write(p)
 }
 
-// closeAtExpiry ends the connection when the peer's certificate expires, and with it every stream that the certificate
-// opened. A connection whose certificate has already expired is for renewal alone, which is judged at each call.
+// closeAtExpiry closes the connection, with every stream on it, when the certificate of the peer
+// expires. A connection whose certificate has already expired stays open: it may only be used for
+// renewal, and each call is checked.
 func (c *peerConn) closeAtExpiry(now time.Time) {
 	if left := c.info.Peer.NotAfter.Sub(now); c.info.Peer.Kind != pki.KindUnknown && left > 0 {
 		c.expiry = time.AfterFunc(left, func() { _ = c.Conn.Close() })
@@ -160,17 +168,18 @@ func (c *peerConn) Close() error {
 	return c.Conn.Close()
 }
 
-// bindingLabel and bindingSize are those of AuthInfo.Binding.
+// bindingLabel and bindingSize define AuthInfo.Binding.
 const (
 	bindingLabel = "EXPORTER-swarm-binding"
 	bindingSize  = 32
 )
 
-func secured(c *tls.Conn, p pki.Peer) *peerConn {
+// newPeerConn wraps a TLS connection whose handshake has proved the peer p.
+func newPeerConn(c *tls.Conn, p pki.Peer) *peerConn {
 	cs := c.ConnectionState()
 	binding, err := cs.ExportKeyingMaterial(bindingLabel, nil, bindingSize)
 	if err != nil {
-		panic("transport: no keying material of a TLS 1.3 connection: " + err.Error()) // only renegotiation, which 1.3 has not
+		panic("transport: no keying material of a TLS 1.3 connection: " + err.Error()) // only with renegotiation, which TLS 1.3 does not have
 	}
 	out := &peerConn{Conn: c, reading: make(chan struct{}, 1), info: AuthInfo{
 		CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
@@ -181,14 +190,15 @@ func secured(c *tls.Conn, p pki.Peer) *peerConn {
 	return out
 }
 
-// judgeClient decides on a client in the handshake. Without a certificate, or with one that has only expired, a client may
-// still speak gRPC, where joining and renewal are served. Blobs need the certificate of a node, Raft that of a manager.
-// Whether the node still is one, ListenerDeps.Admit knows.
-func judgeClient(cs tls.ConnectionState, bundle *pki.Bundle, now time.Time) (pki.Peer, error) {
+// verifyClient checks the certificate of a client in the handshake. A client without a certificate,
+// or with an expired one, may use gRPC only, which serves joins and renewals. Blobs need the
+// certificate of a node, and Raft that of a manager. Whether the node is still a member or a
+// manager is decided by ListenerDeps.Admit.
+func verifyClient(cs tls.ConnectionState, bundle *pki.Bundle, now time.Time) (pki.Peer, error) {
 	member := cs.NegotiatedProtocol == ProtoRaft || cs.NegotiatedProtocol == ProtoBlob
 	if len(cs.PeerCertificates) == 0 {
 		if member {
-			return pki.Peer{}, errdefs.ErrUnauthenticated.WithMessage(cs.NegotiatedProtocol + " needs a node's certificate")
+			return pki.Peer{}, errdefs.ErrUnauthenticated.WithMessage(cs.NegotiatedProtocol + " needs a node certificate")
 		}
 		return pki.Peer{}, nil
 	}
@@ -201,21 +211,21 @@ func judgeClient(cs tls.ConnectionState, bundle *pki.Bundle, now time.Time) (pki
 	case member && p.Kind != pki.KindNode:
 		return pki.Peer{}, errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("%s is for nodes, not for %s %s", cs.NegotiatedProtocol, p.Kind, p.ID))
 	case cs.NegotiatedProtocol == ProtoRaft && !p.Manager:
-		return pki.Peer{}, errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("%s needs a manager's certificate, and that of node %s does not say that it is one", cs.NegotiatedProtocol, p.ID))
+		return pki.Peer{}, errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("%s needs a manager certificate, and node %s did not present one", cs.NegotiatedProtocol, p.ID))
 	}
 	return p, nil
 }
 
-// judgeServer decides on a server in the handshake.
-func judgeServer(cs tls.ConnectionState, bundle *pki.Bundle, want wanted, now time.Time) (pki.Peer, error) {
+// verifyServer checks the certificate and the protocol of a server in the handshake.
+func verifyServer(cs tls.ConnectionState, bundle *pki.Bundle, want expectedPeer, now time.Time) (pki.Peer, error) {
 	p, err := pki.Verify(cs.PeerCertificates, bundle, now)
 	switch {
 	case err != nil:
 		return pki.Peer{}, err
 	case p.Kind != pki.KindNode:
-		return pki.Peer{}, errdefs.ErrUnauthenticated.WithMessage(fmt.Sprintf("%s %s answers, which is no node", p.Kind, p.ID))
+		return pki.Peer{}, errdefs.ErrUnauthenticated.WithMessage(fmt.Sprintf("%s %s answers, which is not a node", p.Kind, p.ID))
 	case want.nodeID != "" && p.ID != want.nodeID:
-		return pki.Peer{}, errdefs.ErrUnauthenticated.WithMessage(fmt.Sprintf("node %s answers, and not node %s: the address has changed hands", p.ID, want.nodeID))
+		return pki.Peer{}, errdefs.ErrUnauthenticated.WithMessage(fmt.Sprintf("node %s answers instead of node %s: the address now belongs to another node", p.ID, want.nodeID))
 	case want.manager && !p.Manager:
 		return pki.Peer{}, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf(
 			"the host there is node %s, which is not a manager: give the address of a manager (`swarm node ls` on one lists them)", p.ID))

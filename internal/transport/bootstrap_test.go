@@ -53,15 +53,17 @@ func TestPinnedBootstrap_SaysWhatIsThere(t *testing.T) {
 	plain, https := httptest.NewServer(hello), httptest.NewTLSServer(hello)
 	defer plain.Close()
 	defer https.Close()
-	// An impostor has the real root's certificate to show, which is public, but no certificate that ends in it.
+	// The impostor presents the certificate of the real root, which is public, but no certificate
+	// that the root signed.
 	impostor := tlsServer(t, fresh(t, other, newID()).TLS(root.Cert))
-	// A thief has another node's certificate, which is public too, without its key: TLS itself stops that one.
+	// The thief presents the certificate of another node, which is public, but does not have its
+	// key. TLS itself refuses it.
 	closed := must[net.Listener](t)(net.Listen("tcp", "127.0.0.1:0"))
 	_ = closed.Close()
 	for _, tt := range []struct{ name, addr, text string }{
 		{"nothing", closed.Addr().String(), "connection refused"},
-		{"plain HTTP", plain.Listener.Addr().String(), "answers but is no swarm manager"},
-		{"HTTPS", https.Listener.Addr().String(), "answers but is no swarm manager"},
+		{"plain HTTP", plain.Listener.Addr().String(), "answers but is not a swarm manager"},
+		{"HTTPS", https.Listener.Addr().String(), "answers but is not a swarm manager"},
 		{"another cluster", foreign.addr, "join token does not belong to the cluster at " + foreign.addr},
 		{"an expired manager", late.addr, "expired at"},
 		{"an impostor", impostor, "a root that this host does not know"},
@@ -78,7 +80,7 @@ func TestPinnedBootstrap_SaysWhatIsThere(t *testing.T) {
 	}
 }
 
-// tlsServer presents a certificate to whoever offers our ALPN.
+// tlsServer presents a certificate to every client that offers our ALPN.
 func tlsServer(t testing.TB, cert tls.Certificate) string {
 	ln := must[net.Listener](t)(tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{protoRoots}}))
 	done := make(chan struct{})

@@ -16,11 +16,13 @@ import (
 )
 
 const (
-	// maxMessage bounds a gRPC message, both ways.
+	// maxMessage limits a gRPC message in both directions, in bytes.
 	maxMessage = 16 << 20
-	// maxAnswer bounds a manager's answer to a user, which may list all that the cluster has.
+	// maxAnswer limits the answer of a manager to a user, in bytes. Such an answer may list every
+	// object of the cluster.
 	maxAnswer = 256 << 20
-	// keepaliveTime is the shortest that gRPC allows; liveness does not rest on it, only the clean-up of dead connections.
+	// keepaliveTime is the shortest interval that gRPC allows. It serves to clean up dead
+	// connections; the liveness of nodes does not depend on it.
 	keepaliveTime    = 10 * time.Second
 	keepaliveTimeout = 5 * time.Second
 	maxBackoff       = time.Second
@@ -28,32 +30,35 @@ const (
 
 var errConnClosed = errdefs.ErrUnavailable.WithMessage("the connection has been closed by this side")
 
-// Conn is a gRPC client connection that follows its Identity: once that changes, new calls go through a new connection
-// with the new certificate and a fresh backoff, while calls under way end on the old one, which closes after the last.
+// Conn is a gRPC client connection that follows its Identity. After a change of the Identity, new
+// calls use a new connection with the new certificate and without the backoff of the old one.
+// Running calls end on the old connection, which closes after its last call.
 type Conn struct {
 	id    *Identity
 	build func() (*grpc.ClientConn, error)
-	// source is the address of this host to connect by; not valid: the kernel chooses. Set before the first call.
+	// source is the address of this host from which to connect. If it is not valid, the kernel
+	// chooses. It is set before the first call.
 	source netip.Addr
 
-	mu     sync.Mutex // guards what follows; not held across I/O
-	cur    *era
+	mu     sync.Mutex // guards the fields below; not held across I/O
+	cur    *identityConn
 	closed bool
-	all    map[*era]struct{} // cur and those that still have calls
+	all    map[*identityConn]struct{} // cur, and older connections with running calls
 }
 
 var _ grpc.ClientConnInterface = (*Conn)(nil)
 
-// era is the connection of one state of the identity.
-type era struct {
+// identityConn is the gRPC connection for one generation of the identity.
+type identityConn struct {
 	cc    *grpc.ClientConn
 	gen   uint64
 	calls int
 }
 
-// newConn makes a Conn whose every attempt to connect asks lookup. name stands in messages.
-func newConn(id *Identity, name string, want wanted, lookup func() (string, error), more ...grpc.DialOption) *Conn {
-	c := &Conn{id: id, all: map[*era]struct{}{}}
+// newConn makes a Conn that calls lookup for the address of every connection attempt. name is the
+// name of the peer in error texts.
+func newConn(id *Identity, name string, want expectedPeer, lookup func() (string, error), more ...grpc.DialOption) *Conn {
+	c := &Conn{id: id, all: map[*identityConn]struct{}{}}
 	dial := func(ctx context.Context, _ string) (net.Conn, error) {
 		addr, err := lookup()
 		if err != nil {
@@ -65,7 +70,7 @@ func newConn(id *Identity, name string, want wanted, lookup func() (string, erro
 		grpc.WithContextDialer(dial),
 		grpc.WithTransportCredentials(clientCreds{id: id, name: name, want: want}))
 	options = append(options, more...)
-	authority := want.nodeID // only a label: the handshake verifies the node
+	authority := want.nodeID // a label for gRPC only: the handshake verifies the node
 	if authority == "" {
 		authority = name
 	}
@@ -73,7 +78,7 @@ func newConn(id *Identity, name string, want wanted, lookup func() (string, erro
 	return c
 }
 
-// clientOptions are those of every connection.
+// clientOptions returns the options that all client connections share.
 func clientOptions() []grpc.DialOption {
 	return []grpc.DialOption{
 		grpc.WithNoProxy(),
@@ -82,7 +87,7 @@ func clientOptions() []grpc.DialOption {
 		grpc.WithChainStreamInterceptor(streamClientErrors),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
-		grpc.WithIdleTimeout(0), // an idle connection is one that answers at once
+		grpc.WithIdleTimeout(0), // keep idle connections open: the next call starts at once
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxBackoff},
 			MinConnectTimeout: dialTimeout + handshakeTimeout,
@@ -92,22 +97,22 @@ func clientOptions() []grpc.DialOption {
 
 // Invoke performs a unary RPC.
 func (c *Conn) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
-	e, err := c.begin()
+	e, err := c.acquire()
 	if err != nil {
 		return err
 	}
-	defer c.end(e)
+	defer c.release(e)
 	return e.cc.Invoke(ctx, method, args, reply, opts...)
 }
 
 // NewStream begins a streaming RPC.
 func (c *Conn) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-	e, err := c.begin()
+	e, err := c.acquire()
 	if err != nil {
 		return nil, err
 	}
-	done := sync.OnceFunc(func() { c.end(e) })
-	// The slice is the caller's: appending in place could write to it.
+	done := sync.OnceFunc(func() { c.release(e) })
+	// Copy opts: append in place could write to the array of the caller.
 	opts = append(opts[:len(opts):len(opts)], grpc.OnFinish(func(error) { done() }))
 	stream, err := e.cc.NewStream(ctx, desc, method, opts...)
 	if err != nil {
@@ -117,7 +122,8 @@ func (c *Conn) NewStream(ctx context.Context, desc *grpc.StreamDesc, method stri
 	return stream, nil
 }
 
-// Close ends the connection and all of its calls.
+// Close closes the connection and ends all of its calls. Later calls fail with
+// errdefs.ErrUnavailable.
 func (c *Conn) Close() error {
 	c.mu.Lock()
 	c.closed, c.cur = true, nil
@@ -130,8 +136,9 @@ func (c *Conn) Close() error {
 	return nil
 }
 
-// begin counts a call on the connection of the current identity, and retires that of the one before.
-func (c *Conn) begin() (*era, error) {
+// acquire returns the connection for the current identity and counts a call on it. The connection
+// of an earlier identity is closed at once if it has no calls.
+func (c *Conn) acquire() (*identityConn, error) {
 	gen := c.id.load().gen
 	c.mu.Lock()
 	if c.closed {
@@ -149,7 +156,7 @@ func (c *Conn) begin() (*era, error) {
 			unused = old.cc
 			delete(c.all, old)
 		}
-		c.cur = &era{cc: cc, gen: gen}
+		c.cur = &identityConn{cc: cc, gen: gen}
 		c.all[c.cur] = struct{}{}
 	}
 	e := c.cur
@@ -161,7 +168,8 @@ func (c *Conn) begin() (*era, error) {
 	return e, nil
 }
 
-func (c *Conn) end(e *era) {
+// release ends a call. An old connection is closed after its last call.
+func (c *Conn) release(e *identityConn) {
 	c.mu.Lock()
 	e.calls--
 	_, open := c.all[e]
@@ -175,11 +183,12 @@ func (c *Conn) end(e *era) {
 	}
 }
 
-// clientCreds does the client's side of the handshake inside of gRPC, so that its errors reach the caller.
+// clientCreds does the TLS handshake of the client as a credential of gRPC, so that the errors of
+// the handshake reach the caller.
 type clientCreds struct {
 	id   *Identity
 	name string
-	want wanted
+	want expectedPeer
 }
 
 func (c clientCreds) ClientHandshake(ctx context.Context, _ string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {

@@ -20,30 +20,31 @@ import (
 )
 
 const (
-	// dialTimeout bounds the TCP connection and handshakeTimeout the TLS handshake of an outgoing connection, when the
-	// caller's context is more patient.
+	// dialTimeout limits the TCP connection attempt, and handshakeTimeout the TLS handshake of an
+	// outgoing connection, if the context of the caller allows more time.
 	dialTimeout      = 5 * time.Second
 	handshakeTimeout = 5 * time.Second
 )
 
-// Dialer makes connections to nodes by their id. It is safe for concurrent use.
+// Dialer opens connections to nodes by their id. It is safe for concurrent use.
 type Dialer struct {
 	id      *Identity
 	resolve func(nodeID string) (addr string, ok bool)
 
-	mu     sync.Mutex // guards the two below
+	mu     sync.Mutex // guards conns and closed
 	conns  map[string]*Conn
 	closed bool
 }
 
-// NewDialer makes a Dialer that finds a node's current address (host:port) by resolve at every connection attempt. It
-// may be nil for one that only uses DialAddr.
+// NewDialer makes a Dialer. At every connection attempt, resolve returns the current address
+// (host:port) of a node. resolve may be nil if only DialAddr is used.
 func NewDialer(id *Identity, resolve func(nodeID string) (addr string, ok bool)) *Dialer {
 	return &Dialer{id: id, resolve: resolve, conns: map[string]*Conn{}}
 }
 
-// DialGRPC returns the connection for RPCs to a node. It is made on first use, shared by all callers, and reconnects by
-// itself; only a node with that id is talked to, wherever it is. Callers do not close it.
+// DialGRPC returns the connection for RPCs to a node. The Dialer makes the connection on first use,
+// shares it between all callers, and reconnects it. The connection accepts only a server with that
+// node id, whatever its address is. Callers do not close it.
 func (d *Dialer) DialGRPC(nodeID string) (*Conn, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -53,26 +54,26 @@ func (d *Dialer) DialGRPC(nodeID string) (*Conn, error) {
 	if c := d.conns[nodeID]; c != nil {
 		return c, nil
 	}
-	c := newConn(d.id, "node "+nodeID, wanted{nodeID: nodeID, alpn: ProtoGRPC}, func() (string, error) { return d.lookup(nodeID) })
+	c := newConn(d.id, "node "+nodeID, expectedPeer{nodeID: nodeID, alpn: ProtoGRPC}, func() (string, error) { return d.lookup(nodeID) })
 	d.conns[nodeID] = c
 	return c, nil
 }
 
-// DialAddr returns a connection for RPCs to whichever manager of the cluster answers at addr.
-// Another node that answers there is sent nothing: what joiners and users send is for managers. The
-// caller closes it.
+// DialAddr returns a connection for RPCs to any manager of the cluster that answers at addr.
+// Nothing is sent to another node that answers there, because the requests of joiners and users are
+// for managers. The caller closes the connection.
 func (d *Dialer) DialAddr(addr string) *Conn {
-	return newConn(d.id, addr, wanted{manager: true, alpn: ProtoGRPC}, func() (string, error) { return addr, nil },
+	return newConn(d.id, addr, expectedPeer{manager: true, alpn: ProtoGRPC}, func() (string, error) { return addr, nil },
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)))
 }
 
-// DialALPN opens a connection to a node for one of the protocols ProtoRaft and ProtoBlob. PeerOf
-// tells whose it is. For ProtoRaft this node must hold a manager's certificate;
-// errdefs.ErrUnavailable as long as it does not. The node that answers need not: a new manager has
-// none until it has caught up, and the caller knows whom it dials.
+// DialALPN opens a connection to a node for ProtoRaft or ProtoBlob. PeerOf returns its peer. For
+// ProtoRaft, this node must hold a manager certificate; without one, DialALPN returns
+// errdefs.ErrUnavailable. The node that answers needs no manager certificate: a new manager has
+// none until it has caught up, and the caller knows which node it dials.
 func (d *Dialer) DialALPN(ctx context.Context, nodeID, proto string) (net.Conn, error) {
 	if proto == ProtoRaft && d.id.Manager().Cert == nil {
-		return nil, errdefs.ErrUnavailable.WithMessage("dial node " + nodeID + ": this node has no manager's certificate yet")
+		return nil, errdefs.ErrUnavailable.WithMessage("dial node " + nodeID + ": this node has no manager certificate yet")
 	}
 	addr, err := d.lookup(nodeID)
 	if err != nil {
@@ -82,32 +83,33 @@ func (d *Dialer) DialALPN(ctx context.Context, nodeID, proto string) (net.Conn, 
 	if err != nil {
 		return nil, fmt.Errorf("dial node %s: %w", nodeID, err)
 	}
-	conn, err := clientHandshake(ctx, d.id, raw, wanted{nodeID: nodeID, alpn: proto})
+	conn, err := clientHandshake(ctx, d.id, raw, expectedPeer{nodeID: nodeID, alpn: proto})
 	if err != nil {
 		return nil, fmt.Errorf("dial node %s at %s: %w", nodeID, addr, err)
 	}
 	return conn, nil
 }
 
-// Answers tells whether a node answers at an address, and proves there that it is that node. It asks as every connection of
-// this node does, and hangs up.
+// Answers returns nil if the node answers at hostport and proves its id there. It opens a
+// connection for gRPC and closes it after the handshake.
 func (d *Dialer) Answers(ctx context.Context, nodeID, hostport string) error {
 	raw, err := dialTCP(ctx, hostport)
 	if err != nil {
 		return err
 	}
-	conn, err := clientHandshake(ctx, d.id, raw, wanted{nodeID: nodeID, alpn: ProtoGRPC})
+	conn, err := clientHandshake(ctx, d.id, raw, expectedPeer{nodeID: nodeID, alpn: ProtoGRPC})
 	if err != nil {
 		return err
 	}
 	return conn.Close()
 }
 
-// maxPeerHeader bounds the header of a peer's answer, in bytes.
+// maxPeerHeader limits the header of an HTTP response of a peer, in bytes.
 const maxPeerHeader = 16 << 10
 
-// BlobTransport speaks HTTP to the blob servers of nodes: the host of a URL is the node's id, as in
-// http://<node id>/path. The bytes go through TLS; net/http must not know.
+// BlobTransport returns an HTTP transport for the blob servers of nodes. The host of a URL is a
+// node id, as in http://<node id>/path. The scheme is http because the Dialer does the TLS
+// handshake, not net/http.
 func (d *Dialer) BlobTransport() *http.Transport {
 	return &http.Transport{
 		DialContext: func(ctx context.Context, _, hostport string) (net.Conn, error) {
@@ -117,18 +119,17 @@ func (d *Dialer) BlobTransport() *http.Transport {
 			}
 			return d.DialALPN(ctx, nodeID, ProtoBlob)
 		},
-		Proxy:              nil, // cluster traffic never goes through one
-		DisableCompression: true,
-		// A peer's headers are a few lines.
+		Proxy:                  nil, // cluster traffic never uses a proxy
+		DisableCompression:     true,
 		MaxResponseHeaderBytes: maxPeerHeader,
 
 		MaxIdleConnsPerHost: 4,
-		MaxConnsPerHost:     maxBlobs,
+		MaxConnsPerHost:     maxBlobConns,
 		IdleConnTimeout:     30 * time.Second,
 	}
 }
 
-// Forget closes the connection to a node that has left the cluster.
+// Forget closes the connection of DialGRPC to a node that has left the cluster.
 func (d *Dialer) Forget(nodeID string) {
 	d.mu.Lock()
 	c := d.conns[nodeID]
@@ -139,7 +140,8 @@ func (d *Dialer) Forget(nodeID string) {
 	}
 }
 
-// Close closes all connections of DialGRPC. Those of DialALPN and DialAddr belong to their callers.
+// Close closes all connections of DialGRPC. The caller owns the connections of DialALPN and
+// DialAddr.
 func (d *Dialer) Close() error {
 	d.mu.Lock()
 	conns := d.conns
@@ -160,10 +162,10 @@ func (d *Dialer) lookup(nodeID string) (string, error) {
 	return "", errdefs.ErrUnavailable.WithMessage("its address is not known")
 }
 
-// keepAlive finds out that the other host is gone.
+// keepAlive detects that the other host is gone.
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3}
 
-// dialTCP connects, never through a proxy, and says what is wrong in words.
+// dialTCP connects without a proxy. Its error text says what is wrong and what to check.
 func dialTCP(ctx context.Context, addr string) (net.Conn, error) {
 	d := net.Dialer{Timeout: dialTimeout, KeepAliveConfig: keepAlive}
 	conn, err := d.DialContext(ctx, "tcp", addr)
@@ -186,21 +188,22 @@ func dialTCP(ctx context.Context, addr string) (net.Conn, error) {
 	return nil, errdefs.ErrUnavailable.WithMessage(addr + ": " + why)
 }
 
-// clientHandshake makes raw a verified connection, or closes it.
-func clientHandshake(ctx context.Context, id *Identity, raw net.Conn, want wanted) (*peerConn, error) {
+// clientHandshake does the TLS handshake on raw and verifies the server. It closes raw on an error.
+func clientHandshake(ctx context.Context, id *Identity, raw net.Conn, want expectedPeer) (*peerConn, error) {
 	config, proven := id.clientConfig(want)
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
 	conn := tls.Client(raw, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		_ = raw.Close()
-		return nil, explainHandshake(err)
+		return nil, describeHandshakeError(err)
 	}
-	return secured(conn, proven()), nil
+	return newPeerConn(conn, proven()), nil
 }
 
-// explainHandshake puts what the other side's TLS said into words. Errors of our own judgement are in words already.
-func explainHandshake(err error) error {
+// describeHandshakeError explains a TLS error of the other side in the words of this project.
+// Errors of verifyServer need no explanation and are returned as they are.
+func describeHandshakeError(err error) error {
 	var alert tls.AlertError
 	var record tls.RecordHeaderError
 	switch {
@@ -216,21 +219,21 @@ func explainHandshake(err error) error {
 	return err
 }
 
-// alertNoProtocol is TLS's no_application_protocol (RFC 7301).
+// alertNoProtocol is the TLS alert no_application_protocol (RFC 7301).
 const alertNoProtocol = tls.AlertError(120)
 
-// Bootstrap is what a joiner learns from the first contact.
+// Bootstrap is the result of the first contact of a joiner with the cluster.
 type Bootstrap struct {
-	Bundle *pki.Bundle // to be trusted from now on
+	Bundle *pki.Bundle // the roots to trust from now on
 	Peer   pki.Peer    // the manager that answered
 }
 
 // PinnedBootstrap fetches the roots of the cluster at addr and checks that the token pins one of
-// them, before anything secret is sent. The server proves that it holds a manager's certificate
-// which ends in the pinned root; TLS 1.3 signs the whole of what it presents, and so the other
-// roots of the bundle are as trustworthy. It fails with ErrUnavailable when nobody answers, and
-// with ErrAborted when the other side hangs up, as a manager does that has too many connections:
-// then another attempt may succeed.
+// them, before anything secret is sent. The server proves that it holds a manager certificate which
+// the pinned root verifies. TLS 1.3 signs everything that the server presents, so the other roots
+// of the bundle are as trustworthy as the pinned one. PinnedBootstrap returns
+// errdefs.ErrUnavailable if no host answers. It returns errdefs.ErrAborted if the other side closes
+// the connection, which a manager with too many connections does; another attempt may then succeed.
 func PinnedBootstrap(ctx context.Context, addr string, token pki.Token, now time.Time) (Bootstrap, error) {
 	raw, err := dialTCP(ctx, addr)
 	if err != nil {
@@ -239,33 +242,33 @@ func PinnedBootstrap(ctx context.Context, addr string, token pki.Token, now time
 	defer raw.Close()
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
-	var found Bootstrap
-	var verdict error
+	var result Bootstrap
+	var verifyErr error
 	conn := tls.Client(raw, &tls.Config{
 		MinVersion:         tls.VersionTLS13,
 		NextProtos:         []string{protoRoots},
-		InsecureSkipVerify: true, // there is nothing to verify with yet but the digest
+		InsecureSkipVerify: true, // only the digest in the token can verify the server
 		VerifyConnection: func(cs tls.ConnectionState) error {
-			found, verdict = judgeBootstrap(cs, addr, token, now)
-			return verdict
+			result, verifyErr = verifyBootstrap(cs, addr, token, now)
+			return verifyErr
 		},
 	})
 	err = conn.HandshakeContext(ctx)
 	switch {
-	case verdict != nil:
-		return Bootstrap{}, verdict
+	case verifyErr != nil:
+		return Bootstrap{}, verifyErr
 	case err != nil && errors.Is(ctx.Err(), context.Canceled):
 		return Bootstrap{}, ctx.Err()
 	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE):
-		return Bootstrap{}, errdefs.ErrAborted.WithMessage(addr + " hangs up: it is a swarm manager with too many connections, which serves this host later, or another program: give the address and port that `swarm join-token` prints")
+		return Bootstrap{}, errdefs.ErrAborted.WithMessage(addr + " closes the connection: it is a swarm manager with too many connections, so try again later, or another program: give the address and port that `swarm join-token` prints")
 	case err != nil:
 		return Bootstrap{}, notSwarm(addr)
 	}
 	_ = conn.Close()
-	return found, nil
+	return result, nil
 }
 
-func judgeBootstrap(cs tls.ConnectionState, addr string, token pki.Token, now time.Time) (Bootstrap, error) {
+func verifyBootstrap(cs tls.ConnectionState, addr string, token pki.Token, now time.Time) (Bootstrap, error) {
 	if cs.NegotiatedProtocol != protoRoots || len(cs.PeerCertificates) < 2 {
 		return Bootstrap{}, notSwarm(addr)
 	}
@@ -281,7 +284,7 @@ func judgeBootstrap(cs tls.ConnectionState, addr string, token pki.Token, now ti
 	if err != nil {
 		return Bootstrap{}, err
 	}
-	p, err := judgeServer(cs, pinned, wanted{manager: true, alpn: protoRoots}, now)
+	p, err := verifyServer(cs, pinned, expectedPeer{manager: true, alpn: protoRoots}, now)
 	if err != nil {
 		return Bootstrap{}, fmt.Errorf("%s: %w", addr, err)
 	}
@@ -289,5 +292,5 @@ func judgeBootstrap(cs tls.ConnectionState, addr string, token pki.Token, now ti
 }
 
 func notSwarm(addr string) error {
-	return errdefs.ErrFailedPrecondition.WithMessage(addr + " answers but is no swarm manager: give the address and port that `swarm join-token` prints")
+	return errdefs.ErrFailedPrecondition.WithMessage(addr + " answers but is not a swarm manager: give the address and port that `swarm join-token` prints")
 }

@@ -1,22 +1,29 @@
-// Package transport owns how members and users reach each other: the one TLS 1.3 listener of a node (Listener), which
-// does the handshake itself and hands connections on by ALPN to gRPC, Raft and the blob server; the local socket of the
-// CLI (ListenUnix); and the way out (Dialer, PinnedBootstrap). It proves who the peer is (AuthInfo) and refuses to decide
-// what the peer may do: that is the authorisation's, from the replicated state, at every connection (ListenerDeps.Admit)
-// and at every call. Certificates and roots are read from an Identity at each handshake, so both can change while
-// connections live. A connection ends with the certificate of its peer.
+// Package transport connects members and users to each other. It has three parts:
 //
-// A caller is a stranger until its certificate has proved to be valid. Strangers share budgets of handshakes, connections
-// and bytes, and a gRPC server of their own (StrangerOptions): what they do costs members nothing.
+//   - Listener is the one TLS 1.3 listener of a node. It does the handshake and passes each
+//     connection on by its ALPN protocol: to gRPC, Raft or the blob server.
+//   - ListenUnix is the local socket for the CLI.
+//   - Dialer and PinnedBootstrap open connections to other nodes.
 //
-// The daemon and the CLI call it. Goroutines: Listener.Run has one per unfinished handshake and waits for them; gRPC
-// clients have gRPC's own, ended by Close.
+// The package proves the identity of the peer (AuthInfo). It does not decide what the peer may do:
+// the caller decides that from the replicated state, for every connection (ListenerDeps.Admit) and
+// for every call. Each handshake reads the certificates and roots from an Identity, so both can
+// change while connections are open. A connection ends when the certificate of its peer expires.
+//
+// A caller is a stranger until it has proved a valid certificate. Strangers share limits on
+// handshakes, connections and bytes, and have a gRPC server of their own (StrangerOptions), so
+// strangers cannot use up the resources of members.
+//
+// The daemon and the CLI use this package. Listener.Run starts one goroutine for each unfinished
+// handshake and waits for all of them. gRPC clients have the goroutines of gRPC; Close ends them.
 package transport
 
-// The ALPN names of what runs on a node's one port.
+// The ALPN names of the protocols on the one port of a node.
 const (
 	ProtoGRPC = "h2"
 	ProtoRaft = "swarm-raft/1"
 	ProtoBlob = "swarm-blob/1"
-	// protoRoots is for joiners: the server presents its roots too, and both sides hang up after the handshake.
+	// protoRoots is for joiners. The server presents its roots together with its certificate, and
+	// both sides close the connection after the handshake.
 	protoRoots = "swarm-roots/1"
 )

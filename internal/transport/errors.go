@@ -18,13 +18,16 @@ import (
 	"swarm/internal/bounds"
 )
 
-// maxErrorText bounds the text of a peer's error, in bytes: it is logged, shown and passed on.
+// maxErrorText limits the text of an error from a peer, in bytes. Such a text is logged, shown and
+// passed on.
 const maxErrorText = 16 << 10
 
-// conflictDetail marks a conflict in a status, since gRPC has one code for it and for an abort.
+// conflictDetail marks a conflict in a status, because gRPC has the same code for a conflict and
+// for an abort.
 const conflictDetail = "conflict"
 
-// classes is the table of error classes and gRPC codes. A code stands for the first class that has it.
+// classes maps error classes to gRPC codes. A code that is in several rows maps back to the class
+// of the first.
 var classes = []struct {
 	class error
 	code  codes.Code
@@ -65,7 +68,8 @@ func classOf(code codes.Code) error {
 	return errdefs.ErrUnknown
 }
 
-// ToStatus turns an error into one with a gRPC status whose message is the error's text, in one line.
+// ToStatus turns an error into an error with a gRPC status. The message of the status is the text
+// of the error in one line.
 func ToStatus(err error) error {
 	if err == nil {
 		return nil
@@ -84,7 +88,8 @@ func ToStatus(err error) error {
 	return s.Err()
 }
 
-// remoteError is an error that a peer returned: its text, its class, and the status for whom it may concern.
+// remoteError is an error that a peer returned. It keeps the gRPC status, so that this node can
+// pass the error on unchanged.
 type remoteError struct {
 	text   string
 	class  error
@@ -95,7 +100,8 @@ func (e *remoteError) Error() string              { return e.text }
 func (e *remoteError) Unwrap() error              { return e.class }
 func (e *remoteError) GRPCStatus() *status.Status { return e.status }
 
-// FromStatus turns an error of a gRPC call into one of errdefs' classes (or context's), with the plain text.
+// FromStatus turns the error of a gRPC call into an error with a class of errdefs or of package
+// context. Its text has no gRPC wrapping, has one line and is at most 16 KiB long.
 func FromStatus(err error) error {
 	var known *remoteError
 	if err == nil || errors.Is(err, io.EOF) || errors.As(err, &known) {
@@ -106,7 +112,7 @@ func FromStatus(err error) error {
 		return err
 	}
 	e := &remoteError{text: bounds.Text(oneLine(plainText(s.Message())), maxErrorText), class: classOf(s.Code()), status: s}
-	if s.Message() != bounds.Text(s.Message(), maxErrorText) { // It may be passed on as it is.
+	if s.Message() != bounds.Text(s.Message(), maxErrorText) { // this node may pass the status on
 		e.status = status.New(s.Code(), e.text)
 	}
 	for _, d := range s.Details() {
@@ -117,10 +123,11 @@ func FromStatus(err error) error {
 	return e
 }
 
-// grpcWrapping is how gRPC wraps the error of a connection that could not be made.
+// grpcWrapping matches the text in which gRPC wraps the error of a failed connection attempt.
 var grpcWrapping = regexp.MustCompile(`connection error: desc = ("(?:[^"\\]|\\.)*")`)
 
-// plainText frees the words of a dialer or a handshake from what gRPC puts around them.
+// plainText returns the text of a dial or handshake error without the text that gRPC puts around
+// it.
 func plainText(s string) string {
 	if m := grpcWrapping.FindStringSubmatch(s); m != nil {
 		if inner, err := strconv.Unquote(m[1]); err == nil {
@@ -172,7 +179,7 @@ func streamClientErrors(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.Cli
 	return clientStream{s}, nil
 }
 
-// clientStream turns the errors of a stream.
+// clientStream applies FromStatus to the errors of a stream.
 type clientStream struct{ grpc.ClientStream }
 
 func (s clientStream) Header() (metadata.MD, error) {

@@ -19,7 +19,7 @@ import (
 	"swarm/internal/grpctest"
 )
 
-// failing is a server, reached through memory, whose every call fails with what fail returns.
+// failing returns a connection to an in-memory server. Every call fails with the error of fail.
 func failing(t *testing.T, fail func() error) *grpc.ClientConn {
 	ln := bufconn.Listen(1 << 16)
 	server := grpc.NewServer(ServerOptions()...)
@@ -38,7 +38,7 @@ func failing(t *testing.T, fail func() error) *grpc.ClientConn {
 	return cc
 }
 
-// trusting marks every connection as a local one.
+// trusting marks every connection as local.
 type trusting struct{ net.Listener }
 
 func (l trusting) Accept() (net.Conn, error) {
@@ -70,7 +70,7 @@ func TestErrors_ClassAndTextCrossTheWire(t *testing.T) {
 	if err := check(t, cc); !errdefs.IsUnknown(err) || err.Error() != "odd" {
 		t.Errorf("an error of no class: got %v", err)
 	}
-	// What came from one server passes through the next unchanged.
+	// An error from one server passes through the next server unchanged.
 	next = fmt.Errorf("forward: %w", FromStatus(status.Error(codes.NotFound, "service web is gone")))
 	if err := check(t, cc); !errdefs.IsNotFound(err) || err.Error() != "forward: service web is gone" || status.Code(err) != codes.NotFound {
 		t.Errorf("forwarded: got %v", err)
@@ -109,7 +109,7 @@ func TestPlainText(t *testing.T) {
 func TestServer_RefusesConnectionsOfUnknownOrigin(t *testing.T) {
 	server := grpc.NewServer(ServerOptions()...)
 	healthpb.RegisterHealthServer(server, probe{})
-	cc := grpctest.Serve(t, server) // its listener is not one of ours
+	cc := grpctest.Serve(t, server) // the listener is not from this package
 	if err := check(t, cc); status.Code(err) != codes.Unavailable {
 		t.Errorf("got %v, want unavailable", err)
 	}

@@ -13,40 +13,43 @@ import (
 	"swarm/internal/pki"
 )
 
-// Identity holds who this process is and whom it trusts. Both can be replaced at any time; handshakes that begin
-// afterwards use the new ones, connections that live are not touched. The zero credential means anonymous: a joiner
-// that knows the roots only. A manager has a second credential, for the same node, which says that it is a manager; see
-// SetManager. It is safe for concurrent use.
+// Identity holds the credential of this process and the roots that it trusts. Both can be replaced
+// at any time: handshakes that begin afterwards use the new ones, and open connections do not
+// change. The zero credential means anonymous, which is a joiner that knows the roots only. A
+// manager has a second credential for the same node, which says that the node is a manager (see
+// SetManager). An Identity is safe for concurrent use.
 type Identity struct {
 	now func() time.Time
 
-	mu      sync.Mutex // guards the two below
+	mu      sync.Mutex // guards state and changed
 	state   *identityState
-	changed chan struct{} // closed and replaced by every Set
+	changed chan struct{} // closed and replaced by Set, SetBundle and SetCredential
 }
 
-// Which certificate a node that is a manager presents:
+// A node that is a manager has two certificates. It presents this one:
 //
-//	as the server   for gRPC, Raft and the roots   the manager's
-//	                for blobs                      the node's
-//	as the client   for Raft                       the manager's, and nothing without one
-//	                for gRPC                       the manager's, if it is for the key of the node's
-//	                for blobs                      the node's
+//	as the server   for gRPC, Raft and the roots   the manager certificate
+//	                for blobs                      the node certificate
+//	as the client   for Raft                       the manager certificate; without one, nothing
+//	                for gRPC                       the manager certificate, if its key is the key
+//	                                               of the node certificate, else the node certificate
+//	                for blobs                      the node certificate
 //
-// A manager's certificate is signed by the node itself, so that managers reach each other for gRPC
-// also when all node certificates have expired. One for an older key is not presented for gRPC: the
-// key in use must show in sessions.
+// A manager signs its manager certificate itself, so managers can reach each other for gRPC even if
+// all node certificates have expired. A manager certificate with an older key is not presented for
+// gRPC, because a session must show the key that is in use.
 
-// identityState is immutable.
+// identityState is one generation of an Identity. It is immutable.
 type identityState struct {
 	cred    pki.Credential // zero when anonymous
-	self    pki.Peer       // what the credential proves, also when it has expired; zero when anonymous
+	self    pki.Peer       // the identity in cred, which may have expired; zero when anonymous
 	manager pki.Credential // zero unless the node is a manager
 	bundle  *pki.Bundle
 	gen     uint64
 }
 
-// NewIdentity makes a holder. cred may be zero (anonymous), the bundle may not be nil. now is time.Now outside tests.
+// NewIdentity makes an Identity. cred may be zero (anonymous). bundle must not be nil. now is
+// time.Now outside of tests.
 func NewIdentity(cred pki.Credential, bundle *pki.Bundle, now func() time.Time) (*Identity, error) {
 	id := &Identity{now: now, changed: make(chan struct{})}
 	if err := id.Set(cred, bundle); err != nil {
@@ -55,31 +58,32 @@ func NewIdentity(cred pki.Credential, bundle *pki.Bundle, now func() time.Time) 
 	return id, nil
 }
 
-// Set replaces credential and roots at once, and refuses a credential that the roots do not vouch for: with such a one no
-// peer would talk to us any more. An expired one is accepted, since it is what renewal starts from.
+// Set replaces the credential and the roots atomically. It refuses a credential that the roots do
+// not verify, because no peer would accept it. It accepts an expired credential, because a renewal
+// starts from one.
 func (id *Identity) Set(cred pki.Credential, bundle *pki.Bundle) error {
 	id.mu.Lock()
 	defer id.mu.Unlock()
 	return id.setLocked(cred, bundle)
 }
 
-// SetBundle replaces the roots alone.
+// SetBundle replaces the roots and keeps the credential.
 func (id *Identity) SetBundle(bundle *pki.Bundle) error {
 	id.mu.Lock()
 	defer id.mu.Unlock()
 	return id.setLocked(id.state.cred, bundle)
 }
 
-// SetCredential replaces the credential alone.
+// SetCredential replaces the credential and keeps the roots.
 func (id *Identity) SetCredential(cred pki.Credential) error {
 	id.mu.Lock()
 	defer id.mu.Unlock()
 	return id.setLocked(cred, id.state.bundle)
 }
 
-// SetManager gives the node a manager's credential, or with the zero one takes it away. It refuses
-// one that is not this node's. Changed does not tell of it; RPCs that begin afterwards go through
-// new connections, as after Set.
+// SetManager sets the manager credential of the node; the zero credential removes it. SetManager
+// refuses a credential that is not a manager credential of this node. It does not close the channel
+// of Changed. As after Set, RPCs that begin afterwards use new connections.
 func (id *Identity) SetManager(cred pki.Credential) error {
 	id.mu.Lock()
 	defer id.mu.Unlock()
@@ -99,7 +103,7 @@ func (id *Identity) SetManager(cred pki.Credential) error {
 	return nil
 }
 
-// Manager is the credential that says that this node is a manager, zero when it has none.
+// Manager returns the manager credential of this node, or the zero credential.
 func (id *Identity) Manager() pki.Credential { return id.load().manager }
 
 func (id *Identity) setLocked(cred pki.Credential, bundle *pki.Bundle) error {
@@ -132,10 +136,11 @@ func (id *Identity) load() *identityState {
 	return id.state
 }
 
-// Self is what the credential proves; Kind is pki.KindUnknown when anonymous.
+// Self returns the identity in the credential. Its Kind is pki.KindUnknown if the process is
+// anonymous.
 func (id *Identity) Self() pki.Peer { return id.load().self }
 
-// NodeID is the node's id, "" for a user or an anonymous one.
+// NodeID returns the id of this node, or "" if the process is a user or anonymous.
 func (id *Identity) NodeID() string {
 	if self := id.load().self; self.Kind == pki.KindNode {
 		return self.ID
@@ -143,39 +148,41 @@ func (id *Identity) NodeID() string {
 	return ""
 }
 
-// Credential is the current one.
+// Credential returns the current credential, which is zero if the process is anonymous.
 func (id *Identity) Credential() pki.Credential { return id.load().cred }
 
-// Bundle is the current set of roots.
+// Bundle returns the current roots.
 func (id *Identity) Bundle() *pki.Bundle { return id.load().bundle }
 
-// Changed is closed by the next Set.
+// Changed returns a channel that the next Set, SetBundle or SetCredential closes.
 func (id *Identity) Changed() <-chan struct{} {
 	id.mu.Lock()
 	defer id.mu.Unlock()
 	return id.changed
 }
 
-// server is the credential for a client that offers these protocols. Clients of ours offer one.
-func (s *identityState) server(protos []string) pki.Credential {
+// serverCredential returns the credential for a client that offers these protocols. Our own clients
+// offer one.
+func (s *identityState) serverCredential(protos []string) pki.Credential {
 	if s.manager.Cert == nil || slices.Contains(protos, ProtoBlob) {
 		return s.cred
 	}
 	return s.manager
 }
 
-// client is the credential for a connection that this node opens, zero for an anonymous one.
-func (s *identityState) client(alpn string) pki.Credential {
+// clientCredential returns the credential for a connection that this node opens. It is zero for an
+// anonymous connection.
+func (s *identityState) clientCredential(alpn string) pki.Credential {
 	if alpn == ProtoRaft || alpn == ProtoGRPC && s.manager.Cert != nil && s.manager.Key.Equal(s.cred.Key) {
 		return s.manager
 	}
 	return s.cred
 }
 
-// serverConfig is the TLS configuration of one handshake as the server.
+// serverConfig returns the TLS configuration of one handshake as the server.
 func (id *Identity) serverConfig(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	s := id.load()
-	cred := s.server(hello.SupportedProtos)
+	cred := s.serverCredential(hello.SupportedProtos)
 	if cred.Cert == nil {
 		return nil, errdefs.ErrFailedPrecondition.WithMessage("this host has no certificate yet")
 	}
@@ -187,35 +194,35 @@ func (id *Identity) serverConfig(hello *tls.ClientHelloInfo) (*tls.Config, error
 		MinVersion:             tls.VersionTLS13,
 		NextProtos:             []string{ProtoGRPC, ProtoRaft, ProtoBlob, protoRoots},
 		Certificates:           []tls.Certificate{cred.TLS(chain...)},
-		ClientAuth:             tls.RequestClientCert, // verified below, against our roots and with our errors
+		ClientAuth:             tls.RequestClientCert, // VerifyConnection verifies it, with our roots and our errors
 		SessionTicketsDisabled: true,                  // a resumed session would keep a certificate alive past its renewal
 		Time:                   id.now,
 		VerifyConnection: func(cs tls.ConnectionState) error {
-			_, err := judgeClient(cs, s.bundle, id.now())
+			_, err := verifyClient(cs, s.bundle, id.now())
 			return err
 		},
 	}, nil
 }
 
-// wanted is who must answer a client.
-type wanted struct {
-	nodeID  string // "": any node of the cluster may
-	manager bool   // it must prove to be a manager
+// expectedPeer describes the server that a client accepts.
+type expectedPeer struct {
+	nodeID  string // "" accepts any node of the cluster
+	manager bool   // the server must prove that it is a manager
 	alpn    string
 }
 
-// clientConfig is the TLS configuration of one handshake as the client. The returned function gives
-// the server's proven identity after the handshake.
-func (id *Identity) clientConfig(want wanted) (*tls.Config, func() pki.Peer) {
+// clientConfig returns the TLS configuration of one handshake as the client, and a function that
+// returns the proved identity of the server after the handshake.
+func (id *Identity) clientConfig(want expectedPeer) (*tls.Config, func() pki.Peer) {
 	s := id.load()
 	var peer pki.Peer // written in the handshake, read after it
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS13,
 		NextProtos:         []string{want.alpn},
-		InsecureSkipVerify: true, // names are node ids and roots are ours: VerifyConnection does all of it
+		InsecureSkipVerify: true, // VerifyConnection verifies node ids and our own roots instead
 		Time:               id.now,
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			cred := s.client(want.alpn)
+			cred := s.clientCredential(want.alpn)
 			if cred.Cert == nil {
 				return &tls.Certificate{}, nil
 			}
@@ -223,7 +230,7 @@ func (id *Identity) clientConfig(want wanted) (*tls.Config, func() pki.Peer) {
 			return &present, nil
 		},
 		VerifyConnection: func(cs tls.ConnectionState) (err error) {
-			peer, err = judgeServer(cs, s.bundle, want, id.now())
+			peer, err = verifyServer(cs, s.bundle, want, id.now())
 			return err
 		},
 	}, func() pki.Peer { return peer }

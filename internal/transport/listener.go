@@ -1,72 +1,75 @@
 package transport
 
 import (
-	"container/list"
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"log/slog"
-	"maps"
 	"net"
-	"net/netip"
-	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
 
 	"swarm/internal/logsample"
-	"swarm/internal/origin"
 	"swarm/internal/pause"
 )
 
 const (
-	// DefaultHandshakeTimeout bounds a handshake from accept to finish.
+	// DefaultHandshakeTimeout limits the time from accept to the end of the handshake.
 	DefaultHandshakeTimeout = 10 * time.Second
-	// DefaultMaxHandshakes bounds the unfinished handshakes; each holds a goroutine and about 20 KiB.
+	// DefaultMaxHandshakes limits the unfinished handshakes. Each holds a goroutine and about 20
+	// KiB.
 	DefaultMaxHandshakes = 128
-	// DefaultMaxStrangers bounds the connections of callers without a valid certificate; each holds up to 200 KiB. A host
-	// that joins needs one for a second.
+	// DefaultMaxStrangers limits the connections of callers without a valid certificate. Each holds
+	// up to 200 KiB. A host that joins needs one for a second.
 	DefaultMaxStrangers = 64
-	// One origin has at most this part of the handshakes, and of the strangers: half. An origin may
-	// be a network in which many hosts join at once, and what others have is theirs whatever the
-	// part is: a full pool drops the connections of the largest origin.
-	originPart = 2
+	// originShare is the divisor of MaxHandshakes and MaxStrangers that gives the limit of one
+	// origin: half of each. An origin may be a network in which many hosts join at once. The share
+	// protects nobody else: a full pool closes the connections of the largest origin, so other
+	// origins keep theirs whatever the share is.
+	originShare = 2
 
-	// DefaultMaxOfPeer bounds the connections of one certificate's key for one protocol. A node has one for gRPC, one for
-	// Raft and a few for blobs with each other node.
-	DefaultMaxOfPeer = 256
-	// maxOfWorker is DefaultMaxOfPeer for the gRPC of a worker. It has one connection, a second while its certificate or the
-	// roots change, and for some seconds those that broke without its server's knowing.
-	maxOfWorker = 4
-	// maxBlobs is DefaultMaxOfPeer for the blobs of a worker, whose Dialer opens no more; a pull has four. Each that is
-	// served has buffers of about half a MiB.
-	maxBlobs = 32
+	// DefaultMaxPerKey limits the connections of one certificate key for one protocol. Towards each
+	// other node, a node has one connection for gRPC, one for Raft and a few for blobs.
+	DefaultMaxPerKey = 256
+	// maxWorkerConns limits the gRPC connections of one worker key, in place of MaxPerKey. A worker
+	// has one connection, a second while its certificate or the roots change, and for some seconds
+	// the broken ones that this node still counts.
+	maxWorkerConns = 4
+	// maxBlobConns limits the blob connections of one worker key, in place of MaxPerKey. The Dialer
+	// of a worker opens no more; a pull uses four. The buffers of a connection that is served take
+	// about half a MiB.
+	maxBlobConns = 32
 
-	// DefaultUnread is how long a peer may take for what is written to it for gRPC at once, 32 KiB as a rule.
-	DefaultUnread = 30 * time.Second
+	// DefaultWriteTimeout limits the time that one write to a peer for gRPC may take. A write has
+	// 32 KiB as a rule.
+	DefaultWriteTimeout = 30 * time.Second
 
-	// strangerBytes is what a caller without a valid certificate may send in the life of its connection, handshake included.
-	// A join sends 3 KiB. It bounds what any abuse of TLS, HTTP/2 or gRPC can cost.
+	// strangerBytes limits the bytes that a caller without a valid certificate may send during its
+	// connection, handshake included. A join sends 3 KiB. The limit bounds the cost of any abuse of
+	// TLS, HTTP/2 or gRPC.
 	strangerBytes = 16 << 10
-	// formerBytes is what a stranger may send besides whose certificate the cluster issued: the hello of a node that is to
-	// learn of its removal has up to 256 KiB.
-	formerBytes = 512 << 10
+	// formerMemberBytes is added to strangerBytes for a stranger that presents a certificate of
+	// this cluster. A node that is about to learn of its removal sends a hello of up to 256 KiB.
+	formerMemberBytes = 512 << 10
 )
 
-// ListenerConfig is what can be set of a Listener. The zero value means the defaults.
+// ListenerConfig holds the limits of a Listener. A field that is not positive has its default.
 type ListenerConfig struct {
+	// HandshakeTimeout limits the time from accept to the end of the handshake.
 	HandshakeTimeout time.Duration
-	// MaxHandshakes bounds the unfinished handshakes, MaxStrangers the connections without a valid certificate after their
-	// handshake. One origin has a part of each; see package origin.
+	// MaxHandshakes limits the unfinished handshakes. MaxStrangers limits the connections without a
+	// valid certificate after their handshake. One origin (see package origin) may have half of
+	// each.
 	MaxHandshakes, MaxStrangers int
-	// MaxOfPeer bounds the connections of one key for one protocol; a worker has fewer.
-	MaxOfPeer int
-	// Unread is how long a peer may leave what it is sent by gRPC unread. Then its connection is closed.
-	Unread time.Duration
+	// MaxPerKey limits the connections of one certificate key for one protocol. Workers have lower
+	// limits.
+	MaxPerKey int
+	// WriteTimeout limits the time that one write for gRPC may take. A peer that does not read for
+	// that long loses its connection.
+	WriteTimeout time.Duration
 }
 
 func (c ListenerConfig) withDefaults() ListenerConfig {
@@ -79,161 +82,67 @@ func (c ListenerConfig) withDefaults() ListenerConfig {
 	if c.MaxStrangers <= 0 {
 		c.MaxStrangers = DefaultMaxStrangers
 	}
-	if c.MaxOfPeer <= 0 {
-		c.MaxOfPeer = DefaultMaxOfPeer
+	if c.MaxPerKey <= 0 {
+		c.MaxPerKey = DefaultMaxPerKey
 	}
-	if c.Unread <= 0 {
-		c.Unread = DefaultUnread
+	if c.WriteTimeout <= 0 {
+		c.WriteTimeout = DefaultWriteTimeout
 	}
 	return c
 }
 
-// ListenerDeps are what a Listener needs.
+// ListenerDeps holds the objects that a Listener uses.
 type ListenerDeps struct {
 	Identity *Identity
 	Log      *slog.Logger
-	// Admit says whether a peer may speak a protocol (ProtoGRPC, ProtoRaft, ProtoBlob) here now, and how far it is trusted.
-	// The Listener asks it after each handshake, and again for every open connection in Review; then AuthInfo.Running is
-	// set for those that it must answer without a wait. Nil admits every peer that the handshake accepted, and trusts
-	// those with a valid certificate fully.
+	// Admit decides whether a peer may use a protocol (ProtoGRPC, ProtoRaft, ProtoBlob) now, and
+	// how far it is trusted. An error refuses the peer. The Listener calls Admit after each
+	// handshake, and again for every open connection in Review. Admit must answer without waiting
+	// if AuthInfo.Established is set. If Admit is nil, every peer that passed the handshake is
+	// admitted, and a peer with a valid certificate gets Full trust.
 	Admit func(proto string, who AuthInfo) (Trust, error)
 }
 
-// Trust is how much of a listener a peer may have: connections, calls and bytes. What it may call is judged elsewhere.
-type Trust uint8
-
-// The kinds of peers, by their limits.
-const (
-	// Stranger has proven nothing that counts now: it has no certificate, or one that has expired, was replaced or revoked,
-	// or is of a node that was removed.
-	Stranger Trust = iota
-	// Worker is a node of which nothing large is expected. Its host may be in the hands of whoever broke out of a container.
-	Worker
-	// Full is for managers and users.
-	Full
-)
-
-// Listener takes the connections of a node's one port, does the TLS handshake, and hands them on by ALPN. Clients that
-// stall in the handshake hold up nobody. Callers without a valid certificate share budgets of their own, so that members
-// get in whatever strangers do.
+// Listener accepts the connections to the one port of a node, does the TLS handshake, and passes
+// each connection to the sub-listener for its ALPN protocol. A client that stalls in the handshake
+// delays no other client. Callers without a valid certificate share their own limits, so they
+// cannot keep members from connecting.
 type Listener struct {
 	cfg  ListenerConfig
 	deps ListenerDeps
-	said *logsample.Sampler
+	log  *logsample.Sampler
 
 	addr net.Addr
 
-	mu     sync.Mutex        // guards what follows
-	parts  map[string]*queue // by ALPN, or partStrangers; absent while nobody serves it
+	mu     sync.Mutex              // guards subs and closed
+	subs   map[string]*subListener // by ALPN, subStrangers or subWorkers; absent until it is opened
 	closed bool
 
-	connsMu    sync.Mutex            // guards what follows; may be taken under mu
-	conns      map[*tracked]admitted // the zero value until the handshake is over
+	connsMu    sync.Mutex                // guards the fields below; may be locked while mu is held
+	conns      map[*trackedConn]admitted // the value is zero until the handshake is over
 	handshakes *pool
 	strangers  *pool
-	ofPeer     map[holder]int // how many connections of peers there are that are no strangers
+	perKey     map[peerKey]int // the number of open connections, strangers not counted
 }
 
-// admitted is the peer of an open connection, what it speaks, and how far it was trusted at accept.
-type admitted struct {
-	proto string
-	who   AuthInfo
-	trust Trust
-}
-
-// holder has a budget of connections. It is a key, and neither a node nor a user: whoever has a former key of one, or a
-// revoked credential, takes nothing from the holder of the current one.
-type holder struct{ proto, key string }
-
-func (a admitted) holder() holder { return holder{a.proto, string(a.who.Peer.PublicKey())} }
-
-// part is where the connection comes out.
-func (a admitted) part() string {
-	switch {
-	case a.proto == ProtoGRPC && a.trust == Stranger:
-		return partStrangers
-	case a.proto == ProtoGRPC && a.trust == Worker:
-		return partWorkers
-	}
-	return a.proto
-}
-
-// The parts for gRPC with strangers and with workers.
-const (
-	partStrangers = "strangers"
-	partWorkers   = "workers"
-)
-
-var (
-	errNotVouched = errdefs.ErrPermissionDenied.WithMessage("the cluster does not vouch for the peer's certificate")
-	errOtherTrust = errdefs.ErrUnavailable.WithMessage("the peer's standing has changed: it may connect again")
-)
-
-var errNotServed = errdefs.ErrUnavailable.WithMessage("what the client asks for is not served here now")
-
-// NewListener makes a Listener. addr is what its parts report as their address.
+// NewListener makes a Listener. addr is the address that its sub-listeners report.
 func NewListener(cfg ListenerConfig, deps ListenerDeps, addr net.Addr) *Listener {
 	cfg = cfg.withDefaults()
 	return &Listener{
-		cfg: cfg, deps: deps, said: logsample.New(deps.Log),
+		cfg: cfg, deps: deps, log: logsample.New(deps.Log),
 		addr:       addr,
-		parts:      map[string]*queue{},
-		conns:      map[*tracked]admitted{},
-		handshakes: newPool(cfg.MaxHandshakes, originPart),
-		strangers:  newPool(cfg.MaxStrangers, originPart),
-		ofPeer:     map[holder]int{},
+		subs:       map[string]*subListener{},
+		conns:      map[*trackedConn]admitted{},
+		handshakes: newPool(cfg.MaxHandshakes, originShare),
+		strangers:  newPool(cfg.MaxStrangers, originShare),
+		perKey:     map[peerKey]int{},
 	}
 }
 
-// GRPC opens the part where connections for gRPC come out, to be served with ServerOptions: those of peers that are trusted
-// fully. Connections for a part that is not open are refused. A part can be opened again, also after its
-// Close, as when a node becomes a manager for the second time; the newest one gets the connections.
-func (l *Listener) GRPC() net.Listener { return l.open(ProtoGRPC) }
-
-// Workers opens the part where connections for gRPC of workers come out, to be served with WorkerOptions.
-func (l *Listener) Workers() net.Listener { return l.open(partWorkers) }
-
-// Strangers opens the part where connections for gRPC of strangers come out, to be served with StrangerOptions.
-func (l *Listener) Strangers() net.Listener { return l.open(partStrangers) }
-
-// Raft opens the part where connections for Raft come out, as GRPC does; PeerOf names the node.
-func (l *Listener) Raft() net.Listener { return l.open(ProtoRaft) }
-
-// Blob opens the part where connections for the blob server come out, as GRPC does; PeerOf names the node.
-func (l *Listener) Blob() net.Listener { return l.open(ProtoBlob) }
-
-func (l *Listener) open(proto string) *queue {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	q := &queue{addr: l.addr, conns: make(chan net.Conn), closed: make(chan struct{})}
-	if l.closed {
-		_ = q.Close()
-		return q
-	}
-	if old := l.parts[proto]; old != nil {
-		_ = old.Close()
-	}
-	l.parts[proto] = q
-	return q
-}
-
-func (l *Listener) part(proto string) *queue {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.parts[proto]
-}
-
-func (l *Listener) closeParts() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.closed = true
-	for _, q := range l.parts {
-		_ = q.Close()
-	}
-}
-
-// Run accepts from ln until ctx ends (it then returns nil) or ln fails. It closes ln and the parts, waits for its
-// handshakes, and closes every connection that it handed on: those who serve them may outlive the membership. It runs once.
+// Run accepts connections from ln until ctx ends or ln fails. It returns nil if ctx ended. Before
+// it returns, it closes ln and the sub-listeners, waits for the handshakes, and closes every
+// connection that it passed on, because the servers of those connections may outlive the membership
+// of the node. Call it once.
 func (l *Listener) Run(ctx context.Context, ln net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -243,7 +152,7 @@ func (l *Listener) Run(ctx context.Context, ln net.Listener) error {
 		stop()
 		_ = ln.Close()
 		wg.Wait()
-		l.closeParts()
+		l.closeSubs()
 		l.closeConns()
 	}()
 	backoff := 5 * time.Millisecond
@@ -259,7 +168,8 @@ func (l *Listener) Run(ctx context.Context, ln net.Listener) error {
 			if errors.Is(err, net.ErrClosed) {
 				return err
 			}
-			l.said.Log(slog.LevelWarn, "accept "+logsample.Reason(err), "accept", "err", err) // out of file descriptors, mostly: it passes
+			// The usual cause is a lack of file descriptors, which is transient.
+			l.log.Log(slog.LevelWarn, "accept "+logsample.Reason(err), "cannot accept a connection, trying again", "err", err)
 			if pause.For(ctx, backoff) != nil {
 				return nil
 			}
@@ -267,218 +177,34 @@ func (l *Listener) Run(ctx context.Context, ln net.Listener) error {
 			continue
 		}
 		backoff = 5 * time.Millisecond
-		known := l.track(conn)
-		wg.Go(func() { l.shake(ctx, known) })
+		tracked := l.track(conn)
+		wg.Go(func() { l.serveConn(ctx, tracked) })
 	}
 }
 
-// tracked is a connection that the listener knows of until it is closed.
-type tracked struct {
-	net.Conn
-	l      *Listener
-	origin netip.Prefix
-	since  time.Time
-	// left is how many bytes the caller may still send while it is a stranger.
-	left    atomic.Int64
-	trusted atomic.Bool
-	// dropped is set when the connection is taken out of the listener's counts in favour of another, before it is closed.
-	dropped atomic.Bool
-
-	// in is the pool that counts the connection, nil when none does; place is where. Guarded by the listener's connsMu.
-	in    *pool
-	place *list.Element
-}
-
-// track takes in a new connection, and drops another when there are too many unfinished handshakes.
-func (l *Listener) track(c net.Conn) *tracked {
-	t := &tracked{Conn: c, l: l, origin: origin.Of(c.RemoteAddr()), since: time.Now()}
-	t.left.Store(strangerBytes)
-	l.connsMu.Lock()
-	l.conns[t] = admitted{}
-	dropped := l.crowd(l.handshakes, t)
-	l.connsMu.Unlock()
-	l.drop(dropped)
-	return t
-}
-
-// crowd puts a connection into a pool and returns the one that must go for it, nil if none. That one is in no count from
-// here on: its handshake may end at this moment, and must find it gone. The caller holds connsMu, and calls drop after.
-func (l *Listener) crowd(p *pool, t *tracked) (dropped *tracked) {
-	if dropped = p.add(t); dropped != nil {
-		dropped.dropped.Store(true)
-		l.forget(dropped)
-	}
-	return dropped
-}
-
-// drop closes a connection that crowd returned. Nil is no error.
-func (l *Listener) drop(t *tracked) {
-	if t == nil {
-		return
-	}
-	_ = t.Close()
-	l.said.Log(slog.LevelWarn, "crowded", "connection refused", "remote", t.RemoteAddr().String(), "err", errCrowded)
-}
-
-// Read implements net.Conn.
-func (t *tracked) Read(p []byte) (int, error) {
-	n, err := t.Conn.Read(p)
-	if t.trusted.Load() || t.left.Add(-int64(n)) >= 0 {
-		return n, err
-	}
-	return 0, errdefs.ErrResourceExhausted.WithMessage(fmt.Sprintf("a caller without a certificate sent more than %d bytes", strangerBytes))
-}
-
-// Close implements net.Conn.
-func (t *tracked) Close() error {
-	t.l.connsMu.Lock()
-	t.l.forget(t)
-	t.l.connsMu.Unlock()
-	return t.Conn.Close()
-}
-
-// forget takes a connection out of all counts. The caller holds connsMu.
-func (l *Listener) forget(t *tracked) {
-	t.in.remove(t)
-	a, open := l.conns[t]
-	delete(l.conns, t)
-	if !open || a.trust == Stranger {
-		return
-	}
-	of := a.holder()
-	if l.ofPeer[of]--; l.ofPeer[of] == 0 {
-		delete(l.ofPeer, of)
-	}
-}
-
-// admit asks Admit about the peer of a connection, and notes the peer for Review. It asks again thereafter, so that no
-// change of membership falls between the two. The result says how far the peer is trusted.
-func (l *Listener) admit(conn *tracked, a admitted) (admitted, error) {
-	trust, err := l.judge(a)
-	if err != nil {
-		return a, err
-	}
-	a.trust = trust
-	if err := l.note(conn, a); err != nil {
-		return a, err
-	}
-	return a, l.judgeAgain(a)
-}
-
-// note counts a connection after its handshake: for its peer's key, or among the strangers.
-func (l *Listener) note(conn *tracked, a admitted) error {
-	l.connsMu.Lock()
-	if _, open := l.conns[conn]; !open {
-		l.connsMu.Unlock()
-		return net.ErrClosed
-	}
-	most := l.cfg.MaxOfPeer
-	switch {
-	case a.part() == partWorkers:
-		most = min(most, maxOfWorker)
-	case a.trust == Worker:
-		most = min(most, maxBlobs)
-	}
-	var dropped *tracked
-	if of := a.holder(); a.trust == Stranger {
-		conn.in.remove(conn)
-		dropped = l.crowd(l.strangers, conn)
-		if !a.who.Anonymous() {
-			conn.left.Add(formerBytes)
-		}
-	} else if l.ofPeer[of] >= most {
-		l.connsMu.Unlock()
-		return errTooMany
-	} else {
-		conn.in.remove(conn)
-		l.ofPeer[of]++
-		conn.trusted.Store(true)
-	}
-	l.conns[conn] = a
-	l.connsMu.Unlock()
-	l.drop(dropped)
-	return nil
-}
-
-// judge asks Admit. Without a valid certificate a peer is a stranger in any case, and strangers speak gRPC alone.
-func (l *Listener) judge(a admitted) (Trust, error) {
-	trust := Full
-	if l.deps.Admit != nil {
-		var err error
-		if trust, err = l.deps.Admit(a.proto, a.who); err != nil {
-			return Stranger, err
-		}
-	}
-	if a.who.Anonymous() || a.who.Expired(l.deps.Identity.now()) {
-		trust = Stranger
-	}
-	if trust == Stranger && a.proto != ProtoGRPC {
-		return Stranger, errNotVouched
-	}
-	return trust, nil
-}
-
-// judgeAgain asks Admit about a connection that was admitted. An error means that it must end: the peer may not have it any
-// more, or comes back with other limits. The key of a node's connection for gRPC counts as it was at accept. One for blobs is
-// opened again at little cost.
-func (l *Listener) judgeAgain(a admitted) error {
-	a.who.Running = a.proto == ProtoGRPC && (a.trust != Stranger || a.who.User() != "")
-	trust, err := l.judge(a)
-	now := a
-	if now.trust = trust; err == nil && now.part() != a.part() {
-		return errOtherTrust
-	}
-	return err
-}
-
-// Review asks Admit again about the peer of every open connection. It closes those that Admit refuses, and those for gRPC
-// whose peer Admit now trusts differently. Call it when a membership, a role or a credential has changed.
-func (l *Listener) Review() {
-	l.connsMu.Lock()
-	open := maps.Clone(l.conns)
-	l.connsMu.Unlock()
-	for conn, a := range open {
-		if a.proto == "" {
-			continue // still in its handshake
-		}
-		if err := l.judgeAgain(a); err != nil {
-			_ = conn.Close()
-			l.said.Log(slog.LevelInfo, "closed "+a.who.String()+" "+a.proto, "connection closed", "peer", a.who.String(), "protocol", a.proto, "err", err)
-		}
-	}
-}
-
-func (l *Listener) closeConns() {
-	l.connsMu.Lock()
-	open := slices.Collect(maps.Keys(l.conns))
-	l.connsMu.Unlock()
-	for _, c := range open {
-		_ = c.Close()
-	}
-}
-
-// shake does one handshake and hands the connection on.
-func (l *Listener) shake(ctx context.Context, raw *tracked) {
+// serveConn does one handshake and passes the connection on.
+func (l *Listener) serveConn(ctx context.Context, raw *trackedConn) {
 	conn := tls.Server(raw, &tls.Config{MinVersion: tls.VersionTLS13, GetConfigForClient: l.deps.Identity.serverConfig})
 	hctx, cancel := context.WithTimeout(ctx, l.cfg.HandshakeTimeout)
 	err := conn.HandshakeContext(hctx)
 	cancel()
-	if err == nil { // a server that does not accept for that long is as good as absent
+	if err == nil { // a server that does not accept within the timeout counts as absent
 		hctx, cancel := context.WithTimeout(ctx, l.cfg.HandshakeTimeout)
-		err = l.handOn(hctx, raw, conn)
+		err = l.deliver(hctx, raw, conn)
 		cancel()
 	}
 	if err != nil {
 		_ = conn.Close()
-		if ctx.Err() == nil && !raw.dropped.Load() {
-			l.said.Log(slog.LevelInfo, raw.origin.String()+" "+kindOf(err), "connection refused", "remote", raw.RemoteAddr().String(), "err", err)
+		if ctx.Err() == nil && !raw.evicted.Load() {
+			l.log.Log(slog.LevelInfo, raw.origin.String()+" "+refusalKind(err), "connection refused", "remote", raw.RemoteAddr().String(), "err", err)
 		}
 	}
 }
 
-// kindOf is the reason of a refusal without what differs from one attempt to the next, or is of the caller's choice, such as
-// the versions of TLS that it offers.
-func kindOf(err error) string {
+// refusalKind returns the reason of a refusal, cut before the first digit or bracket. The rest
+// differs from one attempt to the next, or is chosen by the caller, such as the TLS versions that
+// it offers, and would defeat the sampling of logs.
+func refusalKind(err error) string {
 	reason := logsample.Reason(err)
 	if i := strings.IndexAny(reason, "[0123456789"); i > 0 {
 		reason = reason[:i]
@@ -486,69 +212,35 @@ func kindOf(err error) string {
 	return reason
 }
 
-// handOn gives a connection to the part that its ALPN names. On an error the caller closes it.
-func (l *Listener) handOn(ctx context.Context, raw *tracked, conn *tls.Conn) error {
+// deliver passes a connection to the sub-listener for its ALPN protocol. The caller closes the
+// connection on an error.
+func (l *Listener) deliver(ctx context.Context, raw *trackedConn, conn *tls.Conn) error {
 	cs := conn.ConnectionState()
 	switch cs.NegotiatedProtocol {
 	case "":
-		return errdefs.ErrInvalidArgument.WithMessage("the client names no protocol that is spoken here")
-	case protoRoots: // the joiner has what it came for
+		return errdefs.ErrInvalidArgument.WithMessage("the client offers no protocol that this node speaks")
+	case protoRoots: // the handshake has already given the roots to the joiner
 		return conn.Close()
 	}
-	// The handshake accepted the peer; this reads who it is, against roots that may be newer by now.
+	// The handshake has accepted the peer. This second check reads the identity of the peer, and
+	// uses roots that may be newer.
 	now := l.deps.Identity.now()
-	p, err := judgeClient(cs, l.deps.Identity.Bundle(), now)
+	p, err := verifyClient(cs, l.deps.Identity.Bundle(), now)
 	if err != nil {
 		return err
 	}
-	peer := secured(conn, p)
+	peer := newPeerConn(conn, p)
 	a, err := l.admit(raw, admitted{proto: cs.NegotiatedProtocol, who: peer.info})
 	if err != nil {
 		return err
 	}
-	to := l.part(a.part())
+	to := l.sub(a.subName())
 	if to == nil {
 		return errNotServed
 	}
 	peer.closeAtExpiry(now)
-	if a.proto == ProtoGRPC { // Raft and HTTP have deadlines of their own.
-		peer.unread = l.cfg.Unread
+	if a.proto == ProtoGRPC { // Raft and HTTP set their own deadlines
+		peer.writeTimeout = l.cfg.WriteTimeout
 	}
 	return to.put(ctx, peer)
 }
-
-// queue is a net.Listener fed by put.
-type queue struct {
-	addr   net.Addr
-	conns  chan net.Conn
-	closed chan struct{}
-	once   sync.Once
-}
-
-// put waits until someone accepts the connection.
-func (q *queue) put(ctx context.Context, c net.Conn) error {
-	select {
-	case q.conns <- c:
-		return nil
-	case <-q.closed:
-		return errNotServed
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func (q *queue) Accept() (net.Conn, error) {
-	select {
-	case c := <-q.conns:
-		return c, nil
-	case <-q.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-func (q *queue) Close() error {
-	q.once.Do(func() { close(q.closed) })
-	return nil
-}
-
-func (q *queue) Addr() net.Addr { return q.addr }

@@ -12,7 +12,9 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 )
 
-// DialUnix returns a connection for RPCs to the daemon of this host. The caller closes it.
+// DialUnix returns a connection for RPCs to the daemon of this host. The caller closes it. Calls
+// fail with errdefs.ErrUnavailable if no daemon listens at path, and with
+// errdefs.ErrPermissionDenied if the user may not open the socket.
 func DialUnix(path string) (*grpc.ClientConn, error) {
 	dial := func(ctx context.Context, _ string) (net.Conn, error) {
 		var d net.Dialer
@@ -25,7 +27,7 @@ func DialUnix(path string) (*grpc.ClientConn, error) {
 		}
 		return conn, err
 	}
-	// The kernel is what protects this connection.
+	// The file mode of the socket protects this connection, so it needs no TLS.
 	options := append(clientOptions(), grpc.WithContextDialer(dial), grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)))
 	return grpc.NewClient("passthrough:///localhost", options...)

@@ -13,8 +13,8 @@ import (
 	"swarm/internal/pki"
 )
 
-// Whoever has no state to look into, a joiner or a user, is not served by a node that does not
-// prove to be a manager, and tells it nothing.
+// Joiners and users cannot look into the replicated state. They refuse a node that does not prove
+// to be a manager, and send it nothing.
 func TestDialAddr_RefusesAWorker(t *testing.T) {
 	root := newRoot(t, "c1")
 	worker := startNode(t, identity(t, fresh(t, root, newID()), root.Cert), ListenerConfig{})
@@ -37,8 +37,8 @@ func TestDialAddr_RefusesAWorker(t *testing.T) {
 	}
 }
 
-// raw speaks TLS as an attacker does, with any credential, and returns what it was answered with
-// and the connection.
+// raw speaks TLS as an attacker would, with any credential. It returns the connection and the error
+// of the handshake.
 func raw(t *testing.T, addr, alpn string, cred pki.Credential) (*tls.Conn, error) {
 	t.Helper()
 	config := &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: []string{alpn}, InsecureSkipVerify: true}
@@ -56,7 +56,7 @@ func raw(t *testing.T, addr, alpn string, cred pki.Credential) (*tls.Conn, error
 	return conn, conn.HandshakeContext(ctx)
 }
 
-// A node presents its manager's certificate as the documentation of Identity says.
+// A node presents the certificates that the comment of Identity documents.
 func TestIdentity_PresentsTheCertificateOfTheProtocol(t *testing.T) {
 	root := newRoot(t, "c1")
 	id := managerIdentity(t, root, newID(), root.Cert)
@@ -73,21 +73,22 @@ func TestIdentity_PresentsTheCertificateOfTheProtocol(t *testing.T) {
 		}
 	}
 	for alpn, want := range map[string]bool{ProtoGRPC: true, ProtoRaft: true, ProtoBlob: false} {
-		if got := id.load().client(alpn).Cert.Subject.OrganizationalUnit; (len(got) > 0) != want {
+		if got := id.load().clientCredential(alpn).Cert.Subject.OrganizationalUnit; (len(got) > 0) != want {
 			t.Errorf("%s: the client says that it is a manager: %v, want %v", alpn, got, want)
 		}
 	}
-	// Until the manager's certificate is for the renewed key, sessions show the renewed one.
+	// Sessions present the renewed node certificate until the manager certificate has the renewed
+	// key too.
 	if err := id.SetCredential(fresh(t, root, server.id)); err != nil {
 		t.Fatal(err)
 	}
-	if got := id.load().client(ProtoGRPC).Cert; got != id.Credential().Cert {
+	if got := id.load().clientCredential(ProtoGRPC).Cert; got != id.Credential().Cert {
 		t.Error("after a renewal: the client presents the certificate of the former key")
 	}
 	if err := id.SetManager(pki.Credential{}); err != nil {
 		t.Fatal(err)
 	}
-	if id.Manager().Cert != nil || id.load().server([]string{ProtoGRPC}).Cert != id.Credential().Cert {
+	if id.Manager().Cert != nil || id.load().serverCredential([]string{ProtoGRPC}).Cert != id.Credential().Cert {
 		t.Error("a former manager still has a manager's certificate")
 	}
 	d := dialer(t, id, server)
@@ -96,7 +97,7 @@ func TestIdentity_PresentsTheCertificateOfTheProtocol(t *testing.T) {
 	}
 }
 
-func TestSetManager_RefusesWhatIsNotOfThisManager(t *testing.T) {
+func TestSetManager_RefusesOtherCredentials(t *testing.T) {
 	root, other := newRoot(t, "c1"), newRoot(t, "c1")
 	self := newID()
 	cred := fresh(t, root, self)
@@ -115,7 +116,7 @@ func TestSetManager_RefusesWhatIsNotOfThisManager(t *testing.T) {
 	}
 }
 
-// Raft takes a manager's certificate and no other.
+// Raft accepts manager certificates only.
 func TestListener_RaftNeedsAManager(t *testing.T) {
 	root := newRoot(t, "c1")
 	server := startNode(t, managerIdentity(t, root, newID(), root.Cert), ListenerConfig{})
@@ -127,7 +128,7 @@ func TestListener_RaftNeedsAManager(t *testing.T) {
 		"a user": credential(t, root.SignUser, "jane", time.Hour, time.Now()),
 	} {
 		conn, err := raw(t, server.addr, ProtoRaft, given)
-		if err == nil { // TLS 1.3: the client is done before the server has judged it
+		if err == nil { // in TLS 1.3 the client finishes before the server has verified it
 			_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
 			_, err = conn.Read(make([]byte, 1))
 		}

@@ -12,54 +12,53 @@ import (
 	"swarm/internal/pki"
 )
 
-// proofKey is the header of a call, and of its answer, in which the two ends prove that they know
-// the same join token.
+// proofKey is the header in which both ends prove that they know the same join token: the client in
+// the call, the server in the answer.
 const proofKey = "swarm-join-proof-bin"
 
-// errUnproved is what a joiner says of a server that accepted its proof, or claims to, and has none
-// of its own.
-var errUnproved = errdefs.ErrUnauthenticated.WithMessage("the host that answers does not know the join token: it is not a manager of this cluster, or it was replaced; get the address with `swarm join-token` on a manager")
+// errServerUnproven is the error of a joiner if the server answers without a valid proof.
+var errServerUnproven = errdefs.ErrUnauthenticated.WithMessage("the host that answers does not know the join token: it is not a manager of this cluster, or it was replaced; get the address with `swarm join-token` on a manager")
 
-// Proving returns a connection on which every call proves the token to the server, and which passes
-// no answer on before the server has proved that it knows the token too. The token itself is never
-// sent. An error of the server needs no proof.
+// Proving returns a connection that proves the token to the server on every call. It passes on an
+// answer only after the server has proved that it knows the token too. It passes on errors of the
+// server without a proof. The token itself is never sent.
 func Proving(conn grpc.ClientConnInterface, token pki.Token) grpc.ClientConnInterface {
-	return proving{conn: conn, token: token}
+	return proofConn{conn: conn, token: token}
 }
 
-type proving struct {
+type proofConn struct {
 	conn  grpc.ClientConnInterface
 	token pki.Token
 }
 
-func (p proving) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+func (p proofConn) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
 	var header metadata.MD
 	var at peer.Peer
-	opts = append(opts[:len(opts):len(opts)], grpc.PerRPCCredentials(prover{p.token}), grpc.Header(&header), grpc.Peer(&at))
+	opts = append(opts[:len(opts):len(opts)], grpc.PerRPCCredentials(proofCredentials{p.token}), grpc.Header(&header), grpc.Peer(&at))
 	if err := p.conn.Invoke(ctx, method, args, reply, opts...); err != nil {
 		return err
 	}
-	return checkServer(p.token, header, at)
+	return checkServerProof(p.token, header, at)
 }
 
-func (p proving) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-	opts = append(opts[:len(opts):len(opts)], grpc.PerRPCCredentials(prover{p.token}))
+func (p proofConn) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	opts = append(opts[:len(opts):len(opts)], grpc.PerRPCCredentials(proofCredentials{p.token}))
 	stream, err := p.conn.NewStream(ctx, desc, method, opts...)
 	if err != nil {
 		return nil, err
 	}
-	return &provingStream{ClientStream: stream, token: p.token}, nil
+	return &proofStream{ClientStream: stream, token: p.token}, nil
 }
 
-// provingStream checks the server's proof before its first message. Like any stream it has one
-// receiver.
-type provingStream struct {
+// proofStream checks the proof of the server before it passes on the first message. Like any
+// stream, it has one receiver.
+type proofStream struct {
 	grpc.ClientStream
 	token  pki.Token
 	proved bool
 }
 
-func (s *provingStream) RecvMsg(m any) error {
+func (s *proofStream) RecvMsg(m any) error {
 	if err := s.ClientStream.RecvMsg(m); err != nil || s.proved {
 		return err
 	}
@@ -71,27 +70,28 @@ func (s *provingStream) RecvMsg(m any) error {
 	if p, ok := peer.FromContext(s.Context()); ok {
 		at = *p
 	}
-	if err := checkServer(s.token, header, at); err != nil {
+	if err := checkServerProof(s.token, header, at); err != nil {
 		return err
 	}
 	s.proved = true
 	return nil
 }
 
-// checkServer judges the header of an answer that came over the connection to a peer.
-func checkServer(token pki.Token, header metadata.MD, at peer.Peer) error {
+// checkServerProof checks the proof in the header of an answer. at is the peer of the connection on
+// which the answer came.
+func checkServerProof(token pki.Token, header metadata.MD, at peer.Peer) error {
 	info, _ := at.AuthInfo.(AuthInfo)
-	if !token.Proves(proofIn(header), pki.SideManager, info.Binding) {
-		return errUnproved
+	if !token.Proves(proofFrom(header), pki.SideManager, info.Binding) {
+		return errServerUnproven
 	}
 	return nil
 }
 
-// prover makes the header of a call for the connection over which that call goes: which one that
-// is, only gRPC knows.
-type prover struct{ token pki.Token }
+// proofCredentials adds the proof to the header of a call. It implements
+// credentials.PerRPCCredentials because only gRPC knows on which connection a call goes.
+type proofCredentials struct{ token pki.Token }
 
-func (p prover) GetRequestMetadata(ctx context.Context, _ ...string) (map[string]string, error) {
+func (p proofCredentials) GetRequestMetadata(ctx context.Context, _ ...string) (map[string]string, error) {
 	call, _ := credentials.RequestInfoFromContext(ctx)
 	info, ok := call.AuthInfo.(AuthInfo)
 	if !ok || len(info.Binding) == 0 {
@@ -100,17 +100,17 @@ func (p prover) GetRequestMetadata(ctx context.Context, _ ...string) (map[string
 	return map[string]string{proofKey: string(p.token.Proof(pki.SideJoiner, info.Binding))}, nil
 }
 
-func (prover) RequireTransportSecurity() bool { return true }
+func (proofCredentials) RequireTransportSecurity() bool { return true }
 
-// Proved returns which of the tokens the caller of a gRPC method has proved that it knows, and -1
-// for none of them. It compares with all of them, whatever the outcome.
+// Proved returns the index of the token that the caller of a gRPC method has proved to know, and -1
+// if there is none. It compares the proof with every token, so its time does not reveal the index.
 func Proved(ctx context.Context, tokens ...pki.Token) (int, error) {
 	info, err := FromContext(ctx)
 	if err != nil {
 		return -1, err
 	}
 	header, _ := metadata.FromIncomingContext(ctx)
-	proof, which := proofIn(header), -1
+	proof, which := proofFrom(header), -1
 	for i, t := range tokens {
 		if t.Proves(proof, pki.SideJoiner, info.Binding) {
 			which = i
@@ -119,8 +119,8 @@ func Proved(ctx context.Context, tokens ...pki.Token) (int, error) {
 	return which, nil
 }
 
-// AnswerProof makes the answer of a gRPC method prove that this side knows the token. Call it once,
-// for the token that the caller has proved.
+// AnswerProof adds to the answer of a gRPC method the proof that this server knows the token. Call
+// it once per call, with the token that the caller has proved.
 func AnswerProof(ctx context.Context, token pki.Token) error {
 	info, err := FromContext(ctx)
 	if err != nil {
@@ -129,24 +129,24 @@ func AnswerProof(ctx context.Context, token pki.Token) error {
 	return grpc.SetHeader(ctx, metadata.Pairs(proofKey, string(token.Proof(pki.SideManager, info.Binding))))
 }
 
-// WithProof returns a context as the handler of a call sees it whose caller knows the token, for
+// WithProof returns the context that a handler gets if its caller has proved the token. It is for
 // tests.
 func WithProof(ctx context.Context, token pki.Token) context.Context {
 	info := AuthInfo{Binding: []byte("a connection of a test")}
-	ctx = grpc.NewContextWithServerTransportStream(WithAuthInfo(ctx, info), noStream{})
+	ctx = grpc.NewContextWithServerTransportStream(WithAuthInfo(ctx, info), discardStream{})
 	return metadata.NewIncomingContext(ctx, metadata.Pairs(proofKey, string(token.Proof(pki.SideJoiner, info.Binding))))
 }
 
-// noStream takes the header of an answer that nobody receives.
-type noStream struct{}
+// discardStream discards the header of an answer.
+type discardStream struct{}
 
-func (noStream) Method() string               { return "" }
-func (noStream) SetHeader(metadata.MD) error  { return nil }
-func (noStream) SendHeader(metadata.MD) error { return nil }
-func (noStream) SetTrailer(metadata.MD) error { return nil }
+func (discardStream) Method() string               { return "" }
+func (discardStream) SetHeader(metadata.MD) error  { return nil }
+func (discardStream) SendHeader(metadata.MD) error { return nil }
+func (discardStream) SetTrailer(metadata.MD) error { return nil }
 
-// proofIn reads a header; nil for none, and for several.
-func proofIn(header metadata.MD) []byte {
+// proofFrom returns the proof in a header, and nil if there is none or more than one.
+func proofFrom(header metadata.MD) []byte {
 	if given := header.Get(proofKey); len(given) == 1 {
 		return []byte(given[0])
 	}

@@ -16,7 +16,7 @@ import (
 	"swarm/internal/pki"
 )
 
-// gate answers whoever proves the token, or claims to, when it is honest or not.
+// gate is a server that checks the proof of the caller and answers with a proof of its own.
 type gate struct {
 	healthpb.UnimplementedHealthServer
 	token pki.Token

@@ -50,7 +50,7 @@ func fresh(t testing.TB, root *pki.Root, id string) pki.Credential {
 	return credential(t, root.SignNode, id, time.Hour, time.Now())
 }
 
-// expired is a certificate that ran out half an hour ago.
+// expired returns a certificate that expired half an hour ago.
 func expired(t testing.TB, root *pki.Root, id string) pki.Credential {
 	return credential(t, root.SignNode, id, time.Hour, time.Now().Add(-90*time.Minute))
 }
@@ -59,7 +59,7 @@ func identity(t testing.TB, cred pki.Credential, roots ...*x509.Certificate) *Id
 	return must[*Identity](t)(NewIdentity(cred, bundleOf(t, roots...), time.Now))
 }
 
-// managerIdentity is the identity of a node that is a manager.
+// managerIdentity returns the identity of a manager.
 func managerIdentity(t testing.TB, root *pki.Root, id string, roots ...*x509.Certificate) *Identity {
 	cred := fresh(t, root, id)
 	out := identity(t, cred, roots...)
@@ -69,24 +69,24 @@ func managerIdentity(t testing.TB, root *pki.Root, id string, roots ...*x509.Cer
 	return out
 }
 
-// managerCredential is one for the key of a node's.
+// managerCredential returns a manager credential for the key of a node credential.
 func managerCredential(t testing.TB, root *pki.Root, id string, of pki.Credential) pki.Credential {
 	csr := must[[]byte](t)(pki.CreateCSR(of.Key))
 	cert := must[*x509.Certificate](t)(root.SignManager(csr, pki.Manager{NodeID: id, Issued: 7}, time.Hour, time.Now()))
 	return must[pki.Credential](t)(pki.NewCredential(cert, of.Key))
 }
 
-// node is a listener on loopback with a gRPC server behind it.
+// node is a listener on loopback with a gRPC server.
 type node struct {
 	id    string
 	ident *Identity
 	addr  string
 	ln    *Listener
-	seen  chan AuthInfo // who called
-	leave func()        // ends the listener; the server goes on
+	seen  chan AuthInfo // the callers
+	leave func()        // ends the listener, not the server
 }
 
-// probe answers health checks and says who asks.
+// probe answers health checks and records the callers.
 type probe struct {
 	healthpb.UnimplementedHealthServer
 	seen chan AuthInfo
@@ -109,7 +109,7 @@ func (p probe) Check(ctx context.Context, req *healthpb.HealthCheckRequest) (*he
 	return resp, nil
 }
 
-// Watch answers once and stays until the caller leaves.
+// Watch answers once and then waits until the caller leaves.
 func (p probe) Watch(_ *healthpb.HealthCheckRequest, stream grpc.ServerStreamingServer[healthpb.HealthCheckResponse]) error {
 	if p.err != nil {
 		return p.err()
@@ -125,7 +125,7 @@ func startNode(t testing.TB, id *Identity, cfg ListenerConfig) *node {
 	return startNodeWith(t, id, cfg, nil)
 }
 
-// startNodeWith is startNode with a say in who is admitted.
+// startNodeWith is startNode with an Admit function.
 func startNodeWith(t testing.TB, id *Identity, cfg ListenerConfig, admit func(string, AuthInfo) (Trust, error)) *node {
 	raw := must[net.Listener](t)(net.Listen("tcp", "127.0.0.1:0"))
 	n := &node{
@@ -156,7 +156,7 @@ func startNodeWith(t testing.TB, id *Identity, cfg ListenerConfig, admit func(st
 	return n
 }
 
-// resolver finds nodes by id.
+// resolver returns a resolve function for the given nodes.
 func resolver(nodes ...*node) func(string) (string, bool) {
 	return func(id string) (string, bool) {
 		for _, n := range nodes {
@@ -181,7 +181,7 @@ func check(t testing.TB, cc grpc.ClientConnInterface) error {
 	return err
 }
 
-// clock is a time that tests set.
+// clock is a clock that tests can move.
 type clock struct{ offset atomic.Int64 }
 
 func (c *clock) now() time.Time { return time.Now().Add(time.Duration(c.offset.Load())) }

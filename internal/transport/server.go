@@ -14,37 +14,43 @@ import (
 )
 
 const (
-	// memberStreams bounds the calls that one connection of a node or user has open at once: followed logs and exec sessions
-	// are such calls. Those beyond wait.
+	// memberStreams limits the open calls on one connection of a manager or user. Followed logs and
+	// exec sessions are such calls. Further calls wait.
 	memberStreams = 1024
-	// memberHeaders and strangerHeaders bound the headers of a call, in bytes.
+	// memberHeaders and strangerHeaders limit the headers of a call, in bytes.
 	memberHeaders, strangerHeaders = 64 << 10, 8 << 10
 
-	// What workers may have. A connection of a worker has a session, and a few short calls. MaxWorkerMessage is the largest
-	// message of a worker, in bytes; a report is. Of unfinished messages the server holds of one connection one that is read,
-	// and the first window of the others (boundFirst): of one key, maxOfWorker times 832 KiB. To these comes one message of the
-	// session of the node.
-	workerStreams    = 8
+	// workerStreams limits the open calls on one connection of a worker, which has one session and
+	// a few short calls.
+	workerStreams = 8
+	// MaxWorkerMessage is the largest message of a worker, in bytes. Reports are the largest
+	// messages. For each connection, the server holds one unfinished message that it reads, and the
+	// first flow-control window of each other one (see limitFirstMessage): for one certificate key,
+	// maxWorkerConns times 832 KiB, plus one message of the session of the node.
 	MaxWorkerMessage = bounds.MaxReport + 64<<10
 
-	// What strangers may have. A join is two calls with messages of less than 2 KiB.
+	// The limits of strangers: open calls on one connection, and bytes of a message and of a
+	// buffer. A join is two calls with messages of less than 2 KiB.
 	strangerStreams = 8
 	strangerMessage = 8 << 10
 	strangerBuffer  = 4 << 10
-	// strangerIdle ends a connection without calls, strangerAge any connection; calls that are under way then have
-	// strangerGrace to end.
+	// strangerIdle ends a connection without calls. strangerAge ends every connection; open calls
+	// may then take another strangerGrace to end.
 	strangerIdle  = 10 * time.Second
 	strangerAge   = time.Minute
 	strangerGrace = 15 * time.Second
-	// smallWindow is the least flow control window that HTTP/2 knows. Set, it does not grow.
+	// smallWindow is the smallest flow-control window in HTTP/2. A window that is set does not
+	// grow.
 	smallWindow = 64<<10 - 1
-	// prefaceTimeout bounds how long a connection may take to begin HTTP/2.
+	// prefaceTimeout limits the time until a connection begins HTTP/2.
 	prefaceTimeout = 10 * time.Second
 )
 
-// ServerOptions are those of the gRPC server on Listener.GRPC and on ListenUnix, one server for both: it takes over what
-// the listeners proved (FromContext), and turns errdefs' errors into statuses. The caller adds its own interceptors with
-// grpc.ChainUnaryInterceptor and the like; those run inside of these, so their errors are turned too.
+// ServerOptions returns the options of the gRPC server for Listener.GRPC and ListenUnix; one server
+// may serve both. The server takes over the identities that the listeners proved (FromContext), and
+// turns errors of errdefs into gRPC statuses. The caller may add interceptors, for example with
+// grpc.ChainUnaryInterceptor. They run inside the interceptors of this package, so their errors are
+// turned too.
 func ServerOptions() []grpc.ServerOption {
 	return append(commonOptions(),
 		grpc.MaxConcurrentStreams(memberStreams),
@@ -55,21 +61,23 @@ func ServerOptions() []grpc.ServerOption {
 	)
 }
 
-// WorkerOptions are those of the gRPC server on Listener.Workers. It does what a server with ServerOptions does, with smaller
-// messages and fewer calls, whose first messages must come soon. It must serve all calls as streams, see boundFirst.
+// WorkerOptions returns the options of the gRPC server for Listener.Workers. It is like a server
+// with ServerOptions, but messages are smaller, calls are fewer, and the first message of a call
+// has a time limit. The server must serve all calls as streams, see limitFirstMessage.
 func WorkerOptions() []grpc.ServerOption {
 	return append(commonOptions(),
 		grpc.MaxConcurrentStreams(workerStreams),
 		grpc.MaxHeaderListSize(strangerHeaders),
 		grpc.MaxRecvMsgSize(MaxWorkerMessage),
-		grpc.ChainStreamInterceptor(boundFirst(firstPatience)),
+		grpc.ChainStreamInterceptor(limitFirstMessage(firstMessageTimeout)),
 		grpc.StaticStreamWindowSize(smallWindow),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
 	)
 }
 
-// StrangerOptions are those of the gRPC server on Listener.Strangers. It does what a server with ServerOptions does, within
-// the limits for callers that have proven nothing: small messages, few calls, and an end to every connection.
+// StrangerOptions returns the options of the gRPC server for Listener.Strangers. It is like a
+// server with ServerOptions, but messages are small, calls are few, and every connection has a
+// maximum age.
 func StrangerOptions() []grpc.ServerOption {
 	return append(commonOptions(),
 		grpc.MaxConcurrentStreams(strangerStreams),
@@ -97,14 +105,15 @@ func commonOptions() []grpc.ServerOption {
 	}
 }
 
-// serverCreds passes on what the listener has already proven, and accepts no other connection.
+// serverCreds passes on the identity that a listener of this package has proved. It refuses every
+// other connection.
 type serverCreds struct{}
 
 func (serverCreds) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	if c, ok := conn.(*peerConn); ok {
 		return c, c.info, nil
 	}
-	return nil, nil, errdefs.ErrUnauthenticated.WithMessage("the connection did not come through a listener that knows its peer")
+	return nil, nil, errdefs.ErrUnauthenticated.WithMessage("the connection did not come through a listener that proves the identity of the peer")
 }
 
 func (serverCreds) ClientHandshake(context.Context, string, net.Conn) (net.Conn, credentials.AuthInfo, error) {

@@ -6,15 +6,17 @@ import (
 	"net/netip"
 )
 
-// DialAddrFrom is DialAddr by one of this host's addresses, if the node at addr can be reached from there: a manager tries
-// the ways to that address of a host that joins from which the host calls, and to no other. Otherwise the kernel chooses.
+// DialAddrFrom is like DialAddr but dials from source, which is an address of this host. If that
+// fails, or source is not valid, the kernel chooses the source address. A host that joins passes
+// the address from which it calls, because the manager tests only the paths to that address.
 func (d *Dialer) DialAddrFrom(source netip.Addr, addr string) *Conn {
 	c := d.DialAddr(addr)
 	c.source = source
 	return c
 }
 
-// dialFrom is dialTCP, first by an address of this host if one is given.
+// dialFrom is dialTCP from a source address. It falls back to dialTCP if the source is not valid or
+// the attempt fails.
 func dialFrom(ctx context.Context, source netip.Addr, addr string) (net.Conn, error) {
 	if source.IsValid() {
 		d := net.Dialer{Timeout: dialTimeout, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(source, 0)), KeepAliveConfig: keepAlive}

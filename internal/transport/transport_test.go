@@ -60,7 +60,7 @@ func TestGRPC_Refusals(t *testing.T) {
 		at   *node
 		text string
 	}{
-		{"another id at the address", identity(t, fresh(t, root, newID()), root.Cert), wrong, server, "and not node " + wrong},
+		{"another id at the address", identity(t, fresh(t, root, newID()), root.Cert), wrong, server, "instead of node " + wrong},
 		{"a server of another cluster", identity(t, fresh(t, other, newID()), other.Cert), server.id, server, "another cluster"},
 		{"a server of an unknown root", identity(t, fresh(t, stranger, newID()), stranger.Cert), server.id, server, "a root that this host does not know"},
 		{"an expired server", identity(t, fresh(t, root, newID()), root.Cert), late.id, late, "expired at"},
@@ -74,7 +74,7 @@ func TestGRPC_Refusals(t *testing.T) {
 	}
 }
 
-// A client that trusts our roots but presents a certificate of another cluster is refused by the server.
+// The server refuses a client that trusts our roots but presents a certificate of another cluster.
 func TestListener_RefusesForeignClients(t *testing.T) {
 	root, other := newRoot(t, "c1"), newRoot(t, "c2")
 	server := startNode(t, identity(t, fresh(t, root, newID()), root.Cert), ListenerConfig{})
@@ -129,7 +129,8 @@ func TestListener_RefusesUnknownProtocolsAndOldTLS(t *testing.T) {
 	}
 }
 
-// rawHandshake connects as a program that is not ours would, and reads until the server hangs up or 10 s have passed.
+// rawHandshake connects as a foreign program would, and reads until the server closes the
+// connection or 10 s have passed.
 func rawHandshake(addr string, config *tls.Config) error {
 	conn, err := tls.DialWithDialer(&net.Dialer{Timeout: 10 * time.Second}, "tcp", addr, config)
 	if err != nil {
@@ -151,11 +152,11 @@ func TestListener_StalledClientsHoldUpNobody(t *testing.T) {
 		}
 		return conns
 	}
-	defer closeAll(stall(3)) // one place is left
+	defer closeAll(stall(3)) // one handshake is still allowed
 	if err := check(t, must[*Conn](t)(d.DialGRPC(server.id))); err != nil {
 		t.Fatal(err)
 	}
-	defer closeAll(stall(9)) // more than there are places
+	defer closeAll(stall(9)) // more than the limit of handshakes
 	d2 := dialer(t, identity(t, fresh(t, root, newID()), root.Cert), server)
 	if err := check(t, must[*Conn](t)(d2.DialGRPC(server.id))); err != nil {
 		t.Errorf("a call beside 12 stalled clients of 4: %v", err)
@@ -204,7 +205,7 @@ func TestDialALPN_RaftReachesTheNodeAndNamesIt(t *testing.T) {
 	clientID := newID()
 	d := dialer(t, managerIdentity(t, root, clientID, root.Cert), server)
 	ctx := t.Context()
-	for range 2 { // a part can be opened again after its Close, as when a node becomes a manager for the second time
+	for range 2 { // a sub-listener can be opened again after its Close
 		part := server.ln.Raft()
 		out := must[net.Conn](t)(d.DialALPN(ctx, server.id, ProtoRaft))
 		in := must[net.Conn](t)(part.Accept())
@@ -283,7 +284,7 @@ func TestRotation_ConnectionsLiveAndNewOnesUseTheNewRoot(t *testing.T) {
 	}
 	for i, step := range []func() error{
 		func() error { return server.ident.SetBundle(bundleOf(t, old.Cert, next.Cert, cross)) },
-		func() error { return server.ident.SetCredential(fresh(t, next, serverID)) }, // the client knows only the old root
+		func() error { return server.ident.SetCredential(fresh(t, next, serverID)) }, // the client still knows only the old root
 		func() error { return client.SetBundle(bundleOf(t, old.Cert, next.Cert, cross)) },
 		func() error { return client.SetCredential(fresh(t, next, clientID)) },
 		func() error { return server.ident.SetBundle(bundleOf(t, next.Cert)) },
@@ -320,7 +321,7 @@ func TestRotation_ConnectionsLiveAndNewOnesUseTheNewRoot(t *testing.T) {
 	}
 }
 
-// Certificates expire while connections live, and that counts at the next call.
+// A certificate may expire while its connection is open. The next call sees that it has expired.
 func TestAuthInfo_ExpiresOnLiveConnections(t *testing.T) {
 	root := newRoot(t, "c1")
 	server := startNode(t, identity(t, fresh(t, root, newID()), root.Cert), ListenerConfig{})
@@ -365,7 +366,8 @@ func TestDialer_CachesForgetsAndCloses(t *testing.T) {
 	}
 }
 
-// Who may speak is asked at the handshake and by Review; a certificate ends its connections when it expires.
+// The listener calls Admit at the handshake and in Review. An expired certificate ends its
+// connections.
 func TestListener_ClosesWhatIsNoLongerAdmitted(t *testing.T) {
 	root := newRoot(t, "c1")
 	removed := newID()

@@ -13,13 +13,14 @@ import (
 	"swarm/internal/eventually"
 )
 
-// Whoever the cluster does not vouch for has a stranger's limits, a worker those of workers.
+// Peers that the cluster does not accept have the limits of strangers. Workers have those of
+// workers.
 func TestListener_LimitsByTrust(t *testing.T) {
 	root := newRoot(t, "c1")
 	for _, c := range []struct {
 		name  string
 		trust Trust
-		most  int // bytes of a message
+		most  int // the largest message, in bytes
 	}{{"stranger", Stranger, strangerMessage}, {"worker", Worker, MaxWorkerMessage}, {"full", Full, maxMessage}} {
 		server := startNodeWith(t, identity(t, fresh(t, root, newID()), root.Cert), ListenerConfig{}, func(string, AuthInfo) (Trust, error) { return c.trust, nil })
 		conn := must[*Conn](t)(dialer(t, identity(t, fresh(t, root, newID()), root.Cert), server).DialGRPC(server.id))
@@ -39,7 +40,7 @@ func TestListener_LimitsByTrust(t *testing.T) {
 	}
 }
 
-// A manager tells a user all that the cluster has, and a node no more than fits a message.
+// The answer of a manager to a user may be larger than a message to a node.
 func TestDialer_LargeAnswers(t *testing.T) {
 	root := newRoot(t, "c1")
 	server := startNodeWith(t, managerIdentity(t, root, newID(), root.Cert), ListenerConfig{}, nil)
@@ -53,7 +54,7 @@ func TestDialer_LargeAnswers(t *testing.T) {
 	}
 }
 
-// A connection ends when its peer is trusted otherwise, and the next one has the new limits.
+// A connection ends when the trust of its peer changes. The next connection has the new limits.
 func TestListener_ReviewsTrust(t *testing.T) {
 	root := newRoot(t, "c1")
 	var trust atomic.Int32
@@ -74,21 +75,21 @@ func TestListener_ReviewsTrust(t *testing.T) {
 	}
 }
 
-// Connections of a former key of a node take nothing from its present one.
+// Connections with a former key of a node do not use up the limit of its current key.
 func TestListener_CountsByKey(t *testing.T) {
 	root := newRoot(t, "c1")
 	server := startNodeWith(t, identity(t, fresh(t, root, newID()), root.Cert), ListenerConfig{}, func(string, AuthInfo) (Trust, error) { return Worker, nil })
 	id := newID()
 	old, current := fresh(t, root, id), fresh(t, root, id)
 	served := 0
-	for range maxOfWorker + 4 {
+	for range maxWorkerConns + 4 {
 		conn := must[*Conn](t)(dialer(t, identity(t, old, root.Cert), server).DialGRPC(server.id))
 		if check(t, conn) == nil {
 			served++
 		}
 	}
-	if served != maxOfWorker {
-		t.Errorf("one key has %d connections, want %d", served, maxOfWorker)
+	if served != maxWorkerConns {
+		t.Errorf("one key has %d connections, want %d", served, maxWorkerConns)
 	}
 	conn := must[*Conn](t)(dialer(t, identity(t, current, root.Cert), server).DialGRPC(server.id))
 	if err := check(t, conn); err != nil {
@@ -96,10 +97,11 @@ func TestListener_CountsByKey(t *testing.T) {
 	}
 }
 
-// A worker has few connections for blobs, and a manager many: each is served from buffers.
+// A worker may have few blob connections and a manager many, because each connection that is served
+// has buffers.
 func TestListener_BlobsOfAWorker(t *testing.T) {
 	root := newRoot(t, "c1")
-	for trust, want := range map[Trust]int{Worker: maxBlobs, Full: maxBlobs + 4} {
+	for trust, want := range map[Trust]int{Worker: maxBlobConns, Full: maxBlobConns + 4} {
 		server := startNodeWith(t, identity(t, fresh(t, root, newID()), root.Cert), ListenerConfig{}, func(string, AuthInfo) (Trust, error) { return trust, nil })
 		blobs := server.ln.Blob()
 		go func() {
@@ -110,7 +112,7 @@ func TestListener_BlobsOfAWorker(t *testing.T) {
 		}()
 		d := dialer(t, identity(t, fresh(t, root, newID()), root.Cert), server)
 		served := 0
-		for range maxBlobs + 4 {
+		for range maxBlobConns + 4 {
 			conn := must[net.Conn](t)(d.DialALPN(t.Context(), server.id, ProtoBlob))
 			t.Cleanup(func() { _ = conn.Close() })
 			if _, err := conn.Read(make([]byte, 1)); err == nil {

@@ -23,15 +23,15 @@ import (
 	"swarm/internal/pki"
 )
 
-// hoarder begins a message on each of many streams of a connection, and sends as much of each as the server takes, but never
-// its end.
+// hoarder begins a message on each of many streams of a connection. It sends as much of each
+// message as the server accepts, but never the end.
 type hoarder struct {
 	framer *http2.Framer
-	conn   int            // what may be sent on the connection
-	stream map[uint32]int // what may be sent on a stream
-	left   map[uint32]int // what is left of the message of a stream without its end
-	taken  *atomic.Int64  // what all hoarders have sent
-	ended  chan struct{}  // closed when the connection is
+	conn   int            // bytes that may be sent on the connection
+	stream map[uint32]int // bytes that may be sent on a stream
+	left   map[uint32]int // bytes left of the message of a stream, without its end
+	taken  *atomic.Int64  // bytes that all hoarders have sent
+	ended  chan struct{}  // closed when the connection is closed
 }
 
 const (
@@ -62,7 +62,7 @@ func (h *hoarder) begin(t *testing.T, server *node, cred pki.Credential, streams
 	} {
 		_ = e.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]}) // into memory
 	}
-	// The server may close the connection at any time: the reader sees that.
+	// Ignore the error: the server may close the connection at any time, which the reader notices.
 	_, _ = io.WriteString(conn, http2.ClientPreface)
 	_ = h.framer.WriteSettings()
 	prefix := binary.BigEndian.AppendUint32([]byte{0}, uint32(size))
@@ -87,7 +87,7 @@ func (h *hoarder) begin(t *testing.T, server *node, cred pki.Credential, streams
 	return conn
 }
 
-// follow does what the server asks.
+// follow handles a frame of the server.
 func (h *hoarder) follow(frame http2.Frame) {
 	switch frame := frame.(type) {
 	case *http2.WindowUpdateFrame:
@@ -109,7 +109,7 @@ func (h *hoarder) follow(frame http2.Frame) {
 	}
 }
 
-// send sends all that may be sent.
+// send sends as much as flow control allows.
 func (h *hoarder) send() {
 	for id := range h.left {
 		for {
@@ -123,10 +123,10 @@ func (h *hoarder) send() {
 	}
 }
 
-// Messages that workers begin and do not end cost little for each key, and hold up no other worker.
+// Unfinished messages of workers cost little memory per key, and delay no other worker.
 func TestListener_UnfinishedMessages(t *testing.T) {
-	const keys, ofKey = 12, maxOfWorker * (MaxWorkerMessage + workerStreams*smallWindow)
-	if all := 48 * ofKey; all > 300<<20 { // 32 nodes of a join token and 16 that work.
+	const keys, ofKey = 12, maxWorkerConns * (MaxWorkerMessage + workerStreams*smallWindow)
+	if all := 48 * ofKey; all > 300<<20 { // 32 nodes that joined with one token, and 16 working nodes
 		t.Errorf("48 keys may have %d MiB of unfinished messages held", all>>20)
 	}
 	root := newRoot(t, "c1")
@@ -138,7 +138,7 @@ func TestListener_UnfinishedMessages(t *testing.T) {
 	began := time.Now()
 	for range keys {
 		cred := fresh(t, root, newID())
-		for range maxOfWorker {
+		for range maxWorkerConns {
 			h := &hoarder{taken: &taken}
 			defer h.begin(t, server, cred, workerStreams, MaxWorkerMessage).Close()
 		}
@@ -167,15 +167,16 @@ func TestListener_UnfinishedMessages(t *testing.T) {
 	}
 }
 
-// A worker that does not end the first message of a call loses its connection, though it sends other things.
+// A worker that does not finish the first message of a call loses its connection, even if it sends
+// other frames.
 func TestListener_ClosesUnfinished(t *testing.T) {
-	const patience = 300 * time.Millisecond
+	const timeout = 300 * time.Millisecond
 	root := newRoot(t, "c1")
 	raw := must[net.Listener](t)(net.Listen("tcp", "127.0.0.1:0"))
 	id := identity(t, fresh(t, root, newID()), root.Cert)
 	worker := func(string, AuthInfo) (Trust, error) { return Worker, nil }
 	ln := NewListener(ListenerConfig{}, ListenerDeps{Identity: id, Log: slog.New(slog.DiscardHandler), Admit: worker}, raw.Addr())
-	server := grpc.NewServer(append(commonOptions(), grpc.ChainStreamInterceptor(boundFirst(patience)))...)
+	server := grpc.NewServer(append(commonOptions(), grpc.ChainStreamInterceptor(limitFirstMessage(timeout)))...)
 	healthpb.RegisterHealthServer(server, probe{seen: make(chan AuthInfo, 100)})
 	served, ran := make(chan error, 1), make(chan error, 1)
 	part := ln.Workers()
@@ -189,7 +190,7 @@ func TestListener_ClosesUnfinished(t *testing.T) {
 		<-served
 	}()
 	n := &node{id: id.NodeID(), addr: raw.Addr().String()}
-	// A call that has begun does not lose its connection.
+	// A call whose first message has arrived keeps its connection.
 	good := must[*Conn](t)(dialer(t, identity(t, fresh(t, root, newID()), root.Cert), n).DialGRPC(n.id))
 	stream := must[healthpb.Health_WatchClient](t)(healthpb.NewHealthClient(good).Watch(ctx, &healthpb.HealthCheckRequest{}))
 	if _, err := stream.Recv(); err != nil {
@@ -200,8 +201,8 @@ func TestListener_ClosesUnfinished(t *testing.T) {
 	defer h.begin(t, n, fresh(t, root, newID()), 2, MaxWorkerMessage).Close()
 	select {
 	case <-h.ended:
-		if took := time.Since(began); took < patience {
-			t.Errorf("the connection ended after %v, want %v", took, patience)
+		if took := time.Since(began); took < timeout {
+			t.Errorf("the connection ended after %v, want %v", took, timeout)
 		}
 	case <-time.After(10 * time.Second):
 		t.Error("a worker that does not end a message has its connection after 10s")

@@ -19,17 +19,21 @@ import (
 )
 
 const (
-	// maxSocketPath is the kernel's limit for a socket's path (sun_path, with its closing zero).
+	// maxSocketPath is the longest socket path in bytes that the kernel accepts (sun_path without
+	// its terminating zero).
 	maxSocketPath = 107
-	// maxLocal bounds the connections of the host's users. One beyond is closed, which its user is told.
-	maxLocal = 1024
+	// maxLocalConns limits the connections of local users. The listener closes further connections,
+	// so their users get an error.
+	maxLocalConns = 1024
 )
 
-// ListenUnix opens the local socket for the CLI: for root and the members of group, if that group exists, else for root
-// alone. Who may open the socket may do everything. A socket that a dead daemon left is replaced; one that answers is not.
+// ListenUnix opens the local socket for the CLI. Root may open the socket, and so may the members
+// of group if that group exists. A user that may open the socket may do everything. ListenUnix
+// replaces a socket on which nobody listens, and returns errdefs.ErrAlreadyExists if a daemon
+// answers there.
 func ListenUnix(path, group string) (net.Listener, error) {
 	if len(path) > maxSocketPath {
-		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("listen on %s: the path has %d characters, a socket's may have %d", path, len(path), maxSocketPath))
+		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("listen on %s: the path has %d characters, a socket path may have at most %d: choose a shorter path", path, len(path), maxSocketPath))
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
@@ -37,7 +41,8 @@ func ListenUnix(path, group string) (net.Listener, error) {
 	if err := removeStale(path); err != nil {
 		return nil, err
 	}
-	// A socket has the mode that its descriptor has at bind: so it is never open to others, not even for a moment.
+	// A socket gets the mode that its descriptor has at bind, so the socket is never open to other
+	// users.
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		var chmod error
 		if err := c.Control(func(fd uintptr) { chmod = unix.Fchmod(int(fd), 0o600) }); err != nil {
@@ -49,14 +54,14 @@ func ListenUnix(path, group string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
-	if err := share(path, group); err != nil {
+	if err := shareWithGroup(path, group); err != nil {
 		_ = ln.Close()
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
 	return &unixListener{Listener: ln}, nil
 }
 
-// removeStale removes a socket that nobody listens on.
+// removeStale removes a socket on which nobody listens.
 func removeStale(path string) error {
 	info, err := os.Lstat(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -66,7 +71,7 @@ func removeStale(path string) error {
 		return fmt.Errorf("listen on %s: %w", path, err)
 	}
 	if info.Mode().Type() != os.ModeSocket {
-		return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("listen on %s: there is something else than a socket: remove it", path))
+		return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("listen on %s: the file is not a socket: remove it", path))
 	}
 	if c, err := net.Dial("unix", path); err == nil {
 		_ = c.Close()
@@ -75,11 +80,12 @@ func removeStale(path string) error {
 	return os.Remove(path)
 }
 
-// share opens the socket to the group, when there is such a group.
-func share(path, group string) error {
+// shareWithGroup lets the members of group use the socket. It does nothing if there is no such
+// group.
+func shareWithGroup(path, group string) error {
 	g, err := user.LookupGroup(group)
 	if err != nil {
-		return nil //nolint:nilerr // no such group: root alone
+		return nil //nolint:nilerr // without the group, only root may open the socket
 	}
 	gid, err := strconv.Atoi(g.Gid)
 	if err != nil {
@@ -91,13 +97,13 @@ func share(path, group string) error {
 	return os.Chmod(path, 0o660)
 }
 
-// unixListener asks the kernel who connects.
+// unixListener adds the identity of the peer process, as the kernel reports it, to each connection.
 type unixListener struct {
 	net.Listener
 	open atomic.Int64
 }
 
-// localConn is a connection that its listener counts.
+// localConn calls closed when it is closed, so that the listener can count its open connections.
 type localConn struct {
 	net.Conn
 	closed func()
@@ -117,7 +123,7 @@ func (l *unixListener) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		who, err := localUser(conn)
-		if err != nil || l.open.Load() >= maxLocal { // it has gone already, or there are too many
+		if err != nil || l.open.Load() >= maxLocalConns { // the client has closed the connection already, or there are too many
 			_ = conn.Close()
 			continue
 		}
@@ -133,7 +139,7 @@ func (l *unixListener) Accept() (net.Conn, error) {
 func localUser(conn net.Conn) (*LocalUser, error) {
 	uc, ok := conn.(*net.UnixConn)
 	if !ok {
-		return nil, errdefs.ErrInternal.WithMessage("not a unix socket")
+		return nil, errdefs.ErrInternal.WithMessage("identify local user: the connection is not a unix socket")
 	}
 	raw, err := uc.SyscallConn()
 	if err != nil {

@@ -1,8 +1,8 @@
 //go:build linux
 
-// Package tree removes and measures whole file trees that containers have made, such as the data of a volume. A tree may be
-// of any depth and size: neither function has more than a bounded number of descriptors open, and neither follows links.
-// It runs no goroutine.
+// Package tree removes and measures file trees that containers have made, such as the data of a
+// volume. A tree may have any depth and size: the functions keep a bounded number of descriptors
+// open, and follow no links. It runs no goroutine.
 package tree
 
 import (
@@ -18,13 +18,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxLevels is how many levels of a tree a walk has open at once.
+// maxLevels is the most levels of a tree that a walk keeps open at once.
 const maxLevels = 64
 
-// RemoveAll removes the file or the tree at path, and is done when nothing is there. A tree may be of any depth: os.RemoveAll
-// has a descriptor open for each level, and a container can make more levels than the daemon may have descriptors. RemoveAll
-// has maxLevels open at most, and moves folders that lie deeper up to the top of the tree. It follows no link. An error
-// does not keep it from removing the rest; the first one is returned, and names the entry but not the folders above it.
+// RemoveAll removes the file or tree at path. A missing path is not an error. The tree may have any
+// depth. os.RemoveAll keeps a descriptor open for each level, and a container can make more levels
+// than the daemon may have descriptors. RemoveAll keeps at most maxLevels open, and moves deeper
+// folders to the top of the tree. It follows no links. After an error it goes on with the rest. It
+// returns the first error, which names the entry but not the folders above it.
 func RemoveAll(ctx context.Context, path string) error {
 	parent, err := os.OpenFile(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -42,7 +43,7 @@ func RemoveAll(ctx context.Context, path string) error {
 	return nil
 }
 
-// RemoveBelow removes what is in the folder at path, as RemoveAll does, and leaves the folder.
+// RemoveBelow removes the content of the folder at path, like RemoveAll, and keeps the folder.
 func RemoveBelow(ctx context.Context, path string) error {
 	top, err := os.OpenFile(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -62,10 +63,10 @@ func RemoveBelow(ctx context.Context, path string) error {
 
 // remover removes one tree.
 type remover struct {
-	ctx   context.Context // of the one call
+	ctx   context.Context // the context of the call
 	top   *os.File
 	moved int
-	err   error // the first
+	err   error // the first error
 }
 
 func (r *remover) fail(name string, err error) bool {
@@ -75,7 +76,7 @@ func (r *remover) fail(name string, err error) bool {
 	return false
 }
 
-// entry removes one entry of a folder, and tells whether it is gone from there.
+// entry removes one entry of a folder. It reports whether the entry is gone from the folder.
 func (r *remover) entry(dir *os.File, name string, level int) bool {
 	fd := int(dir.Fd())
 	err := unix.Unlinkat(fd, name, 0)
@@ -111,7 +112,7 @@ func (r *remover) entry(dir *os.File, name string, level int) bool {
 	return true
 }
 
-// moveUp moves a folder to the top of the tree, where the walk comes to it later.
+// moveUp moves a folder to the top of the tree, where the walk removes it later.
 func (r *remover) moveUp(fd int, name string) bool {
 	for {
 		r.moved++
@@ -126,8 +127,9 @@ func (r *remover) moveUp(fd int, name string) bool {
 	}
 }
 
-// folder empties a folder, and tells whether nothing is left. It reads the folder again until that is so, because file
-// systems leave entries out when others are removed meanwhile.
+// folder removes the content of a folder. It reports whether nothing is left. It reads the folder
+// again until a pass removes nothing, because file systems may skip entries if others are removed
+// during a read.
 func (r *remover) folder(dir *os.File, level int) bool {
 	for {
 		gone, left := 0, 0
@@ -148,7 +150,7 @@ func (r *remover) folder(dir *os.File, level int) bool {
 	}
 }
 
-// eachName calls do for every name in a folder that is open for reading, from its beginning.
+// eachName calls do for every name in an open folder, from the beginning.
 func eachName(ctx context.Context, dir *os.File, do func(name string) error) error {
 	if _, err := dir.Seek(0, io.SeekStart); err != nil {
 		return err
@@ -172,7 +174,8 @@ func eachName(ctx context.Context, dir *os.File, do func(name string) error) err
 	}
 }
 
-// openFolder opens a folder right below another one for reading. The name of the file is the last part alone.
+// openFolder opens a folder directly below another one for reading. The name of the returned file
+// is name, not a path.
 func openFolder(dir *os.File, name string) (*os.File, error) {
 	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -11,17 +11,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxSizeEntries is how many entries Size looks at: some seconds' worth.
+// maxSizeEntries is the most entries that Size counts, which takes some seconds.
 const maxSizeEntries = 4 << 20
 
-// ErrPartial is returned by Size for a tree that has more entries or levels than it looks at.
+// ErrPartial is the error of Size for a tree with more entries or levels than Size counts.
 var ErrPartial = errors.New("it has too many files or too many levels of folders to count them all")
 
-// Size adds up the blocks, in bytes, of all files below the folder at path. Each name of a file with several counts its
-// share of the file, so that nothing has to be remembered of millions of files: a file of which other names are elsewhere
-// counts in part. Size follows no symbolic link and has at most maxLevels folders open. Containers may write there
-// meanwhile: what goes does not count. A folder that is not there has the size 0. With ErrPartial it returns the size of
-// what it has looked at.
+// Size returns the disk usage in bytes of all files below the folder at path. A file with several
+// names counts a share for each name, so that Size need not remember millions of files. A file with
+// other names outside of the tree therefore counts in part. Size follows no symbolic links and
+// keeps at most maxLevels folders open. Containers may change the tree during the call; entries
+// that disappear do not count. A missing folder has size 0. With ErrPartial, Size returns the size
+// of the entries that it has counted.
 func Size(ctx context.Context, path string) (int64, error) {
 	top, err := os.OpenFile(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -43,15 +44,15 @@ func Size(ctx context.Context, path string) (int64, error) {
 	return s.bytes, err
 }
 
-// sizer adds up one tree.
+// sizer measures one tree.
 type sizer struct {
-	ctx   context.Context // of the one call
+	ctx   context.Context // the context of the call
 	bytes int64
-	left  int // entries that may be looked at
+	left  int // the number of entries that may still be counted
 	cut   bool
 }
 
-// folder adds up what is in a folder. What cannot be looked at does not count.
+// folder adds the size of the content of a folder. Entries that cannot be read do not count.
 func (s *sizer) folder(dir *os.File, level int) error {
 	return eachName(s.ctx, dir, func(name string) error {
 		if s.left--; s.left < 0 {

@@ -1,6 +1,7 @@
 //go:build !linux
 
-// Package tree removes whole file trees. Containers make trees on Linux alone, where it does so with few descriptors.
+// Package tree removes file trees. Containers exist on Linux only, where the package uses few
+// descriptors.
 package tree
 
 import (
@@ -8,5 +9,5 @@ import (
 	"os"
 )
 
-// RemoveAll removes the file or the tree at path, and is done when nothing is there.
+// RemoveAll removes the file or tree at path. A missing path is not an error.
 func RemoveAll(_ context.Context, path string) error { return os.RemoveAll(path) }

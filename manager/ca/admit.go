@@ -18,26 +18,27 @@ import (
 
 const tokenRotated = "join token was rotated or is mistyped: get the current one with `swarm join-token worker` on a manager"
 
-// Admits refuses a caller that has not proved that it knows a join token. Otherwise the answer of
-// the call proves that this manager knows it too.
-func (s *Server) Admits(ctx context.Context) error {
+// CheckToken returns an error if the caller has not proved that it knows a join token. Otherwise it
+// adds to the answer the proof that this manager knows the token too.
+func (s *Server) CheckToken(ctx context.Context) error {
 	_, _, err := s.admit(ctx)
 	return err
 }
 
-// WrongTokens counts the calls that were refused because they proved no current join token.
+// WrongTokens returns the number of calls that were refused because they proved no current join
+// token.
 func (s *Server) WrongTokens() uint64 { return s.wrong.Load() }
 
-// Asked counts the questions to the leader that wrong tokens and unknown nodes have caused.
-func (s *Server) Asked() uint64 { return s.fresh.LeaderQueries() }
+// LeaderQueries returns the number of queries to the leader that wrong tokens and unknown nodes
+// have caused.
+func (s *Server) LeaderQueries() uint64 { return s.fresh.LeaderQueries() }
 
-// admit returns the newest view and the role that the caller may join with. Its answer carries this
-// side's proof.
+// admit returns the newest view and the role with which the caller may join. It adds the proof of
+// this side to the answer.
 //
-// The newest state decides, whatever this replica says: a token that was rotated a moment ago must
-// no longer count, and one that was made a moment ago must. But only who knows a token of this
-// replica has the leader asked at once. The others share one question a second, and each address
-// has few of them.
+// The newest state decides, not this replica: a token that was just rotated must not count, and a
+// token that was just made must count. A caller that knows a token of this replica causes a query
+// to the leader at once. All other callers share one query a second, and each origin has a limit.
 func (s *Server) admit(ctx context.Context) (*table.View, swarmv1.NodeSpec_Role, error) {
 	_, c, err := s.cluster()
 	if err != nil {
@@ -72,8 +73,8 @@ func (s *Server) admit(ctx context.Context) (*table.View, swarmv1.NodeSpec_Role,
 	return view, role, transport.AnswerProof(ctx, *token)
 }
 
-// proved returns the join token that the caller has proved that it knows, and its role; nil for
-// none.
+// proved returns the join token that the caller has proved to know, and its role. The token is nil
+// if there is none.
 func proved(ctx context.Context, c *swarmv1.Cluster) (swarmv1.NodeSpec_Role, *pki.Token, error) {
 	roles := []swarmv1.NodeSpec_Role{swarmv1.NodeSpec_WORKER, swarmv1.NodeSpec_MANAGER}
 	tokens := make([]pki.Token, len(roles))
@@ -90,7 +91,7 @@ func proved(ctx context.Context, c *swarmv1.Cluster) (swarmv1.NodeSpec_Role, *pk
 	return roles[i], &tokens[i], nil
 }
 
-// refuse counts a wrong token and logs it, one line a minute for each address.
+// refuse counts a wrong token and logs it, with one line a minute for each origin.
 func (s *Server) refuse(ctx context.Context, err error) error {
 	s.wrong.Add(1)
 	from := remote(ctx)
@@ -102,7 +103,7 @@ func (s *Server) refuse(ctx context.Context, err error) error {
 	return err
 }
 
-// remote is the address of the caller, nil when it is not known.
+// remote returns the address of the caller, or nil if it is not known.
 func remote(ctx context.Context) net.Addr {
 	if p, ok := peer.FromContext(ctx); ok {
 		return p.Addr

@@ -18,7 +18,7 @@ import (
 	"swarm/internal/transport"
 )
 
-// wrong is a token of the rig's cluster with another secret.
+// wrong returns a token of the cluster of the rig with another secret.
 func (r *rig) wrong() pki.Token {
 	r.t.Helper()
 	token, err := pki.ParseToken(r.tokens().GetWorker())
@@ -29,7 +29,7 @@ func (r *rig) wrong() pki.Token {
 	return token
 }
 
-// as is a call that proves a token and comes from an address.
+// as returns the context of a call that proves a token and comes from an address.
 func (r *rig) as(ctx context.Context, token pki.Token, from netip.Addr) context.Context {
 	ctx = transport.WithProof(ctx, token)
 	p, _ := peer.FromContext(ctx)
@@ -59,8 +59,8 @@ func TestJoin_RefusesWhoKnowsNoToken(t *testing.T) {
 	})
 }
 
-// However many wrong tokens come, the leader is asked once a second; who knows the token is let in
-// meanwhile, from the same address too.
+// With any number of wrong tokens, the leader is asked once a second. A caller with the right token
+// is admitted in the meantime, from the same address too.
 func TestJoin_WrongTokensCostTheLeaderLittle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -78,20 +78,20 @@ func TestJoin_WrongTokensCostTheLeaderLittle(t *testing.T) {
 				})
 			}
 		}
-		synctest.Wait() // the budgets are spent, and those within them wait
+		synctest.Wait() // the limits are reached, and the calls within them wait
 		token, _ := pki.ParseToken(r.tokens().GetWorker())
 		if _, err := r.server.Join(r.as(t.Context(), token, netip.MustParseAddr("192.0.2.1")), r.request()); err != nil {
 			t.Errorf("join with the token, beside a flood from the same address: %v", err)
 		}
 		wg.Wait()
-		if asked, most := r.server.Asked(), uint64(time.Since(began)/time.Second)+1; asked > most {
+		if asked, most := r.server.LeaderQueries(), uint64(time.Since(began)/time.Second)+1; asked > most {
 			t.Errorf("%d wrong tokens made %d questions to the leader in %v, want %d at most", origins*each, asked, time.Since(began), most)
 		}
 	})
 }
 
-// Wrong tokens of one address are refused at once when there were many; after a while a few more
-// are judged.
+// After many wrong tokens from one address, further ones are refused at once. After a while, a few
+// more are checked.
 func TestJoin_WrongTokensOfOneAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

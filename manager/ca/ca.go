@@ -1,9 +1,9 @@
-// Package ca is the certificate authority of a cluster: it lets hosts in by join token, signs and
-// renews certificates of nodes, and issues credentials of users. The root, its key and the tokens
-// are the Cluster row; the package keeps no state of its own but who tried wrong tokens and who
-// renewed, so every manager serves it. It creates Node rows, their NodeState, and Credential rows, and nobody else
-// does. It refuses to decide who may call it, which is the authorisation table's, and it dials
-// nobody. No goroutines.
+// Package ca is the certificate authority of a cluster. It admits hosts that know a join token,
+// signs and renews the certificates of nodes, and issues the credentials of users. The root
+// certificate, its key and the tokens are in the Cluster row. The package itself keeps only rate
+// limits (wrong tokens, joins and renewals), so every manager can serve it. Only this package
+// creates Node, NodeState and Credential rows. It does not decide who may call it; the
+// authorisation table of the control API does. It opens no connections and runs no goroutine.
 package ca
 
 import (
@@ -24,43 +24,43 @@ import (
 	"swarm/raftstore/table"
 )
 
-// Deps are what a Server needs.
+// Deps holds the objects that a Server uses.
 type Deps struct {
 	Log   *slog.Logger
 	Store *raftstore.Store
 }
 
-// Server serves swarmv1.CA from the local replica; writes go through the leader.
+// Server serves swarmv1.CA from the local replica. Writes go through the leader.
 type Server struct {
 	swarmv1.UnimplementedCAServer
 	log   *slog.Logger
 	store *raftstore.Store
-	// fresh serves those whose join token, or node, this replica does not know. guesses limits
-	// wrong tokens by the origin, and refusals logs them.
+	// fresh asks the leader about join tokens and nodes that this replica does not know. guesses
+	// limits wrong tokens by origin. refusals logs them. wrong counts them.
 	fresh    *raftstore.Refresher
 	guesses  *pace.Each[netip.Prefix]
 	refusals *logsample.Sampler
 	wrong    atomic.Uint64
-	// joinsOf limits the hosts of each origin, and joins all.
+	// joinsOf limits the joins of each origin, and joins limits all joins.
 	joinsOf *pace.Each[netip.Prefix]
 	joins   *pace.Each[struct{}]
-	// renewals limits each node.
+	// renewals limits the renewals of each node.
 	renewals *pace.Each[string]
-	// admitting holds one token; its holder admits a host, and may use admitted, the index of the
-	// newest host's rows.
+	// admitting is a semaphore for the admission of hosts. Its holder may use admitted, the index
+	// of the rows of the newest node.
 	admitting chan struct{}
 	admitted  uint64
 }
 
 const (
-	// guessBurst is how many wrong join tokens one origin may try at once, and guessEvery how long
-	// it then waits for each further one. A person who mistypes needs a few. The secrets are too
-	// long to be guessed at any rate: what is limited is the work that each attempt makes.
+	// guessBurst is the number of wrong join tokens that one origin may try at once, and guessEvery
+	// the wait for each further one. A person who mistypes needs a few. The secrets are too long to
+	// be guessed at any rate; the limit bounds the work for each attempt.
 	guessBurst = 10
 	guessEvery = 10 * time.Second
-	// renewBurst and renewEvery bound how often one node may renew its certificate, which is a
-	// write of the leader's each time, and news for all nodes. Certificates live 30 seconds at
-	// least, and a node whose answer was lost tries again.
+	// renewBurst and renewEvery limit the certificate renewals of one node. Each renewal is a write
+	// of the leader and is sent to all nodes. Certificates are valid for at least 30 seconds, and a
+	// node whose answer was lost tries again.
 	renewBurst = 10
 	renewEvery = 10 * time.Second
 )
@@ -77,7 +77,7 @@ func New(deps Deps) *Server {
 	}
 }
 
-// cluster is the Cluster row of the local replica.
+// cluster returns the Cluster row of the local replica.
 func (s *Server) cluster() (*table.View, *swarmv1.Cluster, error) {
 	view := s.store.View()
 	c := view.Cluster()
@@ -87,7 +87,7 @@ func (s *Server) cluster() (*table.View, *swarmv1.Cluster, error) {
 	return view, c, nil
 }
 
-// bundleOf are the roots that members trust.
+// bundleOf returns the roots that members trust.
 func bundleOf(c *swarmv1.Cluster) (*pki.Bundle, error) {
 	b, err := pki.ParseBundle(c.GetRootCa().GetBundle())
 	if err != nil {
@@ -96,7 +96,7 @@ func bundleOf(c *swarmv1.Cluster) (*pki.Bundle, error) {
 	return b, nil
 }
 
-// signingRoot is the root that signs now, with its key.
+// signingRoot returns the root that signs now, with its key, and the bundle.
 func signingRoot(c *swarmv1.Cluster) (*pki.Root, *pki.Bundle, error) {
 	b, err := bundleOf(c)
 	if err != nil {
@@ -113,7 +113,7 @@ func signingRoot(c *swarmv1.Cluster) (*pki.Root, *pki.Bundle, error) {
 	return root, b, nil
 }
 
-// validity of node certificates in this cluster.
+// validity returns the validity of node certificates in this cluster.
 func validity(c *swarmv1.Cluster) time.Duration {
 	if d := c.GetSpec().GetCaConfig().GetNodeCertExpiry(); d != nil && d.AsDuration() > 0 {
 		return d.AsDuration()
@@ -121,7 +121,7 @@ func validity(c *swarmv1.Cluster) time.Duration {
 	return pki.DefaultValidity
 }
 
-// Managers are the peers that have the role, in the order of their ids.
+// Managers returns the nodes with the role manager, in the order of their ids.
 func Managers(view *table.View) []*swarmv1.Peer {
 	var out []*swarmv1.Peer
 	for n := range view.Nodes.All() {
@@ -132,7 +132,7 @@ func Managers(view *table.View) []*swarmv1.Peer {
 	return out
 }
 
-// RotateTokens replaces the tokens that are asked for, in place: the caller hands in its own clone.
+// RotateTokens replaces the selected tokens in r. The caller passes a clone of its own.
 func RotateTokens(r *swarmv1.RootCA, worker, manager bool) error {
 	b, err := pki.ParseBundle(r.GetBundle())
 	if err != nil {
@@ -154,8 +154,8 @@ func RotateTokens(r *swarmv1.RootCA, worker, manager bool) error {
 	return nil
 }
 
-// fresh is the RootCA of a new cluster.
-func fresh(root *pki.Root) (*swarmv1.RootCA, *pki.Bundle, error) {
+// newRootCA returns the RootCA of a new cluster.
+func newRootCA(root *pki.Root) (*swarmv1.RootCA, *pki.Bundle, error) {
 	b, err := pki.NewBundle(root.Cert)
 	if err != nil {
 		return nil, nil, err

@@ -22,12 +22,12 @@ import (
 	"swarm/raftstore/table"
 )
 
-// rig is a cluster of one manager, founded.
+// rig is a bootstrapped cluster with one manager.
 type rig struct {
 	t      *testing.T
 	store  *raftstore.Store
 	server *ca.Server
-	found  *ca.Founding
+	found  *ca.BootstrapResult
 }
 
 func newRig(t *testing.T) *rig {
@@ -37,7 +37,7 @@ func newRig(t *testing.T) *rig {
 
 func newRigAt(t *testing.T, addr string) *rig {
 	t.Helper()
-	found, err := ca.NewCluster(ca.Founder{
+	found, err := ca.NewCluster(ca.BootstrapConfig{
 		CSR: csr(t), MachineID: "machine-0", Hostname: "host-0", Addr: addr, Port: 2377, DataPathAddr: dataPathOf(addr),
 		Spec: &swarmv1.ClusterSpec{Network: &swarmv1.NetworkDefaults{GossipPort: 7946}}, Format: table.Format,
 	}, time.Now())
@@ -51,7 +51,7 @@ func newRigAt(t *testing.T, addr string) *rig {
 	return &rig{t: t, store: store, found: found, server: ca.New(ca.Deps{Log: slog.New(slog.DiscardHandler), Store: store})}
 }
 
-// dataPathOf is the first node's data path address.
+// dataPathOf returns the data path address of the first node.
 func dataPathOf(addr string) string {
 	if addr == "10.0.0.1" {
 		return "10.1.0.1"
@@ -228,7 +228,8 @@ func (r *rig) clusterPort(port uint32) {
 	}
 }
 
-// Nodes keep containers from the ports that others serve the cluster on: a worker serves on the cluster's or a manager's.
+// Nodes block the access of containers to the cluster ports of other nodes, so a worker may use
+// only the port of the cluster or of a manager.
 func TestJoin_Ports(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -295,7 +296,7 @@ func TestJoin_AHostWhoseNodeIsDownJoinsAnew(t *testing.T) {
 	})
 }
 
-// report is a node's first session.
+// report opens the first session of a node.
 func (r *rig) report(id string) {
 	r.t.Helper()
 	row, _ := r.store.View().NodeStates.Get(id)
@@ -306,7 +307,8 @@ func (r *rig) report(id string) {
 	}
 }
 
-// A join that fails after the manager's answer, or of which the answer is lost, is tried again, and leaves no node behind.
+// A join that fails after the answer of the manager, or whose answer is lost, is tried again, and
+// leaves no extra node behind.
 func TestJoin_AgainAfterAFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -332,7 +334,8 @@ func TestJoin_AgainAfterAFailure(t *testing.T) {
 				t.Error("the second try is no node")
 			}
 		}
-		// Another host with that machine id is still a clone, and another machine at that address still in the way.
+		// Another host with that machine id still counts as a clone, and another machine at that
+		// address is still refused.
 		for says, edit := range map[string]func(*swarmv1.JoinRequest){
 			"cloned disk":      func(q *swarmv1.JoinRequest) { q.Addr, q.Hostname = "10.0.0.9", "host-9" },
 			"--advertise-addr": func(q *swarmv1.JoinRequest) { q.MachineId = "machine-9" },
@@ -346,8 +349,8 @@ func TestJoin_AgainAfterAFailure(t *testing.T) {
 	})
 }
 
-// A host that joins is a row before it reports. Another holder of the token, elsewhere, does not
-// push it out by its words.
+// A host that joins has a row before it reports. Another holder of the token at another address
+// cannot replace it by claiming its data.
 func TestJoin_ReplacesNoOtherHost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -375,8 +378,8 @@ func TestJoin_ReplacesNoOtherHost(t *testing.T) {
 	})
 }
 
-// Who knows a join token makes some nodes that do not exist, and then no more until they are
-// forgotten; a host whose answer was lost replaces its own.
+// A holder of a join token can make a limited number of nodes that do not exist. A host whose
+// answer was lost replaces its own node.
 func TestJoin_BoundsThoseThatNeverReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -409,8 +412,8 @@ func TestJoin_BoundsThoseThatNeverReported(t *testing.T) {
 	})
 }
 
-// A node that opened one session and went away counts like one that never reported, and hosts of
-// one origin join at a bounded pace even if they stay.
+// A node that opened one session and went away counts like a node that never reported. The joins of
+// one origin are limited even if the nodes stay.
 func TestJoin_BoundsGuests(t *testing.T) {
 	for name, up := range map[string]time.Duration{"guests": time.Second, "nodes that stay": time.Hour} {
 		t.Run(name, func(t *testing.T) {
@@ -444,7 +447,7 @@ func TestJoin_BoundsGuests(t *testing.T) {
 	}
 }
 
-// A node renews a few times at once, as when answers are lost, and not without end.
+// A node may renew a few times at once, as after lost answers, but not without limit.
 func TestRenew_IsPaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -468,13 +471,13 @@ func TestRenew_IsPaced(t *testing.T) {
 		if n := renewed(); n == 0 || n > 4 {
 			t.Errorf("%d renewals after a pause, want 2", n)
 		}
-		before := r.server.Asked()
+		before := r.server.LeaderQueries()
 		for range 50 {
 			if _, err := r.renew(holder(t, "zzzzzzzzzzzzzzzzzzzzzzzzz", cert, time.Now().Add(time.Hour))); err == nil {
 				t.Error("a removed node renews")
 			}
 		}
-		if asked := r.server.Asked() - before; asked > 11 {
+		if asked := r.server.LeaderQueries() - before; asked > 11 {
 			t.Errorf("a removed node made %d questions to the leader", asked)
 		}
 	})

@@ -15,9 +15,9 @@ import (
 	"swarm/raftstore/table"
 )
 
-// CreateCredential signs a certificate for a user of the API and writes its row, without which it
-// counts for nothing. It lives no longer than a node's certificate signed now, and no longer than
-// the credential of the caller.
+// CreateCredential signs a certificate for a user of the API and writes its row. A certificate
+// without a row is not accepted. It is valid for at most as long as a node certificate that is
+// signed now, and not longer than the credential of the caller.
 func (s *Server) CreateCredential(ctx context.Context, req *swarmv1.CreateCredentialRequest) (*swarmv1.CreateCredentialResponse, error) {
 	if err := ident.CheckUserName(req.GetName()); err != nil {
 		return nil, err
@@ -53,8 +53,9 @@ func (s *Server) CreateCredential(ctx context.Context, req *swarmv1.CreateCreden
 	return &swarmv1.CreateCredentialResponse{Certificate: certPEM(cert), Bundle: bundle.PEM(), Managers: Managers(view)}, nil
 }
 
-// write commits a credential, together with its issuer's, which must still be there: one that was
-// revoked must not create another through a manager that has not heard of it.
+// write commits a credential together with the credential of its issuer, which must still exist: a
+// revoked credential must not create another one through a manager that does not know of the
+// revocation yet.
 func (s *Server) write(ctx context.Context, view *table.View, row *swarmv1.Credential) error {
 	for {
 		changes := []*swarmv1.Change{table.Create(row)}
@@ -69,20 +70,21 @@ func (s *Server) write(ctx context.Context, view *table.View, row *swarmv1.Crede
 		if row.GetIssuerId() == "" || !errdefs.IsAborted(err) && !errdefs.IsConflict(err) && !errdefs.IsNotFound(err) {
 			return err
 		}
-		// The issuer's row has another version: it creates others at the same time, or is gone.
+		// The row of the issuer has another version: the issuer creates credentials at the same
+		// time, or was revoked.
 		if view, err = s.store.Latest(ctx); err != nil {
 			return err
 		}
 	}
 }
 
-// lifetime is when a credential ends. What is not asked for is as late as allowed; more than
-// allowed is refused.
+// lifetime returns when a credential ends. If the request sets no validity, it is the latest time
+// that is allowed. A longer validity is refused.
 func lifetime(req *swarmv1.CreateCredentialRequest, c *swarmv1.Cluster, who transport.AuthInfo, now time.Time) (time.Time, error) {
 	limit := now.Add(validity(c))
-	reason := fmt.Sprintf("certificates of this cluster live %s at most, see `swarm update --cert-expiry`", validity(c))
+	reason := fmt.Sprintf("certificates of this cluster are valid for at most %s, see `swarm update --cert-expiry`", validity(c))
 	if own := who.Peer.NotAfter; who.User() != "" && own.Before(limit) {
-		limit, reason = own, "no credential outlives the one that creates it, which ends at "+own.UTC().Format(time.RFC3339)
+		limit, reason = own, "a credential must not outlast the credential that creates it, which ends at "+own.UTC().Format(time.RFC3339)
 	}
 	if req.GetValidity() == nil {
 		return limit, nil

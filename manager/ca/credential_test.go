@@ -16,12 +16,12 @@ import (
 	"swarm/raftstore/table"
 )
 
-// local is a call through the local socket.
+// local returns the context of a call through the local socket.
 func local(ctx context.Context) context.Context {
 	return transport.WithAuthInfo(ctx, transport.AuthInfo{Local: &transport.LocalUser{}})
 }
 
-// user is a call with a credential.
+// user returns the context of a call with a credential.
 func user(ctx context.Context, cert []byte) context.Context {
 	c, err := pki.ParseCert(cert)
 	if err != nil {
@@ -64,7 +64,7 @@ func TestCreateCredential(t *testing.T) {
 	})
 }
 
-// No credential outlives the one that creates it, or a node's certificate.
+// A credential is not valid longer than the credential that creates it, or than a node certificate.
 func TestCreateCredential_Lifetime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -79,8 +79,8 @@ func TestCreateCredential_Lifetime(t *testing.T) {
 			validity time.Duration
 			says     string
 		}{
-			"twenty years by one of a minute":     {holder, years, "outlives"},
-			"two minutes by one of a minute":      {holder, 2 * time.Minute, "outlives"},
+			"twenty years by one of a minute":     {holder, years, "outlast"},
+			"two minutes by one of a minute":      {holder, 2 * time.Minute, "outlast"},
 			"twenty years by the local socket":    {local(t.Context()), years, "--cert-expiry"},
 			"a negative time":                     {local(t.Context()), -time.Minute, "not positive"},
 			"a time that wraps round to the past": {holder, 1<<63 - 1, "too long"},
@@ -103,7 +103,7 @@ func TestCreateCredential_Lifetime(t *testing.T) {
 	})
 }
 
-// A credential that was revoked creates no other, also where its holder was let through before.
+// A revoked credential cannot create another one, even if its holder was authorised before.
 func TestCreateCredential_ByARevokedOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

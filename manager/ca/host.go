@@ -14,14 +14,14 @@ import (
 )
 
 const (
-	// maxCSR bounds a certificate request: one for a P-256 key has about 400 bytes.
+	// maxCSR limits a certificate request, in bytes. One for a P-256 key has about 400 bytes.
 	maxCSR = 4 << 10
-	// maxBuild bounds the name of a build.
+	// maxBuild limits the name of a build, in bytes.
 	maxBuild = 128
 )
 
-// checkHost refuses what a host that joins cannot be or must not be: it becomes a row that every
-// list shows, and addresses that every node sends to.
+// checkHost checks the data of a host that joins. They become a row that every list shows, and
+// addresses to which every node sends.
 func checkHost(view *table.View, req *swarmv1.JoinRequest) error {
 	if err := checkHostname(req.GetHostname()); err != nil {
 		return err
@@ -50,9 +50,10 @@ func checkHost(view *table.View, req *swarmv1.JoinRequest) error {
 	return checkAddress(view, "data path address", "--data-path-addr", req.GetDataPathAddr())
 }
 
-// checkPort refuses a worker whose port for the cluster is neither the cluster's nor a manager's: every node keeps its
-// containers from that port, at whatever address, so that a holder of the worker token must not choose it. On a single
-// machine, where nodes differ by their ports, containers reach none of them.
+// checkPort refuses a worker whose cluster port is neither the cluster port of the cluster nor the
+// port of a manager. Every node blocks the access of its containers to that port at every address,
+// so a holder of the worker token must not be able to choose it. On a single machine, where nodes
+// differ by their ports, containers cannot reach any of these ports.
 func checkPort(view *table.View, role swarmv1.NodeSpec_Role, port uint32) error {
 	common := cmp.Or(view.Cluster().GetSpec().GetNetwork().GetClusterPort(), spec.DefaultClusterPort)
 	of := func(p *swarmv1.Peer) bool { return p.GetPort() == port }
@@ -69,9 +70,9 @@ func checkHostname(name string) error {
 	return nil
 }
 
-// checkAddress refuses an address at which other nodes cannot reach a host, and one in another form
-// than the canonical: a second spelling would hide that two nodes have the same. Loopback addresses
-// are for clusters whose managers have one too.
+// checkAddress refuses an address at which other nodes cannot reach a host, and an address that is
+// not in canonical form, because a second spelling would hide that two nodes have the same address.
+// A loopback address is allowed only if all managers have one too.
 func checkAddress(view *table.View, what, flag, text string) error {
 	if err := ident.CheckHostAddress(what, text); err != nil {
 		return fmt.Errorf("%w: give one with %s", err, flag)
@@ -90,7 +91,7 @@ func checkAddress(view *table.View, what, flag, text string) error {
 	return nil
 }
 
-// onLoopback reports whether the cluster is one of a single machine: all managers have loopback
+// onLoopback reports whether the cluster runs on a single machine: all managers have loopback
 // addresses.
 func onLoopback(view *table.View) bool {
 	for _, p := range Managers(view) {

@@ -17,7 +17,7 @@ import (
 	"swarm/raftstore/table"
 )
 
-// Roots hands out the root certificates to whoever asks: the joiner pins their digest against its token.
+// Roots returns the root certificates to any caller. A joiner compares their digest with its token.
 func (s *Server) Roots(context.Context, *swarmv1.RootsRequest) (*swarmv1.RootsResponse, error) {
 	_, c, err := s.cluster()
 	if err != nil {
@@ -26,14 +26,14 @@ func (s *Server) Roots(context.Context, *swarmv1.RootsRequest) (*swarmv1.RootsRe
 	return &swarmv1.RootsResponse{Bundle: c.GetRootCa().GetBundle(), ClusterId: c.GetId()}, nil
 }
 
-// Join makes a host a node: it has the host prove that it knows a join token, refuses a host that
-// is a node already, writes the node's rows and signs its certificate.
+// Join makes a host a node. The host must prove that it knows a join token, and must not be a node
+// already. Join writes the rows of the node and signs its certificate.
 func (s *Server) Join(ctx context.Context, req *swarmv1.JoinRequest) (*swarmv1.JoinResponse, error) {
-	view, role, err := s.admit(ctx) // the newest view: a node that was removed on another manager must be gone here too
+	view, role, err := s.admit(ctx) // the newest view, so that a node which was removed through another manager is gone
 	if err != nil {
 		return nil, err
 	}
-	select { // one after the other, so that each counts those before it
+	select { // admit one host at a time, so that each check counts all earlier hosts
 	case s.admitting <- struct{}{}:
 	case <-ctx.Done():
 		return nil, ctx.Err()
@@ -50,14 +50,14 @@ func (s *Server) Join(ctx context.Context, req *swarmv1.JoinRequest) (*swarmv1.J
 	}
 	c := view.Cluster()
 	from := caller(ctx, req)
-	given := abandoned(view, req, from)
-	if err := refuseTwice(view, req, given); err != nil {
+	replaced := abandoned(view, req, from)
+	if err := refuseDuplicate(view, req, replaced); err != nil {
 		return nil, err
 	}
-	if err := refuseCrowd(view, from, given); err != nil {
+	if err := refuseCrowd(view, from, replaced); err != nil {
 		return nil, fmt.Errorf("join: %w", err)
 	}
-	if err := s.checkPace(origin.OfIP(from)); err != nil {
+	if err := s.checkJoinRate(origin.OfIP(from)); err != nil {
 		return nil, fmt.Errorf("join: %w", err)
 	}
 	root, bundle, err := signingRoot(c)
@@ -75,10 +75,11 @@ func (s *Server) Join(ctx context.Context, req *swarmv1.JoinRequest) (*swarmv1.J
 		return nil, fmt.Errorf("join: %w", err)
 	}
 	node.PublicKey = cert.RawSubjectPublicKeyInfo
-	changes := []*swarmv1.Change{table.Create(node), table.Create(arrived(node, from, now))}
-	for _, st := range given {
+	changes := []*swarmv1.Change{table.Create(node), table.Create(admittedState(node, from, now))}
+	for _, st := range replaced {
 		n, _ := view.Nodes.Get(st.GetNodeId())
-		// With preconditions: a node that has reported meanwhile stays, and this host is told so when it asks again.
+		// The changes have preconditions: if the old node has reported in the meantime, it stays,
+		// and the host gets an error when it tries again.
 		changes = append(changes, table.Delete(n), table.Delete(st))
 	}
 	index, err := s.store.Commit(ctx, "join "+req.GetHostname(), changes...)
@@ -86,8 +87,8 @@ func (s *Server) Join(ctx context.Context, req *swarmv1.JoinRequest) (*swarmv1.J
 		return nil, fmt.Errorf("join host %s: %w", req.GetHostname(), err)
 	}
 	s.admitted = index
-	for _, st := range given {
-		s.log.Info("a node that this host was admitted as before, and never was, is removed", "node", st.GetNodeId(), "hostname", req.GetHostname())
+	for _, st := range replaced {
+		s.log.Info("removed an abandoned node: this host joined as it before, and it never reported", "node", st.GetNodeId(), "hostname", req.GetHostname())
 	}
 	s.log.Info("node joined", "node", node.GetId(), "hostname", node.GetHostname(), "addr", node.GetAddr(), "role", role.String())
 	return &swarmv1.JoinResponse{
@@ -96,8 +97,8 @@ func (s *Server) Join(ctx context.Context, req *swarmv1.JoinRequest) (*swarmv1.J
 	}, nil
 }
 
-// caller is the address that a host joins from, or the one that it advertises when it calls by
-// loopback or through memory.
+// caller returns the address from which a host joins. It is the advertised address if the host
+// calls through loopback or memory.
 func caller(ctx context.Context, req *swarmv1.JoinRequest) netip.Addr {
 	if at := origin.IP(remote(ctx)); at.IsValid() && !at.IsLoopback() {
 		return at
@@ -106,9 +107,9 @@ func caller(ctx context.Context, req *swarmv1.JoinRequest) netip.Addr {
 	return at
 }
 
-// arrived is the state of a node that was admitted: until its first session, its address there is
-// where it called from.
-func arrived(n *swarmv1.Node, from netip.Addr, now time.Time) *swarmv1.NodeState {
+// admittedState returns the state of a node that was just admitted. Until its first session, its
+// address is the address from which it called.
+func admittedState(n *swarmv1.Node, from netip.Addr, now time.Time) *swarmv1.NodeState {
 	st := newState(n, now)
 	st.Addr = from.String()
 	return st
@@ -120,8 +121,8 @@ func calledFrom(st *swarmv1.NodeState, from netip.Prefix) bool {
 	return err == nil && origin.OfIP(at) == from
 }
 
-// current is a view that holds all that was committed when a node called. Those that this replica
-// does not know, such as nodes that were removed, share one question to the leader a second.
+// current returns a view with everything that was committed when the node called. Nodes that this
+// replica does not know, such as removed nodes, share one query to the leader a second.
 func (s *Server) current(ctx context.Context, node string) (*table.View, *swarmv1.Cluster, error) {
 	view, err := s.fresh.ViewFor(ctx, node)
 	if err != nil {
@@ -133,10 +134,10 @@ func (s *Server) current(ctx context.Context, node string) (*table.View, *swarmv
 	return view, view.Cluster(), nil
 }
 
-// abandoned are the nodes that this very host was admitted as and never became: its join failed
-// after our answer, or the answer was lost. A host that runs as one of them does not ask again. It
-// calls from the same origin: machine id, address and port are words that any host with a join
-// token can say of another that joins at this moment.
+// abandoned returns the nodes as which this host was admitted before without becoming one: its join
+// failed after the answer of the manager, or the answer was lost. A host that runs as a node does
+// not join again. The call must come from the same origin, because any host with a join token can
+// claim the machine id, address and port of another host that joins at this moment.
 func abandoned(view *table.View, req *swarmv1.JoinRequest, from netip.Addr) []*swarmv1.NodeState {
 	var out []*swarmv1.NodeState
 	for n := range view.Nodes.All() {
@@ -149,27 +150,27 @@ func abandoned(view *table.View, req *swarmv1.JoinRequest, from netip.Addr) []*s
 }
 
 const (
-	// maxWaiting is how many nodes may be admitted and not have reported, or be guests
-	// (members.Guest), and maxWaitingEach how many of them from one origin. Of a host that joins,
-	// only the seconds until its first session count. Without a limit, who knows a join token fills
-	// every list and every table with hosts that do not exist.
+	// maxWaiting limits the nodes that were admitted and have not reported, or are guests
+	// (members.Guest). maxWaitingEach limits how many of them come from one origin. An ordinary
+	// host counts only for the seconds until its first session. Without a limit, anybody with a
+	// join token could fill every list and table with hosts that do not exist.
 	maxWaiting     = 64
 	maxWaitingEach = 32
-	// ForgetAfter is how long a node may take from its admission to its first session. Then it is
-	// forgotten, and joins again.
+	// ForgetAfter is how long a node may take from its admission to its first session. After that
+	// it is forgotten and must join again.
 	ForgetAfter = 10 * time.Minute
-	// KeptGuests is how many guests stay. Of more, those that have been down for longest are
-	// forgotten, once they have been down for ForgetGuestAfter.
+	// KeptGuests is the number of guests that are kept. If there are more, the guests that have
+	// been down for the longest time are forgotten, but only after ForgetGuestAfter.
 	KeptGuests       = 16
 	ForgetGuestAfter = time.Hour
-	// joinBurst and joinEvery bound how often hosts of one origin join by one manager, and allBurst
-	// and allEvery how often all do.
+	// joinBurst and joinEvery limit the joins of one origin through one manager. allBurst and
+	// allEvery limit all joins through it.
 	joinBurst, joinEvery = 64, 10 * time.Second
 	allBurst, allEvery   = 256, 2 * time.Second
 )
 
-// pace refuses a host when hosts join too often.
-func (s *Server) checkPace(from netip.Prefix) error {
+// checkJoinRate refuses a host if hosts join too often.
+func (s *Server) checkJoinRate(from netip.Prefix) error {
 	wait := s.joinsOf.Take(from)
 	if wait == 0 {
 		wait = s.joins.Take(struct{}{})
@@ -178,15 +179,15 @@ func (s *Server) checkPace(from netip.Prefix) error {
 		return nil
 	}
 	return errdefs.ErrResourceExhausted.WithMessage(fmt.Sprintf(
-		"hosts join too often: try again in %s; if nobody knows them, run `swarm join-token --rotate` on a manager", wait.Round(time.Second)))
+		"hosts join too often: try again in %s; if you do not know these hosts, run `swarm join-token --rotate` on a manager", wait.Round(time.Second)))
 }
 
-// refuseCrowd refuses a host while too many have been admitted that never reported or are guests,
-// those that it replaces aside.
-func refuseCrowd(view *table.View, caller netip.Addr, given []*swarmv1.NodeState) error {
+// refuseCrowd refuses a host if too many nodes were admitted that never reported or are guests.
+// Nodes that the host replaces do not count.
+func refuseCrowd(view *table.View, caller netip.Addr, replaced []*swarmv1.NodeState) error {
 	all, same, from := 0, 0, origin.OfIP(caller)
 	for st := range view.NodeStates.All() {
-		if !members.NeverReported(st) && !members.Guest(st) || slices.Contains(given, st) {
+		if !members.NeverReported(st) && !members.Guest(st) || slices.Contains(replaced, st) {
 			continue
 		}
 		all++
@@ -203,15 +204,16 @@ func refuseCrowd(view *table.View, caller netip.Addr, given []*swarmv1.NodeState
 		return nil
 	}
 	return errdefs.ErrResourceExhausted.WithMessage(fmt.Sprintf(
-		"%s admitted and have never reported, or only for a few minutes: wait until they do or are forgotten, after %s to %s, or remove them with `swarm node rm --force` on a manager; if nobody knows them, `swarm join-token --rotate` first", what, ForgetAfter, ForgetGuestAfter))
+		"%s admitted and have never reported, or only for a few minutes: wait until they do or are forgotten, after %s to %s, or remove them with `swarm node rm --force` on a manager; if you do not know these hosts, run `swarm join-token --rotate` first", what, ForgetAfter, ForgetGuestAfter))
 }
 
-// refuseTwice keeps one host from being two nodes, those that it never became aside. A node that is down may have lost its
-// disk: its host joins anew.
-func refuseTwice(view *table.View, req *swarmv1.JoinRequest, given []*swarmv1.NodeState) error {
+// refuseDuplicate refuses a host that is already a node. Nodes that the host replaces do not count.
+// Nodes that are down do not count either, because such a host may have lost its disk and joins
+// again.
+func refuseDuplicate(view *table.View, req *swarmv1.JoinRequest, replaced []*swarmv1.NodeState) error {
 	for n := range view.Nodes.All() {
 		st, _ := view.NodeStates.Get(n.GetId())
-		if st.GetState() == swarmv1.NodeState_DOWN || slices.Contains(given, st) {
+		if st.GetState() == swarmv1.NodeState_DOWN || slices.Contains(replaced, st) {
 			continue
 		}
 		switch {
@@ -243,9 +245,10 @@ func refuseTwice(view *table.View, req *swarmv1.JoinRequest, given []*swarmv1.No
 	return nil
 }
 
-// addresses are those of a node that other nodes send to, and that no two nodes have: the ports of
-// gossip and of overlay networks are the same on all nodes. Clusters on loopback are for trying,
-// and their nodes differ by their cluster ports alone.
+// addresses returns the addresses of a node that other nodes send to and that no two nodes may
+// share, because the ports of gossip and of overlay networks are the same on all nodes. It leaves
+// out loopback addresses: clusters on loopback are for trials, and their nodes differ only by their
+// cluster ports.
 func addresses(advertised, dataPath string) []string {
 	return slices.DeleteFunc([]string{advertised, dataPath}, func(text string) bool {
 		a, err := netip.ParseAddr(text)
@@ -253,9 +256,10 @@ func addresses(advertised, dataPath string) []string {
 	})
 }
 
-// Moved is the row of a node that greets with other addresses than it has; nil: it has them. It refuses what Join refuses of
-// an address: one at which other nodes cannot be reached, and one of another node that is not down.
-func Moved(view *table.View, id string, hello *swarmv1.Hello) (*swarmv1.Node, error) {
+// UpdatedAddress returns the row of a node with the addresses of its hello message. It returns nil
+// if the row has these addresses already. It returns an error for an address that Join would
+// refuse: one at which other nodes cannot be reached, or one of another node that is not down.
+func UpdatedAddress(view *table.View, id string, hello *swarmv1.Hello) (*swarmv1.Node, error) {
 	old, ok := view.Nodes.Get(id)
 	if !ok || hello.GetAddr() == "" {
 		return nil, nil

@@ -11,7 +11,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// A node that greets with another address than it joined with gets a row with that; what no host may join with is refused.
+// A node whose hello has another address than its row gets a row with the new address. An address
+// with which no host may join is refused.
 func TestMoved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -31,8 +32,8 @@ func TestMoved(t *testing.T) {
 		for _, c := range []struct {
 			name  string
 			hello *swarmv1.Hello
-			want  string // addresses, or what an error says; empty: nothing changes
-			down  bool   // the other node
+			want  string // the addresses, or the error text; empty if nothing changes
+			down  bool   // whether the other node is down
 		}{
 			{name: "the same", hello: &swarmv1.Hello{Addr: req.GetAddr(), DataPathAddr: req.GetDataPathAddr(), Port: req.GetPort()}},
 			{name: "a build that does not say", hello: &swarmv1.Hello{}},
@@ -48,7 +49,7 @@ func TestMoved(t *testing.T) {
 			if c.down {
 				r.setState(second.GetNodeId(), swarmv1.NodeState_DOWN)
 			}
-			next, err := ca.Moved(r.store.View(), joined.GetNodeId(), c.hello)
+			next, err := ca.UpdatedAddress(r.store.View(), joined.GetNodeId(), c.hello)
 			switch {
 			case err != nil:
 				if c.want == "" || !strings.Contains(err.Error(), c.want) || !errdefs.IsInvalidArgument(err) && !errdefs.IsAlreadyExists(err) {

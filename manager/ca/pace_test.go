@@ -10,11 +10,11 @@ import (
 	"swarm/raftstore/table"
 )
 
-// The holder of an old certificate of a node takes nothing from the budget of the node.
-func TestPaceOf(t *testing.T) {
+// The holder of an old certificate of a node does not use up the rate limit of the node.
+func TestRateKey(t *testing.T) {
 	view := table.ViewOf(&swarmv1.Node{Id: "n1", PublicKey: []byte("new"), PreviousKey: []byte("previous")})
 	of := func(id, key string) string {
-		return ca.PaceOf(view, pki.Peer{ID: id, Cert: &x509.Certificate{RawSubjectPublicKeyInfo: []byte(key)}})
+		return ca.RateKey(view, pki.Peer{ID: id, Cert: &x509.Certificate{RawSubjectPublicKeyInfo: []byte(key)}})
 	}
 	if of("n1", "new") != "n1" || of("n1", "previous") != "n1" {
 		t.Error("a key that the node may use has a budget of its own")

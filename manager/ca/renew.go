@@ -19,22 +19,22 @@ import (
 )
 
 const (
-	// MaxExpired is how long after its end a node's certificate can still be renewed: a host that
-	// was off for longer leaves and joins again. Without a limit the disk of every former host
-	// would be a key to the cluster for ever.
+	// MaxExpired is how long after its expiry a node certificate can still be renewed. A host that
+	// was off for longer must leave and join again. Without a limit, the disk of every former host
+	// would give access to the cluster for ever.
 	MaxExpired = 90 * 24 * time.Hour
-	// renewAttempts bounds how often a renewal is tried again because the row of the node changed
-	// meanwhile.
+	// renewAttempts limits the attempts of a renewal while the row of the node changes.
 	renewAttempts = 8
 )
 
 const joinAgain = "run `swarm leave --force` on the node and join again"
 
-// Renew signs a fresh certificate for a node. The old one may have expired up to MaxExpired ago. It
-// must be for the key issued last, or for the one before as long as no session with the newest has
-// been seen: the answer that carried the newest certificate may have been lost. The new key is in
-// the node's row before the node gets the certificate, so the call needs the leader. The managers
-// need no certificate of this kind to elect one: they sign for themselves.
+// Renew signs a new certificate for a node. The old certificate may have expired up to MaxExpired
+// ago. Its key must be the newest key of the node, or the key before it until a session with the
+// newest key has been seen, because the answer with the newest certificate may have been lost. The
+// new key is in the row of the node before the node gets the certificate, so Renew needs a leader.
+// Managers do not need a node certificate to elect a leader, because they sign their manager
+// certificates themselves.
 func (s *Server) Renew(ctx context.Context, req *swarmv1.RenewRequest) (*swarmv1.RenewResponse, error) {
 	who, err := transport.FromContext(ctx)
 	if err != nil {
@@ -43,7 +43,7 @@ func (s *Server) Renew(ctx context.Context, req *swarmv1.RenewRequest) (*swarmv1
 	if who.NodeID() == "" {
 		return nil, errdefs.ErrPermissionDenied.WithMessage("renew certificate: only a node can renew its own")
 	}
-	if wait := s.renewals.Take(PaceOf(s.store.View(), who.Peer)); wait > 0 {
+	if wait := s.renewals.Take(RateKey(s.store.View(), who.Peer)); wait > 0 {
 		return nil, errdefs.ErrResourceExhausted.WithMessage(fmt.Sprintf(
 			"renew certificate: node %s renews too often: try again in %s", who.NodeID(), wait.Round(time.Millisecond)))
 	}
@@ -66,7 +66,7 @@ func (s *Server) renew(ctx context.Context, who pki.Peer, req *swarmv1.RenewRequ
 		return nil, errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("renew certificate: node %s was removed from the cluster: %s", who.ID, joinAgain))
 	}
 	now := time.Now()
-	if err := renewable(node, who, req.GetMachineId(), now); err != nil {
+	if err := checkRenewal(node, who, req.GetMachineId(), now); err != nil {
 		return nil, err
 	}
 	root, bundle, err := signingRoot(c)
@@ -77,25 +77,25 @@ func (s *Server) renew(ctx context.Context, who pki.Peer, req *swarmv1.RenewRequ
 	if err != nil {
 		return nil, fmt.Errorf("renew certificate: %w", err)
 	}
-	if _, err := s.store.Commit(ctx, "node "+who.ID, table.Update(rekeyed(node, who, cert))); err != nil {
+	if _, err := s.store.Commit(ctx, "node "+who.ID, table.Update(withNewKey(node, who, cert))); err != nil {
 		return nil, fmt.Errorf("renew certificate of node %s: %w", who.ID, err)
 	}
 	s.log.Info("certificate renewed", "node", who.ID, "until", cert.NotAfter)
 	return &swarmv1.RenewResponse{Certificate: certPEM(cert), Bundle: bundle.PEM()}, nil
 }
 
-// PaceOf names the budget that a call of a node is taken from. It is the node's, if the replica knows the key of the
-// certificate as one that the node may use; another key has a budget of its own, so that the holder of an old certificate
-// takes nothing from the node.
-func PaceOf(view *table.View, who pki.Peer) string {
+// RateKey returns the key of the rate limit for a call of a node. It is the id of the node if the
+// replica allows the node to use the key of the certificate. Any other key has its own limit, so
+// the holder of an old certificate does not use up the limit of the node.
+func RateKey(view *table.View, who pki.Peer) string {
 	if node, ok := view.Nodes.Get(who.ID); ok && members.Allows(node, who.PublicKey()) {
 		return who.ID
 	}
 	return who.ID + " " + string(who.PublicKey())
 }
 
-// renewable refuses a renewal that is not the node's, or comes too late.
-func renewable(node *swarmv1.Node, who pki.Peer, machineID string, now time.Time) error {
+// checkRenewal refuses a renewal of another machine, of a replaced key, or after MaxExpired.
+func checkRenewal(node *swarmv1.Node, who pki.Peer, machineID string, now time.Time) error {
 	if err := CheckKey(node, who); err != nil {
 		return fmt.Errorf("renew certificate: %w", err)
 	}
@@ -105,14 +105,14 @@ func renewable(node *swarmv1.Node, who pki.Peer, machineID string, now time.Time
 	}
 	if ago := now.Sub(who.NotAfter); ago > MaxExpired {
 		return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf(
-			"renew certificate: that of node %s expired %d days ago, and %d is the most: %s", node.GetId(), ago/(24*time.Hour), MaxExpired/(24*time.Hour), joinAgain))
+			"renew certificate: the certificate of node %s expired %d days ago, and only %d days are allowed: %s", node.GetId(), ago/(24*time.Hour), MaxExpired/(24*time.Hour), joinAgain))
 	}
 	return nil
 }
 
-// rekeyed is the row of a node that gets a certificate for a new key. The previous key stays the
-// one that the node has proven to hold, however many answers were lost.
-func rekeyed(node *swarmv1.Node, who pki.Peer, cert *x509.Certificate) *swarmv1.Node {
+// withNewKey returns the row of a node with the key of a new certificate. The previous key becomes
+// the key that the node has proved to hold, however many answers were lost.
+func withNewKey(node *swarmv1.Node, who pki.Peer, cert *x509.Certificate) *swarmv1.Node {
 	next := node.CloneVT()
 	next.PublicKey, next.PreviousKey = cert.RawSubjectPublicKeyInfo, who.PublicKey()
 	if bytes.Equal(next.PublicKey, next.PreviousKey) {
@@ -121,8 +121,8 @@ func rekeyed(node *swarmv1.Node, who pki.Peer, cert *x509.Certificate) *swarmv1.
 	return next
 }
 
-// CheckKey refuses a certificate of a node for a key that newer ones have replaced. The error is of
-// class permission denied.
+// CheckKey returns errdefs.ErrPermissionDenied if newer keys have replaced the key of a node
+// certificate.
 func CheckKey(node *swarmv1.Node, who pki.Peer) error {
 	if members.Allows(node, who.PublicKey()) {
 		return nil
@@ -131,9 +131,9 @@ func CheckKey(node *swarmv1.Node, who pki.Peer) error {
 		"the certificate of node %s is not the one issued last, but an older one (a restored or stolen disk?): %s", node.GetId(), joinAgain))
 }
 
-// Seen notes that a node uses the key issued last, so that the one before opens nothing any more.
-// It does nothing in the usual case, when that is known.
-func Seen(ctx context.Context, store *raftstore.Store, who pki.Peer) error {
+// RecordKeyUse records that a node uses its newest key, so that the key before it is no longer
+// accepted. It does nothing if that is known already.
+func RecordKeyUse(ctx context.Context, store *raftstore.Store, who pki.Peer) error {
 	for range renewAttempts {
 		node, ok := store.View().Nodes.Get(who.ID)
 		if !ok || len(node.GetPreviousKey()) == 0 || !bytes.Equal(node.GetPublicKey(), who.PublicKey()) {
@@ -145,5 +145,5 @@ func Seen(ctx context.Context, store *raftstore.Store, who pki.Peer) error {
 			return err
 		}
 	}
-	return errors.New("the row keeps changing")
+	return errors.New("the row of the node keeps changing: try again")
 }

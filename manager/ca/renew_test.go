@@ -16,7 +16,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// holder is a node that calls with a certificate.
+// holder returns the context of a call of a node with a certificate.
 func holder(t *testing.T, id string, cert *x509.Certificate, until time.Time) context.Context {
 	t.Helper()
 	return transport.WithAuthInfo(t.Context(), transport.AuthInfo{Peer: pki.Peer{Kind: pki.KindNode, ID: id, NotAfter: until, Cert: cert}})
@@ -31,7 +31,7 @@ func parse(t *testing.T, certificate []byte) *x509.Certificate {
 	return cert
 }
 
-// join makes a node and returns its id and certificate.
+// join adds a node and returns its id and certificate.
 func (r *rig) join() (string, *x509.Certificate) {
 	r.t.Helper()
 	joined, err := r.joinWorker(r.request())
@@ -74,7 +74,7 @@ func TestRenew_Refusals(t *testing.T) {
 			{"another machine", holder(t, id, cert, now.Add(time.Hour)), "machine-9", "cloned disk"},
 			{"another key", holder(t, id, &x509.Certificate{RawSubjectPublicKeyInfo: strange}, now.Add(time.Hour)), "machine-1", "not the one issued last"},
 			{"no key", holder(t, id, nil, now.Add(time.Hour)), "machine-1", "not the one issued last"},
-			{"expired for too long", holder(t, id, cert, now.Add(-ca.MaxExpired-time.Hour)), "machine-1", "expired 90 days ago, and 90 is the most"},
+			{"expired for too long", holder(t, id, cert, now.Add(-ca.MaxExpired-time.Hour)), "machine-1", "expired 90 days ago, and only 90 days are allowed"},
 		} {
 			_, err := r.server.Renew(tt.ctx, &swarmv1.RenewRequest{Csr: csr(t), MachineId: tt.machine})
 			if !errdefs.IsPermissionDenied(err) || !strings.Contains(err.Error(), tt.says) {
@@ -88,8 +88,8 @@ func TestRenew_Refusals(t *testing.T) {
 	})
 }
 
-// A key opens the next certificate until the one after it was used. A node that never gets the
-// answer is not locked out.
+// A key may renew until the key after it has been used. A node that never gets the answer is not
+// locked out.
 func TestRenew_OnlyTheNewestKeys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -112,14 +112,14 @@ func TestRenew_OnlyTheNewestKeys(t *testing.T) {
 		}
 		seen := func(cert *x509.Certificate) {
 			t.Helper()
-			if err := ca.Seen(t.Context(), r.store, pki.Peer{ID: id, Cert: cert}); err != nil {
+			if err := ca.RecordKeyUse(t.Context(), r.store, pki.Peer{ID: id, Cert: cert}); err != nil {
 				t.Fatal(err)
 			}
 		}
 		lost := must(k0, "first renewal")
 		must(k0, "again, because the answer was lost")
 		refused(lost, "with the key of the answer that was lost")
-		seen(k0) // a session with the old key says nothing
+		seen(k0) // a session with the old key changes nothing
 		must(k0, "a third time")
 		k1 := must(k0, "a fourth time")
 		seen(k1)

@@ -149,7 +149,7 @@ func controlRules() map[string]Rule {
 
 // Members reports whether a node is a member of the cluster now, and its role. A node with a
 // certificate for an old key is not a member, unless its call has begun before
-// (transport.AuthInfo.Running).
+// (transport.AuthInfo.Established).
 type Members func(who transport.AuthInfo) (role swarmv1.NodeSpec_Role, member bool)
 
 // MembersOf returns Members that read the replica at every call, so that a demotion or a removal
@@ -157,7 +157,7 @@ type Members func(who transport.AuthInfo) (role swarmv1.NodeSpec_Role, member bo
 func MembersOf(store *raftstore.Store) Members {
 	return func(who transport.AuthInfo) (swarmv1.NodeSpec_Role, bool) {
 		n, ok := store.View().Nodes.Get(who.NodeID())
-		return n.GetSpec().GetRole(), ok && (who.Running || members.Allows(n, who.Peer.PublicKey()))
+		return n.GetSpec().GetRole(), ok && (who.Established || members.Allows(n, who.Peer.PublicKey()))
 	}
 }
 
@@ -173,7 +173,7 @@ func CredentialsOf(store *raftstore.Store) Credentials {
 	fresh := raftstore.NewRefresher(store)
 	return func(ctx context.Context, who transport.AuthInfo) (*swarmv1.Credential, error) {
 		id := who.Credential()
-		if row, ok := store.View().Credentials.Get(id); ok || who.Running {
+		if row, ok := store.View().Credentials.Get(id); ok || who.Established {
 			return row, nil
 		}
 		ctx, cancel := context.WithTimeout(ctx, crud.CatchUpTimeout)

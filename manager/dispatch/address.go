@@ -20,7 +20,7 @@ import (
 func (s *Server) takeOverAddress(ctx context.Context, id string, hello *swarmv1.Hello) error {
 	for range openAttempts {
 		view := s.deps.Store.View()
-		next, err := ca.Moved(view, id, hello)
+		next, err := ca.UpdatedAddress(view, id, hello)
 		if err != nil || next == nil {
 			return err
 		}

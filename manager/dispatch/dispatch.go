@@ -85,7 +85,7 @@ type Server struct {
 	contact     contact
 	reportNow   chan struct{}        // capacity 1: a session began or ended, report it to the leader now
 	receivers   sync.WaitGroup       // one for each session's receiving goroutine
-	opens       *pace.Each[string]   // of sessions, by ca.PaceOf
+	opens       *pace.Each[string]   // of sessions, by ca.RateKey
 	notes       *pace.Each[string]   // of log lines, by node
 	refresh     *raftstore.Refresher // for callers that this replica does not know
 
@@ -155,7 +155,7 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) pace() (beat, timeout time.Duration) { return paceOf(s.deps.Store.View().Cluster()) }
 
 func paceOf(c *swarmv1.Cluster) (beat, timeout time.Duration) {
-	return spec.SessionPace(c.GetSpec().GetDispatcher())
+	return spec.SessionTiming(c.GetSpec().GetDispatcher())
 }
 
 // follow marks in each session what a change in the store may mean for its node, until ctx ends.

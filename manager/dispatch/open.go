@@ -95,7 +95,7 @@ func (s *Server) member(ctx context.Context, id string) (*table.View, error) {
 	if err != nil {
 		return nil, err
 	}
-	if wait := s.opens.Take(ca.PaceOf(s.deps.Store.View(), who.Peer)); wait > 0 {
+	if wait := s.opens.Take(ca.RateKey(s.deps.Store.View(), who.Peer)); wait > 0 {
 		return nil, errdefs.ErrResourceExhausted.WithMessage(fmt.Sprintf("node %s opens sessions too often: try again in %s", id, wait.Round(time.Millisecond)))
 	}
 	view, err := s.freshView(ctx, id)
@@ -168,7 +168,7 @@ func (s *Server) checkKey(ctx context.Context, node *swarmv1.Node) error {
 	if err := ca.CheckKey(node, who.Peer); err != nil {
 		return err
 	}
-	if err := ca.Seen(ctx, s.deps.Store, who.Peer); err != nil {
+	if err := ca.RecordKeyUse(ctx, s.deps.Store, who.Peer); err != nil {
 		return fmt.Errorf("note the newest key of node %s: %w", node.GetId(), err)
 	}
 	return nil

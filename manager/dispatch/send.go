@@ -52,7 +52,7 @@ func (x *session) serve(ctx context.Context, first *swarmv1.ToWorker) error {
 		}
 	}
 	if who, known := transport.FromContext(ctx); known == nil {
-		who.HangUp()
+		who.CloseConn()
 	}
 	return err
 }

@@ -141,7 +141,7 @@ func (n *Namespace) ID() ID { return n.id }
 // Do runs fn on a thread inside the namespace. Sockets and files that fn opens stay in the
 // namespace. Goroutines that fn starts run outside of it.
 func (n *Namespace) Do(fn func() error) error {
-	return thread.Lend(func() (bool, error) {
+	return thread.RunReusable(func() (bool, error) {
 		back, err := os.Open(self)
 		if err != nil {
 			return true, err

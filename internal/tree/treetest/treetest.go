@@ -1,6 +1,7 @@
 //go:build linux
 
-// Package treetest makes file trees as a hostile container would. It runs no goroutine. Called by tests.
+// Package treetest makes file trees like those of a hostile container. Tests call it. It runs no
+// goroutine.
 package treetest
 
 import (
@@ -9,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Nest makes a chain of folders, with a file in each, with the descriptors of two of them.
+// Nest makes a chain of nested folders with a file in each. It keeps at most two descriptors open.
 func Nest(t *testing.T, dir string, levels int) {
 	t.Helper()
 	at, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
@@ -33,7 +34,7 @@ func Nest(t *testing.T, dir string, levels int) {
 	_ = unix.Close(at)
 }
 
-// FewDescriptors leaves the test 128 descriptors.
+// FewDescriptors limits the test process to 128 descriptors until the test ends.
 func FewDescriptors(t *testing.T) {
 	t.Helper()
 	var was unix.Rlimit

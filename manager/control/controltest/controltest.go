@@ -68,7 +68,7 @@ func (r *Rig) bootstrap() {
 	if err != nil {
 		r.T.Fatal(err)
 	}
-	c, err := ca.NewCluster(ca.Founder{CSR: csr, Addr: "10.0.0.1", Port: 2377}, time.Now())
+	c, err := ca.NewCluster(ca.BootstrapConfig{CSR: csr, Addr: "10.0.0.1", Port: 2377}, time.Now())
 	if err != nil {
 		r.T.Fatal(err)
 	}

@@ -16,7 +16,7 @@ import (
 
 // RemoveNetwork removes a network. It returns ErrFailedPrecondition if a service or a task uses it.
 func (s *Server) RemoveNetwork(ctx context.Context, req *swarmv1.GetRequest) (*swarmv1.RemoveResponse, error) {
-	if spec.LocalNetwork(req.GetId()) {
+	if spec.IsLocalNetwork(req.GetId()) {
 		return nil, errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("network %s is built in, every node has it: it cannot be removed", req.GetId()))
 	}
 	found, err := object.Networks().Find(s.store.View(), req.GetId())

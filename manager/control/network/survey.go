@@ -25,7 +25,7 @@ const surveyTimeout = 3 * time.Second
 // SurveyNetwork asks every node what it has of a network, and compares that with what the managers
 // know. A node that does not answer is in the result with an error.
 func (s *Server) SurveyNetwork(ctx context.Context, req *swarmv1.GetRequest) (*swarmv1.NetworkSurvey, error) {
-	if spec.LocalNetwork(req.GetId()) {
+	if spec.IsLocalNetwork(req.GetId()) {
 		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("network %s is every node's own: there is nothing to compare", req.GetId()))
 	}
 	v := s.store.View()

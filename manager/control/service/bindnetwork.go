@@ -21,7 +21,7 @@ func bindNetworks(v *table.View, list []*swarmv1.NetworkAttachmentConfig) error 
 		for key := range n.GetDriverOpts() {
 			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("option %q of network %s is not known: there are none, leave driver-opt out", key, asked))
 		}
-		if spec.LocalNetwork(asked) {
+		if spec.IsLocalNetwork(asked) {
 			if len(n.GetAddresses()) > 0 || len(n.GetAliases()) > 0 {
 				return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("network %s has no names and gives addresses by itself: leave alias and ip out, or use an overlay network", asked))
 			}
@@ -55,7 +55,7 @@ func joinNetworks(v *table.View, service string, next *swarmv1.ServiceSpec) (cha
 	svc, _ := v.Services.Get(service)
 	current, _ := v.Revision(service, svc.GetRevision())
 	for _, n := range next.GetTaskTemplate().GetNetworks() {
-		if spec.LocalNetwork(n.GetTarget()) || object.OnNetwork(current, n.GetTarget()) {
+		if spec.IsLocalNetwork(n.GetTarget()) || object.OnNetwork(current, n.GetTarget()) {
 			continue
 		}
 		row, ok := v.Networks.Get(n.GetTarget())

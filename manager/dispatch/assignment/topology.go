@@ -113,7 +113,7 @@ func (t *topology) apply(d *Dirty, batch watch.Batch) {
 // overlaysOf returns the networks that are not node-local.
 func overlaysOf(list []*swarmv1.NetworkAttachment) (out []string) {
 	for _, n := range list {
-		if !spec.LocalNetwork(n.GetNetworkId()) {
+		if !spec.IsLocalNetwork(n.GetNetworkId()) {
 			out = append(out, n.GetNetworkId())
 		}
 	}
@@ -164,7 +164,7 @@ func servicePlace(view *table.View, id string) (networks []string, published boo
 	}
 	rev, _ := view.Revision(id, svc.GetRevision())
 	for _, n := range rev.GetSpec().GetTaskTemplate().GetNetworks() {
-		if !spec.LocalNetwork(n.GetTarget()) {
+		if !spec.IsLocalNetwork(n.GetTarget()) {
 			networks = append(networks, n.GetTarget())
 		}
 	}
@@ -194,7 +194,7 @@ func routingOf(view *table.View, id string) *swarmv1.Routing {
 	out := &swarmv1.Routing{ServiceId: id, Name: svc.GetName(), Endpoint: end}
 	rev, _ := view.Revision(id, svc.GetRevision())
 	for _, n := range rev.GetSpec().GetTaskTemplate().GetNetworks() {
-		if !spec.LocalNetwork(n.GetTarget()) {
+		if !spec.IsLocalNetwork(n.GetTarget()) {
 			out.Networks = append(out.Networks, &swarmv1.NetworkAttachment{NetworkId: n.GetTarget(), Aliases: n.GetAliases()})
 		}
 	}

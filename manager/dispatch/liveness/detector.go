@@ -125,7 +125,7 @@ func (d *Detector) judgeAll(ctx context.Context) (time.Duration, error) {
 	// session.
 	d.sessions.reconcile(view, now)
 	d.sessions.report(d.deps.Sessions(now), now)
-	beat, timeout := spec.SessionPace(view.Cluster().GetSpec().GetDispatcher())
+	beat, timeout := spec.SessionTiming(view.Cluster().GetSpec().GetDispatcher())
 	next, ledFor := timeout, d.deps.LedFor(now)
 	var groups []*swarmv1.Group
 	for st := range view.NodeStates.All() {
@@ -222,7 +222,7 @@ func (d *Detector) refusal(opening *swarmv1.SessionEntry, now time.Time) string 
 	if opening == nil {
 		return ""
 	}
-	beat, _ := spec.SessionPace(d.deps.Store.View().Cluster().GetSpec().GetDispatcher())
+	beat, _ := spec.SessionTiming(d.deps.Store.View().Cluster().GetSpec().GetDispatcher())
 	d.sessions.report(d.deps.Sessions(now), now) // this manager's own sessions count too
 	if host, ok := d.sessions.inUse(opening.GetNodeId(), opening.GetAddr(), now, spec.MissedHeartbeats*beat); ok {
 		return NodeInUse(opening.GetNodeId(), "a host at "+host).Error()

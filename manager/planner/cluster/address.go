@@ -45,7 +45,7 @@ func (d *Draft) FindAddresses(rev *Revision) (found []Address, problem string) {
 		return nil, ""
 	}
 	for i, use := range rev.Networks {
-		if spec.LocalNetwork(use.GetNetworkId()) {
+		if spec.IsLocalNetwork(use.GetNetworkId()) {
 			continue
 		}
 		n := d.state.networks[use.GetNetworkId()]

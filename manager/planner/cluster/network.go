@@ -100,7 +100,7 @@ func (p *State) foldCursor(c *swarmv1.Claim, id, family string, deleted bool) {
 func (r *Revision) addNetworks(list []*swarmv1.NetworkAttachmentConfig) {
 	for _, use := range list {
 		r.Networks = append(r.Networks, &swarmv1.NetworkAttachment{NetworkId: use.GetTarget(), Aliases: use.GetAliases(), DriverOpts: use.GetDriverOpts()})
-		r.needsAddress = r.needsAddress || !spec.LocalNetwork(use.GetTarget())
+		r.needsAddress = r.needsAddress || !spec.IsLocalNetwork(use.GetTarget())
 		var requested []netip.Addr
 		for _, text := range use.GetAddresses() {
 			if a, err := ipam.ParseAddr(text); err == nil {

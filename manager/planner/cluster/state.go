@@ -135,7 +135,7 @@ func (p *State) foldCluster(c *swarmv1.Cluster) {
 			p.markDirty(s)
 		}
 	}
-	_, p.lease = spec.SessionPace(c.GetSpec().GetDispatcher())
+	_, p.lease = spec.SessionTiming(c.GetSpec().GetDispatcher())
 	p.HistoryLimit, p.LogDriver = history, c.GetSpec().GetTaskDefaults().GetLogDriver()
 }
 

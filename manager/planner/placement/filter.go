@@ -69,7 +69,7 @@ func checkClass(r *cluster.Revision, c *cluster.Class) refusal {
 			return refusedConstraint
 		}
 	}
-	if len(r.Platforms) > 0 && !slices.ContainsFunc(r.Platforms, func(p *swarmv1.Platform) bool { return spec.Runs(c.Platform, p) }) {
+	if len(r.Platforms) > 0 && !slices.ContainsFunc(r.Platforms, func(p *swarmv1.Platform) bool { return spec.PlatformMatches(c.Platform, p) }) {
 		return refusedPlatform
 	}
 	return fits

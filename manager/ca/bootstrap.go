@@ -14,8 +14,9 @@ import (
 	"swarm/raftstore/table"
 )
 
-// Founder is the first manager and what the cluster is to be. Empty ids are made.
-type Founder struct {
+// BootstrapConfig describes a new cluster and its first manager. NewCluster makes ids for empty
+// ids.
+type BootstrapConfig struct {
 	ClusterID string
 	NodeID    string
 	Spec      *swarmv1.ClusterSpec
@@ -31,9 +32,10 @@ type Founder struct {
 	Availability swarmv1.NodeSpec_Availability
 }
 
-// Founding is a new cluster: rows to commit as the first group after Bootstrap, and the first manager's identity, which
-// it needs before there is a store to ask.
-type Founding struct {
+// BootstrapResult is a new cluster. Changes are the rows to commit as the first group after the
+// bootstrap of the store. Certificate and Bundle are the identity of the first manager, which needs
+// it before the store is available.
+type BootstrapResult struct {
 	Cluster     *swarmv1.Cluster
 	Node        *swarmv1.Node
 	Certificate []byte
@@ -41,8 +43,9 @@ type Founding struct {
 	Changes     []*swarmv1.Change
 }
 
-// NewCluster makes the rows of a new cluster: root, join tokens, gossip key, and the node that founds it as a manager.
-func NewCluster(f Founder, now time.Time) (*Founding, error) {
+// NewCluster makes the rows of a new cluster: the root, the join tokens, the gossip key, and the
+// first node as a manager.
+func NewCluster(f BootstrapConfig, now time.Time) (*BootstrapResult, error) {
 	if f.ClusterID == "" {
 		f.ClusterID = ident.NewID()
 	}
@@ -61,7 +64,7 @@ func NewCluster(f Founder, now time.Time) (*Founding, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create cluster: %w", err)
 	}
-	rootCA, bundle, err := fresh(root)
+	rootCA, bundle, err := newRootCA(root)
 	if err != nil {
 		return nil, fmt.Errorf("create cluster: %w", err)
 	}
@@ -84,7 +87,7 @@ func NewCluster(f Founder, now time.Time) (*Founding, error) {
 		Id: f.NodeID, MachineId: f.MachineID, Addr: f.Addr, Port: f.Port, DataPathAddr: f.DataPathAddr, Hostname: f.Hostname,
 		Spec: &swarmv1.NodeSpec{Role: swarmv1.NodeSpec_MANAGER, Availability: f.Availability}, PublicKey: cert.RawSubjectPublicKeyInfo,
 	}
-	return &Founding{
+	return &BootstrapResult{
 		Cluster: cluster, Node: node, Certificate: certPEM(cert), Bundle: bundle.PEM(),
 		Changes: []*swarmv1.Change{
 			table.Create(cluster), table.Create(node), table.Create(newState(node, now)),
@@ -92,7 +95,7 @@ func NewCluster(f Founder, now time.Time) (*Founding, error) {
 	}, nil
 }
 
-// newState is the NodeState of a node that has just become a member.
+// newState returns the NodeState of a node that has just become a member.
 func newState(n *swarmv1.Node, now time.Time) *swarmv1.NodeState {
 	return &swarmv1.NodeState{
 		NodeId: n.GetId(), State: swarmv1.NodeState_UNKNOWN, Message: "joined, and has not reported yet",

@@ -9,8 +9,8 @@ import (
 )
 
 func TestService_WordsAreBounded(t *testing.T) {
-	many := slices.Repeat([]string{"A=b"}, maxWords)
-	long := "A=" + strings.Repeat("x", maxWordBytes)
+	many := slices.Repeat([]string{"A=b"}, maxTexts)
+	long := "A=" + strings.Repeat("x", maxTextBytes)
 	for _, c := range []struct {
 		name string
 		spec *swarmv1.ContainerSpec

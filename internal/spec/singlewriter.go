@@ -7,11 +7,13 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// hostFolders are of one host alone: whoever binds a path in them wants to see or steer that host.
+// hostFolders are folders that differ from host to host. A service that binds a path in one of them
+// observes or controls its own host, and does not share files between nodes.
 var hostFolders = []string{"/", "/boot", "/dev", "/etc", "/proc", "/run", "/sys", "/tmp", "/usr", "/var/lib", "/var/log", "/var/run"}
 
-// AdviseSingleWriter recommends single-writer for a service with one replica that writes to files which several nodes may
-// share. It returns "" when there is no need: another task of the service never writes beside it, or is meant to.
+// AdviseSingleWriter returns a recommendation to use single-writer for a service with one replica
+// that writes to files which several nodes may share. It returns "" if no second task can write
+// beside the first, or if the user wants that (start-first).
 func AdviseSingleWriter(s *swarmv1.ServiceSpec) string {
 	if s.GetSingleWriter() || s.GetMode().GetReplicated().GetReplicas() != 1 || tiedToNode(s) ||
 		s.GetUpdateConfig().GetOrder() == swarmv1.UpdateConfig_START_FIRST {
@@ -33,7 +35,7 @@ func ofOneHost(source string) bool {
 	})
 }
 
-// tiedToNode says whether a constraint names the one node on which the tasks run.
+// tiedToNode reports whether a constraint binds the tasks to one node.
 func tiedToNode(s *swarmv1.ServiceSpec) bool {
 	return slices.ContainsFunc(s.GetTaskTemplate().GetPlacement().GetConstraints(), func(text string) bool {
 		c, err := ParseConstraint(text)

@@ -27,28 +27,29 @@ import (
 	"swarm/internal/pki"
 )
 
-// TestPool adds connections of the origins a to z in order, and says which of them are left.
+// TestPool adds connections of the origins a to z in order. left has the origins of the connections
+// that remain.
 func TestPool(t *testing.T) {
 	for _, c := range []struct {
 		limit      int
 		came, left string
 	}{
 		{4, "abc", "abc"},
-		{4, "aaa", "aa"},              // half of all, at most
-		{4, "abcde", "bcde"},          // one each: the oldest of all goes
-		{4, "aabbc", "abbc"},          // two origins have the most: the one with the oldest connection loses it
-		{4, "abbcd", "abcd"},          // the origin with the most loses its oldest
-		{4, "abababab", "abab"},       // the newest stay
-		{4, "aabbaaaaaaaabb", "aabb"}, // what one origin does costs another nothing
+		{4, "aaa", "aa"},              // an origin may have half of all connections
+		{4, "abcde", "bcde"},          // all origins have one: the oldest connection is evicted
+		{4, "aabbc", "abbc"},          // two origins have the most: the oldest connection of both is evicted
+		{4, "abbcd", "abcd"},          // the oldest connection of the largest origin is evicted
+		{4, "abababab", "abab"},       // the newest connections remain
+		{4, "aabbaaaaaaaabb", "aabb"}, // an origin cannot evict connections of the other one
 		{1, "ab", "b"},
 	} {
 		p := newPool(c.limit, 2)
-		var left []*tracked
+		var left []*trackedConn
 		for i, name := range c.came {
-			conn := &tracked{origin: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(name)}), 32), since: time.Unix(int64(i), 0)}
+			conn := &trackedConn{origin: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(name)}), 32), since: time.Unix(int64(i), 0)}
 			left = append(left, conn)
-			if dropped := p.add(conn); dropped != nil {
-				left = slices.DeleteFunc(left, func(c *tracked) bool { return c == dropped })
+			if evicted := p.add(conn); evicted != nil {
+				left = slices.DeleteFunc(left, func(c *trackedConn) bool { return c == evicted })
 			}
 		}
 		var names []byte
@@ -81,14 +82,14 @@ func anonymous(t *testing.T, server *node) *tls.Conn {
 	return conn
 }
 
-// hungUp reports whether the other side has closed a connection.
-func hungUp(conn net.Conn) bool {
+// closedByPeer reports whether the other side has closed a connection.
+func closedByPeer(conn net.Conn) bool {
 	_ = conn.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
 	_, err := io.Copy(io.Discard, conn)
 	return err == nil || errors.Is(err, syscall.ECONNRESET)
 }
 
-// Strangers lose connections to strangers alone, and a new one gets in always.
+// A stranger can evict connections of strangers only, and a new stranger can always connect.
 func TestListener_StrangersShareABudget(t *testing.T) {
 	root := newRoot(t, "c1")
 	server := startNode(t, identity(t, fresh(t, root, newID()), root.Cert), ListenerConfig{MaxStrangers: 32})
@@ -103,7 +104,7 @@ func TestListener_StrangersShareABudget(t *testing.T) {
 		strangers = append(strangers, anonymous(t, server))
 	}
 	eventually.Nil(t, "one address has its part of the places", func() error {
-		open := slices.DeleteFunc(slices.Clone(strangers), func(c *tls.Conn) bool { return hungUp(c) })
+		open := slices.DeleteFunc(slices.Clone(strangers), func(c *tls.Conn) bool { return closedByPeer(c) })
 		if len(open) != 16 {
 			return fmt.Errorf("%d strangers are connected, want 16", len(open))
 		}
@@ -123,7 +124,7 @@ func TestListener_StrangersShareABudget(t *testing.T) {
 	}
 }
 
-// Hosts of one network that join at once are not cut off for each other.
+// Hosts of one network that join at the same time do not evict the connections of each other.
 func TestListener_HostsOfOneOriginJoinAtOnce(t *testing.T) {
 	root := newRoot(t, "c1")
 	server := startNode(t, identity(t, fresh(t, root, newID()), root.Cert), ListenerConfig{})
@@ -131,13 +132,13 @@ func TestListener_HostsOfOneOriginJoinAtOnce(t *testing.T) {
 	for range DefaultMaxStrangers / 2 {
 		hosts = append(hosts, anonymous(t, server))
 	}
-	cut := slices.DeleteFunc(slices.Clone(hosts), func(c *tls.Conn) bool { return !hungUp(c) })
+	cut := slices.DeleteFunc(slices.Clone(hosts), func(c *tls.Conn) bool { return !closedByPeer(c) })
 	if len(cut) > 0 {
 		t.Errorf("%d of %d hosts are cut off", len(cut), len(hosts))
 	}
 }
 
-// A stranger may send so much and no more, whatever it sends.
+// A stranger may send a limited number of bytes, whatever these bytes are.
 func TestListener_StrangersSendLittle(t *testing.T) {
 	root := newRoot(t, "c1")
 	server := startNode(t, identity(t, fresh(t, root, newID()), root.Cert), ListenerConfig{})
@@ -146,9 +147,9 @@ func TestListener_StrangersSendLittle(t *testing.T) {
 		t.Fatal(err)
 	}
 	go func() { _, _ = io.Copy(io.Discard, conn) }()
-	ping := append([]byte("\x00\x00\x08\x06\x01\x00\x00\x00\x00"), make([]byte, 8)...) // an answer, which nobody counts
+	ping := append([]byte("\x00\x00\x08\x06\x01\x00\x00\x00\x00"), make([]byte, 8)...) // a ping answer, which gRPC does not count as abuse
 	block, sent := bytes.Repeat(ping, 64), 0
-	for err := error(nil); err == nil && sent < 64<<20; sent += len(block) { // the kernel's buffers take a part
+	for err := error(nil); err == nil && sent < 64<<20; sent += len(block) { // the buffers of the kernel accept some of it
 		_ = conn.SetWriteDeadline(time.Now().Add(10 * time.Second))
 		_, err = conn.Write(block)
 	}
@@ -157,7 +158,7 @@ func TestListener_StrangersSendLittle(t *testing.T) {
 	}
 }
 
-// Messages of strangers are small; those of members need not be.
+// Messages of strangers must be small. Messages of members may be larger.
 func TestServers_BoundMessages(t *testing.T) {
 	root := newRoot(t, "c1")
 	server := startNode(t, identity(t, fresh(t, root, newID()), root.Cert), ListenerConfig{})
@@ -179,10 +180,10 @@ func TestServers_BoundMessages(t *testing.T) {
 	}
 }
 
-// One node has so many connections, and others have theirs.
-func TestListener_BoundsThoseOfAPeer(t *testing.T) {
+// The connections of one key are limited, and do not use up the limit of another key.
+func TestListener_LimitsConnectionsPerKey(t *testing.T) {
 	root := newRoot(t, "c1")
-	server := startNode(t, identity(t, fresh(t, root, newID()), root.Cert), ListenerConfig{MaxOfPeer: 3})
+	server := startNode(t, identity(t, fresh(t, root, newID()), root.Cert), ListenerConfig{MaxPerKey: 3})
 	blobs := server.ln.Blob()
 	go func() {
 		for conn, err := blobs.Accept(); err == nil; conn, err = blobs.Accept() {
@@ -211,13 +212,13 @@ func TestListener_BoundsThoseOfAPeer(t *testing.T) {
 	}
 }
 
-// A peer that reads nothing loses its connection, though it sends.
-func TestListener_ClosesUnread(t *testing.T) {
+// A peer that does not read loses its connection, even if it sends.
+func TestListener_ClosesConnectionsThatAreNotRead(t *testing.T) {
 	root := newRoot(t, "c1")
 	raw := must[net.Listener](t)(net.Listen("tcp", "127.0.0.1:0"))
 	id := identity(t, fresh(t, root, newID()), root.Cert)
 	worker := func(string, AuthInfo) (Trust, error) { return Worker, nil }
-	ln := NewListener(ListenerConfig{Unread: 300 * time.Millisecond}, ListenerDeps{Identity: id, Log: slog.New(slog.DiscardHandler), Admit: worker}, raw.Addr())
+	ln := NewListener(ListenerConfig{WriteTimeout: 300 * time.Millisecond}, ListenerDeps{Identity: id, Log: slog.New(slog.DiscardHandler), Admit: worker}, raw.Addr())
 	part := ln.Workers()
 	ran := make(chan error, 1)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -234,7 +235,7 @@ func TestListener_ClosesUnread(t *testing.T) {
 	defer deaf.Close()
 	conn := must[net.Conn](t)(part.Accept())
 	defer conn.Close()
-	go func() { // It is lively otherwise.
+	go func() { // The peer keeps sending.
 		for err := error(nil); err == nil; {
 			_, err = deaf.Write([]byte("still here"))
 		}
