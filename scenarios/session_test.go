@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// session is an exec session that is open while its daemon dies.
+// session is an exec session that is open while its daemon is killed.
 type session struct {
 	t    *testing.T
 	cmd  *exec.Cmd
@@ -16,8 +16,9 @@ type session struct {
 	done chan error
 }
 
-// openSession opens one in the task of a service, in the first round of those that kill a daemon on each host.
-func (c *crowd) openSession(i int, what, service string) *session {
+// openSession opens an exec session in the task of a service, in the first round that kills a
+// daemon on each host.
+func (c *testCluster) openSession(i int, what, service string) *session {
 	c.t.Helper()
 	if what != "daemon" {
 		return nil
@@ -40,7 +41,7 @@ func (c *crowd) openSession(i int, what, service string) *session {
 	return s
 }
 
-// ended checks that the session's user is told that it is over.
+// ended checks that the user of the session is told that it has ended.
 func (s *session) ended(host string) {
 	s.t.Helper()
 	select {
@@ -56,7 +57,7 @@ func (s *session) ended(host string) {
 	}
 }
 
-// firstLine passes everything on and closes seen with the first of it.
+// firstLine passes on all that is written and closes seen at the first write.
 type firstLine struct {
 	w    *bytes.Buffer
 	seen chan struct{}
