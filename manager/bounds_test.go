@@ -114,7 +114,8 @@ func TestManager_SessionsOfANodeArePaced(t *testing.T) {
 	})
 }
 
-// A node that was removed opens sessions without end: the pace comes before anything that costs.
+// A removed node that opens sessions without end is delayed too, before the manager does anything
+// expensive for it.
 func TestManager_SessionsOfARemovedNodeArePaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

@@ -13,7 +13,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Creates and removes a network with tasks: neither the API nor the planner leaves a claim.
+// The removal of a network with tasks leaves no claim, neither of the API nor of the planner.
 func TestManager_NetworkLeavesNoClaim(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -94,7 +94,8 @@ func TestManager_NetworkLeavesNoClaim(t *testing.T) {
 	})
 }
 
-// A call that needs what a removed service holds waits until the tasks of the service have stopped.
+// A call that needs a name, port or subnet of a removed service waits until the service's tasks
+// have stopped.
 func TestManager_TakesOverFromARemovedService(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -151,7 +152,8 @@ func TestManager_TakesOverFromARemovedService(t *testing.T) {
 	})
 }
 
-// A port that a task publishes on its node is refused to the mesh, and the other way round.
+// A port that a task publishes on its node cannot be published on the mesh, and the other way
+// round.
 func TestManager_PortOfAHostIsNotTheMesh(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

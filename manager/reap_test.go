@@ -15,8 +15,8 @@ import (
 	"swarm/raftstore/table"
 )
 
-// A host whose join failed after the manager's answer is forgotten. A node that had joined and is
-// down stays until its owner removes it.
+// The manager removes the node of a host whose join failed after the manager's answer. A node that
+// had joined and is down stays until an operator removes it.
 func TestManager_ForgetsWhoNeverCame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -55,9 +55,8 @@ func TestManager_ForgetsWhoNeverCame(t *testing.T) {
 	})
 }
 
-// Of the nodes that were up only for minutes, the cluster keeps a number and forgets those that
-// have been down longest. Nodes that were up for long stay, and so do those that have just gone
-// down.
+// The cluster keeps a limited number of nodes that were up only for minutes, and removes those that
+// have been down longest. It keeps nodes that were up for long, and nodes that have just gone down.
 func TestManager_ForgetsGuests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -91,7 +90,7 @@ func TestManager_ForgetsGuests(t *testing.T) {
 	})
 }
 
-// The time that a node was up adds up over its sessions. members.Guest uses it.
+// The stored time that a node was up is the sum over its sessions. members.Guest uses it.
 func TestManager_AddsUpHowLongANodeWasUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

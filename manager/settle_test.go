@@ -10,12 +10,13 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Settled returns once every node that is up has acted on what the manager knows.
+// Settled returns once every node that is up has acted on all changes that the manager has
+// committed.
 func TestDispatch_SettledWaitsForEveryNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		one, two := r.join("h1"), r.join("h2")
-		time.Sleep(time.Minute) // The manager's own node has no worker, and counts as down by now.
+		time.Sleep(time.Minute) // The manager's own node has no worker and counts as down by now.
 		client := swarmv1.NewDispatcherClient(r.dial(nodeInfo(one.id)))
 		ask := func(patience time.Duration) (time.Duration, error) {
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -37,7 +38,7 @@ func TestDispatch_SettledWaitsForEveryNode(t *testing.T) {
 		if took, err := ask(5 * time.Second); err != nil || took < time.Second || took > 2*time.Second {
 			t.Errorf("the node was behind for a second: answered after %s, %v", took, err)
 		}
-		// A node that falls silent is waited for until it counts as down.
+		// Settled waits for a node that falls silent until the node counts as down.
 		two.silence()
 		time.Sleep(time.Second)
 		r.gossip.say(two.id, liveness.GossipFailed)
@@ -51,7 +52,7 @@ func TestDispatch_SettledWaitsForEveryNode(t *testing.T) {
 		if got := r.state(two.id); got != swarmv1.NodeState_READY {
 			t.Fatalf("the node is %s", got)
 		}
-		// A node without a session is waited for until it counts as down.
+		// Settled waits for a node without a session until the node counts as down.
 		two.cancel()
 		synctest.Wait()
 		if _, err := ask(time.Second); err == nil {

@@ -67,8 +67,8 @@ func TestWorker_RestartAdoptsWhatRuns(t *testing.T) {
 	})
 }
 
-// A daemon that is killed right after it has stopped a container may not have written down that it
-// was asked to stop it.
+// A daemon that is killed right after it has stopped a container may not have recorded that the
+// stop was requested.
 func TestWorker_StopThatWasForgottenIsNoFailure(t *testing.T) {
 	bubble(t, simulated.Config{}, []string{"m1"}, func(t *testing.T, r *rig) {
 		m := r.managers["m1"]
@@ -104,7 +104,7 @@ func TestWorker_TaskThatHadNotStartedWaitsForTheManagers(t *testing.T) {
 		r.start()
 		m.waitState("t1", swarmv1.TaskState_PREPARING)
 		r.stop()
-		m.initial = nil // it runs elsewhere by now
+		m.initial = nil // The task runs elsewhere by now.
 		r.start()
 		m.waitSession(2)
 		time.Sleep(2 * time.Hour)

@@ -29,7 +29,7 @@ func TestWorker_ContainerGetsItsInputs(t *testing.T) {
 			c.Configs = []*swarmv1.ConfigReference{{ConfigId: "cfg", ConfigName: "app.conf", File: &swarmv1.FileTarget{Name: "/etc/app.conf", Uid: "5", Mode: 0o400}}}
 			s.EndpointSpec = &swarmv1.EndpointSpec{Ports: []*swarmv1.PortConfig{{TargetPort: 80, PublishMode: swarmv1.PortConfig_HOST}, {TargetPort: 81}}}
 		})
-		// The task comes first, as after a restart without its secrets, and waits.
+		// The task arrives before its secrets, as after a restart, and waits for them.
 		m.assign(puts(rev, taskObject("t1", running))...)
 		m.assign(puts(&swarmv1.Assignment{Object: &swarmv1.Assignment_Config{Config: config}})...)
 		m.assign(puts(&swarmv1.Assignment{Object: &swarmv1.Assignment_Secret{Secret: secret}})...)

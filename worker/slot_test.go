@@ -11,7 +11,7 @@ import (
 	"swarm/worker/simulated"
 )
 
-// A preparation that hangs and cannot be interrupted holds up neither the node's other containers,
+// A preparation that hangs and cannot be interrupted delays neither the node's other containers,
 // nor the removal of its own, nor the end of the daemon.
 func TestWorker_HangingWorkHoldsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
