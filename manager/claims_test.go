@@ -47,7 +47,7 @@ func TestManager_NetworkLeavesNoClaim(t *testing.T) {
 		synctest.Wait()
 		web := r.network("web", func(s *swarmv1.NetworkSpec) { s.Ipv6Enabled = true })
 		if c := web.GetIpam().GetConfigs(); c[0].GetSubnet() != "10.0.3.0/24" || c[0].GetGateway() != "10.0.3.1" || !strings.HasPrefix(c[1].GetSubnet(), "fd") {
-			t.Errorf("the next free subnets are %v", c)
+			t.Errorf("next free subnets: got %v, want 10.0.3.0/24 and one of fd00::/8", c)
 		}
 		if web.GetVni() != 65539 {
 			t.Errorf("vni %d, want 65539", web.GetVni())
@@ -77,7 +77,7 @@ func TestManager_NetworkLeavesNoClaim(t *testing.T) {
 		}
 		resp, err := r.admin.PruneNetworks(t.Context(), &swarmv1.PruneNetworksRequest{})
 		if err != nil || !slices.Equal(resp.GetRemoved(), []string{"web"}) {
-			t.Errorf("prune: %v, %v", resp, err)
+			t.Errorf("prune: got %v, %v, want web removed", resp, err)
 		}
 		synctest.Wait()
 		if diff := cmp.Diff(before, r.claims()); diff != "" {
@@ -127,7 +127,7 @@ func TestManager_TakesOverFromARemovedService(t *testing.T) {
 		takes("a service of the same name, port and network", func() error {
 			got, err := r.admin.CreateService(t.Context(), &swarmv1.CreateServiceRequest{Spec: web})
 			if err == nil && got.GetId() == old {
-				t.Error("it is the old service")
+				t.Error("the new service has the id of the removed one")
 			}
 			return err
 		})

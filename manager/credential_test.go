@@ -77,7 +77,7 @@ func TestManager_RevokesCredentials(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := r.credentials(); !slices.Equal(got, []string{"ann", "child", "jane", "jane"}) {
-			t.Errorf("credentials %v", got)
+			t.Errorf("credentials: got %v, want ann, child and two of jane", got)
 		}
 		out, err := r.admin.RemoveCredential(t.Context(), &swarmv1.GetRequest{Id: "jane"})
 		if err != nil {

@@ -39,18 +39,18 @@ func TestManager_ForgetsWhoNeverCame(t *testing.T) {
 		time.Sleep(9 * time.Minute)
 		synctest.Wait()
 		if st, _ := r.store.View().NodeStates.Get("never"); st.GetState() != swarmv1.NodeState_DOWN {
-			t.Errorf("a node that has not come is %v", st)
+			t.Errorf("state of the node that never joined: got %v, want down", st)
 		}
 		if got := nodes(); !slices.Equal(got, []string{"down", self, "never"}) {
-			t.Errorf("within ten minutes: nodes %v", got)
+			t.Errorf("nodes within ten minutes: got %v, want down, never and the manager", got)
 		}
 		time.Sleep(5 * time.Minute)
 		synctest.Wait()
 		if got := nodes(); !slices.Equal(got, []string{"down", self}) {
-			t.Errorf("after ten minutes: nodes %v", got)
+			t.Errorf("nodes after ten minutes: got %v, want down and the manager", got)
 		}
 		if _, ok := r.store.View().NodeStates.Get("never"); ok {
-			t.Error("its state is left")
+			t.Error("the state of the removed node still exists")
 		}
 	})
 }
@@ -84,7 +84,7 @@ func TestManager_ForgetsGuests(t *testing.T) {
 			left[n.GetId()] = true
 		}
 		if left["oldest"] || left["old"] || !left["settled"] || len(left) != 2+ca.KeptGuests {
-			t.Errorf("left are %d nodes: oldest %t, old %t, settled %t; want settled, this manager and %d guests",
+			t.Errorf("nodes that remain: %d; oldest %t, old %t, settled %t; want settled, this manager and %d guests",
 				len(left), left["oldest"], left["old"], left["settled"], ca.KeptGuests)
 		}
 	})

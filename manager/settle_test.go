@@ -26,17 +26,17 @@ func TestDispatch_SettledWaitsForEveryNode(t *testing.T) {
 			return time.Since(began), err
 		}
 		if _, err := ask(time.Second); err != nil {
-			t.Errorf("nobody is behind: %v", err)
+			t.Errorf("Settled while no node is behind: %v", err)
 		}
 		two.silence()
 		r.create(serviceSpec("web", 2))
 		synctest.Wait()
 		if _, err := ask(time.Second); err == nil {
-			t.Error("a node has not acted on its assignments, and Settled returns")
+			t.Error("Settled returned before a node had acted on its assignments")
 		}
 		time.AfterFunc(time.Second, two.speak)
 		if took, err := ask(5 * time.Second); err != nil || took < time.Second || took > 2*time.Second {
-			t.Errorf("the node was behind for a second: answered after %s, %v", took, err)
+			t.Errorf("Settled with a node that is behind for a second: got %v after %s, want no error after 1 to 2 s", err, took)
 		}
 		// Settled waits for a node that falls silent until the node counts as down.
 		two.silence()
@@ -56,14 +56,14 @@ func TestDispatch_SettledWaitsForEveryNode(t *testing.T) {
 		two.cancel()
 		synctest.Wait()
 		if _, err := ask(time.Second); err == nil {
-			t.Error("a node is away, and Settled returns")
+			t.Error("Settled returned while a node without a session was not down")
 		}
 		time.Sleep(time.Minute)
 		if got := r.state(two.id); got != swarmv1.NodeState_DOWN {
 			t.Fatalf("the node is %s", got)
 		}
 		if _, err := ask(time.Second); err != nil {
-			t.Errorf("the node is down: %v", err)
+			t.Errorf("Settled while the node is down: %v", err)
 		}
 	})
 }

@@ -69,7 +69,7 @@ func (c *testCluster) attackLifetime() {
 	row := strings.Fields(c.swarm("credential", "ls", "--filter", "name=long", "--format", "{{.Name}} {{.Until}}"))
 	until, err := time.Parse(time.RFC3339, row[len(row)-1])
 	if left := time.Until(until); err != nil || left > time.Minute {
-		c.t.Errorf("what a credential of a minute creates lives %v, %v", left, err)
+		c.t.Errorf("a credential that one of a minute created: got a lifetime of %v, %v, want at most a minute", left, err)
 	}
 	c.t.Logf("twenty years: %s; without a wish: %v", strings.TrimSpace(out), time.Until(until).Round(time.Second))
 	c.swarm("credential", "rm", "short", "long")
@@ -102,12 +102,12 @@ func (c *testCluster) attackRevoked() {
 	case <-time.After(30 * time.Second):
 		_ = stream.Process.Kill()
 		<-ended
-		c.t.Error("a stream of a revoked credential goes on")
+		c.t.Error("the stream of a revoked credential is still open")
 	}
 	closed := time.Since(began)
 	for _, at := range c.hosts[:2] {
 		for _, args := range [][]string{{"node", "ls"}, {"credential", "create", "-o", filepath.Join(c.t.TempDir(), "x.pem"), "x"}} {
-			c.eventually("refused", func() error {
+			c.eventually("the revoked credential is refused", func() error {
 				if out, err := c.remote(at, file, args...); err == nil || !strings.Contains(out, "revoked") {
 					return fmt.Errorf("%s with a revoked credential at %s: %v, %s", args[0], at.Name, err, out)
 				}
@@ -193,13 +193,13 @@ func (c *testCluster) attackFlood() {
 	<-time.After(took) // the same time without attacks, for comparison
 	quiet, lines := c.received(leader)-before, c.logLines(follower)-logged
 	if flood > quiet+callers*each/10 {
-		c.t.Errorf("%d wrong tokens cost the leader %d packets, beside the %d of a quiet time", callers*each, flood-quiet, quiet)
+		c.t.Errorf("%d wrong tokens cost the leader %d packets in addition to the %d of a quiet time", callers*each, flood-quiet, quiet)
 	}
 	if lines > 50 {
-		c.t.Errorf("%d wrong tokens made %d lines of log", callers*each, lines)
+		c.t.Errorf("log lines of %d wrong tokens: got %d, want at most 50", callers*each, lines)
 	}
 	if answers[codes.OK] > 0 {
-		c.t.Errorf("%d wrong tokens were taken", answers[codes.OK])
+		c.t.Errorf("%d wrong tokens were accepted, want none", answers[codes.OK])
 	}
 	// A join with the right token is admitted meanwhile, from the same address.
 	client2 := swarmv1.NewAdmissionClient(c.anonymous(c.hosts[2]).grpc(follower))
@@ -209,7 +209,7 @@ func (c *testCluster) attackFlood() {
 		_, err = probe.Recv()
 	}
 	if status.Code(err) != codes.InvalidArgument { // The request is empty, so InvalidArgument means that the token was accepted.
-		c.t.Errorf("a right token after the flood: got %v, want the request to be looked at", err)
+		c.t.Errorf("a right token after the flood: got %v, want the request to be validated", err)
 	}
 	c.t.Logf("%d wrong tokens in %v: %v; the leader got %d packets (%d in a quiet time), the log %d lines", callers*each, took.Round(time.Millisecond), answers, flood, quiet, lines)
 }
@@ -222,7 +222,7 @@ func (c *testCluster) leaderName() string {
 			return name
 		}
 	}
-	c.t.Fatal("nobody leads")
+	c.t.Fatal("node ls shows no leader")
 	return ""
 }
 
@@ -260,12 +260,12 @@ func (c *testCluster) attackHost() {
 			continue
 		}
 		if text := err.Error(); strings.ContainsAny(text, "\n\x1b") || len(text) > 1000 {
-			c.t.Errorf("%s: the refusal repeats it: %.200q", name, text)
+			c.t.Errorf("%s: the refusal repeats the hostile data: %.200q", name, text)
 		}
 		refused++
 	}
 	if after := c.swarm("node", "ls", "-q"); after != before {
-		c.t.Errorf("nodes are\n%s, and were\n%s", after, before)
+		c.t.Errorf("nodes after the refusals:\n%s, want those before:\n%s", after, before)
 	}
 	c.t.Logf("%d hostile hosts were refused", refused)
 }
@@ -444,7 +444,7 @@ func (c *testCluster) attackJoiner() {
 		}
 	}
 	if out, err := c.runAt(joiner, "info", "--format", "{{.LocalNodeState}}"); err != nil || strings.Contains(out, "active\n") && !strings.Contains(out, "inactive") {
-		c.t.Errorf("the joiner is %s, %v", out, err)
+		c.t.Errorf("state of the joiner: got %s, %v, want inactive", out, err)
 	}
 	// The real managers admit the joiner, with the token of a worker and through the same flag.
 	if err := os.WriteFile(file, []byte(c.token("worker").String()), 0o600); err != nil {

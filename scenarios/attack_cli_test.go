@@ -240,12 +240,12 @@ func attackUpgrade(t *testing.T, c *testCluster, installed, next string) {
 	}
 	old, _ := os.ReadFile(installed + ".old")
 	if bytes.HasPrefix(now, []byte(mark)) || strings.Contains(string(out), "does not serve") || bytes.HasPrefix(old, []byte(mark)) {
-		t.Error("the host's program was replaced by a file that nobody has inspected")
+		t.Error("the host's program was replaced by a file that was not inspected")
 	}
 	c.eventually("the host runs the build that was inspected", func() error {
 		got, err := c.run("node", "inspect", "--format", "{{.Description.Engine.Build}}", c.hosts[0].Name)
 		if err == nil && strings.TrimSpace(got) != build {
-			err = fmt.Errorf("node inspect says build %s, want %s", strings.TrimSpace(got), build)
+			err = fmt.Errorf("build in node inspect: got %s, want %s", strings.TrimSpace(got), build)
 		}
 		return err
 	})

@@ -81,13 +81,13 @@ func attackDeaf(t *testing.T, a *impostor) {
 		ended = framer.WritePing(true, [8]byte{})
 	}
 	if took := time.Since(opened); ended == nil {
-		t.Errorf("a worker that reads nothing has its connection after %v, want that its second session ends it", took)
+		t.Errorf("a worker that reads nothing still has its connection after %v, want its second session to end it", took)
 	} else {
 		t.Logf("the connection of a worker that reads nothing ended after %v", took.Round(time.Millisecond))
 	}
 	began := time.Now()
 	if out, err := a.run("service", "create", "--name", "others", "--constraint", "node.hostname!="+a.host.Name, "--replicas", "3", "swarm/hello:1"); err != nil {
-		t.Errorf("a service of other nodes: %v, %s", err, out)
+		t.Errorf("create a service for other nodes: %v, %s", err, out)
 	}
 	if info, err = a.info(); err != nil {
 		t.Fatal(err)

@@ -103,13 +103,13 @@ func (a filesAttack) swappedFolder() {
 	await(starts)
 	a.swarm("service", "rm", "led", "swapper")
 	if led() {
-		a.t.Errorf("after %d starts a container was led to %s of the host and wrote there", len(ran)+len(refused), outside)
+		a.t.Errorf("after %d starts a container followed the link to %s of the host and wrote there", len(ran)+len(refused), outside)
 	}
 	a.t.Logf("%d containers ran and %d were refused beside one that swaps their folder", len(ran), len(refused))
 	a.eventually("the end of all staging", func() error {
 		text, err := os.ReadFile("/proc/self/mountinfo")
 		if bytes.Contains(text, []byte(filepath.Join(a.victim.RunDir, "staged"))) {
-			return fmt.Errorf("something is mounted in staging folders still")
+			return fmt.Errorf("staging folders still have mounts")
 		}
 		return err
 	})
@@ -140,15 +140,15 @@ func (a filesAttack) setuid() {
 	})
 	out, err := asNobody(nil, program, "-id")
 	if err == nil {
-		a.t.Errorf("nobody ran %s as user %s", program, strings.TrimSpace(out))
+		a.t.Errorf("the user nobody ran %s as user %s", program, strings.TrimSpace(out))
 	}
-	a.t.Logf("nobody runs the program: %v", err)
+	a.t.Logf("the user nobody runs the program: %v", err)
 	files := a.files()
 	reached, _ := asNobody(files, "xargs", "-0", "stat", "-c", "%n") // xargs fails for files that nobody cannot reach.
 	if reached != "" {
-		a.t.Errorf("nobody reaches files of the daemon:\n%s", reached)
+		a.t.Errorf("the user nobody reaches files of the daemon, want none:\n%s", reached)
 	}
-	a.t.Logf("of %d files of the daemon nobody reaches %d", bytes.Count(files, []byte{0}), strings.Count(reached, "\n"))
+	a.t.Logf("of %d files of the daemon the user nobody reaches %d", bytes.Count(files, []byte{0}), strings.Count(reached, "\n"))
 	a.swarm("service", "rm", "planter")
 }
 
@@ -205,7 +205,7 @@ func (a filesAttack) namedPipe() {
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	a.t.Logf("the bad one: %v", rows[0])
+	a.t.Logf("the service with the named pipe: %v", rows[0])
 	a.swarm("service", "rm", "pipe")
 	a.ends()
 	a.swarm("service", "rm", "good")
@@ -220,11 +220,11 @@ func (a filesAttack) runs(service string) {
 		rows, err := a.ps(service)
 		took := time.Since(began).Round(10 * time.Millisecond)
 		if err == nil && len(rows) == 1 && strings.HasPrefix(rows[0].state, "Running") {
-			a.t.Logf("service %s runs %v after the bad one was there", service, took)
+			a.t.Logf("service %s runs %v after the service with the named pipe was created", service, took)
 			return
 		}
 		if took > 30*time.Second {
-			a.t.Errorf("service %s does not run %v after the bad one was there: %v %v", service, took, rows, err)
+			a.t.Errorf("service %s does not run %v after the service with the named pipe was created: %v %v", service, took, rows, err)
 			return
 		}
 		<-time.After(100 * time.Millisecond) // the interval of the poll

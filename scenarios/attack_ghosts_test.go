@@ -46,7 +46,7 @@ func (c *testCluster) attackByGhosts() {
 	c.promises("all ghosts", manager, at, ghosts[1:], ofEach, "/swarm.v1.Disks/Release", allMayGrow)
 
 	if out, err := c.run("service", "create", "--name", "spread", "--replicas", "6", "swarm/hello:1"); err != nil {
-		c.t.Errorf("a service beside ghosts: %v, %s", err, out)
+		c.t.Errorf("create a service while ghost nodes exist: %v, %s", err, out)
 	}
 	c.swarm("service", "rm", "spread")
 	var ids []string
@@ -55,7 +55,7 @@ func (c *testCluster) attackByGhosts() {
 	}
 	c.swarm(append([]string{"node", "rm", "--force"}, ids...)...)
 	if after := c.swarm("node", "ls", "-q"); after != before {
-		c.t.Errorf("after the ghosts were removed the nodes are\n%s, and were\n%s", after, before)
+		c.t.Errorf("nodes after the removal of the ghosts:\n%s, want those before:\n%s", after, before)
 	}
 	c.allReady()
 }
@@ -73,7 +73,7 @@ func (c *testCluster) makeGhosts(manager, at dev.Host) (ghosts []pki.Credential)
 		case strings.Contains(err.Error(), "never reported"):
 			refused++
 		default:
-			c.t.Fatal("a ghost joins: ", err)
+			c.t.Fatal("join a ghost node: ", err)
 		}
 	}
 	began := time.Now()
@@ -190,7 +190,7 @@ func (c *testCluster) promises(whose string, manager, at dev.Host, creds []pki.C
 		})
 	}
 	last := int64(-1) // The loop ends when the manager accepts no more data.
-	c.eventually("all is sent that is taken", func() error {
+	c.eventually("the manager accepts no more data", func() error {
 		now := sent.Load()
 		defer func() { last = now }()
 		if now != last {

@@ -233,7 +233,7 @@ func testGossipGarbage(t *testing.T, c *testCluster) {
 	}
 	t.Logf("anonymous packets and streams, and bombs: the daemon grew by %d KiB", grown>>10)
 	if grown > 50<<20 {
-		t.Errorf("the daemon grew by %d MiB", grown>>20)
+		t.Errorf("memory growth of the daemon: got %d MiB, want at most 50", grown>>20)
 	}
 	g.ask(victim, short)
 	g.ask(victim, message(kindCompressed, map[string]any{"Algo": 0, "Buf": []byte{1, 2}}))
@@ -259,7 +259,7 @@ func testForgedLeave(t *testing.T, c *testCluster) {
 	g, victim := c.gossiper(c.hosts[1]), c.hosts[2]
 	id := c.nodeFile(victim).NodeID
 	c.swarm("service", "create", "--name", "web", "--mode", "global", "--publish", "published=8090,target=8080", "swarm/hello:1")
-	c.eventually("all answer", func() error { return c.answering(len(c.hosts)) })
+	c.eventually("tasks of all nodes answer", func() error { return c.answering(len(c.hosts)) })
 	statuses := map[string]bool{}
 	fewest := len(c.hosts)
 	for i := range 30 {
@@ -276,16 +276,16 @@ func testForgedLeave(t *testing.T, c *testCluster) {
 			fewest = min(fewest, c.answerers())
 		}
 	}
-	t.Logf("forged goodbyes of %s: gossip called it %v; at least %d of %d nodes got connections", victim.Name, statuses, fewest, len(c.hosts))
+	t.Logf("forged leave messages of %s: gossip called it %v; at least %d of %d nodes got connections", victim.Name, statuses, fewest, len(c.hosts))
 	if statuses["left"] || fewest < len(c.hosts) {
-		t.Errorf("a forged goodbye had an effect: statuses %v, %d nodes got connections", statuses, fewest)
+		t.Errorf("a forged leave message had an effect: statuses %v, %d nodes got connections", statuses, fewest)
 	}
 	c.allReady()
 }
 
 func (c *testCluster) answering(want int) error {
 	if n := c.answerers(); n != want {
-		return fmt.Errorf("%d answer, want %d", n, want)
+		return fmt.Errorf("tasks that answer: got %d, want %d", n, want)
 	}
 	return nil
 }
@@ -325,10 +325,10 @@ func testGossipKeys(t *testing.T, c *testCluster) {
 	answer := intruder.ask(victim, message(kindPushPull, map[string]any{"Nodes": 0, "UserStateLen": 0, "Join": false}))
 	t.Logf("a key of the attacker's: a push/pull with it is answered with %d bytes", answer)
 	if answer > 0 {
-		t.Error("a daemon speaks with the attacker's key")
+		t.Error("a daemon encrypts gossip with the attacker's key")
 	}
 	if now := c.nodeFile(victim).GossipKeys; !slices.EqualFunc(now, g.keys, bytes.Equal) {
-		t.Error("the key has changed")
+		t.Error("the gossip key changed after an attacker's query, want it unchanged")
 	}
 	c.allReady()
 }
@@ -389,6 +389,6 @@ func testEmptyQuery(t *testing.T, c *testCluster) {
 	}
 	t.Logf("an empty install-key query: %d of %d daemons have ended", ended, len(hosts))
 	if ended > 0 {
-		t.Errorf("%d daemons have ended", ended)
+		t.Errorf("daemons that ended after an empty query: got %d, want 0", ended)
 	}
 }

@@ -97,12 +97,12 @@ type collector struct {
 
 func (c *collector) Join(_ context.Context, r *swarmv1.JoinRequest) (*swarmv1.JoinResponse, error) {
 	c.token.Store(true)
-	return nil, errors.New("thank you")
+	return nil, errors.New("recorded")
 }
 
 func (c *collector) ListNodes(context.Context, *swarmv1.ListRequest) (*swarmv1.ListNodesResponse, error) {
 	c.call.Store(true)
-	return nil, errors.New("thank you")
+	return nil, errors.New("recorded")
 }
 
 // pose has a host join through a worker's listener, and a user call a worker's listener.
@@ -161,7 +161,7 @@ func (a *identityAttack) pose(t *testing.T) {
 	_, err = swarmv1.NewControlClient(conn).ListNodes(a.ctx, &swarmv1.ListRequest{})
 	t.Log("a user says: ", err)
 	if c.token.Load() || c.call.Load() {
-		t.Errorf("a worker was taken for a manager: it was sent a join request: %v, a user's call: %v", c.token.Load(), c.call.Load())
+		t.Errorf("a worker poses as a manager: it got a join request: %v, a user's call: %v; want neither", c.token.Load(), c.call.Load())
 	}
 }
 
@@ -185,7 +185,7 @@ func (a *identityAttack) outlive(t *testing.T) {
 		t.Fatal(err)
 	}
 	if after := a.endOf(func() error { _, err := stream.Recv(); return err }, cred.Cert.NotAfter, 5*time.Second); after < 0 {
-		t.Error("the stream of an expired certificate is open 5s after its end")
+		t.Error("the stream of an expired certificate is still open 5s after the expiry")
 	} else {
 		t.Log("the stream ended after its certificate: ", after)
 	}
@@ -232,7 +232,7 @@ func (a *identityAttack) outliveRole(t *testing.T) {
 		return !strings.Contains(out, "Reachable")
 	})
 	if term, err := intruder.Term(); err == nil {
-		t.Errorf("a demoted manager is answered by Raft: term %d", term)
+		t.Errorf("Raft answers a demoted manager with term %d, want a refusal", term)
 	} else {
 		t.Log("a demoted manager that speaks Raft: ", err)
 	}
@@ -295,7 +295,7 @@ func (a *identityAttack) removed(t *testing.T) {
 	}
 	intruder, _ := a.raft(t, s)
 	if term, err := intruder.Term(); err == nil {
-		t.Errorf("a removed node is answered by Raft: term %d", term)
+		t.Errorf("Raft answers a removed node with term %d, want a refusal", term)
 	} else {
 		t.Log("a removed node that speaks Raft: ", err)
 	}
@@ -304,7 +304,7 @@ func (a *identityAttack) removed(t *testing.T) {
 		var status string
 		a.eventually("refuse a removed node that fetches blobs from "+h.Name, func() (err error) {
 			if status, err = a.fetch(s, h); err == nil {
-				return errors.New("it was answered " + status)
+				return errors.New("a blob request of a removed node: got " + status)
 			}
 			t.Logf("a removed node that fetches a blob from %s: %v", h.Name, err)
 			return nil

@@ -59,7 +59,7 @@ func TestAttackImages(t *testing.T) {
 			grown := c.resident(c.hosts[0]) - before
 			t.Logf("an archive of %d bytes: the daemon grew by %d MiB, %s", sent.Size(), grown>>20, refusal)
 			if grown > 2*mayGrow {
-				t.Errorf("the daemon grew by %d bytes", grown)
+				t.Errorf("memory growth of the daemon: got %d MiB, want at most %d", grown>>20, 2*mayGrow>>20)
 			}
 			c.allReady()
 		})

@@ -80,7 +80,7 @@ func (c *testCluster) attackFromContainer() {
 		rows = append(rows, some...)
 	}
 	if len(rows) != 3 {
-		c.t.Fatalf("tasks: %v", rows)
+		c.t.Fatalf("tasks: got %v, want 3", rows)
 	}
 	var mu sync.Mutex // guards the two variables below
 	var open []string
@@ -378,7 +378,7 @@ func (c *testCluster) attackLog() {
 	written := c.linesOfLog(c.hosts[0]) - before
 	c.t.Logf("%d refused connections: %d lines of log", refusedConnections, written)
 	if written > 100 {
-		c.t.Errorf("%d refused connections write %d lines of log", refusedConnections, written)
+		c.t.Errorf("log lines of %d refused connections: got %d, want at most 100", refusedConnections, written)
 	}
 }
 
@@ -441,7 +441,7 @@ func (c *testCluster) attackByFlood() {
 	f.press()
 	took, err := c.join(joiner)
 	if err != nil {
-		c.t.Errorf("a good join meanwhile: %v", err)
+		c.t.Errorf("a valid join during the attack: %v", err)
 	}
 	c.allReady()
 	f.close()
@@ -449,10 +449,10 @@ func (c *testCluster) attackByFlood() {
 	c.t.Logf("%d hostile connections, %d MiB sent: the manager grew from %d MiB by %d MiB; a good join took %v, without them %v",
 		hostileConnections, f.sent.Load()>>20, before>>20, grown>>20, took.Round(time.Millisecond), calm.Round(time.Millisecond))
 	if grown > mayGrow {
-		c.t.Errorf("the manager grew by %d MiB", grown>>20)
+		c.t.Errorf("memory growth of the manager: got %d MiB, want at most %d", grown>>20, mayGrow>>20)
 	}
 	if took > joinBound {
-		c.t.Errorf("a good join took %v", took)
+		c.t.Errorf("a valid join during the attack took %v, want at most %v", took, joinBound)
 	}
 }
 
@@ -461,7 +461,7 @@ func (c *testCluster) leave(h dev.Host) {
 	if out, err := c.runAt(h, "leave"); err != nil {
 		c.t.Fatal(err, out)
 	}
-	c.eventually("the host is forgotten", func() error { return ignore(c.run("node", "rm", "--force", h.Name)) })
+	c.eventually("the node is removed", func() error { return ignore(c.run("node", "rm", "--force", h.Name)) })
 }
 
 // join joins a host and returns the time that this took.

@@ -67,7 +67,7 @@ func (c *testCluster) attackByNeighbours() {
 		c.t.Errorf("a host does not reach another while a container looks for neighbours: %v", failed[0])
 	}
 	if n > 4 {
-		c.t.Errorf("a container has %d neighbours, want its gateways alone", n)
+		c.t.Errorf("a container has %d neighbours, want only its gateways", n)
 	}
 	c.swarm("service", "rm", "seeker", "newcomer")
 }

@@ -49,7 +49,7 @@ func TestAttackReports(t *testing.T) {
 		t.Run(attack.name, func(t *testing.T) {
 			attack.run(t, a.in(t))
 			if now := c.leader(); now != leader {
-				t.Errorf("the leader is %s now, and was %s before", now, leader)
+				t.Errorf("leader after the attack: got %s, want %s", now, leader)
 			}
 			a.in(t).sane()
 		})
@@ -238,7 +238,7 @@ func (a *impostor) sane() {
 		a.t.Errorf("node ls: %v", err)
 	}
 	if got := strings.Fields(out); err == nil && strings.Join(got, " ") != "node1 node2 node3 node4" {
-		a.t.Errorf("node ls lists %q", got)
+		a.t.Errorf("nodes in node ls: got %q, want node1 to node4", got)
 	}
 	listed := time.Since(began)
 	if _, err := a.run("network", "create", "after"); err != nil {
@@ -267,7 +267,7 @@ func attackDescription(t *testing.T, a *impostor) {
 		t.Errorf("node inspect: %v", err)
 	}
 	if size := info.GetState().GetDescription().SizeVT(); size > 1<<20 {
-		t.Errorf("a description of %d bytes was stored", size)
+		t.Errorf("stored description: got %d bytes, want at most 1 MiB", size)
 	}
 }
 
@@ -311,13 +311,13 @@ func attackHostname(t *testing.T, a *impostor) {
 	t.Log("the session ended: ", a.send(described(d)))
 	a.swarm("service", "create", "-d", "--name", "drawn", "--constraint", "node.hostname==vault", "swarm/hello:1")
 	defer a.swarm("service", "rm", "drawn")
-	a.eventually("the service for node vault is judged", func() error {
+	a.eventually("the task for node vault has a reason why it is pending", func() error {
 		rows, err := a.ps("drawn")
 		switch {
 		case err != nil || len(rows) == 0:
 			return fmt.Errorf("%v, %v", rows, err)
 		case rows[0].node != "":
-			t.Errorf("a task for node vault was given to %s", rows[0].node)
+			t.Errorf("a task for node vault was assigned to %s, want it pending", rows[0].node)
 		case rows[0].err == "":
 			return errors.New("no reason is given why the task is pending")
 		}
@@ -341,10 +341,10 @@ func attackStates(t *testing.T, a *impostor) {
 	}
 	got := info.GetStatus()
 	if swarmv1.TaskState_name[int32(got.GetState())] == "" {
-		t.Errorf("state %d was stored", got.GetState())
+		t.Errorf("stored task state: got %d, which does not exist", got.GetState())
 	}
 	if size := got.SizeVT(); size > 64<<10 || strings.Contains(got.GetMessage(), "\x1b") {
-		t.Errorf("a status of %d bytes was stored; it says %.20q", size, got.GetMessage())
+		t.Errorf("stored status: got %d bytes with the message %.20q, want at most 64 KiB without control characters", size, got.GetMessage())
 	}
 }
 
@@ -357,12 +357,12 @@ func attackProtocol(t *testing.T, a *impostor) {
 		}}})
 	}
 	if err := a.send(flood...); err == nil {
-		t.Error("a session goes on that reports without waiting for acknowledgements")
+		t.Error("a session that reports without waiting for acknowledgements is still open")
 	} else {
 		t.Log("the session ended: ", err)
 	}
 	if err := a.send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Hello{Hello: &swarmv1.Hello{}}}); err == nil {
-		t.Error("a session goes on that greets twice")
+		t.Error("a session with two greetings is still open")
 	} else {
 		t.Log("the session ended: ", err)
 	}
@@ -394,12 +394,12 @@ func attackRepoint(t *testing.T, a *impostor) {
 	out, err := a.run("image", "pull", "--node", a.host.Name, "swarm/hello:1")
 	t.Logf("pull of a loaded image: %v: %s", err, strings.TrimSpace(out))
 	if now := digest(); now != before {
-		t.Errorf("swarm/hello:1 was %s and is %s", before, now)
+		t.Errorf("digest of swarm/hello:1 changed from %s to %s", before, now)
 	}
 	out, err = a.run("image", "pull", "--node", a.host.Name, "127.0.0.1:1/app:1")
 	t.Logf("pull from a registry that is not there: %v: %s", err, strings.TrimSpace(out))
 	if out := a.swarm("image", "ls"); strings.Contains(out, "127.0.0.1:1/app") || strings.Contains(out, "other/name") {
-		t.Errorf("a node's answer became an image: %s", out)
+		t.Errorf("the digest that a hostile node returned is in the image list: %s", out)
 	}
 }
 

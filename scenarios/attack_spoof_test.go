@@ -45,7 +45,7 @@ func (c *testCluster) attackBySpoofing() {
 		c.eventually(name+" begins", func() error {
 			out, err := c.run("service", "logs", name)
 			if err == nil && !strings.Contains(out, "spoof: begins") {
-				err = errors.New("it has not begun")
+				err = errors.New("the spoofer has not started")
 			}
 			return err
 		})

@@ -67,7 +67,7 @@ func (c *testCluster) diskRound(i int) {
 		c.answers(victim)
 	}
 	if err := c.disturbed(); err != nil {
-		c.t.Errorf("round %d: %s full: %v", i, victim.Name, err)
+		c.t.Errorf("round %d: while the disk of %s is full: %v", i, victim.Name, err)
 	}
 	fillDisk(c.t, filler)
 	began = time.Now()
@@ -79,7 +79,7 @@ func (c *testCluster) diskRound(i int) {
 	c.t.Logf("round %d: %s full: known after %v, in use again after %v", i, victim.Name,
 		noticed.Round(10*time.Millisecond), time.Since(began).Round(10*time.Millisecond))
 	if err := c.disturbed(); err != nil {
-		c.t.Errorf("round %d: after %s was full: %v", i, victim.Name, err)
+		c.t.Errorf("round %d: after the disk of %s was full: %v", i, victim.Name, err)
 	}
 	c.swarm("service", "rm", pinnedOf(i), newOf(i))
 }
@@ -235,7 +235,7 @@ func (c *testCluster) restartAll(rounds int) {
 		c.start(h)
 	}
 	c.at = 0
-	c.await("all is as it was", func() error {
+	c.await("all nodes are ready after the restart", func() error {
 		out, err := c.run("node", "ls", "--format", "{{.Status}}")
 		if err != nil || strings.TrimSpace(out) != strings.TrimSpace(strings.Repeat("Ready\n", len(c.hosts))) {
 			return fmt.Errorf("node ls: %s: %v", out, err)
@@ -248,7 +248,7 @@ func (c *testCluster) restartAll(rounds int) {
 	}
 	for i := range rounds {
 		if !strings.Contains(labels, fmt.Sprintf("round-%d", i)) {
-			c.t.Errorf("what was written in round %d is lost: %s", i, labels)
+			c.t.Errorf("the label of round %d is lost: %s", i, labels)
 		}
 	}
 }

@@ -311,7 +311,7 @@ func (c *testCluster) wrong(once string, code int) error {
 		return err
 	}
 	if len(rows) != 1 || !rows[0].failedWith(code) {
-		return fmt.Errorf("%s is %v, want Failed with code %d", once, rows, code)
+		return fmt.Errorf("tasks of %s: got %v, want one Failed with code %d", once, rows, code)
 	}
 	return nil
 }
@@ -335,7 +335,7 @@ func (c *testCluster) disturbed() error {
 	}
 	slices.Sort(ids)
 	if !slices.Equal(ids, c.tasks) {
-		return fmt.Errorf("tasks were replaced: %v, were %v", ids, c.tasks)
+		return fmt.Errorf("tasks were replaced: got %v, want %v", ids, c.tasks)
 	}
 	return nil
 }
@@ -392,7 +392,7 @@ func (c *testCluster) endTask(endpoint string, code int) {
 			return
 		}
 		if time.Now().After(deadline) {
-			c.t.Fatalf("%s serves after its exit", endpoint)
+			c.t.Fatalf("%s still answers after its exit", endpoint)
 		}
 		<-time.After(10 * time.Millisecond) // the interval of the poll
 	}

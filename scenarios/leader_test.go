@@ -138,7 +138,7 @@ func (l *ledger) read(ctx context.Context, i, at int) {
 	l.reads.Add(1)
 	got, _ := strconv.ParseInt(info.GetNode().GetSpec().GetLabels()["n"], 10, 64)
 	if got < want {
-		l.t.Errorf("%s answers %d after %d was acknowledged", l.hosts[at].Name, got, want)
+		l.t.Errorf("stale read at %s: got %d, want at least the acknowledged %d", l.hosts[at].Name, got, want)
 	}
 }
 
@@ -152,7 +152,7 @@ func (l *ledger) timed(at int, what string, call func() error) bool {
 		return err == nil
 	}
 	if took > promptly {
-		l.t.Errorf("a %s through %s took %s: %v", what, l.hosts[at].Name, took, err)
+		l.t.Errorf("a %s through %s took %s (%v), want at most %s", what, l.hosts[at].Name, took, err, promptly)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -214,7 +214,7 @@ func (l *ledger) round(fault string) {
 			return err
 		}
 		if got := info.GetManagerStatus().GetReachability(); got != swarmv1.ManagerStatus_REACHABLE {
-			return fmt.Errorf("it is %s", got)
+			return fmt.Errorf("reachability: got %s, want reachable", got)
 		}
 		_, err = l.conns[at].GetNode(ctx, &swarmv1.GetRequest{Id: h.Name})
 		return err

@@ -70,7 +70,7 @@ func TestAddressChanges(t *testing.T) {
 		t.Errorf("logs of the task that moved: %q", out)
 	}
 	if out := c.swarm("doctor"); strings.Contains(out, moving.Address.String()) {
-		t.Errorf("doctor speaks of the former address:\n%s", out)
+		t.Errorf("the doctor reports the former address:\n%s", out)
 	}
 }
 

@@ -93,7 +93,7 @@ func (o *observers) seen() (asked int, failures []string) {
 	for who, r := range o.reports() {
 		asked += r.Asked
 		if r.Asked == 0 {
-			o.c.t.Errorf("%s: has asked nothing", who)
+			o.c.t.Errorf("%s: the watch has made no query", who)
 		}
 		for _, f := range r.Failures {
 			failures = append(failures, fmt.Sprintf("%s: %v", who, f))
@@ -238,7 +238,7 @@ func testMoved(t *testing.T, c *testCluster) {
 	began := c.runningSince(moved.id)
 	c.eventually("the old task is silent", func() error { return task.silent(old.hostname()) })
 	ended := task.lastAnswer(old.hostname())
-	c.eventually("names follow", func() error { return o.checkMove(old, moved, began, ended) })
+	c.eventually("names lead to the new task", func() error { return o.checkMove(old, moved, began, ended) })
 	o.requireNoFailures()
 	c.swarm("node", "update", "--availability", "active", drained)
 	now := c.waitMembers("red", len(red.members)) // The global service runs on the host again.
@@ -282,7 +282,7 @@ func (o *observers) checkMove(old, moved member, began, ended time.Time) error {
 		for answer, last := range r.Last {
 			is := slices.Contains(strings.Fields(answer), old.addresses[0]) || answer == old.hostname()
 			if late := last.Sub(ended); is && late > overlapFor {
-				o.c.t.Errorf("%s: %q %v after the task ended", who, answer, late)
+				o.c.t.Errorf("%s: got %q %v after the task ended, want at most %v after it", who, answer, late, overlapFor)
 			}
 		}
 		answers := slices.Collect(maps.Keys(r.Last))
@@ -294,7 +294,7 @@ func (o *observers) checkMove(old, moved member, began, ended time.Time) error {
 			}
 			late := r.Changes[i].At.Sub(began)
 			if late > staleFor {
-				o.c.t.Errorf("%s: the new task's address came %v after it ran", who, late)
+				o.c.t.Errorf("%s: the new task's address came %v after the task ran, want at most %v", who, late, staleFor)
 			}
 			o.c.t.Logf("%s: %d lookups, new task after %v, %d answers", who, r.Asked, late.Round(time.Millisecond), len(answers))
 		case strings.Contains(who, " service ") && len(answers) != 1:

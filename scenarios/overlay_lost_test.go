@@ -92,7 +92,7 @@ func (o *observers) waitWithdrawn(before networkMembers, lost ...dev.Host) {
 		there, _ := splitByHost(before.of("api"), h.Name)
 		names, on = append(names, h.Name), append(on, there...)
 	}
-	o.c.eventually(fmt.Sprint("nobody is sent to ", names), func() error {
+	o.c.eventually(fmt.Sprint("names no longer lead to ", names), func() error {
 		for who, r := range o.reports() {
 			n := len(r.Changes)
 			if n == 0 {
@@ -121,7 +121,7 @@ func (o *observers) waitWithdrawn(before networkMembers, lost ...dev.Host) {
 			}
 		}
 	}
-	o.c.t.Logf("%v: nobody is sent there after %v; %d connections failed before", names, took.Round(10*time.Millisecond), failed)
+	o.c.t.Logf("%v: names no longer lead there after %v; %d connections failed before", names, took.Round(10*time.Millisecond), failed)
 }
 
 // testQuorumLost blocks Raft between the managers, so that there is no leader: traffic and names
@@ -141,7 +141,7 @@ func testQuorumLost(t *testing.T, c *testCluster) {
 	}
 	c.eventually("the managers have no leader", func() error {
 		if _, err := c.run("node", "update", "--label-add", "leader=yes", lost.Name); err == nil {
-			return fmt.Errorf("they have")
+			return fmt.Errorf("a write succeeds, want no leader")
 		}
 		return nil
 	})
@@ -202,7 +202,7 @@ func testFull(t *testing.T, c *testCluster) {
 	c.waitMembers("tiny", 4)
 	_, err := c.run("service", "scale", "few=6")
 	if err == nil || !strings.Contains(err.Error(), "tiny") {
-		t.Errorf("a full network takes more tasks: %v", err)
+		t.Errorf("scale beyond a full subnet: got %v, want an error that names network tiny", err)
 	}
 	t.Logf("full: %v", err)
 	tiny := c.members("tiny")

@@ -93,7 +93,7 @@ func (c *testCluster) waitMembers(network string, n int) networkMembers {
 	c.t.Helper()
 	c.eventually("tasks on network "+network, func() error {
 		if p, err := c.findMembers(network); err != nil || len(p.members) != n {
-			return fmt.Errorf("%d, want %d: %v %w", len(p.members), n, p.members, err)
+			return fmt.Errorf("ready tasks: got %d, want %d: %v %w", len(p.members), n, p.members, err)
 		}
 		return nil
 	})
@@ -104,7 +104,7 @@ func (c *testCluster) waitMembers(network string, n int) networkMembers {
 func (c *testCluster) members(network string) networkMembers {
 	c.t.Helper()
 	var p networkMembers
-	c.eventually("who is on network "+network, func() (err error) {
+	c.eventually("list the tasks on network "+network, func() (err error) {
 		p, err = c.findMembers(network)
 		return err
 	})
@@ -217,7 +217,7 @@ func (c *testCluster) reach(from []member, want []expected) int {
 // new tasks with a delay.
 func (c *testCluster) eventuallyReach(from []member, want []expected) int {
 	c.t.Helper()
-	c.eventually("everybody is reached", func() error {
+	c.eventually("all targets are reached", func() error {
 		if problems := c.unreached(from, want); len(problems) > 0 {
 			return fmt.Errorf("%d problems: %s", len(problems), problems[0])
 		}

@@ -25,7 +25,7 @@ func TestRounds(t *testing.T) {
 	}
 	for _, tool := range []string{"ip", "nft", "nsenter"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			skip(t, "what is left on a host is looked for with ip, nft and nsenter")
+			skip(t, "the inventory of a host needs ip, nft and nsenter")
 		}
 	}
 	t.Parallel()
@@ -36,7 +36,7 @@ func TestRounds(t *testing.T) {
 	c.swarm("network", "create", "--ipv6", "base")
 	c.prober("stays", "--mode", "global", "--network", "base", "--publish", "published="+meshPort+",target="+echoPort)
 	base := c.waitMembers("base", len(c.hosts))
-	r.eventually("the hosts are at rest", func() error {
+	r.eventually("the inventory of the hosts no longer changes", func() error {
 		was := r.before
 		r.before, r.use = r.inventory(), r.addressUse()
 		for host, lines := range r.before {

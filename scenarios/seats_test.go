@@ -104,14 +104,14 @@ func (s *seats) step(what string, h dev.Host) {
 	}
 	if what != "demote" { // The command has waited for the change, so it must show at once.
 		if err := s.status(h.Name, "Reachable"); err != nil {
-			s.t.Errorf("%s %s has returned: %v", what, h.Name, err)
+			s.t.Errorf("after %s %s: %v", what, h.Name, err)
 		}
 		if out, err := s.runAt(h, "node", "ls", "--format", "{{.Hostname}}"); err != nil || strings.Count(out, "\n") != len(s.hosts) {
-			s.t.Errorf("%s %s has returned, and node ls there says %v: %s", what, h.Name, err, out)
+			s.t.Errorf("after %s %s: node ls on that host: %v: %s", what, h.Name, err, out)
 		}
 	}
 	if got := s.terms() - before; got > allowed {
-		s.t.Errorf("%s %s: the leader changed %d times, want %d", what, h.Name, got, allowed)
+		s.t.Errorf("%s %s: the leader changed %d times, want at most %d", what, h.Name, got, allowed)
 	}
 }
 
@@ -134,7 +134,7 @@ func (s *seats) leader() string {
 			return host
 		}
 	}
-	s.t.Fatal("nobody leads")
+	s.t.Fatal("node ls shows no leader")
 	return ""
 }
 

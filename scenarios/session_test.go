@@ -36,7 +36,7 @@ func (c *testCluster) openSession(i int, what, service string) *session {
 	case err := <-s.done:
 		c.t.Fatalf("round %d: exec ended: %v: %s", i, err, s.out)
 	case <-time.After(30 * time.Second):
-		c.t.Fatalf("round %d: exec says nothing", i)
+		c.t.Fatalf("round %d: exec has no output", i)
 	}
 	return s
 }
@@ -48,12 +48,12 @@ func (s *session) ended(host string) {
 	case err := <-s.done:
 		said := s.out.String()
 		if err == nil || !strings.Contains(said, "session") {
-			s.t.Errorf("exec when the daemon of %s died: %v, says %q; want that the session has ended", host, err, said)
+			s.t.Errorf("exec after the daemon of %s was killed: got %v and %q, want that the session has ended", host, err, said)
 		}
 	case <-time.After(30 * time.Second):
 		_ = s.cmd.Process.Kill()
 		<-s.done
-		s.t.Errorf("exec goes on after the daemon of %s died", host)
+		s.t.Errorf("exec goes on after the daemon of %s was killed", host)
 	}
 }
 

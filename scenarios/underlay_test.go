@@ -51,7 +51,7 @@ func (c *testCluster) checkTraffic() {
 	c.eventuallyReach(red.members, allTargets(red))
 	for _, m := range red.of("web") {
 		if n, err := m.Fetch(c.ctx, fmt.Sprintf("http://files:8080/bytes/%d", bulk)); err != nil || n != bulk {
-			c.t.Errorf("%s fetches through a service address: %d bytes, %v", m.name, n, err)
+			c.t.Errorf("%s fetches through a service address: got %d bytes, %v, want %d", m.name, n, err, bulk)
 		}
 	}
 	for _, h := range c.hosts {
@@ -73,7 +73,7 @@ func (c *testCluster) download(url string) {
 	})
 	defer resp.Body.Close()
 	if n, err := io.Copy(io.Discard, resp.Body); err != nil || n != bulk {
-		c.t.Errorf("%s: %d bytes, %v", url, n, err)
+		c.t.Errorf("get %s: got %d bytes, %v, want %d", url, n, err, bulk)
 	}
 }
 

@@ -114,7 +114,7 @@ func (c *testCluster) notUpgraded(h dev.Host, build string) error {
 		return err
 	}
 	if strings.TrimSpace(got) != build {
-		return fmt.Errorf("node inspect says build %s, want %s", strings.TrimSpace(got), build)
+		return fmt.Errorf("build in node inspect: got %s, want %s", strings.TrimSpace(got), build)
 	}
 	pid, err := c.findRuntime(h)
 	if err != nil {
@@ -125,7 +125,7 @@ func (c *testCluster) notUpgraded(h dev.Host, build string) error {
 		return err
 	}
 	if filepath.Base(filepath.Dir(exe)) != build {
-		return fmt.Errorf("the runtime is %s, want of build %s", exe, build)
+		return fmt.Errorf("program of the runtime: got %s, want build %s", exe, build)
 	}
 	return c.disturbed()
 }

@@ -146,7 +146,7 @@ func (w *writers) round(i int) {
 	ids, overlaps := w.written()
 	w.t.Logf("round %d: %s on %s for %v, %s; runs on %s; %d containers so far", i, fault, h.Name, away.Round(10*time.Millisecond), order, now.node, len(ids))
 	if overlaps > 0 {
-		w.t.Fatalf("round %d: %d times a container ran beside the next one", i, overlaps)
+		w.t.Fatalf("round %d: %d times a container ran at the same time as the next one", i, overlaps)
 	}
 }
 

@@ -47,7 +47,7 @@ func TestWorker_RestartAdoptsWhatRuns(t *testing.T) {
 		m.mu.Unlock()
 		s := m.waitState("t2", failed)
 		if s.ContainerStatus.ExitCode != 7 {
-			t.Errorf("t2: %v", s)
+			t.Errorf("status of t2: got %v, want exit code 7", s)
 		}
 		synctest.Wait()
 		if _, ok := r.runtime.Container("stray"); ok {
@@ -60,7 +60,7 @@ func TestWorker_RestartAdoptsWhatRuns(t *testing.T) {
 			t.Errorf("reports after the restart = %v, want %v", m.history, want)
 		}
 		if kept := r.network.Restored()[1]; len(kept) != 3 || len(kept[0].Networks) != 1 {
-			t.Errorf("restored %v", kept)
+			t.Errorf("restored networks: got %v, want three tasks, the first with one network", kept)
 		}
 		m.assign(puts(taskObject("t3", running))...)
 		m.waitState("t3", running)

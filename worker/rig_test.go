@@ -326,7 +326,7 @@ func (m *manager) wait(what string, ok func() bool) {
 			for _, s := range m.statuses {
 				states[s.State]++
 			}
-			m.t.Fatalf("waited in vain for %s; states: %v, sessions: %d", what, states, m.sessions)
+			m.t.Fatalf("timed out waiting for %s; states: %v, sessions: %d", what, states, m.sessions)
 		}
 	}
 }

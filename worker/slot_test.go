@@ -36,7 +36,7 @@ func TestWorker_HangingWorkHoldsNothing(t *testing.T) {
 		m.assign(puts(taskObject("good", running))...)
 		m.waitState("good", running)
 		if took := time.Since(began); took > time.Minute {
-			t.Errorf("a good task ran %v after the bad ones", took)
+			t.Errorf("a task ran %v after tasks whose preparation hangs", took)
 		}
 		began = time.Now()
 		m.assign(removal(swarmv1.AssignmentRef_TASK, "bad0"))

@@ -135,7 +135,7 @@ func TestWorker_StartThatCannotWorkFails(t *testing.T) {
 		m.initial = []*swarmv1.Assignment{revisionObject(), taskObject("t1", running)}
 		r.start()
 		if s := m.waitState("t1", failed); !strings.Contains(s.Err, "nope") {
-			t.Errorf("err = %q", s.Err)
+			t.Errorf("error: got %q, want one that names nope", s.Err)
 		}
 	})
 }
