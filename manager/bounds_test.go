@@ -37,7 +37,7 @@ func TestManager_HostnameIsTheOperators(t *testing.T) {
 		a.describe(&swarmv1.NodeDescription{Hostname: "vault", Platform: &swarmv1.Platform{Os: "plan9"}})
 		time.Sleep(time.Minute)
 		if got := shown(); got != "host-a host-a" || a.running() != 0 {
-			t.Errorf("a node that calls itself vault is shown as %s, and has %d tasks; want host-a, and none", got, a.running())
+			t.Errorf("a node that reports the hostname vault is shown as %s, and has %d tasks; want host-a, and none", got, a.running())
 		}
 		_, err := r.admin.UpdateNode(t.Context(), &swarmv1.UpdateNodeRequest{Id: a.id, Spec: &swarmv1.NodeSpec{}, Hostname: "a\nb"})
 		refused(t, "a hostname of two lines", err, errdefs.IsInvalidArgument, "not allowed")
@@ -46,7 +46,7 @@ func TestManager_HostnameIsTheOperators(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		if got := shown(); got != "vault vault" || a.running() != 1 {
-			t.Errorf("a node that the operator calls vault is shown as %s, and has %d tasks; want vault, and one", got, a.running())
+			t.Errorf("a node whose hostname the operator set to vault is shown as %s, and has %d tasks; want vault, and one", got, a.running())
 		}
 	})
 }
@@ -109,12 +109,13 @@ func TestManager_SessionsOfANodeArePaced(t *testing.T) {
 		r.open(id, "host-a")
 		synctest.Wait()
 		if now, _ := r.store.View().NodeStates.Get(id); now.GetSessionEpoch() <= st.GetSessionEpoch() {
-			t.Error("the node may open no session any more")
+			t.Error("the node cannot open a session after the pause")
 		}
 	})
 }
 
-// A node that was removed opens sessions without end: the pace comes before anything that costs.
+// A removed node that opens sessions without end is delayed too, before the manager does anything
+// expensive for it.
 func TestManager_SessionsOfARemovedNodeArePaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

@@ -13,7 +13,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Creates and removes a network with tasks: neither the API nor the planner leaves a claim.
+// The removal of a network with tasks leaves no claim, neither of the API nor of the planner.
 func TestManager_NetworkLeavesNoClaim(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -47,7 +47,7 @@ func TestManager_NetworkLeavesNoClaim(t *testing.T) {
 		synctest.Wait()
 		web := r.network("web", func(s *swarmv1.NetworkSpec) { s.Ipv6Enabled = true })
 		if c := web.GetIpam().GetConfigs(); c[0].GetSubnet() != "10.0.3.0/24" || c[0].GetGateway() != "10.0.3.1" || !strings.HasPrefix(c[1].GetSubnet(), "fd") {
-			t.Errorf("the next free subnets are %v", c)
+			t.Errorf("next free subnets: got %v, want 10.0.3.0/24 and one of fd00::/8", c)
 		}
 		if web.GetVni() != 65539 {
 			t.Errorf("vni %d, want 65539", web.GetVni())
@@ -77,7 +77,7 @@ func TestManager_NetworkLeavesNoClaim(t *testing.T) {
 		}
 		resp, err := r.admin.PruneNetworks(t.Context(), &swarmv1.PruneNetworksRequest{})
 		if err != nil || !slices.Equal(resp.GetRemoved(), []string{"web"}) {
-			t.Errorf("prune: %v, %v", resp, err)
+			t.Errorf("prune: got %v, %v, want web removed", resp, err)
 		}
 		synctest.Wait()
 		if diff := cmp.Diff(before, r.claims()); diff != "" {
@@ -94,7 +94,8 @@ func TestManager_NetworkLeavesNoClaim(t *testing.T) {
 	})
 }
 
-// A call that needs what a removed service holds waits until the tasks of the service have stopped.
+// A call that needs a name, port or subnet of a removed service waits until the service's tasks
+// have stopped.
 func TestManager_TakesOverFromARemovedService(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -126,7 +127,7 @@ func TestManager_TakesOverFromARemovedService(t *testing.T) {
 		takes("a service of the same name, port and network", func() error {
 			got, err := r.admin.CreateService(t.Context(), &swarmv1.CreateServiceRequest{Spec: web})
 			if err == nil && got.GetId() == old {
-				t.Error("it is the old service")
+				t.Error("the new service has the id of the removed one")
 			}
 			return err
 		})
@@ -151,7 +152,8 @@ func TestManager_TakesOverFromARemovedService(t *testing.T) {
 	})
 }
 
-// A port that a task publishes on its node is refused to the mesh, and the other way round.
+// A port that a task publishes on its node cannot be published on the mesh, and the other way
+// round.
 func TestManager_PortOfAHostIsNotTheMesh(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

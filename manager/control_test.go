@@ -70,7 +70,7 @@ func TestControl_ImageIsLoadedKeptAndRemoved(t *testing.T) {
 			last = m.GetImage()
 		}
 		if last.GetName() != "docker.io/library/demo:1" || !last.GetLoaded() || last.GetSize() != 10 {
-			t.Errorf("loaded %v", last)
+			t.Errorf("loaded image: got %v, want docker.io/library/demo:1 of 10 bytes", last)
 		}
 		synctest.Wait()
 		keepers := 0
@@ -98,7 +98,7 @@ func TestControl_ImageIsLoadedKeptAndRemoved(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, ok := r.store.View().Images.ByName("docker.io/library/demo:1"); ok {
-			t.Error("the image is still known")
+			t.Error("the removed image is still listed")
 		}
 	})
 }

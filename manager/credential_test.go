@@ -16,7 +16,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// credential creates a credential, as the holder of another one or at the local socket.
+// credential creates a credential with another credential or at the local socket.
 func (r *rig) credential(by transport.AuthInfo, name string, validity time.Duration) transport.AuthInfo {
 	r.t.Helper()
 	key, err := pki.NewKey()
@@ -77,7 +77,7 @@ func TestManager_RevokesCredentials(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := r.credentials(); !slices.Equal(got, []string{"ann", "child", "jane", "jane"}) {
-			t.Errorf("credentials %v", got)
+			t.Errorf("credentials: got %v, want ann, child and two of jane", got)
 		}
 		out, err := r.admin.RemoveCredential(t.Context(), &swarmv1.GetRequest{Id: "jane"})
 		if err != nil {
@@ -104,7 +104,7 @@ func TestManager_RevokesCredentials(t *testing.T) {
 	})
 }
 
-// The row of a credential that has ended goes; the one of another stays.
+// The row of an expired credential is removed. The row of another credential stays.
 func TestManager_ForgetsCredentialsThatEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

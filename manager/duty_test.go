@@ -12,7 +12,7 @@ import (
 )
 
 // A duty that panics ends neither the process nor the term. It starts again after growing pauses.
-func TestPersist_PanicsAndFailuresAreRetried(t *testing.T) {
+func TestKeepRunning_RetriesPanicsAndFailures(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
 		m := &Manager{log: slog.New(slog.NewTextHandler(&log, nil))}
@@ -25,8 +25,8 @@ func TestPersist_PanicsAndFailuresAreRetried(t *testing.T) {
 				cancel()
 				return nil
 			}
-			var nobody *Manager
-			_ = nobody.cfg // nil: panics
+			var missing *Manager
+			_ = missing.cfg // panics, because the pointer is nil
 			return nil
 		})
 		if want := []time.Duration{0, time.Second, 3 * time.Second, 7 * time.Second}; !slices.Equal(attempts, want) {

@@ -71,14 +71,14 @@ func TestManager_ScaleAndRemove(t *testing.T) {
 	})
 }
 
-// The tasks of a worker that is silent and that gossip says has failed run elsewhere after three
+// When a worker is silent and gossip reports it as failed, its tasks run elsewhere after three
 // heartbeats. When the worker returns, its old tasks are stopped.
 func TestManager_LostWorker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		a, b := r.join("host-a"), r.join("host-b")
 		r.create(serviceSpec("web", 2))
-		time.Sleep(10 * time.Second) // the leader's own grace is over
+		time.Sleep(10 * time.Second) // The grace period of the new leader is over.
 		a.silence()
 		start := time.Now()
 		time.Sleep(time.Second)
@@ -104,7 +104,7 @@ func TestManager_LostWorker(t *testing.T) {
 	})
 }
 
-// A node that announces that its host goes down is down at once, and is told so. Its tasks run
+// A node that announces the shutdown of its host is down at once, and is told so. Its tasks run
 // elsewhere although its session goes on. Its later reports of these tasks do not count as
 // failures. Its next session makes it READY.
 func TestManager_DepartingWorker(t *testing.T) {
@@ -174,8 +174,8 @@ func TestManager_GoneForTheSessionTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		a := r.join("host-a")
-		// This is between two heartbeats, which come each second, so that the node was last heard
-		// half a second before.
+		// The time falls between two heartbeats, which come each second, so the last one was half a
+		// second before.
 		time.Sleep(20*time.Second + 500*time.Millisecond)
 		a.cancel()
 		time.Sleep(9 * time.Second)

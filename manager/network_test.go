@@ -23,7 +23,7 @@ func (r *rig) network(name string, edit ...func(*swarmv1.NetworkSpec)) *swarmv1.
 	return info.GetNetwork()
 }
 
-// claims are the claims of addresses, and of what else networks hold; cursors are not among them.
+// claims returns the claims of addresses and of other resources of networks, without cursors.
 func (r *rig) claims() (out []string) {
 	for c := range r.store.View().Claims.All() {
 		if !strings.HasPrefix(c.GetKey(), "next/") {
@@ -49,7 +49,8 @@ func (r *rig) update(s *swarmv1.ServiceSpec) {
 	synctest.Wait()
 }
 
-// What the overlay has to know comes before the task that needs it, and follows what becomes of tasks elsewhere.
+// The overlay objects that a task needs come before the task, and change with the tasks of other
+// nodes.
 func TestDispatch_TellsTheOverlay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

@@ -15,8 +15,8 @@ import (
 	"swarm/raftstore/table"
 )
 
-// A host whose join failed after the manager's answer is forgotten. A node that had joined and is
-// down stays until its owner removes it.
+// The manager removes the node of a host whose join failed after the manager's answer. A node that
+// had joined and is down stays until an operator removes it.
 func TestManager_ForgetsWhoNeverCame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -39,25 +39,24 @@ func TestManager_ForgetsWhoNeverCame(t *testing.T) {
 		time.Sleep(9 * time.Minute)
 		synctest.Wait()
 		if st, _ := r.store.View().NodeStates.Get("never"); st.GetState() != swarmv1.NodeState_DOWN {
-			t.Errorf("a node that has not come is %v", st)
+			t.Errorf("state of the node that never joined: got %v, want down", st)
 		}
 		if got := nodes(); !slices.Equal(got, []string{"down", self, "never"}) {
-			t.Errorf("within ten minutes: nodes %v", got)
+			t.Errorf("nodes within ten minutes: got %v, want down, never and the manager", got)
 		}
 		time.Sleep(5 * time.Minute)
 		synctest.Wait()
 		if got := nodes(); !slices.Equal(got, []string{"down", self}) {
-			t.Errorf("after ten minutes: nodes %v", got)
+			t.Errorf("nodes after ten minutes: got %v, want down and the manager", got)
 		}
 		if _, ok := r.store.View().NodeStates.Get("never"); ok {
-			t.Error("its state is left")
+			t.Error("the state of the removed node still exists")
 		}
 	})
 }
 
-// Of the nodes that were up only for minutes, the cluster keeps a number and forgets those that
-// have been down longest. Nodes that were up for long stay, and so do those that have just gone
-// down.
+// The cluster keeps a limited number of nodes that were up only for minutes, and removes those that
+// have been down longest. It keeps nodes that were up for long, and nodes that have just gone down.
 func TestManager_ForgetsGuests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -85,13 +84,13 @@ func TestManager_ForgetsGuests(t *testing.T) {
 			left[n.GetId()] = true
 		}
 		if left["oldest"] || left["old"] || !left["settled"] || len(left) != 2+ca.KeptGuests {
-			t.Errorf("left are %d nodes: oldest %t, old %t, settled %t; want settled, this manager and %d guests",
+			t.Errorf("nodes that remain: %d; oldest %t, old %t, settled %t; want settled, this manager and %d guests",
 				len(left), left["oldest"], left["old"], left["settled"], ca.KeptGuests)
 		}
 	})
 }
 
-// The time that a node was up adds up over its sessions. members.Guest uses it.
+// The stored time that a node was up is the sum over its sessions. members.Guest uses it.
 func TestManager_AddsUpHowLongANodeWasUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

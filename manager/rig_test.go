@@ -25,9 +25,10 @@ import (
 	"swarm/raftstore/table"
 )
 
-const self = "m1" // the store's member
+const self = "m1" // the id of the store's member
 
-// rig is a cluster with one manager, which leads it, and a gossip whose statuses the test sets.
+// rig is a cluster with one manager, which is the leader, and a gossip whose statuses the test
+// sets.
 type rig struct {
 	t      *testing.T
 	store  *raftstore.Store
@@ -37,7 +38,7 @@ type rig struct {
 }
 
 type gossip struct {
-	mu      sync.Mutex // guards the rest
+	mu      sync.Mutex // guards the fields below
 	says    map[string]liveness.GossipStatus
 	changed broadcast.Signal
 }
@@ -59,7 +60,7 @@ func (g *gossip) say(id string, s liveness.GossipStatus) {
 	g.changed.Broadcast()
 }
 
-// resolver is a registry.
+// resolver is a registry that controltest simulates.
 type resolver = controltest.Registry
 
 const testDigest = controltest.Digest
@@ -145,7 +146,7 @@ func (r *rig) commit(changes ...*swarmv1.Change) {
 	}
 }
 
-// worker is a node that runs everything that it is assigned, at once.
+// worker is a node that reports every assigned task at once as being in its desired state.
 type worker struct {
 	t      *testing.T
 	id     string
@@ -153,8 +154,8 @@ type worker struct {
 	cancel context.CancelFunc
 	done   chan error
 
-	mu       sync.Mutex // guards the rest, and sending
-	quiet    bool       // says nothing, does nothing
+	mu       sync.Mutex // guards the fields below, and sending
+	quiet    bool       // sends nothing and does nothing
 	busy     bool       // does nothing
 	missed   []*swarmv1.Assignments
 	tasks    map[string]*swarmv1.Task
@@ -164,9 +165,9 @@ type worker struct {
 	removed  bool
 	epoch    uint64
 	acked    uint64
-	unsaid   []*swarmv1.TaskStatus // while a report waits for its acknowledgement
+	unsaid   []*swarmv1.TaskStatus // waiting until the last report is acknowledged
 	roles    []swarmv1.NodeSpec_Role
-	parted   bool // told that its node is down
+	parted   bool // the manager has told it that its node is down
 }
 
 // join adds a node and opens its session.
@@ -179,7 +180,7 @@ func (r *rig) join(host string) *worker {
 
 func (r *rig) open(id, host string) *worker { return r.openAs(id, host, host) }
 
-// openAs opens a session from an address.
+// openAs opens a session in which the worker reports the given address.
 func (r *rig) openAs(id, host, addr string) *worker {
 	r.t.Helper()
 	conn := r.dial(nodeInfo(id))
@@ -296,7 +297,8 @@ func (w *worker) obey(a *swarmv1.Assignments) {
 	}
 }
 
-// say queues statuses, and reports them when the last report is acknowledged. The caller holds the mutex.
+// say queues statuses, and reports them when the last report is acknowledged. The caller holds the
+// mutex.
 func (w *worker) say(updates ...*swarmv1.TaskStatus) {
 	w.unsaid = append(w.unsaid, updates...)
 	if w.acked < w.sequence || len(w.unsaid) == 0 {

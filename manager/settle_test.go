@@ -10,12 +10,13 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Settled returns once every node that is up has acted on what the manager knows.
+// Settled returns once every node that is up has acted on all changes that the manager has
+// committed.
 func TestDispatch_SettledWaitsForEveryNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		one, two := r.join("h1"), r.join("h2")
-		time.Sleep(time.Minute) // The manager's own node has no worker, and counts as down by now.
+		time.Sleep(time.Minute) // The manager's own node has no worker and counts as down by now.
 		client := swarmv1.NewDispatcherClient(r.dial(nodeInfo(one.id)))
 		ask := func(patience time.Duration) (time.Duration, error) {
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -25,19 +26,19 @@ func TestDispatch_SettledWaitsForEveryNode(t *testing.T) {
 			return time.Since(began), err
 		}
 		if _, err := ask(time.Second); err != nil {
-			t.Errorf("nobody is behind: %v", err)
+			t.Errorf("Settled while no node is behind: %v", err)
 		}
 		two.silence()
 		r.create(serviceSpec("web", 2))
 		synctest.Wait()
 		if _, err := ask(time.Second); err == nil {
-			t.Error("a node has not acted on its assignments, and Settled returns")
+			t.Error("Settled returned before a node had acted on its assignments")
 		}
 		time.AfterFunc(time.Second, two.speak)
 		if took, err := ask(5 * time.Second); err != nil || took < time.Second || took > 2*time.Second {
-			t.Errorf("the node was behind for a second: answered after %s, %v", took, err)
+			t.Errorf("Settled with a node that is behind for a second: got %v after %s, want no error after 1 to 2 s", err, took)
 		}
-		// A node that falls silent is waited for until it counts as down.
+		// Settled waits for a node that falls silent until the node counts as down.
 		two.silence()
 		time.Sleep(time.Second)
 		r.gossip.say(two.id, liveness.GossipFailed)
@@ -51,18 +52,18 @@ func TestDispatch_SettledWaitsForEveryNode(t *testing.T) {
 		if got := r.state(two.id); got != swarmv1.NodeState_READY {
 			t.Fatalf("the node is %s", got)
 		}
-		// A node without a session is waited for until it counts as down.
+		// Settled waits for a node without a session until the node counts as down.
 		two.cancel()
 		synctest.Wait()
 		if _, err := ask(time.Second); err == nil {
-			t.Error("a node is away, and Settled returns")
+			t.Error("Settled returned while a node without a session was not down")
 		}
 		time.Sleep(time.Minute)
 		if got := r.state(two.id); got != swarmv1.NodeState_DOWN {
 			t.Fatalf("the node is %s", got)
 		}
 		if _, err := ask(time.Second); err != nil {
-			t.Errorf("the node is down: %v", err)
+			t.Errorf("Settled while the node is down: %v", err)
 		}
 	})
 }

@@ -50,7 +50,7 @@ func first(ctx context.Context, c swarmv1.DispatcherClient, messages ...*swarmv1
 		return err
 	}
 	for _, m := range messages {
-		_ = stream.Send(m) // Recv says why it failed.
+		_ = stream.Send(m) // Recv returns the reason.
 	}
 	for err == nil {
 		_, err = stream.Recv()
@@ -58,8 +58,8 @@ func first(ctx context.Context, c swarmv1.DispatcherClient, messages ...*swarmv1
 	return transport.FromStatus(err)
 }
 
-// A worker that is refused again and again causes one log line a minute, which has the number of
-// the others.
+// A worker that is refused repeatedly causes one log line a minute, which has the number of the
+// other refusals.
 func TestManager_RefusedSessionsWriteFewLines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var logged journal
@@ -99,8 +99,9 @@ func TestManager_SessionBeginsWithAHello(t *testing.T) {
 	})
 }
 
-// The session of a worker that reads nothing is closed after the session timeout, however many
-// messages wait and although the worker sends heartbeats. Until then it holds up no other worker.
+// The manager closes the session of a worker that reads nothing after the session timeout, however
+// many messages wait and although the worker sends heartbeats. Until then the worker delays no
+// other worker.
 func TestManager_DeafWorkerIsGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var logged journal
@@ -124,7 +125,7 @@ func TestManager_DeafWorkerIsGivenUp(t *testing.T) {
 			t.Fatalf("the node is %s", r.state(id))
 		}
 		spec := serviceSpec("web", 8)
-		spec.TaskTemplate.ContainerSpec.Env = []string{"LARGE=" + strings.Repeat("x", 400<<10)} // More than gRPC buffers.
+		spec.TaskTemplate.ContainerSpec.Env = []string{"LARGE=" + strings.Repeat("x", 400<<10)} // exceeds gRPC's buffers
 		began := time.Now()
 		r.create(spec)
 		if got := good.running(); got != 4 || time.Since(began) > 0 {

@@ -10,8 +10,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// wait follows a service to its verdict. It returns the verdict, the number of messages, and how
-// long it took.
+// wait follows a service until WaitService returns a verdict. It returns the verdict, the number of
+// messages, and the time.
 func (r *rig) wait(req *swarmv1.WaitServiceRequest) (*swarmv1.ServiceVerdict, int, time.Duration, error) {
 	r.t.Helper()
 	began := time.Now()
@@ -37,11 +37,12 @@ func TestWaitService(t *testing.T) {
 		if err != nil || !v.GetConverged() || took < 5*time.Second || took > 6*time.Second || messages > 20 {
 			t.Errorf("create: got %v, %v after %s and %d messages, want converged after the monitor time, 5 s", v, err, took, messages)
 		}
-		// Tasks that have run for long are stable: only the planner is waited for.
+		// The tasks have run long enough to be stable, so the verdict waits only for the planner.
 		if v, _, took, err := r.wait(&swarmv1.WaitServiceRequest{Id: "web"}); err != nil || !v.GetConverged() || took > 2*time.Second {
 			t.Errorf("as it is: got %v, %v after %s", v, err, took)
 		}
-		// The node does nothing any more, so the service gets no task and waits until it is removed.
+		// The node no longer acts, so the service gets no task, and the call waits until the
+		// service is removed.
 		node.delay()
 		scaled := r.service("web").GetRevision().GetSpec().CloneVT()
 		scaled.GetMode().GetReplicated().Replicas = 3

@@ -30,15 +30,15 @@ const (
 	writerTimeout = 2 * time.Second
 	// writerGrace is longer than the lease, because no container obeys its stop signal.
 	writerGrace = 3 * time.Second
-	// writerLook is how often the test looks at what runs.
+	// writerLook is the interval at which the test checks which containers run.
 	writerLook = 20 * time.Millisecond
 )
 
-// TestSingleWriter_Simulated runs a single-writer service on real workers with simulated containers. At
-// random, cables are cut and healed, daemons and runtimes die, nodes are drained or removed by force,
-// the service is updated, and the session timeout is changed. The test plays the shims. No two
-// containers of the service may run at once, and without disturbances it must run again. ROUNDS is
-// the number of rounds (default 10). SEED=n runs one seed.
+// TestSingleWriter_Simulated runs a single-writer service on real workers with simulated
+// containers. At random, cables are cut and healed, daemons and runtimes are killed, nodes are
+// drained or removed by force, the service is updated, and the session timeout changes. The test
+// acts as the shims. Two containers of the service must never run at once, and without disturbances
+// one must run again. ROUNDS is the number of rounds (default 10). SEED=n runs one seed.
 func TestSingleWriter_Simulated(t *testing.T) {
 	first, rounds := number(t, "SEED", 0), number(t, "ROUNDS", 10)
 	if os.Getenv("SEED") != "" {
@@ -64,7 +64,7 @@ func number(t *testing.T, name string, otherwise int) int {
 	return n
 }
 
-// farm is a cluster whose hosts are disturbed.
+// farm is a cluster of stations.
 type farm struct {
 	*rig
 	*rand.Rand
@@ -76,7 +76,8 @@ type farm struct {
 	rejects bool
 }
 
-// station is a host: a daemon that comes and goes, and what survives the daemon.
+// station is a host: its daemon, which may be killed and started, and the parts that survive the
+// daemon.
 type station struct {
 	f        *farm
 	id       string
@@ -87,10 +88,10 @@ type station struct {
 	images   *simulated.Images
 	network  *simulated.Network
 	runtime  *simulated.Runtime
-	kill     func() // nil: the daemon is dead
+	kill     func() // nil: the daemon is not running
 	removed  bool
 	drained  bool
-	runtimes bool // the runtime is away
+	runtimes bool // the runtime is killed
 }
 
 func newFarm(t *testing.T, seed uint64) *farm {
@@ -118,7 +119,7 @@ func (f *farm) pace(timeout time.Duration) {
 	})
 }
 
-// change writes a row, and tries again when somebody else has written it meanwhile.
+// change writes a row, and retries if another writer has changed the row meanwhile.
 func (f *farm) change(edit func(*table.View) *swarmv1.Change) {
 	f.t.Helper()
 	for {
@@ -154,7 +155,8 @@ func (s *station) left() time.Duration {
 	return lease.End(filepath.Join(s.folder, "lease", "end")) - sinceBoot()
 }
 
-// fails makes the shim refuse containers without a lease, and makes the preparation of some fail.
+// fails makes the shim refuse containers without a lease, and makes the preparation of some
+// containers fail.
 func (s *station) fails(op, _ string) error {
 	s.f.mu.Lock()
 	rejects := s.f.rejects
@@ -186,7 +188,7 @@ func (s *station) start() {
 	done := make(chan error, 1)
 	go func() { done <- w.Run(ctx) }()
 	s.kill = func() {
-		s.cable.cut() // no goodbye
+		s.cable.cut() // so that the worker cannot say that it ends
 		cancel()
 		if err := <-done; err != nil {
 			s.f.t.Errorf("run worker: %v", err)
@@ -204,7 +206,7 @@ func (s *station) machine() string {
 	return row.GetMachineId()
 }
 
-// shim kills containers whose lease has run out.
+// shim kills containers whose lease has expired.
 func (s *station) shim() {
 	if s.left() > 0 {
 		return
@@ -242,8 +244,7 @@ func (f *farm) end() {
 	}
 }
 
-// look lets a moment pass, and checks that no two containers of a slot run at once while kernels
-// run and the shim lives.
+// look waits for a moment and fails the test if two containers run at once.
 func (f *farm) look() {
 	f.t.Helper()
 	time.Sleep(writerLook)
@@ -265,7 +266,7 @@ func (f *farm) running() (at []string) {
 	return at
 }
 
-// disturb does one random thing.
+// disturb causes one random disturbance.
 func (f *farm) disturb() {
 	f.t.Helper()
 	members := slices.DeleteFunc(slices.Clone(f.hosts), func(s *station) bool { return s.removed })
@@ -328,7 +329,7 @@ func (f *farm) update() {
 	}
 }
 
-// remove removes a node by force, whatever runs there, and makes another one join.
+// remove removes a node by force, whatever runs on it, and has a new one join.
 func (f *farm) remove(s *station) {
 	f.t.Helper()
 	if _, err := f.admin.RemoveNode(f.t.Context(), &swarmv1.RemoveNodeRequest{Id: s.id, Force: true}); err != nil {
@@ -356,8 +357,8 @@ func (f *farm) calm() {
 	f.update()
 }
 
-// cable is a network path that can be cut. Data that is sent meanwhile arrives when it is healed,
-// as with TCP.
+// cable is a network path that can be cut. As with TCP, data that is sent during a cut arrives
+// after it.
 type cable struct {
 	mu     sync.Mutex // guards whole
 	whole  chan struct{}

@@ -32,14 +32,14 @@ import (
 	"swarm/raftstore/raftstoretest"
 )
 
-// TestAttackAccess attacks the ways into a cluster: credentials of users, join tokens, and what a
-// host says that joins.
+// TestAttackAccess attacks the ways into a cluster: user credentials, join tokens, and the data
+// that a joining host reports.
 func TestAttackAccess(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes most of a minute")
 	}
 	t.Parallel()
-	c := newCrowdOf(t, binaryUnderTest(t), dev.Options{Nodes: 3, Managers: 2})
+	c := newTestClusterOf(t, binaryUnderTest(t), dev.Options{Nodes: 3, Managers: 2})
 	t.Run("credential of a minute", func(t *testing.T) { c.in(t).attackLifetime() })
 	t.Run("revoked credential", func(t *testing.T) { c.in(t).attackRevoked() })
 	t.Run("flood of wrong tokens", func(t *testing.T) { c.in(t).attackFlood() })
@@ -47,16 +47,16 @@ func TestAttackAccess(t *testing.T) {
 	t.Run("fake manager", func(t *testing.T) { c.in(t).attackJoiner() })
 }
 
-// remote runs the client at a host as the holder of a credential.
-func (c *crowd) remote(at dev.Host, credential string, args ...string) (string, error) {
+// remote runs the client on a host with a credential.
+func (c *testCluster) remote(at dev.Host, credential string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(c.ctx, time.Minute)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, c.binary, append([]string{"-H", "tcp://" + at.Address.String(), "--credential", credential}, args...)...).CombinedOutput()
 	return string(out), err
 }
 
-// attackLifetime has a credential of a minute create one of twenty years.
-func (c *crowd) attackLifetime() {
+// attackLifetime uses a credential that is valid for a minute to create one for twenty years.
+func (c *testCluster) attackLifetime() {
 	short, long := filepath.Join(c.t.TempDir(), "short.pem"), filepath.Join(c.t.TempDir(), "long.pem")
 	c.swarm("credential", "create", "--expiry", "1m", "-o", short, "short")
 	out, err := c.remote(c.hosts[0], short, "credential", "create", "--expiry", "175200h", "-o", long, "long")
@@ -69,15 +69,15 @@ func (c *crowd) attackLifetime() {
 	row := strings.Fields(c.swarm("credential", "ls", "--filter", "name=long", "--format", "{{.Name}} {{.Until}}"))
 	until, err := time.Parse(time.RFC3339, row[len(row)-1])
 	if left := time.Until(until); err != nil || left > time.Minute {
-		c.t.Errorf("what a credential of a minute creates lives %v, %v", left, err)
+		c.t.Errorf("a credential that one of a minute created: got a lifetime of %v, %v, want at most a minute", left, err)
 	}
 	c.t.Logf("twenty years: %s; without a wish: %v", strings.TrimSpace(out), time.Until(until).Round(time.Second))
 	c.swarm("credential", "rm", "short", "long")
 }
 
-// attackRevoked uses a credential after it was revoked on another manager: for new calls, through a
-// stream that is open, and to create another.
-func (c *crowd) attackRevoked() {
+// attackRevoked uses a credential after another manager revoked it: for new calls, through an open
+// stream, and to create another credential.
+func (c *testCluster) attackRevoked() {
 	file := filepath.Join(c.t.TempDir(), "jane.pem")
 	c.swarm("credential", "create", "-o", file, "jane")
 	var said bytes.Buffer
@@ -102,12 +102,12 @@ func (c *crowd) attackRevoked() {
 	case <-time.After(30 * time.Second):
 		_ = stream.Process.Kill()
 		<-ended
-		c.t.Error("a stream of a revoked credential goes on")
+		c.t.Error("the stream of a revoked credential is still open")
 	}
 	closed := time.Since(began)
 	for _, at := range c.hosts[:2] {
 		for _, args := range [][]string{{"node", "ls"}, {"credential", "create", "-o", filepath.Join(c.t.TempDir(), "x.pem"), "x"}} {
-			c.eventually("refused", func() error {
+			c.eventually("the revoked credential is refused", func() error {
 				if out, err := c.remote(at, file, args...); err == nil || !strings.Contains(out, "revoked") {
 					return fmt.Errorf("%s with a revoked credential at %s: %v, %s", args[0], at.Name, err, out)
 				}
@@ -118,10 +118,10 @@ func (c *crowd) attackRevoked() {
 	c.t.Logf("the stream was closed after %v, and said %.200q", closed.Round(time.Millisecond), said.String())
 }
 
-// knows proves a join token as a joiner does, over whatever TLS connection.
-type knows struct{ token pki.Token }
+// tokenProof proves possession of a join token as a joiner does, over any TLS connection.
+type tokenProof struct{ token pki.Token }
 
-func (k knows) GetRequestMetadata(ctx context.Context, _ ...string) (map[string]string, error) {
+func (k tokenProof) GetRequestMetadata(ctx context.Context, _ ...string) (map[string]string, error) {
 	call, _ := credentials.RequestInfoFromContext(ctx)
 	info, ok := call.AuthInfo.(credentials.TLSInfo)
 	if !ok {
@@ -131,10 +131,10 @@ func (k knows) GetRequestMetadata(ctx context.Context, _ ...string) (map[string]
 	return map[string]string{"swarm-join-proof-bin": string(k.token.Proof(pki.SideJoiner, binding))}, err
 }
 
-func (knows) RequireTransportSecurity() bool { return true }
+func (tokenProof) RequireTransportSecurity() bool { return true }
 
-// token is the cluster's join token of a role.
-func (c *crowd) token(role string) pki.Token {
+// token returns the cluster's join token for a role.
+func (c *testCluster) token(role string) pki.Token {
 	c.t.Helper()
 	token, err := pki.ParseToken(strings.TrimSpace(c.swarm("join-token", "-q", role)))
 	if err != nil {
@@ -143,8 +143,8 @@ func (c *crowd) token(role string) pki.Token {
 	return token
 }
 
-// received counts the packets that a host got from others.
-func (c *crowd) received(h dev.Host) (packets int) {
+// received returns the number of packets that a host got from other hosts.
+func (c *testCluster) received(h dev.Host) (packets int) {
 	c.t.Helper()
 	out, err := exec.CommandContext(c.ctx, "nsenter", "--net="+h.Namespace, "cat", "/proc/net/dev").Output()
 	if err != nil {
@@ -160,9 +160,9 @@ func (c *crowd) received(h dev.Host) (packets int) {
 	return packets
 }
 
-// attackFlood joins with wrong tokens, through the manager that does not lead. Neither the leader
-// nor the log must feel it.
-func (c *crowd) attackFlood() {
+// attackFlood joins with wrong tokens through a manager that is not the leader. The attack must not
+// load the leader or fill the log.
+func (c *testCluster) attackFlood() {
 	const callers, each = 20, 100
 	leader, follower := c.hosts[0], c.hosts[1]
 	if c.leaderName() != leader.Name {
@@ -179,7 +179,7 @@ func (c *crowd) attackFlood() {
 	for range callers {
 		wg.Go(func() {
 			for range each {
-				_, err := client.Join(c.ctx, &swarmv1.JoinRequest{}, grpc.PerRPCCredentials(knows{wrong}))
+				_, err := client.Join(c.ctx, &swarmv1.JoinRequest{}, grpc.PerRPCCredentials(tokenProof{wrong}))
 				mu.Lock()
 				answers[status.Code(err)]++
 				mu.Unlock()
@@ -190,45 +190,45 @@ func (c *crowd) attackFlood() {
 	took := time.Since(began)
 	flood := c.received(leader) - before
 	before = c.received(leader)
-	<-time.After(took) // as long without attacks, for comparison
+	<-time.After(took) // the same time without attacks, for comparison
 	quiet, lines := c.received(leader)-before, c.logLines(follower)-logged
 	if flood > quiet+callers*each/10 {
-		c.t.Errorf("%d wrong tokens cost the leader %d packets, beside the %d of a quiet time", callers*each, flood-quiet, quiet)
+		c.t.Errorf("%d wrong tokens cost the leader %d packets in addition to the %d of a quiet time", callers*each, flood-quiet, quiet)
 	}
 	if lines > 50 {
-		c.t.Errorf("%d wrong tokens made %d lines of log", callers*each, lines)
+		c.t.Errorf("log lines of %d wrong tokens: got %d, want at most 50", callers*each, lines)
 	}
 	if answers[codes.OK] > 0 {
-		c.t.Errorf("%d wrong tokens were taken", answers[codes.OK])
+		c.t.Errorf("%d wrong tokens were accepted, want none", answers[codes.OK])
 	}
-	// A right one is taken meanwhile, from the same address.
+	// A join with the right token is admitted meanwhile, from the same address.
 	client2 := swarmv1.NewAdmissionClient(c.anonymous(c.hosts[2]).grpc(follower))
-	probe, err := client2.Probe(c.ctx, grpc.PerRPCCredentials(knows{c.token("worker")}))
+	probe, err := client2.Probe(c.ctx, grpc.PerRPCCredentials(tokenProof{c.token("worker")}))
 	if err == nil {
 		_ = probe.Send(&swarmv1.AdmissionRequest{})
 		_, err = probe.Recv()
 	}
-	if status.Code(err) != codes.InvalidArgument { // the request is empty: the token was taken
-		c.t.Errorf("a right token after the flood: got %v, want the request to be looked at", err)
+	if status.Code(err) != codes.InvalidArgument { // The request is empty, so InvalidArgument means that the token was accepted.
+		c.t.Errorf("a right token after the flood: got %v, want the request to be validated", err)
 	}
 	c.t.Logf("%d wrong tokens in %v: %v; the leader got %d packets (%d in a quiet time), the log %d lines", callers*each, took.Round(time.Millisecond), answers, flood, quiet, lines)
 }
 
-// leaderName is the name of the host that leads.
-func (c *crowd) leaderName() string {
+// leaderName returns the name of the host that leads.
+func (c *testCluster) leaderName() string {
 	c.t.Helper()
 	for line := range strings.Lines(c.swarm("node", "ls", "--format", "{{.Hostname}} {{.ManagerStatus}}")) {
 		if name, state, _ := strings.Cut(strings.TrimSpace(line), " "); state == "Leader" {
 			return name
 		}
 	}
-	c.t.Fatal("nobody leads")
+	c.t.Fatal("node ls shows no leader")
 	return ""
 }
 
-// attackHost joins with a right token as hosts that forge rows of lists, take over the terminal,
-// fill the memory, or have the addresses of others.
-func (c *crowd) attackHost() {
+// attackHost joins with a valid token as hosts that forge table rows, send terminal escape
+// sequences, fill the memory, or report the addresses of others.
+func (c *testCluster) attackHost() {
 	client := swarmv1.NewCAClient(c.anonymous(c.hosts[2]).grpc(c.hosts[0]))
 	key, err := pki.NewKey()
 	if err != nil {
@@ -254,33 +254,33 @@ func (c *crowd) attackHost() {
 	} {
 		r := &swarmv1.JoinRequest{Csr: csr, MachineId: "evil", Hostname: "evil", Addr: "192.0.2.99", Port: 2377}
 		edit(r)
-		answer, err := client.Join(c.ctx, r, grpc.PerRPCCredentials(knows{token}))
+		answer, err := client.Join(c.ctx, r, grpc.PerRPCCredentials(tokenProof{token}))
 		if err == nil {
 			c.t.Errorf("%s: it joined as node %s", name, answer.GetNodeId())
 			continue
 		}
 		if text := err.Error(); strings.ContainsAny(text, "\n\x1b") || len(text) > 1000 {
-			c.t.Errorf("%s: the refusal repeats it: %.200q", name, text)
+			c.t.Errorf("%s: the refusal repeats the hostile data: %.200q", name, text)
 		}
 		refused++
 	}
 	if after := c.swarm("node", "ls", "-q"); after != before {
-		c.t.Errorf("nodes are\n%s, and were\n%s", after, before)
+		c.t.Errorf("nodes after the refusals:\n%s, want those before:\n%s", after, before)
 	}
 	c.t.Logf("%d hostile hosts were refused", refused)
 }
 
-// fake is a server that a joiner takes for a manager. It remembers all that it is sent.
-type fake struct {
+// fakeManager is a server that poses as a manager to a joiner. It records all that it receives.
+type fakeManager struct {
 	swarmv1.UnimplementedCAServer
 	swarmv1.UnimplementedAdmissionServer
 
-	mu    sync.Mutex // guards the rest
+	mu    sync.Mutex // guards the fields below
 	got   bytes.Buffer
 	calls int
 }
 
-func (f *fake) note(ctx context.Context, what string) {
+func (f *fakeManager) note(ctx context.Context, what string) {
 	header, _ := metadata.FromIncomingContext(ctx)
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -288,15 +288,15 @@ func (f *fake) note(ctx context.Context, what string) {
 	fmt.Fprintln(&f.got, what, header)
 }
 
-func (f *fake) Join(ctx context.Context, r *swarmv1.JoinRequest) (*swarmv1.JoinResponse, error) {
+func (f *fakeManager) Join(ctx context.Context, r *swarmv1.JoinRequest) (*swarmv1.JoinResponse, error) {
 	f.note(ctx, r.String())
 	header, _ := metadata.FromIncomingContext(ctx)
-	// The best answer of somebody without the token: the joiner's own proof.
+	// Without the token, the best answer is to return the joiner's own proof.
 	_ = grpc.SetHeader(ctx, metadata.MD{"swarm-join-proof-bin": header.Get("swarm-join-proof-bin")})
 	return &swarmv1.JoinResponse{NodeId: "mine", ClusterId: "mine"}, nil
 }
 
-func (f *fake) Probe(stream swarmv1.Admission_ProbeServer) error {
+func (f *fakeManager) Probe(stream swarmv1.Admission_ProbeServer) error {
 	r, err := stream.Recv()
 	f.note(stream.Context(), fmt.Sprint(r, err))
 	header, _ := metadata.FromIncomingContext(stream.Context())
@@ -304,10 +304,10 @@ func (f *fake) Probe(stream swarmv1.Admission_ProbeServer) error {
 	return stream.Send(&swarmv1.AdmissionProbe{Addr: "192.0.2.1", Nonce: make([]byte, 16)})
 }
 
-// tapped is a connection of which the fake reads along.
+// tapped is a connection whose data the fake manager also reads.
 type tapped struct {
 	net.Conn
-	fake *fake
+	fake *fakeManager
 }
 
 func (t tapped) Read(b []byte) (int, error) {
@@ -320,7 +320,7 @@ func (t tapped) Read(b []byte) (int, error) {
 
 type tappedListener struct {
 	net.Listener
-	fake *fake
+	fake *fakeManager
 }
 
 func (l tappedListener) Accept() (net.Conn, error) {
@@ -328,8 +328,9 @@ func (l tappedListener) Accept() (net.Conn, error) {
 	return tapped{conn, l.fake}, err
 }
 
-// pretend serves a fake with a stolen certificate at a host's address, and returns where.
-func (c *crowd) pretend(at dev.Host, cred pki.Credential, bundle *pki.Bundle) (*fake, string) {
+// pretend serves a fake manager with a stolen certificate at a host's address, and returns that
+// address.
+func (c *testCluster) pretend(at dev.Host, cred pki.Credential, bundle *pki.Bundle) (*fakeManager, string) {
 	c.t.Helper()
 	var raw net.Listener
 	if err := c.playground.Do(at.Name, func() (err error) {
@@ -339,7 +340,7 @@ func (c *crowd) pretend(at dev.Host, cred pki.Credential, bundle *pki.Bundle) (*
 		c.t.Fatal(err)
 	}
 	const roots = "swarm-roots/1"
-	f := &fake{}
+	f := &fakeManager{}
 	secure := tls.NewListener(raw, &tls.Config{MinVersion: tls.VersionTLS13, GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		chain := cred.TLS()
 		if slices.Contains(hello.SupportedProtos, roots) {
@@ -362,9 +363,9 @@ func (c *crowd) pretend(at dev.Host, cred pki.Credential, bundle *pki.Bundle) (*
 	return f, raw.Addr().String()
 }
 
-// forged is a manager's certificate, for the node of a manager, as whoever has a copy of its state
-// folder signs it: with the key of the authority.
-func (c *crowd) forged(from dev.Host) pki.Credential {
+// forged returns a manager's certificate for a manager's node, signed with the authority's key from
+// a copy of the manager's state folder.
+func (c *testCluster) forged(from dev.Host) pki.Credential {
 	c.t.Helper()
 	state, backup := filepath.Join(from.StateDir, "manager"), c.t.TempDir()
 	if err := os.CopyFS(filepath.Join(backup, "snapshots"), os.DirFS(filepath.Join(state, "snapshots"))); err != nil {
@@ -395,10 +396,10 @@ func (c *crowd) forged(from dev.Host) pki.Credential {
 	return cred
 }
 
-// attackJoiner gives a joiner the address of a server that has a stolen certificate and not the
-// join token: that of a worker, that of a manager's node, and one that says that it is a manager. It
-// must learn nothing of the token, and not be believed.
-func (c *crowd) attackJoiner() {
+// attackJoiner gives a joiner the address of a server that has a stolen certificate but not the
+// join token. The certificates are that of a worker, that of a manager's node, and one with the
+// manager role. The joiner must not disclose the token and must not trust the server.
+func (c *testCluster) attackJoiner() {
 	joiner := c.hosts[2]
 	_, bundle, err := pki.Disk{Dir: filepath.Join(joiner.StateDir, "certificates")}.Load()
 	if err != nil {
@@ -407,7 +408,7 @@ func (c *crowd) attackJoiner() {
 	pretenders := []struct {
 		name   string
 		cred   pki.Credential
-		called bool // The certificate is believed, so that the proof of the token is what is left.
+		called bool // The joiner accepts the certificate, so only the proof of the token protects it.
 	}{
 		{"a worker", c.stolen(joiner), false},
 		{"a manager's node", c.stolen(c.hosts[1]), false},
@@ -416,7 +417,7 @@ func (c *crowd) attackJoiner() {
 	if _, err := c.runAt(joiner, "leave", "--force"); err != nil {
 		c.t.Fatal(err)
 	}
-	c.swarm("join-token", "--rotate", "manager") // The state folder has the one before.
+	c.swarm("join-token", "--rotate", "manager") // The stolen state folder has the token before this rotation.
 	token := c.token("manager")
 	file := filepath.Join(c.t.TempDir(), "token")
 	if err := os.WriteFile(file, []byte(token.String()), 0o600); err != nil {
@@ -443,9 +444,9 @@ func (c *crowd) attackJoiner() {
 		}
 	}
 	if out, err := c.runAt(joiner, "info", "--format", "{{.LocalNodeState}}"); err != nil || strings.Contains(out, "active\n") && !strings.Contains(out, "inactive") {
-		c.t.Errorf("the joiner is %s, %v", out, err)
+		c.t.Errorf("state of the joiner: got %s, %v, want inactive", out, err)
 	}
-	// The true managers let it in, with the token of a worker and through the same flag.
+	// The real managers admit the joiner, with the token of a worker and through the same flag.
 	if err := os.WriteFile(file, []byte(c.token("worker").String()), 0o600); err != nil {
 		c.t.Fatal(err)
 	}

@@ -20,13 +20,13 @@ import (
 	"swarm/dev"
 )
 
-// threadsOfBomb is what the hostile container asks for: more than the default limit of processes, and few enough for the
-// machine to stand if there were none.
+// threadsOfBomb is the number of threads that the hostile container starts. It exceeds the default
+// process limit, and is small enough that the machine survives if there is no limit.
 const threadsOfBomb = 6000
 
-// TestAttackCLI tries to have an operator's own command line act against the operator: exec in a container of another
-// service, escape sequences on the terminal, an upgrade to a program that nobody has inspected. Besides, one container tries
-// to use up the host's processes.
+// TestAttackCLI tries to make an operator's own command line harm the operator: exec in a container
+// of another service, escape sequences on the terminal, and an upgrade to a program that was not
+// inspected. A container also tries to use up the host's processes.
 func TestAttackCLI(t *testing.T) {
 	if testing.Short() {
 		t.Skip("runs a cluster")
@@ -35,9 +35,9 @@ func TestAttackCLI(t *testing.T) {
 	first := binaryUnderTest(t)
 	dir := t.TempDir()
 	installed, next := filepath.Join(dir, "swarm"), filepath.Join(dir, "next")
-	copyProgram(t, first, installed) // the upgrade replaces it
+	copyProgram(t, first, installed) // The upgrade replaces it.
 	buildNext(t, next)
-	c := newCrowdOf(t, installed, dev.Options{Nodes: 1, Managers: 1})
+	c := newTestClusterOf(t, installed, dev.Options{Nodes: 1, Managers: 1})
 	t.Run("Exec", func(t *testing.T) { attackExec(t, c.in(t)) })
 	t.Run("Escapes", func(t *testing.T) { attackTerminal(t, c.in(t)) })
 	t.Run("HealthCheck", func(t *testing.T) { attackHealth(t, c.in(t)) })
@@ -45,15 +45,16 @@ func TestAttackCLI(t *testing.T) {
 	t.Run("Upgrade", func(t *testing.T) { attackUpgrade(t, c.in(t), installed, next) })
 }
 
-// attackExec names a service as the random id of another service's task begins. The service itself runs nothing.
-func attackExec(t *testing.T, c *crowd) {
+// attackExec creates a service whose name is the start of the random id of another service's task.
+// The service itself runs no task.
+func attackExec(t *testing.T, c *testCluster) {
 	c.swarm("service", "create", "--name", "victim", "--replicas", "2", "swarm/hello:1")
 	rows, err := c.ps("victim")
 	if err != nil || len(rows) != 2 {
 		t.Fatalf("tasks of victim: %v, %v", rows, err)
 	}
 	id := rows[0].id
-	unique := 1 // Letters that tell the two ids apart.
+	unique := 1 // the number of characters that distinguish the two ids
 	for strings.HasPrefix(rows[1].id, id[:unique]) {
 		unique++
 	}
@@ -79,11 +80,13 @@ func attackExec(t *testing.T, c *crowd) {
 	c.swarm("service", "rm", "victim")
 }
 
-// control is what no output may have on a terminal, beside line ends, tabs and the sequences that redraw progress.
+// control matches characters that no output may send to a terminal. Line ends, tabs and the
+// sequences that redraw progress are allowed.
 var control = regexp.MustCompile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\u009b|\u202e")
 
-// attackTerminal has a container write escape sequences, and puts others into labels and paths that nodes report.
-func attackTerminal(t *testing.T, c *crowd) {
+// attackTerminal has a container write escape sequences, and puts others into labels and paths that
+// nodes report.
+func attackTerminal(t *testing.T, c *testCluster) {
 	const hostile = `\x1b]0;owned\x07\x1b[31mred\u009b2J\u202etxt\r\xff`
 	label := "\x1b]0;owned\x07\u009b2J\u202e"
 	c.swarm("service", "create", "--name", "loud", "--label", "note="+label, "swarm/hello:1", "-print", hostile+`\n`)
@@ -129,9 +132,9 @@ func attackTerminal(t *testing.T, c *crowd) {
 	c.swarm("service", "rm", "loud", "broken")
 }
 
-// attackHealth answers a health check with megabytes and escape sequences, which become the reason why the task has failed. The
-// node must report it, and its other tasks after it.
-func attackHealth(t *testing.T, c *crowd) {
+// attackHealth answers a health check with megabytes of text and escape sequences, which become the
+// reason why the task has failed. The node must report the failure, and its other tasks afterwards.
+func attackHealth(t *testing.T, c *testCluster) {
 	c.swarm("service", "create", "-d", "--name", "sick", "--restart-condition", "none",
 		"--health-http", "127.0.0.1:9090", "--health-retries", "1", "--health-interval", "100ms", "swarm/hello:1", "-babble", ":9090")
 	var reason string
@@ -154,8 +157,8 @@ func attackHealth(t *testing.T, c *crowd) {
 	c.swarm("service", "rm", "sick", "well")
 }
 
-// onTerminal runs a command whose standard output and error are a terminal, and returns what arrives there.
-func (c *crowd) onTerminal(args ...string) string {
+// onTerminal runs a command whose standard output and error are a terminal, and returns the output.
+func (c *testCluster) onTerminal(args ...string) string {
 	c.t.Helper()
 	master, name, err := console.NewPty()
 	if err != nil {
@@ -170,7 +173,7 @@ func (c *crowd) onTerminal(args ...string) string {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, c.binary, append([]string{"-H", "unix://" + c.hosts[c.at].Socket}, args...)...)
 	cmd.Stdout, cmd.Stderr = slave, slave
-	if args[0] == "events" { // does not end by itself
+	if args[0] == "events" { // The command does not end by itself.
 		cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 		time.AfterFunc(2*time.Second, cancel)
 	}
@@ -179,13 +182,13 @@ func (c *crowd) onTerminal(args ...string) string {
 	}
 	slave.Close()
 	var out bytes.Buffer
-	_, _ = io.Copy(&out, master) // EIO when the last one who writes is gone.
+	_, _ = io.Copy(&out, master) // The read fails with EIO once the last writer has closed the terminal.
 	_ = cmd.Wait()
 	return out.String()
 }
 
 // attackProcesses has a container start threads until the kernel refuses.
-func attackProcesses(t *testing.T, c *crowd) {
+func attackProcesses(t *testing.T, c *testCluster) {
 	c.swarm("service", "create", "-d", "--name", "bomb", "--restart-condition", "none", "swarm/hello:1", "-threads", fmt.Sprint(threadsOfBomb))
 	refused := regexp.MustCompile(`have (\d+) already`)
 	c.eventually("the container has all threads or is refused", func() error {
@@ -217,8 +220,9 @@ func readFile(name string) string {
 	return strings.TrimSpace(string(b))
 }
 
-// attackUpgrade swaps the file between the look at it and the copy: as soon as it was read once, it is another one.
-func attackUpgrade(t *testing.T, c *crowd, installed, next string) {
+// attackUpgrade replaces the file between its inspection and the copy: after it was read once, it
+// has other contents.
+func attackUpgrade(t *testing.T, c *testCluster, installed, next string) {
 	dir := t.TempDir()
 	file, evil := filepath.Join(dir, "swarm"), filepath.Join(dir, "evil")
 	copyProgram(t, next, file)
@@ -236,19 +240,19 @@ func attackUpgrade(t *testing.T, c *crowd, installed, next string) {
 	}
 	old, _ := os.ReadFile(installed + ".old")
 	if bytes.HasPrefix(now, []byte(mark)) || strings.Contains(string(out), "does not serve") || bytes.HasPrefix(old, []byte(mark)) {
-		t.Error("the host's program was replaced by a file that nobody has inspected")
+		t.Error("the host's program was replaced by a file that was not inspected")
 	}
 	c.eventually("the host runs the build that was inspected", func() error {
 		got, err := c.run("node", "inspect", "--format", "{{.Description.Engine.Build}}", c.hosts[0].Name)
 		if err == nil && strings.TrimSpace(got) != build {
-			err = fmt.Errorf("node inspect says build %s, want %s", strings.TrimSpace(got), build)
+			err = fmt.Errorf("build in node inspect: got %s, want %s", strings.TrimSpace(got), build)
 		}
 		return err
 	})
 }
 
-// swapOnceRead puts evil in the place of file when file has been read to its end for the first time. The channel is closed
-// when that is done, or cannot be any more.
+// swapOnceRead replaces file by evil once file has been read to its end. The channel is closed when
+// that is done or has become impossible.
 func swapOnceRead(t *testing.T, file, evil string) <-chan struct{} {
 	t.Helper()
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC)

@@ -16,17 +16,21 @@ import (
 )
 
 const (
-	// deafServices services with variables of deafBytes each are what the deaf worker is to be told in every session.
+	// deafServices is the number of services that the managers send to the deaf worker in every
+	// session, and deafBytes the size of the variables of each.
 	deafServices, deafBytes = 12, 400 << 10
-	// deafTried is how many sessions it opens, and deafAllowed how many of them a connection has room for.
+	// deafTried is the number of sessions that the worker opens, and deafAllowed the number that a
+	// connection has room for.
 	deafTried, deafAllowed = 16, 8
-	// deafMayGrow is how much memory it may cost a manager, in bytes: what the sessions are told, and as much again.
+	// deafMayGrow bounds the growth of a manager's memory in bytes: twice the data that is sent to
+	// the sessions.
 	deafMayGrow = 2 * deafAllowed * deafServices * deafBytes
-	// deafAtMost is how long its connection may live once it has opened sessions.
+	// deafAtMost bounds the life of the worker's connection once it has opened sessions.
 	deafAtMost = 8 * time.Second
 )
 
-// attackDeaf opens one session after another on a connection from which it reads nothing, while there is much to tell it.
+// attackDeaf opens sessions on a connection from which it never reads, while the managers have much
+// to send.
 func attackDeaf(t *testing.T, a *impostor) {
 	var names []string
 	for i := range deafServices {
@@ -77,13 +81,13 @@ func attackDeaf(t *testing.T, a *impostor) {
 		ended = framer.WritePing(true, [8]byte{})
 	}
 	if took := time.Since(opened); ended == nil {
-		t.Errorf("a worker that reads nothing has its connection after %v, want that its second session ends it", took)
+		t.Errorf("a worker that reads nothing still has its connection after %v, want its second session to end it", took)
 	} else {
 		t.Logf("the connection of a worker that reads nothing ended after %v", took.Round(time.Millisecond))
 	}
 	began := time.Now()
 	if out, err := a.run("service", "create", "--name", "others", "--constraint", "node.hostname!="+a.host.Name, "--replicas", "3", "swarm/hello:1"); err != nil {
-		t.Errorf("a service of other nodes: %v, %s", err, out)
+		t.Errorf("create a service for other nodes: %v, %s", err, out)
 	}
 	if info, err = a.info(); err != nil {
 		t.Fatal(err)

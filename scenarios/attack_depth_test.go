@@ -12,7 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fillsRun has containers write all they can to the files of their /etc, which lie on the host's /run.
+// fillsRun has containers write as much as they can to the files of their /etc, which are on the
+// host's /run.
 func (a filesAttack) fillsRun() {
 	for _, c := range []struct {
 		name, file string
@@ -86,8 +87,8 @@ func (a filesAttack) writesBelow() {
 	a.swarm("service", "rm", "writer")
 }
 
-// deepFolders has containers nest folders, deeper than the daemon may have descriptors, in a volume of theirs and in their
-// own file system.
+// deepFolders has containers nest folders, deeper than the daemon's limit of file descriptors, in a
+// volume and in their own file system.
 func (a filesAttack) deepFolders() {
 	const levels = 25_000
 	tasks := map[string]string{}

@@ -18,16 +18,17 @@ import (
 	"swarm/dev"
 )
 
-// TestAttackFiles: what a hostile image, a hostile container and a thief of a disk try on a host's files.
+// TestAttackFiles attacks a host's files by a hostile image, by a hostile container, and with a
+// stolen disk.
 func TestAttackFiles(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes most of a minute")
 	}
 	t.Parallel()
-	c := newCrowdOf(t, binaryUnderTest(t), dev.Options{
+	c := newTestClusterOf(t, binaryUnderTest(t), dev.Options{
 		Nodes: 2, Managers: 1, DaemonArgs: []string{"--insecure-registry", "0.0.0.0/0"},
 	})
-	a := filesAttack{crowd: c, victim: c.hosts[1]}
+	a := filesAttack{testCluster: c, victim: c.hosts[1]}
 	for _, step := range []struct {
 		name string
 		run  func(filesAttack)
@@ -42,27 +43,28 @@ func TestAttackFiles(t *testing.T) {
 	} {
 		t.Run(step.name, func(t *testing.T) {
 			sub := a
-			sub.crowd = c.in(t)
+			sub.testCluster = c.in(t)
 			step.run(sub)
 			sub.allReady()
 		})
 	}
 }
 
-// filesAttack attacks one host, a worker.
+// filesAttack attacks one host, which is a worker.
 type filesAttack struct {
-	*crowd
+	*testCluster
 	victim dev.Host
 }
 
-// create makes a service on the attacked host, and does not wait for it.
+// create creates a service on the attacked host, and does not wait for its tasks.
 func (a filesAttack) create(name string, args ...string) {
 	a.t.Helper()
 	a.swarm(append([]string{"service", "create", "--detach", "--name", name, "--constraint", "node.hostname==" + a.victim.Name}, args...)...)
 }
 
-// swappedFolder has a container swap a folder of a volume with a symbolic link to a folder of the host, while other
-// containers start that mount the folder. Each of them leaves a file where it was led. The daemon is killed once meanwhile.
+// swappedFolder has a container replace a folder of a volume by a symbolic link to a folder of the
+// host, while containers start that mount the folder. Each of these leaves a file in the folder
+// that it got. The daemon is killed once meanwhile.
 func (a filesAttack) swappedFolder() {
 	const starts = 24
 	outside := a.t.TempDir()
@@ -101,21 +103,22 @@ func (a filesAttack) swappedFolder() {
 	await(starts)
 	a.swarm("service", "rm", "led", "swapper")
 	if led() {
-		a.t.Errorf("after %d starts a container was led to %s of the host and wrote there", len(ran)+len(refused), outside)
+		a.t.Errorf("after %d starts a container followed the link to %s of the host and wrote there", len(ran)+len(refused), outside)
 	}
 	a.t.Logf("%d containers ran and %d were refused beside one that swaps their folder", len(ran), len(refused))
 	a.eventually("the end of all staging", func() error {
 		text, err := os.ReadFile("/proc/self/mountinfo")
 		if bytes.Contains(text, []byte(filepath.Join(a.victim.RunDir, "staged"))) {
-			return fmt.Errorf("something is mounted in staging folders still")
+			return fmt.Errorf("staging folders still have mounts")
 		}
 		return err
 	})
 }
 
-// setuid has a container leave a program in its volume that runs as root, and starts it as nobody.
+// setuid has a container leave a program in its volume that runs as root, and starts the program as
+// the user nobody.
 func (a filesAttack) setuid() {
-	// The folder as an installation made it that knew no better: the daemon must correct it.
+	// The folders have the permissions of an old installation, which the daemon must correct.
 	for _, dir := range []string{a.victim.StateDir, a.victim.RunDir} {
 		if err := os.Chmod(dir, 0o711); err != nil {
 			a.t.Fatal(err)
@@ -137,24 +140,24 @@ func (a filesAttack) setuid() {
 	})
 	out, err := asNobody(nil, program, "-id")
 	if err == nil {
-		a.t.Errorf("nobody ran %s as user %s", program, strings.TrimSpace(out))
+		a.t.Errorf("the user nobody ran %s as user %s", program, strings.TrimSpace(out))
 	}
-	a.t.Logf("nobody runs the program: %v", err)
+	a.t.Logf("the user nobody runs the program: %v", err)
 	files := a.files()
-	reached, _ := asNobody(files, "xargs", "-0", "stat", "-c", "%n") // It fails for what is out of reach.
+	reached, _ := asNobody(files, "xargs", "-0", "stat", "-c", "%n") // xargs fails for files that nobody cannot reach.
 	if reached != "" {
-		a.t.Errorf("nobody reaches files of the daemon:\n%s", reached)
+		a.t.Errorf("the user nobody reaches files of the daemon, want none:\n%s", reached)
 	}
-	a.t.Logf("of %d files of the daemon nobody reaches %d", bytes.Count(files, []byte{0}), strings.Count(reached, "\n"))
+	a.t.Logf("of %d files of the daemon the user nobody reaches %d", bytes.Count(files, []byte{0}), strings.Count(reached, "\n"))
 	a.swarm("service", "rm", "planter")
 }
 
-// files lists every regular file of the attacked host's daemon and its containers, each with a zero byte behind it. The pins
-// of network namespaces, which are there for who may enter them, are none.
+// files lists every regular file of the attacked host's daemon and its containers, each followed by
+// a zero byte. The list is without the pins of network namespaces, which are not regular files.
 func (a filesAttack) files() []byte {
 	var list []byte
 	for _, root := range []string{a.victim.StateDir, a.victim.RunDir} {
-		_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error { // What goes meanwhile does not count.
+		_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error { // Files may be removed meanwhile.
 			if err == nil && d.Type().IsRegular() {
 				list = append(append(list, path...), 0)
 			}
@@ -164,7 +167,7 @@ func (a filesAttack) files() []byte {
 	return list
 }
 
-// asNobody runs a program as the user nobody of the host.
+// asNobody runs a program on the host as the user nobody.
 func asNobody(stdin []byte, argv ...string) (string, error) {
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Dir, cmd.Stdin = "/", bytes.NewReader(stdin)
@@ -173,7 +176,7 @@ func asNobody(stdin []byte, argv ...string) (string, error) {
 	return string(out), err
 }
 
-// namedPipe starts services whose image has a named pipe where the users are listed.
+// namedPipe starts services whose image has a named pipe in place of /etc/passwd.
 func (a filesAttack) namedPipe() {
 	archive := filepath.Join(a.t.TempDir(), "pipe.tar")
 	hello := filepath.Join(a.images, "hello")
@@ -202,13 +205,14 @@ func (a filesAttack) namedPipe() {
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	a.t.Logf("the bad one: %v", rows[0])
+	a.t.Logf("the service with the named pipe: %v", rows[0])
 	a.swarm("service", "rm", "pipe")
 	a.ends()
 	a.swarm("service", "rm", "good")
 }
 
-// runs waits for a service beside the bad one, and goes on without it.
+// runs checks that a service runs although the service with the named pipe hangs, and continues if
+// it does not.
 func (a filesAttack) runs(service string) {
 	a.t.Helper()
 	began := time.Now()
@@ -216,18 +220,18 @@ func (a filesAttack) runs(service string) {
 		rows, err := a.ps(service)
 		took := time.Since(began).Round(10 * time.Millisecond)
 		if err == nil && len(rows) == 1 && strings.HasPrefix(rows[0].state, "Running") {
-			a.t.Logf("service %s runs %v after the bad one was there", service, took)
+			a.t.Logf("service %s runs %v after the service with the named pipe was created", service, took)
 			return
 		}
 		if took > 30*time.Second {
-			a.t.Errorf("service %s does not run %v after the bad one was there: %v %v", service, took, rows, err)
+			a.t.Errorf("service %s does not run %v after the service with the named pipe was created: %v %v", service, took, rows, err)
 			return
 		}
-		<-time.After(100 * time.Millisecond) // The interval of the poll.
+		<-time.After(100 * time.Millisecond) // the interval of the poll
 	}
 }
 
-// ends asks the daemon of the attacked host to end, and starts it again.
+// ends has the daemon of the attacked host shut down, and starts it again.
 func (a filesAttack) ends() {
 	a.t.Helper()
 	ctx, cancel := context.WithTimeout(a.ctx, 20*time.Second)
@@ -244,7 +248,8 @@ func (a filesAttack) ends() {
 	a.start(a.victim)
 }
 
-// registryPassword runs a service from a registry that wants a login, and looks for the password on the worker's disk.
+// registryPassword runs a service from a registry that requires a login, and searches the worker's
+// disk for the password.
 func (a filesAttack) registryPassword() {
 	const user, password = "jane", "s3cret-of-the-registry"
 	registry := a.registry(user + ":" + password)
@@ -267,7 +272,7 @@ func (a filesAttack) registryPassword() {
 	was := a.running("private").id
 	a.scan(user, password)
 
-	// The task goes on while the daemon is away, and through its return without a manager.
+	// The task goes on while the daemon is down, and when it starts again without a manager.
 	for _, host := range []string{a.victim.Name, a.hosts[0].Name} {
 		if err := a.playground.Stop(a.ctx, host); err != nil {
 			a.t.Fatal(err)
@@ -279,7 +284,7 @@ func (a filesAttack) registryPassword() {
 	if is := a.running("private").id; is != was {
 		a.t.Errorf("task %s was replaced by %s", was, is)
 	}
-	// The credential is there again.
+	// The worker has the credential again.
 	a.swarm("service", "scale", "--detach", "private=2")
 	a.eventually("two tasks from the registry", func() error {
 		rows, err := a.ps("private")
@@ -308,7 +313,7 @@ func (a filesAttack) registry(login string) string {
 	}
 	a.t.Cleanup(func() {
 		_ = cmd.Process.Signal(os.Interrupt)
-		_ = cmd.Wait() // How it ended is of no interest.
+		_ = cmd.Wait() // Its exit status does not matter.
 	})
 	a.eventually("the registry", func() error {
 		return a.playground.Do(h.Name, func() error {
@@ -322,10 +327,12 @@ func (a filesAttack) registry(login string) string {
 	return address
 }
 
-// scan looks for a registry's login in all that the attacked host's daemon has written, and in the manager's log.
+// scan searches all files that the attacked host's daemon has written, and the manager's log, for a
+// registry's login.
 func (a filesAttack) scan(user, password string) {
 	a.t.Helper()
-	// Each of a login's forms, and of base64 the part that does not depend on what stands before it.
+	// The search covers each form of a login. Of base64 it takes the part that does not depend on
+	// the bytes before it.
 	words := [][]byte{[]byte(password), []byte(base64.StdEncoding.EncodeToString([]byte(user + ":" + password)))}
 	for i := range 3 {
 		text := base64.StdEncoding.EncodeToString([]byte(strings.Repeat("x", i) + password))
@@ -335,7 +342,7 @@ func (a filesAttack) scan(user, password string) {
 	for _, root := range []string{a.victim.StateDir, a.victim.RunDir, a.victim.Log, a.hosts[0].Log} {
 		err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 			if err != nil || !d.Type().IsRegular() {
-				return nil // It went, or holds nothing.
+				return nil // The file is gone or empty.
 			}
 			text, err := os.ReadFile(path)
 			if err != nil {

@@ -18,32 +18,35 @@ import (
 )
 
 const (
-	// ghostsTried is how many nodes the holder of a join token tries to make, and ghostsAllowed how many may wait for their
-	// first session from one address.
+	// ghostsTried is the number of nodes that the holder of a join token tries to create, and
+	// ghostsAllowed the number of nodes from one address that may wait for their first session.
 	ghostsTried, ghostsAllowed = 40, 32
-	// promising is how many connections one node has with messages that it begins and does not end.
+	// promising is the number of connections on which one node begins messages that it does not
+	// end.
 	promising = 64
-	// workerMayGrow is how much memory these may cost a manager for one key, and allMayGrow for those of all ghosts, in bytes:
-	// 3.3 MiB of a key (transport.WorkerOptions), and as much again for buffers and garbage.
+	// workerMayGrow bounds the growth of a manager's memory for the messages of one key, and
+	// allMayGrow for those of all ghosts, in bytes: 3.3 MiB for each key (transport.WorkerOptions),
+	// and as much again for buffers and garbage.
 	workerMayGrow, allMayGrow = 20 << 20, 220 << 20
-	// ofEach is how many connections each of all ghosts makes.
+	// ofEach is the number of connections of each node when all ghosts attack.
 	ofEach = 8
 )
 
-// attackByGhosts makes nodes with a join token that have no host. One of them opens a session and is removed. Others begin
-// large messages and never end them.
-func (c *crowd) attackByGhosts() {
+// attackByGhosts creates nodes with a join token that have no host. One of them opens a session and
+// is removed. Others begin large messages and never end them.
+func (c *testCluster) attackByGhosts() {
 	manager, at := c.hosts[0], c.hosts[1]
 	before := c.swarm("node", "ls", "-q")
 	ghosts := c.makeGhosts(manager, at)
 	c.removedInSession(manager, at, ghosts[0])
-	// The one that costs less comes first: what the other frees would hide its growth.
+	// The cheaper attack comes first, because memory that the other one frees would hide its
+	// growth.
 	c.promises("a removed node", manager, at, ghosts[:1], promising, "/swarm.v1.CA/Renew", mayGrow)
 	c.promises("a worker", manager, at, ghosts[1:2], promising, "/swarm.v1.Disks/Release", workerMayGrow)
 	c.promises("all ghosts", manager, at, ghosts[1:], ofEach, "/swarm.v1.Disks/Release", allMayGrow)
 
 	if out, err := c.run("service", "create", "--name", "spread", "--replicas", "6", "swarm/hello:1"); err != nil {
-		c.t.Errorf("a service beside ghosts: %v, %s", err, out)
+		c.t.Errorf("create a service while ghost nodes exist: %v, %s", err, out)
 	}
 	c.swarm("service", "rm", "spread")
 	var ids []string
@@ -52,13 +55,13 @@ func (c *crowd) attackByGhosts() {
 	}
 	c.swarm(append([]string{"node", "rm", "--force"}, ids...)...)
 	if after := c.swarm("node", "ls", "-q"); after != before {
-		c.t.Errorf("after the ghosts were removed the nodes are\n%s, and were\n%s", after, before)
+		c.t.Errorf("nodes after the removal of the ghosts:\n%s, want those before:\n%s", after, before)
 	}
 	c.allReady()
 }
 
-// makeGhosts joins as many hosts as there are not, from one address.
-func (c *crowd) makeGhosts(manager, at dev.Host) (ghosts []pki.Credential) {
+// makeGhosts joins ghostsTried hosts that do not exist, from one address.
+func (c *testCluster) makeGhosts(manager, at dev.Host) (ghosts []pki.Credential) {
 	c.t.Helper()
 	token := c.token("worker")
 	refused := 0
@@ -70,7 +73,7 @@ func (c *crowd) makeGhosts(manager, at dev.Host) (ghosts []pki.Credential) {
 		case strings.Contains(err.Error(), "never reported"):
 			refused++
 		default:
-			c.t.Fatal("a ghost joins: ", err)
+			c.t.Fatal("join a ghost node: ", err)
 		}
 	}
 	began := time.Now()
@@ -83,8 +86,8 @@ func (c *crowd) makeGhosts(manager, at dev.Host) (ghosts []pki.Credential) {
 	return ghosts
 }
 
-// joinGhost joins a host that is not there.
-func (c *crowd) joinGhost(manager, at dev.Host, token pki.Token, i int) (cred pki.Credential, err error) {
+// joinGhost joins a host that does not exist.
+func (c *testCluster) joinGhost(manager, at dev.Host, token pki.Token, i int) (cred pki.Credential, err error) {
 	key, err := pki.NewKey()
 	if err != nil {
 		return cred, err
@@ -95,7 +98,7 @@ func (c *crowd) joinGhost(manager, at dev.Host, token pki.Token, i int) (cred pk
 	}
 	answer, err := swarmv1.NewCAClient(c.anonymous(at).grpc(manager)).Join(c.ctx, &swarmv1.JoinRequest{
 		Csr: csr, MachineId: fmt.Sprintf("ghost%d", i), Hostname: fmt.Sprintf("ghost%d", i), Addr: fmt.Sprintf("192.0.2.%d", i+1), Port: 2377,
-	}, grpc.PerRPCCredentials(knows{token}))
+	}, grpc.PerRPCCredentials(tokenProof{token}))
 	if err != nil {
 		return cred, err
 	}
@@ -106,13 +109,14 @@ func (c *crowd) joinGhost(manager, at dev.Host, token pki.Token, i int) (cred pk
 	return pki.NewCredential(cert, key)
 }
 
-// removedInSession removes a node while its session is open. It is told so, the session ends, and it gets no other.
-func (c *crowd) removedInSession(manager, at dev.Host, cred pki.Credential) {
+// removedInSession removes a node while its session is open. The node is told, the session ends,
+// and the node cannot open another.
+func (c *testCluster) removedInSession(manager, at dev.Host, cred pki.Credential) {
 	c.t.Helper()
 	open := func() (swarmv1.Dispatcher_SessionClient, error) {
 		stream, err := swarmv1.NewDispatcherClient((&attacker{c: c, at: at, cred: cred}).grpc(manager)).Session(c.ctx)
 		if err == nil {
-			_ = stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Hello{Hello: &swarmv1.Hello{MachineId: "ghost0"}}}) // Recv says why
+			_ = stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Hello{Hello: &swarmv1.Hello{MachineId: "ghost0"}}}) // Recv returns the reason of a failure.
 		}
 		return stream, err
 	}
@@ -152,8 +156,9 @@ func (c *crowd) removedInSession(manager, at dev.Host, cred pki.Credential) {
 	}
 }
 
-// promises has nodes begin messages on all streams of many connections each, and send all of each but its end.
-func (c *crowd) promises(whose string, manager, at dev.Host, creds []pki.Credential, each int, path string, may int64) {
+// promises has nodes begin messages on all streams of many connections. It sends each message
+// except for its end.
+func (c *testCluster) promises(whose string, manager, at dev.Host, creds []pki.Credential, each int, path string, may int64) {
 	c.t.Helper()
 	before := c.resident(manager)
 	c.forgetPeak(manager)
@@ -184,8 +189,8 @@ func (c *crowd) promises(whose string, manager, at dev.Host, creds []pki.Credent
 			}
 		})
 	}
-	last := int64(-1) // Until nothing more is taken.
-	c.eventually("all is sent that is taken", func() error {
+	last := int64(-1) // The loop ends when the manager accepts no more data.
+	c.eventually("the manager accepts no more data", func() error {
 		now := sent.Load()
 		defer func() { last = now }()
 		if now != last {

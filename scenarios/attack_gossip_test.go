@@ -33,10 +33,10 @@ func TestAttackGossip(t *testing.T) {
 		t.Skip("takes most of a minute")
 	}
 	t.Parallel()
-	c := newCrowdOf(t, binaryUnderTest(t), dev.Options{Nodes: 4, Managers: 1})
+	c := newTestClusterOf(t, binaryUnderTest(t), dev.Options{Nodes: 4, Managers: 1})
 	for _, step := range []struct {
 		name string
-		run  func(*testing.T, *crowd)
+		run  func(*testing.T, *testCluster)
 	}{
 		{"garbage", testGossipGarbage},
 		{"forged leave", testForgedLeave},
@@ -48,7 +48,7 @@ func TestAttackGossip(t *testing.T) {
 	}
 }
 
-// Kinds of memberlist's messages, and of serf's.
+// These are types of memberlist's messages and of serf's.
 const (
 	kindPing, kindSuspect, kindAlive, kindDead = 0, 3, 4, 5
 	kindPushPull, kindUser, kindCompressed     = 6, 8, 9
@@ -56,21 +56,21 @@ const (
 	serfLeave, serfQuery, serfQueryResponse    = 0, 4, 5
 )
 
-// gossiper is an attacker who has the files of a member.
+// gossiper is an attacker that has the files of a member.
 type gossiper struct {
-	c      *crowd
-	at     dev.Host // on whose network it is
+	c      *testCluster
+	at     dev.Host // the host whose network the attacker uses
 	keys   [][]byte
-	sealer *envelope.Sealer // with the member's certificate key
+	sealer *envelope.Sealer // seals with the key of the member's certificate
 }
 
-// nodeFile is what the attacker reads in a state folder.
+// nodeFile has the fields that the attacker reads from a state folder.
 type nodeFile struct {
 	NodeID     string   `json:"node_id"`
 	GossipKeys [][]byte `json:"gossip_keys"`
 }
 
-func (c *crowd) nodeFile(h dev.Host) nodeFile {
+func (c *testCluster) nodeFile(h dev.Host) nodeFile {
 	c.t.Helper()
 	text, err := os.ReadFile(filepath.Join(h.StateDir, "node.json"))
 	if err != nil {
@@ -83,7 +83,7 @@ func (c *crowd) nodeFile(h dev.Host) nodeFile {
 	return f
 }
 
-func (c *crowd) gossiper(h dev.Host) *gossiper {
+func (c *testCluster) gossiper(h dev.Host) *gossiper {
 	c.t.Helper()
 	f := c.nodeFile(h)
 	if len(f.GossipKeys) == 0 {
@@ -107,7 +107,7 @@ func message(kind byte, body any) []byte {
 	return out.Bytes()
 }
 
-// encrypted is a message as memberlist encrypts it by itself. extra is authenticated besides.
+// encrypted returns a message as memberlist encrypts it. extra is authenticated but not encrypted.
 func (g *gossiper) encrypted(message, extra []byte) []byte {
 	block, err := aes.NewCipher(g.keys[0])
 	if err != nil {
@@ -122,8 +122,8 @@ func (g *gossiper) encrypted(message, extra []byte) []byte {
 	return gcm.Seal(append([]byte{1}, nonce...), nonce, message, extra)
 }
 
-// say sends messages to a host by UDP: as memberlist encrypts them, and in envelopes that are
-// signed as the member's.
+// say sends messages to a host by UDP, first as memberlist encrypts them and then in envelopes with
+// the member's signature.
 func (g *gossiper) say(to dev.Host, messages ...[]byte) {
 	g.c.t.Helper()
 	for _, m := range messages {
@@ -135,7 +135,8 @@ func (g *gossiper) say(to dev.Host, messages ...[]byte) {
 	}
 }
 
-// ask sends a message to a host by TCP, in both forms, and returns how many bytes were answered.
+// ask sends a message to a host by TCP, in both forms, and returns the number of bytes in the
+// answers.
 func (g *gossiper) ask(to dev.Host, message []byte) int {
 	g.c.t.Helper()
 	head := binary.BigEndian.AppendUint32([]byte{kindEncrypted}, uint32(1+12+len(message)+16))
@@ -165,11 +166,11 @@ func (g *gossiper) packet(to dev.Host, packets ...[]byte) {
 	conn := g.dial("udp", to)
 	defer conn.Close()
 	for _, p := range packets {
-		_, _ = conn.Write(p) // A refused one is the port of a daemon that has ended.
+		_, _ = conn.Write(p) // The write fails if the daemon has ended.
 	}
 }
 
-// stream sends to the host by TCP and returns what comes back within a second.
+// stream sends data to the host by TCP and returns the bytes that it receives within a second.
 func (g *gossiper) stream(to dev.Host, data []byte) []byte {
 	g.c.t.Helper()
 	conn := g.dial("tcp", to)
@@ -187,7 +188,7 @@ func query(name string, payload []byte) []byte {
 	})...)
 }
 
-// bomb is a message of 64 MiB in one packet.
+// bomb returns a packet that expands to a message of 64 MiB.
 func bomb() []byte {
 	var squeezed bytes.Buffer
 	w := lzw.NewWriter(&squeezed, lzw.LSB, 8)
@@ -196,8 +197,8 @@ func bomb() []byte {
 	return message(kindCompressed, map[string]any{"Algo": 0, "Buf": squeezed.Bytes()})
 }
 
-// testGossipGarbage floods the gossip ports with what no member would send.
-func testGossipGarbage(t *testing.T, c *crowd) {
+// testGossipGarbage floods the gossip ports with data that no member would send.
+func testGossipGarbage(t *testing.T, c *testCluster) {
 	g, victim := c.gossiper(c.hosts[1]), c.hosts[0]
 	before := c.resident(victim)
 	noise := make([]byte, 60000)
@@ -232,15 +233,15 @@ func testGossipGarbage(t *testing.T, c *crowd) {
 	}
 	t.Logf("anonymous packets and streams, and bombs: the daemon grew by %d KiB", grown>>10)
 	if grown > 50<<20 {
-		t.Errorf("the daemon grew by %d MiB", grown>>20)
+		t.Errorf("memory growth of the daemon: got %d MiB, want at most 50", grown>>20)
 	}
 	g.ask(victim, short)
 	g.ask(victim, message(kindCompressed, map[string]any{"Algo": 0, "Buf": []byte{1, 2}}))
 	c.allReady()
 }
 
-// gossipOf is the status of a node in the gossip of a host.
-func (c *crowd) gossipOf(h dev.Host, node string) string {
+// gossipOf returns the status of a node in the gossip of a host.
+func (c *testCluster) gossipOf(h dev.Host, node string) string {
 	out, err := c.runAt(h, "info", "--format", "{{range .Members}}{{.NodeID}}={{.Status}} {{end}}")
 	if err != nil {
 		return err.Error()
@@ -253,12 +254,12 @@ func (c *crowd) gossipOf(h dev.Host, node string) string {
 	return "unknown"
 }
 
-// testForgedLeave says goodbye in the name of another member.
-func testForgedLeave(t *testing.T, c *crowd) {
+// testForgedLeave sends leave messages in the name of another member.
+func testForgedLeave(t *testing.T, c *testCluster) {
 	g, victim := c.gossiper(c.hosts[1]), c.hosts[2]
 	id := c.nodeFile(victim).NodeID
 	c.swarm("service", "create", "--name", "web", "--mode", "global", "--publish", "published=8090,target=8080", "swarm/hello:1")
-	c.eventually("all answer", func() error { return c.answering(len(c.hosts)) })
+	c.eventually("tasks of all nodes answer", func() error { return c.answering(len(c.hosts)) })
 	statuses := map[string]bool{}
 	fewest := len(c.hosts)
 	for i := range 30 {
@@ -269,28 +270,28 @@ func testForgedLeave(t *testing.T, c *crowd) {
 				g.say(h, leave, dead)
 			}
 		}
-		<-time.After(50 * time.Millisecond) // The interval of the forgeries.
+		<-time.After(50 * time.Millisecond) // the interval of the forged messages
 		statuses[c.gossipOf(c.hosts[0], id)] = true
 		if i%3 == 0 {
 			fewest = min(fewest, c.answerers())
 		}
 	}
-	t.Logf("forged goodbyes of %s: gossip called it %v; at least %d of %d nodes got connections", victim.Name, statuses, fewest, len(c.hosts))
+	t.Logf("forged leave messages of %s: gossip called it %v; at least %d of %d nodes got connections", victim.Name, statuses, fewest, len(c.hosts))
 	if statuses["left"] || fewest < len(c.hosts) {
-		t.Errorf("a forged goodbye had an effect: statuses %v, %d nodes got connections", statuses, fewest)
+		t.Errorf("a forged leave message had an effect: statuses %v, %d nodes got connections", statuses, fewest)
 	}
 	c.allReady()
 }
 
-func (c *crowd) answering(want int) error {
+func (c *testCluster) answering(want int) error {
 	if n := c.answerers(); n != want {
-		return fmt.Errorf("%d answer, want %d", n, want)
+		return fmt.Errorf("tasks that answer: got %d, want %d", n, want)
 	}
 	return nil
 }
 
-// answerers counts the tasks behind the published port of the first host.
-func (c *crowd) answerers() int {
+// answerers returns the number of tasks behind the published port of the first host.
+func (c *testCluster) answerers() int {
 	client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	names := map[string]bool{}
 	for range 8 * len(c.hosts) {
@@ -305,14 +306,14 @@ func (c *crowd) answerers() int {
 	return len(names)
 }
 
-// testGossipKeys asks for the keys, and installs one.
-func testGossipKeys(t *testing.T, c *crowd) {
+// testGossipKeys queries the keys, and installs one.
+func testGossipKeys(t *testing.T, c *testCluster) {
 	g, victim := c.gossiper(c.hosts[1]), c.hosts[0]
 	evil := bytes.Repeat([]byte{66}, 32)
 	request := message(serfQueryResponse, map[string]any{"Key": evil})
 	for _, q := range []string{"install-key", "use-key"} {
 		g.say(victim, query(q, request))
-		<-time.After(300 * time.Millisecond) // Queries are broadcast, and answered, meanwhile.
+		<-time.After(300 * time.Millisecond) // Queries are broadcast and answered meanwhile.
 	}
 	intruder := c.gossiper(c.hosts[1])
 	intruder.keys = [][]byte{evil}
@@ -324,16 +325,16 @@ func testGossipKeys(t *testing.T, c *crowd) {
 	answer := intruder.ask(victim, message(kindPushPull, map[string]any{"Nodes": 0, "UserStateLen": 0, "Join": false}))
 	t.Logf("a key of the attacker's: a push/pull with it is answered with %d bytes", answer)
 	if answer > 0 {
-		t.Error("a daemon speaks with the attacker's key")
+		t.Error("a daemon encrypts gossip with the attacker's key")
 	}
 	if now := c.nodeFile(victim).GossipKeys; !slices.EqualFunc(now, g.keys, bytes.Equal) {
-		t.Error("the key has changed")
+		t.Error("the gossip key changed after an attacker's query, want it unchanged")
 	}
 	c.allReady()
 }
 
-// testRemovedGossips gossips with the disk of a node that was removed.
-func testRemovedGossips(t *testing.T, c *crowd) {
+// testRemovedGossips takes part in gossip with the disk of a node that was removed.
+func testRemovedGossips(t *testing.T, c *testCluster) {
 	gone := c.hosts[3]
 	g := c.gossiper(gone)
 	before := c.nodeFile(c.hosts[0]).GossipKeys
@@ -348,7 +349,7 @@ func testRemovedGossips(t *testing.T, c *crowd) {
 	g.say(c.hosts[0], alive)
 	status := "unknown"
 	for range 20 {
-		<-time.After(50 * time.Millisecond) // For gossip to go round.
+		<-time.After(50 * time.Millisecond) // Gossip spreads meanwhile.
 		if s := c.gossipOf(c.hosts[0], "intruder"); s != "unknown" {
 			status = s
 		}
@@ -369,13 +370,13 @@ func testRemovedGossips(t *testing.T, c *crowd) {
 	c.allReady()
 }
 
-// testEmptyQuery sends the packet that ended every manager.
-func testEmptyQuery(t *testing.T, c *crowd) {
+// testEmptyQuery sends a packet that used to crash every manager.
+func testEmptyQuery(t *testing.T, c *testCluster) {
 	g := c.gossiper(c.hosts[1])
 	for _, h := range c.hosts {
 		g.say(h, query("install-key", nil))
 	}
-	<-time.After(2 * time.Second) // For the query to reach everybody.
+	<-time.After(2 * time.Second) // The query spreads to all members meanwhile.
 	ended := 0
 	hosts, err := c.playground.Hosts()
 	if err != nil {
@@ -388,6 +389,6 @@ func testEmptyQuery(t *testing.T, c *crowd) {
 	}
 	t.Logf("an empty install-key query: %d of %d daemons have ended", ended, len(hosts))
 	if ended > 0 {
-		t.Errorf("%d daemons have ended", ended)
+		t.Errorf("daemons that ended after an empty query: got %d, want 0", ended)
 	}
 }

@@ -24,15 +24,14 @@ import (
 	"swarm/raftstore/table"
 )
 
-// TestAttackIdentity is what a host does with a certificate that it should not have any more, or
-// that does not say what the host wants to be: a worker that speaks Raft, a removed node, a worker
-// that poses as a manager.
+// TestAttackIdentity uses certificates that were revoked or that do not match the role that the
+// host claims: a worker that speaks Raft, a removed node, and a worker that poses as a manager.
 func TestAttackIdentity(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes most of a minute")
 	}
 	t.Parallel()
-	a := &identityAttack{crowd: newCrowdOf(t, binaryUnderTest(t), dev.Options{Nodes: 3, Managers: 1})}
+	a := &identityAttack{testCluster: newTestClusterOf(t, binaryUnderTest(t), dev.Options{Nodes: 3, Managers: 1})}
 	a.manager, a.worker, a.victim = a.hosts[0], a.hosts[1], a.hosts[2]
 	t.Run("WorkerPosesAsManager", a.pose)
 	t.Run("StreamOutlivesCertificate", a.outlive)
@@ -42,23 +41,23 @@ func TestAttackIdentity(t *testing.T) {
 	t.Run("WorkerSpeaksRaft", a.speakRaft)
 }
 
-// identityAttack is a manager, a worker that the attacker has taken over, and a worker that is to
-// be removed.
+// identityAttack has a manager, a worker that the attacker controls, and a worker that the test
+// removes.
 type identityAttack struct {
-	*crowd
+	*testCluster
 	manager, worker, victim dev.Host
 }
 
-// idOf is the node that a credential is of.
+// idOf returns the id of the node that a credential belongs to.
 func idOf(cred pki.Credential) string { return cred.Cert.Subject.CommonName }
 
-// with is an attacker on the worker's network.
+// with returns an attacker on the worker's network with a credential.
 func (a *identityAttack) with(cred pki.Credential) *attacker {
-	return &attacker{c: a.crowd, at: a.worker, cred: cred}
+	return &attacker{c: a.testCluster, at: a.worker, cred: cred}
 }
 
-// raft speaks Raft to the manager with a credential. The second result is the connection that was
-// made last.
+// raft opens Raft connections to the manager with a credential. The second result returns the
+// latest connection.
 func (a *identityAttack) raft(t *testing.T, cred pki.Credential) (*raftstoretest.Intruder, func() net.Conn) {
 	t.Helper()
 	var last net.Conn
@@ -74,7 +73,7 @@ func (a *identityAttack) raft(t *testing.T, cred pki.Credential) (*raftstoretest
 	return i, func() net.Conn { return last }
 }
 
-// node is a host's row.
+// node returns the stored node of a host.
 func (a *identityAttack) node(t *testing.T, id string) *swarmv1.Node {
 	t.Helper()
 	conn, err := transport.DialUnix(a.manager.Socket)
@@ -89,7 +88,7 @@ func (a *identityAttack) node(t *testing.T, id string) *swarmv1.Node {
 	return info.GetNode()
 }
 
-// collector is a server that poses as a manager and keeps what it is told.
+// collector is a server that poses as a manager and records the messages that it gets.
 type collector struct {
 	swarmv1.UnimplementedCAServer
 	swarmv1.UnimplementedControlServer
@@ -98,15 +97,15 @@ type collector struct {
 
 func (c *collector) Join(_ context.Context, r *swarmv1.JoinRequest) (*swarmv1.JoinResponse, error) {
 	c.token.Store(true)
-	return nil, errors.New("thank you")
+	return nil, errors.New("recorded")
 }
 
 func (c *collector) ListNodes(context.Context, *swarmv1.ListRequest) (*swarmv1.ListNodesResponse, error) {
 	c.call.Store(true)
-	return nil, errors.New("thank you")
+	return nil, errors.New("recorded")
 }
 
-// pose has a host join through a worker's listener, and a user call one.
+// pose has a host join through a worker's listener, and a user call a worker's listener.
 func (a *identityAttack) pose(t *testing.T) {
 	cred, roots, err := pki.Disk{Dir: filepath.Join(a.worker.StateDir, "certificates")}.Load()
 	if err != nil {
@@ -162,11 +161,11 @@ func (a *identityAttack) pose(t *testing.T) {
 	_, err = swarmv1.NewControlClient(conn).ListNodes(a.ctx, &swarmv1.ListRequest{})
 	t.Log("a user says: ", err)
 	if c.token.Load() || c.call.Load() {
-		t.Errorf("a worker was taken for a manager: it was sent a join request: %v, a user's call: %v", c.token.Load(), c.call.Load())
+		t.Errorf("a worker poses as a manager: it got a join request: %v, a user's call: %v; want neither", c.token.Load(), c.call.Load())
 	}
 }
 
-// credential is one that a user gets.
+// credential creates a user credential.
 func (a *identityAttack) credential(t *testing.T, name string, args ...string) (pki.Credential, *pki.Bundle) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "credential.pem")
@@ -178,7 +177,7 @@ func (a *identityAttack) credential(t *testing.T, name string, args ...string) (
 	return cred, roots
 }
 
-// outlive holds a stream open past the end of the certificate that opened it.
+// outlive keeps a stream open beyond the expiry of the certificate that opened it.
 func (a *identityAttack) outlive(t *testing.T) {
 	cred, _ := a.credential(t, "short", "--expiry", "4s")
 	stream, err := swarmv1.NewControlClient(a.with(cred).grpc(a.manager)).Watch(a.ctx, &swarmv1.WatchRequest{})
@@ -186,14 +185,14 @@ func (a *identityAttack) outlive(t *testing.T) {
 		t.Fatal(err)
 	}
 	if after := a.endOf(func() error { _, err := stream.Recv(); return err }, cred.Cert.NotAfter, 5*time.Second); after < 0 {
-		t.Error("the stream of an expired certificate is open 5s after its end")
+		t.Error("the stream of an expired certificate is still open 5s after the expiry")
 	} else {
 		t.Log("the stream ended after its certificate: ", after)
 	}
 }
 
-// endOf reads until an error, and tells how long after the given moment that came; -1: it did not
-// within the limit.
+// endOf reads until an error, and returns the time from the given moment to that error, or -1 if
+// there was none within the limit.
 func (a *identityAttack) endOf(read func() error, from time.Time, limit time.Duration) time.Duration {
 	ended := make(chan struct{})
 	go func() {
@@ -209,7 +208,7 @@ func (a *identityAttack) endOf(read func() error, from time.Time, limit time.Dur
 	}
 }
 
-// outliveRole keeps a Raft connection and a stream for managers open past the demotion.
+// outliveRole keeps a Raft connection and a manager-only stream open after the node's demotion.
 func (a *identityAttack) outliveRole(t *testing.T) {
 	a.swarm("node", "promote", "node2")
 	eventually.True(t, "node2 votes", func() bool {
@@ -222,7 +221,7 @@ func (a *identityAttack) outliveRole(t *testing.T) {
 	}
 	a.swarm("node", "demote", "node2")
 	conn := last()
-	_ = conn.SetDeadline(time.Time{}) // Raft's own
+	_ = conn.SetDeadline(time.Time{}) // Raft has set a deadline of its own.
 	if after := a.endOf(func() error { _, err := conn.Read(make([]byte, 1)); return err }, time.Now(), 20*time.Second); after < 0 {
 		t.Error("the Raft connection of a former manager is open 20s after its demotion")
 	} else {
@@ -233,13 +232,13 @@ func (a *identityAttack) outliveRole(t *testing.T) {
 		return !strings.Contains(out, "Reachable")
 	})
 	if term, err := intruder.Term(); err == nil {
-		t.Errorf("a demoted manager is answered by Raft: term %d", term)
+		t.Errorf("Raft answers a demoted manager with term %d, want a refusal", term)
 	} else {
 		t.Log("a demoted manager that speaks Raft: ", err)
 	}
 }
 
-// renew asks for a certificate for a fresh key.
+// renew requests a certificate for a new key.
 func (a *identityAttack) renew(t *testing.T, cred pki.Credential, machine string) (pki.Credential, error) {
 	t.Helper()
 	key, err := pki.NewKey()
@@ -262,7 +261,7 @@ func (a *identityAttack) renew(t *testing.T, cred pki.Credential, machine string
 	return pki.NewCredential(cert, key)
 }
 
-// renewOldKey renews with a key after two newer ones have been issued.
+// renewOldKey renews with a key after the managers have issued certificates for two newer ones.
 func (a *identityAttack) renewOldKey(t *testing.T) {
 	old := a.stolen(a.victim)
 	machine := a.node(t, idOf(old)).GetMachineId()
@@ -280,7 +279,7 @@ func (a *identityAttack) renewOldKey(t *testing.T) {
 	}
 }
 
-// removed uses what a removed node still has on its disk.
+// removed uses the credential on the disk of a removed node.
 func (a *identityAttack) removed(t *testing.T) {
 	s := a.stolen(a.victim)
 	machine := a.node(t, idOf(s)).GetMachineId()
@@ -296,16 +295,16 @@ func (a *identityAttack) removed(t *testing.T) {
 	}
 	intruder, _ := a.raft(t, s)
 	if term, err := intruder.Term(); err == nil {
-		t.Errorf("a removed node is answered by Raft: term %d", term)
+		t.Errorf("Raft answers a removed node with term %d, want a refusal", term)
 	} else {
 		t.Log("a removed node that speaks Raft: ", err)
 	}
 	for _, h := range []dev.Host{a.manager, a.worker} {
-		// A worker is told of the removal a moment later.
+		// A worker learns of the removal a moment after the managers.
 		var status string
 		a.eventually("refuse a removed node that fetches blobs from "+h.Name, func() (err error) {
 			if status, err = a.fetch(s, h); err == nil {
-				return errors.New("it was answered " + status)
+				return errors.New("a blob request of a removed node: got " + status)
 			}
 			t.Logf("a removed node that fetches a blob from %s: %v", h.Name, err)
 			return nil
@@ -313,7 +312,7 @@ func (a *identityAttack) removed(t *testing.T) {
 	}
 }
 
-// fetch asks a host for a blob that it does not have.
+// fetch requests a blob from a host that does not have it.
 func (a *identityAttack) fetch(cred pki.Credential, from dev.Host) (status string, err error) {
 	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true,
@@ -332,7 +331,7 @@ func (a *identityAttack) fetch(cred pki.Credential, from dev.Host) (status strin
 	return answer.Status, answer.Body.Close()
 }
 
-// speakRaft has the worker make itself a manager.
+// speakRaft has a worker try to make itself a manager over Raft.
 func (a *identityAttack) speakRaft(t *testing.T) {
 	s := a.stolen(a.worker)
 	row := a.node(t, idOf(s))

@@ -17,13 +17,13 @@ import (
 	"swarm/dev"
 )
 
-// TestAttackImages: archives of images whose documents are made to use up a node.
+// TestAttackImages loads image archives whose documents are made to use up a node.
 func TestAttackImages(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts a daemon")
 	}
 	t.Parallel()
-	c := newCrowdOf(t, binaryUnderTest(t), dev.Options{Nodes: 1, Managers: 1})
+	c := newTestClusterOf(t, binaryUnderTest(t), dev.Options{Nodes: 1, Managers: 1})
 	var many strings.Builder
 	for i := range 150_000 {
 		fmt.Fprintf(&many, `,"N%d=x"`, i)
@@ -52,14 +52,14 @@ func TestAttackImages(t *testing.T) {
 			}
 			before := c.resident(c.hosts[0])
 			out, err := c.run("image", "load", "-i", archive)
-			_, refusal, refused := strings.Cut(strings.TrimSpace(out), "Error: ") // What is before it is progress.
+			_, refusal, refused := strings.Cut(strings.TrimSpace(out), "Error: ") // The output before the error is progress.
 			if err == nil || !refused || !strings.Contains(refusal, step.refusal) || strings.Contains(refusal, "\n") || len(refusal) > 1024 {
 				t.Errorf("image load: got %.2000q, %v, want one line: %s", out, err, step.refusal)
 			}
 			grown := c.resident(c.hosts[0]) - before
 			t.Logf("an archive of %d bytes: the daemon grew by %d MiB, %s", sent.Size(), grown>>20, refusal)
 			if grown > 2*mayGrow {
-				t.Errorf("the daemon grew by %d bytes", grown)
+				t.Errorf("memory growth of the daemon: got %d MiB, want at most %d", grown>>20, 2*mayGrow>>20)
 			}
 			c.allReady()
 		})
@@ -68,10 +68,10 @@ func TestAttackImages(t *testing.T) {
 
 // hostile is a compressed Docker archive of an empty image.
 type hostile struct {
-	env    string // more variables: a list of JSON texts that begins with a comma
-	spaces int64  // behind its configuration
-	list   string // in place of its manifest.json
-	links  int    // symbolic links to its layer
+	env    string // more variables, as JSON strings with a comma before each
+	spaces int64  // the number of spaces after its configuration
+	list   string // replaces its manifest.json
+	links  int    // the number of symbolic links to its layer
 }
 
 func (h hostile) write(path string) error {
@@ -85,7 +85,7 @@ func (h hostile) write(path string) error {
 		return err
 	}
 	w := tar.NewWriter(z)
-	layer := make([]byte, 1024) // the end of an archive, without anything before it
+	layer := make([]byte, 1024) // an empty tar archive
 	config := fmt.Sprintf(`{"os":"linux","architecture":%q,"config":{"Cmd":["/app"],"Env":["A=b"%s]},"rootfs":{"type":"layers","diff_ids":["sha256:%x"]}}`,
 		runtime.GOARCH, h.env, sha256.Sum256(layer))
 	for _, e := range []struct {
@@ -106,7 +106,7 @@ func (h hostile) write(path string) error {
 	return errors.Join(err, w.Close(), z.Close())
 }
 
-// blanks is an endless text of spaces.
+// blanks is an endless reader of spaces.
 type blanks struct{}
 
 func (blanks) Read(p []byte) (int, error) {

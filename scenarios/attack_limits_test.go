@@ -34,42 +34,45 @@ import (
 const (
 	hostileConnections = 2000
 	refusedConnections = 5000
-	// hostileAddresses is from how many addresses the hostile connections come.
+	// hostileAddresses is the number of addresses from which the hostile connections come.
 	hostileAddresses = 40
 	mayGrow          = 50 << 20
-	// joinBound is generous: the figure that is printed counts, and the machine is shared.
+	// joinBound bounds the time that a join may take. It is generous, because other tests share the
+	// machine. The test prints the measured time.
 	joinBound = 20 * time.Second
 )
 
-// TestAttackLimits: callers without a certificate, hosts that hold a join token, and containers.
+// TestAttackLimits attacks as callers without a certificate, as hosts that have a join token, and
+// from containers.
 func TestAttackLimits(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes most of a minute")
 	}
 	t.Parallel()
-	c := newCrowdOf(t, binaryUnderTest(t), dev.Options{Nodes: 3, Managers: 1, IPv6: true})
+	c := newTestClusterOf(t, binaryUnderTest(t), dev.Options{Nodes: 3, Managers: 1, IPv6: true})
 	for _, step := range []struct {
 		name string
-		run  func(*crowd)
+		run  func(*testCluster)
 	}{
-		{"container", (*crowd).attackFromContainer},
-		{"spoof", (*crowd).attackBySpoofing},
-		{"neighbours", (*crowd).attackByNeighbours},
-		{"probe", (*crowd).attackByProbe},
-		{"log", (*crowd).attackLog},
-		{"flood", (*crowd).attackByFlood},
-		{"ghosts", (*crowd).attackByGhosts},
+		{"container", (*testCluster).attackFromContainer},
+		{"spoof", (*testCluster).attackBySpoofing},
+		{"neighbours", (*testCluster).attackByNeighbours},
+		{"probe", (*testCluster).attackByProbe},
+		{"log", (*testCluster).attackLog},
+		{"flood", (*testCluster).attackByFlood},
+		{"ghosts", (*testCluster).attackByGhosts},
 	} {
 		t.Run(step.name, func(t *testing.T) { step.run(c.in(t)) })
 	}
 }
 
-// attackFromContainer connects from a container to the cluster's own ports on every address of every host.
-func (c *crowd) attackFromContainer() {
+// attackFromContainer connects from a container to the cluster's own ports on every address of
+// every host.
+func (c *testCluster) attackFromContainer() {
 	c.swarm("service", "create", "--name", "web", "--publish", "published="+meshPort+",target=8080", "swarm/hello:1")
 	c.swarm("service", "create", "--name", "inside", "--mode", "global", "--constraint", "node.hostname!="+c.hosts[2].Name, "swarm/hello:1")
 	var rows []psRow
-	for _, service := range []string{"web", "inside"} { // the first is on network ingress too
+	for _, service := range []string{"web", "inside"} { // The first is also on network ingress.
 		some, err := c.ps(service)
 		if err != nil {
 			c.t.Fatal(err)
@@ -77,9 +80,9 @@ func (c *crowd) attackFromContainer() {
 		rows = append(rows, some...)
 	}
 	if len(rows) != 3 {
-		c.t.Fatalf("tasks: %v", rows)
+		c.t.Fatalf("tasks: got %v, want 3", rows)
 	}
-	var mu sync.Mutex // guards the two below
+	var mu sync.Mutex // guards the two variables below
 	var open []string
 	tried := 0
 	var g errgroup.Group
@@ -88,7 +91,7 @@ func (c *crowd) attackFromContainer() {
 		for _, to := range c.hosts {
 			for _, addr := range c.addresses(to) {
 				if to.Name != row.node && slices.Contains(own, addr) {
-					continue // each host has it
+					continue // Each host has this address.
 				}
 				g.Go(func() error {
 					reached, err := c.clusterPortsReached(row, to, addr)
@@ -119,7 +122,7 @@ func (c *crowd) attackFromContainer() {
 	c.attackLateAddresses(rows)
 	c.swarm("service", "rm", "web", "inside")
 
-	// Whoever needs it says so.
+	// Containers on a network with --host-access may reach these ports.
 	c.swarm("network", "create", "--host-access", "ops")
 	c.swarm("service", "create", "--name", "ops", "--network", "ops", "swarm/hello:1")
 	for _, to := range c.hosts {
@@ -132,9 +135,9 @@ func (c *crowd) attackFromContainer() {
 }
 
 // attackLateAddresses gives a host more addresses while its session is open.
-func (c *crowd) attackLateAddresses(from []psRow) {
+func (c *testCluster) attackLateAddresses(from []psRow) {
 	to := c.hosts[2]
-	for addr, bits := range map[netip.Addr]string{far(to.Address): "/32", far(to.Address6): "/128"} {
+	for addr, bits := range map[netip.Addr]string{unusedAddress(to.Address): "/32", unusedAddress(to.Address6): "/128"} {
 		cmd := exec.CommandContext(c.ctx, "nsenter", "--net="+to.Namespace, "ip", "addr", "add", addr.String()+bits, "dev", "eth0", "nodad")
 		if text, err := cmd.CombinedOutput(); err != nil {
 			c.t.Fatalf("%v: %s", err, text)
@@ -153,23 +156,23 @@ func (c *crowd) attackLateAddresses(from []psRow) {
 			})
 		}
 		c.t.Logf("containers are kept from the late address %s within %s", addr, time.Since(began).Round(time.Millisecond))
-		// The host joins again later, and one with several addresses has to say which.
+		// The host joins again later. A host with several addresses would have to name one.
 		if text, err := exec.CommandContext(c.ctx, "nsenter", "--net="+to.Namespace, "ip", "addr", "del", addr.String()+bits, "dev", "eth0").CombinedOutput(); err != nil {
 			c.t.Fatalf("%v: %s", err, text)
 		}
 	}
 }
 
-// far is an address of the same network that no host has.
-func far(a netip.Addr) netip.Addr {
+// unusedAddress returns an address of the same network that no host has.
+func unusedAddress(a netip.Addr) netip.Addr {
 	b := a.AsSlice()
 	b[len(b)-1] += 100
 	out, _ := netip.AddrFromSlice(b)
 	return out
 }
 
-// addresses are those of the host that containers can name.
-func (c *crowd) addresses(h dev.Host) (out []netip.Addr) {
+// addresses returns the addresses of the host that containers can use.
+func (c *testCluster) addresses(h dev.Host) (out []netip.Addr) {
 	c.t.Helper()
 	err := c.playground.Do(h.Name, func() error {
 		all, err := net.InterfaceAddrs()
@@ -187,7 +190,7 @@ func (c *crowd) addresses(h dev.Host) (out []netip.Addr) {
 }
 
 // inContainer runs fn in the network namespace of a task.
-func (c *crowd) inContainer(task psRow, fn func() error) error {
+func (c *testCluster) inContainer(task psRow, fn func() error) error {
 	ns, err := netns.Open(filepath.Join(c.host(task.node).RunDir, "netns", task.id))
 	if err != nil {
 		return err
@@ -196,8 +199,8 @@ func (c *crowd) inContainer(task psRow, fn func() error) error {
 	return ns.Do(fn)
 }
 
-// clusterPortsReached says which cluster ports of a host's address a task reaches.
-func (c *crowd) clusterPortsReached(from psRow, to dev.Host, addr netip.Addr) (reached []string, err error) {
+// clusterPortsReached returns the cluster ports of a host's address that a task reaches.
+func (c *testCluster) clusterPortsReached(from psRow, to dev.Host, addr netip.Addr) (reached []string, err error) {
 	mark := fmt.Appendf(nil, "attack %x", randomBytes(8))
 	heard, err := c.hears(to, addr.Is6(), mark)
 	if err != nil {
@@ -212,10 +215,10 @@ func (c *crowd) clusterPortsReached(from psRow, to dev.Host, addr netip.Addr) (r
 		for _, port := range []uint16{7946, 4789} {
 			conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, port)))
 			if err != nil {
-				continue // no route
+				continue // There is no route.
 			}
 			for range 3 {
-				_, _ = conn.Write(mark) // refused: the verdict is what was heard
+				_, _ = conn.Write(mark) // The write may be refused. Only the datagrams that the host received count.
 			}
 			_ = conn.Close()
 		}
@@ -227,9 +230,9 @@ func (c *crowd) clusterPortsReached(from psRow, to dev.Host, addr netip.Addr) (r
 	return reached, err
 }
 
-// hears listens to what a host's firewall lets through, and returns a function that tells to which UDP ports datagrams with
-// a mark came.
-func (c *crowd) hears(h dev.Host, v6 bool, mark []byte) (func() []int, error) {
+// hears receives the datagrams that pass a host's firewall. It returns a function that reports
+// which UDP ports received datagrams with the mark.
+func (c *testCluster) hears(h dev.Host, v6 bool, mark []byte) (func() []int, error) {
 	network := "ip4:udp"
 	if v6 {
 		network = "ip6:udp"
@@ -262,8 +265,8 @@ func connects(to netip.AddrPort) error {
 	return conn.Close()
 }
 
-// attackByProbe has a manager try ports of others.
-func (c *crowd) attackByProbe() {
+// attackByProbe has a manager probe ports of other hosts.
+func (c *testCluster) attackByProbe() {
 	conn := c.stranger("worker")
 	for _, victim := range []struct {
 		addr string
@@ -310,8 +313,8 @@ func (c *crowd) attackByProbe() {
 	})
 }
 
-// stranger is a caller with nothing but a join token, which it proves.
-func (c *crowd) stranger(role string) grpc.ClientConnInterface {
+// stranger returns a connection of a caller that has only a join token, which it proves.
+func (c *testCluster) stranger(role string) grpc.ClientConnInterface {
 	c.t.Helper()
 	conn, err := c.tryStranger(role)
 	if err != nil {
@@ -320,7 +323,7 @@ func (c *crowd) stranger(role string) grpc.ClientConnInterface {
 	return conn
 }
 
-func (c *crowd) tryStranger(role string) (grpc.ClientConnInterface, error) {
+func (c *testCluster) tryStranger(role string) (grpc.ClientConnInterface, error) {
 	text, err := c.run("join-token", "-q", role)
 	if err != nil {
 		return nil, err
@@ -343,7 +346,7 @@ func (c *crowd) tryStranger(role string) (grpc.ClientConnInterface, error) {
 	return transport.Proving(conn, token), nil
 }
 
-// askProbe has a manager try the ways to a host, and returns what it found.
+// askProbe has a manager probe the connections to a host, and returns the result.
 func askProbe(ctx context.Context, conn grpc.ClientConnInterface, addr string, port uint32) (*swarmv1.AdmissionProbe, error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
@@ -359,8 +362,8 @@ func askProbe(ctx context.Context, conn grpc.ClientConnInterface, addr string, p
 	return stream.Recv()
 }
 
-// attackLog has thousands of connections refused.
-func (c *crowd) attackLog() {
+// attackLog opens thousands of connections that are refused.
+func (c *testCluster) attackLog() {
 	before := c.linesOfLog(c.hosts[0])
 	c.fromHost(c.hosts[1], refusedConnections, func(i int, conn net.Conn) {
 		defer conn.Close()
@@ -375,11 +378,11 @@ func (c *crowd) attackLog() {
 	written := c.linesOfLog(c.hosts[0]) - before
 	c.t.Logf("%d refused connections: %d lines of log", refusedConnections, written)
 	if written > 100 {
-		c.t.Errorf("%d refused connections write %d lines of log", refusedConnections, written)
+		c.t.Errorf("log lines of %d refused connections: got %d, want at most 100", refusedConnections, written)
 	}
 }
 
-func (c *crowd) linesOfLog(h dev.Host) int {
+func (c *testCluster) linesOfLog(h dev.Host) int {
 	c.t.Helper()
 	text, err := os.ReadFile(h.Log)
 	if err != nil {
@@ -388,8 +391,9 @@ func (c *crowd) linesOfLog(h dev.Host) int {
 	return bytes.Count(text, []byte("\n"))
 }
 
-// fromHost opens connections to the first host from inside of another, and returns when each has been used.
-func (c *crowd) fromHost(h dev.Host, n int, use func(int, net.Conn)) {
+// fromHost opens connections to the first host from inside another host, and returns when each was
+// used.
+func (c *testCluster) fromHost(h dev.Host, n int, use func(int, net.Conn)) {
 	c.t.Helper()
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, 64)
@@ -408,13 +412,14 @@ func (c *crowd) fromHost(h dev.Host, n int, use func(int, net.Conn)) {
 	wg.Wait()
 }
 
-// dialAs connects to the manager's cluster port from a host, by one of its addresses; nil: it was refused.
-func (c *crowd) dialAs(h dev.Host, from netip.Addr) (conn net.Conn) {
+// dialAs connects to the manager's cluster port from one of a host's addresses. It returns nil if
+// the connection is refused.
+func (c *testCluster) dialAs(h dev.Host, from netip.Addr) (conn net.Conn) {
 	d := net.Dialer{Timeout: 5 * time.Second}
 	if from.IsValid() {
 		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))
 	}
-	_ = c.playground.Do(h.Name, func() (err error) { // a connection that is refused is an answer
+	_ = c.playground.Do(h.Name, func() (err error) { // A refused connection is a valid result.
 		conn, err = d.Dial("tcp", clusterPort(c.hosts[0]))
 		return err
 	})
@@ -422,7 +427,7 @@ func (c *crowd) dialAs(h dev.Host, from netip.Addr) (conn net.Conn) {
 }
 
 // attackByFlood opens hostile connections from many addresses while a host joins.
-func (c *crowd) attackByFlood() {
+func (c *testCluster) attackByFlood() {
 	manager, attacker, joiner := c.hosts[0], c.hosts[1], c.hosts[2]
 	calm, err := c.joinAgain(joiner)
 	if err != nil {
@@ -436,7 +441,7 @@ func (c *crowd) attackByFlood() {
 	f.press()
 	took, err := c.join(joiner)
 	if err != nil {
-		c.t.Errorf("a good join meanwhile: %v", err)
+		c.t.Errorf("a valid join during the attack: %v", err)
 	}
 	c.allReady()
 	f.close()
@@ -444,23 +449,23 @@ func (c *crowd) attackByFlood() {
 	c.t.Logf("%d hostile connections, %d MiB sent: the manager grew from %d MiB by %d MiB; a good join took %v, without them %v",
 		hostileConnections, f.sent.Load()>>20, before>>20, grown>>20, took.Round(time.Millisecond), calm.Round(time.Millisecond))
 	if grown > mayGrow {
-		c.t.Errorf("the manager grew by %d MiB", grown>>20)
+		c.t.Errorf("memory growth of the manager: got %d MiB, want at most %d", grown>>20, mayGrow>>20)
 	}
 	if took > joinBound {
-		c.t.Errorf("a good join took %v", took)
+		c.t.Errorf("a valid join during the attack took %v, want at most %v", took, joinBound)
 	}
 }
 
-func (c *crowd) leave(h dev.Host) {
+func (c *testCluster) leave(h dev.Host) {
 	c.t.Helper()
 	if out, err := c.runAt(h, "leave"); err != nil {
 		c.t.Fatal(err, out)
 	}
-	c.eventually("the host is forgotten", func() error { return ignore(c.run("node", "rm", "--force", h.Name)) })
+	c.eventually("the node is removed", func() error { return ignore(c.run("node", "rm", "--force", h.Name)) })
 }
 
-// join has a host join and returns how long that took.
-func (c *crowd) join(h dev.Host) (time.Duration, error) {
+// join joins a host and returns the time that this took.
+func (c *testCluster) join(h dev.Host) (time.Duration, error) {
 	c.t.Helper()
 	token := strings.TrimSpace(c.swarm("join-token", "-q", "worker"))
 	began := time.Now()
@@ -468,8 +473,8 @@ func (c *crowd) join(h dev.Host) (time.Duration, error) {
 	return time.Since(began), err
 }
 
-// joinAgain is join for a host that is a member.
-func (c *crowd) joinAgain(h dev.Host) (time.Duration, error) {
+// joinAgain has a member leave and join again.
+func (c *testCluster) joinAgain(h dev.Host) (time.Duration, error) {
 	c.t.Helper()
 	c.leave(h)
 	return c.join(h)
@@ -477,8 +482,8 @@ func (c *crowd) joinAgain(h dev.Host) (time.Duration, error) {
 
 func ignore(_ string, err error) error { return err }
 
-// moreAddresses gives a host more addresses on its network, and returns them.
-func (c *crowd) moreAddresses(h dev.Host) (out []netip.Addr) {
+// moreAddresses adds addresses to a host on its network, and returns them.
+func (c *testCluster) moreAddresses(h dev.Host) (out []netip.Addr) {
 	c.t.Helper()
 	addr := h.Address.As4()
 	for i := range hostileAddresses {
@@ -492,15 +497,16 @@ func (c *crowd) moreAddresses(h dev.Host) (out []netip.Addr) {
 	return out
 }
 
-// forgetPeak has the kernel begin anew to note the most memory that a host's daemon has; peak tells it.
-func (c *crowd) forgetPeak(h dev.Host) {
+// forgetPeak resets the kernel's record of the peak memory of a host's daemon. peak reads that
+// record.
+func (c *testCluster) forgetPeak(h dev.Host) {
 	c.t.Helper()
 	if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", c.host(h.Name).PID), []byte("5"), 0o200); err != nil {
 		c.t.Fatal(err)
 	}
 }
 
-func (c *crowd) peak(h dev.Host) int64 {
+func (c *testCluster) peak(h dev.Host) int64 {
 	c.t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.host(h.Name).PID))
 	if err != nil {

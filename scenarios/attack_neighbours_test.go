@@ -12,15 +12,17 @@ import (
 )
 
 const (
-	// neighboursSought of each range are more than the kernel has by default, for all namespaces together.
+	// neighboursSought is the number of neighbours in each address range. It exceeds the kernel's
+	// default limit for all namespaces together.
 	neighboursSought = 3000
-	// anewSought is how often the host meanwhile looks for another one anew.
+	// anewSought is the number of times that the host resolves the address of another host again
+	// meanwhile.
 	anewSought = 20
 )
 
-// attackByNeighbours has a container send to thousands of addresses of the bridge that it is on. Meanwhile its host looks for
-// another one anew, and a container that comes looks for its gateway.
-func (c *crowd) attackByNeighbours() {
+// attackByNeighbours has a container send to thousands of addresses of its bridge. Meanwhile its
+// host resolves the address of another host again, and a new container resolves its gateway.
+func (c *testCluster) attackByNeighbours() {
 	host, other := c.hosts[1], c.hosts[2]
 	here := "node.hostname==" + host.Name
 	c.swarm("service", "create", "--name", "seeker", "--constraint", here, "swarm/hello:1")
@@ -65,12 +67,12 @@ func (c *crowd) attackByNeighbours() {
 		c.t.Errorf("a host does not reach another while a container looks for neighbours: %v", failed[0])
 	}
 	if n > 4 {
-		c.t.Errorf("a container has %d neighbours, want its gateways alone", n)
+		c.t.Errorf("a container has %d neighbours, want only its gateways", n)
 	}
 	c.swarm("service", "rm", "seeker", "newcomer")
 }
 
-// seekNeighbours sends to addresses around a, and to as many of IPv6, until ctx ends.
+// seekNeighbours sends to addresses around a, and to as many IPv6 addresses, until ctx ends.
 func seekNeighbours(ctx context.Context, a netip.Addr) error {
 	conn, err := net.ListenPacket("udp", ":0")
 	if err != nil {
@@ -83,7 +85,7 @@ func seekNeighbours(ctx context.Context, a netip.Addr) error {
 			for _, to := range []string{
 				fmt.Sprintf("%d.%d.%d.%d", b[0], b[1], 100+i/250, 1+i%250), fmt.Sprintf("fd53:5741:524d::77:%x", i), fmt.Sprintf("fe80::77:%x%%eth0", i),
 			} {
-				_, _ = conn.WriteTo([]byte("x"), net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(to), 9))) // No route is as good.
+				_, _ = conn.WriteTo([]byte("x"), net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(to), 9))) // A missing route serves as well.
 			}
 		}
 	}

@@ -21,14 +21,15 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// TestAttackReports takes the place of a worker with the certificate from its state folder, and sends the managers what no
-// worker of this project sends. After each attack the cluster must be as it was, and usable.
+// TestAttackReports takes the place of a worker with the certificate from its state folder, and
+// sends messages to the managers that no real worker sends. After each attack the cluster must be
+// unchanged and usable.
 func TestAttackReports(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a minute")
 	}
 	t.Parallel()
-	c := newCrowdOf(t, binaryUnderTest(t), dev.Options{Nodes: 4, Managers: 3})
+	c := newTestClusterOf(t, binaryUnderTest(t), dev.Options{Nodes: 4, Managers: 3})
 	a := newImpostor(c, c.hosts[3])
 	leader := c.leader()
 	for _, attack := range []struct {
@@ -48,7 +49,7 @@ func TestAttackReports(t *testing.T) {
 		t.Run(attack.name, func(t *testing.T) {
 			attack.run(t, a.in(t))
 			if now := c.leader(); now != leader {
-				t.Errorf("the leader is %s now, and was %s before", now, leader)
+				t.Errorf("leader after the attack: got %s, want %s", now, leader)
 			}
 			a.in(t).sane()
 		})
@@ -58,21 +59,21 @@ func TestAttackReports(t *testing.T) {
 	c.eventually(a.host.Name+" works again", func() error { return c.statusIs(a.host.Name, "Ready") })
 }
 
-// impostor speaks as the daemon of a host that has been killed.
+// impostor acts as the daemon of a host whose real daemon was killed.
 type impostor struct {
-	*crowd
+	*testCluster
 	host  dev.Host
 	node  *swarmv1.Node
-	conn  *grpc.ClientConn // with the host's certificate, at the leader
-	admin *grpc.ClientConn // the operator's, at the leader
-	task  string           // a task of the host
+	conn  *grpc.ClientConn // to the leader, with the host's certificate
+	admin *grpc.ClientConn // to the leader, with the operator's certificate
+	task  string           // the id of a task on the host
 	done  func()
-	rss   int64 // memory() before the first attack
+	rss   int64 // the result of memory() before the first attack
 }
 
-func newImpostor(c *crowd, h dev.Host) *impostor {
+func newImpostor(c *testCluster, h dev.Host) *impostor {
 	c.t.Helper()
-	a := &impostor{crowd: c, host: h}
+	a := &impostor{testCluster: c, host: h}
 	c.swarm("service", "create", "--name", "bound", "--constraint", "node.hostname=="+h.Name, "swarm/hello:1")
 	a.task = c.running("bound").id
 	admin, err := transport.DialUnix(c.hosts[0].Socket)
@@ -98,7 +99,7 @@ func newImpostor(c *crowd, h dev.Host) *impostor {
 	return a
 }
 
-// identity is what lies in the host's state folder.
+// identity returns the identity in the host's state folder.
 func (a *impostor) identity() (*transport.Identity, error) {
 	cred, roots, err := pki.Disk{Dir: filepath.Join(a.host.StateDir, "certificates")}.Load()
 	if err != nil {
@@ -107,10 +108,10 @@ func (a *impostor) identity() (*transport.Identity, error) {
 	return transport.NewIdentity(cred, roots, time.Now)
 }
 
-// in is the same with another test.
+// in returns the impostor with the testing.T of a subtest.
 func (a *impostor) in(t *testing.T) *impostor {
 	out := *a
-	out.crowd = a.crowd.in(t)
+	out.testCluster = a.testCluster.in(t)
 	return &out
 }
 
@@ -119,14 +120,14 @@ func (a *impostor) row() (*swarmv1.Node, error) {
 	return info.GetNode(), err
 }
 
-// info is what the managers say of the host.
+// info returns the host's node as the managers report it.
 func (a *impostor) info() (*swarmv1.NodeInfo, error) {
 	ctx, cancel := context.WithTimeout(a.ctx, 20*time.Second)
 	defer cancel()
 	return swarmv1.NewControlClient(a.admin).GetNode(ctx, &swarmv1.GetRequest{Id: a.host.Name})
 }
 
-// end frees the host's port.
+// end stops the impostor and frees the host's port.
 func (a *impostor) end() {
 	if a.done != nil {
 		a.done()
@@ -134,7 +135,7 @@ func (a *impostor) end() {
 	}
 }
 
-// session opens one, with a description.
+// session opens a session with a description.
 func (a *impostor) session(d *swarmv1.NodeDescription) (swarmv1.Dispatcher_SessionClient, *swarmv1.Welcome, error) {
 	stream, err := swarmv1.NewDispatcherClient(a.conn).Session(a.t.Context())
 	if err != nil {
@@ -154,7 +155,7 @@ func (a *impostor) session(d *swarmv1.NodeDescription) (swarmv1.Dispatcher_Sessi
 	return stream, first.GetWelcome(), nil
 }
 
-// open opens a session that must be had, as an honest worker would.
+// open opens a session as a real worker would, and fails the test if that is refused.
 func (a *impostor) open() (swarmv1.Dispatcher_SessionClient, *swarmv1.Welcome) {
 	a.t.Helper()
 	var stream swarmv1.Dispatcher_SessionClient
@@ -173,7 +174,8 @@ func (a *impostor) description() *swarmv1.NodeDescription {
 	}
 }
 
-// send sends messages, waits until what they report is committed, and returns why the session was closed, if it was.
+// send sends messages, waits until the managers have committed their reports, and returns the error
+// that closed the session, if any.
 func (a *impostor) send(messages ...*swarmv1.FromWorker) error {
 	a.t.Helper()
 	stream, _ := a.open()
@@ -182,10 +184,10 @@ func (a *impostor) send(messages ...*swarmv1.FromWorker) error {
 	for _, m := range messages {
 		last = max(last, m.GetStatus().GetSequence())
 		if stream.Send(m) != nil {
-			break // Recv says why.
+			break // Recv returns the reason.
 		}
 	}
-	if last == 0 { // Its acknowledgement means that what came before it is committed too.
+	if last == 0 { // The acknowledgement of this message means that the messages before it are committed too.
 		last = 1
 		_ = stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Status{Status: &swarmv1.StatusReport{Sequence: last}}})
 	}
@@ -199,7 +201,7 @@ func (a *impostor) send(messages ...*swarmv1.FromWorker) error {
 	}
 }
 
-func (c *crowd) leader() string {
+func (c *testCluster) leader() string {
 	c.t.Helper()
 	var name string
 	c.eventually("there is a leader", func() error {
@@ -218,7 +220,7 @@ func (c *crowd) leader() string {
 	return name
 }
 
-// memory is what the managers' daemons have, the largest of them.
+// memory returns the memory of the manager's daemon that uses the most, in bytes.
 func (a *impostor) memory() (most int64) {
 	for _, h := range a.hosts[:3] {
 		most = max(most, a.resident(h))
@@ -226,7 +228,8 @@ func (a *impostor) memory() (most int64) {
 	return most
 }
 
-// sane checks that the cluster is as before: its nodes are listed, a network can be made, and memory is bounded.
+// sane checks that the cluster still works: its nodes are listed, a network can be created, and
+// memory is bounded.
 func (a *impostor) sane() {
 	a.t.Helper()
 	began := time.Now()
@@ -235,7 +238,7 @@ func (a *impostor) sane() {
 		a.t.Errorf("node ls: %v", err)
 	}
 	if got := strings.Fields(out); err == nil && strings.Join(got, " ") != "node1 node2 node3 node4" {
-		a.t.Errorf("node ls lists %q", got)
+		a.t.Errorf("nodes in node ls: got %q, want node1 to node4", got)
 	}
 	listed := time.Since(began)
 	if _, err := a.run("network", "create", "after"); err != nil {
@@ -254,7 +257,7 @@ func described(d *swarmv1.NodeDescription) *swarmv1.FromWorker {
 	return &swarmv1.FromWorker{Message: &swarmv1.FromWorker_Description{Description: d}}
 }
 
-// attackDescription sends a description that makes a row too large for any list.
+// attackDescription sends a description that would make the node's row too large for any list.
 func attackDescription(t *testing.T, a *impostor) {
 	d := a.description()
 	d.Unavailable = strings.Repeat("x", 15<<20)
@@ -264,11 +267,11 @@ func attackDescription(t *testing.T, a *impostor) {
 		t.Errorf("node inspect: %v", err)
 	}
 	if size := info.GetState().GetDescription().SizeVT(); size > 1<<20 {
-		t.Errorf("a description of %d bytes was stored", size)
+		t.Errorf("stored description: got %d bytes, want at most 1 MiB", size)
 	}
 }
 
-// attackDigests reports more images than there are.
+// attackDigests reports more images than can exist.
 func attackDigests(t *testing.T, a *impostor) {
 	var messages []*swarmv1.FromWorker
 	for i := range 2 {
@@ -298,7 +301,8 @@ func attackRoutes(t *testing.T, a *impostor) {
 	a.swarm("network", "rm", "made")
 }
 
-// attackHostname takes another name: it forges a row, and draws a service and its secret to itself.
+// attackHostname takes another hostname: the first name forges a table row, the second attracts a
+// service and its secret.
 func attackHostname(t *testing.T, a *impostor) {
 	d := a.description()
 	d.Hostname = "vault\nforged  node1  Ready"
@@ -307,13 +311,13 @@ func attackHostname(t *testing.T, a *impostor) {
 	t.Log("the session ended: ", a.send(described(d)))
 	a.swarm("service", "create", "-d", "--name", "drawn", "--constraint", "node.hostname==vault", "swarm/hello:1")
 	defer a.swarm("service", "rm", "drawn")
-	a.eventually("the service for node vault is judged", func() error {
+	a.eventually("the task for node vault has a reason why it is pending", func() error {
 		rows, err := a.ps("drawn")
 		switch {
 		case err != nil || len(rows) == 0:
 			return fmt.Errorf("%v, %v", rows, err)
 		case rows[0].node != "":
-			t.Errorf("a task for node vault was given to %s", rows[0].node)
+			t.Errorf("a task for node vault was assigned to %s, want it pending", rows[0].node)
 		case rows[0].err == "":
 			return errors.New("no reason is given why the task is pending")
 		}
@@ -321,7 +325,8 @@ func attackHostname(t *testing.T, a *impostor) {
 	})
 }
 
-// attackStates reports what a task cannot be, and addresses, ports and times that it cannot have.
+// attackStates reports states that a task cannot have, and addresses, ports and times that are
+// invalid.
 func attackStates(t *testing.T, a *impostor) {
 	st := &swarmv1.TaskStatus{TaskId: a.task, State: 999, Message: "\x1b[2J" + strings.Repeat("m", 1<<20), Timestamp: timestamppb.Now()}
 	for i := range 100_000 {
@@ -336,14 +341,14 @@ func attackStates(t *testing.T, a *impostor) {
 	}
 	got := info.GetStatus()
 	if swarmv1.TaskState_name[int32(got.GetState())] == "" {
-		t.Errorf("state %d was stored", got.GetState())
+		t.Errorf("stored task state: got %d, which does not exist", got.GetState())
 	}
 	if size := got.SizeVT(); size > 64<<10 || strings.Contains(got.GetMessage(), "\x1b") {
-		t.Errorf("a status of %d bytes was stored; it says %.20q", size, got.GetMessage())
+		t.Errorf("stored status: got %d bytes with the message %.20q, want at most 64 KiB without control characters", size, got.GetMessage())
 	}
 }
 
-// attackProtocol sends reports faster than they are acknowledged, and greets twice.
+// attackProtocol sends reports faster than they are acknowledged, and sends two greetings.
 func attackProtocol(t *testing.T, a *impostor) {
 	var flood []*swarmv1.FromWorker
 	for i := range 2000 {
@@ -352,18 +357,19 @@ func attackProtocol(t *testing.T, a *impostor) {
 		}}})
 	}
 	if err := a.send(flood...); err == nil {
-		t.Error("a session goes on that reports without waiting for acknowledgements")
+		t.Error("a session that reports without waiting for acknowledgements is still open")
 	} else {
 		t.Log("the session ended: ", err)
 	}
 	if err := a.send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Hello{Hello: &swarmv1.Hello{}}}); err == nil {
-		t.Error("a session goes on that greets twice")
+		t.Error("a session with two greetings is still open")
 	} else {
 		t.Log("the session ended: ", err)
 	}
 }
 
-// attackRelease asks to remove images that are not there, each of which makes a row.
+// attackRelease requests the removal of images that do not exist. The managers store a row for each
+// request.
 func attackRelease(t *testing.T, a *impostor) {
 	req := &swarmv1.ReleaseRequest{}
 	for i := range 50 {
@@ -371,14 +377,14 @@ func attackRelease(t *testing.T, a *impostor) {
 	}
 	ctx, cancel := context.WithTimeout(a.ctx, 20*time.Second)
 	defer cancel()
-	before := a.swarm("system", "df") // Fails when a row is not one.
+	before := a.swarm("system", "df") // The command fails if a row is invalid.
 	_, err := swarmv1.NewDisksClient(a.conn).Release(ctx, req)
 	t.Logf("release: %v; df: %d bytes", err, len(before))
 }
 
-// attackRepoint answers a pull with another image's digest.
+// attackRepoint answers a pull with the digest of another image.
 func attackRepoint(t *testing.T, a *impostor) {
-	stream, _ := a.open() // So that the node is ready, and is asked.
+	stream, _ := a.open() // The open session makes the node ready, so that the managers send it the pull.
 	defer func() { _ = stream.CloseSend() }()
 	a.eventually("the host is ready", func() error { return a.statusIs(a.host.Name, "Ready") })
 	digest := func() string {
@@ -388,19 +394,19 @@ func attackRepoint(t *testing.T, a *impostor) {
 	out, err := a.run("image", "pull", "--node", a.host.Name, "swarm/hello:1")
 	t.Logf("pull of a loaded image: %v: %s", err, strings.TrimSpace(out))
 	if now := digest(); now != before {
-		t.Errorf("swarm/hello:1 was %s and is %s", before, now)
+		t.Errorf("digest of swarm/hello:1 changed from %s to %s", before, now)
 	}
 	out, err = a.run("image", "pull", "--node", a.host.Name, "127.0.0.1:1/app:1")
 	t.Logf("pull from a registry that is not there: %v: %s", err, strings.TrimSpace(out))
 	if out := a.swarm("image", "ls"); strings.Contains(out, "127.0.0.1:1/app") || strings.Contains(out, "other/name") {
-		t.Errorf("a node's answer became an image: %s", out)
+		t.Errorf("the digest that a hostile node returned is in the image list: %s", out)
 	}
 }
 
-// evil is the digest that the impostor answers every pull with.
+// evil is the digest with which the impostor answers every pull.
 var evil = "sha256:" + strings.Repeat("e", 64)
 
-// fakeNode answers managers.
+// fakeNode answers requests of managers.
 type fakeNode struct {
 	swarmv1.UnimplementedWorkerServer
 }
@@ -413,7 +419,7 @@ func (fakeNode) PullImage(req *swarmv1.PullImageRequest, stream grpc.ServerStrea
 	)
 }
 
-// serve answers at the host's port with the host's certificate.
+// serve answers requests at the host's port with the host's certificate.
 func (a *impostor) serve(id *transport.Identity) func() {
 	a.t.Helper()
 	var ln net.Listener

@@ -14,13 +14,15 @@ import (
 	"swarm/dev"
 )
 
-// spoofedRequests go to a service whose address a container claims: as many as it takes the attack to succeed.
+// spoofedRequests is the number of requests to a service whose address a container claims. With
+// this many the attack succeeds if nothing prevents it.
 const spoofedRequests = 30
 
-// attackBySpoofing has containers write whole frames, which Docker's default capabilities let them: one claims the address of
-// another service's task, one leaves an internal network with an address that is nobody's, one reaches the cluster's own ports
-// with that of a task that may.
-func (c *crowd) attackBySpoofing() {
+// attackBySpoofing has containers send raw frames, which Docker's default capabilities allow. One
+// container claims the address of another service's task. One leaves an internal network with an
+// unused source address. One reaches the cluster's own ports with the address of a task that may
+// reach them.
+func (c *testCluster) attackBySpoofing() {
 	host, other := c.hosts[1], c.hosts[2]
 	here := "node.hostname==" + host.Name
 	c.swarm("service", "create", "--name", "victim", "--constraint", here,
@@ -43,7 +45,7 @@ func (c *crowd) attackBySpoofing() {
 		c.eventually(name+" begins", func() error {
 			out, err := c.run("service", "logs", name)
 			if err == nil && !strings.Contains(out, "spoof: begins") {
-				err = errors.New("it has not begun")
+				err = errors.New("the spoofer has not started")
 			}
 			return err
 		})
@@ -55,7 +57,7 @@ func (c *crowd) attackBySpoofing() {
 				good++
 			}
 		}
-		<-time.After(100 * time.Millisecond) // The kernel holds on to a neighbour for a second.
+		<-time.After(100 * time.Millisecond) // The kernel keeps a neighbour for a second.
 	}
 	c.t.Logf("%d of %d requests are answered by the service; an internal network was left by %d connections",
 		good, 2*spoofedRequests, reached.Load())
@@ -76,8 +78,8 @@ func (c *crowd) attackBySpoofing() {
 	c.swarm("service", "rm", "victim", "trusted", "thief", "prisoner", "liar")
 }
 
-// addressOnBridge is a task's on the bridge of its host.
-func (c *crowd) addressOnBridge(task psRow, h dev.Host) (addr netip.Addr) {
+// addressOnBridge returns a task's address on the bridge of its host.
+func (c *testCluster) addressOnBridge(task psRow, h dev.Host) (addr netip.Addr) {
 	c.t.Helper()
 	var bridge netip.Prefix
 	first := func(addrs []net.Addr, ok func(netip.Prefix) bool) (out netip.Prefix) {
@@ -110,8 +112,8 @@ func (c *crowd) addressOnBridge(task psRow, h dev.Host) (addr netip.Addr) {
 	return addr
 }
 
-// accepts listens on a host and counts.
-func (c *crowd) accepts(h dev.Host) (net.Listener, *atomic.Int64) {
+// accepts listens on a host and counts the connections.
+func (c *testCluster) accepts(h dev.Host) (net.Listener, *atomic.Int64) {
 	c.t.Helper()
 	var l net.Listener
 	if err := c.playground.Do(h.Name, func() (err error) { l, err = net.Listen("tcp4", ":0"); return err }); err != nil {
@@ -131,8 +133,9 @@ func (c *crowd) accepts(h dev.Host) (net.Listener, *atomic.Int64) {
 	return l, &n
 }
 
-// asksVictim wants an answer of the service itself at a published port.
-func (c *crowd) asksVictim(at netip.AddrPort) error {
+// asksVictim requests the page at a published port and returns an error unless the service itself
+// answers.
+func (c *testCluster) asksVictim(at netip.AddrPort) error {
 	client := http.Client{
 		Timeout:   2 * time.Second,
 		Transport: &http.Transport{DialContext: c.dialFrom(c.hosts[0]), DisableKeepAlives: true},

@@ -18,25 +18,26 @@ import (
 	"swarm/internal/pki"
 )
 
-// attacker is a program on the network of one of the hosts, with a credential that it stole or with none. It speaks TLS by
-// itself and not through internal/transport, whose client checks would stand in its way.
+// attacker is a program on the network of one of the hosts, with a stolen credential or with none.
+// It uses TLS directly, because the client checks of internal/transport would refuse its attacks.
 type attacker struct {
-	c    *crowd
+	c    *testCluster
 	at   dev.Host
 	cred pki.Credential // zero: anonymous
 }
 
-// attacker is on the network of a host and has the credential in that host's state folder.
-func (c *crowd) attacker(at dev.Host) *attacker {
+// attacker returns an attacker on the network of a host, with the credential from that host's state
+// folder.
+func (c *testCluster) attacker(at dev.Host) *attacker {
 	c.t.Helper()
 	return &attacker{c: c, at: at, cred: c.stolen(at)}
 }
 
-// anonymous is an attacker on the network of a host, without a credential.
-func (c *crowd) anonymous(at dev.Host) *attacker { return &attacker{c: c, at: at} }
+// anonymous returns an attacker on the network of a host, without a credential.
+func (c *testCluster) anonymous(at dev.Host) *attacker { return &attacker{c: c, at: at} }
 
-// stolen is the credential in a host's state folder.
-func (c *crowd) stolen(from dev.Host) pki.Credential {
+// stolen returns the credential in a host's state folder.
+func (c *testCluster) stolen(from dev.Host) pki.Credential {
 	c.t.Helper()
 	cred, _, err := pki.Disk{Dir: filepath.Join(from.StateDir, "certificates")}.Load()
 	if err != nil {
@@ -50,7 +51,8 @@ func (a *attacker) dial(ctx context.Context, network, address string) (net.Conn,
 	return a.c.dialFrom(a.at)(ctx, network, address)
 }
 
-// tls opens a connection to a host's cluster port for one ALPN protocol ("h2", "swarm-raft/1", "swarm-blob/1").
+// tls opens a connection to a host's cluster port for one ALPN protocol ("h2", "swarm-raft/1",
+// "swarm-blob/1").
 func (a *attacker) tls(ctx context.Context, to dev.Host, alpn string) (*tls.Conn, error) {
 	raw, err := a.dial(ctx, "tcp", clusterPort(to))
 	if err != nil {
@@ -64,7 +66,7 @@ func (a *attacker) tls(ctx context.Context, to dev.Host, alpn string) (*tls.Conn
 	return conn, nil
 }
 
-// grpc is a client of a host's RPCs. The test closes it at its end.
+// grpc returns a client of a host's RPCs. The cleanup of the test closes it.
 func (a *attacker) grpc(to dev.Host) *grpc.ClientConn {
 	a.c.t.Helper()
 	dial := func(ctx context.Context, address string) (net.Conn, error) { return a.dial(ctx, "tcp", address) }
@@ -78,7 +80,8 @@ func (a *attacker) grpc(to dev.Host) *grpc.ClientConn {
 	return conn
 }
 
-// config trusts any server: whom the attacker talks to is no concern of the attacker's.
+// config returns a TLS configuration that accepts any server, because the attacker does not verify
+// its target.
 func (a *attacker) config(alpn string) *tls.Config {
 	config := &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: []string{alpn}, InsecureSkipVerify: true}
 	if a.cred.Cert != nil {
@@ -87,11 +90,11 @@ func (a *attacker) config(alpn string) *tls.Config {
 	return config
 }
 
-// clusterPort is where a host's daemon serves gRPC, Raft and blobs.
+// clusterPort returns the address at which a host's daemon serves gRPC, Raft and blobs.
 func clusterPort(h dev.Host) string { return net.JoinHostPort(h.Address.String(), "2377") }
 
-// resident is how much memory a host's daemon has, in bytes, as the kernel counts it.
-func (c *crowd) resident(h dev.Host) int64 {
+// resident returns the resident memory of a host's daemon in bytes, as the kernel counts it.
+func (c *testCluster) resident(h dev.Host) int64 {
 	c.t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", c.daemonOf(h)))
 	if err != nil {
@@ -105,8 +108,8 @@ func (c *crowd) resident(h dev.Host) int64 {
 	return pages * int64(os.Getpagesize())
 }
 
-// logLines is how many lines a host's daemon has written to its log.
-func (c *crowd) logLines(h dev.Host) int {
+// logLines returns the number of lines in the log of a host's daemon.
+func (c *testCluster) logLines(h dev.Host) int {
 	c.t.Helper()
 	text, err := os.ReadFile(h.Log)
 	if err != nil {
@@ -115,8 +118,8 @@ func (c *crowd) logLines(h dev.Host) int {
 	return bytes.Count(text, []byte("\n"))
 }
 
-// daemonOf is the process of a host's daemon now, 0 when it has ended.
-func (c *crowd) daemonOf(h dev.Host) int {
+// daemonOf returns the process id of a host's daemon, or 0 if the daemon has ended.
+func (c *testCluster) daemonOf(h dev.Host) int {
 	c.t.Helper()
 	now, err := c.playground.Host(h.Name)
 	if err != nil {
@@ -125,8 +128,9 @@ func (c *crowd) daemonOf(h dev.Host) int {
 	return now.PID
 }
 
-// allReady fails unless every host's daemon runs and every node is ready: what must hold after each attack.
-func (c *crowd) allReady() {
+// allReady fails unless every host's daemon runs and every node is ready. This must hold after each
+// attack.
+func (c *testCluster) allReady() {
 	c.t.Helper()
 	for _, h := range c.hosts {
 		if c.daemonOf(h) == 0 {

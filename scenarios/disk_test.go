@@ -19,20 +19,20 @@ import (
 
 const (
 	diskReplicas = 8
-	// diskNotice is how soon a full disk, or one with room again, is known.
+	// diskNotice bounds how long the managers take to learn that a disk is full or has room again.
 	diskNotice = 30 * time.Second
 )
 
-// TestDisk fills the disk of a host to the last byte, again and again: a worker's, a manager's, the leader's. What runs
-// goes on, what is new runs elsewhere, the host says why, and when there is room it takes part again, by itself. ROUNDS is
-// how often, default 3.
+// TestDisk repeatedly fills the disk of a host completely: a worker's, a manager's, the leader's.
+// Running tasks must go on, and new tasks must run elsewhere. The host must say why, and must take
+// part again by itself once there is room. ROUNDS is the number of rounds, default 3.
 func TestDisk(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes most of a minute")
 	}
 	t.Parallel()
-	rounds := int(number(t, "ROUNDS", 3))
-	c := newCrowdOf(t, binaryUnderTest(t), dev.Options{Nodes: 4, Managers: 3, Disk: 400 << 20})
+	rounds := int(envNumber(t, "ROUNDS", 3))
+	c := newTestClusterOf(t, binaryUnderTest(t), dev.Options{Nodes: 4, Managers: 3, Disk: 400 << 20})
 	c.replicas = diskReplicas
 	c.create()
 	load := probe.Start(c.endpoints, probeEvery)
@@ -49,25 +49,25 @@ func TestDisk(t *testing.T) {
 	t.Logf("%d rounds, %d tasks: %d requests, %d failed; %d lines read, %d counted as missing", rounds, len(c.tasks), requests, len(failures), lines, missing)
 }
 
-// diskRound fills one host's disk, tries what must work meanwhile, and frees it.
-func (c *crowd) diskRound(i int) {
+// diskRound fills one host's disk, tries the commands that must work meanwhile, and frees the disk.
+func (c *testCluster) diskRound(i int) {
 	c.t.Helper()
 	victim := c.victim(i)
-	// Whoever is asked is well; that a full manager answers too is tried below.
+	// Commands go to a manager with free disk space. answers tests a manager with a full disk.
 	c.at = slices.IndexFunc(c.hosts, func(h dev.Host) bool { return h.Role == dev.Manager && h.Name != victim.Name })
 	filler := filepath.Join(victim.StateDir, "filler")
 	began := time.Now()
 	fillDisk(c.t, filler)
 	c.await("node ls says that the disk is full", func() error { return c.statusIs(victim.Name, "Ready (disk is full)") })
 	noticed := time.Since(began)
-	fillDisk(c.t, filler) // also what was kept for this moment
+	fillDisk(c.t, filler) // This uses the reserved space too.
 	c.runsElsewhere(i, victim)
 	c.swarm("node", "update", "--label-add", fmt.Sprintf("round-%d=yes", i), victim.Name)
 	if victim.Role == dev.Manager {
 		c.answers(victim)
 	}
 	if err := c.disturbed(); err != nil {
-		c.t.Errorf("round %d: %s full: %v", i, victim.Name, err)
+		c.t.Errorf("round %d: while the disk of %s is full: %v", i, victim.Name, err)
 	}
 	fillDisk(c.t, filler)
 	began = time.Now()
@@ -75,11 +75,11 @@ func (c *crowd) diskRound(i int) {
 		c.t.Fatal(err)
 	}
 	c.await("the node is ready again", func() error { return c.statusIs(victim.Name, "Ready") })
-	c.running(pinnedOf(i)) // which could only wait for this
+	c.running(pinnedOf(i)) // The task could only wait for free space.
 	c.t.Logf("round %d: %s full: known after %v, in use again after %v", i, victim.Name,
 		noticed.Round(10*time.Millisecond), time.Since(began).Round(10*time.Millisecond))
 	if err := c.disturbed(); err != nil {
-		c.t.Errorf("round %d: after %s was full: %v", i, victim.Name, err)
+		c.t.Errorf("round %d: after the disk of %s was full: %v", i, victim.Name, err)
 	}
 	c.swarm("service", "rm", pinnedOf(i), newOf(i))
 }
@@ -87,8 +87,8 @@ func (c *crowd) diskRound(i int) {
 func pinnedOf(i int) string { return fmt.Sprintf("pinned-%d", i) }
 func newOf(i int) string    { return fmt.Sprintf("new-%d", i) }
 
-// victim is in turn a worker, a manager that follows and the leader.
-func (c *crowd) victim(i int) dev.Host {
+// victim returns a worker, a manager that is not the leader, and the leader, in turn.
+func (c *testCluster) victim(i int) dev.Host {
 	c.t.Helper()
 	want := []string{"", "Reachable", "Leader"}[i%3]
 	var found string
@@ -104,7 +104,7 @@ func (c *crowd) victim(i int) dev.Host {
 	return c.host(found)
 }
 
-// fillDisk writes until not a byte more fits. What is there already stays.
+// fillDisk writes until not a byte more fits. It appends to a file that exists.
 func fillDisk(t *testing.T, file string) {
 	t.Helper()
 	f, err := os.OpenFile(file, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -126,7 +126,7 @@ func fillDisk(t *testing.T, file string) {
 	}
 }
 
-func (c *crowd) await(what string, wrong func() error) {
+func (c *testCluster) await(what string, wrong func() error) {
 	c.t.Helper()
 	began := time.Now()
 	for {
@@ -137,11 +137,11 @@ func (c *crowd) await(what string, wrong func() error) {
 		if time.Since(began) > 2*diskNotice {
 			c.t.Fatalf("%s: after %v: %v", what, time.Since(began).Round(time.Second), err)
 		}
-		<-time.After(50 * time.Millisecond) // The interval of the poll.
+		<-time.After(50 * time.Millisecond) // the interval of the poll
 	}
 }
 
-func (c *crowd) statusIs(host, want string) error {
+func (c *testCluster) statusIs(host, want string) error {
 	out, err := c.run("node", "ls", "--filter", "name="+host, "--format", "{{.Status}}")
 	if got := strings.TrimSpace(out); err != nil || got != want {
 		return fmt.Errorf("%s is %q, want %q: %v", host, got, want, err)
@@ -149,9 +149,9 @@ func (c *crowd) statusIs(host, want string) error {
 	return nil
 }
 
-// runsElsewhere creates a service, which must run on other hosts, and one that only the full host may run, which must
-// wait and say why.
-func (c *crowd) runsElsewhere(i int, victim dev.Host) {
+// runsElsewhere creates a service that must run on other hosts, and one that only the full host may
+// run, which must wait and say why.
+func (c *testCluster) runsElsewhere(i int, victim dev.Host) {
 	c.t.Helper()
 	c.swarm("service", "create", "--name", newOf(i), "--replicas", "4", "swarm/hello:1")
 	rows, err := c.ps(newOf(i))
@@ -173,8 +173,9 @@ func (c *crowd) runsElsewhere(i int, victim dev.Host) {
 	})
 }
 
-// answers: a manager with a full disk still serves its users, or says in one line what is the matter.
-func (c *crowd) answers(victim dev.Host) {
+// answers checks that a manager with a full disk still serves users, or returns an error of one
+// line that gives the reason.
+func (c *testCluster) answers(victim dev.Host) {
 	c.t.Helper()
 	at := c.at
 	defer func() { c.at = at }()
@@ -190,8 +191,9 @@ func (c *crowd) answers(victim dev.Host) {
 
 var missingNotice = regexp.MustCompile(`^swarm: (\d+) lines are missing here: `)
 
-// accountLogs reads the logs: every line that was written is there once and whole, or counted as missing in its place.
-func (c *crowd) accountLogs() (lines, missing int) {
+// accountLogs reads the logs and checks that each written line is there once and complete, or is
+// counted as missing in its place.
+func (c *testCluster) accountLogs() (lines, missing int) {
 	c.t.Helper()
 	want := c.written()
 	for id, n := range want {
@@ -220,8 +222,9 @@ func (c *crowd) accountLogs() (lines, missing int) {
 	return lines, missing
 }
 
-// restartAll kills every daemon and starts it again: what was written while disks were full is there.
-func (c *crowd) restartAll(rounds int) {
+// restartAll kills every daemon and starts it again, and checks that what was written while disks
+// were full is still there.
+func (c *testCluster) restartAll(rounds int) {
 	c.t.Helper()
 	for _, h := range c.hosts {
 		if err := c.playground.Kill(c.ctx, h.Name); err != nil {
@@ -232,7 +235,7 @@ func (c *crowd) restartAll(rounds int) {
 		c.start(h)
 	}
 	c.at = 0
-	c.await("all is as it was", func() error {
+	c.await("all nodes are ready after the restart", func() error {
 		out, err := c.run("node", "ls", "--format", "{{.Status}}")
 		if err != nil || strings.TrimSpace(out) != strings.TrimSpace(strings.Repeat("Ready\n", len(c.hosts))) {
 			return fmt.Errorf("node ls: %s: %v", out, err)
@@ -245,7 +248,7 @@ func (c *crowd) restartAll(rounds int) {
 	}
 	for i := range rounds {
 		if !strings.Contains(labels, fmt.Sprintf("round-%d", i)) {
-			c.t.Errorf("what was written in round %d is lost: %s", i, labels)
+			c.t.Errorf("the label of round %d is lost: %s", i, labels)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-// Package scenarios shows, one behaviour a file (*.txtar), what a user would notice: the real binary, real daemons in
-// hosts made of network namespaces, real containers. It has no code but its tests; the verbs that the scripts use are in
-// verbs_test.go.
+// Package scenarios tests what a user notices, one behaviour in each file (*.txtar), with the real
+// binary, real daemons on hosts made of network namespaces, and real containers. The package has
+// only tests. verbs_test.go has the verbs that the scripts use.
 package scenarios

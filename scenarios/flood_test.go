@@ -18,30 +18,30 @@ import (
 )
 
 const (
-	// floodStreams is how many streams a hostile connection has.
+	// floodStreams is the number of streams of a hostile connection.
 	floodStreams = 160
-	// floodBytes bounds what all hostile streams together send.
+	// floodBytes bounds the bytes that all hostile streams send together.
 	floodBytes = 1 << 30
 )
 
-// flood is a number of hostile connections to a manager.
+// flood is a set of hostile connections to a manager.
 type flood struct {
-	c    *crowd
+	c    *testCluster
 	host dev.Host
 	from []netip.Addr
 	sent atomic.Int64 // bytes
 
 	wg    sync.WaitGroup
-	mu    sync.Mutex // guards the rest
+	mu    sync.Mutex // guards the fields below
 	conns []net.Conn
 	over  bool
 }
 
-func newFlood(c *crowd, host dev.Host, from []netip.Addr) *flood {
+func newFlood(c *testCluster, host dev.Host, from []netip.Addr) *flood {
 	return &flood{c: c, host: host, from: from}
 }
 
-// open opens connections and returns when each has begun what it does.
+// open opens connections and returns when each has begun its attack.
 func (f *flood) open(n int) {
 	var begun sync.WaitGroup
 	slots := make(chan struct{}, 256)
@@ -58,7 +58,7 @@ func (f *flood) open(n int) {
 // press opens more connections, one after the other, until close.
 func (f *flood) press() {
 	f.wg.Go(func() {
-		tick := time.NewTicker(5 * time.Millisecond) // its pace, so that the machine is not what is measured
+		tick := time.NewTicker(5 * time.Millisecond) // The pace leaves the machine time, so that the test does not measure its load.
 		defer tick.Stop()
 		for i := 0; !f.ended(); i++ {
 			f.attack(i, func() {})
@@ -67,7 +67,8 @@ func (f *flood) press() {
 	})
 }
 
-// attack opens one connection, a quarter of them from one address, and calls began when it does what it does.
+// attack opens one connection and attacks through it. A quarter of the connections come from one
+// address. attack calls began once the attack has begun.
 func (f *flood) attack(i int, began func()) {
 	attacks := []func(net.Conn) error{f.sayNothing, f.beIdle, f.announce, f.floodHeaders, f.resetStreams}
 	var from netip.Addr
@@ -81,7 +82,7 @@ func (f *flood) attack(i int, began func()) {
 	}
 	f.wg.Go(func() {
 		defer conn.Close()
-		_ = attacks[i%len(attacks)](conn) // it is hung up on, sooner or later
+		_ = attacks[i%len(attacks)](conn) // The manager closes the connection at some point.
 		began()
 		_, _ = io.Copy(io.Discard, conn)
 	})
@@ -104,7 +105,7 @@ func (f *flood) keep(conn net.Conn) bool {
 	return true
 }
 
-// close hangs up.
+// close closes all connections.
 func (f *flood) close() {
 	f.mu.Lock()
 	f.over = true
@@ -123,7 +124,7 @@ func (f *flood) beIdle(conn net.Conn) error {
 	return err
 }
 
-// shake makes a connection one of HTTP/2 without a certificate.
+// shake opens HTTP/2 on a connection, without a client certificate.
 func shake(raw net.Conn) (*tls.Conn, *http2.Framer, error) {
 	conn := tls.Client(raw, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
 	if err := conn.Handshake(); err != nil {
@@ -141,10 +142,10 @@ func beginHTTP2(conn *tls.Conn) (*http2.Framer, error) {
 	return framer, framer.WriteSettings()
 }
 
-// anybodys is the path of a call that anybody may make.
-const anybodys = "/swarm.v1.CA/Join"
+// publicCall is the path of a call that needs no certificate.
+const publicCall = "/swarm.v1.CA/Join"
 
-// request is the header block of a call.
+// request returns the header block of a call.
 func request(path string) []byte {
 	var block bytes.Buffer
 	e := hpack.NewEncoder(&block)
@@ -156,24 +157,24 @@ func request(path string) []byte {
 		{Name: "content-type", Value: "application/grpc"},
 		{Name: "te", Value: "trailers"},
 	} {
-		_ = e.WriteField(h) // into memory
+		_ = e.WriteField(h) // It writes to memory and cannot fail.
 	}
 	return block.Bytes()
 }
 
-// floodHeaders sends a header list without an end.
+// floodHeaders sends a header list that does not end.
 func (f *flood) floodHeaders(raw net.Conn) error {
 	_, framer, err := shake(raw)
 	if err != nil {
 		return err
 	}
-	if err := framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: request(anybodys)}); err != nil {
+	if err := framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: request(publicCall)}); err != nil {
 		return err
 	}
 	var block bytes.Buffer
 	e := hpack.NewEncoder(&block)
 	e.SetMaxDynamicTableSize(0)
-	_ = e.WriteField(hpack.HeaderField{Name: "x", Value: string(bytes.Repeat([]byte("~"), 12<<10))}) // into memory
+	_ = e.WriteField(hpack.HeaderField{Name: "x", Value: string(bytes.Repeat([]byte("~"), 12<<10))}) // It writes to memory and cannot fail.
 	for range 200 {
 		if err := f.spend(block.Len()); err != nil {
 			return err
@@ -185,7 +186,7 @@ func (f *flood) floodHeaders(raw net.Conn) error {
 	return nil
 }
 
-// resetStreams begins and ends calls.
+// resetStreams begins calls and resets them.
 func (f *flood) resetStreams(raw net.Conn) error {
 	_, framer, err := shake(raw)
 	if err != nil {
@@ -195,7 +196,7 @@ func (f *flood) resetStreams(raw net.Conn) error {
 		if err := f.spend(100); err != nil {
 			return err
 		}
-		if err := framer.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: request(anybodys), EndHeaders: true}); err != nil {
+		if err := framer.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: request(publicCall), EndHeaders: true}); err != nil {
 			return err
 		}
 		if err := framer.WriteRSTStream(id, http2.ErrCodeCancel); err != nil {
@@ -205,24 +206,24 @@ func (f *flood) resetStreams(raw net.Conn) error {
 	return nil
 }
 
-// announce begins large messages on many streams, and sends as much of each as is taken.
+// announce begins large messages on many streams, and sends as much of each as flow control allows.
 func (f *flood) announce(raw net.Conn) error {
 	_, framer, err := shake(raw)
 	if err != nil {
 		return err
 	}
-	return promise{path: anybodys, streams: floodStreams, size: 16<<20 - 1, sends: 2 << 20, spend: f.spend}.make(framer)
+	return promise{path: publicCall, streams: floodStreams, size: 16<<20 - 1, sends: 2 << 20, spend: f.spend}.make(framer)
 }
 
-// promise is a number of messages that are begun and not ended.
+// promise describes messages that are begun and not ended.
 type promise struct {
 	path        string
 	streams     uint32
-	size, sends int             // of each message, in bytes: what is announced, and how much of that is sent at most
-	spend       func(int) error // is told what is sent
+	size, sends int             // bytes of each message: the announced size, and the most that is sent
+	spend       func(int) error // called with the number of bytes sent
 }
 
-// make returns when the connection ends or the promise is spent.
+// make returns when the connection ends or the messages are sent as far as they shall be.
 func (p promise) make(framer *http2.Framer) error {
 	w := &windows{conn: 65535, stream: map[uint32]int{}, sent: map[uint32]int{}, perStream: p.sends, more: make(chan struct{}, 1)}
 	go w.read(framer)
@@ -255,7 +256,7 @@ func (p promise) make(framer *http2.Framer) error {
 	}
 }
 
-// spend counts what is sent, and ends the attack when it is enough.
+// spend counts the bytes that are sent, and ends the attack at floodBytes.
 func (f *flood) spend(n int) error {
 	if f.sent.Add(int64(n)) > floodBytes {
 		return errStopped
@@ -265,11 +266,11 @@ func (f *flood) spend(n int) error {
 
 // windows is HTTP/2's flow control of one connection.
 type windows struct {
-	mu     sync.Mutex // guards all, and the framer's writes
+	mu     sync.Mutex // guards all fields and the framer's writes
 	conn   int
 	stream map[uint32]int
 	sent   map[uint32]int
-	// perStream bounds what one stream sends, in bytes.
+	// perStream bounds the bytes that one stream sends.
 	perStream int
 	ended     bool
 	more      chan struct{}
@@ -281,7 +282,7 @@ func (w *windows) write(do func() error) error {
 	return do()
 }
 
-// read follows what the other side says.
+// read processes the frames of the other side.
 func (w *windows) read(framer *http2.Framer) {
 	for {
 		frame, err := framer.ReadFrame()
@@ -295,13 +296,13 @@ func (w *windows) read(framer *http2.Framer) {
 			}
 		case *http2.SettingsFrame:
 			if !frame.IsAck() {
-				_ = framer.WriteSettingsAck() // a broken connection shows at the next read
+				_ = framer.WriteSettingsAck() // The next read fails on a broken connection.
 			}
 		case *http2.RSTStreamFrame:
 			delete(w.stream, frame.StreamID)
 		case *http2.PingFrame:
 			if !frame.IsAck() {
-				_ = framer.WritePing(true, frame.Data) // as above
+				_ = framer.WritePing(true, frame.Data) // The next read fails on a broken connection.
 			}
 		}
 		w.ended = w.ended || err != nil

@@ -15,9 +15,9 @@ import (
 )
 
 // TestKill_Ends kills the daemon, the runtime and both, in turn, while tasks end: some before the
-// kill, some while the process is away, and some while the next process takes the containers over.
+// kill, some while the process is down, and some while the next process takes the containers over.
 // The manager must learn of every end with its exit code. ROUNDS is the number of rounds, default
-// 3; SEED replays the moments.
+// 3. SEED replays the moments.
 func TestKill_Ends(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes half a minute")
@@ -25,13 +25,13 @@ func TestKill_Ends(t *testing.T) {
 	t.Parallel()
 	const (
 		replicas = 20
-		before   = 100 * time.Millisecond // the first end, before the kill
+		before   = 100 * time.Millisecond // when the first task ends, which is before the kill
 		spread   = 1500 * time.Millisecond
 	)
-	seed, rounds := number(t, "SEED", rand.Uint64()), number(t, "ROUNDS", 3)
+	seed, rounds := envNumber(t, "SEED", rand.Uint64()), envNumber(t, "ROUNDS", 3)
 	t.Logf("SEED=%d", seed)
 	lot := rand.New(rand.NewPCG(seed, seed))
-	c := newCrowdOf(t, binaryUnderTest(t), dev.Options{Nodes: 1, Managers: 1})
+	c := newTestClusterOf(t, binaryUnderTest(t), dev.Options{Nodes: 1, Managers: 1})
 	for round := range rounds {
 		service := fmt.Sprintf("ends-%d", round)
 		c.swarm("service", "create", "--detach", "--name", service, "--replicas", strconv.Itoa(replicas), "--restart-condition", "none",
@@ -55,14 +55,14 @@ func TestKill_Ends(t *testing.T) {
 			asked.Go(func() {
 				client := probe.New()
 				defer client.Close()
-				<-time.After(at)        // The moment of the task's end.
+				<-time.After(at)        // the moment at which the task shall end
 				_, _ = client.Get(path) // The process may end before it answers.
 			})
 		}
 		<-time.After(before) // Some tasks end before the kill.
 		what := killed(int(round))
 		c.kill(c.hosts[0], what != "runtime", what != "daemon")
-		<-time.After(time.Duration(lot.Int64N(int64(before)))) // Nothing runs for a moment.
+		<-time.After(time.Duration(lot.Int64N(int64(before)))) // The process stays down for a moment.
 		c.start(c.hosts[0])
 		asked.Wait()
 		began := time.Now()

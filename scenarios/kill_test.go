@@ -22,21 +22,24 @@ import (
 
 const (
 	killReplicas = 20
-	// killReturn is how soon after its return a daemon knows what became of its tasks, on a machine that is busy with others.
+	// killReturn bounds how long a restarted daemon takes to report the state of its tasks, on a
+	// machine that is busy with other tests.
 	killReturn = 10 * time.Second
-	// probeEvery leaves the machine to those that are probed.
+	// probeEvery is long enough that the probes leave most of the machine to the daemons under
+	// test.
 	probeEvery = 50 * time.Millisecond
 )
 
-// TestKill kills the daemon, the runtime beside it, and both, in turn, while containers write numbered lines and serve
-// HTTP. Nothing of that may be seen from outside but by who was in an exec session. KILLS is how often, default 6.
+// TestKill kills the daemon, the runtime beside it, and both, in turn, while containers write
+// numbered lines and serve HTTP. Clients must not notice the kills, except the users of exec
+// sessions. KILLS is the number of kills, default 6.
 func TestKill(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes most of a minute")
 	}
 	t.Parallel()
-	kills := int(number(t, "KILLS", 6))
-	c := newCrowd(t, binaryUnderTest(t))
+	kills := int(envNumber(t, "KILLS", 6))
+	c := newTestCluster(t, binaryUnderTest(t))
 	c.create()
 	p := probe.Start(c.endpoints, probeEvery)
 	defer p.Stop()
@@ -54,8 +57,8 @@ func TestKill(t *testing.T) {
 		kills, len(c.tasks), requests, len(failures), lines, slowest.Round(10*time.Millisecond))
 }
 
-// crowd is a cluster of two hosts with a service of which nothing may be lost.
-type crowd struct {
+// testCluster is a cluster under test, usually with a service of which nothing may be lost.
+type testCluster struct {
 	t            *testing.T
 	name, binary string
 	images       string
@@ -63,23 +66,23 @@ type crowd struct {
 	hosts        []dev.Host
 	ctx          context.Context
 	replicas     int
-	at           int      // index of the host that is asked
-	tasks        []string // of the service, sorted
+	at           int      // index of the host that runs the swarm commands
+	tasks        []string // tasks of the service, sorted
 	endpoints    []string // base addresses of their HTTP servers
 }
 
-// newCrowd brings two hosts up, the first of them the manager.
-func newCrowd(t *testing.T, binary string) *crowd {
+// newTestCluster starts two hosts, of which the first is the manager.
+func newTestCluster(t *testing.T, binary string) *testCluster {
 	t.Helper()
-	return newCrowdOf(t, binary, dev.Options{Nodes: 2, Managers: 1})
+	return newTestClusterOf(t, binary, dev.Options{Nodes: 2, Managers: 1})
 }
 
-func newCrowdOf(t *testing.T, binary string, o dev.Options) *crowd {
+func newTestClusterOf(t *testing.T, binary string, o dev.Options) *testCluster {
 	t.Helper()
-	c := &crowd{t: t, replicas: killReplicas, name: fmt.Sprintf("k%x", randomBytes(3)), binary: binary, images: buildImages(t)}
+	c := &testCluster{t: t, replicas: killReplicas, name: fmt.Sprintf("k%x", randomBytes(3)), binary: binary, images: buildImages(t)}
 	deadline := time.Now().Add(9 * time.Minute)
 	if at, ok := t.Deadline(); ok {
-		deadline = at.Add(-time.Minute) // Room to clean up.
+		deadline = at.Add(-time.Minute) // leaves time to clean up
 	}
 	ctx, cancel := context.WithDeadline(context.Background(), deadline)
 	t.Cleanup(cancel)
@@ -95,7 +98,8 @@ func newCrowdOf(t *testing.T, binary string, o dev.Options) *crowd {
 		}
 	})
 	o.Name, o.Binary, o.Root = c.name, c.binary, filepath.Join("/tmp", "swarm-"+c.name)
-	// On a machine that is busy with other tests a daemon may be away for longer than one that is lost by default.
+	// On a machine that is busy with other tests a daemon may be silent for longer than the default
+	// heartbeat allows.
 	o.InitArgs = []string{"--dispatcher-heartbeat", "5s"}
 	p, err := dev.Up(ctx, o)
 	if err != nil {
@@ -111,7 +115,7 @@ func newCrowdOf(t *testing.T, binary string, o dev.Options) *crowd {
 	return c
 }
 
-func (c *crowd) printLogs() {
+func (c *testCluster) printLogs() {
 	for _, h := range c.hosts {
 		for what, file := range map[string]string{"daemon": h.Log, "runtime": filepath.Join(h.StateDir, "runtime.log")} {
 			text, _ := os.ReadFile(file)
@@ -121,10 +125,10 @@ func (c *crowd) printLogs() {
 	}
 }
 
-// run is a swarm command at the manager.
-func (c *crowd) run(args ...string) (string, error) { return c.runAt(c.hosts[c.at], args...) }
+// run runs a swarm command on the manager.
+func (c *testCluster) run(args ...string) (string, error) { return c.runAt(c.hosts[c.at], args...) }
 
-func (c *crowd) runAt(h dev.Host, args ...string) (string, error) {
+func (c *testCluster) runAt(h dev.Host, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(c.ctx, time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, c.binary, append([]string{"-H", "unix://" + h.Socket}, args...)...)
@@ -136,7 +140,7 @@ func (c *crowd) runAt(h dev.Host, args ...string) (string, error) {
 	return out.String() + errOut.String(), nil
 }
 
-func (c *crowd) swarm(args ...string) string {
+func (c *testCluster) swarm(args ...string) string {
 	c.t.Helper()
 	out, err := c.run(args...)
 	if err != nil {
@@ -145,15 +149,15 @@ func (c *crowd) swarm(args ...string) string {
 	return out
 }
 
-// psRow is a line of service ps.
+// psRow is a row of `service ps`.
 type psRow struct{ id, node, state, err, ports string }
 
-// failedWith says whether the task has ended with an exit code other than 0.
+// failedWith reports whether the task has ended with an exit code. The code must not be 0.
 func (r psRow) failedWith(code int) bool {
 	return strings.HasPrefix(r.state, "Failed") && strings.Contains(r.err, fmt.Sprintf("(%d)", code))
 }
 
-func (c *crowd) ps(service string) ([]psRow, error) {
+func (c *testCluster) ps(service string) ([]psRow, error) {
 	out, err := c.run("service", "ps", "--no-trunc", "--format", "{{.ID}}|{{.Node}}|{{.CurrentState}}|{{.Error}}|{{.Ports}}", service)
 	if err != nil {
 		return nil, err
@@ -169,7 +173,7 @@ func (c *crowd) ps(service string) ([]psRow, error) {
 	return rows, nil
 }
 
-func (c *crowd) create() {
+func (c *testCluster) create() {
 	c.t.Helper()
 	c.swarm("service", "create", "--name", "web", "--replicas", strconv.Itoa(c.replicas),
 		"--publish", "mode=host,target=8080", "swarm/hello:1", "-log-every", "20ms")
@@ -187,8 +191,8 @@ func (c *crowd) create() {
 	}
 }
 
-// endpoint is where the task's HTTP server is published.
-func (c *crowd) endpoint(r psRow) string {
+// endpoint returns the base address at which the task's HTTP server is published.
+func (c *testCluster) endpoint(r psRow) string {
 	c.t.Helper()
 	at, err := c.findEndpoint(r)
 	if err != nil {
@@ -197,7 +201,7 @@ func (c *crowd) endpoint(r psRow) string {
 	return at
 }
 
-func (c *crowd) findEndpoint(r psRow) (string, error) {
+func (c *testCluster) findEndpoint(r psRow) (string, error) {
 	port := regexp.MustCompile(`:(\d+)->8080/tcp`).FindStringSubmatch(r.ports)
 	if port == nil {
 		return "", fmt.Errorf("task %s has no published port: %v", r.id, r)
@@ -205,7 +209,7 @@ func (c *crowd) findEndpoint(r psRow) (string, error) {
 	return fmt.Sprintf("http://%s:%s", c.host(r.node).Address, port[1]), nil
 }
 
-func (c *crowd) host(name string) dev.Host {
+func (c *testCluster) host(name string) dev.Host {
 	c.t.Helper()
 	i := slices.IndexFunc(c.hosts, func(h dev.Host) bool { return h.Name == name })
 	if i < 0 {
@@ -214,9 +218,9 @@ func (c *crowd) host(name string) dev.Host {
 	return c.hosts[i]
 }
 
-// round kills something on one of the hosts, lets a task end meanwhile, and returns how long after the daemon's return
-// all was known.
-func (c *crowd) round(i int) time.Duration {
+// round kills a process on one of the hosts, lets a task end meanwhile, and returns how long after
+// the daemon's return the managers knew the state of all tasks.
+func (c *testCluster) round(i int) time.Duration {
 	c.t.Helper()
 	host, what := c.hosts[i/3%2], killed(i)
 	once, code := "once-"+strconv.Itoa(i), 3+i
@@ -233,7 +237,7 @@ func (c *crowd) round(i int) time.Duration {
 		session.ended(host.Name)
 	}
 	c.start(host)
-	if what == "both" { // and once more, in the middle of taking everything over
+	if what == "both" { // the second kill happens while the daemon takes the containers over
 		if err := c.playground.Kill(c.ctx, host.Name); err != nil {
 			c.t.Fatal(err)
 		}
@@ -253,12 +257,12 @@ func (c *crowd) round(i int) time.Duration {
 		if took > 30*time.Second {
 			c.t.Fatalf("round %d: %s on %s: after %v: %v", i, what, host.Name, took, wrong)
 		}
-		<-time.After(50 * time.Millisecond) // The interval of the poll.
+		<-time.After(50 * time.Millisecond) // the interval of the poll
 	}
 }
 
 // kill kills a host's daemon, the runtime beside it, or both.
-func (c *crowd) kill(h dev.Host, daemon, runtime bool) {
+func (c *testCluster) kill(h dev.Host, daemon, runtime bool) {
 	c.t.Helper()
 	pid := c.runtimeOf(h)
 	if daemon {
@@ -273,7 +277,7 @@ func (c *crowd) kill(h dev.Host, daemon, runtime bool) {
 	}
 }
 
-func (c *crowd) start(h dev.Host) {
+func (c *testCluster) start(h dev.Host) {
 	c.t.Helper()
 	if err := c.playground.Start(c.ctx, h.Name); err != nil {
 		c.t.Fatal(err)
@@ -281,7 +285,7 @@ func (c *crowd) start(h dev.Host) {
 }
 
 // running waits for the only task of a service.
-func (c *crowd) running(service string) psRow {
+func (c *testCluster) running(service string) psRow {
 	c.t.Helper()
 	deadline := time.Now().Add(30 * time.Second)
 	for {
@@ -292,12 +296,13 @@ func (c *crowd) running(service string) psRow {
 		if time.Now().After(deadline) {
 			c.t.Fatalf("service ps %s: %v, %v", service, rows, err)
 		}
-		<-time.After(50 * time.Millisecond) // The interval of the poll.
+		<-time.After(50 * time.Millisecond) // the interval of the poll
 	}
 }
 
-// wrong says what service ps does not know yet.
-func (c *crowd) wrong(once string, code int) error {
+// wrong returns an error until service ps shows that the task of the service once has failed with
+// the code and that the service web is undisturbed.
+func (c *testCluster) wrong(once string, code int) error {
 	if err := c.disturbed(); err != nil {
 		return err
 	}
@@ -306,13 +311,13 @@ func (c *crowd) wrong(once string, code int) error {
 		return err
 	}
 	if len(rows) != 1 || !rows[0].failedWith(code) {
-		return fmt.Errorf("%s is %v, want Failed with code %d", once, rows, code)
+		return fmt.Errorf("tasks of %s: got %v, want one Failed with code %d", once, rows, code)
 	}
 	return nil
 }
 
-// disturbed says which tasks of the service do not run, or are not those that were made.
-func (c *crowd) disturbed() error {
+// disturbed returns an error if a task of the service web does not run or was replaced.
+func (c *testCluster) disturbed() error {
 	rows, err := c.ps("web")
 	if err != nil {
 		return err
@@ -330,13 +335,13 @@ func (c *crowd) disturbed() error {
 	}
 	slices.Sort(ids)
 	if !slices.Equal(ids, c.tasks) {
-		return fmt.Errorf("tasks were replaced: %v, were %v", ids, c.tasks)
+		return fmt.Errorf("tasks were replaced: got %v, want %v", ids, c.tasks)
 	}
 	return nil
 }
 
-// runtimeOf is the host's `swarm runtime`.
-func (c *crowd) runtimeOf(h dev.Host) int {
+// runtimeOf returns the process id of the host's `swarm runtime`.
+func (c *testCluster) runtimeOf(h dev.Host) int {
 	c.t.Helper()
 	pid, err := c.findRuntime(h)
 	if err != nil {
@@ -345,7 +350,7 @@ func (c *crowd) runtimeOf(h dev.Host) int {
 	return pid
 }
 
-func (c *crowd) findRuntime(h dev.Host) (int, error) {
+func (c *testCluster) findRuntime(h dev.Host) (int, error) {
 	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
 		return 0, err
@@ -353,7 +358,7 @@ func (c *crowd) findRuntime(h dev.Host) (int, error) {
 	for _, file := range files {
 		text, err := os.ReadFile(file)
 		if err != nil {
-			continue // it ended
+			continue // The process has ended.
 		}
 		args := strings.Split(string(text), "\x00")
 		if len(args) > 1 && args[1] == "runtime" && strings.Contains(string(text), h.StateDir+"/") {
@@ -363,8 +368,9 @@ func (c *crowd) findRuntime(h dev.Host) (int, error) {
 	return 0, fmt.Errorf("host %s has no runtime process", h.Name)
 }
 
-// serves waits until a task's server answers: a task is Running once its process is.
-func (c *crowd) serves(endpoint string) {
+// serves waits until a task's server answers. A task is RUNNING as soon as its process has started,
+// which may be earlier.
+func (c *testCluster) serves(endpoint string) {
 	c.t.Helper()
 	client := probe.New()
 	defer client.Close()
@@ -374,8 +380,8 @@ func (c *crowd) serves(endpoint string) {
 	})
 }
 
-// endTask has a task that serves end with a code, and returns when its server is gone.
-func (c *crowd) endTask(endpoint string, code int) {
+// endTask has a task's server end with an exit code, and returns when the server no longer answers.
+func (c *testCluster) endTask(endpoint string, code int) {
 	c.t.Helper()
 	client := probe.New()
 	defer client.Close()
@@ -386,15 +392,16 @@ func (c *crowd) endTask(endpoint string, code int) {
 			return
 		}
 		if time.Now().After(deadline) {
-			c.t.Fatalf("%s serves after its exit", endpoint)
+			c.t.Fatalf("%s still answers after its exit", endpoint)
 		}
-		<-time.After(10 * time.Millisecond) // The interval of the poll.
+		<-time.After(10 * time.Millisecond) // the interval of the poll
 	}
 }
 
-// checkLogs reads the logs: every task has begun once, and its numbered lines are there from the first to, at least, the
-// last one it had written when asked. It returns how many there are.
-func (c *crowd) checkLogs() int {
+// checkLogs checks the logs of each task: the task has started once, and its numbered lines are
+// complete from the first to at least the last one that the task had written when it was queried.
+// It returns the number of lines.
+func (c *testCluster) checkLogs() int {
 	c.t.Helper()
 	total := 0
 	for id, n := range c.written() {
@@ -403,8 +410,9 @@ func (c *crowd) checkLogs() int {
 	return total
 }
 
-// logsUpTo reads a task's logs once line n is there: a line is on its way from the container for a moment.
-func (c *crowd) logsUpTo(id string, n int) (out string) {
+// logsUpTo reads a task's logs until they have line n, because a line takes a moment from the
+// container to the logs.
+func (c *testCluster) logsUpTo(id string, n int) (out string) {
 	c.t.Helper()
 	last := regexp.MustCompile(fmt.Sprintf("(?m)^line %d$", n))
 	c.eventually(fmt.Sprintf("line %d of task %s", n, id), func() error {
@@ -416,8 +424,8 @@ func (c *crowd) logsUpTo(id string, n int) (out string) {
 	return out
 }
 
-// written is how many lines each task had written, at least.
-func (c *crowd) written() map[string]int {
+// written returns the least number of lines that each task has written.
+func (c *testCluster) written() map[string]int {
 	c.t.Helper()
 	want := map[string]int{}
 	rows, err := c.ps("web")
@@ -438,7 +446,7 @@ func (c *crowd) written() map[string]int {
 	return want
 }
 
-func (c *crowd) checkLines(id, out string, n int) int {
+func (c *testCluster) checkLines(id, out string, n int) int {
 	c.t.Helper()
 	began, next, lost, doubled := 0, 1, 0, 0
 	for line := range strings.Lines(out) {
@@ -468,5 +476,5 @@ func (c *crowd) checkLines(id, out string, n int) int {
 	return next - 1
 }
 
-// killed is what a round kills.
+// killed returns which process a round kills.
 func killed(round int) string { return []string{"daemon", "runtime", "both"}[round%3] }

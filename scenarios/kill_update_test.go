@@ -16,10 +16,11 @@ import (
 )
 
 const (
-	// killUpdateTasks is how many tasks the updated service has, two of which change at a time.
+	// killUpdateTasks is the number of tasks of the updated service. Two of them are updated at a
+	// time.
 	killUpdateTasks = 8
-	// killAfterMin and killAfterMax bound the time between the begin of an update and the kill, while tasks of the update are
-	// prepared, started and stopped.
+	// killAfterMin and killAfterMax bound the time between the start of an update and the kill.
+	// Within it, tasks of the update are prepared, started and stopped.
 	killAfterMin = 100 * time.Millisecond
 	killAfterMax = 1800 * time.Millisecond
 )
@@ -27,19 +28,20 @@ const (
 // victims are the processes of a host that a round kills.
 var victims = []string{"daemon", "runtime", "daemon and runtime"}
 
-// TestKillDuringUpdate kills the daemon of a host, its runtime, and both, in turn, in the middle of a rolling update, while
-// tasks are PREPARING, STARTING and stopping. Their death is no failure of a task: every update completes, no task has
-// failed, no slot has more containers than the order of the update allows, and no container is left that belongs to no task.
-// ROUNDS is how many, default 6; SEED replays; FROM is the number of the first round, as each round draws from the seed and
-// its own number.
+// TestKillDuringUpdate kills the daemon of a host, its runtime, and both, in turn, in the middle of
+// a rolling update, while tasks are PREPARING, STARTING and stopping. The kills must not make tasks
+// fail: every update completes, no task has failed, no slot has more containers than the update
+// order allows, and every container belongs to a task. ROUNDS is the number of rounds, default 6.
+// SEED replays the choices. FROM is the number of the first round, because each round draws from
+// the seed and its own number.
 func TestKillDuringUpdate(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes most of a minute")
 	}
 	t.Parallel()
-	seed, rounds, from := number(t, "SEED", rand.Uint64()), int(number(t, "ROUNDS", 6)), int(number(t, "FROM", 0))
+	seed, rounds, from := envNumber(t, "SEED", rand.Uint64()), int(envNumber(t, "ROUNDS", 6)), int(envNumber(t, "FROM", 0))
 	t.Logf("SEED=%d", seed)
-	c := newCrowdOf(t, binaryUnderTest(t), dev.Options{Nodes: 2, Managers: 1})
+	c := newTestClusterOf(t, binaryUnderTest(t), dev.Options{Nodes: 2, Managers: 1})
 	c.swarm("service", "create", "--name", "web", "--replicas", strconv.Itoa(killUpdateTasks),
 		"--stop-grace-period", "500ms", "--update-parallelism", "2", "--update-monitor", "500ms", "--update-failure-action", "rollback",
 		"swarm/hello:1", "-ignore-term")
@@ -50,7 +52,7 @@ func TestKillDuringUpdate(t *testing.T) {
 		after := killAfterMin + time.Duration(random.Int64N(int64(killAfterMax-killAfterMin)))
 		stop := c.census()
 		c.swarm("service", "update", "--detach", "--update-order", order, "--env-add", fmt.Sprintf("ROUND=%d", i), "web")
-		<-time.After(after) // Random on purpose: where in the update the kill falls is what the rounds are about.
+		<-time.After(after) // The time is random, because each round shall hit another moment of the update.
 		c.strike(host, victim)
 		began := time.Now()
 		c.afterUpdate(wrong)
@@ -63,8 +65,8 @@ func TestKillDuringUpdate(t *testing.T) {
 	}
 }
 
-// strike kills processes of a host. Its daemon is started again.
-func (c *crowd) strike(h dev.Host, victim string) {
+// strike kills processes of a host. The host's daemon is started again.
+func (c *testCluster) strike(h dev.Host, victim string) {
 	c.t.Helper()
 	daemon := strings.HasPrefix(victim, "daemon")
 	c.kill(h, daemon, strings.HasSuffix(victim, "runtime"))
@@ -73,11 +75,11 @@ func (c *crowd) strike(h dev.Host, victim string) {
 	}
 }
 
-// censusEvery is how often it is looked at which tasks have containers.
+// censusEvery is the interval at which census lists the tasks that have containers.
 const censusEvery = 50 * time.Millisecond
 
-// census looks again and again at which tasks have containers, until stop is called.
-func (c *crowd) census() (stop func() [][]string) {
+// census records repeatedly which tasks have containers, until stop is called.
+func (c *testCluster) census() (stop func() [][]string) {
 	end, seen := make(chan struct{}), make(chan [][]string)
 	go func() {
 		var all [][]string
@@ -97,8 +99,8 @@ func (c *crowd) census() (stop func() [][]string) {
 	}
 }
 
-// crowded counts slots in which more containers ran at once than the order of an update allows.
-func (c *crowd) crowded(census [][]string, order string, wrong map[string]int) {
+// crowded counts the slots in which more containers ran at once than the update order allows.
+func (c *testCluster) crowded(census [][]string, order string, wrong map[string]int) {
 	c.t.Helper()
 	slotOf := map[string]string{}
 	for line := range strings.Lines(c.swarm("service", "ps", "--no-trunc", "--format", "{{.ID}} {{.Name}}", "web")) {
@@ -129,8 +131,9 @@ func (c *crowd) crowded(census [][]string, order string, wrong map[string]int) {
 	}
 }
 
-// afterUpdate waits until the update has come to an end, counts what went wrong, and has all containers accounted for.
-func (c *crowd) afterUpdate(wrong map[string]int) {
+// afterUpdate waits until the update has ended, counts what went wrong, and checks that each
+// container belongs to a task.
+func (c *testCluster) afterUpdate(wrong map[string]int) {
 	c.t.Helper()
 	var state string
 	c.eventually("the end of the update", func() error {
@@ -153,14 +156,15 @@ func (c *crowd) afterUpdate(wrong map[string]int) {
 			wrong[fmt.Sprintf("task %s on %s failed: %s; it wrote: %s", r.id, r.node, r.err, c.swarm("task", "logs", "--raw", r.id))] = 1
 		}
 	}
-	if state != "completed" { // The next round begins with a service that stands.
+	if state != "completed" { // The next round needs a service without an update in progress.
 		c.swarm("service", "update", "--update-order", "stop-first", "--env-add", "AGAIN="+strconv.Itoa(len(rows)), "web")
 	}
 	c.eventually("containers of running tasks and no other", func() error { return c.unaccounted("web") })
 }
 
-// unaccounted compares the containers that the kernel runs with the tasks that service ps calls running.
-func (c *crowd) unaccounted(service string) error {
+// unaccounted compares the containers that the kernel runs with the tasks that service ps shows as
+// running.
+func (c *testCluster) unaccounted(service string) error {
 	rows, err := c.ps(service)
 	if err != nil {
 		return err
@@ -179,8 +183,9 @@ func (c *crowd) unaccounted(service string) error {
 	return nil
 }
 
-// containers are the tasks in whose cgroups on this machine processes of the playground run, sorted.
-func (c *crowd) containers() []string {
+// containers returns the ids of the tasks in whose cgroups processes of the playground run on this
+// machine, sorted.
+func (c *testCluster) containers() []string {
 	at := regexp.MustCompile(`/swarm-dev-` + c.name + `/[^/\n]+/([a-z0-9]{25})(/|\n|$)`)
 	files, _ := filepath.Glob("/proc/[0-9]*/cgroup") // The pattern is valid.
 	var ids []string

@@ -19,19 +19,20 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// promptly is how long a call may take while a leader exists or is being elected.
+// promptly bounds the duration of a call while a leader exists or is being elected.
 const promptly = 3 * time.Second
 
-// TestLeaderLost cuts off, kills and freezes the leader again and again, while every manager writes and reads
-// through the others. No call hangs, no acknowledged write is lost, and no read is older than a write that
-// was acknowledged before it began. ROUNDS is how often, default 3.
+// TestLeaderLost repeatedly cuts off, kills and freezes the leader, while clients write and read
+// through the other managers. No call may hang, no acknowledged write may be lost, and no read may
+// be older than a write that was acknowledged before the read began. ROUNDS is the number of
+// rounds, default 3.
 func TestLeaderLost(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes minutes")
 	}
 	t.Parallel()
-	rounds := number(t, "ROUNDS", 3)
-	c := newCrowdOf(t, binaryUnderTest(t), dev.Options{Nodes: 3, Managers: 3, DaemonArgs: []string{"--simulated"}})
+	rounds := envNumber(t, "ROUNDS", 3)
+	c := newTestClusterOf(t, binaryUnderTest(t), dev.Options{Nodes: 3, Managers: 3, DaemonArgs: []string{"--simulated"}})
 	l := newLedger(c)
 	defer l.close()
 	ctx, stop := context.WithCancel(c.ctx)
@@ -54,13 +55,13 @@ func TestLeaderLost(t *testing.T) {
 	}
 }
 
-// ledger knows what was acknowledged. Writer i counts up in a label of node i.
+// ledger records the acknowledged writes. Writer i increments a number in a label of node i.
 type ledger struct {
-	*crowd
-	conns   []swarmv1.ControlClient // of each host
+	*testCluster
+	conns   []swarmv1.ControlClient // one for each host
 	closers []func() error
-	acked   []atomic.Int64 // by writer
-	victim  atomic.Int32   // the host that is asked nothing, because a fault is under way there; -1: none
+	acked   []atomic.Int64 // the last acknowledged number of each writer
+	victim  atomic.Int32   // index of the host that a fault strikes and whose calls are not checked; -1: none
 	writes  atomic.Int64
 	reads   atomic.Int64
 
@@ -68,9 +69,9 @@ type ledger struct {
 	took []time.Duration
 }
 
-func newLedger(c *crowd) *ledger {
+func newLedger(c *testCluster) *ledger {
 	c.t.Helper()
-	l := &ledger{crowd: c, acked: make([]atomic.Int64, len(c.hosts))}
+	l := &ledger{testCluster: c, acked: make([]atomic.Int64, len(c.hosts))}
 	l.victim.Store(-1)
 	for _, h := range c.hosts {
 		conn, err := transport.DialUnix(h.Socket)
@@ -88,7 +89,8 @@ func (l *ledger) close() {
 	}
 }
 
-// write counts up, through each manager that no fault has struck in turn, and reads through the next one.
+// write increments the number through each manager in turn, except for one that a fault strikes,
+// and reads it through the next manager.
 func (l *ledger) write(ctx context.Context, i int) {
 	for n, at := int64(1), i; ctx.Err() == nil; at++ {
 		at %= len(l.hosts)
@@ -122,7 +124,8 @@ func (l *ledger) put(ctx context.Context, i, at int, n int64) error {
 	}
 }
 
-// read fails when the answer is older than what was acknowledged before the question.
+// read fails the test if the answer is older than the number that was acknowledged before the read
+// began.
 func (l *ledger) read(ctx context.Context, i, at int) {
 	want := l.acked[i].Load()
 	var info *swarmv1.NodeInfo
@@ -135,12 +138,12 @@ func (l *ledger) read(ctx context.Context, i, at int) {
 	l.reads.Add(1)
 	got, _ := strconv.ParseInt(info.GetNode().GetSpec().GetLabels()["n"], 10, 64)
 	if got < want {
-		l.t.Errorf("%s answers %d after %d was acknowledged", l.hosts[at].Name, got, want)
+		l.t.Errorf("stale read at %s: got %d, want at least the acknowledged %d", l.hosts[at].Name, got, want)
 	}
 }
 
-// timed reports whether a call succeeded. Calls to a host that a fault strikes meanwhile may do as they like;
-// the others must end in time, and must not fail while a fault is no more than an election old.
+// timed reports whether a call succeeded, and fails the test if the call took longer than promptly.
+// It does not check calls to a host that a fault strikes meanwhile.
 func (l *ledger) timed(at int, what string, call func() error) bool {
 	began := time.Now()
 	err := call()
@@ -149,7 +152,7 @@ func (l *ledger) timed(at int, what string, call func() error) bool {
 		return err == nil
 	}
 	if took > promptly {
-		l.t.Errorf("a %s through %s took %s: %v", what, l.hosts[at].Name, took, err)
+		l.t.Errorf("a %s through %s took %s (%v), want at most %s", what, l.hosts[at].Name, took, err, promptly)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -165,13 +168,14 @@ func (l *ledger) latencies() string {
 	return fmt.Sprintf("calls p50 %s, p99 %s, max %s", l.took[n/2], l.took[n*99/100], l.took[n-1])
 }
 
-// round takes the leader away, waits for the next one to be at work, and brings the former one back.
+// round makes the leader fail, waits until writes succeed through the next leader, and restores the
+// former leader.
 func (l *ledger) round(fault string) {
 	l.t.Helper()
 	at := l.leads()
 	h := l.hosts[at]
 	l.victim.Store(int32(at))
-	<-time.After(200 * time.Millisecond) // calls that are under way there end
+	<-time.After(200 * time.Millisecond) // Calls to that host end meanwhile.
 	before := l.writes.Load()
 	var heal func()
 	var late sync.WaitGroup
@@ -194,7 +198,7 @@ func (l *ledger) round(fault string) {
 		return nil
 	})
 	if fault == "freeze" {
-		// What is asked while the former leader sleeps is answered when it wakes up, and must not be old.
+		// The former leader answers these reads when it resumes. The answers must not be stale.
 		for i := range l.hosts {
 			late.Go(func() { l.read(l.ctx, i, at) })
 		}
@@ -210,7 +214,7 @@ func (l *ledger) round(fault string) {
 			return err
 		}
 		if got := info.GetManagerStatus().GetReachability(); got != swarmv1.ManagerStatus_REACHABLE {
-			return fmt.Errorf("it is %s", got)
+			return fmt.Errorf("reachability: got %s, want reachable", got)
 		}
 		_, err = l.conns[at].GetNode(ctx, &swarmv1.GetRequest{Id: h.Name})
 		return err
@@ -218,7 +222,7 @@ func (l *ledger) round(fault string) {
 	l.victim.Store(-1)
 }
 
-// leads is the index of the leader.
+// leads returns the index of the leader's host.
 func (l *ledger) leads() (at int) {
 	l.t.Helper()
 	l.eventually("a leader", func() error {

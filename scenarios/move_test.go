@@ -20,7 +20,7 @@ func TestAddressChanges(t *testing.T) {
 		skip(t, "the address of a host is changed with nsenter and ip")
 	}
 	t.Parallel()
-	c := newCrowdOf(t, binaryUnderTest(t), dev.Options{Nodes: 3, Managers: 1})
+	c := newTestClusterOf(t, binaryUnderTest(t), dev.Options{Nodes: 3, Managers: 1})
 	c.swarm("network", "create", "app")
 	c.swarm("service", "create", "--name", "web", "--mode", "global", "--network", "app", "--hostname", "at-{{.Node.Hostname}}",
 		"--publish", "published="+meshPort+",target=8080", "swarm/hello:1")
@@ -28,7 +28,7 @@ func TestAddressChanges(t *testing.T) {
 	if err := c.playground.Stop(c.ctx, moving.Name); err != nil {
 		t.Fatal(err)
 	}
-	now := far(moving.Address)
+	now := unusedAddress(moving.Address)
 	c.readdress(moving, now)
 	c.start(moving)
 
@@ -46,7 +46,7 @@ func TestAddressChanges(t *testing.T) {
 		c.eventually("the mesh at "+at+" reaches the task of "+moving.Name, func() error {
 			text, err := client.Get("http://" + net.JoinHostPort(at, meshPort) + "/")
 			if err == nil && !strings.Contains(text, hello) {
-				client.Close() // The next request is a new connection, which another task may get.
+				client.Close() // The next request uses a new connection, which may lead to another task.
 				err = fmt.Errorf("the answer is %q, want %q", text, hello)
 			}
 			return err
@@ -70,12 +70,12 @@ func TestAddressChanges(t *testing.T) {
 		t.Errorf("logs of the task that moved: %q", out)
 	}
 	if out := c.swarm("doctor"); strings.Contains(out, moving.Address.String()) {
-		t.Errorf("doctor speaks of the former address:\n%s", out)
+		t.Errorf("the doctor reports the former address:\n%s", out)
 	}
 }
 
-// readdress gives a host another address in place of its own.
-func (c *crowd) readdress(h dev.Host, to netip.Addr) {
+// readdress replaces the address of a host.
+func (c *testCluster) readdress(h dev.Host, to netip.Addr) {
 	c.t.Helper()
 	script := fmt.Sprintf(`set -e
 		dev=$(ip -o -4 addr show to %[1]s | awk '{print $2; exit}')

@@ -8,7 +8,8 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// occupy HOST PORT: another program of the host listens there, or at PORT/udp; `occupy -stop HOST PORT`: it does not any more.
+// occupy HOST PORT[/udp] has another program listen on a port of a host. `occupy -stop HOST PORT`
+// stops that program.
 func cmdOccupy(ts *testscript.TestScript, neg bool, args []string) {
 	s := sceneOf(ts)
 	if len(args) == 3 && args[0] == "-stop" {
@@ -36,5 +37,5 @@ func cmdOccupy(ts *testscript.TestScript, neg bool, args []string) {
 		s.occupied = map[string]io.Closer{}
 	}
 	s.occupied[args[0]+" "+args[1]] = l
-	ts.Defer(func() { _ = l.Close() }) // Again is harmless.
+	ts.Defer(func() { _ = l.Close() }) // Close may be called twice.
 }

@@ -18,17 +18,19 @@ import (
 	"swarm/scenarios/traffic"
 )
 
-// manyConnections is how many go through a host without a backend while backends change.
+// manyConnections is the number of connections that go through a host without a backend while
+// backends change.
 const manyConnections = 10_000
 
-// manyPort is where these go.
+// manyPort is the published port of these connections.
 const manyPort = "7110"
 
-// The published ports of testClients, by mode.
+// clientPorts has the published ports of testClients, by mode.
 var clientPorts = []struct{ mode, port string }{{"ingress", "7100"}, {"local", "7101"}, {"host", "7102"}}
 
-// testClients: a container sees the address of who asks, whichever host was asked, in every mode and family.
-func testClients(t *testing.T, c *crowd) {
+// testClients checks that a container sees the client's own address, whichever host the client
+// connects to, in every publish mode and address family.
+func testClients(t *testing.T, c *testCluster) {
 	backend, other := c.hosts[1], c.hosts[3]
 	there := []string{"--network", "red", "--constraint", "node.hostname==" + backend.Name}
 	args := slices.Clone(there)
@@ -37,10 +39,10 @@ func testClients(t *testing.T, c *crowd) {
 			args = append(args, "--publish", fmt.Sprintf("mode=%s,published=%s,target=%s,protocol=%s", p.mode, p.port, echoPort, protocol))
 		}
 	}
-	before := len(c.population("red").members)
+	before := len(c.members("red").members)
 	c.prober("seen", args...)
 	c.prober("many", append(slices.Clone(there), "--publish", "published="+manyPort+",target="+echoPort)...)
-	c.settled("red", before+2)
+	c.waitMembers("red", before+2)
 	c.published(backend, other)
 
 	var table strings.Builder
@@ -59,11 +61,12 @@ func testClients(t *testing.T, c *crowd) {
 	t.Logf("\n%s", &table)
 	c.manyClients(backend, other)
 	c.swarm("service", "rm", "seen", "many")
-	c.settled("red", before)
+	c.waitMembers("red", before)
 }
 
-// published waits until the hosts have heard of the ports: those of the mesh answer on both.
-func (c *crowd) published(backend, other dev.Host) {
+// published waits until the hosts answer for the ports. Ports of the mesh must answer on both
+// hosts.
+func (c *testCluster) published(backend, other dev.Host) {
 	c.t.Helper()
 	ask := func(network, port string, at netip.Addr) {
 		c.t.Helper()
@@ -88,8 +91,9 @@ func (c *crowd) published(backend, other dev.Host) {
 	}
 }
 
-// seen adds rows to the table: how clients on this machine and on a third host are seen.
-func (c *crowd) seen(table *tabwriter.Writer, mode string, asked dev.Host, local bool, to traffic.Target) {
+// seen adds rows to the table: the addresses that the container sees for clients on this machine
+// and on a third host.
+func (c *testCluster) seen(table *tabwriter.Writer, mode string, asked dev.Host, local bool, to traffic.Target) {
 	c.t.Helper()
 	third := c.hosts[2]
 	v6 := strings.HasPrefix(to.Address, "[")
@@ -108,7 +112,7 @@ func (c *crowd) seen(table *tabwriter.Writer, mode string, asked dev.Host, local
 			where = "remote"
 		}
 		if !local && mode != "ingress" {
-			want = "" // Nobody answers there.
+			want = "" // The port must not answer there.
 		}
 		if a.Err != "" {
 			saw = "refused"
@@ -123,8 +127,8 @@ func (c *crowd) seen(table *tabwriter.Writer, mode string, asked dev.Host, local
 	}
 }
 
-// machine is this machine's address on the hosts' network.
-func (c *crowd) machine(v6 bool) string {
+// machine returns this machine's address on the hosts' network.
+func (c *testCluster) machine(v6 bool) string {
 	first := c.hosts[0].Address
 	bytes := first.As4()
 	bytes[3] = 1
@@ -136,8 +140,8 @@ func (c *crowd) machine(v6 bool) string {
 	return netip.AddrFrom16(long).String()
 }
 
-// dialFrom opens connections of a host's.
-func (c *crowd) dialFrom(h dev.Host) traffic.Dialer {
+// dialFrom returns a dialer that opens connections from inside a host.
+func (c *testCluster) dialFrom(h dev.Host) traffic.Dialer {
 	return func(ctx context.Context, network, address string) (conn net.Conn, err error) {
 		doErr := c.playground.Do(h.Name, func() error {
 			conn, err = traffic.Dial(ctx, network, address)
@@ -147,9 +151,9 @@ func (c *crowd) dialFrom(h dev.Host) traffic.Dialer {
 	}
 }
 
-// manyClients: of very many connections through a host without a backend none is seen as somebody else's, though backends
-// come and go meanwhile, and none fails.
-func (c *crowd) manyClients(backend, asked dev.Host) {
+// manyClients opens very many connections through a host without a backend while backends start and
+// stop. None may fail, and each must have the address of its own client.
+func (c *testCluster) manyClients(backend, asked dev.Host) {
 	c.t.Helper()
 	to := traffic.Target{Network: "tcp", Address: net.JoinHostPort(asked.Address.String(), manyPort)}
 	want := c.machine(false)

@@ -14,30 +14,34 @@ import (
 )
 
 const (
-	// heldAtOnce is how many connections are kept open through service addresses, and as many through the routing mesh.
+	// heldAtOnce is the number of connections that are kept open through service addresses, and the
+	// number of those through the routing mesh.
 	heldAtOnce = 50
-	// lookupEvery is how often the containers resolve names.
+	// lookupEvery is the interval at which containers resolve names.
 	lookupEvery = 50 * time.Millisecond
-	// follows is how long after a task runs names and service addresses may be those before it, on a machine with five daemons.
-	// What a healthy cluster takes is measured by `make bench ONLY=net`.
-	follows = 5 * time.Second
-	// lingers is how long after a task has ended one may seem to be given it: it is withdrawn everywhere before it is told to
-	// stop, and what is allowed here is that two who watch do not see the same moment.
-	lingers = time.Second
-	// transferred is the size of the transfer in whose middle daemons are killed.
+	// staleFor bounds how long names and service addresses may be stale after a new task runs, on a
+	// machine with five daemons. `make bench ONLY=net` measures a healthy cluster.
+	staleFor = 5 * time.Second
+	// overlapFor bounds how long after a task's end an observer may still see its address. The
+	// address is withdrawn everywhere before the task is told to stop. The bound allows for two
+	// observers that do not see the same moment.
+	overlapFor = time.Second
+	// transferred is the size in bytes of the transfer during which daemons are killed.
 	transferred = 1 << 30
 )
 
-// observers are containers that watch, and watches of this machine, from outside.
+// observers has watches in containers, and watches on this machine, which is outside of the
+// cluster.
 type observers struct {
-	c       *crowd
+	c       *testCluster
 	name    string
 	members []member
 	outside map[string]func() traffic.Report
 }
 
-// observe begins watches, of names of their own, in containers.
-func (c *crowd) observe(name string, from []member, watches ...traffic.Watch) *observers {
+// observe starts watches in containers. The name distinguishes them from the watches of other
+// observers.
+func (c *testCluster) observe(name string, from []member, watches ...traffic.Watch) *observers {
 	c.t.Helper()
 	o := &observers{c: c, name: name, members: from, outside: map[string]func() traffic.Report{}}
 	for _, m := range from {
@@ -51,7 +55,7 @@ func (c *crowd) observe(name string, from []member, watches ...traffic.Watch) *o
 	return o
 }
 
-// reports are what was seen so far, by who has seen it.
+// reports returns what each watch has recorded so far.
 func (o *observers) reports() map[string]traffic.Report {
 	o.c.t.Helper()
 	all := map[string]traffic.Report{}
@@ -72,8 +76,9 @@ func (o *observers) reports() map[string]traffic.Report {
 	return all
 }
 
-// unbroken fails the test for everything that has failed, and returns how much was asked.
-func (o *observers) unbroken() int {
+// requireNoFailures fails the test for each failure that a watch recorded. It returns the number of
+// queries.
+func (o *observers) requireNoFailures() int {
 	o.c.t.Helper()
 	asked, failures := o.seen()
 	for _, f := range failures {
@@ -82,13 +87,13 @@ func (o *observers) unbroken() int {
 	return asked
 }
 
-// seen is how much was asked, and what has failed.
+// seen returns the number of queries and the failures.
 func (o *observers) seen() (asked int, failures []string) {
 	o.c.t.Helper()
 	for who, r := range o.reports() {
 		asked += r.Asked
 		if r.Asked == 0 {
-			o.c.t.Errorf("%s: has asked nothing", who)
+			o.c.t.Errorf("%s: the watch has made no query", who)
 		}
 		for _, f := range r.Failures {
 			failures = append(failures, fmt.Sprintf("%s: %v", who, f))
@@ -97,11 +102,12 @@ func (o *observers) seen() (asked int, failures []string) {
 	return asked, failures
 }
 
-// testKills kills the daemon of every host in turn while containers resolve names, keep connections open and transfer: they
-// notice nothing. KILLS is how often, default once a host.
-func testKills(t *testing.T, c *crowd) {
-	kills := int(number(t, "KILLS", uint64(len(c.hosts))))
-	red := c.population("red")
+// testKills kills the daemon of every host in turn while containers resolve names, keep connections
+// open and transfer data. None of them may fail. KILLS is the number of kills, by default one for
+// each host.
+func testKills(t *testing.T, c *testCluster) {
+	kills := int(envNumber(t, "KILLS", uint64(len(c.hosts))))
+	red := c.members("red")
 	web := red.of("web")
 	o := c.observe("kills", web,
 		traffic.Watch{Name: "service", Kind: "resolve", Target: traffic.Target{Address: "api"}, Every: lookupEvery},
@@ -124,12 +130,12 @@ func testKills(t *testing.T, c *crowd) {
 			t.Fatal(err)
 		}
 		c.start(host)
-		c.joined(host)
+		c.waitReady(host)
 	}
 	if err := <-got; err != nil {
 		t.Error("transfer: ", err)
 	}
-	asked := o.unbroken()
+	asked := o.requireNoFailures()
 	open := 0
 	for _, r := range o.reports() {
 		open += r.Open
@@ -138,7 +144,7 @@ func testKills(t *testing.T, c *crowd) {
 	if want := 2*heldAtOnce + 2*len(web); open != want {
 		t.Errorf("%d connections are open, want %d", open, want)
 	}
-	c.reach(red.members, everybody(red))
+	c.reach(red.members, allTargets(red))
 }
 
 func (o *observers) watchOutside(name string, w traffic.Watch) {
@@ -150,8 +156,9 @@ func (o *observers) watchOutside(name string, w traffic.Watch) {
 	o.outside[o.name+" "+name] = seen
 }
 
-// transfer fetches a lot through a service address, slowly enough for every kill to be in its middle.
-func transfer(c *crowd, to member, kills int) error {
+// transfer fetches a large page through a service address, slowly enough that all kills happen
+// during the transfer.
+func transfer(c *testCluster, to member, kills int) error {
 	spread := max(5*time.Second, time.Duration(kills)*time.Second)
 	n, err := to.Fetch(c.ctx, fmt.Sprintf("http://api:8080/bytes/%d?in=%s", transferred, spread))
 	if err == nil && n != transferred {
@@ -160,8 +167,8 @@ func transfer(c *crowd, to member, kills int) error {
 	return err
 }
 
-// joined waits until the managers hear the host.
-func (c *crowd) joined(h dev.Host) {
+// waitReady waits until the first three hosts, the managers, list the host as ready.
+func (c *testCluster) waitReady(h dev.Host) {
 	c.t.Helper()
 	c.eventually("ready "+h.Name, func() error {
 		for _, at := range c.hosts[:3] {
@@ -177,8 +184,8 @@ func (c *crowd) joined(h dev.Host) {
 	})
 }
 
-// eventually waits for what shall become true.
-func (c *crowd) eventually(what string, try func() error) {
+// eventually retries until try succeeds, and fails the test at the deadline.
+func (c *testCluster) eventually(what string, try func() error) {
 	c.t.Helper()
 	deadline := time.Now().Add(time.Minute)
 	for {
@@ -189,13 +196,14 @@ func (c *crowd) eventually(what string, try func() error) {
 		if time.Now().After(deadline) {
 			c.t.Fatalf("%s: %v", what, err)
 		}
-		<-time.After(100 * time.Millisecond) // The interval of the poll.
+		<-time.After(100 * time.Millisecond) // the interval of the poll
 	}
 }
 
-// testMoved drains a host: the task that was there is elsewhere, and whoever asks for it finds it there, and nowhere else.
-func testMoved(t *testing.T, c *crowd) {
-	red := c.population("red")
+// testMoved drains a host. Its task moves to another host, and all lookups and connections must
+// then find it only there.
+func testMoved(t *testing.T, c *testCluster) {
+	red := c.members("red")
 	drained := c.hosts[4].Name
 	var old member
 	for _, m := range red.of("api") {
@@ -217,7 +225,7 @@ func testMoved(t *testing.T, c *crowd) {
 	c.swarm("node", "update", "--availability", "drain", drained)
 	var moved member
 	c.eventually("api moves", func() error {
-		now := c.population("red").of("api")
+		now := c.members("red").of("api")
 		i := slices.IndexFunc(now, func(m member) bool {
 			return !slices.ContainsFunc(red.members, func(b member) bool { return b.id == m.id })
 		})
@@ -230,15 +238,15 @@ func testMoved(t *testing.T, c *crowd) {
 	began := c.runningSince(moved.id)
 	c.eventually("the old task is silent", func() error { return task.silent(old.hostname()) })
 	ended := task.lastAnswer(old.hostname())
-	c.eventually("names follow", func() error { return o.follows(old, moved, began, ended) })
-	o.unbroken()
+	c.eventually("names lead to the new task", func() error { return o.checkMove(old, moved, began, ended) })
+	o.requireNoFailures()
 	c.swarm("node", "update", "--availability", "active", drained)
-	now := c.settled("red", len(red.members)) // The global service is back.
-	c.reached(now.members, everybody(now))
+	now := c.waitMembers("red", len(red.members)) // The global service runs on the host again.
+	c.eventuallyReach(now.members, allTargets(now))
 }
 
-// runningSince is when the task's container ran.
-func (c *crowd) runningSince(id string) time.Time {
+// runningSince returns when the task's container started to run.
+func (c *testCluster) runningSince(id string) time.Time {
 	c.t.Helper()
 	text := strings.TrimSpace(c.swarm("task", "inspect", "--format", "{{.Status.Timestamp}}", id))
 	at, err := time.Parse(time.RFC3339Nano, text)
@@ -250,13 +258,13 @@ func (c *crowd) runningSince(id string) time.Time {
 
 // silent succeeds once a host has not answered for a while.
 func (o *observers) silent(host string) error {
-	if quiet := time.Since(o.lastAnswer(host)); quiet < follows {
+	if quiet := time.Since(o.lastAnswer(host)); quiet < staleFor {
 		return fmt.Errorf("%s answered %v ago", host, quiet)
 	}
 	return nil
 }
 
-// lastAnswer is when somebody had an answer for the last time.
+// lastAnswer returns the last time at which a watch got the given answer.
 func (o *observers) lastAnswer(answer string) time.Time {
 	var last time.Time
 	for _, r := range o.reports() {
@@ -267,13 +275,14 @@ func (o *observers) lastAnswer(answer string) time.Time {
 	return last
 }
 
-// follows compares what was answered, and when, with a task's end and the beginning of the one after it.
-func (o *observers) follows(old, moved member, began, ended time.Time) error {
+// checkMove compares the times of the answers with the end of the old task and the start of the new
+// one.
+func (o *observers) checkMove(old, moved member, began, ended time.Time) error {
 	for who, r := range o.reports() {
 		for answer, last := range r.Last {
 			is := slices.Contains(strings.Fields(answer), old.addresses[0]) || answer == old.hostname()
-			if late := last.Sub(ended); is && late > lingers {
-				o.c.t.Errorf("%s: %q %v after the task ended", who, answer, late)
+			if late := last.Sub(ended); is && late > overlapFor {
+				o.c.t.Errorf("%s: got %q %v after the task ended, want at most %v after it", who, answer, late, overlapFor)
 			}
 		}
 		answers := slices.Collect(maps.Keys(r.Last))
@@ -284,8 +293,8 @@ func (o *observers) follows(old, moved member, began, ended time.Time) error {
 				return fmt.Errorf("%s: %s is not yet among %v", who, moved.addresses[0], answers)
 			}
 			late := r.Changes[i].At.Sub(began)
-			if late > follows {
-				o.c.t.Errorf("%s: the new task's address came %v after it ran", who, late)
+			if late > staleFor {
+				o.c.t.Errorf("%s: the new task's address came %v after the task ran, want at most %v", who, late, staleFor)
 			}
 			o.c.t.Logf("%s: %d lookups, new task after %v, %d answers", who, r.Asked, late.Round(time.Millisecond), len(answers))
 		case strings.Contains(who, " service ") && len(answers) != 1:

@@ -17,22 +17,22 @@ import (
 	"swarm/scenarios/traffic"
 )
 
-// echoPort is where test containers echo.
+// echoPort is the port on which test containers echo, over TCP and UDP.
 const echoPort = "9000"
 
-// meshPort is where every host answers for the service web.
+// meshPort is the published port of the service web, on which every host answers.
 const meshPort = "7000"
 
-// TestOverlay: containers of five hosts, and networks between them.
+// TestOverlay tests the overlay networks between the containers of five hosts.
 func TestOverlay(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes minutes")
 	}
 	t.Parallel()
-	c := newCrowdOf(t, binaryUnderTest(t), dev.Options{Nodes: 5, Managers: 3, IPv6: true})
+	c := newTestClusterOf(t, binaryUnderTest(t), dev.Options{Nodes: 5, Managers: 3, IPv6: true})
 	for _, step := range []struct {
 		name string
-		run  func(*testing.T, *crowd)
+		run  func(*testing.T, *testCluster)
 	}{
 		{"pairs", testPairs},
 		{"kills", testKills},
@@ -44,13 +44,13 @@ func TestOverlay(t *testing.T) {
 		{"quorum lost", testQuorumLost},
 	} {
 		if !t.Run(step.name, func(t *testing.T) { step.run(t, c.in(t)) }) {
-			return // What comes next would fail for the same reason, and hide it.
+			return // A later step would fail for the same reason and hide it.
 		}
 	}
 }
 
-// in is the crowd as a subtest sees it.
-func (c *crowd) in(t *testing.T) *crowd {
+// in returns the cluster with the testing.T of a subtest.
+func (c *testCluster) in(t *testing.T) *testCluster {
 	sub := *c
 	sub.t = t
 	return &sub
@@ -63,22 +63,23 @@ type member struct {
 	traffic.Client
 }
 
-// hostname is what the container calls itself.
+// hostname returns the hostname of the task's container.
 func (m member) hostname() string { return m.id[:12] }
 
-// population is what is on a network.
-type population struct {
+// networkMembers has the tasks on a network and the addresses of its services.
+type networkMembers struct {
 	members []member
 	vips    map[string][]string // by service
 }
 
-// of are a service's members.
-func (p population) of(service string) []member {
+// of returns the tasks of one service.
+func (p networkMembers) of(service string) []member {
 	return slices.DeleteFunc(slices.Clone(p.members), func(m member) bool { return m.service != service })
 }
 
-// prober starts a service of test containers, whose nodes publish them for the test's questions.
-func (c *crowd) prober(name string, args ...string) {
+// prober starts a service of test containers. Their nodes publish the HTTP port through which the
+// test gives them orders.
+func (c *testCluster) prober(name string, args ...string) {
 	c.t.Helper()
 	create := []string{
 		"service", "create", "--detach", "--name", name, "--publish", "mode=host,target=8080",
@@ -87,30 +88,30 @@ func (c *crowd) prober(name string, args ...string) {
 	c.swarm(slices.Concat(create, args, []string{"swarm/hello:1", "-echo", ":" + echoPort})...)
 }
 
-// settled waits until there are so many on a network, of all its services.
-func (c *crowd) settled(network string, n int) population {
+// waitMembers waits until a network has n ready tasks, of all its services together.
+func (c *testCluster) waitMembers(network string, n int) networkMembers {
 	c.t.Helper()
 	c.eventually("tasks on network "+network, func() error {
-		if p, err := c.findPopulation(network); err != nil || len(p.members) != n {
-			return fmt.Errorf("%d, want %d: %v %w", len(p.members), n, p.members, err)
+		if p, err := c.findMembers(network); err != nil || len(p.members) != n {
+			return fmt.Errorf("ready tasks: got %d, want %d: %v %w", len(p.members), n, p.members, err)
 		}
 		return nil
 	})
-	return c.population(network)
+	return c.members(network)
 }
 
-// population is who is on a network.
-func (c *crowd) population(network string) population {
+// members returns the ready tasks on a network. It retries until the query succeeds.
+func (c *testCluster) members(network string) networkMembers {
 	c.t.Helper()
-	var p population
-	c.eventually("who is on network "+network, func() (err error) {
-		p, err = c.findPopulation(network)
+	var p networkMembers
+	c.eventually("list the tasks on network "+network, func() (err error) {
+		p, err = c.findMembers(network)
 		return err
 	})
 	return p
 }
 
-// listed is what network inspect says of who is on a network.
+// listed is the output of `network inspect --verbose`.
 type listed struct {
 	Services map[string]struct {
 		VIPs  []string
@@ -122,9 +123,10 @@ type listed struct {
 	}
 }
 
-// findPopulation asks who is on a network. While tasks come and go, not all that is asked is of one moment.
-func (c *crowd) findPopulation(network string) (population, error) {
-	out := population{vips: map[string][]string{}}
+// findMembers queries the tasks on a network. It uses several queries, so the result may be
+// inconsistent while tasks start and stop.
+func (c *testCluster) findMembers(network string) (networkMembers, error) {
+	out := networkMembers{vips: map[string][]string{}}
 	text, err := c.run("network", "inspect", "--verbose", network)
 	if err != nil {
 		return out, err
@@ -157,7 +159,7 @@ func (c *crowd) findPopulation(network string) (population, error) {
 	return out, nil
 }
 
-// hostParts are addresses without their prefix lengths.
+// hostParts removes the prefix lengths from addresses.
 func hostParts(prefixes []string) []string {
 	var out []string
 	for _, text := range prefixes {
@@ -167,13 +169,13 @@ func hostParts(prefixes []string) []string {
 	return out
 }
 
-// expected is a target, and who may answer.
+// expected is a target, with the containers that may answer there.
 type expected struct {
 	traffic.Target
-	hosts []string // by their names; none: nobody
+	hosts []string // hostnames; empty: nothing may answer
 }
 
-// echoes are the targets at an address, over both protocols.
+// echoes returns the targets at an address, over TCP and UDP, which the given members may answer.
 func echoes(address string, from ...member) []expected {
 	var hosts []string
 	for _, m := range from {
@@ -183,8 +185,8 @@ func echoes(address string, from ...member) []expected {
 	return []expected{{traffic.Target{Network: "tcp", Address: at}, hosts}, {traffic.Target{Network: "udp", Address: at}, hosts}}
 }
 
-// everybody is every way to reach everybody on a network.
-func everybody(p population) []expected {
+// allTargets returns every name and every address of the tasks and services on a network.
+func allTargets(p networkMembers) []expected {
 	var out []expected
 	for _, m := range p.members {
 		out = append(out, echoes(m.name, m)...)
@@ -202,8 +204,8 @@ func everybody(p population) []expected {
 	return out
 }
 
-// reach has every member try every target, and returns how many tries there were.
-func (c *crowd) reach(from []member, want []expected) int {
+// reach has every member try every target, and returns the number of tries.
+func (c *testCluster) reach(from []member, want []expected) int {
 	c.t.Helper()
 	for _, problem := range c.unreached(from, want) {
 		c.t.Error(problem)
@@ -211,10 +213,11 @@ func (c *crowd) reach(from []member, want []expected) int {
 	return len(from) * len(want)
 }
 
-// reached is reach for those who have just come: news of them is on its way to every host for a moment.
-func (c *crowd) reached(from []member, want []expected) int {
+// eventuallyReach is reach for tasks that have just started. It retries, because the hosts learn of
+// new tasks with a delay.
+func (c *testCluster) eventuallyReach(from []member, want []expected) int {
 	c.t.Helper()
-	c.eventually("everybody is reached", func() error {
+	c.eventually("all targets are reached", func() error {
 		if problems := c.unreached(from, want); len(problems) > 0 {
 			return fmt.Errorf("%d problems: %s", len(problems), problems[0])
 		}
@@ -223,23 +226,23 @@ func (c *crowd) reached(from []member, want []expected) int {
 	return len(from) * len(want)
 }
 
-// reachable waits until every member on a network, of which there shall be so many, reaches every other.
-func (c *crowd) reachable(network string, n int) {
+// eventuallyAllReach waits until a network has n tasks and each of them reaches all others.
+func (c *testCluster) eventuallyAllReach(network string, n int) {
 	c.t.Helper()
 	c.eventually("tasks reach each other on network "+network, func() error {
-		p, err := c.findPopulation(network)
+		p, err := c.findMembers(network)
 		if err != nil || len(p.members) != n {
 			return fmt.Errorf("%d tasks, want %d: %w", len(p.members), n, err)
 		}
-		if problems := c.unreached(p.members, everybody(p)); len(problems) > 0 {
+		if problems := c.unreached(p.members, allTargets(p)); len(problems) > 0 {
 			return fmt.Errorf("%d problems: %s", len(problems), problems[0])
 		}
 		return nil
 	})
 }
 
-// unreached says what did not answer as it should.
-func (c *crowd) unreached(from []member, want []expected) []string {
+// unreached returns a description of each target that did not answer as expected.
+func (c *testCluster) unreached(from []member, want []expected) []string {
 	problems := make([][]string, len(from))
 	var all sync.WaitGroup
 	for i, m := range from {
@@ -249,7 +252,7 @@ func (c *crowd) unreached(from []member, want []expected) []string {
 	return slices.Concat(problems...)
 }
 
-func (c *crowd) unreachedFrom(m member, want []expected) []string {
+func (c *testCluster) unreachedFrom(m member, want []expected) []string {
 	targets := make([]traffic.Target, 0, len(want))
 	for _, w := range want {
 		targets = append(targets, w.Target)
@@ -276,9 +279,9 @@ func (c *crowd) unreachedFrom(m member, want []expected) []string {
 	return problems
 }
 
-// testPairs: every pair of tasks on a network reaches each other, however it is called, and nobody else, though another
-// network has the same subnet.
-func testPairs(t *testing.T, c *crowd) {
+// testPairs checks that each two tasks on a network reach each other by every name and address.
+// Tasks on another network must not reach them, even if it has the same subnet.
+func testPairs(t *testing.T, c *testCluster) {
 	for _, network := range []string{"red", "blue"} {
 		c.swarm("network", "create", "--ipv6", "--subnet", "10.50.0.0/24", network)
 	}
@@ -289,16 +292,17 @@ func testPairs(t *testing.T, c *crowd) {
 	c.prober("quiet", "--replicas", "2", "--network", "shut")
 
 	n, tries := len(c.hosts), 0
-	red, blue, shut := c.settled("red", 2*n), c.settled("blue", n), c.settled("shut", 2)
-	for _, p := range []population{red, blue, shut} {
-		tries += c.reached(p.members, everybody(p))
+	red, blue, shut := c.waitMembers("red", 2*n), c.waitMembers("blue", n), c.waitMembers("shut", 2)
+	for _, p := range []networkMembers{red, blue, shut} {
+		tries += c.eventuallyReach(p.members, allTargets(p))
 	}
 	t.Logf("%d tries between %d, %d and %d tasks", tries, len(red.members), len(blue.members), len(shut.members))
 	c.isolated(red, blue, shut)
 }
 
-// isolated: nobody reaches who is on another network, and nobody on an internal network what is outside.
-func (c *crowd) isolated(red, blue, shut population) {
+// isolated checks that tasks do not reach tasks on another network, and that tasks on an internal
+// network reach nothing outside of it.
+func (c *testCluster) isolated(red, blue, shut networkMembers) {
 	foreign := slices.Concat(echoes("web"), echoes(red.members[0].name))
 	for _, m := range red.members {
 		if a := m.addresses[0]; !owned(blue, a) {
@@ -335,8 +339,8 @@ func (c *crowd) isolated(red, blue, shut population) {
 	c.reach(shut.members, foreign)
 }
 
-// leaves checks who reaches a server that is part of no cluster.
-func (c *crowd) leaves(from []member, address string, want bool) {
+// leaves checks whether the members reach a server outside of the cluster.
+func (c *testCluster) leaves(from []member, address string, want bool) {
 	c.t.Helper()
 	for _, m := range from {
 		answers, err := m.Reach(c.ctx, traffic.Target{Network: "tcp", Address: address}, traffic.Target{Network: "udp", Address: address})
@@ -351,8 +355,8 @@ func (c *crowd) leaves(from []member, address string, want bool) {
 	}
 }
 
-// owned reports whether somebody on the network has the address.
-func owned(p population, address string) bool {
+// owned reports whether a task or a service on the network has the address.
+func owned(p networkMembers, address string) bool {
 	return slices.ContainsFunc(p.members, func(m member) bool { return slices.Contains(m.addresses, address) }) ||
 		slices.ContainsFunc(slices.Concat(slices.Collect(maps.Values(p.vips))...), func(v string) bool { return v == address })
 }

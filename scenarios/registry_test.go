@@ -11,9 +11,10 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// registry HOST [USER:PASSWORD]: a registry on a host, which speaks TLS by a certificate of its own and wants a login if a
-// user is named. REGISTRY is its host:port; the authority's certificate lands in certs.d, in Docker's layout. Again: it is
-// stopped, and a new one has nothing.
+// registry HOST [USER:PASSWORD] starts a registry on a host. It has its own certificate, and
+// requires a login if a user is named. The verb sets REGISTRY to host:port and writes the
+// authority's certificate to certs.d, in Docker's layout. A second call replaces the registry by an
+// empty one.
 func cmdRegistry(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 1 || len(args) > 2 {
 		ts.Fatalf("usage: registry HOST [USER:PASSWORD]")
@@ -35,7 +36,7 @@ func cmdRegistry(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(playground(ts).Do(args[0], cmd.Start))
 	s.stops = []func(){func() {
 		_ = cmd.Process.Signal(os.Interrupt)
-		_ = cmd.Wait() // how it ended matters to nobody
+		_ = cmd.Wait() // Its exit status does not matter.
 	}}
 	ctx, cancel := context.WithDeadline(context.Background(), s.deadline)
 	defer cancel()
@@ -52,7 +53,7 @@ func cmdRegistry(ts *testscript.TestScript, neg bool, args []string) {
 		select {
 		case <-ctx.Done():
 			ts.Fatalf("the registry does not answer: %v", err)
-		case <-time.After(50 * time.Millisecond): // The interval of the poll.
+		case <-time.After(50 * time.Millisecond): // the interval of the poll
 		}
 	}
 	ts.Setenv("REGISTRY", address)

@@ -16,26 +16,27 @@ import (
 	"swarm/dev"
 )
 
-// TestRounds makes and removes networks and services, again and again, in random ways: nothing of them is left on any host,
-// and no address stays taken. ROUNDS is how often, default 20; SEED replays.
+// TestRounds creates and removes networks and services repeatedly and in random ways. No host may
+// keep anything of them, and no address may stay allocated. ROUNDS is the number of rounds, default
+// 20. SEED replays the choices.
 func TestRounds(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes minutes")
 	}
 	for _, tool := range []string{"ip", "nft", "nsenter"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			skip(t, "what is left on a host is looked for with ip, nft and nsenter")
+			skip(t, "the inventory of a host needs ip, nft and nsenter")
 		}
 	}
 	t.Parallel()
-	seed, rounds := number(t, "SEED", rand.Uint64()), number(t, "ROUNDS", 20)
+	seed, rounds := envNumber(t, "SEED", rand.Uint64()), envNumber(t, "ROUNDS", 20)
 	t.Logf("SEED=%d", seed)
-	c := newCrowdOf(t, binaryUnderTest(t), dev.Options{Nodes: 3, Managers: 1, IPv6: true})
-	r := &removal{crowd: c, Rand: rand.New(rand.NewPCG(seed, seed))}
+	c := newTestClusterOf(t, binaryUnderTest(t), dev.Options{Nodes: 3, Managers: 1, IPv6: true})
+	r := &removal{testCluster: c, Rand: rand.New(rand.NewPCG(seed, seed))}
 	c.swarm("network", "create", "--ipv6", "base")
 	c.prober("stays", "--mode", "global", "--network", "base", "--publish", "published="+meshPort+",target="+echoPort)
-	base := c.settled("base", len(c.hosts))
-	r.eventually("the hosts are at rest", func() error {
+	base := c.waitMembers("base", len(c.hosts))
+	r.eventually("the inventory of the hosts no longer changes", func() error {
 		was := r.before
 		r.before, r.use = r.inventory(), r.addressUse()
 		for host, lines := range r.before {
@@ -57,16 +58,17 @@ func TestRounds(t *testing.T) {
 			t.Logf("%d of %d rounds", i+1, rounds)
 		}
 	}
-	c.reached(base.members, everybody(base))
+	c.eventuallyReach(base.members, allTargets(base))
 	t.Logf("%d rounds, SEED=%d: %d lines a host before and after", rounds, seed, len(r.before[c.hosts[0].Name]))
 }
 
-// number is what the environment says of how much is tried.
-func number(t *testing.T, name string, otherwise uint64) uint64 {
+// envNumber returns the number in an environment variable, or the fallback if the variable is not
+// set.
+func envNumber(t *testing.T, name string, fallback uint64) uint64 {
 	t.Helper()
 	text := os.Getenv(name)
 	if text == "" {
-		return otherwise
+		return fallback
 	}
 	n, err := strconv.ParseUint(text, 10, 64)
 	if err != nil {
@@ -75,9 +77,9 @@ func number(t *testing.T, name string, otherwise uint64) uint64 {
 	return n
 }
 
-// removal is the test under way.
+// removal is the state of TestRounds.
 type removal struct {
-	*crowd
+	*testCluster
 	*rand.Rand
 	before map[string][]string
 	use    string
@@ -90,7 +92,7 @@ func (r *removal) maybe(args ...string) []string {
 	return args
 }
 
-// round makes networks and services, changes them or not, waits for them or not, and removes all.
+// round creates networks and services, may update them, may wait for them, and removes them all.
 func (r *removal) round(i int) {
 	r.t.Helper()
 	var networks, services []string
@@ -128,7 +130,7 @@ func (r *removal) round(i int) {
 	r.remove("network", networks)
 }
 
-// runs waits for one task of a service.
+// runs waits for one running task of a service.
 func (r *removal) runs(service string) {
 	r.t.Helper()
 	r.eventually(service+" runs", func() error {
@@ -140,7 +142,7 @@ func (r *removal) runs(service string) {
 	})
 }
 
-// remove tries until nothing is in use any more.
+// remove removes objects. It retries while an object is in use.
 func (r *removal) remove(noun string, names []string) {
 	r.t.Helper()
 	for _, name := range names {
@@ -154,7 +156,8 @@ func (r *removal) remove(noun string, names []string) {
 	}
 }
 
-// nothingLeft waits until every host, and every subnet, is as it was.
+// nothingLeft waits until the inventory of every host and the use of every subnet equal those at
+// the start.
 func (r *removal) nothingLeft() {
 	r.t.Helper()
 	r.eventually("nothing is left", func() error {
@@ -173,10 +176,12 @@ func (r *removal) addressUse() string {
 		r.swarm("network", "ls", "--format", "{{.Name}}")
 }
 
-// mapOfSize is a map of the routing mesh: they stay, empty, for numbers of backends that there once were.
+// mapOfSize matches maps of the routing mesh. The mesh keeps a map, empty, for each number of
+// backends that has occurred.
 var mapOfSize = regexp.MustCompile(`map @?(any|one|here)[46]-\d+|^(}|type inet_proto .*)$`)
 
-// inventory is what every host has: devices, addresses, routes, rules, tables with their elements, and namespaces.
+// inventory returns the devices, addresses, routes, rules, nftables with their elements, and
+// namespaces of every host.
 func (r *removal) inventory() map[string][]string {
 	r.t.Helper()
 	all := map[string][]string{}

@@ -14,10 +14,11 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// Scenarios share two cores with five daemons each; more than two at a time measure the machine.
+// deadlineOfOne bounds one scenario. Scenarios share two cores, and each runs up to five daemons.
+// With more than two scenarios at a time this bound would measure the machine.
 const deadlineOfOne = 5 * time.Minute
 
-// TestScenario runs every *.txtar, or those of -run 'TestScenario/NAME'.
+// TestScenario runs every *.txtar file, or those that -run 'TestScenario/NAME' selects.
 func TestScenario(t *testing.T) {
 	binary := binaryUnderTest(t)
 	images := buildImages(t)
@@ -28,7 +29,8 @@ func TestScenario(t *testing.T) {
 		Condition:           condition,
 		Cmds:                verbs(),
 		Setup: func(env *testscript.Env) error {
-			// Short: the name stands in the paths of unix sockets.
+			// The name is short because it is part of the paths of unix sockets, whose length is
+			// limited.
 			name := fmt.Sprintf("s%x", randomBytes(3))
 			env.Setenv("PLAYGROUND", name)
 			env.Setenv("PATH", filepath.Dir(binary)+":"+os.Getenv("PATH"))
@@ -46,7 +48,8 @@ func TestScenario(t *testing.T) {
 	})
 }
 
-// testscript does not look at a verb that has the name of a command of its own.
+// TestVerbs_HideBehindNoCommandOfTestscript checks that no verb has the name of a testscript
+// command. testscript would run its own command and never the verb.
 func TestVerbs_HideBehindNoCommandOfTestscript(t *testing.T) {
 	for _, own := range strings.Fields("cd chmod cmp cmpenv cp env exec exists grep kill mkdir mv rm skip stderr stdin stdout stop symlink ttyin ttyout unix2dos unquote wait") {
 		if verbs()[own] != nil {
@@ -55,7 +58,7 @@ func TestVerbs_HideBehindNoCommandOfTestscript(t *testing.T) {
 	}
 }
 
-// binaryUnderTest is bin/swarm, or what SWARM_BINARY says.
+// binaryUnderTest returns the path in SWARM_BINARY, or that of bin/swarm.
 func binaryUnderTest(t *testing.T) string {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -75,7 +78,8 @@ func binaryUnderTest(t *testing.T) string {
 	return abs
 }
 
-// buildImages makes the test images, two versions of hello, and the registry program.
+// buildImages builds the test images (two versions of hello, and checked) and the registry program.
+// It returns the folder that has them.
 func buildImages(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -90,7 +94,7 @@ func buildImages(t *testing.T) string {
 	}
 	for _, image := range [][]string{
 		{"-o", "hello.tar", "-t", "swarm/hello:1"},
-		{"-o", "hello2.tar", "-t", "swarm/hello:2", "-padding", "4096"}, // Another digest.
+		{"-o", "hello2.tar", "-t", "swarm/hello:2", "-padding", "4096"}, // another digest than hello.tar
 		{"-o", "checked.tar", "-t", "swarm/checked:1", "-health", "/app -get http://127.0.0.1:8080/"},
 	} {
 		image[1] = filepath.Join(dir, image[1])
@@ -102,7 +106,8 @@ func buildImages(t *testing.T) string {
 	return dir
 }
 
-// condition answers [root] and the like. Where SCENARIOS_STRICT is set an unmet one is a failure: it would hide tests.
+// condition evaluates a testscript condition such as [root]. With SCENARIOS_STRICT set, an unmet
+// condition is an error, because it would skip tests silently.
 func condition(name string) (bool, error) {
 	met := false
 	switch name {
@@ -110,7 +115,7 @@ func condition(name string) (bool, error) {
 		met = os.Geteuid() == 0
 	case "cgroupv2":
 		_, err := os.Stat("/sys/fs/cgroup/cgroup.controllers")
-		return err == nil, nil // Both kinds are fine.
+		return err == nil, nil // Tests run with both cgroup versions.
 	default:
 		return false, fmt.Errorf("unknown condition %q", name)
 	}
@@ -120,7 +125,7 @@ func condition(name string) (bool, error) {
 	return met, nil
 }
 
-// skip skips with a reason, unless skipping is a failure here.
+// skip skips the test with a reason. With SCENARIOS_STRICT set it fails the test.
 func skip(t *testing.T, reason string) {
 	t.Helper()
 	if os.Getenv("SCENARIOS_STRICT") != "" {
@@ -131,6 +136,6 @@ func skip(t *testing.T, reason string) {
 
 func randomBytes(n int) []byte {
 	b := make([]byte, n)
-	_, _ = rand.Read(b) // Never fails.
+	_, _ = rand.Read(b) // It never fails.
 	return b
 }

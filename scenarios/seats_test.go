@@ -12,18 +12,19 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// TestSeats demotes, promotes, replaces and rejoins every manager of a cluster that began with one voter
-// and has a long log since. No leader changes without need, and promote returns only when the node votes.
-// ROUNDS is how many clusters, default 1; ENTRIES is the length of the log, default 2000.
+// TestSeats demotes, promotes, replaces and rejoins every manager of a cluster. The cluster began
+// with one voter and has a long log. The leader must not change without need, and promote must
+// return only when the node votes. ROUNDS is the number of clusters, default 1. ENTRIES is the
+// length of the log, default 2000.
 func TestSeats(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes minutes")
 	}
 	t.Parallel()
-	rounds, entries := number(t, "ROUNDS", 1), number(t, "ENTRIES", 2000)
+	rounds, entries := envNumber(t, "ROUNDS", 1), envNumber(t, "ENTRIES", 2000)
 	for i := range rounds {
 		t.Run(fmt.Sprintf("round %d", i+1), func(t *testing.T) {
-			c := newCrowdOf(t, binaryUnderTest(t), dev.Options{Nodes: 3, Managers: 1, DaemonArgs: []string{"--simulated"}})
+			c := newTestClusterOf(t, binaryUnderTest(t), dev.Options{Nodes: 3, Managers: 1, DaemonArgs: []string{"--simulated"}})
 			c.fillLog(int(entries))
 			s := &seats{c}
 			for _, h := range c.hosts[1:] {
@@ -40,7 +41,7 @@ func TestSeats(t *testing.T) {
 }
 
 // fillLog writes log entries one after the other.
-func (c *crowd) fillLog(n int) {
+func (c *testCluster) fillLog(n int) {
 	c.t.Helper()
 	conn, err := transport.DialUnix(c.hosts[0].Socket)
 	if err != nil {
@@ -63,12 +64,12 @@ func (c *crowd) fillLog(n int) {
 }
 
 // seats changes the managers of a cluster.
-type seats struct{ *crowd }
+type seats struct{ *testCluster }
 
-// step changes one host's role and checks what the others saw of it.
+// step changes one host's role and checks what the other managers report.
 func (s *seats) step(what string, h dev.Host) {
 	s.t.Helper()
-	if h.Name == s.hosts[s.at].Name { // another manager is asked
+	if h.Name == s.hosts[s.at].Name { // Commands go to another manager.
 		s.at = (s.at + 1) % len(s.hosts)
 	}
 	allowed := 0
@@ -101,20 +102,20 @@ func (s *seats) step(what string, h dev.Host) {
 			s.t.Fatal(err)
 		}
 	}
-	if what != "demote" { // at once: the command has waited for it
+	if what != "demote" { // The command has waited for the change, so it must show at once.
 		if err := s.status(h.Name, "Reachable"); err != nil {
-			s.t.Errorf("%s %s has returned: %v", what, h.Name, err)
+			s.t.Errorf("after %s %s: %v", what, h.Name, err)
 		}
 		if out, err := s.runAt(h, "node", "ls", "--format", "{{.Hostname}}"); err != nil || strings.Count(out, "\n") != len(s.hosts) {
-			s.t.Errorf("%s %s has returned, and node ls there says %v: %s", what, h.Name, err, out)
+			s.t.Errorf("after %s %s: node ls on that host: %v: %s", what, h.Name, err, out)
 		}
 	}
 	if got := s.terms() - before; got > allowed {
-		s.t.Errorf("%s %s: the leader changed %d times, want %d", what, h.Name, got, allowed)
+		s.t.Errorf("%s %s: the leader changed %d times, want at most %d", what, h.Name, got, allowed)
 	}
 }
 
-// status checks a node's MANAGER STATUS at the manager that is asked.
+// status checks a node's MANAGER STATUS.
 func (s *seats) status(host, want string) error {
 	out, err := s.run("node", "ls", "--filter", "name="+host, "--format", "{{.ManagerStatus}}")
 	if err != nil {
@@ -133,13 +134,13 @@ func (s *seats) leader() string {
 			return host
 		}
 	}
-	s.t.Fatal("nobody leads")
+	s.t.Fatal("node ls shows no leader")
 	return ""
 }
 
 var ledAt = regexp.MustCompile(`msg="this manager leads" node=\w+ index=`)
 
-// terms counts how often anybody began to lead, and fails when a daemon panicked.
+// terms returns how often a manager became leader, and fails the test if a daemon panicked.
 func (s *seats) terms() (n int) {
 	s.t.Helper()
 	for _, h := range s.hosts {

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// session is an exec session that is open while its daemon dies.
+// session is an exec session that is open while its daemon is killed.
 type session struct {
 	t    *testing.T
 	cmd  *exec.Cmd
@@ -16,8 +16,9 @@ type session struct {
 	done chan error
 }
 
-// openSession opens one in the task of a service, in the first round of those that kill a daemon on each host.
-func (c *crowd) openSession(i int, what, service string) *session {
+// openSession opens an exec session in the task of a service, in the first round that kills a
+// daemon on each host.
+func (c *testCluster) openSession(i int, what, service string) *session {
 	c.t.Helper()
 	if what != "daemon" {
 		return nil
@@ -35,28 +36,28 @@ func (c *crowd) openSession(i int, what, service string) *session {
 	case err := <-s.done:
 		c.t.Fatalf("round %d: exec ended: %v: %s", i, err, s.out)
 	case <-time.After(30 * time.Second):
-		c.t.Fatalf("round %d: exec says nothing", i)
+		c.t.Fatalf("round %d: exec has no output", i)
 	}
 	return s
 }
 
-// ended checks that the session's user is told that it is over.
+// ended checks that the user of the session is told that it has ended.
 func (s *session) ended(host string) {
 	s.t.Helper()
 	select {
 	case err := <-s.done:
 		said := s.out.String()
 		if err == nil || !strings.Contains(said, "session") {
-			s.t.Errorf("exec when the daemon of %s died: %v, says %q; want that the session has ended", host, err, said)
+			s.t.Errorf("exec after the daemon of %s was killed: got %v and %q, want that the session has ended", host, err, said)
 		}
 	case <-time.After(30 * time.Second):
 		_ = s.cmd.Process.Kill()
 		<-s.done
-		s.t.Errorf("exec goes on after the daemon of %s died", host)
+		s.t.Errorf("exec goes on after the daemon of %s was killed", host)
 	}
 }
 
-// firstLine passes everything on and closes seen with the first of it.
+// firstLine passes on all that is written and closes seen at the first write.
 type firstLine struct {
 	w    *bytes.Buffer
 	seen chan struct{}

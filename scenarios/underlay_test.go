@@ -13,10 +13,11 @@ import (
 	"swarm/dev"
 )
 
-// bulk is enough, in bytes, to be stuck where a packet is too large for the way.
+// bulk is a transfer, in bytes, that is large enough to hang if a packet exceeds the MTU of the
+// path.
 const bulk = 16 << 20
 
-// TestUnderlay: hosts and networks between them as they are found in the field.
+// TestUnderlay tests clusters on hosts and underlay networks with settings that occur in practice.
 func TestUnderlay(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes most of a minute")
@@ -24,32 +25,33 @@ func TestUnderlay(t *testing.T) {
 	for _, one := range []struct {
 		name    string
 		options dev.Options
-		prepare func(*crowd)
+		prepare func(*testCluster)
 	}{
-		{"small packets between strict hosts with dockerd", dev.Options{MTU: 1400, IPv6: true}, func(c *crowd) { c.strict(); c.dockerd() }},
-		{"large packets over IPv6 alone", dev.Options{MTU: 9000, Advertise6: true}, func(c *crowd) { c.noIPv4() }},
+		{"small packets between strict hosts with dockerd", dev.Options{MTU: 1400, IPv6: true}, func(c *testCluster) { c.strict(); c.dockerd() }},
+		{"large packets over IPv6 alone", dev.Options{MTU: 9000, Advertise6: true}, func(c *testCluster) { c.noIPv4() }},
 	} {
 		t.Run(one.name, func(t *testing.T) {
 			t.Parallel()
 			one.options.Nodes, one.options.Managers = 2, 1
-			c := newCrowdOf(t, binaryUnderTest(t), one.options)
+			c := newTestClusterOf(t, binaryUnderTest(t), one.options)
 			one.prepare(c)
-			c.carries()
+			c.checkTraffic()
 		})
 	}
 }
 
-// carries checks names, service addresses, ports published on all nodes and the way out, with little and with much data.
-func (c *crowd) carries() {
+// checkTraffic tests names, service addresses, ports published on all nodes and connections to the
+// outside, with small and large transfers.
+func (c *testCluster) checkTraffic() {
 	c.t.Helper()
 	c.swarm("network", "create", "--ipv6", "red")
 	c.prober("web", "--mode", "global", "--network", "red", "--publish", "published="+meshPort+",target="+echoPort)
 	c.prober("files", "--network", "red", "--constraint", "node.hostname=="+c.hosts[1].Name, "--publish", "published=7001,target=8080")
-	red := c.settled("red", len(c.hosts)+1)
-	c.reached(red.members, everybody(red))
+	red := c.waitMembers("red", len(c.hosts)+1)
+	c.eventuallyReach(red.members, allTargets(red))
 	for _, m := range red.of("web") {
 		if n, err := m.Fetch(c.ctx, fmt.Sprintf("http://files:8080/bytes/%d", bulk)); err != nil || n != bulk {
-			c.t.Errorf("%s fetches through a service address: %d bytes, %v", m.name, n, err)
+			c.t.Errorf("%s fetches through a service address: got %d bytes, %v, want %d", m.name, n, err, bulk)
 		}
 	}
 	for _, h := range c.hosts {
@@ -60,8 +62,9 @@ func (c *crowd) carries() {
 	c.swarm("service", "rm", "web", "files")
 }
 
-// download fetches a page of the published service from this machine, once the host has heard of the service.
-func (c *crowd) download(url string) {
+// download fetches a page of the published service from this machine, once the host answers for the
+// service.
+func (c *testCluster) download(url string) {
 	c.t.Helper()
 	var resp *http.Response
 	c.eventually(url, func() (err error) {
@@ -70,12 +73,13 @@ func (c *crowd) download(url string) {
 	})
 	defer resp.Body.Close()
 	if n, err := io.Copy(io.Discard, resp.Body); err != nil || n != bulk {
-		c.t.Errorf("%s: %d bytes, %v", url, n, err)
+		c.t.Errorf("get %s: got %d bytes, %v, want %d", url, n, err, bulk)
 	}
 }
 
-// strict has hosts drop packets that come in where the answer would not go out, as some distributions do.
-func (c *crowd) strict() {
+// strict turns on reverse path filtering, as some distributions do: the host drops a packet if the
+// answer would leave through another interface.
+func (c *testCluster) strict() {
 	c.onHosts(func() error {
 		for _, name := range []string{"all", "default", "eth0"} {
 			if err := os.WriteFile("/proc/sys/net/ipv4/conf/"+name+"/rp_filter", []byte("1"), 0o644); err != nil {
@@ -86,7 +90,7 @@ func (c *crowd) strict() {
 	})
 }
 
-// docker is what dockerd does to the rules of a host.
+// docker has the nftables rules that dockerd adds to a host.
 const docker = `
 table ip filter {
 	chain DOCKER-USER { return; }
@@ -97,8 +101,8 @@ table ip6 filter {
 	chain FORWARD { type filter hook forward priority 0; policy drop; jump DOCKER-USER; }
 }`
 
-// dockerd has hosts forward nothing that is not dockerd's.
-func (c *crowd) dockerd() {
+// dockerd adds dockerd's rules to the hosts, which drop all other forwarded packets.
+func (c *testCluster) dockerd() {
 	c.t.Helper()
 	if _, err := exec.LookPath("nft"); err != nil {
 		c.t.Log("no nft here: forwarding is left as it is")
@@ -108,7 +112,7 @@ func (c *crowd) dockerd() {
 }
 
 // rules loads nftables rules on every host.
-func (c *crowd) rules(text string) {
+func (c *testCluster) rules(text string) {
 	c.t.Helper()
 	for _, h := range c.hosts {
 		file := c.t.TempDir() + "/rules.nft"
@@ -121,8 +125,9 @@ func (c *crowd) rules(text string) {
 	}
 }
 
-// noIPv4 keeps hosts from each other but by IPv6; this machine reaches them as before.
-func (c *crowd) noIPv4() {
+// noIPv4 blocks IPv4 between the hosts, so that they reach each other only over IPv6. This machine
+// still reaches them over IPv4.
+func (c *testCluster) noIPv4() {
 	c.t.Helper()
 	if _, err := exec.LookPath("nft"); err != nil {
 		c.t.Log("no nft here: hosts reach each other by IPv4 too")
@@ -139,7 +144,7 @@ table ip no-ipv4 {
 }`, set, set))
 }
 
-func (c *crowd) onHosts(do func() error) {
+func (c *testCluster) onHosts(do func() error) {
 	c.t.Helper()
 	for _, h := range c.hosts {
 		if err := c.playground.Do(h.Name, do); err != nil {

@@ -12,21 +12,22 @@ import (
 	"swarm/scenarios/traffic"
 )
 
-// updatePort is where every host answers for the service that is changed.
+// updatePort is the published port of the service that is changed.
 const updatePort = "7000"
 
-// TestUpdateLosesNoRequest: a service is updated, made larger and smaller, and moved off a host, while clients ask it through
-// its address and its name from containers, and from outside through every host: none of them is failed.
+// TestUpdateLosesNoRequest updates a service, scales it up and down, and moves it off a host.
+// Meanwhile clients send requests through its address and its name from containers, and from
+// outside through every host. Their requests must not fail.
 func TestUpdateLosesNoRequest(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes most of a minute")
 	}
 	t.Parallel()
-	c := newCrowdOf(t, binaryUnderTest(t), dev.Options{Nodes: 3, Managers: 3})
+	c := newTestClusterOf(t, binaryUnderTest(t), dev.Options{Nodes: 3, Managers: 3})
 	drained := c.hosts[2].Name
 	c.swarm("network", "create", "red")
 	c.prober("client", "--mode", "global", "--network", "red", "--constraint", "node.hostname!="+drained)
-	clients := c.settled("red", 2)
+	clients := c.waitMembers("red", 2)
 	c.swarm("service", "create", "--name", "web", "--replicas", "4", "--network", "red", "--publish", "published="+updatePort+",target=8080",
 		"--health-tcp", "127.0.0.1:8080", "--health-start-interval", "100ms", "--health-start-period", "30s",
 		"--update-monitor", "500ms", "swarm/hello:1")
@@ -37,7 +38,7 @@ func TestUpdateLosesNoRequest(t *testing.T) {
 		{"service", "update", "--force", "--update-order", "stop-first", "web"},
 		{"service", "scale", "web=8"},
 		{"service", "scale", "web=2"},
-		{"service", "scale", "web=3"}, // One on each host.
+		{"service", "scale", "web=3"}, // one task on each host
 		{"node", "update", "--availability", "drain", drained},
 	} {
 		began := time.Now()
@@ -59,12 +60,13 @@ func TestUpdateLosesNoRequest(t *testing.T) {
 	}
 }
 
-// oneIn so many requests may fail: a packet that the kernel judges while rules change is looked up twice, but a virtual
-// machine may stand still in between, for more than one change.
+// oneIn is the number of requests for each one that may fail. The kernel looks a packet up twice if
+// rules change while it judges the packet. A virtual machine may pause in between for more than one
+// change, so that the second lookup fails too.
 const oneIn = 5000
 
-// ask begins to ask web for its page, in containers and from outside.
-func (c *crowd) ask(from []member) *observers {
+// ask starts requests for the page of web, in containers and from outside.
+func (c *testCluster) ask(from []member) *observers {
 	c.t.Helper()
 	const every = 20 * time.Millisecond
 	watch := func(name, kind, address string) traffic.Watch {

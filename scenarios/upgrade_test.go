@@ -15,8 +15,8 @@ import (
 	"swarm/scenarios/probe"
 )
 
-// TestUpgrade replaces the program of each host by another build and then by the first one again, under the load of
-// TestKill: nothing of that may be seen from outside.
+// TestUpgrade replaces the program of each host by another build and then by the first one again,
+// under the load of TestKill. Clients must not notice the upgrades.
 func TestUpgrade(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds swarm once more")
@@ -27,7 +27,7 @@ func TestUpgrade(t *testing.T) {
 	installed, next := filepath.Join(dir, "swarm"), filepath.Join(dir, "next")
 	copyProgram(t, first, installed)
 	buildNext(t, next)
-	c := newCrowd(t, installed)
+	c := newTestCluster(t, installed)
 	c.create()
 	p := probe.Start(c.endpoints, probeEvery)
 	defer p.Stop()
@@ -64,7 +64,7 @@ func copyProgram(t *testing.T, from, to string) {
 	}
 }
 
-// buildNext builds swarm with another version: another build. The runc that it carries is there when bin/swarm is.
+// buildNext builds swarm with another version. The embedded runc exists if bin/swarm exists.
 func buildNext(t *testing.T, to string) {
 	t.Helper()
 	cmd := exec.Command("go", "build", "-trimpath", "-tags", "embedrunc", "-ldflags", "-s -w -X main.version=next", "-o", to, "../cmd/swarm")
@@ -74,8 +74,8 @@ func buildNext(t *testing.T, to string) {
 	}
 }
 
-// buildOf asks a program which build it is.
-func (c *crowd) buildOf(program string) string {
+// buildOf returns the build that a program reports.
+func (c *testCluster) buildOf(program string) string {
 	c.t.Helper()
 	cmd := exec.CommandContext(c.ctx, program, "-H", "unix:///nonexistent", "version", "--format", "{{.Client.Build}}")
 	var out bytes.Buffer
@@ -86,8 +86,9 @@ func (c *crowd) buildOf(program string) string {
 	return strings.TrimSpace(out.String())
 }
 
-// upgrade has a host run a program, and waits until all of it does.
-func (c *crowd) upgrade(h dev.Host, program, build string) {
+// upgrade installs a program on a host, and waits until its daemon and its runtime run that build
+// and no task is disturbed.
+func (c *testCluster) upgrade(h dev.Host, program, build string) {
 	c.t.Helper()
 	began := time.Now()
 	cmd := exec.CommandContext(c.ctx, program, "-H", "unix://"+h.Socket, "upgrade", program)
@@ -103,17 +104,17 @@ func (c *crowd) upgrade(h dev.Host, program, build string) {
 		if time.Since(began) > time.Minute {
 			c.t.Fatalf("upgrade %s to %s: %v", h.Name, build, wrong)
 		}
-		<-time.After(50 * time.Millisecond) // The interval of the poll.
+		<-time.After(50 * time.Millisecond) // the interval of the poll
 	}
 }
 
-func (c *crowd) notUpgraded(h dev.Host, build string) error {
+func (c *testCluster) notUpgraded(h dev.Host, build string) error {
 	got, err := c.run("node", "inspect", "--format", "{{.Description.Engine.Build}}", h.Name)
 	if err != nil {
 		return err
 	}
 	if strings.TrimSpace(got) != build {
-		return fmt.Errorf("node inspect says build %s, want %s", strings.TrimSpace(got), build)
+		return fmt.Errorf("build in node inspect: got %s, want %s", strings.TrimSpace(got), build)
 	}
 	pid, err := c.findRuntime(h)
 	if err != nil {
@@ -124,7 +125,7 @@ func (c *crowd) notUpgraded(h dev.Host, build string) error {
 		return err
 	}
 	if filepath.Base(filepath.Dir(exe)) != build {
-		return fmt.Errorf("the runtime is %s, want of build %s", exe, build)
+		return fmt.Errorf("program of the runtime: got %s, want build %s", exe, build)
 	}
 	return c.disturbed()
 }

@@ -21,12 +21,12 @@ import (
 	"swarm/internal/pki"
 )
 
-// scene is what a scenario has made.
+// scene is the state of one scenario.
 type scene struct {
 	name, binary string
 	deadline     time.Time
 	playground   *dev.Playground
-	stops        []func()             // of programs beside the daemons
+	stops        []func()             // stop the programs beside the daemons
 	occupied     map[string]io.Closer // by "HOST PORT"
 }
 
@@ -34,7 +34,8 @@ type sceneKey struct{}
 
 func sceneOf(ts *testscript.TestScript) *scene { return ts.Value(sceneKey{}).(*scene) }
 
-// close leaves nothing behind. The daemons' logs of a failed scenario are printed: they are what one wants next.
+// close stops all that the scenario started. If the scenario failed, close prints the end of each
+// daemon's log.
 func (s *scene) close(t testscript.T) {
 	for _, stop := range s.stops {
 		stop()
@@ -67,7 +68,7 @@ func (s *scene) printLogs(t testscript.T) {
 	}
 }
 
-// verbs are the scripts' commands besides testscript's own.
+// verbs returns the commands that scripts have in addition to those of testscript.
 func verbs() map[string]func(*testscript.TestScript, bool, []string) {
 	return map[string]func(*testscript.TestScript, bool, []string){
 		"cluster":    cmdCluster,
@@ -90,11 +91,12 @@ func verbs() map[string]func(*testscript.TestScript, bool, []string) {
 	}
 }
 
-// cluster N [MANAGERS [INIT-ARG...]], with $DAEMON_ARGS for each daemon: N hosts n1, n2 ..., the first MANAGERS of them (default 3, or N when that is less) managers.
-// SWARM_HOST is n1's socket from then on.
+// cluster N [MANAGERS [INIT-ARG...]] starts N hosts node1, node2 ... and joins them. The first
+// MANAGERS of them are managers (default 3, or N if N is less). Each daemon gets $DAEMON_ARGS. The
+// verb sets SWARM_HOST to node1's socket.
 func cmdCluster(ts *testscript.TestScript, neg bool, args []string) { up(ts, args, false) }
 
-// hosts N [DAEMON-ARG...]: N hosts with a daemon each, part of no cluster.
+// hosts N [DAEMON-ARG...] starts N hosts with a daemon each, which are part of no cluster.
 func cmdHosts(ts *testscript.TestScript, neg bool, args []string) { up(ts, args, true) }
 
 func up(ts *testscript.TestScript, args []string, noCluster bool) {
@@ -147,7 +149,8 @@ func socketOf(ts *testscript.TestScript, host string) string {
 	return "unix://" + h.Socket
 }
 
-// on HOST COMMAND...: runs a command inside a host, with SWARM_HOST naming that host's daemon.
+// on HOST COMMAND... runs a command inside a host, with SWARM_HOST set to the socket of that host's
+// daemon.
 func cmdOn(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 2 {
 		ts.Fatalf("usage: on HOST COMMAND [ARG...]")
@@ -211,8 +214,9 @@ func finish(ts *testscript.TestScript, neg bool, stdout, stderr string, err erro
 	}
 }
 
-// eventually DURATION [-count=N] REGEXP COMMAND...: runs a swarm command again and again, until its output matches (N
-// times); `eventually DURATION ok COMMAND...` until it succeeds, `... gone REGEXP COMMAND...` until it matches no more.
+// eventually DURATION [-count=N] REGEXP COMMAND... runs a command repeatedly until its output
+// matches (N times). `eventually DURATION ok COMMAND...` runs it until it succeeds, and `eventually
+// DURATION gone REGEXP COMMAND...` until its output no longer matches.
 func cmdEventually(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 3 {
 		ts.Fatalf("usage: eventually DURATION [-count=N|gone] REGEXP|ok COMMAND [ARG...]")
@@ -231,11 +235,12 @@ func cmdEventually(ts *testscript.TestScript, neg bool, args []string) {
 		if time.Since(began) > limit || time.Now().After(sceneOf(ts).deadline) {
 			ts.Fatalf("not within %v: want %s\n[stdout]\n%s[stderr]\n%s%v", limit, want, stdout, stderr, err)
 		}
-		<-time.After(100 * time.Millisecond) // The interval of the poll.
+		<-time.After(100 * time.Millisecond) // the interval of the poll
 	}
 }
 
-// during DURATION [-count=N|gone] REGEXP COMMAND...: the command's output matches all the time.
+// during DURATION [-count=N|gone] REGEXP COMMAND... runs a command repeatedly and fails once its
+// output does not match.
 func cmdDuring(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 3 {
 		ts.Fatalf("usage: during DURATION [-count=N|gone] REGEXP|ok COMMAND [ARG...]")
@@ -251,9 +256,9 @@ func cmdDuring(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// wanted is what eventually and during look for.
+// wanted is the condition that eventually and during check.
 type wanted struct {
-	pattern *regexp.Regexp // nil: success alone
+	pattern *regexp.Regexp // nil: the command has to succeed, whatever its output
 	count   int            // -1: at least once
 	gone    bool
 }
@@ -297,7 +302,8 @@ func parseWant(ts *testscript.TestScript, args []string) (wanted, []string) {
 	return w, args[1:]
 }
 
-// run runs a command on this machine, or `on HOST ...` inside a host, or `http ...`.
+// run runs a command on this machine. `on HOST ...` runs it inside a host, and `http ...` requests
+// a page.
 func run(ts *testscript.TestScript, argv []string) (stdout, stderr string, err error) {
 	switch argv[0] {
 	case "on":
@@ -323,7 +329,7 @@ func run(ts *testscript.TestScript, argv []string) (stdout, stderr string, err e
 	return out.String(), errOut.String(), err
 }
 
-// http HOST URL: a GET from inside a host; its body on stdout.
+// http HOST URL sends a GET request from inside a host and prints the body on stdout.
 func cmdHTTP(ts *testscript.TestScript, neg bool, args []string) {
 	body, err := get(ts, args)
 	finish(ts, neg, body, "", err)
@@ -353,7 +359,7 @@ func get(ts *testscript.TestScript, args []string) (string, error) {
 	return string(body), err
 }
 
-// expired succeeds when the certificate of a host has expired.
+// expired returns an error unless the certificate of a host has expired.
 func expired(ts *testscript.TestScript, host string) error {
 	h, err := playground(ts).Host(host)
 	ts.Check(err)
@@ -365,7 +371,8 @@ func expired(ts *testscript.TestScript, host string) error {
 	return nil
 }
 
-// hostCommand makes a verb of a playground's method.
+// hostCommand makes a verb of a method of the playground. The verb calls it for each host that is
+// named.
 func hostCommand(do func(*dev.Playground, context.Context, string) error) func(*testscript.TestScript, bool, []string) {
 	return func(ts *testscript.TestScript, neg bool, args []string) {
 		for _, host := range args {
@@ -377,7 +384,8 @@ func hostCommand(do func(*dev.Playground, context.Context, string) error) func(*
 	}
 }
 
-// cut HOST [HOST] [PORT/PROTOCOL]: unplugs a host, or blocks what passes between two, or one port.
+// cut HOST [HOST] [PORT/PROTOCOL] unplugs a host, or blocks traffic between two hosts, or blocks
+// one port.
 func cmdCut(ts *testscript.TestScript, neg bool, args []string) {
 	var c dev.Cut
 	for _, a := range args {
@@ -392,12 +400,13 @@ func cmdCut(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(playground(ts).Cut(c))
 }
 
-// heal [HOST...]: undoes cuts.
+// heal [HOST...] undoes cuts.
 func cmdHeal(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(playground(ts).Heal(args...))
 }
 
-// setenv NAME COMMAND...: sets a variable to the trimmed output of a command; `setenv NAME on HOST COMMAND...` too.
+// setenv NAME COMMAND... sets a variable to the trimmed output of a command. `setenv NAME on HOST
+// COMMAND...` runs the command inside a host.
 func cmdSetenv(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 2 {
 		ts.Fatalf("usage: setenv NAME COMMAND [ARG...]")
@@ -409,7 +418,7 @@ func cmdSetenv(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv(args[0], strings.TrimSpace(stdout))
 }
 
-// match REGEXP STRING: for variables.
+// match REGEXP STRING checks a string, such as a variable, against a pattern.
 func cmdMatch(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) != 2 {
 		ts.Fatalf("usage: match REGEXP STRING")

@@ -21,24 +21,26 @@ import (
 const (
 	// writerTimeout is the session timeout, and so the lease of the single-writer task.
 	writerTimeout = 2 * time.Second
-	// writerAway bounds how long a fault lasts: some are over before the lease, some go on after it.
+	// writerAway bounds the duration of a fault. Some faults end before the lease does, and some
+	// after it.
 	writerAway = 7 * time.Second
 )
 
-// TestSingleWriter cuts hosts off, kills daemons and runtimes, drains nodes and updates a service at random. The service is
-// single-writer, and its container ignores SIGTERM and writes to a file of the machine for as long as it runs. No two
-// containers of it ever run at once: the file never has a line of one after a line of the next. ROUNDS is how often, default
-// 4; SEED replays.
+// TestSingleWriter cuts hosts off, kills daemons and runtimes, drains nodes and updates a service
+// at random. The service is single-writer, and its container ignores SIGTERM and writes to a file
+// of the machine for as long as it runs. Two containers of the service must never run at once: the
+// file must have no line of one container after a line of the next. ROUNDS is the number of rounds,
+// default 4. SEED replays the choices.
 func TestSingleWriter(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes minutes")
 	}
 	t.Parallel()
-	seed, rounds := number(t, "SEED", rand.Uint64()), int(number(t, "ROUNDS", 4))
+	seed, rounds := envNumber(t, "SEED", rand.Uint64()), int(envNumber(t, "ROUNDS", 4))
 	t.Logf("SEED=%d", seed)
 	w := &writers{
-		crowd: newCrowdOf(t, binaryUnderTest(t), dev.Options{Nodes: 3, Managers: 3}),
-		Rand:  rand.New(rand.NewPCG(seed, 0)), folder: t.TempDir(),
+		testCluster: newTestClusterOf(t, binaryUnderTest(t), dev.Options{Nodes: 3, Managers: 3}),
+		Rand:        rand.New(rand.NewPCG(seed, 0)), folder: t.TempDir(),
 	}
 	w.shorten()
 	w.swarm("service", "create", "--name", "db", "--single-writer", "--stop-grace-period", "5s", "--restart-delay", "500ms",
@@ -52,15 +54,15 @@ func TestSingleWriter(t *testing.T) {
 	t.Logf("%d rounds, SEED=%d: %d containers one after the other, overlaps: %d", rounds, seed, len(ids), overlaps)
 }
 
-// writers is the test under way.
+// writers is the state of TestSingleWriter.
 type writers struct {
-	*crowd
+	*testCluster
 	*rand.Rand
 	folder  string
 	updates int
 }
 
-// shorten gives the cluster its session timeout: workers learn it when they begin a session.
+// shorten sets the cluster's session timeout. Workers learn it when they begin a session.
 func (w *writers) shorten() {
 	w.t.Helper()
 	conn, err := transport.DialUnix(w.hosts[0].Socket)
@@ -92,10 +94,10 @@ func (w *writers) must(err error) {
 	}
 }
 
-// takenOver cuts off the host of the task until another one runs it.
+// takenOver cuts off the host of the task until another host runs the service.
 func (w *writers) takenOver() {
 	w.t.Helper()
-	was := w.settled()
+	was := w.waitTask()
 	h := w.host(was.node)
 	w.at = (w.index(h) + 1) % len(w.hosts)
 	began := time.Now()
@@ -109,14 +111,15 @@ func (w *writers) takenOver() {
 	})
 	w.t.Logf("%s was cut off: another container ran after %v", h.Name, time.Since(began).Round(10*time.Millisecond))
 	w.must(w.playground.Heal(h.Name))
-	w.settled()
+	w.waitTask()
 }
 
 func (w *writers) index(h dev.Host) int {
 	return slices.IndexFunc(w.hosts, func(o dev.Host) bool { return o.Name == h.Name })
 }
 
-// round strikes one host, the one with the task as a rule, while the cluster is told to do something.
+// round strikes one host, usually the one with the task, while a command makes the managers replace
+// the task.
 func (w *writers) round(i int) {
 	w.t.Helper()
 	h := w.hosts[w.IntN(len(w.hosts))]
@@ -131,7 +134,7 @@ func (w *writers) round(i int) {
 	w.Shuffle(len(strikes), func(a, b int) { strikes[a], strikes[b] = strikes[b], strikes[a] })
 	for _, strike := range strikes {
 		strike()
-		<-time.After(before) // Random on purpose, as is away: the rounds are about when things happen.
+		<-time.After(before) // This time and away are random, because each round shall hit another moment.
 	}
 	<-time.After(away)
 	heal()
@@ -139,11 +142,11 @@ func (w *writers) round(i int) {
 	if order == "reject" {
 		w.retry("mend", "service", "update", "--detach", "--mount-rm", "/x", "db")
 	}
-	now := w.settled()
+	now := w.waitTask()
 	ids, overlaps := w.written()
 	w.t.Logf("round %d: %s on %s for %v, %s; runs on %s; %d containers so far", i, fault, h.Name, away.Round(10*time.Millisecond), order, now.node, len(ids))
 	if overlaps > 0 {
-		w.t.Fatalf("round %d: %d times a container ran beside the next one", i, overlaps)
+		w.t.Fatalf("round %d: %d times a container ran at the same time as the next one", i, overlaps)
 	}
 }
 
@@ -151,7 +154,7 @@ func (w *writers) pause(most time.Duration) time.Duration {
 	return time.Duration(w.Int64N(int64(most)))
 }
 
-// strike makes a fault and returns what undoes it.
+// strike causes a fault and returns the function that undoes it.
 func (w *writers) strike(fault string, h dev.Host) (heal func()) {
 	w.t.Helper()
 	if fault == "cut" {
@@ -172,7 +175,7 @@ func (w *writers) strike(fault string, h dev.Host) (heal func()) {
 	return heal
 }
 
-// order tells the cluster to do something that replaces the task.
+// order runs a command that replaces the task.
 func (w *writers) order(what string, h dev.Host) {
 	w.t.Helper()
 	w.updates++
@@ -187,7 +190,7 @@ func (w *writers) order(what string, h dev.Host) {
 	}
 }
 
-// retry runs a command until the managers take it: there may be no leader at the moment.
+// retry runs a command until the managers accept it. There may be no leader for a moment.
 func (w *writers) retry(what string, args ...string) {
 	w.t.Helper()
 	w.eventually(what, func() error {
@@ -196,8 +199,8 @@ func (w *writers) retry(what string, args ...string) {
 	})
 }
 
-// settled waits until the service has one task that runs and writes.
-func (w *writers) settled() (now psRow) {
+// waitTask waits until the service has one task that runs and writes.
+func (w *writers) waitTask() (now psRow) {
 	w.t.Helper()
 	w.eventually("db runs", func() (err error) {
 		now, err = w.runs()
@@ -206,7 +209,8 @@ func (w *writers) settled() (now psRow) {
 	return now
 }
 
-// runs is the task of the service that runs, by what the managers say and by what it writes.
+// runs returns the running task of the service. The managers must report it as running, and its
+// container must write.
 func (w *writers) runs() (psRow, error) {
 	rows, err := w.ps("db")
 	if err != nil {
@@ -227,8 +231,8 @@ func (w *writers) runs() (psRow, error) {
 	return rows[i], nil
 }
 
-// written reads what the containers wrote: which of them there were, one after the other, and how often one wrote after
-// another one had begun.
+// written reads the file that the containers write. It returns their ids in order, and how often
+// one wrote after another one had begun.
 func (w *writers) written() (ids []string, overlaps int) {
 	w.t.Helper()
 	text, err := os.ReadFile(filepath.Join(w.folder, "db"))

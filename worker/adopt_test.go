@@ -47,7 +47,7 @@ func TestWorker_RestartAdoptsWhatRuns(t *testing.T) {
 		m.mu.Unlock()
 		s := m.waitState("t2", failed)
 		if s.ContainerStatus.ExitCode != 7 {
-			t.Errorf("t2: %v", s)
+			t.Errorf("status of t2: got %v, want exit code 7", s)
 		}
 		synctest.Wait()
 		if _, ok := r.runtime.Container("stray"); ok {
@@ -60,15 +60,15 @@ func TestWorker_RestartAdoptsWhatRuns(t *testing.T) {
 			t.Errorf("reports after the restart = %v, want %v", m.history, want)
 		}
 		if kept := r.network.Restored()[1]; len(kept) != 3 || len(kept[0].Networks) != 1 {
-			t.Errorf("restored %v", kept)
+			t.Errorf("restored networks: got %v, want three tasks, the first with one network", kept)
 		}
 		m.assign(puts(taskObject("t3", running))...)
 		m.waitState("t3", running)
 	})
 }
 
-// A daemon that is killed right after it has stopped a container may not have written down that it
-// was asked to stop it.
+// A daemon that is killed right after it has stopped a container may not have recorded that the
+// stop was requested.
 func TestWorker_StopThatWasForgottenIsNoFailure(t *testing.T) {
 	bubble(t, simulated.Config{}, []string{"m1"}, func(t *testing.T, r *rig) {
 		m := r.managers["m1"]
@@ -104,7 +104,7 @@ func TestWorker_TaskThatHadNotStartedWaitsForTheManagers(t *testing.T) {
 		r.start()
 		m.waitState("t1", swarmv1.TaskState_PREPARING)
 		r.stop()
-		m.initial = nil // it runs elsewhere by now
+		m.initial = nil // The task runs elsewhere by now.
 		r.start()
 		m.waitSession(2)
 		time.Sleep(2 * time.Hour)

@@ -44,8 +44,8 @@ func TestWorker_OutOfContactItRestartsByPolicy(t *testing.T) {
 	})
 }
 
-// A single-writer task that is prepared while its node is out of contact is not started before the
-// managers have said what they decided meanwhile.
+// A single-writer task is prepared while its node has no contact to the managers. It must not start
+// before the managers have sent their latest decisions.
 func TestWorker_SingleWriterDoesNotStartOutOfContact(t *testing.T) {
 	for name, desired := range map[string]swarmv1.TaskState{"and is stopped": swarmv1.TaskState_SHUTDOWN, "and is started": running} {
 		t.Run(name, func(t *testing.T) {

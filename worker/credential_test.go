@@ -25,7 +25,7 @@ func withAuth(s *swarmv1.ServiceSpec) {
 	s.TaskTemplate.ContainerSpec.PullOptions = &swarmv1.PullOptions{RegistryAuth: password}
 }
 
-// A worker has the credentials for a registry in memory only. A new session brings them again.
+// A worker keeps registry credentials only in memory. A new session sends them again.
 func TestWorker_RegistryCredentialsAreNotOnDisk(t *testing.T) {
 	bubble(t, simulated.Config{}, []string{"m1"}, func(t *testing.T, r *rig) {
 		m := r.managers["m1"]
@@ -50,7 +50,7 @@ func TestWorker_RegistryCredentialsAreNotOnDisk(t *testing.T) {
 	})
 }
 
-// scan looks for the password in all files below a folder.
+// scan searches all files below a folder for the password.
 func scan(t *testing.T, dir string) {
 	t.Helper()
 	files := 0
@@ -73,7 +73,7 @@ func scan(t *testing.T, dir string) {
 // pulls records the credentials of all pulls.
 type pulls struct {
 	engine.Images
-	mu   sync.Mutex // guards what follows
+	mu   sync.Mutex // guards the fields below
 	with []string
 }
 
@@ -90,8 +90,8 @@ func (p *pulls) auths() []string {
 	return p.with
 }
 
-// secretFields has the fields of assignments whose names suggest a secret, and why a worker may
-// write them to disk or does not. A new such field fails the test: decide about it in
+// secretFields has the fields of assignments whose names suggest a secret, with the reason why a
+// worker may or may not write them to disk. A new such field fails the test: decide about it in
 // assignment.Change.ForDisk.
 var secretFields = map[string]string{
 	"swarm.v1.PullOptions.registry_auth": "left out by forDisk",

@@ -12,9 +12,9 @@ import (
 	"swarm/worker/simulated"
 )
 
-// A host that goes down first tells the managers. Then every task is stopped with its signal and
-// grace period, and the managers learn how it ended. Tasks that are assigned meanwhile do not
-// start.
+// A worker whose host shuts down first tells the managers. It then stops every task with its signal
+// and grace period, and the managers learn how the task ended. Tasks that are assigned meanwhile do
+// not start.
 func TestWorker_DepartStopsTasksWithGrace(t *testing.T) {
 	const obeys = 3 * time.Second
 	bubble(t, simulated.Config{Delays: simulated.Delays{Stop: obeys}}, []string{"m1"}, func(t *testing.T, r *rig) {
@@ -50,8 +50,8 @@ func TestWorker_DepartStopsTasksWithGrace(t *testing.T) {
 	})
 }
 
-// If no manager answers, the tasks are stopped soon nevertheless, and Depart waits no longer than
-// its context allows.
+// If no manager answers, the worker stops the tasks nevertheless after a short time, and Depart
+// waits no longer than its context allows.
 func TestWorker_DepartWithoutManagers(t *testing.T) {
 	bubble(t, simulated.Config{Delays: simulated.Delays{Stop: time.Minute}}, []string{"m1"}, func(t *testing.T, r *rig) {
 		m := r.managers["m1"]

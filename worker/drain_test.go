@@ -13,7 +13,7 @@ import (
 	"swarm/worker/simulated"
 )
 
-// publishes gives a service a port that is published on all nodes.
+// publishes makes a service publish a port on all nodes.
 func publishes(s *swarmv1.ServiceSpec) {
 	s.EndpointSpec = &swarmv1.EndpointSpec{Ports: []*swarmv1.PortConfig{{TargetPort: 80, PublishedPort: 8080}}}
 }
@@ -21,7 +21,7 @@ func publishes(s *swarmv1.ServiceSpec) {
 func TestWorker_StopsOnceNobodySendsMore(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
-		knows time.Duration // after the stop; 0: never
+		knows time.Duration // when Settled returns, counted from the stop; 0: never
 		want  time.Duration
 	}{
 		{"the others soon know", 700 * time.Millisecond, 900 * time.Millisecond},
@@ -50,7 +50,7 @@ func TestWorker_StopsOnceNobodySendsMore(t *testing.T) {
 	}
 }
 
-// The worker acknowledges assignments only when they are programmed.
+// The worker acknowledges assignments only when their data path is programmed.
 func TestWorker_AcknowledgesProgrammedAssignments(t *testing.T) {
 	bubble(t, simulated.Config{}, []string{"m1"}, func(t *testing.T, r *rig) {
 		var slow, fails atomic.Bool

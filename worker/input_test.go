@@ -29,13 +29,13 @@ func TestWorker_ContainerGetsItsInputs(t *testing.T) {
 			c.Configs = []*swarmv1.ConfigReference{{ConfigId: "cfg", ConfigName: "app.conf", File: &swarmv1.FileTarget{Name: "/etc/app.conf", Uid: "5", Mode: 0o400}}}
 			s.EndpointSpec = &swarmv1.EndpointSpec{Ports: []*swarmv1.PortConfig{{TargetPort: 80, PublishMode: swarmv1.PortConfig_HOST}, {TargetPort: 81}}}
 		})
-		// The task comes first, as after a restart without its secrets, and waits.
+		// The task arrives before its secrets, as after a restart, and waits for them.
 		m.assign(puts(rev, taskObject("t1", running))...)
 		m.assign(puts(&swarmv1.Assignment{Object: &swarmv1.Assignment_Config{Config: config}})...)
 		m.assign(puts(&swarmv1.Assignment{Object: &swarmv1.Assignment_Secret{Secret: secret}})...)
 		s := m.waitState("t1", running)
 		if len(s.PortStatus) != 1 || s.PortStatus[0].PublishedPort != 30000 {
-			t.Errorf("ports = %v", s.PortStatus)
+			t.Errorf("ports: got %v, want one on 30000", s.PortStatus)
 		}
 		c, _ := r.runtime.Container("t1")
 		want := []engine.File{
@@ -46,10 +46,10 @@ func TestWorker_ContainerGetsItsInputs(t *testing.T) {
 			t.Error(diff)
 		}
 		if got := c.Spec().Env; !cmp.Equal(got, []string{"SLOT=1"}) {
-			t.Errorf("env = %q", got)
+			t.Errorf("env: got %q, want SLOT=1 alone", got)
 		}
 		if got := read(t, c.ResolvConf); got != "nameserver 10.1.1.1\nsearch a.example b.example\noptions ndots:2\n" {
-			t.Errorf("resolv.conf = %q", got)
+			t.Errorf("resolv.conf: got %q, want name server 10.1.1.1, two search domains and ndots:2", got)
 		}
 		hosts := read(t, c.HostsFile)
 		for _, line := range []string{"127.0.0.1\tlocalhost\n", "10.0.0.1\tt1\n", "10.9.8.7\tdb database\n"} {
@@ -58,7 +58,7 @@ func TestWorker_ContainerGetsItsInputs(t *testing.T) {
 			}
 		}
 		if got := read(t, c.HostnameFile); got != "t1\n" || c.Hostname != "t1" {
-			t.Errorf("hostname = %q", got)
+			t.Errorf("hostname: got file %q and %q, want t1", got, c.Hostname)
 		}
 	})
 }
@@ -94,7 +94,7 @@ func TestWorker_SecretsAreNotOnDisk(t *testing.T) {
 			t.Error("state.db has a secret")
 		}
 		if len(keys) != 1 || string(keys[0].Key) != "also-hush-hush" {
-			t.Errorf("keys = %v", keys)
+			t.Errorf("keys: got %v, want one with the second secret", keys)
 		}
 	})
 }

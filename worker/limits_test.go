@@ -79,7 +79,7 @@ func TestWorker_LimitsChangeWhileItRuns(t *testing.T) {
 	}
 }
 
-// A task that is not healthy yet may become so with the memory that it is given now.
+// A task that is not healthy yet gets new limits too, because with them it may become healthy.
 func TestWorker_LimitsChangeBeforeItIsHealthy(t *testing.T) {
 	var unhealthy atomic.Bool
 	unhealthy.Store(true)
@@ -130,7 +130,7 @@ func TestWorker_RefusedLimitsAreReported(t *testing.T) {
 		m.wait("the refusal to be taken back", func() bool { s := m.statuses["t1"]; return s.RefusedRevision == 0 && s.Err == "" })
 		wantMemory(t, r, 30)
 
-		// A runtime that is away for a while is not a refusal.
+		// A runtime that is unavailable for a while does not count as a refusal.
 		refuse(errdefs.ErrUnavailable)
 		m.move(limited(4, 40))
 		time.Sleep(20 * time.Second)
@@ -144,7 +144,7 @@ func TestWorker_RefusedLimitsAreReported(t *testing.T) {
 	})
 }
 
-// The daemon was away when the limits changed, or was killed while it changed them.
+// The daemon is down when the limits change, or is killed while it changes them.
 func TestWorker_AdoptedTaskIsGivenItsLimits(t *testing.T) {
 	bubble(t, simulated.Config{}, []string{"m1"}, func(t *testing.T, r *rig) {
 		m := r.managers["m1"]

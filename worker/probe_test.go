@@ -78,7 +78,7 @@ func TestWorker_HonoursTheImagesHealthcheck(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		own  *swarmv1.HealthConfig
-		runs string // the command; empty: none
+		runs string // the command of the check; empty: no check
 		sick time.Duration
 	}{
 		{"image's", nil, "/bin/ash -ec of the image", 2 * time.Second},
@@ -110,7 +110,7 @@ func TestWorker_HonoursTheImagesHealthcheck(t *testing.T) {
 				sick.Store(true)
 				began := time.Now()
 				if c.runs == "" {
-					<-time.After(time.Minute) // of the bubble
+					<-time.After(time.Minute) // in the bubble's time
 					if s := m.status("t1"); s.GetState() != running || ran.Load() != nil {
 						t.Errorf("status = %v, ran %v; want one that runs and no check", s, ran.Load())
 					}

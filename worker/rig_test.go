@@ -23,7 +23,7 @@ import (
 	"swarm/worker/simulated"
 )
 
-// rig is a node with managers that do what a test tells them.
+// rig is a node with managers that the test controls.
 type rig struct {
 	t        testing.TB
 	dir      string
@@ -123,10 +123,10 @@ type manager struct {
 	server *grpc.Server
 
 	mu         sync.Mutex
-	epoch      uint64 // of sessions
+	epoch      uint64 // the number of sessions
 	cluster    uint64
 	deaf       bool // answers no heartbeat
-	jammed     bool // reads nothing any more
+	jammed     bool // does not read
 	noAck      bool
 	refuse     error
 	removed    bool
@@ -139,7 +139,7 @@ type manager struct {
 	images     *swarmv1.ImageReport
 	departed   time.Time
 	programmed uint64        // sequence of the newest assignments that the worker has acknowledged
-	settles    chan struct{} // Settled answers when it is closed; nil: at once
+	settles    chan struct{} // Settled returns when it is closed; nil: at once
 	initial    []*swarmv1.Assignment
 	index      uint64
 	changed    chan struct{}
@@ -195,7 +195,7 @@ func (m *manager) Session(stream swarmv1.Dispatcher_SessionServer) error {
 	m.mu.Unlock()
 	s.send(&swarmv1.ToWorker{Message: &swarmv1.ToWorker_Welcome{Welcome: welcome}})
 	s.assign(&swarmv1.Assignments{Complete: true, Index: index, Changes: puts(initial...)})
-	m.mu.Lock() // What a test sends comes after this.
+	m.mu.Lock() // Messages of a test come after this one.
 	m.sessions++
 	m.session = s
 	m.signalLocked()
@@ -326,7 +326,7 @@ func (m *manager) wait(what string, ok func() bool) {
 			for _, s := range m.statuses {
 				states[s.State]++
 			}
-			m.t.Fatalf("waited in vain for %s; states: %v, sessions: %d", what, states, m.sessions)
+			m.t.Fatalf("timed out waiting for %s; states: %v, sessions: %d", what, states, m.sessions)
 		}
 	}
 }

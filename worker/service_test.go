@@ -159,7 +159,7 @@ func TestWorker_ImagesAreServed(t *testing.T) {
 		last = p
 	}
 	if last.GetImage().GetDigest() != "sha256:7" {
-		t.Errorf("last message: %v", last)
+		t.Errorf("last message: got %v, want an image with digest sha256:7", last)
 	}
 	if _, err := c.RemoveImage(t.Context(), &swarmv1.RemoveImageRequest{Digest: "sha256:7"}); err != nil {
 		t.Error(err)
@@ -210,6 +210,6 @@ func TestWorker_LogsOutliveTheirTask(t *testing.T) {
 		}
 	}
 	if len(got) != 1 || got[0] != "n1 hello" {
-		t.Errorf("logs = %q", got)
+		t.Errorf("logs: got %q, want n1 hello", got)
 	}
 }

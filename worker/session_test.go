@@ -45,7 +45,7 @@ func TestWorker_LostManagerFailsOver(t *testing.T) {
 					m.initial = objects
 				}
 				r.edit = func(_ *worker.Config, d *worker.Deps) {
-					d.Describe = func() *swarmv1.NodeDescription { // more than gRPC sends to who does not read
+					d.Describe = func() *swarmv1.NodeDescription { // larger than the gRPC window, so sending it needs a reader
 						return &swarmv1.NodeDescription{Hostname: strings.Repeat("h", 128<<10)}
 					}
 				}
@@ -59,7 +59,7 @@ func TestWorker_LostManagerFailsOver(t *testing.T) {
 				time.Sleep(time.Minute + time.Second/2)
 				began := time.Now()
 				lose.how(first)
-				for range 2 { // the fake still takes the first
+				for range 2 { // The fake manager still accepts the first.
 					r.w.Redescribe()
 					synctest.Wait()
 				}
@@ -127,7 +127,7 @@ func TestWorker_RefusesStateOlderThanItHasSeen(t *testing.T) {
 			t.Fatal("older state took the task away")
 		}
 		m.mu.Lock()
-		m.index, m.cluster = 3, 2 // made anew: indexes of another epoch do not compare
+		m.index, m.cluster = 3, 2 // The index is of another cluster state, so it cannot be compared.
 		m.mu.Unlock()
 		time.Sleep(10 * time.Second)
 		if r.w.Tasks() != 0 {
@@ -155,7 +155,8 @@ func TestWorker_RemovedNodeIsTold(t *testing.T) {
 	})
 }
 
-// After a renewal of the certificate the old session ends in order and a new one begins at once.
+// After a renewal of the certificate the worker ends the old session in order and begins a new one
+// at once.
 func TestWorker_RenewalBeginsTheSessionAnew(t *testing.T) {
 	bubble(t, simulated.Config{}, []string{"m1"}, func(t *testing.T, r *rig) {
 		renewed := make(chan struct{})

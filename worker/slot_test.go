@@ -11,7 +11,7 @@ import (
 	"swarm/worker/simulated"
 )
 
-// A preparation that hangs and cannot be interrupted holds up neither the node's other containers,
+// A preparation that hangs and cannot be interrupted delays neither the node's other containers,
 // nor the removal of its own, nor the end of the daemon.
 func TestWorker_HangingWorkHoldsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -36,7 +36,7 @@ func TestWorker_HangingWorkHoldsNothing(t *testing.T) {
 		m.assign(puts(taskObject("good", running))...)
 		m.waitState("good", running)
 		if took := time.Since(began); took > time.Minute {
-			t.Errorf("a good task ran %v after the bad ones", took)
+			t.Errorf("a task ran %v after tasks whose preparation hangs", took)
 		}
 		began = time.Now()
 		m.assign(removal(swarmv1.AssignmentRef_TASK, "bad0"))

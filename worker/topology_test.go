@@ -14,7 +14,7 @@ import (
 	"swarm/worker/simulated"
 )
 
-// heard records the changes of the topology that a worker passes on, one line each.
+// heard records the topology changes that a worker passes on, one line each.
 type heard struct {
 	mu    sync.Mutex // guards lines
 	lines []string
@@ -63,7 +63,7 @@ func TestWorker_TellsTopology(t *testing.T) {
 		}
 
 		r.stop()
-		r.peers = nil // No manager is there: what was known is known.
+		r.peers = nil // No manager answers, so the worker keeps the peers that it knows.
 		r.start()
 		synctest.Wait()
 		if got := h.take(); len(got) != 3 {

@@ -89,7 +89,7 @@ func TestWorker_ReadyWaitsForRunning(t *testing.T) {
 		if r.runtime.Starts() != 0 {
 			t.Error("started though READY is desired")
 		}
-		// The managers decide by their clock when the task may start, and keep it READY until then.
+		// The managers' clock decides when the task may start. They keep the task READY until then.
 		m.assign(puts(taskObject("t1", running, func(t *swarmv1.Task) { t.StartAfter = timestamppb.New(time.Now().Add(time.Hour)) }))...)
 		synctest.Wait()
 		m.waitState("t1", running)
@@ -135,7 +135,7 @@ func TestWorker_StartThatCannotWorkFails(t *testing.T) {
 		m.initial = []*swarmv1.Assignment{revisionObject(), taskObject("t1", running)}
 		r.start()
 		if s := m.waitState("t1", failed); !strings.Contains(s.Err, "nope") {
-			t.Errorf("err = %q", s.Err)
+			t.Errorf("error: got %q, want one that names nope", s.Err)
 		}
 	})
 }
@@ -266,7 +266,7 @@ func TestWorker_RuntimeAwayIsNoFailureOfTheTask(t *testing.T) {
 	}
 }
 
-// A health check that cannot be run because the runtime is away counts neither as passed nor as
+// A health check that cannot run because the runtime is down counts neither as passed nor as
 // failed.
 func TestWorker_RuntimeAwayIsNoSickness(t *testing.T) {
 	cfg := simulated.Config{Exec: func(context.Context, *swarmv1.ExecStart, engine.ExecStreams) int { return 0 }}

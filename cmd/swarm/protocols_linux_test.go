@@ -36,7 +36,7 @@ var update = flag.Bool("update", false, "rewrite docs/protocols.md and testdata/
 
 const protocolsDoc = "../../docs/protocols.md"
 
-// tls speaks TLS as anybody could, and trusts whoever answers.
+// tls opens a TLS connection without verifying the server, as any stranger can.
 func (r *protocolRig) tls(role, alpn string, cred pki.Credential) (*tls.Conn, error) {
 	raw, err := net.Dial("tcp", r.addrs[role])
 	if err != nil {
@@ -55,7 +55,7 @@ func (r *protocolRig) config(alpn string, cred pki.Credential) *tls.Config {
 	return config
 }
 
-// admitted says whether a caller may have a connection.
+// admitted reports whether a caller may have a connection.
 func (r *protocolRig) admitted(role, alpn string, c protocolCaller) bool {
 	r.t.Helper()
 	conn, err := r.tls(role, alpn, c.of(alpn))
@@ -66,21 +66,21 @@ func (r *protocolRig) admitted(role, alpn string, c protocolCaller) bool {
 	if alpn == protoRoots {
 		return len(conn.ConnectionState().PeerCertificates) > 1
 	}
-	_, err = conn.Read(make([]byte, 1)) // the byte of greet, or the first of HTTP/2
+	_, err = conn.Read(make([]byte, 1)) // the byte that greet sends, or the first byte of HTTP/2
 	if err != nil && !errors.Is(err, io.EOF) && !isClosed(err) {
 		r.t.Errorf("%s at a %s's %s: %v", c.name, role, alpn, err)
 	}
 	return err == nil
 }
 
-// protoRoots is the protocol of transport.PinnedBootstrap.
+// protoRoots is the ALPN protocol of transport.PinnedBootstrap.
 const protoRoots = "swarm-roots/1"
 
 func isClosed(err error) bool {
 	return strings.Contains(err.Error(), "reset") || strings.Contains(err.Error(), "remote error: tls")
 }
 
-// letThrough says whether a caller's call reaches its handler.
+// letThrough reports whether a caller's call reaches its handler.
 func (r *protocolRig) letThrough(conn *grpc.ClientConn, what, method string) bool {
 	r.t.Helper()
 	ctx, cancel := context.WithTimeout(r.t.Context(), 20*time.Second)
@@ -100,8 +100,8 @@ func (r *protocolRig) letThrough(conn *grpc.ClientConn, what, method string) boo
 	}
 }
 
-// walk fills the table of one kind of node: a line for each protocol and RPC, a cell for each
-// caller. What is refused to all of them has no line.
+// walk returns the table of one kind of node, with a line for each protocol and RPC and a cell for
+// each caller. A protocol or RPC that is refused to all callers has no line.
 func (r *protocolRig) walk(role string) string {
 	r.t.Helper()
 	var out strings.Builder
@@ -135,8 +135,8 @@ func (r *protocolRig) walk(role string) string {
 		defer conn.Close()
 		conns[c.name] = conn
 	}
-	// All at once: before a user's credential is said to be revoked, the manager catches up, once a
-	// second at most.
+	// The calls run in parallel. Before the manager refuses a revoked credential it catches up with
+	// the leader, at most once a second.
 	var calls sync.WaitGroup
 	answers := map[string]*atomic.Bool{} // by method and caller
 	for _, method := range allMethods() {
@@ -153,7 +153,8 @@ func (r *protocolRig) walk(role string) string {
 	return out.String()
 }
 
-// allMethods are those of all services but the one that is spoken inside of one host.
+// allMethods returns the methods of all services, except for the service that is used only inside
+// one host.
 func allMethods() (out []string) {
 	protoregistry.GlobalFiles.RangeFilesByPackage("swarm.v1", func(f protoreflect.FileDescriptor) bool {
 		for i := range f.Services().Len() {
@@ -169,8 +170,8 @@ func allMethods() (out []string) {
 	return out
 }
 
-// Every protocol and RPC, asked by everybody, of a manager and of a worker: what is answered is
-// what docs/protocols.md says.
+// TestProtocols calls every protocol and RPC of a manager and of a worker as every kind of caller.
+// The answers must be those in docs/protocols.md.
 func TestProtocols(t *testing.T) {
 	r := newProtocolRig(t)
 	r.await()
@@ -199,7 +200,7 @@ func TestProtocols(t *testing.T) {
 	}
 }
 
-// await returns when both daemons judge.
+// await returns once both daemons decide on callers.
 func (r *protocolRig) await() {
 	r.t.Helper()
 	for role := range r.addrs {
@@ -214,7 +215,7 @@ func (r *protocolRig) await() {
 	eventually.True(r.t, "the manager judges", func() bool { return r.admitted("manager", transport.ProtoRaft, r.caller("manager")) })
 }
 
-// open makes a connection that is kept.
+// open opens a connection that the test keeps.
 func (r *protocolRig) open(role, alpn string, c protocolCaller) *tls.Conn {
 	r.t.Helper()
 	conn, err := r.tls(role, alpn, c.of(alpn))
@@ -246,7 +247,8 @@ func stillOpen(t *testing.T, what string, conn net.Conn) {
 	}
 }
 
-// What is open when a role, a membership or a key goes is closed, and nothing else.
+// TestProtocols_CloseWhatIsOpen checks that the end of a role, of a membership or of a key closes
+// the connections that depend on it, and no others.
 func TestProtocols_CloseWhatIsOpen(t *testing.T) {
 	r := newProtocolRig(t)
 	r.await()
@@ -287,7 +289,8 @@ func TestProtocols_CloseWhatIsOpen(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- logs.RecvMsg(&emptypb.Empty{}) }()
 
-	// Another key, and the old one forgotten: what runs goes on, and blobs are fetched anew.
+	// The node renews with another key, and the old key is forgotten. This closes blob connections
+	// of the old key. Raft connections and streams of the node go on.
 	rekey([]byte("newer"))
 	closed(t, "the blob connection of a key that was replaced", blob)
 	closed(t, "the blob connection of a key that was replaced, at a worker", blobOfWorker)
@@ -319,7 +322,7 @@ func TestProtocols_CloseWhatIsOpen(t *testing.T) {
 	closed(t, "the blob connection of a node that was removed, at a worker", blobOfWorker)
 }
 
-// differing lists the lines that are not the same.
+// differing returns the lines that differ.
 func differing(want, got string) string {
 	var out strings.Builder
 	for _, l := range strings.Split(want, "\n") {

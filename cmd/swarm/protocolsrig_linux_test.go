@@ -35,8 +35,8 @@ import (
 	"swarm/raftstore/table"
 )
 
-// The two kinds of nodes of the table: real daemons of package node with real listeners, over rows
-// of a real store, with stubs for what they serve.
+// protocolRig has the two kinds of nodes of the table: real daemons of package node with real
+// listeners and a real store. Stubs stand for the services.
 type protocolRig struct {
 	t       *testing.T
 	store   *raftstore.Store
@@ -46,18 +46,19 @@ type protocolRig struct {
 	addrs   map[string]string // of the two daemons, by role
 	callers []protocolCaller
 	mu      sync.Mutex                  // guards told and hooks while the daemons start
-	told    map[string]*members.Members // by role, what the daemon was told of the cluster
+	told    map[string]*members.Members // what each daemon was told of the cluster, by role
 	hooks   map[string]node.WorkerHooks // by role
 }
 
 // protocolCaller is a column of the table.
 type protocolCaller struct {
 	name string
-	// cred is presented, and for Raft asManager, if the caller can have such a thing.
+	// cred is the credential that the caller presents. For Raft it presents asManager, if such a
+	// caller can have one.
 	cred, asManager pki.Credential
 }
 
-// of is what the caller presents.
+// of returns the credential that the caller presents for a protocol.
 func (c protocolCaller) of(alpn string) pki.Credential {
 	if alpn == transport.ProtoRaft && c.asManager.Cert != nil {
 		return c.asManager
@@ -120,7 +121,7 @@ func (r *protocolRig) commit(changes ...*swarmv1.Change) {
 	}
 }
 
-// node is a node with a row of the role, and both kinds of certificate.
+// node creates a node row with the role and returns a caller with both kinds of certificate.
 func (r *protocolRig) node(role swarmv1.NodeSpec_Role, validity time.Duration) protocolCaller {
 	r.t.Helper()
 	id := ident.NewID()
@@ -150,7 +151,7 @@ func (r *protocolRig) makeCallers() {
 	}
 	add("manager", r.node(swarmv1.NodeSpec_MANAGER, time.Hour))
 	worker := add("worker", r.node(swarmv1.NodeSpec_WORKER, time.Hour))
-	worker.asManager = pki.Credential{} // it never was one
+	worker.asManager = pki.Credential{} // The node was never a manager.
 	add("demoted", r.node(swarmv1.NodeSpec_WORKER, time.Hour))
 	removed := add("removed", r.node(swarmv1.NodeSpec_MANAGER, time.Hour))
 	gone, _ := r.store.View().Nodes.Get(idOfCert(removed.cred))
@@ -177,10 +178,10 @@ func (r *protocolRig) makeCallers() {
 	add("anonymous", protocolCaller{})
 }
 
-// run runs a daemon that is a member already.
+// run runs the daemon of a host that is a member already.
 func (r *protocolRig) run(role, id string, cred pki.Credential) {
 	r.t.Helper()
-	dir, err := os.MkdirTemp("", "protocols") // t.TempDir is too long for a socket
+	dir, err := os.MkdirTemp("", "protocols") // The path of t.TempDir is too long for a socket.
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -198,11 +199,11 @@ func (r *protocolRig) run(role, id string, cred pki.Credential) {
 	}
 	membership := node.Membership{NodeID: id, ClusterID: r.bundle.ClusterID(), Manager: role == "manager", Addr: "127.0.0.1", ListenAddr: "127.0.0.1", Port: uint16(port)}
 	for _, c := range r.callers {
-		if c.name == "manager" || c.name == "demoted" || c.name == "removed" { // what a worker was told last may be old
+		if c.name == "manager" || c.name == "demoted" || c.name == "removed" { // A worker may have stale rows of these nodes.
 			membership.Managers = append(membership.Managers, node.Peer{NodeID: idOfCert(c.cred), Addr: "127.0.0.1", Port: 1})
 		}
 	}
-	if role == "worker" { // and of the demotion it has been told
+	if role == "worker" { // The worker was also told of the demotion.
 		membership.Managers = slices.DeleteFunc(membership.Managers, func(p node.Peer) bool { return p.NodeID == idOfCert(r.caller("demoted").cred) })
 	}
 	text, err := json.Marshal(membership)
@@ -234,7 +235,8 @@ func (r *protocolRig) caller(name string) protocolCaller {
 	return r.callers[slices.IndexFunc(r.callers, func(c protocolCaller) bool { return c.name == name })]
 }
 
-// greet writes one byte to every connection of a part: whoever reads it has been admitted.
+// greet writes one byte to every connection of a listener. A caller that reads it has been
+// admitted.
 func greet(ctx context.Context, ln net.Listener) {
 	stop := context.AfterFunc(ctx, func() { _ = ln.Close() })
 	defer stop()
@@ -247,11 +249,11 @@ func greet(ctx context.Context, ln net.Listener) {
 	}
 }
 
-// holdOn in the metadata of a call makes it last until its end.
+// holdOn is a metadata key. A call with it does not return before its context ends.
 const holdOn = "hold-on"
 
-// stub registers services whose every method says that it is not implemented: that a caller is told
-// so shows that the call was let through.
+// stub registers services whose every method returns Unimplemented. A caller that gets this code
+// was let through.
 func stub(reg grpc.ServiceRegistrar, services ...string) {
 	for _, name := range services {
 		desc := &grpc.ServiceDesc{ServiceName: "swarm.v1." + name}
@@ -321,7 +323,7 @@ func (w stubWorker) Tasks() int                      { return 0 }
 func (w stubWorker) Depart(context.Context) error    { return nil }
 func (w stubWorker) Close() error                    { return w.blobs.Close() }
 
-// stubManager is a manager with its judgement and without its services.
+// stubManager is a manager that decides on callers but has no services.
 type stubManager struct {
 	*manager.Manager
 	raft net.Listener

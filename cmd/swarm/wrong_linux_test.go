@@ -36,7 +36,7 @@ import (
 
 const wrongFile = "testdata/wrong.txt"
 
-// wrongLine is a wrong command line, and what comes of it.
+// wrongLine is a wrong command line with its exit code and output.
 type wrongLine struct {
 	comment []string // lines above it
 	line    string
@@ -44,8 +44,8 @@ type wrongLine struct {
 	stderr  string
 }
 
-// Every wrong command line is refused with the exit code and the very words of testdata/wrong.txt,
-// by the real command line and a real manager.
+// TestWrongInput runs wrong command lines with the real command line client and a real manager.
+// Each must be refused with the exit code and the exact output in testdata/wrong.txt.
 func TestWrongInput(t *testing.T) {
 	table := readWrong(t)
 	rig := newWrongRig(t)
@@ -75,7 +75,7 @@ func (w wrongLine) text() string {
 	return strings.Join(append(slices.Clone(w.comment), "$ swarm "+w.line, "exit "+w.exit, w.stderr), "\n")
 }
 
-// readWrong reads the table: an entry ends with an empty line.
+// readWrong reads the table, in which an empty line ends each entry.
 func readWrong(t *testing.T) (out []wrongLine) {
 	t.Helper()
 	text, err := os.ReadFile(wrongFile)
@@ -102,10 +102,11 @@ func readWrong(t *testing.T) (out []wrongLine) {
 	return out
 }
 
-// odd is what no user should have to read: words of libraries, of Go, or of the wire.
+// odd matches text that no user should have to read: words of libraries, of Go, or of the wire
+// protocol.
 var odd = regexp.MustCompile(`strconv|rpc error|%!|\*[a-z]+\.[A-Za-z]|in type |map has|map\[|interface \{|panic:|<nil>|desc =|code =|0x[0-9a-f]{6}`)
 
-// problemsOf judges what a wrong command line says, whatever the words are.
+// problemsOf returns the problems of an error output that do not depend on its exact words.
 func problemsOf(w wrongLine) (out []string) {
 	lines := strings.Split(strings.TrimSuffix(w.stderr, "\n"), "\n")
 	last := lines[len(lines)-1]
@@ -133,18 +134,18 @@ func problemsOf(w wrongLine) (out []string) {
 	return out
 }
 
-// wrongRig is a command line at a host with a manager that leads a cluster of two nodes, and beside
-// a host of no cluster.
+// wrongRig runs command lines on a host whose manager leads a cluster of two nodes, and on a host
+// that is part of no cluster.
 type wrongRig struct {
 	t              *testing.T
 	member, absent string // sockets of the two daemons
 	home           string
-	token          string // to join
+	token          string // the join token
 }
 
 func newWrongRig(t *testing.T) *wrongRig {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "wrong") // t.TempDir is too long for a socket
+	dir, err := os.MkdirTemp("", "wrong") // The path of t.TempDir is too long for a socket.
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,8 +190,7 @@ func (r *wrongRig) dial() *grpc.ClientConn {
 	return conn
 }
 
-// nowhere is a registry and a gossip that know nothing, and a cluster whose other nodes are not
-// there.
+// nowhere is an empty registry and gossip, and a cluster whose other nodes do not answer.
 type nowhere struct{}
 
 func (nowhere) Resolve(_ context.Context, ref, _ string) (string, error) {
@@ -205,7 +205,7 @@ func (nowhere) Changed() (members, verdicts <-chan struct{}) { return nil, nil }
 // manage serves a manager with a store of its own at the member's socket.
 func (r *wrongRig) manage() {
 	r.t.Helper()
-	store, self := raftstoretest.New(r.t), "m1" // the store's member
+	store, self := raftstoretest.New(r.t), "m1" // the id of the store's member
 	_, csr := (&protocolRig{t: r.t}).key()
 	found, err := ca.NewCluster(ca.BootstrapConfig{CSR: csr, Addr: "10.0.0.1", Port: 2377, Format: table.Format}, time.Now())
 	if err != nil {
@@ -253,7 +253,7 @@ func (r *wrongRig) manage() {
 	}
 }
 
-// memberDaemon says of itself that it is a member.
+// memberDaemon is a daemon that reports that it is a member.
 type memberDaemon struct {
 	swarmv1.UnimplementedDaemonServer
 }
@@ -280,7 +280,7 @@ func (r *wrongRig) stayOut(dir string) {
 	})
 }
 
-// deps are the real ones, but for the daemons that are spoken to.
+// deps returns the real dependencies of the client, except for the connections to daemons.
 func (r *wrongRig) deps(out, errOut *bytes.Buffer, socket string) cli.Deps {
 	env := map[string]string{"HOME": r.home}
 	return cli.Deps{
@@ -298,7 +298,7 @@ func (r *wrongRig) deps(out, errOut *bytes.Buffer, socket string) cli.Deps {
 	}
 }
 
-// noUpgrade and noDev keep a wrong line that is accepted from changing the machine.
+// noUpgrade and noDev keep a wrong command line from changing the machine if it is accepted.
 type noUpgrade struct{ daemon.Upgrader }
 
 func (noUpgrade) Stage(ctx context.Context, path, _ string) (daemon.Program, func() error, error) {
@@ -313,13 +313,13 @@ type noDev struct{ dev.Maker }
 func (noDev) Up(context.Context, dev.Options, func(string)) error { return nil }
 func (noDev) Down(context.Context, string) error                  { return nil }
 
-// idInText is an id, which is another at every run.
+// idInText matches an id, which differs at every run.
 var idInText = regexp.MustCompile(`\b[0-9a-z]{25}\b`)
 
-// newest is how far the cluster's state has come, which is another number at every run.
+// newest matches the index of the cluster's state, which differs at every run.
 var newest = regexp.MustCompile(`(the newest that this manager knows is) \d+`)
 
-// run is one command line. $HOME in it is the user's folder, $TOKEN a join token.
+// run runs one command line. $HOME in it is the user's folder, and $TOKEN a join token.
 func (r *wrongRig) run(line string) wrongLine {
 	ctx, cancel := context.WithTimeout(r.t.Context(), 20*time.Second)
 	defer cancel()

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hostile are what a container of a stranger may try. Attack tests ask for it.
+// hostile has the options with which a container attacks its host. The attack tests set them.
 type hostile struct {
 	swap, link, copyTo, touch string
 	spoof, spoofDial          string
@@ -38,7 +38,7 @@ func (h *hostile) flags() {
 	flag.BoolVar(&h.id, "id", false, "print the effective user id and end")
 }
 
-// begin does what is done once, and starts the exchange.
+// begin runs the attacks that happen once, and starts the exchange of -swap.
 func (h *hostile) begin() error {
 	if h.touch != "" {
 		if err := os.WriteFile(h.touch, []byte("touched\n"), 0o644); err != nil {
@@ -87,7 +87,7 @@ func (h *hostile) begin() error {
 	return nil
 }
 
-// babble answers all that connect with what is no HTTP.
+// babble answers every connection with data that is not HTTP.
 func babble(addr string) error {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
@@ -101,7 +101,7 @@ func babble(addr string) error {
 				return
 			}
 			go func() {
-				// What is left unread would have the connection reset, and the answer lost with it.
+				// Unread data would reset the connection, and the answer would be lost.
 				_, _ = http.ReadRequest(bufio.NewReader(c))
 				_, _ = c.Write(line)
 				_ = c.Close()
@@ -111,7 +111,7 @@ func babble(addr string) error {
 	return nil
 }
 
-// nest makes folders one in the other, with two of them open.
+// nest creates nested folders. It has at most two of them open at a time.
 func nest(dir string, levels int) error {
 	at, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	for i := 0; i < levels && err == nil; i++ {
@@ -128,7 +128,7 @@ func nest(dir string, levels int) error {
 	return err
 }
 
-// fill appends to a file as long as it takes bytes.
+// fill appends to a file until a write fails.
 func fill(name string) (written int, err error) {
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_APPEND, 0)
 	if err != nil {

@@ -1,4 +1,5 @@
-// Command hello is the project's own test image: an HTTP server that says who answers, and misbehaves when asked to.
+// Command hello is the test image of the project: an HTTP server that returns the name of its
+// container, with options for misbehaviour.
 package main
 
 import (
@@ -27,7 +28,7 @@ import (
 	"swarm/scenarios/traffic"
 )
 
-// options are what the image's caller wants of it.
+// options are the command line options.
 type options struct {
 	listen, echo, print, get, lookup, show, writer string
 	exitAfter, logEvery                            time.Duration
@@ -80,7 +81,7 @@ func main() {
 	os.Exit(code)
 }
 
-// say writes what is to be written at once.
+// say prints the output that the options request at the start.
 func (o options) say() error {
 	text, err := strconv.Unquote(`"` + o.print + `"`)
 	if err != nil {
@@ -99,7 +100,8 @@ func (o options) say() error {
 	return nil
 }
 
-// serve serves until it is told to end, or ends by itself with a code.
+// serve serves until it gets a signal to end, or until -exit-after or /exit/CODE ends it. It
+// returns the exit code.
 func (o options) serve() (code int) {
 	held := bytes.Repeat([]byte{1}, o.hold<<20)
 	defer runtime.KeepAlive(held)
@@ -136,8 +138,8 @@ func (o options) serve() (code int) {
 	}
 }
 
-// spawn starts n threads that wait for ever. A kernel that refuses one ends the process: Go's runtime then names how many
-// there were.
+// spawn starts n threads that block for ever. If the kernel refuses one, the Go runtime ends the
+// process and prints how many threads there were.
 func spawn(n int) {
 	debug.SetMaxThreads(max(n+1000, 10_000))
 	var started atomic.Int64
@@ -146,7 +148,7 @@ func spawn(n int) {
 			runtime.LockOSThread()
 			started.Add(1)
 			for {
-				_, _ = unix.Ppoll(nil, nil, nil) // Returns only when a signal interrupts it.
+				_, _ = unix.Ppoll(nil, nil, nil) // It returns only when a signal interrupts it.
 			}
 		}()
 	}
@@ -158,7 +160,7 @@ func spawn(n int) {
 	}
 }
 
-// open listens. stop ends that, and what is under way has a second to end too.
+// open starts the server. stop closes the listener and gives requests in progress a second to end.
 func (o options) open(h http.Handler) (stop func()) {
 	echoing, stopEcho := context.WithCancel(context.Background())
 	echoed := make(chan struct{})
@@ -191,7 +193,7 @@ func (o options) open(h http.Handler) (stop func()) {
 	}
 }
 
-// ask prints what a URL answers.
+// ask prints the response of a URL.
 func ask(url string) error {
 	client := http.Client{Timeout: 5 * time.Second}
 	answer, err := client.Get(url)
@@ -220,8 +222,9 @@ func resolve(what string) error {
 	return err
 }
 
-// handler answers / with the name of the container, /env with its environment, /client with who asks, /lines with how many
-// numbered lines were written, and ends the process on /exit/CODE.
+// handler answers / with the name of the container, /env with its environment, /client with the
+// address of the client, and /lines with the number of numbered lines that were written. /exit/CODE
+// ends the process.
 func handler(exits chan<- int, lines *atomic.Int64) *http.ServeMux {
 	mux := http.NewServeMux()
 	host, _ := os.Hostname()
@@ -244,10 +247,11 @@ func handler(exits chan<- int, lines *atomic.Int64) *http.ServeMux {
 	return mux
 }
 
-// writeEvery is how exactly the file of -writer tells when a container began and ended.
+// writeEvery is the interval at which -writer appends to its file, and so the precision with which
+// the file shows when a container began and ended.
 const writeEvery = 5 * time.Millisecond
 
-// write appends a line with the name of the container to a file until the process ends.
+// write appends lines with the name of the container to a file until the process ends.
 func write(name string) {
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
 	if err != nil {

@@ -17,16 +17,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// spoofer writes whole frames to the interface of the default route, with an address that is another's or nobody's.
+// spoofer writes raw frames to the interface of the default route, with an address that belongs to
+// another container or to none.
 type spoofer struct {
 	fd          int
 	mac, router net.HardwareAddr
 	addr        netip.Addr
-	dial        netip.AddrPort // not valid: nobody
+	dial        netip.AddrPort // the zero value: none
 	told        map[string]bool
 }
 
-// spoof claims an address for ever and takes the connections that come for it. It opens one too, when told to whom.
+// spoof claims an address for ever and answers connections to it. If dial is set, it also opens a
+// connection from that address.
 func spoof(addr, dial string) error {
 	s := spoofer{told: make(map[string]bool)}
 	var err error
@@ -96,7 +98,7 @@ func (s *spoofer) open() error {
 	return errors.New("no default route")
 }
 
-// hardwareOf has the kernel ask for a neighbour.
+// hardwareOf has the kernel resolve the hardware address of a neighbour.
 func hardwareOf(addr netip.Addr) (net.HardwareAddr, error) {
 	for range 100 {
 		if c, err := net.Dial("udp", netip.AddrPortFrom(addr, 9).String()); err == nil {
@@ -117,12 +119,12 @@ func hardwareOf(addr netip.Addr) (net.HardwareAddr, error) {
 	return nil, fmt.Errorf("neighbour %s does not answer", addr)
 }
 
-// claim is an answer of ARP.
+// claim sends an ARP reply.
 func (s *spoofer) claim(to net.HardwareAddr, asker netip.Addr) {
 	s.send(slices.Concat(to, s.mac, []byte{8, 6, 0, 1, 8, 0, 6, 4, 0, 2}, s.mac, s.addr.AsSlice(), to, asker.AsSlice()))
 }
 
-// send has nobody to tell of an error: what arrives is the verdict.
+// send ignores errors, because the tests check which frames arrive.
 func (s *spoofer) send(frame []byte) { _ = unix.Sendto(s.fd, frame, 0, nil) }
 
 const (
@@ -131,7 +133,8 @@ const (
 	ack = 16
 )
 
-// take answers what asks for the address, and connects.
+// take answers ARP requests and TCP segments to the claimed address, and continues the spoofer's
+// own connection.
 func (s *spoofer) take(frame []byte) {
 	const ether, ip, tcp = 14, 20, 20
 	if len(frame) < ether+28 {
@@ -166,7 +169,7 @@ func (s *spoofer) tell(what string) {
 	}
 }
 
-// segment sends one of TCP.
+// segment sends a TCP segment.
 func (s *spoofer) segment(via net.HardwareAddr, to netip.AddrPort, port uint16, seq, seen uint32, flags byte, data []byte) {
 	t := binary.BigEndian.AppendUint16(nil, port)
 	t = binary.BigEndian.AppendUint16(t, to.Port())

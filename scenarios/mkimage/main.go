@@ -1,5 +1,5 @@
-// Command mkimage puts a static binary into an image and writes it as a Docker archive, so that tests and demos need no
-// registry.
+// Command mkimage puts a static binary into an image and writes the image as a Docker archive, so
+// that tests and demos need no registry.
 package main
 
 import (
@@ -81,7 +81,7 @@ type file struct {
 	name    string
 	mode    int64
 	content []byte
-	kind    byte // of the archive's format; 0: an ordinary file
+	kind    byte // the tar type flag; 0: a regular file
 }
 
 func addLayer(img v1.Image, files []file) (v1.Image, error) {
@@ -106,7 +106,7 @@ func addLayer(img v1.Image, files []file) (v1.Image, error) {
 	return mutate.AppendLayers(img, layer)
 }
 
-// noise is the same on every run, and does not compress.
+// noise returns bytes that do not compress and are the same on every run.
 func noise(n int64) []byte {
 	out := make([]byte, n)
 	state := uint64(0x9e3779b97f4a7c15)

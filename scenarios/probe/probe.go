@@ -1,5 +1,5 @@
-// Package probe asks HTTP servers without pause and counts what fails: how a scenario sees that nothing was interrupted.
-// One goroutine an address, until Stop has waited for it.
+// Package probe sends requests to HTTP servers continuously and counts failures, so that a scenario
+// notices each interruption. It has one goroutine for each address, and Stop waits for them.
 package probe
 
 import (
@@ -13,15 +13,15 @@ import (
 	"time"
 )
 
-// Client asks HTTP servers, over a new connection each time.
+// Client sends requests to HTTP servers, over a new connection each time.
 type Client struct{ client *http.Client }
 
-// New makes one.
+// New returns a Client.
 func New() *Client {
 	return &Client{&http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}}
 }
 
-// Get returns the text of an answer that says that all is well.
+// Get returns the body of a page. A status other than 200 is an error.
 func (p *Client) Get(url string) (string, error) {
 	resp, err := p.client.Get(url)
 	if err != nil {
@@ -35,16 +35,17 @@ func (p *Client) Get(url string) (string, error) {
 	return string(text), err
 }
 
-// Close lets go of what was kept.
+// Close closes idle connections.
 func (p *Client) Close() { p.client.CloseIdleConnections() }
 
-// kept asks one HTTP server over one connection. A client of package http would open another one without a word.
-type kept struct {
+// keptClient sends requests to one HTTP server over one connection. A client of package http would
+// open another connection without an error if the first one breaks.
+type keptClient struct {
 	conn   net.Conn
 	answer *bufio.Reader
 }
 
-func (p *kept) Get(url string) (string, error) {
+func (p *keptClient) Get(url string) (string, error) {
 	req, err := http.NewRequest(http.MethodGet, url, nil)
 	if err != nil {
 		return "", err
@@ -62,7 +63,7 @@ func (p *kept) Get(url string) (string, error) {
 	return text, err
 }
 
-func (p *kept) ask(req *http.Request) (string, error) {
+func (p *keptClient) ask(req *http.Request) (string, error) {
 	if err := p.conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		return "", err
 	}
@@ -78,34 +79,35 @@ func (p *kept) ask(req *http.Request) (string, error) {
 	return string(text), err
 }
 
-func (p *kept) Close() {
+func (p *keptClient) Close() {
 	if p.conn != nil {
 		_ = p.conn.Close()
 		p.conn = nil
 	}
 }
 
-// Load asks every endpoint without pause for breath, until Stop.
+// Load sends requests to every endpoint until Stop.
 type Load struct {
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 
-	mu       sync.Mutex // guards what follows
+	mu       sync.Mutex // guards the fields below
 	requests int
 	failures []error
 }
 
-// Start begins to ask for the pages at base addresses, each this often.
+// Start requests the pages at base addresses, each at the given interval.
 func Start(endpoints []string, every time.Duration) *Load {
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &Load{cancel: cancel}
 	for i, e := range endpoints {
-		// Every other one keeps its connection: those that stand must not break either.
+		// Every other prober keeps its connection, because established connections must not break
+		// either.
 		p.done.Go(func() {
 			if i%2 == 0 {
 				p.run(ctx, New(), e, every)
 			} else {
-				p.run(ctx, &kept{}, e, every)
+				p.run(ctx, &keptClient{}, e, every)
 			}
 		})
 	}
@@ -142,7 +144,8 @@ func (p *Load) count(endpoint string, began time.Time, err error) {
 	}
 }
 
-// Stop returns what was counted. Again, it returns the same.
+// Stop ends the requests and returns their number and the failures. It may be called again, and
+// then returns the same.
 func (p *Load) Stop() (requests int, failures []error) {
 	p.cancel()
 	p.done.Wait()

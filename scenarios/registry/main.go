@@ -1,5 +1,6 @@
-// Command registry is a real registry for scenarios, in memory: with -user it wants a login, with -tls it speaks TLS by a
-// certificate of its own making, whose authority it writes to a file.
+// Command registry is a real registry that keeps its images in memory, for scenarios. With -user it
+// requires a login. With -tls it uses a certificate that it creates, and writes the certificate's
+// authority to a file.
 package main
 
 import (

@@ -12,32 +12,32 @@ import (
 	"strings"
 )
 
-// Client is a test's hold on one container.
+// Client controls one container of a test.
 type Client struct {
-	// URL is where the container's Handler answers.
+	// URL is the base address of the container's handlers.
 	URL string
 }
 
-// Reach has the container try targets.
+// Reach has the container try targets, and returns an answer for each.
 func (c Client) Reach(ctx context.Context, targets ...Target) ([]Answer, error) {
 	var answers []Answer
 	err := c.call(ctx, http.MethodPost, "/reach", targets, &answers)
 	return answers, err
 }
 
-// Watch has the container begin a watch.
+// Watch has the container start a watch.
 func (c Client) Watch(ctx context.Context, w Watch) error {
 	return c.call(ctx, http.MethodPost, "/watch", w, nil)
 }
 
-// Reports returns what the container's watches have seen so far, by name.
+// Reports returns what the container's watches have recorded so far, by name.
 func (c Client) Reports(ctx context.Context) (map[string]Report, error) {
 	var all map[string]Report
 	err := c.call(ctx, http.MethodGet, "/report", nil, &all)
 	return all, err
 }
 
-// Fetch has the container read a page to its end, and returns its length.
+// Fetch has the container read a page to its end, and returns the page's length.
 func (c Client) Fetch(ctx context.Context, page string) (int, error) {
 	text, err := c.text(ctx, http.MethodGet, "/fetch?url="+url.QueryEscape(page), nil)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// Handle serves what a Client asks, until ctx ends.
+// Handle serves the requests of a Client, until ctx ends.
 func Handle(ctx context.Context, mux *http.ServeMux) {
 	s := &server{ctx: ctx, watches: map[string]func() Report{}}
 	mux.HandleFunc("POST /reach", s.reach)
@@ -22,20 +22,20 @@ func Handle(ctx context.Context, mux *http.ServeMux) {
 	mux.HandleFunc("GET /fetch", s.fetch)
 }
 
-// server is a container's.
+// server has the state of a container's handlers.
 type server struct {
-	ctx context.Context // of the watches
+	ctx context.Context // for watches
 
 	mu      sync.Mutex // guards watches
 	watches map[string]func() Report
 }
 
-// Dial opens connections of this process's network.
+// Dial opens connections from the network of this process.
 func Dial(ctx context.Context, network, address string) (net.Conn, error) {
 	return (&net.Dialer{Resolver: &net.Resolver{PreferGo: true}}).DialContext(ctx, network, address)
 }
 
-// atOnce is how many targets are tried at the same time.
+// atOnce is the number of targets that are tried at the same time.
 const atOnce = 16
 
 func (s *server) reach(w http.ResponseWriter, r *http.Request) {
@@ -85,24 +85,24 @@ func (s *server) report(w http.ResponseWriter, _ *http.Request) {
 	_ = json.NewEncoder(w).Encode(all)
 }
 
-// chunk is what is sent at once.
+// chunk is the number of bytes that are sent at once.
 const chunk = 1 << 20
 
-// bytes sends n bytes, spread over ?in=DURATION.
+// bytes sends n bytes, spread over the time ?in=DURATION.
 func (s *server) bytes(w http.ResponseWriter, r *http.Request) {
 	n, err := strconv.Atoi(r.PathValue("n"))
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	spread, _ := time.ParseDuration(r.URL.Query().Get("in")) // None: as fast as it goes.
+	spread, _ := time.ParseDuration(r.URL.Query().Get("in")) // Without it the transfer is as fast as possible.
 	w.Header().Set("Content-Length", strconv.Itoa(n))
 	data := make([]byte, chunk)
 	began := time.Now()
 	for sent := 0; sent < n; {
 		due := time.Duration(float64(spread) * float64(sent) / float64(n))
 		select {
-		case <-time.After(due - time.Since(began)): // The pace of the transfer.
+		case <-time.After(due - time.Since(began)): // the pace of the transfer
 		case <-r.Context().Done():
 			return
 		}
@@ -114,7 +114,7 @@ func (s *server) bytes(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// fetch reads ?url= to its end, and answers with how many bytes came.
+// fetch reads ?url= to its end, and answers with the number of bytes.
 func (s *server) fetch(w http.ResponseWriter, r *http.Request) {
 	client := &http.Client{Transport: &http.Transport{DialContext: Dial, DisableKeepAlives: true}}
 	resp, err := client.Get(r.URL.Query().Get("url"))

@@ -1,8 +1,9 @@
-// Package traffic is what the containers of scenarios do to each other, and a test's hold on it.
+// Package traffic has the traffic between the containers of scenarios, and the client with which a
+// test controls it.
 //
-// The test image serves Handler over HTTP, and Echo on a port of its own; a test asks a container, through a Client, to reach
-// others, or to watch them without pause and say what it saw. Goroutines: one a watch and held connection, until the
-// container ends.
+// The test image serves Handle over HTTP, and Echo on a port of its own. Through a Client a test
+// has a container try to reach others, or watch them continuously and report. There is one
+// goroutine for each watch and for each held connection, until the container ends.
 package traffic
 
 import (
@@ -17,28 +18,30 @@ import (
 	"time"
 )
 
-// patience is how long an answer may take: on a busy machine a right one may come late, and a wrong one never comes right.
-const patience = 5 * time.Second
+// answerTimeout bounds the time until an answer. On a busy machine a correct answer may be late.
+const answerTimeout = 5 * time.Second
 
-// Target is who shall answer.
+// Target is an echo server.
 type Target struct {
 	// Network is "tcp" or "udp".
 	Network string
-	// Address is a host, by name or number, and a port.
+	// Address is a host, by name or IP address, and a port.
 	Address string
 }
 
-// Answer is what came back.
+// Answer is the result of a try.
 type Answer struct {
 	Target
-	// Host is the name of the container that answered, Client the address, without port, that it saw.
+	// Host is the name of the container that answered. Client is the client's address, without
+	// port, as that container saw it.
 	Host, Client string
-	// Err: why nothing came back.
+	// Err is the reason for a failure, empty if there was an answer.
 	Err string
 }
 
-// Echo answers every line (TCP) and datagram (UDP) with the container's name, the address that the line came from, and the
-// line, until ctx ends: then it returns when whoever had connected by then has had an answer.
+// Echo answers every line (TCP) and datagram (UDP) with the container's name, the address that the
+// line came from, and the line, until ctx ends. It returns once all clients that were connected by
+// then have had an answer.
 func Echo(ctx context.Context, address string) error {
 	host, err := os.Hostname()
 	if err != nil {
@@ -88,16 +91,16 @@ func echoPackets(host string, packets net.PacketConn) {
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		if err == nil { // An error is that of an answer nobody waited for.
+		if err == nil { // On an error the client did not wait for an answer.
 			_, _ = packets.WriteTo(fmt.Appendf(nil, "%s %s %s\n", host, from, strings.TrimSpace(string(buf[:n]))), from)
 		}
 	}
 }
 
-// Dialer opens connections: of this process's network, or of a host's.
+// Dialer opens connections from the network of this process or of a host.
 type Dialer func(ctx context.Context, network, address string) (net.Conn, error)
 
-// Reach asks an echo once.
+// Reach sends one line to an echo server.
 func Reach(ctx context.Context, dial Dialer, t Target) Answer {
 	a := Answer{Target: t}
 	c, err := open(ctx, dial, t)
@@ -111,14 +114,14 @@ func Reach(ctx context.Context, dial Dialer, t Target) Answer {
 	return a
 }
 
-// connection to an echo.
+// connection is a connection to an echo server.
 type connection struct {
 	conn net.Conn
 	in   *bufio.Reader
 }
 
 func open(ctx context.Context, dial Dialer, t Target) (*connection, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	conn, err := dial(ctx, t.Network, t.Address)
 	if err != nil {
@@ -129,9 +132,10 @@ func open(ctx context.Context, dial Dialer, t Target) (*connection, error) {
 
 func (c *connection) close() { _ = c.conn.Close() }
 
-// ask sends a word, and returns who answered and whom it saw.
+// ask sends a word, and returns the name of the container that answered and the client address that
+// it saw.
 func (c *connection) ask(word string) (host, client string, err error) {
-	if err := c.conn.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := c.conn.SetDeadline(time.Now().Add(answerTimeout)); err != nil {
 		return "", "", err
 	}
 	if _, err := fmt.Fprintln(c.conn, word); err != nil {

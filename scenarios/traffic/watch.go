@@ -12,34 +12,36 @@ import (
 	"time"
 )
 
-// Watch is something to do again and again.
+// Watch is a query that is repeated.
 type Watch struct {
-	// Name it goes by in the report.
+	// Name is the watch's name in the reports.
 	Name string
-	// Kind is "resolve": look Address up; "reach": ask Target over a new connection each time; "hold": over connections that
-	// stay open, Count of them; "get": the HTTP server at Address over a new connection each time; "keep": as "get", by a
-	// client that keeps its connections and, as they do, asks again when one that was idle has been closed meanwhile.
+	// Kind is the kind of query. "resolve" resolves the name in Address. "reach" sends a line to
+	// Target over a new connection each time. "hold" does so over Count connections that stay open.
+	// "get" requests a page of the HTTP server at Address over a new connection each time. "keep"
+	// does so with a client that keeps its connections, and that repeats a request if the server
+	// has closed an idle connection meanwhile.
 	Kind string
 	Target
 	Every time.Duration
 	Count int
-	// For is how long; 0: until the container ends.
+	// For is the duration of the watch. 0: until the container ends.
 	For time.Duration
 }
 
-// Report is what a watch has seen.
+// Report is what a watch has recorded.
 type Report struct {
 	Asked    int
 	Failures []Event
-	// Changes are the answers, as often as one was not that before it.
+	// Changes has an event for each answer that differs from the one before it.
 	Changes []Event
-	// Last is when each answer was seen last.
+	// Last has the time of the last query for each answer.
 	Last map[string]time.Time
-	// Open: how many of the connections to hold are open.
+	// Open is the number of held connections that are open.
 	Open int
 }
 
-// Event is something seen, and when the question was asked.
+// Event is an answer or a failure, with the time at which the query began.
 type Event struct {
 	At   time.Time
 	What string
@@ -47,7 +49,7 @@ type Event struct {
 
 func (e Event) String() string { return e.At.Format("15:04:05.000") + " " + e.What }
 
-// watcher does what a Watch says.
+// watcher runs a Watch.
 type watcher struct {
 	Watch
 	dial     Dialer
@@ -57,7 +59,8 @@ type watcher struct {
 	report Report
 }
 
-// Begin watches until ctx, or the watch's own time, ends. The function it returns tells what was seen so far.
+// Begin runs a watch until ctx or the watch's own time ends. It returns a function that returns the
+// report so far.
 func Begin(ctx context.Context, dial Dialer, w Watch) (func() Report, error) {
 	if w.For > 0 {
 		var cancel context.CancelFunc
@@ -94,7 +97,7 @@ func (w *watcher) seen() Report {
 	return r
 }
 
-// run asks until ctx ends.
+// run repeats the query until ctx ends.
 func (w *watcher) run(ctx context.Context, ask func(context.Context) (string, error)) {
 	tick := time.NewTicker(w.Every)
 	defer tick.Stop()
@@ -141,11 +144,12 @@ func (w *watcher) reach(ctx context.Context) (string, error) {
 	return a.Host, nil
 }
 
-// client asks HTTP servers as the watch does.
+// client returns the HTTP client of the kinds "get" and "keep".
 func (w Watch) client(dial Dialer) *http.Client {
-	return &http.Client{Timeout: patience, Transport: &http.Transport{
+	return &http.Client{Timeout: answerTimeout, Transport: &http.Transport{
 		DisableKeepAlives: w.Kind == "get",
-		// Of a name's addresses the first is taken: to try the next would hide that one is wrong.
+		// Only the first address of a name is tried, because a second try would hide that the first
+		// address is wrong.
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			host, port, err := net.SplitHostPort(address)
 			if err != nil {
@@ -177,7 +181,8 @@ func (w *watcher) get(ctx context.Context, client *http.Client) (string, error) 
 	return strings.TrimSpace(string(text)), err
 }
 
-// hold keeps one connection. That it breaks, or another answers, is the failure; then a new one is opened.
+// hold keeps one connection open. It counts a failure if the connection breaks or if another
+// container answers on it, and then opens a new one.
 func (w *watcher) hold(ctx context.Context) {
 	for ctx.Err() == nil {
 		at := time.Now()
@@ -185,7 +190,7 @@ func (w *watcher) hold(ctx context.Context) {
 		if err != nil {
 			w.note(at, "", fmt.Errorf("open: %w", err))
 			select {
-			case <-time.After(w.Every): // The pace of the watch.
+			case <-time.After(w.Every): // the pace of the watch
 			case <-ctx.Done():
 			}
 			continue
@@ -213,7 +218,7 @@ func (w *watcher) opened(n int) {
 	w.report.Open += n
 }
 
-// runUntil asks until something fails.
+// runUntil repeats the query until it fails.
 func (w *watcher) runUntil(ctx context.Context, ask func() (string, error)) {
 	tick := time.NewTicker(w.Every)
 	defer tick.Stop()
@@ -233,7 +238,8 @@ func (w *watcher) runUntil(ctx context.Context, ask func() (string, error)) {
 	}
 }
 
-// noteHeld: connections that are held answer by turns, so that changes mean nothing.
+// noteHeld records an answer on a held connection. It records no change, because several held
+// connections answer in turn.
 func (w *watcher) noteHeld(at time.Time, answer string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

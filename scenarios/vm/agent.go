@@ -16,32 +16,33 @@ import (
 	"swarm/internal/pause"
 )
 
-// The agent and its link talk in lines of JSON.
+// The agent and its link exchange lines of JSON.
 
 // request asks an agent to run a command.
 type request struct {
 	ID int
-	// Boot names the system that the request is for: one that waited in the port while the guest was rebooted is void.
+	// Boot is the boot id of the guest to which the request was sent. The agent ignores a request
+	// that waited in the port while the guest was rebooted.
 	Boot    string
 	Argv    []string
 	Timeout time.Duration
 }
 
-// reply is a command's end, or, without an ID, an agent's greeting.
+// reply is the result of a command. Without an ID it is the greeting of an agent.
 type reply struct {
 	ID   int
 	Boot string
 	Code int
 	Out  []byte
 	Err  []byte
-	// Failed says why the command did not run to its end.
+	// Failed is the reason why the command did not run to its end.
 	Failed string
 }
 
-// portName is the serial port's in the guest.
+// portName is the name of the serial port in the guest.
 const portName = "swarm.agent"
 
-// serveAgent runs what the link asks for, each command in a goroutine, until the port closes.
+// serveAgent runs the commands that the link requests, each in a goroutine, until the port closes.
 func serveAgent(ctx context.Context) error {
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
@@ -52,10 +53,10 @@ func serveAgent(ctx context.Context) error {
 		return err
 	}
 	defer port.Close()
-	// Or its read would hold a reboot up, for as long as systemd waits for a service.
+	// A blocked read would delay a reboot for as long as systemd waits for a service to stop.
 	defer context.AfterFunc(ctx, func() { _ = port.Close() })()
 	a := agent{boot: strings.TrimSpace(string(boot)), port: port}
-	// An empty line ends what an agent before this one may have left half written.
+	// An empty line ends a line that an earlier agent may have left incomplete.
 	if _, err := port.WriteString("\n"); err != nil {
 		return err
 	}
@@ -81,7 +82,7 @@ func serveAgent(ctx context.Context) error {
 	}
 }
 
-// openPort waits for udev to name the port.
+// openPort waits until udev has named the port.
 func openPort(ctx context.Context) (*os.File, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -121,7 +122,8 @@ func execute(ctx context.Context, r request) reply {
 	cmd.Dir = "/root"
 	var out, errOut bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errOut
-	// What a command leaves behind may hold its output open: the command's own end counts.
+	// A process that the command leaves behind may keep the output open. The command has ended when
+	// its own process has.
 	cmd.WaitDelay = time.Second
 	err := cmd.Run()
 	answer := reply{ID: r.ID, Code: cmd.ProcessState.ExitCode(), Out: out.Bytes(), Err: errOut.Bytes()}

@@ -13,23 +13,23 @@ import (
 	"swarm/scenarios/traffic"
 )
 
-// How bad the line gets, in each direction.
+// These are the delay and the loss of the line, in each direction.
 const (
 	delay = "50ms"
 	loss  = "5%"
-	// badFor is how long it is watched, askEvery how often.
+	// badFor is the duration of the test, and askEvery the interval of its queries.
 	badFor   = time.Minute
 	askEvery = time.Second
 )
 
-// badLine delays and loses what every guest sends. Names and addresses must stay right: an answer may be late or lost, never
-// wrong.
+// badLine delays and drops packets that guests send. Names and addresses must stay correct: an
+// answer may be late or lost, but never wrong.
 func badLine(ctx context.Context, l *lab) (string, error) {
 	p, err := l.population(ctx)
 	if err != nil {
 		return "", err
 	}
-	for _, m := range p.everybody() {
+	for _, m := range p.all() {
 		for _, w := range p.watches() {
 			if err := m.Watch(ctx, w.Watch); err != nil {
 				return "", err
@@ -63,7 +63,8 @@ func badLine(ctx context.Context, l *lab) (string, error) {
 	return fmt.Sprintf("%s; every node Ready in %d views", sum, views), nil
 }
 
-// stayReady looks at the nodes, from each of them, for as long as the line is bad, and returns how often.
+// stayReady lists the nodes on each guest for as long as the line is bad. It fails unless all nodes
+// are ready, and returns how often it looked.
 func (l *lab) stayReady(ctx context.Context) (views int, err error) {
 	for end := time.Now().Add(badFor); time.Now().Before(end); {
 		for _, g := range l.guests {
@@ -85,15 +86,16 @@ func (l *lab) stayReady(ctx context.Context) (views int, err error) {
 	return views, nil
 }
 
-// watch is something a member does, and what it may see.
+// watch is a query that a member repeats, and the answers that it may get.
 type watch struct {
 	traffic.Watch
 	right []string
-	// lossy tells how many in a hundred may be lost: what goes over the line is, what is asked on the host is not.
+	// lossy is the percentage of queries that may fail. It is 0 for queries that are answered on
+	// the same host.
 	lossy int
 }
 
-// watches are of each service's name, and of the tasks behind it.
+// watches returns watches of each service's name, and of the tasks behind it.
 func (p population) watches() []watch {
 	var all []watch
 	add := func(right []string, lossy int, kind, network, address string) {
@@ -114,18 +116,19 @@ func (p population) watches() []watch {
 		add([]string{vip}, 0, "resolve", "", service)
 		add([]string{strings.Join(addresses, " ")}, 0, "resolve", "", "tasks."+service)
 		at := net.JoinHostPort(service, echoPort)
-		// A datagram or its answer is lost on the line; a connection sends again, and rarely loses all.
+		// The line may lose a datagram or its answer. A TCP connection retransmits, so it rarely
+		// fails.
 		add(hostnames(members), 5, "reach", "tcp", at)
 		add(hostnames(members), 25, "reach", "udp", at)
 	}
 	return all
 }
 
-// judge compares what the members have seen with what is right.
+// judge compares what the members have seen with the correct answers.
 func (p population) judge(ctx context.Context) (string, error) {
 	var wrong error
 	asked, lost, seen := map[string]int{}, map[string]int{}, map[string]map[string]bool{}
-	for _, m := range p.everybody() {
+	for _, m := range p.all() {
 		reports, err := m.Reports(ctx)
 		if err != nil {
 			return "", err
@@ -154,7 +157,7 @@ func (p population) judge(ctx context.Context) (string, error) {
 		delay, loss, asked["resolve"], lost["resolve"], asked["reachtcp"], asked["reachudp"], lost["reachtcp"], lost["reachudp"]), wrong
 }
 
-// mistakes are what a member must not have seen.
+// mistakes returns the wrong answers and the excess failures in a report.
 func (w watch) mistakes(r traffic.Report) []error {
 	var all []error
 	for answer, at := range r.Last {
@@ -167,7 +170,7 @@ func (w watch) mistakes(r traffic.Report) []error {
 			all = append(all, errors.New(f.String()))
 		}
 	}
-	// One may always be lost that the line is to blame for.
+	// A bad line may always lose one query.
 	if n := len(r.Failures); r.Asked == 0 || n > 1 && 100*n > w.lossy*r.Asked {
 		all = append(all, fmt.Errorf("%d of %d lost", n, r.Asked))
 	}

@@ -16,21 +16,22 @@ import (
 
 const (
 	suite = "bookworm"
-	// packages make a small server of Debian's minimal base. iproute2 and nftables are for what looks at it, not for swarm:
-	// `make bare` shows that it needs neither.
+	// packages turn Debian's minimal base into a small server. The steps use iproute2 and nftables
+	// to examine it. swarm needs neither, as `make bare` shows.
 	packages = "systemd,systemd-sysv,udev,dbus,iproute2,nftables,linux-image-cloud-amd64"
 	diskSize = "4G"
 )
 
-// base is what every guest boots from.
+// base is the system that every guest boots from.
 type base struct{ disk, kernel, initrd string }
 
-// files are what is put into the plain system: addresses by the network card, the cargo, and the agent that it carries.
+// files returns the files that are added to the system: network addresses by network card, the
+// mount of the cargo disk, and the unit of the agent on that disk.
 func files() map[string]string {
 	f := map[string]string{
 		"etc/hostname":   "localhost\n",
 		"etc/hosts":      "127.0.0.1 localhost\n::1 localhost\n",
-		"etc/machine-id": "", // Each guest makes its own at its first boot.
+		"etc/machine-id": "", // Each guest creates its own at its first boot.
 		"etc/fstab":      "/dev/vda / ext4 errors=remount-ro 0 1\n/dev/vdb /cargo ext4 ro 0 0\n",
 		"etc/systemd/system/agent.service": `[Unit]
 Description=Agent of the test
@@ -53,7 +54,7 @@ WantedBy=multi-user.target
 // enabled are the units that the guests start.
 var enabled = []string{"agent.service", "systemd-networkd.service"}
 
-// debian builds the base, unless a former run with the same recipe did.
+// debian builds the base, unless an earlier run with the same recipe has built it.
 func debian(ctx context.Context, dir string) (base, error) {
 	recipe := sha256.New()
 	fmt.Fprint(recipe, suite, packages, diskSize, files(), enabled)
@@ -104,7 +105,7 @@ func furnish(ctx context.Context, root string) error {
 	return command(ctx, time.Minute, "chroot", append([]string{root, "systemctl", "enable"}, enabled...)...)
 }
 
-// bootFiles copies the newest kernel and its initial file system out of the root.
+// bootFiles copies the newest kernel and its initrd out of the root.
 func bootFiles(root, to string) error {
 	for name, pattern := range map[string]string{"vmlinuz": "boot/vmlinuz-*", "initrd": "boot/initrd.img-*"} {
 		found, err := filepath.Glob(filepath.Join(root, pattern))
@@ -121,12 +122,12 @@ func bootFiles(root, to string) error {
 	return nil
 }
 
-// makeDisk makes a file system of a folder.
+// makeDisk makes a file system image from a folder.
 func makeDisk(ctx context.Context, from, disk, size string) error {
 	return command(ctx, 3*time.Minute, "mkfs.ext4", "-q", "-F", "-m", "0", "-d", from, disk, size)
 }
 
-// cargo makes the disk that hands the guests what is tried.
+// cargo makes the disk that brings the programs under test to the guests.
 func cargo(ctx context.Context, o options, dir string) (string, error) {
 	hold := filepath.Join(dir, "cargo")
 	if err := os.Mkdir(hold, 0o755); err != nil {
@@ -141,7 +142,7 @@ func cargo(ctx context.Context, o options, dir string) (string, error) {
 	return disk, makeDisk(ctx, hold, disk, "512M")
 }
 
-// copyFile makes an executable copy.
+// copyFile makes an executable copy of a file.
 func copyFile(from, to string) error {
 	in, err := os.Open(from)
 	if err != nil {
@@ -156,7 +157,7 @@ func copyFile(from, to string) error {
 	return errors.Join(err, out.Close())
 }
 
-// command runs a program of this machine; what it says matters when it fails.
+// command runs a program on this machine. An error includes the program's output.
 func command(ctx context.Context, limit time.Duration, name string, args ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

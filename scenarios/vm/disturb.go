@@ -12,10 +12,11 @@ import (
 	"swarm/scenarios/probe"
 )
 
-// probeEvery leaves emulated processors to those that are probed.
+// probeEvery is long enough that the probes leave the emulated processors to the programs under
+// test.
 const probeEvery = 500 * time.Millisecond
 
-// restart is systemd's: of the daemon, never of a container.
+// restart restarts the daemon with systemd, which must not restart any container.
 func restart(ctx context.Context, l *lab) (string, error) {
 	var slowest time.Duration
 	load, err := l.undisturbed(ctx, func(ctx context.Context) error {
@@ -34,7 +35,7 @@ func restart(ctx context.Context, l *lab) (string, error) {
 	return fmt.Sprintf("of each: %s; the cluster in order again after at most %.1f s", load, slowest.Seconds()), err
 }
 
-// upgrade is to another build, of the daemon and of the runtime.
+// upgrade installs another build of the daemon and of the runtime.
 func upgrade(ctx context.Context, l *lab) (string, error) {
 	want, err := l.guests[0].build(ctx, "/cargo/next")
 	if err != nil {
@@ -79,8 +80,8 @@ func (l *lab) upgraded(ctx context.Context, g *guest, build string) error {
 	return l.ready(ctx, g, l.guests...)
 }
 
-// undisturbed does something while every container is asked for pages: none may fail, and the same processes must run
-// afterwards.
+// undisturbed calls f while probes request pages of every container. No request may fail, and the
+// same processes must run afterwards.
 func (l *lab) undisturbed(ctx context.Context, f func(context.Context) error) (string, error) {
 	before, err := l.containers(ctx)
 	if err != nil {
@@ -109,7 +110,7 @@ func (l *lab) undisturbed(ctx context.Context, f func(context.Context) error) (s
 	return fmt.Sprintf("%d containers went on, %d requests, 0 failed", len(after), requests), nil
 }
 
-// containers names the processes of the test image by guest, number and start.
+// containers lists the processes of the test image by guest, process id and start time.
 func (l *lab) containers(ctx context.Context) ([]string, error) {
 	var all []string
 	for _, g := range l.guests {
@@ -125,10 +126,10 @@ func (l *lab) containers(ctx context.Context) ([]string, error) {
 	return all, nil
 }
 
-// task is a line of service ps.
+// task is a row of `service ps`.
 type task struct{ id, node, state, ports string }
 
-// tasks are those of a service that shall run.
+// tasks returns the tasks of a service whose desired state is running.
 func tasks(ctx context.Context, at *guest, service string) ([]task, error) {
 	out, err := at.swarm(ctx, "service", "ps", "--filter", "desired-state=running", "--no-trunc", "--format", "{{.ID}}|{{.Node}}|{{.CurrentState}}|{{.Ports}}", service)
 	if err != nil {
@@ -145,10 +146,10 @@ func tasks(ctx context.Context, at *guest, service string) ([]task, error) {
 	return all, nil
 }
 
-// publishedPort is how a list shows one: *:30001->8080/tcp.
+// publishedPort matches a published port in a list, such as *:30001->8080/tcp.
 var publishedPort = regexp.MustCompile(`:(\d+)->`)
 
-// endpoints are the base addresses of all that is published.
+// endpoints returns the base addresses of all published HTTP servers.
 func (l *lab) endpoints(ctx context.Context, at *guest) ([]string, error) {
 	var all []string
 	for _, g := range l.guests {
@@ -168,7 +169,7 @@ func (l *lab) endpoints(ctx context.Context, at *guest) ([]string, error) {
 	return all, nil
 }
 
-// endpoint is the base address of a task that its node publishes.
+// endpoint returns the base address of a task that its node publishes.
 func (l *lab) endpoint(t task) (string, error) {
 	port := publishedPort.FindStringSubmatch(t.ports)
 	for _, g := range l.guests {

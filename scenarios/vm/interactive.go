@@ -10,8 +10,9 @@ import (
 	"time"
 )
 
-// interactive runs what it reads, a line "GUEST COMMAND" or "step NAME" each, until the input or the context ends: to look at
-// machines after their steps, and to take up where one failed. The reader ends with the process: nothing ends a read of a terminal.
+// interactive runs the lines that it reads, "GUEST COMMAND" or "step NAME", until the input or the
+// context ends. It serves to look at machines after their steps, and to repeat a step that failed.
+// The reading goroutine ends with the process, because a read of a terminal cannot be interrupted.
 func (l *lab) interactive(ctx context.Context, in io.Reader, out io.Writer) error {
 	fmt.Fprintf(out, "each line: one of %s, and a shell command; or step, and its name\n", strings.Join(guestNames, " "))
 	read := make(chan string)
@@ -29,7 +30,7 @@ func (l *lab) interactive(ctx context.Context, in io.Reader, out io.Writer) erro
 			}
 			name, text, _ := strings.Cut(strings.TrimSpace(line), " ")
 			if name == "step" {
-				l.again(ctx, text)
+				l.repeat(ctx, text)
 			}
 			for _, g := range l.guests {
 				if g.name == name {
@@ -42,8 +43,8 @@ func (l *lab) interactive(ctx context.Context, in io.Reader, out io.Writer) erro
 	}
 }
 
-// again runs one step.
-func (l *lab) again(ctx context.Context, name string) {
+// repeat runs one step.
+func (l *lab) repeat(ctx context.Context, name string) {
 	for _, s := range steps() {
 		if s.name != name {
 			continue

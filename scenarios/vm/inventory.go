@@ -8,14 +8,16 @@ import (
 	"strings"
 )
 
-// inventory is what a host has, by kind, a line each: taken before and after, it shows what swarm has left.
+// inventory has the state of a host by kind, as lines. Inventories from before and after show what
+// swarm has left.
 type inventory map[string][]string
 
-// inventories is how each kind is listed.
+// inventories has the shell command that lists each kind.
 var inventories = map[string]string{
-	// Debian's own timers write where packages and backups are kept; udev keeps locks of the agent's port while it likes.
+	// Debian's own timers write to the folders of packages and backups, and udev keeps locks of the
+	// agent's port.
 	"file": `find / -xdev \( -path /tmp -o -path /var/tmp -o -path /var/log -o -path /var/lib/systemd -o -path /root -o -path /var/backups -o -path /var/cache -o -path /var/lib/apt \) -prune -o -print; find /run -path /run/udev -prune -o -path '*swarm*' -print`,
-	// What the agent's own commands run in comes and goes.
+	// Only cgroups of swarm count. Those of the agent's own commands come and go.
 	"cgroup":    `find /sys/fs/cgroup -type d -name '*swarm*'`,
 	"mount":     `cut -d' ' -f5 /proc/self/mountinfo`,
 	"rule":      `nft list ruleset`,
@@ -24,7 +26,7 @@ var inventories = map[string]string{
 	"namespace": `ls /run/netns 2>/dev/null || true`,
 	"process":   `for p in /proc/[0-9]*; do readlink $p/exe || true; done 2>/dev/null | grep -i swarm || true`,
 	"unit":      `systemctl list-unit-files --no-legend --plain | grep -i swarm || true`,
-	// Left out is what the kernel draws or sizes anew at each boot, and what flows.
+	// The list leaves out values that the kernel chooses anew at each boot, and counters.
 	"sysctl": `grep -rs . /proc/sys/net /proc/sys/vm /proc/sys/kernel/pid_max /proc/sys/kernel/keys /proc/sys/fs/inotify | grep -v -e /random/ -e /route/flush -e /nf_conntrack_count -e nf_conntrack -e /neigh/ -e netdev_rss_key -e tcp_fastopen_key -e tcp_mem -e udp_mem`,
 }
 
@@ -40,7 +42,7 @@ func takeInventory(ctx context.Context, g *guest) (inventory, error) {
 	return inv, nil
 }
 
-// changes are what is new, and what is gone, since.
+// changes returns the lines that were added and removed since inv was taken.
 func (inv inventory) changes(now inventory) []string {
 	var all []string
 	for _, kind := range slices.Sorted(maps.Keys(inv)) {
@@ -58,7 +60,8 @@ func (inv inventory) changes(now inventory) []string {
 	return all
 }
 
-// newKey tells whether a line is of a sysctl that was not there: a module has been loaded since, and brought it.
+// newKey reports whether a line is of a sysctl that did not exist before. A module that was loaded
+// since has added it.
 func (inv inventory) newKey(kind, line string) bool {
 	key, _, _ := strings.Cut(line, ":")
 	return kind == "sysctl" && !slices.ContainsFunc(inv[kind], func(l string) bool { return strings.HasPrefix(l, key+":") })

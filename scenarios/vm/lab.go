@@ -14,17 +14,17 @@ import (
 	"swarm/internal/pause"
 )
 
-// lab is the machines of a run, and what steps have left for later ones.
+// lab has the machines of a run, and what steps leave for later ones.
 type lab struct {
 	dir    string
-	binary string // swarm, as this machine runs it
+	binary string // path of swarm on this machine
 	guests []*guest
 	mu     sync.Mutex // guards before
-	// before is what each guest was like before swarm came.
+	// before has the inventory of each guest before swarm was installed.
 	before map[string]inventory
 }
 
-// newLab lays the network and boots the guests, all at once.
+// newLab creates the network and boots the guests in parallel.
 func newLab(ctx context.Context, o options) (_ *lab, err error) {
 	l := &lab{binary: o.binary, before: map[string]inventory{}}
 	defer func() {
@@ -79,7 +79,7 @@ func (l *lab) close() {
 	}
 }
 
-// others are the guests besides one.
+// others returns all guests but one.
 func (l *lab) others(than *guest) []*guest {
 	var others []*guest
 	for _, g := range l.guests {
@@ -90,7 +90,7 @@ func (l *lab) others(than *guest) []*guest {
 	return others
 }
 
-// each does something on every guest, at once.
+// each calls f for every guest, in parallel.
 func (l *lab) each(f func(g *guest) error) error {
 	errs := make(chan error)
 	for _, g := range l.guests {
@@ -103,7 +103,7 @@ func (l *lab) each(f func(g *guest) error) error {
 	return all
 }
 
-// explain prints what one wants to read after a failure.
+// explain prints state that helps to understand a failure.
 func (l *lab) explain() {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
@@ -116,7 +116,7 @@ func (l *lab) explain() {
 	}
 }
 
-// eventually asks until the answer is no error, and returns how long that took.
+// eventually calls f until it returns no error, and returns how long that took.
 func eventually(ctx context.Context, limit time.Duration, f func(context.Context) error) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// limit is one of each task of the global service, as swarm takes it and as cgroup v2 shows it.
+// limit is one limit of each task of the global service, in swarm's flags and in cgroup v2.
 type limit struct{ flag, value, file, want string }
 
 var (
@@ -24,7 +24,8 @@ var (
 	}
 )
 
-// limited reads the limits of the global service in its containers' cgroups, and changes them there: the containers run on.
+// limited reads the limits of the global service in its containers' cgroups, and changes them
+// there. The containers must not be restarted.
 func limited(ctx context.Context, l *lab) (string, error) {
 	before, err := l.limitedTo(ctx, limitsAtFirst)
 	if err != nil {
@@ -50,7 +51,8 @@ func limited(ctx context.Context, l *lab) (string, error) {
 	return "memory.max, cpu.max and pids.max in swarm.slice, as created, and changed on the same containers", nil
 }
 
-// limitedTo finds the one container of each guest that has those limits, and returns its process and cgroup.
+// limitedTo finds the one container of each guest that has these limits, and returns its process
+// and cgroup.
 func (l *lab) limitedTo(ctx context.Context, limits []limit) (map[string]string, error) {
 	read := "for p in /proc/[0-9]*; do if read -r c <$p/comm && [ \"$c\" = app ]; then g=$(cut -d: -f3 $p/cgroup); echo $p $g"
 	var want string

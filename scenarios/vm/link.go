@@ -14,15 +14,15 @@ import (
 	"swarm/internal/pause"
 )
 
-// errRebooted ends a command whose guest went down under it.
+// errRebooted is the error of a command whose guest was rebooted before it ended.
 var errRebooted = errors.New("the guest was rebooted meanwhile")
 
-// link is this end of a guest's serial port.
+// link is this machine's end of a guest's serial port.
 type link struct {
 	conn net.Conn
-	done chan struct{} // closed when nothing is read any more
+	done chan struct{} // closed when the reader has ended
 
-	mu      sync.Mutex // guards what follows, and writes to conn
+	mu      sync.Mutex // guards the fields below, and writes to conn
 	boot    string
 	booted  chan struct{} // closed at the next greeting
 	last    int
@@ -46,7 +46,7 @@ func dialLink(ctx context.Context, socket string) (*link, error) {
 	}
 }
 
-// close waits for the reader.
+// close closes the connection and waits for the reader.
 func (l *link) close() {
 	_ = l.conn.Close()
 	<-l.done
@@ -61,7 +61,7 @@ func (l *link) read() {
 			return
 		}
 		var r reply
-		if json.Unmarshal(line, &r) == nil { // Or it is what a guest left half written.
+		if json.Unmarshal(line, &r) == nil { // An incomplete line of an earlier agent is ignored.
 			l.take(r)
 		}
 	}
@@ -97,14 +97,15 @@ func (l *link) end() {
 	l.voidLocked()
 }
 
-// bootID names the boot that the guest's agent has greeted from last.
+// bootID returns the boot id of the agent's last greeting.
 func (l *link) bootID() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.boot
 }
 
-// awaitBoot returns when an agent of another boot than that one has greeted, and names that boot.
+// awaitBoot waits for the greeting of an agent whose boot id is not the given one, and returns its
+// boot id.
 func (l *link) awaitBoot(ctx context.Context, not string) (string, error) {
 	for {
 		l.mu.Lock()
@@ -123,7 +124,7 @@ func (l *link) awaitBoot(ctx context.Context, not string) (string, error) {
 	}
 }
 
-// run has the guest run a command, to its end.
+// run runs a command in the guest until it ends.
 func (l *link) run(ctx context.Context, argv ...string) (reply, error) {
 	boot, err := l.awaitBoot(ctx, "")
 	if err != nil {

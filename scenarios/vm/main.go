@@ -1,11 +1,16 @@
-// Command vm shows swarm on whole machines: Debian guests in qemu, without KVM, with systemd, cgroup v2 and Debian's own
-// kernel, which are installed, clustered, restarted, upgraded, rebooted and cleaned: what namespaces cannot show. `make vm`.
+// Command vm tests swarm on whole machines, which shows what network namespaces cannot. The
+// machines are Debian guests in qemu, without KVM, with systemd, cgroup v2 and Debian's own kernel.
+// swarm is installed on them, forms a cluster, and is restarted, upgraded, rebooted and
+// uninstalled. `make vm` runs it.
 //
-// It makes namespaces for itself, so that no interface of this machine changes and no guest outlives it; builds the guests'
-// root file system once (build/vm); hands the program under test over on a disk of its own, the cargo; and drives the guests
-// through a serial port, which works whatever happens to their network. The same program is the agent at the port's other end.
+// The command runs in network and process namespaces of its own, so that no interface of this
+// machine changes and no guest outlives it. It builds the guests' root file system once (build/vm).
+// It brings the program under test to the guests on a disk of its own, the cargo. It controls the
+// guests through a serial port, which works whatever happens to their network. The same program is
+// the agent at the port's other end.
 //
-// A scenario is a function in a row of steps(); each has the cluster that the one before it left.
+// A scenario is a function in the list that steps() returns. Each scenario starts with the cluster
+// that the one before it left.
 package main
 
 import (
@@ -21,7 +26,7 @@ import (
 	"time"
 )
 
-// options are what the command line says.
+// options are the command line options.
 type options struct {
 	binary, next, archive string
 	dir                   string
@@ -32,7 +37,7 @@ type options struct {
 	interactive           bool
 }
 
-// guestNames are the machines of a run.
+// guestNames are the names of the machines of a run.
 var guestNames = []string{"n1", "n2", "n3"}
 
 func main() {
@@ -62,7 +67,7 @@ func main() {
 	case *inside:
 		err = run(ctx, o)
 	default:
-		// What it downloads comes over this machine's network.
+		// The download uses this machine's network, so it happens before enterNamespaces.
 		if _, err = debian(ctx, o.dir); err == nil {
 			err = enterNamespaces(ctx)
 		}
@@ -73,13 +78,13 @@ func main() {
 	}
 }
 
-// enterNamespaces runs this program once more, in a network of its own, and as the first process of its own process
-// namespace: whatever it starts ends with it.
+// enterNamespaces runs this program again, in a network namespace of its own and as the first
+// process of a process namespace. All processes that it starts end with it.
 func enterNamespaces(ctx context.Context) error {
 	if os.Geteuid() != 0 {
 		return errors.New("needs root: it makes namespaces, disks and a bridge")
 	}
-	// The child is to end with this thread, so this thread must not end before the process does.
+	// The child ends with this thread, so this thread must not end before the process does.
 	runtime.LockOSThread()
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", append([]string{"-inside"}, os.Args[1:]...)...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr

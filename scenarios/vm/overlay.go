@@ -15,11 +15,12 @@ import (
 )
 
 const (
-	// echoPort is where the containers on the network echo.
+	// echoPort is the port on which the containers on the network echo.
 	echoPort = "9000"
-	// meshPort is where every guest answers for the service front.
+	// meshPort is the published port of the service front, on which every guest answers.
 	meshPort = "9090"
-	// frontReplicas leave one guest without, and it answers nevertheless. Of the service back, each guest has one.
+	// frontReplicas leaves one guest without a task of front, which must answer nevertheless. The
+	// service back has a task on each guest.
 	frontReplicas = 2
 )
 
@@ -29,17 +30,17 @@ type member struct {
 	traffic.Client
 }
 
-// hostname is what the container calls itself.
+// hostname returns the hostname of the container.
 func (m member) hostname() string { return m.id[:12] }
 
-// population is what is on the network, by service.
+// population has the tasks on the network, by service.
 type population struct {
 	vip     map[string]string
 	members map[string][]member
 }
 
-// everybody are the members of all services.
-func (p population) everybody() []member { return slices.Concat(p.members["front"], p.members["back"]) }
+// all returns the tasks of all services.
+func (p population) all() []member { return slices.Concat(p.members["front"], p.members["back"]) }
 
 // overlay makes a network with two services across the guests.
 func overlay(ctx context.Context, l *lab) (string, error) {
@@ -63,7 +64,8 @@ func overlay(ctx context.Context, l *lab) (string, error) {
 	return fmt.Sprintf("%d tasks of two services after %.1f s; %s", frontReplicas+len(l.guests), created.Seconds(), tries), err
 }
 
-// connected returns when all on the network reach each other, however they are called, and every guest answers for front.
+// connected waits until all tasks on the network reach each other by every name and address, and
+// every guest answers for front.
 func (l *lab) connected(ctx context.Context) (saw string, err error) {
 	_, err = eventually(ctx, time.Minute, func(ctx context.Context) error {
 		p, err := l.population(ctx)
@@ -81,7 +83,7 @@ func (l *lab) connected(ctx context.Context) (saw string, err error) {
 	return saw, err
 }
 
-// population asks who is on the network.
+// population queries the tasks on the network.
 func (l *lab) population(ctx context.Context) (population, error) {
 	out, err := l.guests[0].swarm(ctx, "network", "inspect", "--verbose", "lan")
 	if err != nil {
@@ -130,7 +132,7 @@ func (l *lab) population(ctx context.Context) (population, error) {
 	return p, nil
 }
 
-// only is the one address of a list, without its prefix length.
+// only returns the one address of a list, without its prefix length.
 func only(prefixes []string) (string, error) {
 	if len(prefixes) != 1 {
 		return "", fmt.Errorf("addresses %v, want one", prefixes)
@@ -139,13 +141,13 @@ func only(prefixes []string) (string, error) {
 	return p.Addr().String(), err
 }
 
-// expected is a target, and who may answer, by their hostnames.
+// expected is a target, with the hostnames of the containers that may answer there.
 type expected struct {
 	traffic.Target
 	hosts []string
 }
 
-// echoes are the targets at an address, over both protocols.
+// echoes returns the targets at an address, over TCP and UDP.
 func echoes(address string, from ...member) []expected {
 	at := net.JoinHostPort(address, echoPort)
 	return []expected{{traffic.Target{Network: "tcp", Address: at}, hostnames(from)}, {traffic.Target{Network: "udp", Address: at}, hostnames(from)}}
@@ -159,10 +161,11 @@ func hostnames(of []member) []string {
 	return all
 }
 
-// pairs has every member try every way to every member, and returns how many these are.
+// pairs has every member try every name and address of every member, and returns the number of
+// tries.
 func (p population) pairs(ctx context.Context) (int, error) {
 	var want []expected
-	for _, m := range p.everybody() {
+	for _, m := range p.all() {
 		want = append(want, echoes(m.name, m)...)
 		want = append(want, echoes(m.address, m)...)
 	}
@@ -176,7 +179,7 @@ func (p population) pairs(ctx context.Context) (int, error) {
 		targets = append(targets, w.Target)
 	}
 	var all error
-	for _, m := range p.everybody() {
+	for _, m := range p.all() {
 		answers, err := m.Reach(ctx, targets...)
 		all = errors.Join(all, err)
 		for i, a := range answers {
@@ -185,10 +188,11 @@ func (p population) pairs(ctx context.Context) (int, error) {
 			}
 		}
 	}
-	return len(p.everybody()) * len(want), all
+	return len(p.all()) * len(want), all
 }
 
-// check compares an answer with what it may be, to one who must be seen under that address.
+// check compares an answer with the expected hosts, and the client address in it with the member's
+// own.
 func (e expected) check(a traffic.Answer, client string) error {
 	switch {
 	case a.Err != "":
@@ -201,15 +205,15 @@ func (e expected) check(a traffic.Answer, client string) error {
 	return nil
 }
 
-// published asks every guest for the service front from outside, until each of its tasks has answered there, and returns
-// how often that was.
+// published connects to the service front on every guest from outside, until each of its tasks has
+// answered there. It returns the number of connections.
 func (l *lab) published(ctx context.Context, p population) (int, error) {
 	n := 0
 	for _, g := range l.guests {
 		for _, network := range []string{"tcp", "udp"} {
 			want := expected{traffic.Target{Network: network, Address: net.JoinHostPort(g.address, meshPort)}, hostnames(p.members["front"])}
 			seen := map[string]bool{}
-			for range 50 { // That one of two is drawn each time is as good as impossible.
+			for range 50 { // With 50 tries it is practically impossible that only one of two tasks answers.
 				if len(seen) == len(want.hosts) {
 					break
 				}

@@ -10,17 +10,18 @@ import (
 	"time"
 )
 
-// readyAfterNetwork is how soon after its network a rebooted host takes part again, on processors that are not emulated.
+// readyAfterNetwork bounds the time from the start of a rebooted host's network until the host is
+// ready, on processors that are not emulated.
 const readyAfterNetwork = 10 * time.Second
 
-// comeback is what a reboot took.
+// comeback has the durations of a reboot.
 type comeback struct {
-	moved time.Duration // until its tasks ran elsewhere
-	ready time.Duration // from its network to its being ready
-	real  time.Duration // the same, where processors are not emulated
+	moved time.Duration // until the host's tasks ran elsewhere
+	ready time.Duration // from the start of the host's network until the host was ready
+	real  time.Duration // the same, computed for processors that are not emulated
 }
 
-// rebootEach reboots one guest after the other, as its operator would.
+// rebootEach reboots the guests one after the other, as an operator does.
 func rebootEach(ctx context.Context, l *lab) (string, error) {
 	var worst comeback
 	for _, g := range l.guests {
@@ -69,7 +70,8 @@ func (l *lab) reboot(ctx context.Context, g *guest) (comeback, error) {
 	return c, err
 }
 
-// awaitReady returns how long after its network a guest was ready, as measured and as that is without emulation.
+// awaitReady returns the time from the start of a guest's network until the guest was ready, as
+// measured and as computed without emulation.
 func (l *lab) awaitReady(ctx context.Context, at, g *guest) (ready, real time.Duration, err error) {
 	if _, err := eventually(ctx, 4*time.Minute, func(ctx context.Context) error { return l.ready(ctx, at, l.guests...) }); err != nil {
 		return 0, 0, err
@@ -89,7 +91,7 @@ func (l *lab) awaitReady(ctx context.Context, at, g *guest) (ready, real time.Du
 	return ready, real, err
 }
 
-// elsewhere tells whether every replica runs, and none where the host goes down.
+// elsewhere returns an error unless every replica runs, and none on the host that goes down.
 func elsewhere(ctx context.Context, at, down *guest) error {
 	all, err := tasks(ctx, at, "spread")
 	if err != nil {
@@ -110,7 +112,8 @@ func elsewhere(ctx context.Context, at, down *guest) error {
 	return nil
 }
 
-// settledAgain waits until the rebooted guest has nothing failed and runs its task of the global service.
+// settledAgain waits until no unit of the rebooted guest has failed and the guest runs its task of
+// the global service.
 func (l *lab) settledAgain(ctx context.Context, at, g *guest) error {
 	if err := g.settled(ctx); err != nil {
 		return err
@@ -137,7 +140,7 @@ func (l *lab) settledAgain(ctx context.Context, at, g *guest) error {
 	return err
 }
 
-// stopSignals counts the tasks that said on a node that they were told to end.
+// stopSignals counts the tasks on a node that have logged their stop signal.
 func stopSignals(ctx context.Context, at, on *guest) (int, error) {
 	out, err := at.sh(ctx, "swarm service logs spread 2>&1; swarm service logs web 2>&1")
 	if err != nil {
@@ -152,7 +155,8 @@ func stopSignals(ctx context.Context, at, on *guest) (int, error) {
 	return n, nil
 }
 
-// sinceNetwork is how long before that time, which is now or a moment ago, the guest's network was up.
+// sinceNetwork returns the time from the start of the guest's network to then, which is now or a
+// moment ago.
 func (g *guest) sinceNetwork(ctx context.Context, then time.Time) (time.Duration, error) {
 	began, err := g.run(ctx, "systemctl", "show", "--property=ActiveEnterTimestampMonotonic", "--value", "network-online.target")
 	if err != nil {
@@ -171,11 +175,13 @@ func (g *guest) sinceNetwork(ctx context.Context, then time.Time) (time.Duration
 	if err != nil {
 		return 0, err
 	}
-	// The guest read its clock between asked and now: the later of both counts against us the most.
+	// The guest read its clock between asked and now. The code takes the later of the two, which
+	// gives the longer duration.
 	return time.Duration((up-us/1e6)*float64(time.Second)) - asked.Sub(then), nil
 }
 
-// slower is how many times longer a guest takes than this machine, for the best of a few runs of the same program.
+// slower returns how many times longer a guest takes than this machine for the same program. It
+// takes the best of a few runs.
 func (l *lab) slower(ctx context.Context, g *guest) (float64, error) {
 	best := func(run func() error) (time.Duration, error) {
 		shortest := time.Hour

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// step is one scenario. It returns in a few words what it has seen, for the report.
+// step is one scenario. Its function returns a short text for the report.
 type step struct {
 	name  string
 	limit time.Duration
@@ -21,7 +21,7 @@ type step struct {
 // report is the log of a run.
 type report struct{ rows []string }
 
-// steps runs them in order, up to the one that is named last.
+// steps runs the steps in order, up to the one that is named last.
 func (r *report) steps(ctx context.Context, l *lab, last string) error {
 	for _, s := range steps() {
 		if err := r.step(ctx, l, s); err != nil {
@@ -52,13 +52,13 @@ func (r *report) step(ctx context.Context, l *lab, s step) error {
 	return nil
 }
 
-// The document's part that is this program's to write.
+// These markers enclose the part of the document that this program writes.
 const (
 	partBegins = "<!-- make vm writes from here -->\n"
 	partEnds   = "<!-- make vm writes to here -->\n"
 )
 
-// write puts the report in its place in a document.
+// write replaces the report in a document.
 func (r *report) write(file, revision string, began time.Time) error {
 	text, err := os.ReadFile(file)
 	if errors.Is(err, os.ErrNotExist) {

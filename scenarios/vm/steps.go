@@ -9,7 +9,7 @@ import (
 	"swarm/scenarios/probe"
 )
 
-// steps are what is shown, in order.
+// steps returns the steps of a run, in order.
 func steps() []step {
 	return []step{
 		{"Debian boots", 8 * time.Minute, boot},
@@ -29,13 +29,15 @@ func steps() []step {
 }
 
 const (
-	// webPort is published by every host.
+	// webPort is published on every host.
 	webPort = 8080
-	// spreadReplicas run anywhere.
+	// spreadReplicas is the number of tasks that may run on any guest.
 	spreadReplicas = 3
-	// heartbeat is rare enough that a daemon which is away for as long as emulated processors make of a restart is not lost.
+	// heartbeat is the heartbeat period of the cluster. A restart takes long on emulated
+	// processors, and with a shorter period the node would count as lost.
 	heartbeat = "10s"
-	// settings are the daemon's, as an administrator makes them, for the same reason.
+	// settings are the daemon's, in the file that an administrator edits. They have the same
+	// reason.
 	settings = "SWARM_DAEMON_ARGS=--raft-timeout=3s"
 )
 
@@ -91,7 +93,8 @@ func install(ctx context.Context, l *lab) (string, error) {
 	return l.guests[0].build(ctx, "/root/swarm")
 }
 
-// build asks a program which build of swarm it is; the daemon that it does not find is no matter.
+// build returns the build that a program reports. The command fails to find a daemon, which does
+// not matter.
 func (g *guest) build(ctx context.Context, program string) (string, error) {
 	return g.sh(ctx, program+" -H unix:///nonexistent version --format '{{.Client.Version}} {{.Client.Build}}' 2>/dev/null || true")
 }
@@ -129,7 +132,8 @@ func join(ctx context.Context, l *lab) (string, error) {
 	return fmt.Sprintf("%d managers ready, swarm.service enabled and active", len(l.guests)), nil
 }
 
-// ready tells whether those nodes are, as one of them sees it, ready, and managers in touch.
+// ready returns an error unless the nodes are ready, and managers reachable, in the list on one of
+// them.
 func (l *lab) ready(ctx context.Context, at *guest, nodes ...*guest) error {
 	out, err := at.swarm(ctx, "node", "ls", "--format", "{{.Hostname}} {{.Status}} {{.ManagerStatus}}")
 	if err != nil {

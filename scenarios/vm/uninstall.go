@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// uninstall takes swarm off every guest, the last ones by force: then there is no cluster to leave in order.
+// uninstall removes swarm from every guest. It uses --force, because the last guests have no
+// cluster that they could leave in order.
 func uninstall(ctx context.Context, l *lab) (string, error) {
 	for _, service := range []string{"web", "spread", "front", "back"} {
 		if _, err := l.guests[0].swarm(ctx, "service", "rm", service); err != nil {
@@ -16,7 +17,7 @@ func uninstall(ctx context.Context, l *lab) (string, error) {
 		}
 	}
 	_, err := eventually(ctx, time.Minute, func(ctx context.Context) error {
-		_, err := l.guests[0].swarm(ctx, "network", "rm", "lan") // Refused while a task is on it.
+		_, err := l.guests[0].swarm(ctx, "network", "rm", "lan") // It is refused while a task is on the network.
 		return err
 	})
 	if err != nil {
