@@ -29,6 +29,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"swarm/internal/publish"
 	"swarm/overlay/hostport"
 	"swarm/overlay/netns"
 	"swarm/overlay/nft"
@@ -65,7 +66,7 @@ func (c Config) withDefaults() (Config, error) {
 		c.BridgeName = "swarm0"
 	}
 	if c.FirstPort == 0 && c.LastPort == 0 {
-		c.FirstPort, c.LastPort = 30000, 32767
+		c.FirstPort, c.LastPort = publish.FirstChosen, publish.LastChosen
 	}
 	switch {
 	case c.NetnsDir == "":
