@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"swarm/internal/bounds"
+	"swarm/internal/broadcast"
 	"swarm/internal/members"
 	"swarm/internal/pki"
 	"swarm/internal/transport"
@@ -52,8 +53,8 @@ type member struct {
 
 	mu      sync.Mutex // guards what follows
 	state   Membership
-	manager Manager       // nil while not a manager
-	changed chan struct{} // closed and replaced when manager changes
+	manager Manager          // nil while not a manager
+	changed broadcast.Signal // sent when manager changes
 }
 
 // abandon frees the parts of a member that never ran.
@@ -90,7 +91,7 @@ func (n *Node) newMember(state Membership, cred pki.Credential, bundle *pki.Bund
 	log := n.deps.Log
 	m = &member{
 		node: n, ln: ln, rows: rows, state: state, running: make(chan struct{}), gone: make(chan struct{}),
-		roles: make(chan struct{}, 1), changed: make(chan struct{}), end: func(error) {},
+		roles: make(chan struct{}, 1), end: func(error) {},
 	}
 	m.listener = transport.NewListener(transport.ListenerConfig{}, transport.ListenerDeps{Identity: identity, Log: log, Admit: m.admit}, ln.Addr())
 	m.base = Base{
@@ -238,15 +239,14 @@ func (m *member) setManager(manager Manager) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.manager = manager
-	close(m.changed)
-	m.changed = make(chan struct{})
+	m.changed.Broadcast()
 }
 
 // managing gives the manager, if this node is one, and a channel that closes when that changes.
 func (m *member) managing() (Manager, <-chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.manager, m.changed
+	return m.manager, m.changed.Changed()
 }
 
 func (m *member) remembered() Membership {

@@ -16,6 +16,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
 	"golang.org/x/sys/unix"
+
+	"swarm/internal/broadcast"
 )
 
 const (
@@ -38,14 +40,14 @@ type Watch struct {
 	space   Space
 	full    bool
 	kept    bool // the reserve is there
-	changed chan struct{}
+	changed broadcast.Signal
 
 	complaint string // the last that was logged; Run's
 }
 
 // NewWatch looks once, so that Full is right from the start. A reserve that cannot be kept is left to Run.
 func NewWatch(dir string, log *slog.Logger) (*Watch, error) {
-	w := &Watch{dir: dir, log: log, changed: make(chan struct{})}
+	w := &Watch{dir: dir, log: log}
 	_, err := w.look()
 	return w, err
 }
@@ -129,7 +131,7 @@ func (w *Watch) Room(bytes int64) error {
 func (w *Watch) Changed() <-chan struct{} {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.changed
+	return w.changed.Changed()
 }
 
 // look judges the disk, or says why it cannot; reserve is what is wrong with the reserve.
@@ -144,8 +146,7 @@ func (w *Watch) look() (reserve, err error) {
 	was := w.full
 	w.full = w.judgeLocked(space)
 	if w.full != was {
-		close(w.changed)
-		w.changed = make(chan struct{})
+		w.changed.Broadcast()
 		w.log.Warn(map[bool]string{true: "the disk is full", false: "the disk has room again"}[w.full],
 			"path", w.dir, "free", space.Free, "total", space.Total)
 	}

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"swarm/internal/broadcast"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -18,12 +19,12 @@ import (
 type Members struct {
 	mu      sync.RWMutex // guards the rest
 	keys    map[string][][]byte
-	changed chan struct{} // closed and replaced with every change
+	changed broadcast.Signal // sent at every change
 }
 
 // New makes an empty list, which says that nothing has been told yet.
 func New() *Members {
-	return &Members{keys: map[string][][]byte{}, changed: make(chan struct{})}
+	return &Members{keys: map[string][][]byte{}}
 }
 
 // Apply takes over the peerings among the changes of a worker's topology (worker.Deps.OnTopology).
@@ -46,8 +47,7 @@ func (m *Members) Apply(changes []*swarmv1.AssignmentChange) {
 		}
 	}
 	if moved {
-		close(m.changed)
-		m.changed = make(chan struct{})
+		m.changed.Broadcast()
 	}
 }
 
@@ -76,7 +76,7 @@ func (m *Members) Holds(nodeID string, publicKey []byte) bool {
 func (m *Members) Changed() <-chan struct{} {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return m.changed
+	return m.changed.Changed()
 }
 
 // NeverReported reports whether a node was admitted and has had no session since. Whoever knows a

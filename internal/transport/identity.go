@@ -10,6 +10,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"swarm/internal/broadcast"
 	"swarm/internal/pki"
 )
 
@@ -22,7 +23,7 @@ type Identity struct {
 
 	mu      sync.Mutex // guards the two below
 	state   *identityState
-	changed chan struct{} // closed and replaced by every Set
+	changed broadcast.Signal // sent by every Set
 }
 
 // Which certificate a node that is a manager presents:
@@ -48,7 +49,7 @@ type identityState struct {
 
 // NewIdentity makes a holder. cred may be zero (anonymous), the bundle may not be nil. now is time.Now outside tests.
 func NewIdentity(cred pki.Credential, bundle *pki.Bundle, now func() time.Time) (*Identity, error) {
-	id := &Identity{now: now, changed: make(chan struct{})}
+	id := &Identity{now: now}
 	if err := id.Set(cred, bundle); err != nil {
 		return nil, err
 	}
@@ -121,8 +122,7 @@ func (id *Identity) setLocked(cred pki.Credential, bundle *pki.Bundle) error {
 		next.gen = id.state.gen + 1
 	}
 	id.state = next
-	close(id.changed)
-	id.changed = make(chan struct{})
+	id.changed.Broadcast()
 	return nil
 }
 
@@ -153,7 +153,7 @@ func (id *Identity) Bundle() *pki.Bundle { return id.load().bundle }
 func (id *Identity) Changed() <-chan struct{} {
 	id.mu.Lock()
 	defer id.mu.Unlock()
-	return id.changed
+	return id.changed.Changed()
 }
 
 // server is the credential for a client that offers these protocols. Clients of ours offer one.

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/proto"
 
+	"swarm/internal/broadcast"
 	"swarm/internal/pause"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -46,8 +47,8 @@ type Feed struct {
 	// version is of the latest change, applied of the latest that is in force; failed has what could not be.
 	version, applied uint64
 	failed           map[string]string
-	// changed is closed and replaced with every change of the above.
-	changed chan struct{}
+	// changed is sent at every change of the fields above.
+	changed broadcast.Signal
 }
 
 type serviceKey struct{ network, service string }
@@ -68,7 +69,7 @@ func NewFeed(cfg FeedConfig, deps Deps) *Feed {
 		socket: cfg.Socket, log: deps.Log,
 		networks: make(map[string]*swarmv1.ResolverNetwork), services: make(map[serviceKey]*swarmv1.ResolverService),
 		containers: make(map[string]*swarmv1.ResolverContainer), unsaid: noChanges(),
-		failed: make(map[string]string), changed: make(chan struct{}),
+		failed: make(map[string]string),
 	}
 }
 
@@ -82,8 +83,7 @@ func (f *Feed) change(fn func()) {
 }
 
 func (f *Feed) wakeLocked() {
-	close(f.changed)
-	f.changed = make(chan struct{})
+	f.changed.Broadcast()
 }
 
 // SetNetwork names a network. What is passed to a feed is not changed afterwards.
@@ -161,7 +161,7 @@ func (f *Feed) Applied(ctx context.Context) error {
 	f.mu.Lock()
 	version := f.version
 	for f.applied < version {
-		changed := f.changed
+		changed := f.changed.Changed()
 		f.mu.Unlock()
 		select {
 		case <-changed:
@@ -264,7 +264,7 @@ func (f *Feed) next() (*swarmv1.ResolverUpdate, <-chan struct{}) {
 	defer f.mu.Unlock()
 	c := f.unsaid
 	if len(c.networks)+len(c.services)+len(c.containers) == 0 {
-		return nil, f.changed
+		return nil, f.changed.Changed()
 	}
 	f.unsaid = noChanges()
 	u := &swarmv1.ResolverUpdate{Version: f.version}

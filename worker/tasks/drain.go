@@ -51,7 +51,7 @@ func (t *taskLoop) awaitStop(ctx context.Context) {
 	defer cancel()
 	for {
 		t.mu.Lock()
-		ends, heard := t.unassigned || task.Stops(t.task.GetDesiredState()), t.changed
+		ends, heard := t.unassigned || task.Stops(t.task.GetDesiredState()), t.changed.Changed()
 		t.mu.Unlock()
 		if ends {
 			return
