@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"swarm/internal/bounds"
+	"swarm/internal/broadcast"
 	"swarm/internal/members"
 	"swarm/internal/pki"
 	"swarm/internal/transport"
@@ -53,8 +54,8 @@ type member struct {
 
 	mu      sync.Mutex // guards the fields below
 	state   Membership
-	manager Manager       // nil while not a manager
-	changed chan struct{} // closed and replaced when manager changes
+	manager Manager          // nil while not a manager
+	changed broadcast.Signal // sent when manager changes
 }
 
 // closeParts closes the parts of a member that never ran.
@@ -92,7 +93,7 @@ func (n *Node) newMember(state Membership, cred pki.Credential, bundle *pki.Bund
 	log := n.deps.Log
 	m = &member{
 		node: n, ln: ln, bootstrapRows: rows, state: state, running: make(chan struct{}), gone: make(chan struct{}),
-		roleChanged: make(chan struct{}, 1), changed: make(chan struct{}), end: func(error) {},
+		roleChanged: make(chan struct{}, 1), end: func(error) {},
 	}
 	m.listener = transport.NewListener(transport.ListenerConfig{}, transport.ListenerDeps{Identity: identity, Log: log, Admit: m.admit}, ln.Addr())
 	m.base = Base{
@@ -242,8 +243,7 @@ func (m *member) setManager(manager Manager) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.manager = manager
-	close(m.changed)
-	m.changed = make(chan struct{})
+	m.changed.Broadcast()
 }
 
 // currentManager returns the manager, or nil if this node is not one, and a channel that closes
@@ -251,7 +251,7 @@ func (m *member) setManager(manager Manager) {
 func (m *member) currentManager() (Manager, <-chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.manager, m.changed
+	return m.manager, m.changed.Changed()
 }
 
 func (m *member) membership() Membership {

@@ -8,6 +8,7 @@ import (
 	"github.com/hashicorp/raft"
 	"golang.org/x/sync/errgroup"
 
+	"swarm/internal/broadcast"
 	"swarm/internal/pause"
 )
 
@@ -26,10 +27,10 @@ type announcer struct {
 	mu      sync.Mutex // guards the rest
 	index   uint64
 	term    uint64
-	changed chan struct{} // closed and replaced when index grows
+	changed broadcast.Signal // sent when index grows
 }
 
-func newAnnouncer() *announcer { return &announcer{changed: make(chan struct{})} }
+func newAnnouncer() *announcer { return &announcer{} }
 
 // committed records the newest committed entry and wakes the goroutines of runAnnouncer.
 func (a *announcer) committed(index, term uint64) {
@@ -39,14 +40,13 @@ func (a *announcer) committed(index, term uint64) {
 		return
 	}
 	a.index, a.term = index, term
-	close(a.changed)
-	a.changed = make(chan struct{})
+	a.changed.Broadcast()
 }
 
 func (a *announcer) current() (index, term uint64, changed <-chan struct{}) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.index, a.term, a.changed
+	return a.index, a.term, a.changed.Changed()
 }
 
 // runAnnouncer runs one goroutine for each other member while this member leads, so that a slow

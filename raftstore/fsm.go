@@ -7,6 +7,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"swarm/internal/broadcast"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore/table"
 	"swarm/raftstore/watch"
@@ -16,14 +17,14 @@ import (
 type fsm struct {
 	state          *table.State
 	feed           *watch.Broker
-	membersChanged *broadcast // sent when Raft's configuration changes
+	membersChanged broadcast.Signal // sent when Raft's configuration changes
 
 	halted chan error // receives the one reason why the member cannot follow the log
 }
 
 func newFSM() *fsm {
 	st := table.NewState()
-	return &fsm{state: st, feed: watch.NewBroker(st.View()), membersChanged: newBroadcast(), halted: make(chan error, 1)}
+	return &fsm{state: st, feed: watch.NewBroker(st.View()), halted: make(chan error, 1)}
 }
 
 // result is what Apply returns to the proposer.
@@ -54,7 +55,7 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 	}
 	f.feed.Publish(f.state.View(), changes)
 	if configured {
-		f.membersChanged.send()
+		f.membersChanged.Broadcast()
 	}
 	return out
 }

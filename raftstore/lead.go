@@ -7,34 +7,14 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"swarm/internal/broadcast"
 )
-
-// broadcast wakes all goroutines that wait for an event.
-type broadcast struct {
-	mu sync.Mutex // guards ch
-	ch chan struct{}
-}
-
-func newBroadcast() *broadcast { return &broadcast{ch: make(chan struct{})} }
-
-// next returns a channel that is closed at the next send.
-func (b *broadcast) next() <-chan struct{} {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.ch
-}
-
-func (b *broadcast) send() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	close(b.ch)
-	b.ch = make(chan struct{})
-}
 
 // leadership is what this member knows about leadership: its own as a context, and a signal for
 // every change.
 type leadership struct {
-	changes *broadcast // sent at every change of leader
+	changes broadcast.Signal // sent at every change of leader
 
 	mu              sync.Mutex      // guards the rest
 	term            context.Context // ends with this leadership; nil while not leading
@@ -43,7 +23,7 @@ type leadership struct {
 }
 
 func newLeadership() *leadership {
-	return &leadership{changes: newBroadcast(), leaderlessSince: time.Now()}
+	return &leadership{leaderlessSince: time.Now()}
 }
 
 // setLeaderKnown records whether Raft knows a leader.
@@ -60,15 +40,15 @@ func (l *leadership) setLeaderKnown(known bool) {
 
 // changed returns a channel that is closed when the leader changes, or when this member's
 // leadership begins or ends.
-func (l *leadership) changed() <-chan struct{} { return l.changes.next() }
+func (l *leadership) changed() <-chan struct{} { return l.changes.Changed() }
 
-func (l *leadership) notify() { l.changes.send() }
+func (l *leadership) notify() { l.changes.Broadcast() }
 
 func (l *leadership) begin(ctx context.Context) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.term, l.cancel = context.WithCancel(ctx)
-	l.changes.send()
+	l.changes.Broadcast()
 }
 
 func (l *leadership) end() {
@@ -79,13 +59,13 @@ func (l *leadership) end() {
 	}
 	l.cancel()
 	l.term, l.cancel = nil, nil
-	l.changes.send()
+	l.changes.Broadcast()
 }
 
 func (l *leadership) current() (context.Context, <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.term, l.changes.next()
+	return l.term, l.changes.Changed()
 }
 
 // watchLeadership turns Raft's leadership signals into a context. Leadership begins only after a

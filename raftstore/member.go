@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/hashicorp/raft"
 
+	"swarm/internal/broadcast"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore/watch"
 )
@@ -33,17 +34,17 @@ type Server struct {
 type peers struct {
 	mu     sync.Mutex // guards the rest
 	failed map[raft.ServerID]bool
-	config chan struct{} // closed and replaced when the members change
+	config broadcast.Signal // sent when the members change
 }
 
 func newPeers() *peers {
-	return &peers{failed: make(map[raft.ServerID]bool), config: make(chan struct{})}
+	return &peers{failed: make(map[raft.ServerID]bool)}
 }
 
 func (p *peers) configChanged() <-chan struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.config
+	return p.config.Changed()
 }
 
 // set records whether the member's heartbeats fail, and reports whether that has changed.
@@ -65,8 +66,7 @@ func (p *peers) reset() {
 func (p *peers) reconfigured() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	close(p.config)
-	p.config = make(chan struct{})
+	p.config.Broadcast()
 }
 
 func (p *peers) reachable(id raft.ServerID) bool {
@@ -134,7 +134,7 @@ func (s *Store) voters() (n int) {
 
 // MembersChanged returns a channel that is closed when this member applies the next change of the
 // Raft configuration.
-func (s *Store) MembersChanged() <-chan struct{} { return s.fsm.membersChanged.next() }
+func (s *Store) MembersChanged() <-chan struct{} { return s.fsm.membersChanged.Changed() }
 
 // Servers returns the members as this member knows them.
 func (s *Store) Servers() []Server {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"swarm/internal/publish"
 	"swarm/overlay/bridge"
 	"swarm/overlay/plane"
 	"swarm/overlay/resolve"
@@ -132,7 +133,7 @@ func prefixes(texts []string) ([]netip.Prefix, error) {
 func bridgePorts(ports []*swarmv1.PortConfig) ([]bridge.Port, error) {
 	var out []bridge.Port
 	for _, p := range ports {
-		port := bridge.Port{Published: uint16(p.PublishedPort), Target: uint16(p.TargetPort), Protocol: protocolName(p.Protocol)}
+		port := bridge.Port{Published: uint16(p.PublishedPort), Target: uint16(p.TargetPort), Protocol: publish.Protocol(p.Protocol)}
 		if p.HostIp != "" {
 			ip, err := netip.ParseAddr(p.HostIp)
 			if err != nil {
@@ -143,17 +144,6 @@ func bridgePorts(ports []*swarmv1.PortConfig) ([]bridge.Port, error) {
 		out = append(out, port)
 	}
 	return out, nil
-}
-
-func protocolName(p swarmv1.PortConfig_Protocol) string {
-	switch p {
-	case swarmv1.PortConfig_UDP:
-		return "udp"
-	case swarmv1.PortConfig_SCTP:
-		return "sctp"
-	default:
-		return "tcp"
-	}
 }
 
 // attached translates the bridge's answer for the worker. The bridge keeps the order of the ports.

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"swarm/internal/broadcast"
 	"swarm/internal/pause"
 
 	"google.golang.org/grpc/codes"
@@ -58,7 +59,7 @@ type Server struct {
 	LogDetails []*swarmv1.LogDetails
 	LogNotices []string
 
-	changed chan struct{}
+	changed broadcast.Signal
 	// BeforeCreate runs, unlocked, before a service is created, and BeforeRemove before a network
 	// is removed, or a node leaves.
 	BeforeCreate, BeforeRemove func()
@@ -74,19 +75,7 @@ func (s *Server) Change(edit func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	edit()
-	if s.changed != nil {
-		close(s.changed)
-	}
-	s.changed = make(chan struct{})
-}
-
-func (s *Server) signal() <-chan struct{} {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.changed == nil {
-		s.changed = make(chan struct{})
-	}
-	return s.changed
+	s.changed.Broadcast()
 }
 
 // NotFound returns the error of a manager that has no such object.
@@ -336,7 +325,7 @@ func (s *Server) Watch(r *swarmv1.WatchRequest, stream swarmv1.Control_WatchServ
 		select {
 		case <-stream.Context().Done():
 			return nil
-		case <-s.signal():
+		case <-s.changed.Changed():
 		}
 		if err := stream.Send(&swarmv1.Event{Type: "task"}); err != nil {
 			return err

@@ -15,6 +15,7 @@ import (
 	"swarm/cli/command"
 	"swarm/cli/complete"
 	"swarm/cli/term"
+	"swarm/internal/publish"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -129,13 +130,8 @@ func writeService(w io.Writer, s *swarmv1.ServiceInfo, started, completed string
 	p.line("Ports", term.PortList(append(slices.Clone(s.GetEndpoint().GetPorts()), hostModePorts(spec)...)))
 }
 
-func hostModePorts(s *swarmv1.ServiceSpec) (out []*swarmv1.PortConfig) {
-	for _, port := range s.GetEndpointSpec().GetPorts() {
-		if port.PublishMode == swarmv1.PortConfig_HOST {
-			out = append(out, port)
-		}
-	}
-	return out
+func hostModePorts(s *swarmv1.ServiceSpec) []*swarmv1.PortConfig {
+	return slices.DeleteFunc(slices.Clone(s.GetEndpointSpec().GetPorts()), publish.ByMesh)
 }
 
 func (p pretty) policy(name string, u *swarmv1.UpdateConfig) {

@@ -9,8 +9,6 @@ import (
 	"strconv"
 	"strings"
 
-	"swarm/internal/explain"
-
 	"github.com/distribution/reference"
 	"github.com/spf13/cobra"
 
@@ -22,7 +20,9 @@ import (
 	"swarm/cli/tasktable"
 	"swarm/cli/term"
 	"swarm/cli/usage"
+	"swarm/internal/explain"
 	"swarm/internal/ident"
+	"swarm/internal/publish"
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -173,7 +173,7 @@ func row(s *swarmv1.ServiceInfo, short bool) term.Row {
 	}
 	var published []*swarmv1.PortConfig
 	for _, p := range ports {
-		if p.PublishMode != swarmv1.PortConfig_HOST { // These ports differ between tasks: `service ps` shows them.
+		if publish.ByMesh(p) { // These ports differ between tasks: `service ps` shows them.
 			published = append(published, p)
 		}
 	}

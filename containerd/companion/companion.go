@@ -37,6 +37,7 @@ import (
 	"swarm/containerd/layout"
 	"swarm/containerd/lock"
 	"swarm/containerd/server"
+	"swarm/internal/broadcast"
 	"swarm/internal/pause"
 )
 
@@ -75,10 +76,10 @@ type Companion struct {
 	cfg Config
 	log *slog.Logger
 
-	mu      sync.Mutex    // guards the fields below
-	up      bool          // the wanted process serves
-	last    error         // why the process does not serve; nil if not known
-	changed chan struct{} // closed and replaced when up or last changes
+	mu      sync.Mutex       // guards the fields below
+	up      bool             // the wanted process serves
+	last    error            // why the process does not serve; nil if not known
+	changed broadcast.Signal // sent when up or last changes
 }
 
 // New returns a companion. It starts nothing. ErrInvalidArgument: a path in cfg is not valid.
@@ -89,7 +90,7 @@ func New(cfg Config, deps Deps) (*Companion, error) {
 	if !filepath.IsAbs(cfg.Programs.Program) {
 		return nil, fmt.Errorf("runtime program %q is not an absolute path: %w", cfg.Programs.Program, errdefs.ErrInvalidArgument)
 	}
-	return &Companion{cfg: cfg, log: deps.Log, changed: make(chan struct{})}, nil
+	return &Companion{cfg: cfg, log: deps.Log}, nil
 }
 
 // Run keeps the runtime process running until ctx ends, and leaves the process running then. It is
@@ -122,7 +123,7 @@ func (c *Companion) Run(ctx context.Context) error {
 func (c *Companion) Ready(ctx context.Context) error {
 	for {
 		c.mu.Lock()
-		up, last, changed := c.up, c.last, c.changed
+		up, last, changed := c.up, c.last, c.changed.Changed()
 		c.mu.Unlock()
 		if up {
 			return nil
@@ -284,7 +285,6 @@ func (c *Companion) set(up bool, last error) (before bool) {
 	defer c.mu.Unlock()
 	before = c.up
 	c.up, c.last = up, last
-	close(c.changed)
-	c.changed = make(chan struct{})
+	c.changed.Broadcast()
 	return before
 }

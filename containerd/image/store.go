@@ -19,6 +19,7 @@ import (
 	"swarm/containerd/image/peer"
 	"swarm/containerd/image/registry"
 	"swarm/containerd/layout"
+	"swarm/internal/broadcast"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker/engine"
 )
@@ -72,7 +73,7 @@ type Store struct {
 	mu      sync.Mutex // guards the fields below; never held during a call to containerd
 	held    *catalog   // nil: it must be read
 	writes  uint64     // counts changes of the records, so that an outdated catalog is not stored in held
-	changed chan struct{}
+	changed broadcast.Signal
 	pulling map[string]bool // leases of pulls in progress
 }
 
@@ -90,7 +91,6 @@ func New(cfg Config, deps Deps) (*Store, error) {
 		deps:     deps,
 		registry: registry.New(registry.Config{Insecure: cfg.Insecure, CertsDirs: cfg.CertsDirs}, registry.Deps{Log: deps.Log, Keychain: deps.Keychain}),
 		platform: platforms.Default(),
-		changed:  make(chan struct{}),
 	}
 	s.server = peer.NewServer(peer.Config{Bandwidth: cfg.PeerBandwidth}, peer.Deps{Log: deps.Log, Open: s.open})
 	if deps.Peers != nil && deps.PeerTransport != nil {
@@ -145,7 +145,7 @@ func (s *Store) Holds(digest string) bool {
 func (s *Store) Changed() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.changed
+	return s.changed.Changed()
 }
 
 // Image returns an image that this node holds, found by its digest if ref has one, else by its
@@ -171,8 +171,7 @@ func (s *Store) invalidate() {
 	defer s.mu.Unlock()
 	s.held = nil
 	s.writes++
-	close(s.changed)
-	s.changed = make(chan struct{})
+	s.changed.Broadcast()
 }
 
 func namespaced(ctx context.Context) context.Context {

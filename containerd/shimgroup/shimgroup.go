@@ -14,6 +14,8 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+
+	"swarm/internal/broadcast"
 )
 
 // groupSize is the highest number of containers that share a shim, and so the highest number that
@@ -41,7 +43,7 @@ type Table struct {
 	next    int
 	byName  map[string]*group
 	member  map[string]*group // by task
-	changed chan struct{}     // closed and replaced when a container has joined or left
+	changed broadcast.Signal  // sent when a container has joined or left
 }
 
 // group is the containers of one shim.
@@ -60,11 +62,10 @@ func New(build string) *Table {
 		build = "host"
 	}
 	return &Table{
-		build:   build,
-		run:     fmt.Sprintf("%08x", rand.Uint32()),
-		byName:  make(map[string]*group),
-		member:  make(map[string]*group),
-		changed: make(chan struct{}),
+		build:  build,
+		run:    fmt.Sprintf("%08x", rand.Uint32()),
+		byName: make(map[string]*group),
+		member: make(map[string]*group),
 	}
 }
 
@@ -155,7 +156,7 @@ func (g *Table) assignLocked(task, service string) *group {
 func (g *Table) Join(ctx context.Context, task, service string) (name string, moved bool, err error) {
 	for {
 		g.mu.Lock()
-		grp, changed := g.member[task], g.changed
+		grp, changed := g.member[task], g.changed.Changed()
 		if grp == nil || grp.retired {
 			g.forgetLocked(task)
 			grp = g.assignLocked(task, service)
@@ -199,7 +200,7 @@ func (g *Table) Left(task string) {
 func (g *Table) Leave(ctx context.Context, task string) error {
 	for {
 		g.mu.Lock()
-		grp, changed := g.member[task], g.changed
+		grp, changed := g.member[task], g.changed.Changed()
 		last := grp != nil && grp.joined[task] && len(grp.joined) == 1
 		if !last || len(grp.joining) == 0 {
 			g.leaveLocked(task)
@@ -257,8 +258,7 @@ func (g *Table) forgetLocked(task string) {
 
 // notifyLocked wakes the callers that wait in Join and Leave.
 func (g *Table) notifyLocked() {
-	close(g.changed)
-	g.changed = make(chan struct{})
+	g.changed.Broadcast()
 }
 
 func (g *Table) addLocked(name string) *group {

@@ -16,6 +16,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
 	"golang.org/x/sys/unix"
+
+	"swarm/internal/broadcast"
 )
 
 const (
@@ -41,7 +43,7 @@ type Watch struct {
 	space   Space
 	full    bool
 	kept    bool // the reserve file exists
-	changed chan struct{}
+	changed broadcast.Signal
 
 	complaint string // the last text that was logged; only Run uses it
 }
@@ -49,7 +51,7 @@ type Watch struct {
 // NewWatch makes a Watch and checks the disk once, so that Full is correct from the start. It
 // ignores an error of the reserve; Run tries again.
 func NewWatch(dir string, log *slog.Logger) (*Watch, error) {
-	w := &Watch{dir: dir, log: log, changed: make(chan struct{})}
+	w := &Watch{dir: dir, log: log}
 	_, err := w.check()
 	return w, err
 }
@@ -136,7 +138,7 @@ func (w *Watch) Room(bytes int64) error {
 func (w *Watch) Changed() <-chan struct{} {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.changed
+	return w.changed.Changed()
 }
 
 // check checks the disk and keeps or releases the reserve. reserve is the error of the reserve.
@@ -151,8 +153,7 @@ func (w *Watch) check() (reserve, err error) {
 	was := w.full
 	w.full = w.isFullLocked(space)
 	if w.full != was {
-		close(w.changed)
-		w.changed = make(chan struct{})
+		w.changed.Broadcast()
 		w.log.Warn(map[bool]string{true: "the disk is full", false: "the disk has room again"}[w.full],
 			"path", w.dir, "free", space.Free, "total", space.Total)
 	}

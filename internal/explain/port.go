@@ -3,7 +3,6 @@ package explain
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	"swarm/internal/publish"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -44,7 +43,7 @@ func PortWarnings(ports []*swarmv1.PortConfig, nodes []*swarmv1.NodeInfo) []stri
 			}
 		}
 		if ready > 0 && without == ready {
-			warn(fmt.Sprintf("no node has address %s: port %d/%s does not answer until one does", p.GetHostIp(), p.GetPublishedPort(), protocol(p)))
+			warn(fmt.Sprintf("no node has address %s: port %s does not answer until one does", p.GetHostIp(), publish.Name(p)))
 		}
 	}
 	return out
@@ -57,7 +56,5 @@ func about(c *swarmv1.PortConflict, p *swarmv1.PortConfig) bool {
 	if a := publish.Address(p); a.IsValid() {
 		ip = a.String()
 	}
-	return c.GetPort() == p.GetPublishedPort() && c.GetProtocol() == protocol(p) && c.GetAddress() == ip
+	return c.GetPort() == p.GetPublishedPort() && c.GetProtocol() == publish.Protocol(p.GetProtocol()) && c.GetAddress() == ip
 }
-
-func protocol(p *swarmv1.PortConfig) string { return strings.ToLower(p.GetProtocol().String()) }

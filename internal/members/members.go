@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"swarm/internal/broadcast"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -19,12 +20,12 @@ import (
 type Members struct {
 	mu      sync.RWMutex // guards keys and changed
 	keys    map[string][][]byte
-	changed chan struct{} // closed and replaced at every change
+	changed broadcast.Signal // sent at every change
 }
 
 // New makes an empty list, which means that no manager has sent the members yet.
 func New() *Members {
-	return &Members{keys: map[string][][]byte{}, changed: make(chan struct{})}
+	return &Members{keys: map[string][][]byte{}}
 }
 
 // Apply applies the peerings among the changes of the topology of a worker
@@ -48,8 +49,7 @@ func (m *Members) Apply(changes []*swarmv1.AssignmentChange) {
 		}
 	}
 	if modified {
-		close(m.changed)
-		m.changed = make(chan struct{})
+		m.changed.Broadcast()
 	}
 }
 
@@ -78,7 +78,7 @@ func (m *Members) Holds(nodeID string, publicKey []byte) bool {
 func (m *Members) Changed() <-chan struct{} {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return m.changed
+	return m.changed.Changed()
 }
 
 // NeverReported reports whether a node was admitted and has had no session since. A host with a

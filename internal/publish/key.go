@@ -43,13 +43,25 @@ func (k Key) At(a netip.Addr) Key {
 	return k
 }
 
+// On returns the key of the same port on another node. An empty id means the mesh.
+func (k Key) On(nodeID string) Key {
+	k.NodeID = nodeID
+	return k
+}
+
 // String returns the key as it is stored.
 func (k Key) String() string {
 	at := k.NodeID
 	if at == "" {
 		at = mesh
 	}
-	s := KeyPrefix + at + "/" + Protocol(k.Protocol) + "/" + strconv.FormatUint(uint64(k.Port), 10)
+	return KeyPrefix + at + "/" + k.Suffix()
+}
+
+// Suffix returns the stored key from the protocol on: "tcp/8080", or "tcp/8080/192.0.2.7" for a
+// port on one address.
+func (k Key) Suffix() string {
+	s := Protocol(k.Protocol) + "/" + strconv.FormatUint(uint64(k.Port), 10)
 	if k.Address.IsValid() {
 		s += "/" + k.Address.String()
 	}

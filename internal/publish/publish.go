@@ -8,6 +8,11 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
+// FirstChosen and LastChosen bound the range from which a published port is chosen if the service
+// names none, as in Docker. The control API chooses the ports of the mesh, the node of the task its
+// own.
+const FirstChosen, LastChosen = 30000, 32767
+
 // ByMesh reports whether the routing mesh publishes the port: every node answers at it. If not,
 // only the nodes with a task of the service answer.
 func ByMesh(p *swarmv1.PortConfig) bool { return p.GetPublishMode() != swarmv1.PortConfig_HOST }
@@ -20,6 +25,16 @@ func Address(p *swarmv1.PortConfig) netip.Addr {
 		return netip.Addr{}
 	}
 	return a.Unmap()
+}
+
+// Serves reports whether a node may report the port got for one of its tasks, whose service
+// publishes want: want is published by the nodes of the tasks, and got is the same port, or one of
+// the range that nodes choose from if want names none.
+func Serves(got, want *swarmv1.PortConfig) bool {
+	n := got.GetPublishedPort()
+	number := n == want.GetPublishedPort() || want.GetPublishedPort() == 0 && n >= FirstChosen && n <= LastChosen
+	return number && !ByMesh(want) && got.GetTargetPort() == want.GetTargetPort() &&
+		got.GetProtocol() == want.GetProtocol() && got.GetHostIp() == want.GetHostIp()
 }
 
 // Name returns the published port as users write it, like "8080/tcp".

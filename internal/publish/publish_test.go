@@ -57,6 +57,31 @@ func TestSame_IgnoresModeAndTarget(t *testing.T) {
 	}
 }
 
+func TestServes(t *testing.T) {
+	const host = swarmv1.PortConfig_HOST
+	fixed := &swarmv1.PortConfig{PublishedPort: 80, TargetPort: 8080, PublishMode: host}
+	open := &swarmv1.PortConfig{TargetPort: 8080, PublishMode: host}
+	for _, c := range []struct {
+		got, wanted *swarmv1.PortConfig
+		want        bool
+	}{
+		{&swarmv1.PortConfig{PublishedPort: 80, TargetPort: 8080}, fixed, true},
+		{&swarmv1.PortConfig{PublishedPort: 81, TargetPort: 8080}, fixed, false},
+		{&swarmv1.PortConfig{PublishedPort: 80, TargetPort: 8081}, fixed, false},
+		{&swarmv1.PortConfig{PublishedPort: 80, TargetPort: 8080, Protocol: swarmv1.PortConfig_UDP}, fixed, false},
+		{&swarmv1.PortConfig{PublishedPort: 80, TargetPort: 8080, HostIp: "192.0.2.7"}, fixed, false},
+		{&swarmv1.PortConfig{PublishedPort: 80, TargetPort: 8080}, &swarmv1.PortConfig{PublishedPort: 80, TargetPort: 8080}, false},
+		{&swarmv1.PortConfig{PublishedPort: FirstChosen, TargetPort: 8080}, open, true},
+		{&swarmv1.PortConfig{PublishedPort: LastChosen, TargetPort: 8080}, open, true},
+		{&swarmv1.PortConfig{PublishedPort: FirstChosen - 1, TargetPort: 8080}, open, false},
+		{&swarmv1.PortConfig{PublishedPort: LastChosen + 1, TargetPort: 8080}, open, false},
+	} {
+		if got := Serves(c.got, c.wanted); got != c.want {
+			t.Errorf("got %v, want %v: %v for %v", got, c.want, c.got, c.wanted)
+		}
+	}
+}
+
 func TestKey_Strings(t *testing.T) {
 	ip := &swarmv1.PortConfig{PublishedPort: 8080, HostIp: "192.0.2.7"}
 	for want, k := range map[string]Key{
@@ -71,6 +96,9 @@ func TestKey_Strings(t *testing.T) {
 		}
 		if got, ok := ParseKey(want); !ok || got != k {
 			t.Errorf("parse %s: got %+v, %v", want, got, ok)
+		}
+		if got := KeyPrefix + "n2/" + k.Suffix(); got != k.On("n2").String() {
+			t.Errorf("%s on node n2: got %s, want %s", want, k.On("n2"), got)
 		}
 		if !strings.HasPrefix(k.At(netip.MustParseAddr("192.0.2.9")).String(), k.AddressPrefix()) {
 			t.Errorf("%s: another address of the port does not begin with %s", want, k.AddressPrefix())

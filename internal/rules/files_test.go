@@ -38,7 +38,7 @@ func generated(file string) bool { return strings.HasSuffix(file, ".pb.go") }
 
 // A file that cannot be taken in at one sitting hides what is wrong with it.
 func TestFilesAreShort(t *testing.T) {
-	const limit = 600
+	const limit = 500
 	for _, f := range tracked(t, "*.go") {
 		if generated(f) {
 			continue
@@ -49,6 +49,38 @@ func TestFilesAreShort(t *testing.T) {
 		}
 		if n := bytes.Count(text, []byte("\n")); n > limit {
 			t.Errorf("%s: %d lines, more than %d: which noun in it wants a home of its own?", f, n, limit)
+		}
+	}
+}
+
+// One comment cannot explain a larger package, and no rule of imports separates its parts. Tests and
+// generated code do not count.
+func TestPackagesAreShort(t *testing.T) {
+	const (
+		limit         = 2500
+		maxExceptions = 2
+	)
+	exceptions := map[string]string{} // package: why it cannot be split
+	if len(exceptions) > maxExceptions {
+		t.Errorf("%d exceptions, more than %d", len(exceptions), maxExceptions)
+	}
+	lines := map[string]int{}
+	for _, f := range tracked(t, "*.go") {
+		if generated(f) || strings.HasSuffix(f, "_test.go") {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join(root, f))
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines[filepath.Dir(f)] += bytes.Count(text, []byte("\n"))
+	}
+	for dir, n := range lines {
+		if n > limit && exceptions[dir] == "" {
+			t.Errorf("%s: %d lines without tests, more than %d: which noun in it wants a package of its own?", dir, n, limit)
+		}
+		if n <= limit && exceptions[dir] != "" {
+			t.Errorf("%s: %d lines, and needs no exception any more", dir, n)
 		}
 	}
 }

@@ -228,5 +228,5 @@ func checkAttachments(list []*swarmv1.NetworkAttachmentConfig) error {
 
 // portName returns a published port as users write it.
 func portName(p *swarmv1.PortConfig) string {
-	return fmt.Sprintf("%d:%d/%s", p.GetPublishedPort(), p.GetTargetPort(), strings.ToLower(p.GetProtocol().String()))
+	return fmt.Sprintf("%d:%d/%s", p.GetPublishedPort(), p.GetTargetPort(), publish.Protocol(p.GetProtocol()))
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"swarm/internal/broadcast"
 	"swarm/internal/pki"
 )
 
@@ -23,7 +24,7 @@ type Identity struct {
 
 	mu      sync.Mutex // guards state and changed
 	state   *identityState
-	changed chan struct{} // closed and replaced by Set, SetBundle and SetCredential
+	changed broadcast.Signal // sent by Set, SetBundle and SetCredential
 }
 
 // A node that is a manager has two certificates. It presents this one:
@@ -51,7 +52,7 @@ type identityState struct {
 // NewIdentity makes an Identity. cred may be zero (anonymous). bundle must not be nil. now is
 // time.Now outside of tests.
 func NewIdentity(cred pki.Credential, bundle *pki.Bundle, now func() time.Time) (*Identity, error) {
-	id := &Identity{now: now, changed: make(chan struct{})}
+	id := &Identity{now: now}
 	if err := id.Set(cred, bundle); err != nil {
 		return nil, err
 	}
@@ -125,8 +126,7 @@ func (id *Identity) setLocked(cred pki.Credential, bundle *pki.Bundle) error {
 		next.gen = id.state.gen + 1
 	}
 	id.state = next
-	close(id.changed)
-	id.changed = make(chan struct{})
+	id.changed.Broadcast()
 	return nil
 }
 
@@ -158,7 +158,7 @@ func (id *Identity) Bundle() *pki.Bundle { return id.load().bundle }
 func (id *Identity) Changed() <-chan struct{} {
 	id.mu.Lock()
 	defer id.mu.Unlock()
-	return id.changed
+	return id.changed.Changed()
 }
 
 // serverCredential returns the credential for a client that offers these protocols. Our own clients

@@ -30,6 +30,7 @@ import (
 	"swarm/manager/control/network"
 	"swarm/manager/control/node"
 	"swarm/manager/control/nodecall"
+	"swarm/manager/control/object"
 	"swarm/manager/control/service"
 	"swarm/manager/control/task"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -97,7 +98,7 @@ func New(cfg Config, deps Deps) *Server {
 			Log: deps.Log, Store: deps.Store, Writer: writer, Nodes: caller, Digests: digests, Images: deps.Images, Login: deps.Login,
 		}),
 		tasks:    task.New(task.Deps{Log: deps.Log, Store: deps.Store, Nodes: caller}),
-		clusters: cluster.New(cluster.Deps{Store: deps.Store, Writer: writer}),
+		clusters: cluster.New(cluster.Deps{Store: deps.Store, Writer: writer, Events: events()}),
 		disks:    disk.New(disk.Deps{Log: deps.Log, Store: deps.Store, Writer: writer, Nodes: caller}),
 	}
 	s.services = service.New(service.Deps{
@@ -105,6 +106,10 @@ func New(cfg Config, deps Deps) *Server {
 	})
 	return s
 }
+
+// events returns the events of the tables that users may watch. A noun whose Kind is in its own
+// package, because no other noun asks about it, adds the Kind's Events here.
+func events() []crud.Events { return object.Events() }
 
 // Register registers the services of the users' API. Their unary calls do not answer from an old
 // replica: see Current.

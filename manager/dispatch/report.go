@@ -6,13 +6,11 @@ import (
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"swarm/internal/publish"
 	"swarm/internal/task"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore/table"
 )
-
-// Range of the ports that a node chooses for its tasks when the service names none.
-const firstDynamicPort, lastDynamicPort = 30000, 32767
 
 // groups returns one group for each changed row, so that the store accepts or rejects each row
 // alone, and the entry that each group comes from.
@@ -66,20 +64,12 @@ func published(view *table.View, t *swarmv1.Task, reported []*swarmv1.PortConfig
 	rev, _ := view.Revision(t.GetServiceId(), t.GetRevision())
 	wanted := slices.Clone(rev.GetSpec().GetEndpointSpec().GetPorts())
 	return slices.DeleteFunc(reported, func(p *swarmv1.PortConfig) bool {
-		i := slices.IndexFunc(wanted, func(w *swarmv1.PortConfig) bool { return serves(p, w) })
+		i := slices.IndexFunc(wanted, func(w *swarmv1.PortConfig) bool { return publish.Serves(p, w) })
 		if i >= 0 {
 			wanted = slices.Delete(wanted, i, i+1)
 		}
 		return i < 0
 	})
-}
-
-// serves reports whether a reported port is one that a service publishes on the nodes of its tasks.
-func serves(p, wanted *swarmv1.PortConfig) bool {
-	number := p.GetPublishedPort() == wanted.GetPublishedPort() ||
-		wanted.GetPublishedPort() == 0 && p.GetPublishedPort() >= firstDynamicPort && p.GetPublishedPort() <= lastDynamicPort
-	return number && wanted.GetPublishMode() == swarmv1.PortConfig_HOST && p.GetTargetPort() == wanted.GetTargetPort() &&
-		p.GetProtocol() == wanted.GetProtocol() && p.GetHostIp() == wanted.GetHostIp()
 }
 
 // notAfter returns the earlier time. A worker's clock may be fast.

@@ -7,8 +7,8 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"swarm/internal/ipam"
+	"swarm/internal/publish"
 	"swarm/internal/spec"
-	"swarm/manager/planner/cluster"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -117,7 +117,7 @@ func (m *model) checkReservations() {
 		u := used[t.NodeId]
 		used[t.NodeId] = sum{u.cpu + res.GetNanoCpus(), u.memory + res.GetMemoryBytes()}
 		for _, p := range rev.Spec.GetEndpointSpec().GetPorts() {
-			k := t.NodeId + " " + cluster.HostPort(p)
+			k := t.NodeId + " " + publish.NodeKey("", p).Suffix()
 			if p.PublishMode == swarmv1.PortConfig_HOST && p.PublishedPort != 0 {
 				if ports[k] != "" {
 					m.t.Fatalf("port %s has two tasks:\n%s", k, m.String())

@@ -152,7 +152,7 @@ func (w *newTask) message(what string) string {
 // claimPorts claims the host ports of the task, so that no other task on the node gets them.
 func (r *run) claimPorts(rev *cluster.Revision, n *cluster.Node, id string) {
 	for _, port := range rev.Ports {
-		r.out.claim("port/"+n.ID+"/"+port, id)
+		r.out.claim(port.On(n.ID).String(), id)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 
+	"swarm/internal/broadcast"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -22,7 +23,7 @@ type Directory struct {
 	members  map[string]map[string]*task // by network and task id
 	dead     map[string]bool
 	dirty    Changes
-	changed  chan struct{} // closed and replaced when dirty is no longer empty
+	changed  broadcast.Signal // sent when dirty is no longer empty
 }
 
 // service is the assignments about one service. routing is nil while only its tasks are known.
@@ -43,7 +44,7 @@ func New(self string) *Directory {
 	return &Directory{
 		self: self, networks: map[string]*swarmv1.Network{}, peers: map[string]Peer{}, services: map[string]*service{},
 		tasks: map[string]*task{}, members: map[string]map[string]*task{}, dead: map[string]bool{},
-		dirty: newChanges(), changed: make(chan struct{}),
+		dirty: newChanges(),
 	}
 }
 
@@ -105,7 +106,7 @@ func (d *Directory) Take() Changes {
 func (d *Directory) Changed() <-chan struct{} {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.changed
+	return d.changed.Changed()
 }
 
 // MarkAll marks all objects as changed. Call it if the state of the kernel is no longer known.
@@ -124,8 +125,7 @@ func (d *Directory) MarkAll() {
 
 func (d *Directory) wake() {
 	if !d.dirty.Empty() {
-		close(d.changed)
-		d.changed = make(chan struct{})
+		d.changed.Broadcast()
 	}
 }
 

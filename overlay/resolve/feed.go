@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/proto"
 
+	"swarm/internal/broadcast"
 	"swarm/internal/pause"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -47,8 +48,8 @@ type Feed struct {
 	// server has applied. failed maps containers that the server cannot serve to the error.
 	version, applied uint64
 	failed           map[string]string
-	// changed is closed and replaced when one of the fields above changes.
-	changed chan struct{}
+	// changed is sent when one of the fields above changes.
+	changed broadcast.Signal
 }
 
 type serviceKey struct{ network, service string }
@@ -69,7 +70,7 @@ func NewFeed(cfg FeedConfig, deps Deps) *Feed {
 		socket: cfg.Socket, log: deps.Log,
 		networks: make(map[string]*swarmv1.ResolverNetwork), services: make(map[serviceKey]*swarmv1.ResolverService),
 		containers: make(map[string]*swarmv1.ResolverContainer), unsent: newChanges(),
-		failed: make(map[string]string), changed: make(chan struct{}),
+		failed: make(map[string]string),
 	}
 }
 
@@ -83,8 +84,7 @@ func (f *Feed) change(fn func()) {
 }
 
 func (f *Feed) wakeLocked() {
-	close(f.changed)
-	f.changed = make(chan struct{})
+	f.changed.Broadcast()
 }
 
 // SetNetwork adds or replaces a network. The caller must not change an object after passing it to a
@@ -168,7 +168,7 @@ func (f *Feed) Applied(ctx context.Context) error {
 	f.mu.Lock()
 	version := f.version
 	for f.applied < version {
-		changed := f.changed
+		changed := f.changed.Changed()
 		f.mu.Unlock()
 		select {
 		case <-changed:
@@ -272,7 +272,7 @@ func (f *Feed) nextUpdate() (*swarmv1.ResolverUpdate, <-chan struct{}) {
 	defer f.mu.Unlock()
 	c := f.unsent
 	if len(c.networks)+len(c.services)+len(c.containers) == 0 {
-		return nil, f.changed
+		return nil, f.changed.Changed()
 	}
 	f.unsent = newChanges()
 	u := &swarmv1.ResolverUpdate{Version: f.version}

@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"swarm/internal/broadcast"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -96,12 +97,12 @@ func (k Key) IsTopology() bool {
 type Set struct {
 	mu      sync.RWMutex // guards what follows
 	all     map[Key]*swarmv1.Assignment
-	changed chan struct{} // closed and replaced with every change
+	changed broadcast.Signal // sent at every change
 }
 
 // New returns an empty Set.
 func New() *Set {
-	return &Set{all: map[Key]*swarmv1.Assignment{}, changed: make(chan struct{})}
+	return &Set{all: map[Key]*swarmv1.Assignment{}}
 }
 
 // Change is one difference that a message made to a Set.
@@ -171,8 +172,7 @@ func (o *Set) Apply(msg *swarmv1.Assignments) []Change {
 		}
 	}
 	if len(out) > 0 {
-		close(o.changed)
-		o.changed = make(chan struct{})
+		o.changed.Broadcast()
 	}
 	return out
 }
@@ -189,7 +189,7 @@ func compareKeys(a, b Key) int {
 func (o *Set) Changed() <-chan struct{} {
 	o.mu.RLock()
 	defer o.mu.RUnlock()
-	return o.changed
+	return o.changed.Changed()
 }
 
 // Get returns the object of a kind and an ID; nil: it is not assigned.

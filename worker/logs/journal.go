@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"swarm/internal/broadcast"
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker/engine"
@@ -39,7 +40,7 @@ type journal struct {
 	segments []segment  // oldest first; the last one grows
 	out      *os.File   // of the last segment
 	closed   bool       // retired and gone
-	changed  chan struct{}
+	changed  broadcast.Signal
 	batch    []byte // scratch
 }
 
@@ -55,7 +56,7 @@ func (j *journal) path(number int) string {
 
 // openJournal opens a task's folder. The journal continues behind the last whole record.
 func openJournal(dir string, max int64, keep int) (*journal, error) {
-	j := &journal{dir: dir, task: &swarmv1.Task{}, max: max, keep: keep, changed: make(chan struct{})}
+	j := &journal{dir: dir, task: &swarmv1.Task{}, max: max, keep: keep}
 	raw, err := os.ReadFile(filepath.Join(dir, taskFile))
 	if err != nil {
 		return nil, fmt.Errorf("open log: %w", err)
@@ -217,8 +218,7 @@ func (j *journal) writeLocked(s *source, before uint64) error {
 		return err
 	}
 	last.size += int64(len(j.batch))
-	close(j.changed)
-	j.changed = make(chan struct{})
+	j.changed.Broadcast()
 	return nil
 }
 
@@ -283,8 +283,7 @@ func (j *journal) finish() error {
 		err = errors.Join(err, j.out.Close())
 		j.out = nil
 	}
-	close(j.changed) // followers see the end
-	j.changed = make(chan struct{})
+	j.changed.Broadcast() // followers see the end
 	return err
 }
 
@@ -306,8 +305,7 @@ func (j *journal) close() {
 	}
 	if !j.closed {
 		j.closed = true
-		close(j.changed)
-		j.changed = make(chan struct{})
+		j.changed.Broadcast()
 	}
 }
 

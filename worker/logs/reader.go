@@ -74,7 +74,7 @@ type view struct {
 func (r *reader) look() view {
 	r.j.mu.Lock()
 	defer r.j.mu.Unlock()
-	return view{slices.Clone(r.j.segments), r.j.changed, r.j.finishedLocked() || r.j.closed}
+	return view{slices.Clone(r.j.segments), r.j.changed.Changed(), r.j.finishedLocked() || r.j.closed}
 }
 
 func (r *reader) run(ctx context.Context) error {

@@ -6,22 +6,24 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"swarm/internal/broadcast"
 )
 
 // contact says whether there is a session, and which state of the managers the node has acted on
 // last.
 type contact struct {
-	mu      sync.Mutex    // guards what follows
-	manager string        // of the session; empty: none
-	since   time.Time     // when manager was set, or, without a session, when one was heard last
-	changed chan struct{} // closed and replaced when manager changes
-	epoch   uint64        // of the cluster
-	index   uint64        // of the store
-	refusal error         // why the managers do not serve this node; nil once one does
+	mu      sync.Mutex       // guards what follows
+	manager string           // of the session; empty: none
+	since   time.Time        // when manager was set, or, without a session, when one was heard last
+	changed broadcast.Signal // sent when manager changes
+	epoch   uint64           // of the cluster
+	index   uint64           // of the store
+	refusal error            // why the managers do not serve this node; nil once one does
 }
 
 func newContact(epoch, index uint64) *contact {
-	return &contact{epoch: epoch, index: index, since: time.Now(), changed: make(chan struct{})}
+	return &contact{epoch: epoch, index: index, since: time.Now()}
 }
 
 func (c *contact) seen() (epoch, index uint64) {
@@ -56,15 +58,14 @@ func (c *contact) set(manager string, since time.Time) {
 	if manager != "" {
 		c.refusal = nil
 	}
-	close(c.changed)
-	c.changed = make(chan struct{})
+	c.changed.Broadcast()
 }
 
 // changes returns a channel that is closed when a session begins or ends.
 func (c *contact) changes() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.changed
+	return c.changed.Changed()
 }
 
 // aloneAfter is for how long the node must have been without a session before the worker acts
@@ -76,7 +77,7 @@ func (c *contact) outOfContact(ctx context.Context, delay time.Duration) bool {
 	until := time.Now().Add(delay)
 	for {
 		c.mu.Lock()
-		manager, since, changed := c.manager, c.since, c.changed
+		manager, since, changed := c.manager, c.since, c.changed.Changed()
 		c.mu.Unlock()
 		if manager != "" {
 			return false

@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 
+	"swarm/internal/broadcast"
 	"swarm/internal/pause"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker/engine"
@@ -30,14 +31,14 @@ type Images struct {
 	mu      sync.Mutex // guards what follows
 	held    map[string]*swarmv1.Image
 	blobs   map[string][]byte
-	changed chan struct{}
+	changed broadcast.Signal
 }
 
 var _ engine.ImageStore = (*Images)(nil)
 
 // NewImages returns a store that holds nothing and can pull everything.
 func NewImages() *Images {
-	return &Images{held: map[string]*swarmv1.Image{}, blobs: map[string][]byte{}, changed: make(chan struct{})}
+	return &Images{held: map[string]*swarmv1.Image{}, blobs: map[string][]byte{}}
 }
 
 // digestOf returns the digest in a reference, or one made from its name.
@@ -95,8 +96,7 @@ func (i *Images) put(image *swarmv1.Image, blob []byte) {
 }
 
 func (i *Images) changedLocked() {
-	close(i.changed)
-	i.changed = make(chan struct{})
+	i.changed.Broadcast()
 }
 
 // Load implements engine.ImageStore. The whole archive is one blob.
@@ -138,7 +138,7 @@ func (i *Images) List(context.Context) ([]*swarmv1.Image, error) {
 func (i *Images) Changed() <-chan struct{} {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return i.changed
+	return i.changed.Changed()
 }
 
 // Holds implements engine.ImageStore.

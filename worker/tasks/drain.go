@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"swarm/internal/pause"
+	"swarm/internal/publish"
 	"swarm/internal/task"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -34,7 +35,7 @@ func (t *taskLoop) drain(ctx context.Context) {
 		elsewhere = elsewhere || t.r.deps.Objects.Get(swarmv1.AssignmentRef_ROUTING, service) != nil
 	}
 	for _, p := range t.revision.GetSpec().GetEndpointSpec().GetPorts() {
-		served = served || p.GetPublishMode() != swarmv1.PortConfig_HOST
+		served = served || publish.ByMesh(p)
 	}
 	if ready && served && elsewhere {
 		t.awaitStop(ctx)
@@ -50,7 +51,7 @@ func (t *taskLoop) awaitStop(ctx context.Context) {
 	defer cancel()
 	for {
 		t.mu.Lock()
-		ends, heard := t.unassigned || task.Stops(t.task.GetDesiredState()), t.changed
+		ends, heard := t.unassigned || task.Stops(t.task.GetDesiredState()), t.changed.Changed()
 		t.mu.Unlock()
 		if ends {
 			return

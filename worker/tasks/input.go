@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"swarm/internal/private"
+	"swarm/internal/publish"
 	"swarm/internal/template"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker/assignment"
@@ -93,7 +94,7 @@ func (r *Runner) attachment(t *swarmv1.Task, rev *swarmv1.Revision) engine.Attac
 		a.Networks = []engine.NetworkUse{{Network: r.network(engine.DriverBridge), Use: &swarmv1.NetworkAttachment{NetworkId: engine.DriverBridge}}}
 	}
 	for _, p := range rev.GetSpec().GetEndpointSpec().GetPorts() {
-		if p.PublishMode == swarmv1.PortConfig_HOST {
+		if !publish.ByMesh(p) {
 			a.Ports = append(a.Ports, p)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"swarm/internal/broadcast"
 	"swarm/internal/task"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker/engine"
@@ -20,9 +21,9 @@ type taskLoop struct {
 
 	mu         sync.Mutex // guards what follows; never held across I/O
 	task       *swarmv1.Task
-	unassigned bool          // the managers do not assign the task any more
-	departing  bool          // the host goes down
-	changed    chan struct{} // closed and replaced when the managers change the task
+	unassigned bool             // the managers do not assign the task any more
+	departing  bool             // the host goes down
+	changed    broadcast.Signal // sent when the managers change the task
 	status     *swarmv1.TaskStatus
 	action     task.Action
 	busy       bool               // the goroutine exists
@@ -53,7 +54,7 @@ func newTaskLoop(r *Runner, t *swarmv1.Task, last *swarmv1.TaskStatus) *taskLoop
 	if last == nil {
 		last = &swarmv1.TaskStatus{TaskId: t.Id, State: swarmv1.TaskState_ASSIGNED, Timestamp: timestamppb.Now()}
 	}
-	return &taskLoop{r: r, id: t.Id, task: t, status: last, changed: make(chan struct{})}
+	return &taskLoop{r: r, id: t.Id, task: t, status: last}
 }
 
 // desiredLocked returns the state that the task should reach. A task that is not assigned any more
@@ -75,8 +76,7 @@ func (t *taskLoop) want(now *swarmv1.Task) {
 		if now != nil {
 			t.task = now
 		}
-		close(t.changed)
-		t.changed = make(chan struct{})
+		t.changed.Broadcast()
 	})
 }
 

@@ -9,6 +9,7 @@ import (
 	"swarm/internal/spec"
 	"swarm/manager/ca"
 	"swarm/manager/control/crud"
+	"swarm/manager/control/object"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 	"swarm/raftstore/table"
@@ -18,16 +19,21 @@ import (
 type Deps struct {
 	Store  *raftstore.Store
 	Writer *crud.Writer
+	// Events are those of the tables that users may watch.
+	Events []crud.Events
 }
 
 // Server serves the RPCs of the cluster as a whole.
 type Server struct {
 	store  *raftstore.Store
 	writer *crud.Writer
+	events []crud.Events
 }
 
 // New makes a Server.
-func New(deps Deps) *Server { return &Server{store: deps.Store, writer: deps.Writer} }
+func New(deps Deps) *Server {
+	return &Server{store: deps.Store, writer: deps.Writer, events: deps.Events}
+}
 
 // GetCluster returns the cluster without private keys. It has the join tokens, because everybody
 // who may call it may also add nodes. It returns ErrUnavailable if this manager does not have the
@@ -37,22 +43,7 @@ func (s *Server) GetCluster(_ context.Context, _ *swarmv1.GetRequest) (*swarmv1.
 	if c == nil {
 		return nil, errdefs.ErrUnavailable.WithMessage("this manager has not received the cluster's state yet: try again, or ask another manager")
 	}
-	return shownCluster(c), nil
-}
-
-// shownCluster returns a copy of the cluster without private keys.
-func shownCluster(c *swarmv1.Cluster) *swarmv1.Cluster {
-	c = c.CloneVT()
-	if c.GetRootCa() != nil {
-		c.RootCa.SigningKey = nil
-	}
-	for _, k := range c.GetGossipKeys() {
-		k.Key = nil
-	}
-	if c.GetUnlockKey() != nil {
-		c.UnlockKey.Key = nil
-	}
-	return c
+	return object.ShownCluster(c), nil
 }
 
 // UpdateCluster writes the settings of the cluster, and rotates join tokens. Without a spec, the

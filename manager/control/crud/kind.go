@@ -29,8 +29,9 @@ type Kind[T Row[T]] struct {
 	Word string
 	// ListCommand is the command that lists the objects, for messages.
 	ListCommand string
-	// Table returns the table of the objects.
-	Table func(v *table.View) table.Rows[T]
+	// Table returns the table of the objects, and TableID is its id.
+	Table   func(v *table.View) table.Rows[T]
+	TableID table.ID
 	// Name returns the name of an object as users see it.
 	Name func(v *table.View, row T) string
 	// ByName yields the objects that a name refers to. It decides whether case matters.
@@ -40,6 +41,9 @@ type Kind[T Row[T]] struct {
 	ByOtherID, ByOtherPrefix func(v *table.View, ref string) iter.Seq[T]
 	// Subject returns what filters see of an object.
 	Subject func(v *table.View, row T) Subject
+	// Attributes and Shown are those of Display: how an object appears in events.
+	Attributes func(v *table.View, row T) map[string]string
+	Shown      func(row T) T
 	// Compare orders lists. Nil: by id.
 	Compare func(a, b T) int
 
@@ -58,8 +62,6 @@ type Kind[T Row[T]] struct {
 	// Awaits returns what the removal of an object waits for, for messages: "its tasks have
 	// stopped".
 	Awaits func(row T) string
-	// TableID is that of Table.
-	TableID table.ID
 }
 
 func (k Kind[T]) marked(row T) bool { return k.Marked != nil && k.Marked(row) }

@@ -17,8 +17,9 @@ import (
 func Images() crud.Kind[*swarmv1.Image] {
 	return crud.Kind[*swarmv1.Image]{
 		Word: "image", ListCommand: "swarm image ls",
-		Table: func(v *table.View) table.Rows[*swarmv1.Image] { return v.Images },
-		Name:  func(_ *table.View, i *swarmv1.Image) string { return i.GetName() },
+		Table:   func(v *table.View) table.Rows[*swarmv1.Image] { return v.Images },
+		TableID: table.Image,
+		Name:    func(_ *table.View, i *swarmv1.Image) string { return i.GetName() },
 		ByName: func(v *table.View, name string) iter.Seq[*swarmv1.Image] {
 			parsed, err := spec.ParseImage(name)
 			if err != nil || parsed.Digest != "" {
@@ -38,6 +39,9 @@ func Images() crud.Kind[*swarmv1.Image] {
 			return crud.Where(v.Images.All(), func(i *swarmv1.Image) bool {
 				return len(digits) >= crud.MinPrefix && strings.HasPrefix(hexDigits(i.GetDigest()), digits)
 			})
+		},
+		Attributes: func(_ *table.View, i *swarmv1.Image) map[string]string {
+			return map[string]string{"name": i.GetName(), "digest": i.GetDigest()}
 		},
 		Subject: func(v *table.View, i *swarmv1.Image) crud.Subject {
 			parsed, _ := spec.ParseImage(i.GetName())

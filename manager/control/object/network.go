@@ -14,10 +14,14 @@ func Networks() crud.Kind[*swarmv1.Network] {
 	name := func(n *swarmv1.Network) string { return n.GetSpec().GetName() }
 	return crud.Kind[*swarmv1.Network]{
 		Word: "network", ListCommand: "swarm network ls",
-		Table: func(v *table.View) table.Rows[*swarmv1.Network] { return v.Networks },
-		Name:  func(_ *table.View, n *swarmv1.Network) string { return name(n) },
+		Table:   func(v *table.View) table.Rows[*swarmv1.Network] { return v.Networks },
+		TableID: table.Network,
+		Name:    func(_ *table.View, n *swarmv1.Network) string { return name(n) },
 		ByName: func(v *table.View, name string) iter.Seq[*swarmv1.Network] {
 			return crud.One(v.Networks.ByName(name))
+		},
+		Attributes: func(_ *table.View, n *swarmv1.Network) map[string]string {
+			return map[string]string{"name": name(n), "type": n.GetSpec().GetDriverConfig().GetName()}
 		},
 		Subject: func(_ *table.View, n *swarmv1.Network) crud.Subject {
 			return crud.Subject{ID: n.GetId(), Names: []string{name(n)}, Labels: []map[string]string{n.GetSpec().GetLabels()}}

@@ -14,10 +14,15 @@ import (
 func Nodes() crud.Kind[*swarmv1.Node] {
 	return crud.Kind[*swarmv1.Node]{
 		Word: "node", ListCommand: "swarm node ls",
-		Table: func(v *table.View) table.Rows[*swarmv1.Node] { return v.Nodes },
-		Name:  func(v *table.View, n *swarmv1.Node) string { return NodeName(v, n.GetId()) },
+		Table:   func(v *table.View) table.Rows[*swarmv1.Node] { return v.Nodes },
+		TableID: table.Node,
+		Name:    func(v *table.View, n *swarmv1.Node) string { return NodeName(v, n.GetId()) },
 		ByName: func(v *table.View, name string) iter.Seq[*swarmv1.Node] {
 			return crud.Where(v.Nodes.All(), func(n *swarmv1.Node) bool { return NodeHasName(n, name) })
+		},
+		Attributes: func(_ *table.View, n *swarmv1.Node) map[string]string {
+			role, availability := n.GetSpec().GetRole().String(), n.GetSpec().GetAvailability().String()
+			return map[string]string{"name": Hostname(n), "role": strings.ToLower(role), "availability": strings.ToLower(availability)}
 		},
 		Subject: NodeSubject,
 		Compare: crud.ByName((*swarmv1.Node).GetHostname),

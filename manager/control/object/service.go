@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"strconv"
+	"strings"
 
 	"swarm/manager/control/crud"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -16,11 +18,13 @@ import (
 func Services() crud.Kind[*swarmv1.Service] {
 	return crud.Kind[*swarmv1.Service]{
 		Word: "service", ListCommand: "swarm service ls",
-		Table: func(v *table.View) table.Rows[*swarmv1.Service] { return v.Services },
-		Name:  func(_ *table.View, s *swarmv1.Service) string { return s.GetName() },
+		Table:   func(v *table.View) table.Rows[*swarmv1.Service] { return v.Services },
+		TableID: table.Service,
+		Name:    func(_ *table.View, s *swarmv1.Service) string { return s.GetName() },
 		ByName: func(v *table.View, name string) iter.Seq[*swarmv1.Service] {
 			return crud.One(v.Services.ByName(name))
 		},
+		Attributes: serviceAttributes,
 		Subject: func(v *table.View, s *swarmv1.Service) crud.Subject {
 			rev, _ := v.Revision(s.GetId(), s.GetRevision())
 			return crud.Subject{
@@ -35,8 +39,15 @@ func Services() crud.Kind[*swarmv1.Service] {
 		Awaits: func(s *swarmv1.Service) string {
 			return fmt.Sprintf("its tasks have stopped (`swarm service ps %s`)", s.GetId())
 		},
-		TableID: table.Service,
 	}
+}
+
+func serviceAttributes(_ *table.View, s *swarmv1.Service) map[string]string {
+	a := map[string]string{"name": s.GetName(), "revision": strconv.FormatUint(s.GetRevision(), 10)}
+	if st := s.GetUpdateStatus(); st != nil {
+		a["updatestate"] = strings.ToLower(st.GetState().String())
+	}
+	return a
 }
 
 // ServiceName returns the name of a service, or its id if it does not exist any more.

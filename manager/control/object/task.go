@@ -16,13 +16,20 @@ import (
 func Tasks() crud.Kind[*swarmv1.Task] {
 	return crud.Kind[*swarmv1.Task]{
 		Word: "task", ListCommand: "swarm task ls",
-		Table: func(v *table.View) table.Rows[*swarmv1.Task] { return v.Tasks },
+		Table:   func(v *table.View) table.Rows[*swarmv1.Task] { return v.Tasks },
+		TableID: table.Task,
 		Name: func(v *table.View, t *swarmv1.Task) string {
 			return TaskName(ServiceName(v, t.GetServiceId()), t)
 		},
 		ByName: func(v *table.View, name string) iter.Seq[*swarmv1.Task] {
 			t := newest(TasksNamed(v, name))
 			return crud.One(t, t != nil)
+		},
+		Attributes: func(v *table.View, t *swarmv1.Task) map[string]string {
+			return map[string]string{
+				"service": t.GetServiceId(), "node": t.GetNodeId(), "desired": strings.ToLower(t.GetDesiredState().String()),
+				"name": TaskName(ServiceName(v, t.GetServiceId()), t),
+			}
 		},
 		Subject: func(v *table.View, t *swarmv1.Task) crud.Subject {
 			return TaskSubject(v, t, ServiceName(v, t.GetServiceId()))

@@ -15,9 +15,6 @@ import (
 )
 
 const (
-	// Ports that users leave open are chosen from this range, as in Docker.
-	firstChosenPort = 30000
-	lastChosenPort  = 32767
 	// Mesh ports that differ from the published port are chosen downwards from the top of the
 	// ephemeral range, which services rarely publish.
 	firstMeshPort = 49152
@@ -85,7 +82,7 @@ func (b *portClaims) publish(p *swarmv1.PortConfig) error {
 			return nil
 		}
 		if p.PublishedPort = b.choose(p); p.PublishedPort == 0 {
-			return errdefs.ErrResourceExhausted.WithMessage(fmt.Sprintf("no port from %d to %d is free for target port %d: publish a port of your choice", firstChosenPort, lastChosenPort, p.GetTargetPort()))
+			return errdefs.ErrResourceExhausted.WithMessage(fmt.Sprintf("no port from %d to %d is free for target port %d: publish a port of your choice", publish.FirstChosen, publish.LastChosen, p.GetTargetPort()))
 		}
 		b.requested[publishedKey(p)] = true
 	}
@@ -127,7 +124,7 @@ func (b *portClaims) choose(p *swarmv1.PortConfig) uint32 {
 			return o.GetPublishedPort()
 		}
 	}
-	for port := uint32(firstChosenPort); port <= lastChosenPort; port++ {
+	for port := uint32(publish.FirstChosen); port <= publish.LastChosen; port++ {
 		key := publish.MeshKey(p.GetProtocol(), port)
 		if q := (&swarmv1.PortConfig{Protocol: p.GetProtocol(), PublishedPort: port}); !b.requested[key] && !b.claimed(key) && b.conflict(q) == nil {
 			return port

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"swarm/internal/ipam"
+	"swarm/internal/publish"
 	"swarm/internal/spec"
 	"swarm/internal/task"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -169,9 +170,7 @@ func servicePlace(view *table.View, id string) (networks []string, published boo
 		}
 	}
 	end, _ := view.Endpoints.Get(id)
-	return networks, slices.ContainsFunc(end.GetPorts(), func(p *swarmv1.PortConfig) bool {
-		return p.GetPublishMode() != swarmv1.PortConfig_HOST
-	})
+	return networks, slices.ContainsFunc(end.GetPorts(), publish.ByMesh)
 }
 
 // endpoints returns the record of a service, and makes it when there is none.

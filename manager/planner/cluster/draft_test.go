@@ -5,11 +5,15 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"swarm/internal/publish"
 	"swarm/manager/planner/cluster"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore/raftstoretest"
 	"swarm/raftstore/table"
 )
+
+// port8080 is the key of the host port that revision publishes.
+var port8080 = publish.NodeKey("", &swarmv1.PortConfig{PublishedPort: 8080})
 
 var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
@@ -60,8 +64,8 @@ func TestDraft_UndoRestoresTheState(t *testing.T) {
 	if got := n.FreeCPU(); got != 1e9 {
 		t.Errorf("free of 4 CPUs after reservations of 1 and 2: got %d", got)
 	}
-	if n.FreeGeneric("gpu") != 0 || !n.PortInUse("tcp/8080") || n.TaskCount != 2 {
-		t.Errorf("after Place: %d GPUs free, port in use %v, %d tasks", n.FreeGeneric("gpu"), n.PortInUse("tcp/8080"), n.TaskCount)
+	if n.FreeGeneric("gpu") != 0 || !n.PortInUse(port8080) || n.TaskCount != 2 {
+		t.Errorf("after Place: %d GPUs free, port in use %v, %d tasks", n.FreeGeneric("gpu"), n.PortInUse(port8080), n.TaskCount)
 	}
 	if !d.Resize(running, web.Current()) || n.FreeCPU() != 0 {
 		t.Errorf("Resize from 1 to 2 CPUs with 1 free: %d free", n.FreeCPU())

@@ -12,7 +12,7 @@ func (p *State) String() string {
 	var b strings.Builder
 	for _, id := range slices.Sorted(maps.Keys(p.nodes)) {
 		n := p.nodes[id]
-		fmt.Fprintf(&b, "node %s cpu %d memory %d total %d ports %v", id, n.reserved.CPU, n.reserved.Memory, n.TaskCount, slices.Sorted(maps.Keys(n.ports)))
+		fmt.Fprintf(&b, "node %s cpu %d memory %d total %d ports %v", id, n.reserved.CPU, n.reserved.Memory, n.TaskCount, portsOf(n))
 		for _, k := range slices.Sorted(maps.Keys(n.reserved.generic)) {
 			fmt.Fprintf(&b, " %s %v", k, *n.reserved.generic[k])
 		}
@@ -47,4 +47,13 @@ func (p *State) String() string {
 	}
 	fmt.Fprintf(&b, "tasks %d early %d claims %d endpoints %d waiting %d\n", len(p.tasks), len(p.unmatchedStatuses), len(p.claims), len(p.endpoints), len(p.waiting))
 	return b.String()
+}
+
+func portsOf(n *Node) []string {
+	var out []string
+	for key := range n.ports {
+		out = append(out, key.Suffix())
+	}
+	slices.Sort(out)
+	return out
 }

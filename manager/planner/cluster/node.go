@@ -2,14 +2,13 @@ package cluster
 
 import (
 	"cmp"
-	"net/netip"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
+
 	"swarm/internal/members"
+	"swarm/internal/publish"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -31,8 +30,8 @@ type Node struct {
 	TaskCount int
 	// taskRows counts the task rows that name the node, by service, whatever the tasks' state.
 	taskRows map[*Service]int32
-	// ports holds the claimed host ports, in the form of HostPort. nil: no port is claimed.
-	ports map[string]struct{}
+	// ports holds the keys of the claimed host ports, with an empty NodeID. nil: no port is claimed.
+	ports map[publish.Key]struct{}
 	// lease is the lease in the node's last NodeState row. It outlives that row.
 	lease time.Duration
 	// removedAt is when Due first saw the node without a row. Zero: the node has a row, or Due has
@@ -198,36 +197,20 @@ func (n *Node) Draining() bool {
 	return n.Row.GetSpec().GetAvailability() == swarmv1.NodeSpec_DRAIN
 }
 
-func (n *Node) claimPort(port string) {
+func (n *Node) claimPort(port publish.Key) {
 	if n.ports == nil {
-		n.ports = map[string]struct{}{}
+		n.ports = map[publish.Key]struct{}{}
 	}
 	n.ports[port] = struct{}{}
 }
 
-// HostPort returns "tcp/8080" for a port on all addresses of a host, and "tcp/8080/192.0.2.7"
-// for a port on one address.
-func HostPort(p *swarmv1.PortConfig) string {
-	name := strings.ToLower(p.GetProtocol().String()) + "/" + strconv.FormatUint(uint64(p.GetPublishedPort()), 10)
-	if a, err := netip.ParseAddr(p.GetHostIp()); err == nil && !a.IsUnspecified() {
-		name += "/" + a.Unmap().String()
-	}
-	return name
-}
-
-// PortInUse says whether a claim prevents the use of the port: a claim of the same port, or of a
-// port that overlaps with it because one of the two is on all addresses of the host.
-func (n *Node) PortInUse(port string) bool {
+// PortInUse says whether a claim prevents the use of the port, whose NodeID is empty.
+func (n *Node) PortInUse(port publish.Key) bool {
 	if _, claimed := n.ports[port]; claimed || len(n.ports) == 0 {
 		return claimed
 	}
-	// the port is on one address
-	if i := strings.LastIndexByte(port, '/'); strings.IndexByte(port, '/') != i {
-		_, all := n.ports[port[:i]]
-		return all
-	}
 	for other := range n.ports {
-		if strings.HasPrefix(other, port+"/") {
+		if other.Conflicts(port) {
 			return true
 		}
 	}
@@ -236,14 +219,12 @@ func (n *Node) PortInUse(port string) bool {
 
 // PortHolder describes the task that prevents the use of the port. If several services may hold the
 // port, it names the first by name.
-func (n *Node) PortHolder(port string) string {
+func (n *Node) PortHolder(port publish.Key) string {
 	name := ""
 	for s := range n.taskRows {
 		publishes := false
 		for _, rev := range s.revisions {
-			publishes = publishes || slices.ContainsFunc(rev.Ports, func(p string) bool {
-				return p == port || strings.HasPrefix(p, port+"/") || strings.HasPrefix(port, p+"/")
-			})
+			publishes = publishes || slices.ContainsFunc(rev.Ports, port.Conflicts)
 		}
 		if publishes && (name == "" || s.Row.GetName() < name) {
 			name = s.Row.GetName()
@@ -253,15 +234,4 @@ func (n *Node) PortHolder(port string) string {
 		return "another task"
 	}
 	return "a task of service " + name
-}
-
-// hostPort parses the key of a claim of a host port: "port/<node>/tcp/8080" or
-// "port/<node>/tcp/8080/<address>".
-func hostPort(key string) (nodeID, port string, ok bool) {
-	rest, ok := strings.CutPrefix(key, "port/")
-	if !ok {
-		return "", "", false
-	}
-	nodeID, port, ok = strings.Cut(rest, "/")
-	return nodeID, port, ok && nodeID != "ingress"
 }

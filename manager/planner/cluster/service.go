@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"swarm/internal/publish"
 	"swarm/internal/rollout"
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -223,9 +224,10 @@ type Revision struct {
 	InvalidConstraint string
 	Platforms         []*swarmv1.Platform // the task runs on any of them; empty: on all
 	MaxReplicas       uint64              // tasks of the service on one node; 0: no limit
-	Ports             []string            // host ports, in the form of HostPort
-	Spread            []spec.Constraint
-	Networks          []*swarmv1.NetworkAttachment
+	// Ports are the keys of the host ports. Their NodeID is empty.
+	Ports    []publish.Key
+	Spread   []spec.Constraint
+	Networks []*swarmv1.NetworkAttachment
 	// requestedAddrs are the addresses that the user asked for, one list for each of networks.
 	// needsAddress says that one of networks is not local to the node.
 	requestedAddrs [][]netip.Addr
@@ -271,8 +273,8 @@ func newRevision(row *swarmv1.Revision) *Revision {
 		}
 	}
 	for _, port := range row.GetSpec().GetEndpointSpec().GetPorts() {
-		if port.GetPublishMode() == swarmv1.PortConfig_HOST && port.GetPublishedPort() != 0 {
-			r.Ports = append(r.Ports, HostPort(port))
+		if !publish.ByMesh(port) && port.GetPublishedPort() != 0 {
+			r.Ports = append(r.Ports, publish.NodeKey("", port))
 		}
 	}
 	r.addNetworks(tmpl.GetNetworks())

@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 	"swarm/internal/ipam"
+	"swarm/internal/publish"
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -165,8 +166,8 @@ func (p *State) foldClaim(c *swarmv1.Claim, deleted bool) {
 		p.foldAddressClaim(c, id, a, deleted)
 		return
 	}
-	if nodeID, port, ok := hostPort(c.GetKey()); ok {
-		n := p.ensureNode(nodeID)
+	if key, ok := publish.ParseKey(c.GetKey()); ok && key.NodeID != "" {
+		n, port := p.ensureNode(key.NodeID), key.On("")
 		if deleted {
 			delete(n.ports, port)
 			p.retryWaiting = true

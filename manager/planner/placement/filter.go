@@ -158,7 +158,7 @@ func describeRefusal(r *cluster.Revision, f refusal, n *cluster.Node, count uint
 	case refusedPort:
 		for _, port := range r.Ports {
 			if n.PortInUse(port) {
-				return "port " + port + " is used by " + n.PortHolder(port)
+				return "port " + port.Suffix() + " is used by " + n.PortHolder(port)
 			}
 		}
 	case refusedMaxReplicas:

@@ -1,0 +1,148 @@
+package object
+
+import (
+	"strings"
+
+	"swarm/manager/control/crud"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore/table"
+)
+
+// Events returns how the tables that users may watch appear in events. Claims and the rows of Raft
+// itself are not among them.
+func Events() []crud.Events {
+	return []crud.Events{
+		Nodes().Events(), nodeStates(), Services().Events(), revisions(), Tasks().Events(), taskStatuses(),
+		Networks().Events(), endpoints(), secrets(), configs(), Images().Events(), imageCopies(), volumes(), clusters(), Credentials().Events(),
+	}
+}
+
+func nodeStates() crud.Events {
+	return crud.EventsOf(table.NodeState, crud.Display[*swarmv1.NodeState]{
+		Attributes: func(v *table.View, s *swarmv1.NodeState) map[string]string {
+			return map[string]string{"name": NodeName(v, s.GetNodeId()), "state": strings.ToLower(s.GetState().String()), "message": s.GetMessage()}
+		},
+		Subject: func(v *table.View, s *swarmv1.NodeState) crud.Subject {
+			n, _ := v.Nodes.Get(s.GetNodeId())
+			sub := NodeSubject(v, n)
+			sub.ID, sub.Nodes = s.GetNodeId(), []string{s.GetNodeId()}
+			return sub
+		},
+	})
+}
+
+func revisions() crud.Events {
+	return crud.EventsOf(table.Revision, crud.Display[*swarmv1.Revision]{
+		Attributes: func(_ *table.View, r *swarmv1.Revision) map[string]string {
+			return map[string]string{"service": r.GetServiceId(), "image": r.GetSpec().GetTaskTemplate().GetContainerSpec().GetImage()}
+		},
+		Subject: func(_ *table.View, r *swarmv1.Revision) crud.Subject {
+			return crud.Subject{Services: []string{r.GetServiceId()}, Labels: []map[string]string{r.GetSpec().GetLabels()}}
+		},
+		Shown: ShownRevision,
+	})
+}
+
+func taskStatuses() crud.Events {
+	return crud.EventsOf(table.TaskStatus, crud.Display[*swarmv1.TaskStatus]{
+		Attributes: func(v *table.View, s *swarmv1.TaskStatus) map[string]string {
+			a := map[string]string{"state": strings.ToLower(s.GetState().String()), "err": s.GetErr()}
+			if t, ok := v.Tasks.Get(s.GetTaskId()); ok {
+				a["service"], a["node"], a["name"] = t.GetServiceId(), t.GetNodeId(), TaskName(ServiceName(v, t.GetServiceId()), t)
+			}
+			return a
+		},
+		Subject: func(v *table.View, s *swarmv1.TaskStatus) crud.Subject {
+			if t, ok := v.Tasks.Get(s.GetTaskId()); ok {
+				return Tasks().Subject(v, t)
+			}
+			return crud.Subject{}
+		},
+	})
+}
+
+func endpoints() crud.Events {
+	return crud.EventsOf(table.Endpoint, crud.Display[*swarmv1.Endpoint]{
+		Subject: func(_ *table.View, e *swarmv1.Endpoint) crud.Subject {
+			return crud.Subject{Services: []string{e.GetServiceId()}}
+		},
+	})
+}
+
+func imageCopies() crud.Events {
+	return crud.EventsOf(table.ImageCopy, crud.Display[*swarmv1.ImageCopy]{
+		Attributes: func(_ *table.View, c *swarmv1.ImageCopy) map[string]string {
+			return map[string]string{"digest": c.GetDigest(), "node": c.GetNodeId()}
+		},
+		Subject: func(_ *table.View, c *swarmv1.ImageCopy) crud.Subject {
+			return crud.Subject{Nodes: []string{c.GetNodeId()}}
+		},
+	})
+}
+
+func secrets() crud.Events {
+	d := named(func(s *swarmv1.Secret) specNames { return s.GetSpec() })
+	d.Shown = func(s *swarmv1.Secret) *swarmv1.Secret {
+		s = s.CloneVT()
+		for _, version := range s.GetVersions() {
+			version.Data = nil
+		}
+		return s
+	}
+	return crud.EventsOf(table.Secret, d)
+}
+
+func configs() crud.Events {
+	return crud.EventsOf(table.Config, named(func(c *swarmv1.Config) specNames { return c.GetSpec() }))
+}
+
+func volumes() crud.Events {
+	return crud.EventsOf(table.Volume, named(func(v *swarmv1.Volume) specNames { return v.GetSpec() }))
+}
+
+// specNames is the part of a spec that events show.
+type specNames interface {
+	GetName() string
+	GetLabels() map[string]string
+}
+
+// named describes objects of which events show the name alone.
+func named[T crud.Object](spec func(T) specNames) crud.Display[T] {
+	return crud.Display[T]{
+		Attributes: func(_ *table.View, row T) map[string]string {
+			return map[string]string{"name": spec(row).GetName()}
+		},
+		Subject: func(_ *table.View, row T) crud.Subject {
+			s := spec(row)
+			return crud.Subject{Names: []string{s.GetName()}, Labels: []map[string]string{s.GetLabels()}}
+		},
+	}
+}
+
+// clusters shows no join tokens. GetCluster alone returns them.
+func clusters() crud.Events {
+	return crud.EventsOf(table.Cluster, crud.Display[*swarmv1.Cluster]{
+		Shown: func(c *swarmv1.Cluster) *swarmv1.Cluster {
+			c = ShownCluster(c)
+			if c.GetRootCa() != nil {
+				c.RootCa.JoinTokens = nil
+			}
+			return c
+		},
+	})
+}
+
+// ShownCluster returns a copy of the cluster without private keys.
+func ShownCluster(c *swarmv1.Cluster) *swarmv1.Cluster {
+	c = c.CloneVT()
+	if c.GetRootCa() != nil {
+		c.RootCa.SigningKey = nil
+	}
+	for _, k := range c.GetGossipKeys() {
+		k.Key = nil
+	}
+	if c.GetUnlockKey() != nil {
+		c.UnlockKey.Key = nil
+	}
+	return c
+}
