@@ -59,8 +59,8 @@ func TestJoin_RefusesWhoKnowsNoToken(t *testing.T) {
 	})
 }
 
-// However many wrong tokens come, the leader is asked once a second; who knows the token is let in
-// meanwhile, from the same address too.
+// However many wrong tokens arrive, a manager asks the leader at most once a second. A host with
+// the valid token is admitted meanwhile, also from the same address.
 func TestJoin_WrongTokensCostTheLeaderLittle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

@@ -9,7 +9,7 @@ import (
 	"swarm/raftstore/table"
 )
 
-// FuzzCheckHost: what a host may say of itself forges no row, and has one spelling.
+// FuzzCheckHost checks that a host's report of itself forges no table row, and has one spelling.
 func FuzzCheckHost(f *testing.F) {
 	f.Add("node-1", "0123456789abcdef", "10.0.0.2", "", "v1", uint32(2377), int32(0))
 	f.Add("a\nb", "\x1b[2J", "::ffff:10.0.0.1", "fe80::1%eth0", "\x00", uint32(1<<17), int32(-1))

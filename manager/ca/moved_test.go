@@ -11,7 +11,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// A node that greets with another address than it joined with gets a row with that; what no host may join with is refused.
+// A node that greets with another address than the one with which it joined gets a row with the new
+// address. An address with which no host may join is refused.
 func TestMoved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -31,7 +32,7 @@ func TestMoved(t *testing.T) {
 		for _, c := range []struct {
 			name  string
 			hello *swarmv1.Hello
-			want  string // addresses, or what an error says; empty: nothing changes
+			want  string // the addresses, or a part of the error; empty: nothing changes
 			down  bool   // the other node
 		}{
 			{name: "the same", hello: &swarmv1.Hello{Addr: req.GetAddr(), DataPathAddr: req.GetDataPathAddr(), Port: req.GetPort()}},
