@@ -24,7 +24,7 @@ const (
 	workerTasks  = 2_000
 )
 
-// churn measures what remains in a manager and in a worker of tasks that have come and gone.
+// churn measures the memory and the files that ended tasks leave in a manager and in a worker.
 func churn(ctx context.Context, e testbed.Env) error {
 	if err := managerChurn(ctx, e); err != nil {
 		return err
@@ -113,8 +113,8 @@ func workerChurn(ctx context.Context, e testbed.Env) error {
 	return nil
 }
 
-// churned makes and removes services of n tasks each, one after the other. It measures before the
-// first, after half of them and after the last.
+// churned creates and removes services of n tasks each, one after the other. It measures before the
+// first service, after half of them and after the last.
 func churned(ctx context.Context, c *testbed.Cluster, services, n int, measure func() (float64, error), gone func(context.Context) error) (pss [3]float64, err error) {
 	for i := range services + 1 {
 		if i == 0 || i == services/2 || i == services {

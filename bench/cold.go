@@ -55,7 +55,8 @@ type host struct {
 	loading time.Duration
 }
 
-// coldRound makes a host, times do in it, and removes the host.
+// coldRound makes a host, calls do in it, and removes the host. It returns the time that do took,
+// less the time to load the image.
 func coldRound(ctx context.Context, e testbed.Env, i int, who string, do func(context.Context, testbed.Env, *host) error) (time.Duration, error) {
 	dir := filepath.Join(e.Dir, fmt.Sprintf("%s%d", who[:1], i))
 	lab, err := dev.NewLab(dev.LabConfig{Dir: filepath.Join(dir, "ns"), Name: "cold", Subnet: netip.MustParsePrefix("10.217.0.0/24")})
@@ -119,7 +120,7 @@ func (h *host) command(ctx context.Context, name string, args ...string) error {
 	return nil
 }
 
-// load runs a client that loads the image, and notes how long it took.
+// load runs a client that loads the image, and records how long that took.
 func (h *host) load(ctx context.Context, name string, args ...string) error {
 	began := time.Now()
 	err := h.command(ctx, name, args...)

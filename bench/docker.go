@@ -47,7 +47,7 @@ func dockerOverlay(ctx context.Context, e testbed.Env) error {
 			return fmt.Errorf("docker: %w", err)
 		}
 		if i == 0 {
-			continue // The first spreads images and opens connections.
+			continue // The first round spreads images and opens connections.
 		}
 		create, remove = append(create, made), append(remove, gone)
 		theirCreate, theirRemove = append(theirCreate, theirMade), append(theirRemove, theirGone)

@@ -13,7 +13,7 @@ import (
 	"swarm/internal/pause"
 )
 
-// idleFor is how long a cluster that is measured at rest gets no calls.
+// idleFor is the time during which an idle cluster is measured.
 const idleFor = 30 * time.Second
 
 // idle measures what a manager, a worker and their runtimes cost while nothing happens, against a
@@ -67,7 +67,7 @@ func idle(ctx context.Context, e testbed.Env) error {
 }
 
 // rest waits until the work of the start is over, and returns the processor time that two sets of
-// processes use in idleFor after it.
+// processes use during idleFor after it.
 func rest(ctx context.Context, a, b []testbed.Process) (ofA, ofB time.Duration, err error) {
 	if err := pause.For(ctx, 25*time.Second); err != nil {
 		return 0, 0, err

@@ -15,8 +15,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// images measures how a large image gets from the one host that has it to four that do not, all at
-// the same time.
+// images measures the time in which a large image gets from the one host that has it to four other
+// hosts in parallel.
 func images(ctx context.Context, e testbed.Env) error {
 	const padding = 200 << 20
 	archive := filepath.Join(e.Dir, "large.tar")

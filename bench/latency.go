@@ -30,7 +30,7 @@ func latency(ctx context.Context, e testbed.Env) error {
 		if err != nil {
 			return err
 		}
-		if i >= 5 { // The first ones open connections.
+		if i >= 5 { // The first calls open connections.
 			create, remove = append(create, made), append(remove, gone)
 		}
 	}

@@ -58,7 +58,7 @@ type logRun struct {
 	writers, lines int
 }
 
-// logged is what one round took.
+// logged has the durations of one round.
 type logged struct {
 	took, writers, node time.Duration
 }
@@ -146,7 +146,7 @@ func (g *gate) write(lines int, round string) (used time.Duration, err error) {
 	return used, nil
 }
 
-// close closes the socket, at which the writers end.
+// close closes the socket, which ends the writers.
 func (g *gate) close() {
 	_ = g.listener.Close()
 	for _, c := range g.conns {
@@ -173,7 +173,7 @@ func (l logRun) bare(ctx context.Context, round string) (logged, error) {
 			cmd := exec.CommandContext(ctx, l.program, filepath.Join(dir, "s"))
 			cmd.Stdout = f
 			err = cmd.Start()
-			_ = f.Close() // the writer has its own
+			_ = f.Close() // The writer has a descriptor of its own.
 			if err != nil {
 				return err
 			}
@@ -267,12 +267,12 @@ func (l logRun) measure(ctx context.Context, g *gate, ends ends, round string) (
 	return logged{took: took, writers: used, node: after - before}, err
 }
 
-// ends looks for the last lines of tasks in their log files. It does not ask the API, and does not
-// look at a log again whose end it has seen, because that work would be in the figure.
+// ends looks for the last lines of tasks in their log files. It does not call the API, and it does
+// not read a log again after it has seen the end, because the figure would include that work.
 type ends struct {
 	dir  string
 	old  int             // folders of former rounds
-	seen map[string]bool // folders that need no look
+	seen map[string]bool // folders that are not read again
 }
 
 func newEnds(dir string, before []os.DirEntry) ends {
@@ -307,7 +307,7 @@ func (e ends) finished(round string) (n int, err error) {
 func endsWith(path, text string) bool {
 	f, err := os.Open(path)
 	if err != nil {
-		return false // rotated away
+		return false // The file has been rotated away.
 	}
 	defer f.Close()
 	info, err := f.Stat()

@@ -77,7 +77,7 @@ func main() {
 
 func run(ctx context.Context, only string, peer bool, binary, archive string, rounds int) error {
 	if rounds < 3 {
-		return fmt.Errorf("%d rounds give no median worth the name: at least 3", rounds)
+		return fmt.Errorf("rounds: got %d, want at least 3", rounds)
 	}
 	var err error
 	if binary, err = filepath.Abs(binary); err != nil {

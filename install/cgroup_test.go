@@ -35,7 +35,7 @@ func TestChooseCgroup(t *testing.T) {
 	}
 }
 
-// Only the default parents are removed, and a cgroup with a container in it is not.
+// Only the default parent cgroups are removed. A cgroup with a container in it stays.
 func TestRemoveCgroups(t *testing.T) {
 	h := New(Config{Root: t.TempDir()})
 	group := func(path string) string {

@@ -16,7 +16,7 @@ import (
 // A daemon holds the lock of its state folder, and EndDaemon returns when the folder is free.
 func TestEndDaemon_WaitsForTheLock(t *testing.T) {
 	dir := t.TempDir()
-	if err := EndDaemon(1<<22+1, dir); err != nil { // no such process, and no daemon ever used the folder
+	if err := EndDaemon(1<<22+1, dir); err != nil { // The process does not exist, and no daemon has used the folder.
 		t.Error(err)
 	}
 	f, err := os.OpenFile(lockFile(dir), os.O_CREATE|os.O_RDWR, 0o600)
@@ -27,7 +27,7 @@ func TestEndDaemon_WaitsForTheLock(t *testing.T) {
 		t.Fatal("a new lock is taken")
 	}
 	daemon := exec.Command("sleep", "60")
-	daemon.ExtraFiles = []*os.File{f} // the lock goes to the child with the open file
+	daemon.ExtraFiles = []*os.File{f} // The child gets the lock with the open file.
 	if err := daemon.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +44,7 @@ func TestEndDaemon_WaitsForTheLock(t *testing.T) {
 	if err := errors.Join(EndDaemon(daemon.Process.Pid, dir), other.Close()); err != nil {
 		t.Error(err)
 	}
-	_ = daemon.Wait() // it was ended by a signal
+	_ = daemon.Wait() // The daemon was ended by a signal.
 	unlock, err := LockState(dir)
 	if err != nil {
 		t.Fatal(err)

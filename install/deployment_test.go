@@ -37,7 +37,8 @@ func (r *rig) exists(file string) bool {
 	return err == nil
 }
 
-// Without purge the state stays, with purge it goes; what is beside it stays in any case.
+// The state stays without --purge and is removed with it. Files beside the state stay in both
+// cases.
 func TestUninstall_RemovesWhatTheDaemonLeaves(t *testing.T) {
 	for _, purge := range []bool{false, true} {
 		r := newRig(t, true)
@@ -72,7 +73,8 @@ func TestUninstall_RemovesWhatTheDaemonLeaves(t *testing.T) {
 	}
 }
 
-// If something in the kernel cannot be removed, the program stays: it is needed to try again.
+// If something in the kernel cannot be removed, the program stays, because another attempt needs
+// it.
 func TestUninstall_KeepsTheProgramUntilTheKernelIsClean(t *testing.T) {
 	r := newRig(t, true)
 	busy := errors.New("device is busy")
@@ -88,7 +90,7 @@ func TestUninstall_KeepsTheProgramUntilTheKernelIsClean(t *testing.T) {
 	}
 }
 
-// Undo of a first installation removes it; undo of a later one only stops the service.
+// The undo of a first installation removes it. The undo of a later one only stops the service.
 func TestDeployment_UndoOfInstall(t *testing.T) {
 	r := newRig(t, true)
 	d, called := r.deployment(r.write("home/me/swarm", "program"), nil)
@@ -113,7 +115,7 @@ func TestDeployment_UndoOfInstall(t *testing.T) {
 func TestDeployment_StartFindsTheDaemon(t *testing.T) {
 	r := newRig(t, true)
 	d, _ := r.deployment(r.write("home/me/swarm", "program"), nil)
-	dir, err := os.MkdirTemp("", "start") // t.TempDir is too long for a socket
+	dir, err := os.MkdirTemp("", "start") // The path of t.TempDir is too long for a socket.
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,7 +16,7 @@ import (
 	"swarm/internal/tree/treetest"
 )
 
-// Folders that a container has nested deeply do not keep a host from being cleaned.
+// Deeply nested folders of a container do not prevent the removal of the folder.
 func TestRemoveFolder_AnyDepth(t *testing.T) {
 	treetest.FewDescriptors(t)
 	dir := t.TempDir()
@@ -88,7 +88,7 @@ func keep(t *testing.T, dir string) string {
 	return dir
 }
 
-// Links inside the folder are removed, and not what they lead to.
+// Links inside the folder are removed. Their targets stay.
 func TestRemoveFolder_FollowsNoLinkInside(t *testing.T) {
 	outside := keep(t, filepath.Join(t.TempDir(), "outside"))
 	dir := filepath.Join(t.TempDir(), "state")
@@ -109,7 +109,7 @@ func TestRemoveFolder_FollowsNoLinkInside(t *testing.T) {
 	}
 }
 
-// A link to the folder stays, and so does the folder that it leads to.
+// A link to the folder and the folder that it leads to stay.
 func TestRemoveFolder_KeepsTheLinkItself(t *testing.T) {
 	top := t.TempDir()
 	real, link := filepath.Join(top, "disk"), filepath.Join(top, "state")
@@ -129,8 +129,8 @@ func TestRemoveFolder_KeepsTheLinkItself(t *testing.T) {
 	}
 }
 
-// What is mounted inside the folder is unmounted first: the content of a bind mount belongs to
-// somebody else. Mounts on one place may be stacked, and a place may have a blank in its name.
+// Mounts inside the folder are unmounted first, because the content of a bind mount belongs to
+// other programs. Several mounts may be on one place, and a place may have a blank in its name.
 func TestRemoveFolder_KeepsWhatIsMountedInside(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("only root can mount")
@@ -149,7 +149,7 @@ func TestRemoveFolder_KeepsWhatIsMountedInside(t *testing.T) {
 		t.Cleanup(func() { _ = unix.Unmount(to, unix.MNT_DETACH) })
 	}
 	bind(filepath.Join(dir, "volume"))
-	bind(filepath.Join(dir, "volume")) // stacked
+	bind(filepath.Join(dir, "volume")) // a second mount on the same place
 	bind(filepath.Join(dir, "a volume", "deep", "er"))
 	single := filepath.Join(dir, "resolv.conf")
 	if err := os.WriteFile(single, nil, 0o600); err != nil {
@@ -159,7 +159,7 @@ func TestRemoveFolder_KeepsWhatIsMountedInside(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(single, unix.MNT_DETACH) })
-	// A folder whose name begins the same is another folder.
+	// A folder whose name only begins with the name of the removed folder is another folder.
 	neighbour := filepath.Join(top, "state2", "volume")
 	bind(neighbour)
 	if gone, err := RemoveFolder(t.Context(), dir); !gone || err != nil {
@@ -173,8 +173,8 @@ func TestRemoveFolder_KeepsWhatIsMountedInside(t *testing.T) {
 	}
 }
 
-// A folder of the system is refused, also behind a link, and a path that depends on the working
-// folder. The test runs with folders that do not contain anything of this host.
+// Folders of the system are refused, also through a link, and so are relative paths. The test uses
+// folders that contain nothing of this host.
 func TestRemoveFolder_RefusesWhatIsNotOurs(t *testing.T) {
 	link := filepath.Join(t.TempDir(), "state")
 	if err := os.Symlink("/", link); err != nil {

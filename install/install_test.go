@@ -17,7 +17,7 @@ import (
 	"swarm/install"
 )
 
-// rig is a host in a folder, with programs that stand in for systemd's.
+// rig is a host in a folder, with programs that replace those of systemd.
 type rig struct {
 	*testing.T
 	root, log string
@@ -66,7 +66,7 @@ func (r *rig) read(file string) string {
 	return string(text)
 }
 
-// asked returns what systemctl was asked since the last time.
+// asked returns the arguments of the systemctl calls since the last call of asked.
 func (r *rig) asked() []string {
 	r.Helper()
 	text, err := os.ReadFile(r.log)
@@ -88,7 +88,7 @@ func (r *rig) install(self string) install.Installed {
 	return in
 }
 
-// files lists all that is on the host, besides what makes it one of systemd.
+// files lists all files on the host, except for those that make it a host with systemd.
 func (r *rig) files() []string {
 	r.Helper()
 	var all []string
@@ -205,8 +205,8 @@ func TestGoingDown_AsksTheInit(t *testing.T) {
 	}
 }
 
-// The units hold what the design promises; systemd-analyze, where it is, finds nothing wrong with
-// them.
+// The units have the settings that the design promises. systemd-analyze, if it is installed, finds
+// no mistakes in them.
 func TestUnits(t *testing.T) {
 	r := newRig(t, true)
 	r.install("/usr/bin/true")

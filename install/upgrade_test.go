@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What was looked at is what is installed: a copy in a folder of root's, whatever becomes of the
-// file.
+// The program that was inspected is the one that is installed, from a copy in a folder of root,
+// even if the original file changes.
 func TestStage_KeepsWhatItLookedAt(t *testing.T) {
 	state, dir := t.TempDir(), t.TempDir()
 	file := filepath.Join(dir, "next")

@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# swarm on a host with nothing else installed: Debian's minimal base, in namespaces of its own, and one file copied into it.
-# There is no ip, iptables, nft, modprobe, runc or containerd in it, and swarm is run with an empty PATH besides. Everything
-# that the host starts, mounts and changes ends with its namespaces; the cgroups are looked at. Needs root and debootstrap.
-# The file is built before from a fresh clone, on another minimal base, with what README asks for. SWARM_BINARY names one
-# that is there already.
+# Tests swarm on a host with nothing else installed: Debian's minimal base, in namespaces of its
+# own, and one file copied into it. The host has no ip, iptables, nft, modprobe, runc or containerd,
+# and swarm runs with an empty PATH. Everything that the host starts, mounts and changes ends with
+# its namespaces, except for cgroups, which the script checks. It needs root and debootstrap. It
+# first builds the file from a fresh clone, on another minimal base, with the packages that README
+# lists. With SWARM_BINARY it tests that file instead.
 set -euo pipefail
 suite=${SUITE:-bookworm}
 
 say() { printf '\n# %s\n' "$*"; }
 fail() { printf 'bare: FAILED: %s\n' "$*"; exit 1; }
 
-# outside: on this machine, before anything is unshared.
+# outside runs on this machine, before any namespace is made.
 outside() {
 	cd "$(dirname "$0")/.."
 	local binary=${SWARM_BINARY:-} work status=0
@@ -43,8 +44,9 @@ outside() {
 	exit $status
 }
 
-# compile ROOT GO MODULES: the first build of a clone. The minimal base has no header of libseccomp: the build stops without
-# it, and the make that installs it builds a runc with it.
+# compile ROOT GO MODULES runs the first build of a clone. The minimal base does not have the header
+# of libseccomp. The build must stop without it. After its installation make must build a runc with
+# it.
 compile() {
 	local root=$1
 	mount --make-rprivate /
@@ -70,7 +72,7 @@ compile() {
 	'
 }
 
-# boot: process 1 of the new host.
+# boot is process 1 of the new host.
 boot() {
 	local root=$1
 	hostname bare
@@ -92,7 +94,7 @@ boot() {
 	exec /usr/bin/env -i PATH=/nowhere HOME=/root /bin/bash /bare.sh inside
 }
 
-# get PORT: one HTTP request, with what bash has.
+# get PORT sends one HTTP request with bash alone.
 get() {
 	exec 3<>"/dev/tcp/10.123.0.2/$1" || return
 	printf 'GET / HTTP/1.0\r\n\r\n' >&3
@@ -102,7 +104,8 @@ get() {
 	printf '%s\n' "$last"
 }
 
-# running NAME: the processes of that name; the program may have been deleted since.
+# running NAME prints the processes of that name. The program may have been deleted since they
+# started.
 running() {
 	local p name
 	for p in /proc/[0-9]*; do
@@ -113,7 +116,7 @@ running() {
 
 show() { printf '$ %s\n' "${*/#\/usr\/local\/bin\//}"; "$@"; }
 
-# until_gone WHAT COMMAND...: until the command prints nothing.
+# until_gone WHAT COMMAND... waits until the command prints nothing.
 until_gone() {
 	local what=$1 out= i; shift
 	for ((i = 0; i < 200; i++)); do
@@ -124,7 +127,7 @@ until_gone() {
 	fail "$what: still there after 20 s: $out"
 }
 
-# inside: bash and swarm, nothing else is called.
+# inside runs only bash and swarm.
 inside() {
 	local swarm=/usr/local/bin/swarm tool left line
 	for tool in ip nft iptables modprobe runc containerd systemctl; do

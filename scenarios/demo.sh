@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# What swarm does, in a minute: five hosts on this machine (network namespaces), three of them managers, an image of the
-# project's own, ten replicas that answer HTTP on every host, and then the leader's host is lost. Leaves nothing behind.
+# Shows swarm in a minute: five hosts on this machine (network namespaces), of which three are
+# managers, the project's own test image, and ten replicas that answer HTTP on every host. Then the
+# leader's host loses its power. The script leaves nothing behind.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PWD/bin:$PATH
@@ -25,7 +26,7 @@ cleanup() {
 }
 trap cleanup EXIT
 
-# get HOST:PORT: one HTTP request, with what every machine has.
+# get HOST:PORT sends one HTTP request with bash alone, which every machine has.
 get() {
 	exec 3<>"/dev/tcp/${1%:*}/${1#*:}"
 	printf 'GET / HTTP/1.0\r\n\r\n' >&3

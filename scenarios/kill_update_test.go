@@ -56,7 +56,7 @@ func TestKillDuringUpdate(t *testing.T) {
 		c.strike(host, victim)
 		began := time.Now()
 		c.afterUpdate(wrong)
-		c.crowded(stop(), order, wrong)
+		c.countOverfull(stop(), order, wrong)
 		t.Logf("round %d: %s, killed the %s of %s after %v, update done %v later; wrong so far: %v",
 			i, order, victim, host.Name, after.Round(time.Millisecond), time.Since(began).Round(10*time.Millisecond), wrong)
 	}
@@ -99,8 +99,8 @@ func (c *testCluster) census() (stop func() [][]string) {
 	}
 }
 
-// crowded counts the slots in which more containers ran at once than the update order allows.
-func (c *testCluster) crowded(census [][]string, order string, wrong map[string]int) {
+// countOverfull counts the slots in which more containers ran at once than the update order allows.
+func (c *testCluster) countOverfull(census [][]string, order string, wrong map[string]int) {
 	c.t.Helper()
 	slotOf := map[string]string{}
 	for line := range strings.Lines(c.swarm("service", "ps", "--no-trunc", "--format", "{{.ID}} {{.Name}}", "web")) {

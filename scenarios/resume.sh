@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Runs a test that takes its rounds from ROUNDS, FROM and SEED, CHUNK rounds at a time, and remembers in build/soak-TEST how
-# far it has come: started again, it goes on there. A chunk that fails is kept in build/soak-TEST.failed, and the rest runs all
-# the same. Remove build/soak-TEST to begin anew; SEED=n replays.
+# Runs a test that reads ROUNDS, FROM and SEED from the environment, CHUNK rounds at a time. It
+# records its progress in build/soak-TEST and continues there when it is started again. The output
+# of a chunk that fails is added to build/soak-TEST.failed, and the next chunks run nevertheless.
+# Remove build/soak-TEST to start from the beginning. SEED=n replays.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 test=$1 rounds=$2 chunk=${CHUNK:-10}

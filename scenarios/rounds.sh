@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Runs the scenarios COUNT times, one line a round. Rounds of the same program and tests that were done before are not
-# done again, so a stopped run is resumed by starting it anew. Stops at the first failure, whose output it keeps.
+# Runs the scenarios COUNT times and prints one line for each round. It skips rounds that have
+# already passed with the same program and tests, so a stopped run continues when it is started
+# again. It stops at the first failure and keeps its output.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 run=$1 count=$2 parallel=$3

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes and removes networks and services, ROUNDS times, strikes a single-writer service WRITER_ROUNDS times, and then runs
-# the scenarios in random order for MINUTES. The seed is printed; SEED=n replays its order.
+# Runs TestRounds with ROUNDS rounds, TestSingleWriter with WRITER_ROUNDS rounds, and then the
+# scenarios in random order for MINUTES. It prints the seed. SEED=n replays its order.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 minutes=$1 parallel=$2

@@ -34,7 +34,7 @@ func (t Times) Seconds() string {
 }
 
 // TimesRatio returns the median of a[i]/b[i]. The two of a pair are measured one after the other,
-// so that what disturbs one disturbs the other too.
+// so that a disturbance affects both.
 func TimesRatio(a, b Times) float64 {
 	var all []float64
 	for i := range a {

@@ -28,7 +28,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// scaleContainers is how many containers one host has on a network with all the services.
+// scaleContainers is the number of containers of one host on a network with all the services.
 const scaleContainers = 50
 
 // hostScale measures a host's whole data plane (bridge, fabric, service addresses, names) with a
@@ -182,7 +182,7 @@ func (h *planeHost) measure(ctx context.Context) error {
 	return h.changes(ctx, fmt.Sprintf("with %d containers more on the host", scaleContainers), "_50")
 }
 
-// tell hands assignments to the data plane, as a manager would.
+// tell passes assignments to the data plane, as a worker does for a manager.
 func (h *planeHost) tell(all ...*swarmv1.Assignment) {
 	changes := make([]*swarmv1.AssignmentChange, len(all))
 	for i, a := range all {

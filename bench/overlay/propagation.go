@@ -25,9 +25,9 @@ import (
 const (
 	realHosts      = 5
 	simulatedHosts = 20
-	// changesSeen is how many changes the percentile is of.
+	// changesSeen is the number of changes from which the percentile is computed.
 	changesSeen = 100
-	// probeTick is how often a prober asks.
+	// probeTick is the interval of a prober's queries.
 	probeTick = 5 * time.Millisecond
 )
 
@@ -60,7 +60,7 @@ func Propagation(ctx context.Context, e testbed.Env) error {
 		if err != nil {
 			return fmt.Errorf("a task goes: %w", err)
 		}
-		if i > 0 { // The first spreads the image.
+		if i > 0 { // The first change spreads the image.
 			up, down = append(up, came), append(down, went)
 		}
 	}
@@ -86,7 +86,7 @@ type propagationBench struct {
 	journals []*testbed.Journal
 	name     string
 	virtual  netip.AddrPort
-	task     string // the one that came last
+	task     string // the latest task
 }
 
 func newPropagation(ctx context.Context, c *testbed.Cluster) (*propagationBench, error) {
@@ -137,7 +137,7 @@ func (p *propagationBench) openProbers(ctx context.Context) error {
 		for _, t := range tasks.GetTasks() {
 			ns, err := netns.Open(h.RunDir + "/netns/" + t.GetTask().GetId())
 			if err != nil {
-				continue // Another host's.
+				continue // The entry is of another host.
 			}
 			one := &prober{host: h.Name, ns: ns}
 			p.probers = append(p.probers, one)
@@ -147,7 +147,7 @@ func (p *propagationBench) openProbers(ctx context.Context) error {
 		}
 	}
 	if len(p.probers) != realHosts {
-		return fmt.Errorf("%d containers to ask from, want %d", len(p.probers), realHosts)
+		return fmt.Errorf("containers with a prober: got %d, want %d", len(p.probers), realHosts)
 	}
 	return nil
 }
@@ -194,7 +194,7 @@ func (p *propagationBench) change(ctx context.Context, up bool) (time.Duration, 
 	if err != nil {
 		return 0, err
 	}
-	if !up { // The next change is none before this one has come to its end.
+	if !up { // The next change must not begin before this one has ended.
 		if err := w.Until(func(states map[string]swarmv1.TaskState) bool { _, left := states[p.task]; return !left }); err != nil {
 			return 0, err
 		}
@@ -253,7 +253,7 @@ func (p *propagationBench) told(ctx context.Context, ready bool) ([]time.Time, e
 	return out, nil
 }
 
-// prober asks the name server and connects from inside a container's namespace.
+// prober queries the name server and connects from inside a container's namespace.
 type prober struct {
 	host string
 	ns   *netns.Namespace
@@ -274,8 +274,8 @@ func (p *prober) close() {
 	_ = p.ns.Close()
 }
 
-// until asks until the name and the virtual address both show that the service has a task, or has
-// none. It returns when the later of the two right answers was asked for.
+// until queries until the name and the virtual address both show that the service has a task, or
+// has none. It returns the time at which the later of the two correct queries began.
 func (p *prober) until(ctx context.Context, name string, virtual netip.AddrPort, has bool) (at time.Time, err error) {
 	named := false
 	tick := time.NewTicker(probeTick)

@@ -22,7 +22,7 @@ import (
 const (
 	// netRounds is the smallest number of pairs of which a ratio is the median.
 	netRounds = 7
-	// netSpan is how long traffic flows in one turn.
+	// netSpan is the time during which traffic flows in one turn.
 	netSpan = time.Second
 	netPort = 18080
 )
@@ -353,7 +353,7 @@ func stream(ctx context.Context, from, to string, addr netip.Addr) (float64, err
 	err := testbed.Poll(ctx, "iperf3 answers", func() (ok bool) {
 		var err error
 		out, err = inside(ctx, from, "iperf3", "-J", "-c", addr.String(), "-t", strconv.Itoa(int(netSpan.Seconds())))
-		return err == nil && !strings.Contains(out, `"error":`) // It exits with 0 when the server does not listen yet.
+		return err == nil && !strings.Contains(out, `"error":`) // iperf3 exits with 0 if the server does not listen yet.
 	})
 	if err != nil {
 		return 0, fmt.Errorf("%w: %s", err, testbed.Tail(out, 300))

@@ -153,7 +153,8 @@ func (d *Docker) Processes(h *Host) (out []testbed.Process, err error) {
 	return out, nil
 }
 
-// docker runs Docker's command line. Only the setup does: what is timed goes through the API.
+// docker runs Docker's command line. Only the setup uses it. Calls that are timed go through the
+// API.
 func (h *Host) docker(ctx context.Context, args ...string) (string, error) {
 	out, err := exec.CommandContext(ctx, "docker", append([]string{"-H", "unix://" + h.socket}, args...)...).CombinedOutput()
 	if err != nil {
@@ -229,8 +230,8 @@ func (d *Docker) CreateAndRemove(ctx context.Context, name, network string, n in
 	return create, time.Since(began), err
 }
 
-// pollPeriod is how often dockerd is asked for its tasks. It has no events of tasks, and should not
-// spend its time on answers.
+// pollPeriod is the interval at which dockerd is queried for its tasks. dockerd has no task events,
+// and the answers should not cost it much time.
 const pollPeriod = 50 * time.Millisecond
 
 func (d *Docker) until(ctx context.Context, service string, done func(states []string) bool) error {

@@ -131,7 +131,7 @@ func CreateAndRemove(ctx context.Context, control swarmv1.ControlClient, spec *s
 		return 0, 0, err
 	}
 	if err := w.Until(None); err != nil {
-		return 0, 0, fmt.Errorf("wait for none left: %w", err)
+		return 0, 0, fmt.Errorf("wait until no task is left: %w", err)
 	}
 	if gone != nil {
 		if err := gone(ctx); err != nil {

@@ -16,14 +16,14 @@ import (
 	"swarm/dev"
 )
 
-// Process is a process of a host itself: the daemon, the runtime or a shim. Those in containers are
-// not among them.
+// Process is a process of a host itself: the daemon, the runtime or a shim. Processes in containers
+// are not included.
 type Process struct {
 	PID  int
 	Kind Kind
 }
 
-// Kind says which part of a host a process is.
+// Kind is the part of a host that a process is.
 type Kind string
 
 // The kinds of processes.
@@ -111,7 +111,7 @@ func CPUTime(all []Process) (time.Duration, error) {
 	return time.Duration(ticks) * 10 * time.Millisecond, nil
 }
 
-// BytesSent returns how many bytes a host's interfaces have sent, the loopback not among them.
+// BytesSent returns the number of bytes that a host's interfaces have sent, without the loopback.
 func BytesSent(p *dev.Playground, host string) (total int64, err error) {
 	err = p.Do(host, func() error {
 		// thread-self: /proc/net is that of the process's first thread, which is in another

@@ -15,7 +15,7 @@ import (
 	"swarm/dev"
 )
 
-// Env is where a group works.
+// Env is the environment of a group.
 type Env struct {
 	// Binary is the swarm to measure, as an absolute path.
 	Binary string
@@ -23,14 +23,15 @@ type Env struct {
 	Dir string
 	// Archive is the test image, swarm/hello:1, as an absolute path.
 	Archive string
-	// Rounds is how often each measurement is repeated, at least 3.
+	// Rounds is the number of times that each measurement is repeated, at least 3.
 	Rounds int
 }
 
 // Cgroup returns the cgroup for containers that are not in a playground. No other run has it.
 func (e Env) Cgroup() string { return "/swarm-" + filepath.Base(e.Dir) }
 
-// Sweep ends what a group has left. It has no context, because it also runs after an interrupt.
+// Sweep ends the processes that a group has left. It has no context, because it also runs after an
+// interrupt.
 func Sweep(s dev.Scope) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()

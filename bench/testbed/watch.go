@@ -21,7 +21,7 @@ func Watch(ctx context.Context, control swarmv1.ControlClient) (*Watcher, error)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := stream.Header(); err != nil { // the header says that the watch is in place
+	if _, err := stream.Header(); err != nil { // the header arrives once the watch is in place
 		return nil, err
 	}
 	return &Watcher{stream: stream, states: map[string]swarmv1.TaskState{}}, nil

@@ -43,8 +43,7 @@ func TestWait(t *testing.T) {
 	}
 }
 
-// Tasks are stopped only if the host goes down, and the service manager waits as long as that
-// takes.
+// Tasks are stopped only if the host goes down. The service manager then waits for them.
 func TestDepart(t *testing.T) {
 	for _, c := range []struct {
 		what      string
@@ -86,7 +85,7 @@ func TestDepart(t *testing.T) {
 	}
 }
 
-// An init that does not answer costs a few seconds, and does not stop tasks.
+// An init that does not answer delays the end by a few seconds, and tasks are not stopped.
 func TestDepart_InitThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ended, end := context.WithCancel(t.Context())

@@ -152,7 +152,7 @@ func TestAuthoriser_Walk(t *testing.T) {
 	}
 }
 
-// shorter is a user whose certificate lives longer than the row.
+// shorter returns the caller with a certificate that is valid until the given time.
 func shorter(who transport.AuthInfo, until time.Time) transport.AuthInfo {
 	who.Peer.NotAfter = until
 	return who

@@ -138,7 +138,7 @@ func TestJudge_ScaleDownWaitsForTasksToStop(t *testing.T) {
 	}
 }
 
-// Each outcome, and what the verdict says of it.
+// These are the outcomes, with the text of the verdict of each.
 func TestJudge_Verdicts(t *testing.T) {
 	none := &swarmv1.RestartPolicy{Condition: swarmv1.RestartPolicy_NONE}
 	onFailure := &swarmv1.RestartPolicy{Condition: swarmv1.RestartPolicy_ON_FAILURE}
@@ -152,7 +152,8 @@ func TestJudge_Verdicts(t *testing.T) {
 		// looks are taken one after the other, with more than patience between them. The last one is
 		// repeated.
 		looks []scene
-		// end is the outcome; says is what the verdict must say, not what it must not say.
+		// end is the outcome. says is text that the verdict must contain, and not is text that it
+		// must not contain.
 		end       string
 		ended     uint64
 		says, not []string
@@ -407,7 +408,7 @@ func TestJudge_ManySlots(t *testing.T) {
 	}
 }
 
-// A start-first update that waits for what the old tasks hold has a remedy of its own.
+// A start-first update that waits for resources of the old tasks has a remedy of its own.
 func TestJudge_StuckStartFirst(t *testing.T) {
 	for order, want := range map[swarmv1.UpdateConfig_Order]string{
 		swarmv1.UpdateConfig_START_FIRST: "`swarm service update --force --update-order stop-first web`",

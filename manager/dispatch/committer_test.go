@@ -26,7 +26,7 @@ type ledger struct {
 	// poison returns the error of a commit with the statuses of some tasks.
 	poison func(tasks []string) error
 
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards the fields below
 	commits [][]string // task ids of each commit that succeeded
 	tries   int
 }

@@ -16,9 +16,9 @@ func protoOf(m proto.Message) protoreflect.Value {
 	return protoreflect.ValueOfMessage(m.ProtoReflect())
 }
 
-// check tests what must hold after every commit: no slot has two tasks that should run, except in a
-// start-first replacement; no node has more reservations than capacity; every task has a status;
-// every host port is claimed once.
+// check tests the invariants that hold after every commit: no slot has two tasks that should run,
+// except in a start-first replacement; no node has more reservations than capacity; every task has
+// a status; every host port is claimed once.
 func (m *model) check() {
 	m.t.Helper()
 	m.checkSlots()

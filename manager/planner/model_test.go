@@ -23,7 +23,7 @@ import (
 var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 // model replaces the rest of the cluster: a store that checks groups as raftstore does, and workers
-// that do what they are told.
+// that carry out their assignments.
 type model struct {
 	t     testing.TB
 	rows  map[string]proto.Message // by "table/key"

@@ -161,7 +161,7 @@ func TestProperty_Converges(t *testing.T) {
 	}
 }
 
-// checkConverged tests that nothing is unfinished, except what cannot be finished.
+// checkConverged checks that all work is finished, except for work that cannot be finished.
 func (m *model) checkConverged() {
 	m.t.Helper()
 	for k, row := range m.rows {

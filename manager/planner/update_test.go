@@ -222,7 +222,7 @@ func TestPlan_GlobalUpdate(t *testing.T) {
 	}
 }
 
-// If a start-first update is stuck because the old tasks reserve what the new ones need, a change
+// A start-first update is stuck if the old tasks reserve resources that the new ones need. A change
 // of the order to stop-first lets it continue, in a new update or in the same one.
 func TestPlan_StopFirstUnblocksAnUpdate(t *testing.T) {
 	stopFirst := updating(func(u *swarmv1.UpdateConfig) { u.Order = swarmv1.UpdateConfig_STOP_FIRST })

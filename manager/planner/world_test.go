@@ -288,7 +288,7 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
-// confirm does what a worker does when a heartbeat was confirmed.
+// confirm acts as a worker does when a heartbeat was confirmed.
 func (h *host) confirm(sent time.Time, confirmed bool) {
 	h.silent = h.w.now
 	switch {

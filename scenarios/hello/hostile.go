@@ -25,15 +25,15 @@ type hostile struct {
 }
 
 func (h *hostile) flags() {
-	flag.StringVar(&h.swap, "swap", "", "exchange this folder and a symbolic link to -swap-link, again and again")
-	flag.StringVar(&h.link, "swap-link", "", "what -swap's symbolic link leads to")
-	flag.StringVar(&h.copyTo, "copy-setuid", "", "copy this program to this file, to run as root whoever starts it")
-	flag.StringVar(&h.touch, "touch", "", "make this file")
+	flag.StringVar(&h.swap, "swap", "", "exchange this folder and a symbolic link to -swap-link, continuously")
+	flag.StringVar(&h.link, "swap-link", "", "target of the symbolic link of -swap")
+	flag.StringVar(&h.copyTo, "copy-setuid", "", "copy this program to this file with the setuid bit of root")
+	flag.StringVar(&h.touch, "touch", "", "create this file")
 	flag.StringVar(&h.spoof, "spoof", "", "claim this IPv4 address and take the connections that come for it; needs CAP_NET_RAW")
 	flag.StringVar(&h.spoofDial, "spoof-dial", "", "address and port that -spoof connects to from the address that it claims")
-	flag.IntVar(&h.nest, "nest", 0, "make this many folders, one in the other, below -nest-in")
+	flag.IntVar(&h.nest, "nest", 0, "nest this many folders in -nest-in")
 	flag.StringVar(&h.nestIn, "nest-in", "/", "where -nest begins")
-	flag.StringVar(&h.fill, "fill", "", "append to this file until that fails, at most 16 MiB, and print how many bytes it took")
+	flag.StringVar(&h.fill, "fill", "", "append to this file until that fails, at most 16 MiB, and print the number of bytes")
 	flag.StringVar(&h.babble, "babble", "", "address to listen on and to answer with one line of escape sequences and 2 MiB of letters; empty: nothing")
 	flag.BoolVar(&h.id, "id", false, "print the effective user id and end")
 }

@@ -29,8 +29,8 @@ func main() {
 
 func run() error {
 	listen := flag.String("listen", "127.0.0.1:5000", "`address` to serve on")
-	user := flag.String("user", "", "`NAME:PASSWORD` that may use it; empty: everybody")
-	host := flag.String("tls", "", "`host` to serve by TLS for; empty: no TLS")
+	user := flag.String("user", "", "`NAME:PASSWORD` of the only user; empty: no login")
+	host := flag.String("tls", "", "`host` in the certificate, with which it serves TLS; empty: no TLS")
 	ca := flag.String("ca", "", "`file` for the authority of the certificate")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -119,7 +119,7 @@ func TestStore_FirehoseKeepsNobodyWaiting(t *testing.T) {
 	if mem.HeapAlloc > 64<<20 {
 		t.Errorf("heap of %d bytes", mem.HeapAlloc)
 	}
-	_ = records(t, s, "loud", &swarmv1.LogOptions{}) // copies, and so bounds, what came last
+	_ = records(t, s, "loud", &swarmv1.LogOptions{}) // copies the last lines, and so bounds the file
 	total := onDisk(t, filepath.Join(loud, engine.StdoutFile)) + s.get("loud").bytes()
 	if most := int64(2*3<<20 + punchSize + 2*readSize); total > most {
 		t.Errorf("%d bytes on the disk, at most %d should be", total, most)

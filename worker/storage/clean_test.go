@@ -121,7 +121,7 @@ func newTestDiskIn(t *testing.T, dir string, f *fakeDisk, cfg Config) (*Disk, fu
 	save := sync.OnceValue(func() error {
 		ended, end := context.WithCancel(context.Background())
 		end()
-		return errors.Join(db.Run(ended), db.Close()) // Run writes what is noted, and ends.
+		return errors.Join(db.Run(ended), db.Close()) // Run writes the recorded changes and ends.
 	})
 	t.Cleanup(func() { _ = save() })
 	return New(cfg, Deps{

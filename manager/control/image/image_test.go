@@ -45,7 +45,7 @@ func (c *carrier) PullImage(req *swarmv1.PullImageRequest, stream grpc.ServerStr
 	c.note("pulls " + req.Reference)
 	return errors.Join(
 		stream.Send(&swarmv1.ImageProgress{Id: "layer", Step: "Downloading"}),
-		// The manager does not believe what a node says about the image.
+		// The manager does not trust a node's description of the image.
 		stream.Send(&swarmv1.ImageProgress{Step: "done", Image: &swarmv1.Image{Name: "other:1", Digest: otherDigest, Size: 1 << 60}}))
 }
 

@@ -156,7 +156,7 @@ func TestFindRunning(t *testing.T) {
 		"web.1":        "t1run",
 		"web.2":        "t2run",
 		"web.3":        "task or service web.3 not found",
-		"t1old":        "t1old", // exec itself refuses what does not run
+		"t1old":        "t1old", // exec itself refuses a task that does not run
 		"t1new":        "t1new",
 		"t1ne":         "t1new",
 		"glob":         "tglob",

@@ -74,7 +74,8 @@ func TestControl_NamesAreUniqueAtTheSameMoment(t *testing.T) {
 	})
 }
 
-// A call that needs what a removed service holds waits until the tasks of the service have stopped.
+// A call that needs a name or port of a removed service waits until the tasks of the service have
+// stopped.
 func TestControl_TakesOverFromARemovedService(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := controltest.New(t)

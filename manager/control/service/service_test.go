@@ -108,7 +108,7 @@ func TestControl_UpdateAndRollback(t *testing.T) {
 	})
 }
 
-// Clients are not shown credentials, so an update made from what they were shown has none.
+// Clients do not see credentials, so an update that is made from the returned spec has none.
 func TestControl_UpdateKeepsTheCredentialsToPullWith(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := controltest.New(t)

@@ -127,7 +127,7 @@ func TestControl_FollowedLogsSurviveARestart(t *testing.T) {
 				synctest.Wait()
 				w.breakStreams()
 				synctest.Wait()
-				w.write(task, "c") // while nobody listens
+				w.write(task, "c") // while no client follows the logs
 				time.Sleep(time.Minute)
 				w.write(task, "d")
 				synctest.Wait()

@@ -81,7 +81,7 @@ func (c *fixture) session(node string) {
 	f.take(f.out.Complete(c.view()))
 }
 
-// publish sends the nodes what has changed.
+// publish sends each node the objects that have changed.
 func (c *fixture) publish() *table.View {
 	batch := watch.Batch{View: c.view(), Changes: c.changes}
 	c.changes = nil
@@ -118,8 +118,7 @@ func (f *follower) holds(kind swarmv1.AssignmentRef_Kind, id string) bool {
 	return f.has[Ref{Kind: kind, ID: id}] != nil
 }
 
-// check compares what every node holds with the complete set that it would be sent in a new
-// session.
+// check compares the objects of every node with the complete set that a new session would send.
 func (c *fixture) check(view *table.View) {
 	c.t.Helper()
 	fresh := NewState()

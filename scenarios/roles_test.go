@@ -12,11 +12,11 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// TestSeats demotes, promotes, replaces and rejoins every manager of a cluster. The cluster began
-// with one voter and has a long log. The leader must not change without need, and promote must
-// return only when the node votes. ROUNDS is the number of clusters, default 1. ENTRIES is the
+// TestManagerRoles demotes, promotes, replaces and rejoins every manager of a cluster. The cluster
+// began with one voter and has a long log. The leader must not change without need, and promote
+// must return only when the node votes. ROUNDS is the number of clusters, default 1. ENTRIES is the
 // length of the log, default 2000.
-func TestSeats(t *testing.T) {
+func TestManagerRoles(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes minutes")
 	}
@@ -26,7 +26,7 @@ func TestSeats(t *testing.T) {
 		t.Run(fmt.Sprintf("round %d", i+1), func(t *testing.T) {
 			c := newTestClusterOf(t, binaryUnderTest(t), dev.Options{Nodes: 3, Managers: 1, DaemonArgs: []string{"--simulated"}})
 			c.fillLog(int(entries))
-			s := &seats{c}
+			s := &roleChanges{c}
 			for _, h := range c.hosts[1:] {
 				s.step("promote", h)
 			}
@@ -63,11 +63,11 @@ func (c *testCluster) fillLog(n int) {
 	}
 }
 
-// seats changes the managers of a cluster.
-type seats struct{ *testCluster }
+// roleChanges changes the managers of a cluster.
+type roleChanges struct{ *testCluster }
 
 // step changes one host's role and checks what the other managers report.
-func (s *seats) step(what string, h dev.Host) {
+func (s *roleChanges) step(what string, h dev.Host) {
 	s.t.Helper()
 	if h.Name == s.hosts[s.at].Name { // Commands go to another manager.
 		s.at = (s.at + 1) % len(s.hosts)
@@ -116,7 +116,7 @@ func (s *seats) step(what string, h dev.Host) {
 }
 
 // status checks a node's MANAGER STATUS.
-func (s *seats) status(host, want string) error {
+func (s *roleChanges) status(host, want string) error {
 	out, err := s.run("node", "ls", "--filter", "name="+host, "--format", "{{.ManagerStatus}}")
 	if err != nil {
 		return err
@@ -127,7 +127,7 @@ func (s *seats) status(host, want string) error {
 	return nil
 }
 
-func (s *seats) leader() string {
+func (s *roleChanges) leader() string {
 	s.t.Helper()
 	for line := range strings.Lines(s.swarm("node", "ls", "--format", "{{.Hostname}} {{.ManagerStatus}}")) {
 		if host, status, _ := strings.Cut(strings.TrimSpace(line), " "); status == "Leader" {
@@ -141,7 +141,7 @@ func (s *seats) leader() string {
 var ledAt = regexp.MustCompile(`msg="this manager leads" node=\w+ index=`)
 
 // terms returns how often a manager became leader, and fails the test if a daemon panicked.
-func (s *seats) terms() (n int) {
+func (s *roleChanges) terms() (n int) {
 	s.t.Helper()
 	for _, h := range s.hosts {
 		text, err := os.ReadFile(h.Log)
