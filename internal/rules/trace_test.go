@@ -4,37 +4,62 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 )
 
-// docs/trace.md leads a newcomer through the code by file and function, as `file.go` `Name` or `Type.Name`. What it
-// names must exist, or the first thing a newcomer reads is wrong.
-func TestTraceNamesWhatExists(t *testing.T) {
-	text, err := os.ReadFile(filepath.Join(root, "docs/trace.md"))
+// Traces lead a newcomer through the code: each step has a file in its title, and names functions
+// as `Name()` or `Type.Name()`. A step may name further files, by their path or by their name in the
+// folder of the step's file. All of these files must exist, and each function must be in one of the
+// files of its step, or the first thing that a newcomer reads is wrong.
+func TestTracesNameWhatExists(t *testing.T) {
+	checkTrace(t, "docs/trace.md", 7)
+	checkTrace(t, "docs/trace-port.md", 15)
+}
+
+var (
+	traceStep     = regexp.MustCompile("(?m)^## \\d+ · `([^`]+\\.go)`")
+	traceFile     = regexp.MustCompile("`([\\w./-]+\\.go)`")
+	traceFunction = regexp.MustCompile("`((?:\\w+\\.)?\\w+)\\(\\)`")
+)
+
+func checkTrace(t *testing.T, doc string, want int) {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(root, doc))
 	if err != nil {
 		t.Fatal(err)
 	}
-	steps := regexp.MustCompile("(?m)^## \\d+ · `([^`]+\\.go)`").FindAllStringSubmatchIndex(string(text), -1)
-	if len(steps) != 7 {
-		t.Fatalf("docs/trace.md has %d steps, want 7", len(steps))
+	text := string(data)
+	steps := traceStep.FindAllStringSubmatchIndex(text, -1)
+	if len(steps) != want {
+		t.Fatalf("%s has %d steps, want %d", doc, len(steps), want)
 	}
 	for i, step := range steps {
 		end := len(text)
 		if i+1 < len(steps) {
 			end = steps[i+1][0]
 		}
-		file := string(text[step[2]:step[3]])
-		declared := functions(t, filepath.Join(root, file))
-		named := regexp.MustCompile("`((?:\\w+\\.)?\\w+)\\(\\)`").FindAllSubmatch(text[step[1]:end], -1)
-		if len(named) == 0 {
-			t.Errorf("docs/trace.md: step %s names no function", file)
+		title, body := text[step[2]:step[3]], text[step[1]:end]
+		declared := functions(t, filepath.Join(root, title))
+		for _, m := range traceFile.FindAllStringSubmatch(body, -1) {
+			file := m[1]
+			if !strings.Contains(file, "/") {
+				file = path.Join(path.Dir(title), file)
+			}
+			maps.Copy(declared, functions(t, filepath.Join(root, file)))
 		}
-		for _, n := range named {
-			if !declared[string(n[1])] {
-				t.Errorf("docs/trace.md: %s has no %s; it has %v", file, n[1], declared)
+		named := traceFunction.FindAllStringSubmatch(body, -1)
+		if len(named) == 0 {
+			t.Errorf("%s: step %s names no function", doc, title)
+		}
+		for _, m := range named {
+			if !declared[m[1]] {
+				t.Errorf("%s: step %s: no file of this step has the function %s", doc, title, m[1])
 			}
 		}
 	}
