@@ -81,3 +81,22 @@ func links(text string) []string {
 	}
 	return out
 }
+
+// The picture of the house is the first thing that a newcomer sees, so a part that is missing there
+// is missed. It shows the folders at the top, and the packages of the parts that are read most.
+func TestArchitectureShowsEveryPart(t *testing.T) {
+	text := documents(t)["docs/architecture.md"]
+	shown := []string{"adapter", "manager", "raftstore", "worker"}
+	for _, p := range packages(t) {
+		folder, rest, _ := strings.Cut(p.ImportPath, "/")
+		name, _, nested := strings.Cut(rest, "/")
+		if !underAny(folder, shown) || nested || strings.HasSuffix(name, "test") {
+			name = ""
+		}
+		for _, word := range []string{folder, name} {
+			if !regexp.MustCompile(`\b` + word + `\b`).MatchString(text) {
+				t.Errorf("docs/architecture.md does not show %s of %s", word, p.ImportPath)
+			}
+		}
+	}
+}
