@@ -89,6 +89,23 @@ func TestFile_StoresAndErases(t *testing.T) {
 	want(t, open(t, dir), "r:5000", &keychain.Credentials{Username: "ann", Password: "p:w", ServerAddress: "r:5000"})
 }
 
+// Docker stored one registry under several keys in the course of time. Which of them wins must not
+// change from call to call.
+func TestFile_SeveralKeysOfOneHost(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "config.json")
+	legacy := `"https://r.example.org/v2/": {"auth": "Mjpw"}, "https://r.example.org/v1/": {"auth": "MTpw"}, "http://r.example.org": {"auth": "MDpw"}`
+	for text, user := range map[string]string{
+		legacy: "0",
+		legacy + `, "r.example.org": {"auth": "YW5uOnA="}`: "ann",
+	} {
+		write(t, path, `{"auths": {`+text+`}}`, 0o600)
+		for range 20 {
+			want(t, open(t, dir), "r.example.org", &keychain.Credentials{Username: user, Password: "p", ServerAddress: "r.example.org"})
+		}
+	}
+}
+
 // With sudo, the file stays the user's own.
 func TestFile_KeepsItsOwner(t *testing.T) {
 	if os.Getuid() != 0 {
@@ -163,6 +180,12 @@ func TestFile_Helper(t *testing.T) {
 	}
 	if text := read(t, filepath.Join(dir, "config.json")); strings.Contains(text, "auth\"") || !strings.Contains(text, `"r": {}`) {
 		t.Errorf("file: got %s, want no secret in it", text)
+	}
+	write(t, filepath.Join(bin, "docker-credential-broken"), "#!/bin/sh\necho the keyring is locked\nexit 1\n", 0o755)
+	broken := t.TempDir()
+	write(t, filepath.Join(broken, "config.json"), `{"credsStore": "broken"}`, 0o600)
+	if _, err := open(t, broken).Find(t.Context(), "r"); err == nil || !strings.Contains(err.Error(), "docker-credential-broken get r: ") || !strings.Contains(err.Error(), "the keyring is locked") {
+		t.Errorf("helper that fails: got %v, want its reason", err)
 	}
 	if had, err := f.Erase(t.Context(), "r"); !had || err != nil {
 		t.Errorf("erase: got %v, %v", had, err)
