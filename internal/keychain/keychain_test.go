@@ -57,8 +57,8 @@ func TestKey(t *testing.T) {
 	}
 }
 
-// The file is Docker's: what it holds besides credentials stays, and so does the order to link to
-// it.
+// The file is Docker's: Store keeps the members that are not credentials, and a symbolic link to the
+// file stays a link.
 func TestFile_StoresAndErases(t *testing.T) {
 	dir, target := t.TempDir(), filepath.Join(t.TempDir(), "settings.json")
 	path := filepath.Join(dir, "config.json")
@@ -76,7 +76,7 @@ func TestFile_StoresAndErases(t *testing.T) {
 		t.Errorf("file: got %s", text)
 	}
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("mode of what holds passwords: got %v, %v, want 0600", info.Mode(), err)
+		t.Errorf("mode of the file, which holds passwords: got %v, %v, want 0600", info.Mode(), err)
 	}
 	f = open(t, dir)
 	want(t, f, "r:5000", &keychain.Credentials{Username: "ann", Password: "p:w", ServerAddress: "r:5000"})
