@@ -8,7 +8,7 @@ import (
 	"swarm/cli/clitest"
 )
 
-// What cannot be understood is said in this program's own words, and once.
+// The error for a wrong value is one sentence of this program, without the words of its libraries.
 func TestFlagErrors(t *testing.T) {
 	for _, c := range []struct {
 		args, want string
@@ -54,10 +54,11 @@ func TestSomeOfSeveral(t *testing.T) {
 	}
 }
 
-// Words of Docker's that this program does not have name what to use, or that it is not there yet.
+// The error for a Docker command that this program does not have names the command to use instead,
+// or says that it is not supported yet.
 func TestUnknownCommands_OfDocker(t *testing.T) {
 	for word, want := range map[string]string{
-		"stack": "not there yet", "secret": "not there yet", "config": "not there yet", "volume": "not there yet",
+		"stack": "not supported yet", "secret": "not supported yet", "config": "not supported yet", "volume": "not supported yet",
 		"ps": "swarm service ps", "logs": "swarm service logs", "srvice": `did you mean "service"?`,
 	} {
 		got := clitest.Run{Server: &clitest.Server{}}.Run(t, word)

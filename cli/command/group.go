@@ -39,7 +39,7 @@ func unknownFlag(c *cobra.Command) string {
 func Group(c *cobra.Command, sub ...*cobra.Command) *cobra.Command {
 	c.Args = cobra.ArbitraryArgs
 	c.DisableFlagsInUseLine = true
-	c.FParseErrWhitelist.UnknownFlags = true // the unknown word is the news, not the flags after it
+	c.FParseErrWhitelist.UnknownFlags = true // The error is about the unknown word, not about the flags after it.
 	c.SuggestionsMinimumDistance = 2
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if len(args) == 0 {
@@ -65,7 +65,8 @@ func Group(c *cobra.Command, sub ...*cobra.Command) *cobra.Command {
 	return c
 }
 
-// elsewhere says of words that users of Docker type where the thing is, or that it is not there.
+// elsewhere has the hints for words that users of Docker type: which command does it here, or that
+// there is none yet.
 var elsewhere = map[string]string{
 	"ps":     "tasks are listed by `swarm service ps SERVICE`, `swarm node ps NODE` and `swarm task ls`",
 	"logs":   "logs are shown by `swarm service logs SERVICE` and `swarm task logs TASK`",
@@ -73,10 +74,10 @@ var elsewhere = map[string]string{
 	"images": "images are listed by `swarm image ls`",
 	"pull":   "images are fetched by `swarm image pull IMAGE`",
 	"load":   "images are brought by `swarm image load`",
-	"secret": "secrets are not there yet",
-	"config": "configs are not there yet",
-	"stack":  "stacks are not there yet",
-	"volume": "volumes are made with the tasks that name them; commands for them are not there yet",
+	"secret": "secrets are not supported yet",
+	"config": "configs are not supported yet",
+	"stack":  "stacks are not supported yet",
+	"volume": "volumes are created by the tasks that mount them; commands for volumes are not supported yet",
 }
 
 // Verb finishes a command that is no group: its usage line names its options itself. It returns c.

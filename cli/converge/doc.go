@@ -1,6 +1,6 @@
-// Package converge shows how a service gets on after a change, until a manager says that it has
-// converged or will not. Managers judge (Control.WaitService); this package displays what they send
-// and calls another time when a manager goes away.
+// Package converge shows the progress of a service after a change, until a manager reports that the
+// service has converged or will not. Managers judge (Control.WaitService); this package displays
+// what they send, and calls again when a manager goes away.
 //
-// Callers: the verbs that change services. It starts no goroutines.
+// Callers: the verbs that change services, and node drain. It starts no goroutines.
 package converge

@@ -23,7 +23,7 @@ func (s *lowScreen) Size() (width, height int, err error)  { return 80, s.height
 func (*lowScreen) Raw() (func(), error)                    { return func() {}, nil }
 func (*lowScreen) Resized(context.Context) <-chan struct{} { return nil }
 
-// What is drawn fits the terminal: lines that have scrolled out of it cannot be drawn anew.
+// The progress fits the terminal, because lines that have scrolled off it cannot be drawn again.
 func TestView_FitsTheTerminal(t *testing.T) {
 	p := &swarmv1.ServiceProgress{ServiceName: "web", Desired: 15, Note: "rollback: x", StableIn: durationpb.New(time.Second)}
 	for range 15 {

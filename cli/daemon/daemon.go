@@ -41,7 +41,7 @@ type Options struct {
 	InsecureRegistries []string
 	// RegistryCertsDirs are the folders of registries' certificates and mirrors.
 	RegistryCertsDirs []string
-	// SocketGroup is the group that may use the local socket besides root.
+	// SocketGroup is the group that may use the local socket, in addition to root.
 	SocketGroup string
 	// PeerBandwidth bounds the bytes of images that are sent to other nodes per second. 0 is no
 	// bound.
@@ -56,7 +56,7 @@ type Options struct {
 	// RaftTimeout is after how long without a message from the leader a manager starts an election.
 	RaftTimeout time.Duration
 	// MetricsAddr is the address at which Prometheus reads this node's metrics; empty is none.
-	// MetricsAsked tells that the user named it.
+	// MetricsAsked reports whether the user named it.
 	MetricsAddr  string
 	MetricsAsked bool
 	// LogLevel is debug, info, warn or error. LogFormat is text or json.

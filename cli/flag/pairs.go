@@ -2,7 +2,9 @@ package flag
 
 import (
 	"encoding/csv"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -23,12 +25,16 @@ func AddPairs(m map[string]string, pairs []string) map[string]string {
 	return m
 }
 
-// fields splits "a=b,c=d". A field that holds a comma is written in double quotes, as in CSV.
+// fields splits "a=b,c=d". A field that holds a comma or a line break is written in double quotes,
+// as in CSV. The value is one record: fields refuses text after it.
 func fields(s string) ([]string, error) {
 	r := csv.NewReader(strings.NewReader(s))
 	out, err := r.Read()
 	if err != nil {
 		return nil, fmt.Errorf("not a list of KEY=VALUE with commas between them")
+	}
+	if _, err := r.Read(); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("the value has more than one line: put a field with a line break in double quotes")
 	}
 	return out, nil
 }

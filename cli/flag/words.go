@@ -1,12 +1,15 @@
 package flag
 
 import (
-	"fmt"
+	"errors"
 	"strings"
+	"unicode/utf8"
+
+	"github.com/google/shlex"
 )
 
-// Words is a command line in one string, which is split as a shell splits it. Given tells that the
-// flag was given, also if it holds no words.
+// Words is a command line in one string, which is split as Docker splits it. Given reports whether
+// the flag was given, even if its value holds no words.
 type Words struct {
 	Values []string
 	Given  bool
@@ -20,7 +23,7 @@ func (w *Words) String() string {
 	quoted := make([]string, len(w.Values))
 	for i, word := range w.Values {
 		quoted[i] = word
-		if word == "" || strings.ContainsAny(word, " \t\n\\\"'") {
+		if word == "" || strings.ContainsAny(word, " \t\r\n\\\"'#") {
 			quoted[i] = "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 		}
 	}
@@ -34,45 +37,16 @@ func (w *Words) Set(s string) (err error) {
 	return err
 }
 
-// splitWords splits at blanks outside of quotes. A backslash takes the next character literally,
-// except in single quotes; in double quotes it does so only before ", \, $ and `.
+// splitWords splits at blanks outside of quotes, as Docker does and by the library that Docker uses:
+// a backslash takes the next character literally except in single quotes, and an unquoted "#" at the
+// start of a word begins a comment, which ends with the line.
 func splitWords(s string) ([]string, error) {
-	var out []string
-	var word strings.Builder
-	var quote rune
-	started, escaped := false, false
-	for _, r := range s {
-		switch {
-		case escaped:
-			if quote == '"' && r != '"' && r != '\\' && r != '$' && r != '`' {
-				word.WriteByte('\\')
-			}
-			word.WriteRune(r)
-			escaped = false
-		case r == '\\' && quote != '\'':
-			escaped, started = true, true
-		case quote != 0 && r == quote:
-			quote = 0
-		case quote != 0:
-			word.WriteRune(r)
-		case r == '"' || r == '\'':
-			quote, started = r, true
-		case r == ' ' || r == '\t' || r == '\n':
-			if started {
-				out = append(out, word.String())
-			}
-			word.Reset()
-			started = false
-		default:
-			word.WriteRune(r)
-			started = true
-		}
+	if !utf8.ValidString(s) { // shlex would replace the bytes by U+FFFD.
+		return nil, errors.New("the command is not valid UTF-8")
 	}
-	if quote != 0 || escaped {
-		return nil, fmt.Errorf("a quote is not closed")
+	words, err := shlex.Split(s)
+	if err != nil {
+		return nil, errors.New("a quote is not closed, or a backslash ends the command")
 	}
-	if started {
-		out = append(out, word.String())
-	}
-	return out, nil
+	return words, nil
 }

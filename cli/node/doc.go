@@ -1,5 +1,6 @@
-// Package node holds the verbs of `swarm node`: ls, ps, inspect, update, promote, demote and rm.
+// Package node holds the verbs of `swarm node`: ls, ps, inspect, update, drain, promote, demote and
+// rm.
 //
-// It edits the specification of nodes and leaves to managers what follows from it. Callers: cli. It
-// starts no goroutines.
+// It edits the specification of nodes. Managers act on the edit; promote and drain wait until they
+// have. Callers: cli. It starts no goroutines.
 package node

@@ -27,7 +27,7 @@ var filters = []string{"id", "name", "label", "node.label", "role", "membership"
 // New returns the group of commands `swarm node`.
 func New(deps *command.Deps) *cobra.Command {
 	return command.Group(&cobra.Command{Use: "node", Short: "Manage swarm nodes"},
-		newLs(deps), newPs(deps), newInspect(deps), newUpdate(deps),
+		newLs(deps), newPs(deps), newInspect(deps), newUpdate(deps), newDrain(deps),
 		newRole(deps, "promote", "Promote one or more nodes to manager in the swarm", swarmv1.NodeSpec_MANAGER),
 		newRole(deps, "demote", "Demote one or more nodes from manager in the swarm", swarmv1.NodeSpec_WORKER),
 		newRm(deps))

@@ -48,7 +48,7 @@ func TestNodeInspect(t *testing.T) {
 		{Port: 80, Protocol: "tcp", Reason: "port 80/tcp is in use on this host by nginx (process 7)"},
 	}
 	got = clitest.Run{Server: s}.Run(t, "node", "inspect", "--pretty", "host2")
-	if want := "Ports of others:\n - port 80/tcp is in use on this host by nginx (process 7)\nPorts not answered:\n - port 81/udp: device swmesh: address already in use\n"; !strings.HasSuffix(got.Out, want) {
+	if want := "Ports used by other programs:\n - port 80/tcp is in use on this host by nginx (process 7)\nPorts that cannot be served:\n - port 81/udp: device swmesh: address already in use\n"; !strings.HasSuffix(got.Out, want) {
 		t.Errorf("ports: got %q, want %q at its end", got.Out, want)
 	}
 	clitest.Refused(t, "unknown", clitest.Run{Server: clitest.NodeServer()}.Run(t, "node", "inspect", "host9"), "node host9: not found")
@@ -56,7 +56,7 @@ func TestNodeInspect(t *testing.T) {
 
 func TestNodeUpdate(t *testing.T) {
 	s := clitest.NodeServer()
-	s.Stale = 2 // somebody else writes in between, twice
+	s.Stale = 2 // Another write comes first, twice.
 	got := clitest.Run{Server: s}.Run(t, "node", "update", "--availability", "active", "--label-rm", "zone", "--label-add", "disk=ssd", "--role", "manager", "host3")
 	if got.Code != 0 || got.Out != "host3\n" || len(s.NodeReqs) != 1 {
 		t.Fatalf("got %+v, %d requests", got, len(s.NodeReqs))
@@ -75,7 +75,7 @@ func TestNodeUpdate(t *testing.T) {
 func TestNodeRoles(t *testing.T) {
 	s := clitest.NodeServer()
 	got := clitest.Run{Server: s}.Run(t, "node", "promote", "host3")
-	if want := "Error: node host3 is a manager from now on, but it is down: it gets its vote when it is back\n"; got.Code != 1 || got.ErrOut != want {
+	if want := "Error: node host3 has become a manager, but it is down: it votes when it is back\n"; got.Code != 1 || got.ErrOut != want {
 		t.Errorf("promote a node that is down: got %+v, want %q", got, want)
 	}
 	s = clitest.NodeServer()

@@ -28,6 +28,6 @@ func writePortConflicts(w io.Writer, conflicts []*swarmv1.PortConflict) {
 			term.Printf(w, " - %s\n", line)
 		}
 	}
-	list("Ports of others:", others)
-	list("Ports not answered:", unable)
+	list("Ports used by other programs:", others)
+	list("Ports that cannot be served:", unable)
 }

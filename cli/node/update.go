@@ -128,7 +128,7 @@ func runRole(ctx context.Context, deps *command.Deps, role swarmv1.NodeSpec_Role
 				term.Printf(deps.Out, "Node %s is already a %s.\n", ref, term.EnumWord(role))
 			case role == swarmv1.NodeSpec_MANAGER:
 				if err := awaitVote(ctx, c, before.GetNode().GetId()); err != nil {
-					return fmt.Errorf("node %s is a manager from now on, but it %w", ref, err)
+					return fmt.Errorf("node %s has become a manager, but it %w", ref, err)
 				}
 				term.Printf(deps.Out, "Node %s promoted to a manager in the swarm.\n", ref)
 			default:
@@ -156,7 +156,7 @@ func awaitVote(ctx context.Context, c command.Client, id string) error {
 		case n.GetManagerStatus().GetLeader(), n.GetManagerStatus().GetReachability() == swarmv1.ManagerStatus_REACHABLE:
 			return nil
 		case n.GetState().GetState() == swarmv1.NodeState_DOWN:
-			return errors.New("is down: it gets its vote when it is back")
+			return errors.New("is down: it votes when it is back")
 		}
 		if err := pause.For(ctx, votePoll); err != nil {
 			return fmt.Errorf("had no vote yet: %w", err)

@@ -22,7 +22,7 @@ type options struct {
 	all, volumes, force bool
 	filters             []string
 	nodes               []string
-	// imagesOnly tells that the verb is `image prune`.
+	// imagesOnly reports whether the verb is `image prune`.
 	imagesOnly bool
 }
 
@@ -112,7 +112,7 @@ func run(ctx context.Context, deps *command.Deps, o options) error {
 	})
 }
 
-// agreed tells what will be removed, as Docker does, and asks the user.
+// agreed lists what will be removed, as Docker does, and asks the user.
 func agreed(deps *command.Deps, o options) bool {
 	which := "all images without a name"
 	if o.all {

@@ -23,7 +23,7 @@ var (
 // flags are the flags that `service create` and `service update` share, except lists. A flag that
 // was not given changes nothing.
 type flags struct {
-	set *pflag.FlagSet // tells which flags were given
+	set *pflag.FlagSet // knows which flags were given
 
 	detach, quiet, noResolve, withAuth bool
 

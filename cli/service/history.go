@@ -85,7 +85,7 @@ func revisionRow(s *swarmv1.Service, rev *swarmv1.Revision, noTrunc bool, now ti
 	case s.GetRevision():
 		current = "current"
 	case s.GetPreviousRevision():
-		current = "previous" // where a rollback leads
+		current = "previous" // A rollback returns to this revision.
 	}
 	return term.Row{
 		"Revision": fmt.Sprint(rev.GetNumber()), "Created": term.Ago(now, rev.GetMeta().GetCreatedAt()), "CreatedAt": term.Stamp(rev.GetMeta().GetCreatedAt()),

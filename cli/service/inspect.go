@@ -244,7 +244,7 @@ func (p pretty) resources(r *swarmv1.ResourceRequirements) {
 	one("Limits", r.GetLimits())
 }
 
-// pidsWord is a limit of processes; 0 is none.
+// pidsWord returns a limit of processes as text. 0 means that there is no limit.
 func pidsWord(n int64) string {
 	if n == 0 {
 		return "unlimited"

@@ -101,7 +101,7 @@ func sayWhyWaiting(ctx context.Context, deps *command.Deps, c command.Client, na
 }
 
 // generatedName returns a name for a service after its image, such as "redis-k3x9q". Docker's
-// random names do not tell what runs.
+// random names do not show what runs.
 func generatedName(image string) string {
 	name := ""
 	if ref, err := reference.ParseNormalizedNamed(image); err == nil {

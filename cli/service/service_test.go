@@ -99,7 +99,7 @@ func TestServiceCreateSpec(t *testing.T) {
 
 func TestServiceCreateWords(t *testing.T) {
 	got := created(t, nil, "--entrypoint", `sh -c 'a "b" c' "d \"e\" \f"`, "redis:7")
-	want := []string{"sh", "-c", `a "b" c`, `d "e" \f`}
+	want := []string{"sh", "-c", `a "b" c`, `d "e" f`}
 	if diff := cmp.Diff(want, got.TaskTemplate.ContainerSpec.Command); diff != "" {
 		t.Errorf("entrypoint (-want +got):\n%s", diff)
 	}

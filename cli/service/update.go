@@ -125,7 +125,7 @@ func (o updateOptions) otherFlag() (name string) {
 // edit is a change of the specification of a service.
 type edit struct {
 	edit func(*swarmv1.ServiceSpec) error
-	// byName tells that edit needs the names of networks instead of their ids.
+	// byName reports whether edit needs the names of networks instead of their ids.
 	byName bool
 	// rollback returns to the previous revision without calling edit. If to is not 0, the
 	// specification of that revision is written as a new one, because managers go back only one

@@ -27,7 +27,7 @@ type Finding struct {
 	Level, Subject, Text string
 	// Remedy is what to do; "" if there is nothing to do.
 	Remedy string
-	// Broken tells that something does not work, so that the verb ends with exit code 1.
+	// Broken reports whether something does not work, so that the verb ends with exit code 1.
 	Broken bool
 }
 

@@ -39,7 +39,7 @@ func runInfo(ctx context.Context, deps *command.Deps, tmpl string) error {
 		}
 		var networks *swarmv1.NetworkDefaults
 		if r.ControlAvailable {
-			// What else there is to say is said without it.
+			// Without the cluster, the rest of the information is still printed.
 			cluster, _ := c.GetCluster(ctx, &swarmv1.GetRequest{})
 			networks = cluster.GetSpec().GetNetwork()
 		}

@@ -1,72 +1,81 @@
 package keychain
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os/exec"
-	"strings"
+
+	"github.com/docker/docker-credential-helpers/client"
+	"github.com/docker/docker-credential-helpers/credentials"
 )
 
-// A helper is a program docker-credential-NAME. It takes a verb as its argument, reads one document
-// from its standard input and writes one to its standard output.
+// A helper is a program docker-credential-NAME. Docker's library client speaks its protocol.
 
 // tokenUser is the username with which the secret is an identity token.
 const tokenUser = "<token>"
 
-type secret struct{ ServerURL, Username, Secret string }
-
 // get asks a helper for credentials. It returns nil if the helper has none for the registry, or is
-// not installed, as Docker does.
+// not installed.
 func get(ctx context.Context, helper, key string) (*Credentials, error) {
-	out, err := run(ctx, helper, "get", key, []byte(key))
-	if err != nil {
-		if strings.Contains(string(out), "credentials not found") || errors.Is(err, exec.ErrNotFound) {
-			return nil, nil
-		}
-		return nil, err
-	}
-	var got secret
-	if err := json.Unmarshal(out, &got); err != nil {
-		return nil, fmt.Errorf("docker-credential-%s get %s: %w", helper, key, err)
-	}
-	if got.Username == tokenUser {
+	p := &program{helper: helper}
+	got, err := client.Get(p.in(ctx), key)
+	switch {
+	case credentials.IsErrCredentialsNotFound(err), errors.Is(p.err, exec.ErrNotFound):
+		return nil, nil
+	case err != nil:
+		return nil, p.failed("get", key, err)
+	case got.Username == tokenUser:
 		return &Credentials{IdentityToken: got.Secret, ServerAddress: key}, nil
 	}
 	return &Credentials{Username: got.Username, Password: got.Secret, ServerAddress: key}, nil
 }
 
 func put(ctx context.Context, helper, key string, c Credentials) error {
-	s := secret{ServerURL: key, Username: c.Username, Secret: c.Password}
+	stored := &credentials.Credentials{ServerURL: key, Username: c.Username, Secret: c.Password}
 	if c.IdentityToken != "" {
-		s.Username, s.Secret = tokenUser, c.IdentityToken
+		stored.Username, stored.Secret = tokenUser, c.IdentityToken
 	}
-	in, err := json.Marshal(s)
-	if err != nil {
-		return err
-	}
-	_, err = run(ctx, helper, "store", key, in)
-	return err
+	p := &program{helper: helper}
+	return p.failed("store", key, client.Store(p.in(ctx), stored))
 }
 
 func erase(ctx context.Context, helper, key string) error {
-	_, err := run(ctx, helper, "erase", key, []byte(key))
-	return err
+	p := &program{helper: helper}
+	return p.failed("erase", key, client.Erase(p.in(ctx), key))
 }
 
-// run returns the standard output of the helper, which has the reason if the helper fails.
-func run(ctx context.Context, helper, verb, key string, in []byte) ([]byte, error) {
-	program := "docker-credential-" + helper
-	cmd := exec.CommandContext(ctx, program, verb)
-	cmd.Stdin = bytes.NewReader(in)
-	out, err := cmd.Output()
-	if err != nil {
-		if reason := strings.TrimSpace(string(out)); reason != "" {
-			err = fmt.Errorf("%w: %s", err, reason)
-		}
-		return out, fmt.Errorf("%s %s %s: %w", program, verb, key, err)
+// program is a client.Program that runs a helper. The library's own program takes no context, so a
+// helper that hangs could not be interrupted.
+type program struct {
+	helper string
+	cmd    *exec.Cmd
+	err    error // of Output, because the library does not wrap it
+}
+
+// in returns the function that prepares the helper for the library. The helper is killed when ctx
+// ends.
+func (p *program) in(ctx context.Context) client.ProgramFunc {
+	return func(args ...string) client.Program {
+		p.cmd = exec.CommandContext(ctx, "docker-credential-"+p.helper, args...)
+		return p
 	}
-	return out, nil
+}
+
+// Input implements client.Program.
+func (p *program) Input(in io.Reader) { p.cmd.Stdin = in }
+
+// Output implements client.Program.
+func (p *program) Output() (out []byte, err error) {
+	out, p.err = p.cmd.Output()
+	return out, p.err
+}
+
+// failed adds the program, the verb and the registry to an error. It returns nil for nil.
+func (p *program) failed(verb, key string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("docker-credential-%s %s %s: %w", p.helper, verb, key, err)
 }

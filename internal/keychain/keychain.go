@@ -5,6 +5,9 @@
 // The package owns the format of the members auths, credsStore and credHelpers of the file, and the
 // protocol of the helpers. It leaves every other member as it is. It refuses to write a file that
 // it cannot read. Package cli calls it. It has no goroutines.
+//
+// The file is not read with github.com/docker/cli/cli/config/configfile, because that writes only
+// the members it knows, and refuses the whole file if the credentials of one registry are damaged.
 package keychain
 
 import (
@@ -130,8 +133,10 @@ func (f *File) Helper(key string) string {
 }
 
 // Find returns the credentials for a registry, or nil if there are none. As Docker does, it asks
-// the registry's own helper, or else the general one, and then looks into the file. The error is
-// ErrInvalidArgument if the credentials in the file are damaged, or that of the helper.
+// the registry's own helper, or else the general one, and then looks into the file: first under key,
+// then under the other forms of the same host, such as "https://HOST/v1/". If there are several of
+// them, the first in the order of Registries wins. Docker takes any of them, in the order of a map.
+// The error is ErrInvalidArgument if the credentials in the file are damaged, or that of the helper.
 func (f *File) Find(ctx context.Context, key string) (*Credentials, error) {
 	if helper := f.Helper(key); helper != "" {
 		if c, err := get(ctx, helper, key); err != nil || c != nil {
@@ -139,13 +144,13 @@ func (f *File) Find(ctx context.Context, key string) (*Credentials, error) {
 		}
 	}
 	e, ok := f.auths[key]
-	for name, other := range f.auths {
-		if !ok && Host(name) == Host(key) {
-			e, ok = other, true
-		}
-	}
 	if !ok {
-		return nil, nil
+		for _, name := range f.Registries() {
+			if Host(name) == Host(key) {
+				e = f.auths[name]
+				break
+			}
+		}
 	}
 	c := &Credentials{Username: e.Username, Password: e.Password, IdentityToken: e.IdentityToken, ServerAddress: key}
 	if e.Auth != "" {

@@ -57,8 +57,8 @@ func TestKey(t *testing.T) {
 	}
 }
 
-// The file is Docker's: what it holds besides credentials stays, and so does the order to link to
-// it.
+// The file is Docker's: Store keeps the members that are not credentials, and a symbolic link to the
+// file stays a link.
 func TestFile_StoresAndErases(t *testing.T) {
 	dir, target := t.TempDir(), filepath.Join(t.TempDir(), "settings.json")
 	path := filepath.Join(dir, "config.json")
@@ -76,7 +76,7 @@ func TestFile_StoresAndErases(t *testing.T) {
 		t.Errorf("file: got %s", text)
 	}
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("mode of what holds passwords: got %v, %v, want 0600", info.Mode(), err)
+		t.Errorf("mode of the file, which holds passwords: got %v, %v, want 0600", info.Mode(), err)
 	}
 	f = open(t, dir)
 	want(t, f, "r:5000", &keychain.Credentials{Username: "ann", Password: "p:w", ServerAddress: "r:5000"})
@@ -87,6 +87,23 @@ func TestFile_StoresAndErases(t *testing.T) {
 	}
 	want(t, open(t, dir), "old.example.org", nil)
 	want(t, open(t, dir), "r:5000", &keychain.Credentials{Username: "ann", Password: "p:w", ServerAddress: "r:5000"})
+}
+
+// Docker stored one registry under several keys in the course of time. Which of them wins must not
+// change from call to call.
+func TestFile_SeveralKeysOfOneHost(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "config.json")
+	legacy := `"https://r.example.org/v2/": {"auth": "Mjpw"}, "https://r.example.org/v1/": {"auth": "MTpw"}, "http://r.example.org": {"auth": "MDpw"}`
+	for text, user := range map[string]string{
+		legacy: "0",
+		legacy + `, "r.example.org": {"auth": "YW5uOnA="}`: "ann",
+	} {
+		write(t, path, `{"auths": {`+text+`}}`, 0o600)
+		for range 20 {
+			want(t, open(t, dir), "r.example.org", &keychain.Credentials{Username: user, Password: "p", ServerAddress: "r.example.org"})
+		}
+	}
 }
 
 // With sudo, the file stays the user's own.
@@ -163,6 +180,12 @@ func TestFile_Helper(t *testing.T) {
 	}
 	if text := read(t, filepath.Join(dir, "config.json")); strings.Contains(text, "auth\"") || !strings.Contains(text, `"r": {}`) {
 		t.Errorf("file: got %s, want no secret in it", text)
+	}
+	write(t, filepath.Join(bin, "docker-credential-broken"), "#!/bin/sh\necho the keyring is locked\nexit 1\n", 0o755)
+	broken := t.TempDir()
+	write(t, filepath.Join(broken, "config.json"), `{"credsStore": "broken"}`, 0o600)
+	if _, err := open(t, broken).Find(t.Context(), "r"); err == nil || !strings.Contains(err.Error(), "docker-credential-broken get r: ") || !strings.Contains(err.Error(), "the keyring is locked") {
+		t.Errorf("helper that fails: got %v, want its reason", err)
 	}
 	if had, err := f.Erase(t.Context(), "r"); !had || err != nil {
 		t.Errorf("erase: got %v, %v", had, err)
