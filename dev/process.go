@@ -117,7 +117,8 @@ func (p process) wait(ctx context.Context) error {
 	fd, err := unix.PidfdOpen(p.PID, 0)
 	if err == nil {
 		defer unix.Close(fd)
-		// The end of the first thread is not enough: the others hold files open, and locks with them.
+		// The end of the first thread is not enough: the others hold files open, and locks with
+		// them.
 		for ended := !p.is(); !ended; {
 			if err := ctx.Err(); err != nil {
 				return fmt.Errorf("process %d has not ended: %w", p.PID, err)

@@ -93,7 +93,8 @@ func judgeCgroup(c Cgroup) []Finding {
 const (
 	syncSlow = 20 * time.Millisecond
 	syncLost = 500 * time.Millisecond
-	// At diskFull percent of the space, nodes begin to clean up. nearlyFull leaves no room for that.
+	// At diskFull percent of the space, nodes begin to clean up. nearlyFull leaves no room for
+	// that.
 	diskFull   = 85
 	nearlyFull = 95
 	leastFree  = 512 << 20

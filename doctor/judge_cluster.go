@@ -7,8 +7,8 @@ import (
 )
 
 const (
-	// From clockApart on, log lines of two nodes come in the wrong order. clockBroken is half of the
-	// time by which a new certificate is backdated; a node that is off by more than all of that
+	// From clockApart on, log lines of two nodes come in the wrong order. clockBroken is half of
+	// the time by which a new certificate is backdated; a node that is off by more than all of that
 	// time cannot join.
 	clockApart  = time.Second
 	clockBroken = 30 * time.Minute

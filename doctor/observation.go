@@ -112,7 +112,8 @@ type Networks struct {
 	Ranges []Range
 	// Room is the size in bytes of the largest packet that fits into a network; 0 is unknown.
 	Room int
-	// Held are the ports published on all nodes that another program of this host has, with its name.
+	// Held are the ports published on all nodes that another program of this host has, with its
+	// name.
 	Held []string
 	// Unable are the published ports that this host cannot serve, with what it lacks.
 	Unable  []string

@@ -21,7 +21,8 @@ func (h *Host) GoingDown(ctx context.Context) bool {
 		command []string
 		down    func(answer string) bool
 	}{
-		// The answer has the former and the current runlevel, such as "2 6"; 0 is halt, 6 is reboot.
+		// The answer has the former and the current runlevel, such as "2 6"; 0 is halt, 6 is
+		// reboot.
 		{[]string{"runlevel"}, func(s string) bool { return strings.HasSuffix(s, " 0") || strings.HasSuffix(s, " 6") }},
 		{[]string{"rc-status", "--runlevel"}, func(s string) bool { return s == "shutdown" || s == "reboot" }},
 	} {

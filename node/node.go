@@ -69,7 +69,8 @@ type Manager interface {
 	// Authorise decides about every call to this node while it is a manager, and Admit about every
 	// connection. They do not block, except for a user whose credential the replica does not have:
 	// then they ask the leader for a few seconds at most. They never ask the leader if
-	// AuthInfo.Established is set. The manager calls Base.Review when their answers may have changed.
+	// AuthInfo.Established is set. The manager calls Base.Review when their answers may have
+	// changed.
 	Authorise(ctx context.Context, fullMethod string) error
 	Admit(proto string, who transport.AuthInfo) (transport.Trust, error)
 	// Resolve returns the address of a node from the replica.
@@ -124,7 +125,8 @@ type WorkerHooks struct {
 // Gossip is the node's member of the gossip group, which detects failed nodes. While it has no
 // peer, it keeps looking for the others.
 type Gossip interface {
-	// Run takes part in gossip until ctx ends. It does not announce that the node leaves; see Leave.
+	// Run takes part in gossip until ctx ends. It does not announce that the node leaves; see
+	// Leave.
 	Run(ctx context.Context) error
 	// Members returns the known members with their state.
 	Members() []*swarmv1.Member

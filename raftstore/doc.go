@@ -1,7 +1,7 @@
 // Package raftstore replicates the tables of a cluster with Raft. A manager reads an immutable
 // table.View, computes changes from it, and calls Commit with the row versions that it read. Each
-// group of changes is accepted or refused independently, and the result is the same on every member.
-// DESIGN.md gives the reasons.
+// group of changes is accepted or refused independently, and the result is the same on every
+// member. DESIGN.md gives the reasons.
 //
 // Below it: package table has the tables and the rules of Apply, watch publishes views and changes,
 // logstore keeps the log on disk, and transport carries Raft's messages. No other packages import

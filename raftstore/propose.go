@@ -163,8 +163,8 @@ func (s *Store) propose(ctx context.Context) error {
 	}
 }
 
-// awaitRaft waits for Raft's answer to an entry. It returns watch.ErrClosed after Raft was shut down,
-// because Raft then leaves entries unanswered (see quiesce and fsm.halt).
+// awaitRaft waits for Raft's answer to an entry. It returns watch.ErrClosed after Raft was shut
+// down, because Raft then leaves entries unanswered (see quiesce and fsm.halt).
 func (s *Store) awaitRaft(future raft.ApplyFuture) error {
 	answer := make(chan error, 1)
 	go func() { answer <- future.Error() }()

@@ -12,9 +12,9 @@ import (
 //
 // It works around a property of hashicorp/raft (v1.7.3, runFollower in raft.go): every member waits
 // for one to two heartbeat timeouts before it becomes a candidate, also if no other voter exists
-// that could lead. The library has no function that starts an election; we know of no upstream issue.
-// The message saves 0.5 to 1 s of every first start. Config.NoImmediateElection turns it off, and
-// TestElectSoleVoter_StillNeeded fails when Raft no longer needs it.
+// that could lead. The library has no function that starts an election; we know of no upstream
+// issue. The message saves 0.5 to 1 s of every first start. Config.NoImmediateElection turns it
+// off, and TestElectSoleVoter_StillNeeded fails when Raft no longer needs it.
 func (s *Store) electSoleVoter(context.Context) error {
 	servers := s.servers()
 	if len(servers) != 1 || string(servers[0].ID) != s.cfg.NodeID {

@@ -12,8 +12,8 @@ import (
 )
 
 // visibleAfter commits tasks through a follower, with pauses, and returns for each the time until
-// every member has applied it. It must run in a synctest bubble: there, time passes only while every
-// goroutine waits.
+// every member has applied it. It must run in a synctest bubble: there, time passes only while
+// every goroutine waits.
 func visibleAfter(t *testing.T, cfg raftstore.Config) (took []time.Duration) {
 	t.Helper()
 	l := newLAN()
@@ -77,7 +77,8 @@ func TestElectSoleVoter_LeadsAtOnce(t *testing.T) {
 	})
 }
 
-// If this test fails, hashicorp/raft elects a sole voter by itself, and solevoter.go can be deleted.
+// If this test fails, hashicorp/raft elects a sole voter by itself, and solevoter.go can be
+// deleted.
 func TestElectSoleVoter_StillNeeded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		took := ledAfter(t, raftstore.Config{NoImmediateElection: true})

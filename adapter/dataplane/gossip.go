@@ -20,8 +20,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Gossip is this node's member of the gossip cluster, together with the detector that confirms which
-// nodes are dead. It implements node.Gossip and liveness.Gossip.
+// Gossip is this node's member of the gossip cluster, together with the detector that confirms
+// which nodes are dead. It implements node.Gossip and liveness.Gossip.
 type Gossip struct {
 	*gossip.Gossip
 	self     string

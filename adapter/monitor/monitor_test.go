@@ -36,8 +36,8 @@ func TestMetricsKeepToConventions(t *testing.T) {
 	}
 }
 
-// docs/metrics.md has one item for each metric, with its type, unit, labels and help text. The items
-// are wrapped.
+// docs/metrics.md has one item for each metric, with its type, unit, labels and help text. The
+// items are wrapped.
 func TestMetricsAreDocumented(t *testing.T) {
 	data, err := os.ReadFile("../../docs/metrics.md")
 	if err != nil {

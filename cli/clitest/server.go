@@ -63,8 +63,8 @@ type Server struct {
 	// BeforeCreate runs, unlocked, before a service is created, and BeforeRemove before a network
 	// is removed, or a node leaves.
 	BeforeCreate, BeforeRemove func()
-	// Waits are the messages of WaitService. A call ends after a verdict or an error, and the next call
-	// continues behind it. If Waits is nil, every service has converged.
+	// Waits are the messages of WaitService. A call ends after a verdict or an error, and the next
+	// call continues behind it. If Waits is nil, every service has converged.
 	Waits   []WaitStep
 	WaitReq *swarmv1.WaitServiceRequest
 	OnExec  func(stream swarmv1.Control_ExecServer) error

@@ -113,8 +113,8 @@ func parsePublishMode(s string) (swarmv1.PortConfig_PublishMode, error) {
 	return swarmv1.PortConfig_PublishMode(n), nil
 }
 
-// parseShortPorts is not nat.ParsePortSpec of docker/go-connections, because that accepts target port
-// 0 and "80/", and returns the published ports of a range as text that must be parsed again.
+// parseShortPorts is not nat.ParsePortSpec of docker/go-connections, because that accepts target
+// port 0 and "80/", and returns the published ports of a range as text that must be parsed again.
 func parseShortPorts(s string) ([]*swarmv1.PortConfig, error) {
 	spec, proto, ok := strings.Cut(s, "/")
 	if !ok {

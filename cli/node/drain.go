@@ -68,14 +68,15 @@ type drain struct {
 	deps   *command.Deps
 	client command.Client
 	quiet  bool
-	// index is the version of the node that was edited last. Failures of tasks before it do not count.
+	// index is the version of the node that was edited last. Failures of tasks before it do not
+	// count.
 	index uint64
 	// ids are the ids of the nodes, by the reference that the user typed.
 	ids map[string]string
 	// services are the names of the services that had tasks on the nodes, by id.
 	services map[string]string
-	// stuck are the ids of the services that will not converge. The planner may leave their tasks on
-	// the node, as with the update order start-first when no other node takes a task.
+	// stuck are the ids of the services that will not converge. The planner may leave their tasks
+	// on the node, as with the update order start-first when no other node takes a task.
 	stuck map[string]bool
 	// grace is the longest stop grace period of the services.
 	grace time.Duration

@@ -133,10 +133,11 @@ func (f *File) Helper(key string) string {
 }
 
 // Find returns the credentials for a registry, or nil if there are none. As Docker does, it asks
-// the registry's own helper, or else the general one, and then looks into the file: first under key,
-// then under the other forms of the same host, such as "https://HOST/v1/". If there are several of
-// them, the first in the order of Registries wins. Docker takes any of them, in the order of a map.
-// The error is ErrInvalidArgument if the credentials in the file are damaged, or that of the helper.
+// the registry's own helper, or else the general one, and then looks into the file: first under
+// key, then under the other forms of the same host, such as "https://HOST/v1/". If there are
+// several of them, the first in the order of Registries wins. Docker takes any of them, in the
+// order of a map. The error is ErrInvalidArgument if the credentials in the file are damaged, or
+// that of the helper.
 func (f *File) Find(ctx context.Context, key string) (*Credentials, error) {
 	if helper := f.Helper(key); helper != "" {
 		if c, err := get(ctx, helper, key); err != nil || c != nil {

@@ -57,8 +57,8 @@ func TestKey(t *testing.T) {
 	}
 }
 
-// The file is Docker's: Store keeps the members that are not credentials, and a symbolic link to the
-// file stays a link.
+// The file is Docker's: Store keeps the members that are not credentials, and a symbolic link to
+// the file stays a link.
 func TestFile_StoresAndErases(t *testing.T) {
 	dir, target := t.TempDir(), filepath.Join(t.TempDir(), "settings.json")
 	path := filepath.Join(dir, "config.json")

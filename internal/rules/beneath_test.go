@@ -41,14 +41,16 @@ var beneath = map[string]string{
 	"containerd/volume/volume.go": "the list of volumes, and folders above their data",
 }
 
-// resolves are the files that resolve a path in a tree, and what for: none of them opens the result.
+// resolves are the files that resolve a path in a tree, and what for: none of them opens the
+// result.
 var resolves = map[string]string{
 	"containerd/inroot/inroot.go":         "gives it to others",
 	"containerd/imagecache/imagecache.go": "where runc will mount the volumes that an image declares",
 }
 
-// What containers write is looked up by package inroot, which cannot be led astray. In the runtime adapter a path is looked
-// up by name only in files that say what they look at. Nobody resolves a path in a tree to open the result by name.
+// What containers write is looked up by package inroot, which cannot be led astray. In the runtime
+// adapter a path is looked up by name only in files that say what they look at. Nobody resolves a
+// path in a tree to open the result by name.
 func TestContainersTreesAreOpenedBeneath(t *testing.T) {
 	used := map[string]bool{}
 	for _, f := range tracked(t, "*.go") {

@@ -53,8 +53,8 @@ func TestFilesAreShort(t *testing.T) {
 	}
 }
 
-// One comment cannot explain a larger package, and no rule of imports separates its parts. Tests and
-// generated code do not count.
+// One comment cannot explain a larger package, and no rule of imports separates its parts. Tests
+// and generated code do not count.
 func TestPackagesAreShort(t *testing.T) {
 	const (
 		limit         = 2500
@@ -123,7 +123,8 @@ func TestNoInitFunctions(t *testing.T) {
 	}
 }
 
-// A test that sleeps is slow when it passes and wrong when the machine is slow. In a synctest bubble time is free.
+// A test that sleeps is slow when it passes and wrong when the machine is slow. In a synctest
+// bubble time is free.
 func TestTestsDoNotSleep(t *testing.T) {
 	for _, f := range tracked(t, "*_test.go") {
 		text, err := os.ReadFile(filepath.Join(root, f))

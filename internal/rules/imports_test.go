@@ -41,8 +41,8 @@ func under(path, folder string) bool {
 	return path == folder || strings.HasPrefix(path, folder+"/")
 }
 
-// belowManager and belowNouns are what the packages of a manager, and the nouns of the users' API, may
-// import.
+// belowManager and belowNouns are what the packages of a manager, and the nouns of the users' API,
+// may import.
 var (
 	belowManager = []string{"raftstore", "internal", "proto"}
 	belowNouns   = append([]string{
@@ -53,8 +53,9 @@ var (
 // belowVerbs is what a package with the verbs of one noun may import.
 var belowVerbs = []string{"cli/command", "cli/complete", "cli/flag", "cli/term", "cli/usage", "internal", "proto"}
 
-// directions: a package below folder imports, of this module, only what lies below one of the others.
-// Imports point down only, so that every part can be read, tested and replaced without the parts above it.
+// directions: a package below folder imports, of this module, only what lies below one of the
+// others. Imports point down only, so that every part can be read, tested and replaced without the
+// parts above it.
 var directions = []struct {
 	folder string
 	may    []string
@@ -63,7 +64,8 @@ var directions = []struct {
 	{"internal/rules", nil},
 	{"internal", []string{"internal", "proto"}},
 	{"raftstore", []string{"raftstore", "internal", "proto"}},
-	// The nouns of the users' API do not import each other. What several of them need lies below them.
+	// The nouns of the users' API do not import each other. What several of them need lies below
+	// them.
 	{"manager/control/crud", belowManager},
 	{"manager/control/object", append([]string{"manager/control/crud"}, belowManager...)},
 	{"manager/control/address", belowManager},
@@ -83,7 +85,8 @@ var directions = []struct {
 	// A worker must run where no manager code does; it never sees the store.
 	{"worker", []string{"worker", "internal", "proto"}},
 	{"overlay", []string{"overlay", "internal", "proto"}},
-	// The runtime adapter implements the interfaces that the worker declares, and knows no other part.
+	// The runtime adapter implements the interfaces that the worker declares, and knows no other
+	// part.
 	{"containerd", []string{"containerd", "worker", "internal", "proto"}},
 	// A node's parts are given to it as functions: it knows none of them.
 	{"node", []string{"internal", "proto"}},
@@ -158,7 +161,8 @@ func underAny(path string, folders []string) bool {
 	return false
 }
 
-// doors: a library is used behind one door, so that its quirks are learned, and it can be replaced, in one place.
+// doors: a library is used behind one door, so that its quirks are learned, and it can be replaced,
+// in one place.
 var doors = []struct {
 	library string
 	doors   []string
@@ -191,7 +195,8 @@ func TestOneDoorPerLibrary(t *testing.T) {
 	}
 }
 
-// A planner that cannot ask for the time, roll dice, or start a goroutine is one that can be tested, replayed and trusted.
+// A planner that cannot ask for the time, roll dice, or start a goroutine is one that can be
+// tested, replayed and trusted.
 func TestPureCoreImportsNothingImpure(t *testing.T) {
 	pure := []string{
 		"manager/planner", "manager/converge", "raftstore/table", "internal/explain", "internal/ipam", "internal/publish", "internal/rollout", "internal/spec",

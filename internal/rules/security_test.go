@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// A claim about security without a test is a hope. docs/security.md names the test of each, and a test that was renamed or
-// removed takes its claim along.
+// A claim about security without a test is a hope. docs/security.md names the test of each, and a
+// test that was renamed or removed takes its claim along.
 func TestSecurityClaimsHaveTests(t *testing.T) {
 	page, err := os.ReadFile(filepath.Join(root, "docs/security.md"))
 	if err != nil {

@@ -10,9 +10,10 @@ import (
 	"testing"
 )
 
-// State of a package is shared by all that use it, two daemons of one test included, and nobody owns it. A package-level
-// variable is a constant that Go cannot write as one: it has a value from the start (or one that is embedded), which no
-// function replaces, and is no lock, counter, pool or channel.
+// State of a package is shared by all that use it, two daemons of one test included, and nobody
+// owns it. A package-level variable is a constant that Go cannot write as one: it has a value from
+// the start (or one that is embedded), which no function replaces, and is no lock, counter, pool or
+// channel.
 func TestNoMutablePackageState(t *testing.T) {
 	dirs := map[string][]*ast.File{}
 	fset := token.NewFileSet()
@@ -24,7 +25,8 @@ func TestNoMutablePackageState(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// A folder's files for other systems may declare the same names: together they are refused what one is.
+		// A folder's files for other systems may declare the same names: together they are refused
+		// what one is.
 		dirs[filepath.Dir(f)] = append(dirs[filepath.Dir(f)], file)
 	}
 	for _, files := range dirs {
@@ -65,7 +67,8 @@ func judgeVar(t *testing.T, fset *token.FileSet, spec *ast.ValueSpec, written ma
 	}
 }
 
-// embeds collects the names that hold an embedded file. In a build without the file the same name is empty.
+// embeds collects the names that hold an embedded file. In a build without the file the same name
+// is empty.
 func embeds(file *ast.File, names map[string]bool) {
 	for _, decl := range file.Decls {
 		gen, ok := decl.(*ast.GenDecl)
@@ -132,7 +135,8 @@ func writes(file *ast.File, written map[string]token.Pos) {
 				e = x.X
 				continue
 			case *ast.Ident:
-				// Objects are resolved within the file; a name of another file of the package has none.
+				// Objects are resolved within the file; a name of another file of the package has
+				// none.
 				if x.Obj == nil || file.Scope.Lookup(x.Name) == x.Obj {
 					written[x.Name] = x.Pos()
 				}

@@ -14,9 +14,9 @@ import (
 )
 
 // Traces lead a newcomer through the code: each step has a file in its title, and names functions
-// as `Name()` or `Type.Name()`. A step may name further files, by their path or by their name in the
-// folder of the step's file. All of these files must exist, and each function must be in one of the
-// files of its step, or the first thing that a newcomer reads is wrong.
+// as `Name()` or `Type.Name()`. A step may name further files, by their path or by their name in
+// the folder of the step's file. All of these files must exist, and each function must be in one of
+// the files of its step, or the first thing that a newcomer reads is wrong.
 func TestTracesNameWhatExists(t *testing.T) {
 	checkTrace(t, "docs/trace.md", 7)
 	checkTrace(t, "docs/trace-port.md", 15)

@@ -15,8 +15,9 @@ import (
 
 var update = flag.Bool("update", false, "rewrite golden files")
 
-// The descriptor's golden file shows, in a diff, every change of what is on the wire and in the log. Adding a line is
-// compatible; changing or removing one is not: nodes of two builds run side by side, and logs are read by later builds.
+// The descriptor's golden file shows, in a diff, every change of what is on the wire and in the
+// log. Adding a line is compatible; changing or removing one is not: nodes of two builds run side
+// by side, and logs are read by later builds.
 func TestWireStaysCompatible(t *testing.T) {
 	var lines []string
 	for _, file := range []protoreflect.FileDescriptor{

@@ -50,7 +50,8 @@ type Report struct {
 	Progress *swarmv1.ServiceProgress
 	// Verdict is nil as long as nothing is certain. After a verdict no further look is needed.
 	Verdict *swarmv1.ServiceVerdict
-	// Again is how long to wait at most before the next look. 0: until a row of the service changes.
+	// Again is how long to wait at most before the next look. 0: until a row of the service
+	// changes.
 	Again time.Duration
 }
 

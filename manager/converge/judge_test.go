@@ -31,8 +31,8 @@ const (
 	firstVersion = 100
 )
 
-// see looks at a scene, so long after the start. All revisions have the current spec, and a template
-// of their own.
+// see looks at a scene, so long after the start. All revisions have the current spec, and a
+// template of their own.
 func (j *Judge) see(at time.Duration, sc scene) Report {
 	revisions := map[uint64]*swarmv1.Revision{}
 	for n := uint64(1); n <= max(sc.service.Revision.Number, 2); n++ {
@@ -106,8 +106,8 @@ func TestJudge_TasksThatRunAreStable(t *testing.T) {
 	}
 }
 
-// A service that is scaled down has converged when its tasks have stopped. A node that never reports
-// it is not waited for.
+// A service that is scaled down has converged when its tasks have stopped. A node that never
+// reports it is not waited for.
 func TestJudge_ScaleDownWaitsForTasksToStop(t *testing.T) {
 	stopping := func() *swarmv1.TaskInfo {
 		gone := tsk(1, 1, running)
@@ -149,8 +149,8 @@ func TestJudge_Verdicts(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		change Change
-		// looks are taken one after the other, with more than patience between them. The last one is
-		// repeated.
+		// looks are taken one after the other, with more than patience between them. The last one
+		// is repeated.
 		looks []scene
 		// end is the outcome. says is text that the verdict must contain, and not is text that it
 		// must not contain.

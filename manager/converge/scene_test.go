@@ -19,7 +19,8 @@ type scene struct {
 	tasks   []*swarmv1.TaskInfo
 }
 
-// replicated is a service with n replicas, which restarts its tasks always and monitors them for 5 s.
+// replicated is a service with n replicas, which restarts its tasks always and monitors them for 5
+// s.
 func replicated(n uint64) scene {
 	return scene{service: &swarmv1.ServiceInfo{
 		Service: &swarmv1.Service{Id: "s", Name: "web", Revision: 1},

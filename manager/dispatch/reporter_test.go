@@ -57,8 +57,8 @@ func TestUnregister_SessionTimeoutCountsFromWhenTheNodeWasHeard(t *testing.T) {
 	}
 }
 
-// A manager counts how long leaders have answered its reports. Three heartbeats without an answer end
-// that time.
+// A manager counts how long leaders have answered its reports. Three heartbeats without an answer
+// end that time.
 func TestReportSessions_CountsHowLongLeadersHaveAnswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := New(Config{NodeID: "m1"}, Deps{Log: slog.New(slog.DiscardHandler), Store: raftstoretest.New(t)})

@@ -2,9 +2,9 @@
 // decides which of them are dead.
 //
 // Gossip alone is not enough, for three reasons. Its packets are not sent again when they are lost,
-// so a lossy line or a host that pauses for a moment makes it report live nodes as failed. It cannot
-// tell a dead host from a dead daemon, whose containers run on. And any member can claim that
-// another member has failed. So a node is dead only if gossip reports it as failed and nothing
+// so a lossy line or a host that pauses for a moment makes it report live nodes as failed. It
+// cannot tell a dead host from a dead daemon, whose containers run on. And any member can claim
+// that another member has failed. So a node is dead only if gossip reports it as failed and nothing
 // answers at its cluster port. A refused connection is an answer, because the host is up.
 //
 // A node that has left is dead without a probe: its goodbye carries its own signature. The death of
@@ -39,12 +39,12 @@ const (
 	// thousand.
 	probeAttempts = 3
 	attemptPause  = ProbeTimeout / 5
-	// maxConcurrent is how many nodes are probed at the same time. It bounds the traffic if a member
-	// claims that all others have failed.
+	// maxConcurrent is how many nodes are probed at the same time. It bounds the traffic if a
+	// member claims that all others have failed.
 	maxConcurrent = 32
-	// probeInterval is the pause between two rounds. For a confirmed node it doubles with each round,
-	// up to maxProbeInterval: gossip reports the node when it comes back, unless only gossip's
-	// traffic is blocked.
+	// probeInterval is the pause between two rounds. For a confirmed node it doubles with each
+	// round, up to maxProbeInterval: gossip reports the node when it comes back, unless only
+	// gossip's traffic is blocked.
 	probeInterval    = time.Second
 	maxProbeInterval = 16 * time.Second
 	// ConfirmAfter is how long a node must be silent before its death is confirmed. A host that
@@ -90,8 +90,8 @@ type Detector struct {
 // New returns a Detector with an empty verdict. Run keeps the verdict up to date.
 func New(deps Deps) *Detector { return &Detector{deps: deps, changed: make(chan struct{})} }
 
-// Verdict returns the present verdict, and a channel that is closed when it changes. The caller must
-// not modify the lists.
+// Verdict returns the present verdict, and a channel that is closed when it changes. The caller
+// must not modify the lists.
 func (d *Detector) Verdict() (Verdict, <-chan struct{}) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -200,8 +200,8 @@ func (d *Detector) answers(ctx context.Context, id string) bool {
 	return alive
 }
 
-// setVerdict sorts and stores the verdict. If it differs from the former one, setVerdict logs it and
-// closes the channel of the former one.
+// setVerdict sorts and stores the verdict. If it differs from the former one, setVerdict logs it
+// and closes the channel of the former one.
 func (d *Detector) setVerdict(v Verdict) {
 	slices.Sort(v.Dead)
 	slices.Sort(v.Confirmed)

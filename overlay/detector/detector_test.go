@@ -73,8 +73,8 @@ func (w *world) probe(ctx context.Context, id string) error {
 	return err
 }
 
-// bubble runs test in a synctest bubble with a Detector that runs. expect waits, and then compares the
-// dead nodes of the verdict.
+// bubble runs test in a synctest bubble with a Detector that runs. expect waits, and then compares
+// the dead nodes of the verdict.
 func bubble(t *testing.T, test func(w *world, expect func(after time.Duration, dead ...string))) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{changed: make(chan struct{}), answer: map[string]error{}}
@@ -155,8 +155,8 @@ func TestLeftNodeIsDead(t *testing.T) {
 	})
 }
 
-// Any member can claim that all others have failed, and a silent node is probed for ever. The probes
-// must not flood the network.
+// Any member can claim that all others have failed, and a silent node is probed for ever. The
+// probes must not flood the network.
 func TestProbesAreBounded(t *testing.T) {
 	bubble(t, func(w *world, expect func(time.Duration, ...string)) {
 		var ids []string

@@ -4,11 +4,11 @@ import "slices"
 
 // Report is which nodes are dead according to gossip and the failure detector (overlay/detector).
 type Report struct {
-	// Dead has the ids of the nodes that do not answer or have left. Nodes that gossip does not know
-	// are not in it.
+	// Dead has the ids of the nodes that do not answer or have left. Nodes that gossip does not
+	// know are not in it.
 	Dead []string
-	// Confirmed has the ids in Dead of nodes that have not answered for so long that there is no doubt.
-	// They count even if the rest of the report is ignored.
+	// Confirmed has the ids in Dead of nodes that have not answered for so long that there is no
+	// doubt. They count even if the rest of the report is ignored.
 	Confirmed []string
 	// Faulty says that this node is likely to be the one with the fault, because its own probes are
 	// not answered.
@@ -17,8 +17,8 @@ type Report struct {
 
 // SetDead replaces the set of dead nodes. It ignores nodes that are newly dead if the report is
 // Faulty or if more than half of the other nodes are dead: then this node is likely to be paused or
-// cut off, and the former set is closer to the truth. Confirmed nodes, and nodes that are alive again,
-// count in any case.
+// cut off, and the former set is closer to the truth. Confirmed nodes, and nodes that are alive
+// again, count in any case.
 func (d *Directory) SetDead(r Report) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -101,8 +101,8 @@ func (d *Directory) Take() Changes {
 	return c
 }
 
-// Changed returns a channel that is closed at the next change. Call it before Take, so that no change
-// is missed.
+// Changed returns a channel that is closed at the next change. Call it before Take, so that no
+// change is missed.
 func (d *Directory) Changed() <-chan struct{} {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -173,8 +173,8 @@ func (d *Directory) remove(kind swarmv1.AssignmentRef_Kind, id string) {
 	}
 }
 
-// putPeer stores the addresses of a node. The zero Peer removes the node. It marks the networks that
-// have tasks on the node, because their packets go to another address now.
+// putPeer stores the addresses of a node. The zero Peer removes the node. It marks the networks
+// that have tasks on the node, because their packets go to another address now.
 func (d *Directory) putPeer(id string, now Peer) {
 	if d.peers[id].equal(now) {
 		return
@@ -240,8 +240,8 @@ func (d *Directory) putTask(id string, now *swarmv1.Backend) {
 	}
 }
 
-// movedMember marks a task on the networks on which it was added, removed or moved. Whether the task
-// is ready does not matter to a network.
+// movedMember marks a task on the networks on which it was added, removed or moved. Whether the
+// task is ready does not matter to a network.
 func (d *Directory) movedMember(id string, was, now *task) {
 	for _, pair := range [][2]*task{{was, now}, {now, was}} {
 		a, b := pair[0], pair[1]

@@ -73,8 +73,8 @@ type Member struct {
 	Underlay netip.Addr
 }
 
-// Remote returns the members of a network on other nodes, sorted by task id. It leaves out members of
-// nodes without an underlay address.
+// Remote returns the members of a network on other nodes, sorted by task id. It leaves out members
+// of nodes without an underlay address.
 func (d *Directory) Remote(network string) []Member {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -207,8 +207,8 @@ func (d *Directory) Published() []string {
 	return out
 }
 
-// Self returns this node. It returns false if the managers have not sent its addresses yet, or if it
-// has no address on the ingress network.
+// Self returns this node. It returns false if the managers have not sent its addresses yet, or if
+// it has no address on the ingress network.
 func (d *Directory) Self() (Peer, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -449,7 +449,8 @@ func (g *Gossip) Leave(ctx context.Context) error {
 		var err error
 		for i := 0; i < goodbyes && err == nil; i++ {
 			if err = g.updateStatement(true); err == nil {
-				// The error is ignored: UpdateNode times out if the statement was sent before it began to wait.
+				// The error is ignored: UpdateNode times out if the statement was sent before it
+				// began to wait.
 				_ = g.list.UpdateNode(announceTimeout)
 			}
 		}

@@ -46,7 +46,9 @@ type fakeBridge struct{ *kernel }
 func (b fakeBridge) Attach(_ context.Context, a bridge.Attachment) (bridge.Result, error) {
 	return bridge.Result{Netns: "/ns/" + a.TaskID, Address: netip.MustParsePrefix("172.30.0.9/16")}, b.note("attach-bridge %s", a.TaskID)
 }
+
 func (b fakeBridge) Detach(_ context.Context, id string) error { return b.note("detach-bridge %s", id) }
+
 func (b fakeBridge) Restore(_ context.Context, keep []bridge.Existing) error {
 	return b.note("restore-bridge %d", len(keep))
 }
@@ -63,7 +65,9 @@ type fakeFabric struct{ *kernel }
 func (f fakeFabric) Attach(_ context.Context, l fabric.Attachment) error {
 	return f.note("attach-fabric %s %s %s %v", l.TaskID, l.Network.ID, l.Interface, l.Addresses)
 }
+
 func (f fakeFabric) Detach(_ context.Context, id string) error { return f.note("detach-fabric %s", id) }
+
 func (f fakeFabric) Sync(_ context.Context, network string, e []fabric.Endpoint) error {
 	return f.note("sync-members %s %v", network, e)
 }
@@ -106,13 +110,17 @@ func (n fakeNames) SetService(s *swarmv1.ResolverService) {
 	}
 	_ = n.note("%s", line)
 }
+
 func (n fakeNames) RemoveService(network, id string) { _ = n.note("remove-service %s %s", network, id) }
+
 func (n fakeNames) Serve(_ context.Context, c *swarmv1.ResolverContainer) error {
 	return n.note("serve %s %v", c.Id, c.NetworkIds)
 }
+
 func (n fakeNames) SetContainer(c *swarmv1.ResolverContainer) { _ = n.note("set-container %s", c.Id) }
-func (n fakeNames) RemoveContainer(id string)                 { _ = n.note("remove-container %s", id) }
-func (n fakeNames) Applied(context.Context) error             { return n.note("applied") }
+
+func (n fakeNames) RemoveContainer(id string)     { _ = n.note("remove-container %s", id) }
+func (n fakeNames) Applied(context.Context) error { return n.note("applied") }
 
 type fakeMesh struct{ *kernel }
 

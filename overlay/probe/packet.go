@@ -183,8 +183,8 @@ func newSender(to netip.AddrPort, nonce []byte) (*packetSender, error) {
 	raw, err := conn.SyscallConn()
 	if err == nil {
 		var failure error
-		// The large packet must not be fragmented, and must be sent even if the kernel has learned of
-		// a smaller MTU, because the probe shall find out whether it arrives.
+		// The large packet must not be fragmented, and must be sent even if the kernel has learned
+		// of a smaller MTU, because the probe shall find out whether it arrives.
 		err = raw.Control(func(fd uintptr) { failure = unix.SetsockoptInt(int(fd), level, option, unix.IP_PMTUDISC_PROBE) })
 		err = errors.Join(err, failure)
 	}

@@ -9,14 +9,14 @@ package slots
 import "slices"
 
 const (
-	// exact is the largest number of backends for which the table has one slot for each backend. Such
-	// a table is perfectly fair, and small enough to be written with one system call.
+	// exact is the largest number of backends for which the table has one slot for each backend.
+	// Such a table is perfectly fair, and small enough to be written with one system call.
 	exact = 32
 	// share is the least number of slots of a backend in a larger table, except in one that is too
 	// small for that many. With 4 slots the shares of two backends differ by at most a quarter.
 	share = 4
-	// MaxSize is the number of slots of the largest table. Further backends get no slot. No subnet that
-	// swarm allocates has that many addresses.
+	// MaxSize is the number of slots of the largest table. Further backends get no slot. No subnet
+	// that swarm allocates has that many addresses.
 	MaxSize = 65536
 )
 
@@ -84,8 +84,8 @@ func refill[B comparable](former, backends []B) []B {
 			has[b]++
 		}
 	}
-	// m%n backends hold one slot more than m/n. Choose first the backends that hold more already, so
-	// that few slots change.
+	// m%n backends hold one slot more than m/n. Choose first the backends that hold more already,
+	// so that few slots change.
 	quota := make(map[B]int, n)
 	extra := m % n
 	for _, more := range []bool{true, false} {

@@ -107,8 +107,8 @@ func (e *Entries) Read() (Table, error) {
 		switch host, isAddr := netip.AddrFromSlice(n.IP); {
 		case !ok:
 		case n.MasterIndex != 0:
-			// An entry of the bridge. The kernel names the bridge, and does not set NTF_MASTER in its
-			// answer. Entries without NOARP are the device's own addresses.
+			// An entry of the bridge. The kernel names the bridge, and does not set NTF_MASTER in
+			// its answer. Entries without NOARP are the device's own addresses.
 			if n.State&netlink.NUD_NOARP != 0 {
 				onBridge[mac] = true
 			}

@@ -50,8 +50,8 @@ func spec(vni uint32) Spec {
 	return Spec{Name: fmt.Sprintf("vx%d", vni), VNI: vni, Port: 4789, Local: addr("0.0.0.0"), MTU: 1450, Group: 7}
 }
 
-// device makes a VXLAN device which is a port of a bridge or stands alone. It returns the device and
-// its entries.
+// device makes a VXLAN device which is a port of a bridge or stands alone. It returns the device
+// and its entries.
 func device(t *testing.T, bridged bool) (*Entries, netlink.Link, *netlink.Handle) {
 	t.Helper()
 	_, underlay := newNamespace(t)

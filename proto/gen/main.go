@@ -1,5 +1,6 @@
-// Command gen compiles the .proto files below a folder and runs the Go generators on them, without a network and
-// without protoc: `go generate ./proto/...` gives the same bytes on every machine. The plugins are pinned in go.mod.
+// Command gen compiles the .proto files below a folder and runs the Go generators on them, without
+// a network and without protoc: `go generate ./proto/...` gives the same bytes on every machine.
+// The plugins are pinned in go.mod.
 package main
 
 import (

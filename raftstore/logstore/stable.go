@@ -9,8 +9,8 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// StallingStable is a raft.StableStore that blocks where Raft would panic: when a new term cannot be
-// saved. The member must not answer anybody before the term is saved, and it cannot, because the
+// StallingStable is a raft.StableStore that blocks where Raft would panic: when a new term cannot
+// be saved. The member must not answer anybody before the term is saved, and it cannot, because the
 // goroutine that would answer is blocked here. The member continues when the disk accepts writes
 // again.
 type StallingStable struct {
@@ -21,9 +21,9 @@ type StallingStable struct {
 	writeErr atomic.Pointer[error] // the last failure while it waits; else nil
 }
 
-// NewStallingStable returns a StallingStable over stable. Each failure is logged to log. When closed
-// is closed, a blocked call ends the goroutine that it runs on, because an error would make Raft
-// panic and success would make it answer.
+// NewStallingStable returns a StallingStable over stable. Each failure is logged to log. When
+// closed is closed, a blocked call ends the goroutine that it runs on, because an error would make
+// Raft panic and success would make it answer.
 func NewStallingStable(stable raft.StableStore, log *slog.Logger, closed <-chan struct{}) *StallingStable {
 	return &StallingStable{StableStore: stable, log: log, closed: closed}
 }

@@ -16,9 +16,9 @@ const (
 	deleteBatch = 256      // entries deleted in one transaction; more would delay appends
 )
 
-// Store is a raft.LogStore and raft.StableStore. It encrypts entries on their way to disk, caches the
-// newest entries for replication, and counts the bytes since the last snapshot. A Store is safe for
-// concurrent use.
+// Store is a raft.LogStore and raft.StableStore. It encrypts entries on their way to disk, caches
+// the newest entries for replication, and counts the bytes since the last snapshot. A Store is safe
+// for concurrent use.
 type Store struct {
 	Disk
 	path   string // of the log file; "" if the log is in memory

@@ -83,9 +83,9 @@ func ifVersion(obj proto.Message) *swarmv1.Change_IfVersion {
 	return &swarmv1.Change_IfVersion{IfVersion: row.GetMeta().GetVersion()}
 }
 
-// Validate returns errdefs.ErrInvalidArgument if Apply could not execute the change. Call it before a
-// proposal, so that an invalid change never enters the log. Apply checks again and fails if a change
-// in the log is invalid.
+// Validate returns errdefs.ErrInvalidArgument if Apply could not execute the change. Call it before
+// a proposal, so that an invalid change never enters the log. Apply checks again and fails if a
+// change in the log is invalid.
 func Validate(c *swarmv1.Change) error {
 	var table ID
 	switch op := c.GetOp().(type) {

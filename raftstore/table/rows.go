@@ -100,9 +100,9 @@ type anyTrees interface {
 	index() error
 }
 
-// freeze returns a copy of the table for a View. The trees of both share their nodes: a copy costs a
-// few words now, and later each write copies the path to its row. If the table was not written since
-// the last call, freeze returns the same copy.
+// freeze returns a copy of the table for a View. The trees of both share their nodes: a copy costs
+// a few words now, and later each write copies the path to its row. If the table was not written
+// since the last call, freeze returns the same copy.
 func (t *trees[T]) freeze() *trees[T] {
 	if t.frozen != nil {
 		return t.frozen

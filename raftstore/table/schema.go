@@ -10,8 +10,8 @@ import (
 
 //go:generate go run ./gen
 
-// ID identifies a table. It is the field number of the row's kind in swarmv1.Object. It is stored in
-// the log, so an id is never reused.
+// ID identifies a table. It is the field number of the row's kind in swarmv1.Object. It is stored
+// in the log, so an id is never reused.
 type ID uint32
 
 // String returns the name of one row of the table, as used in messages.
@@ -33,8 +33,8 @@ type schema[T Row] struct {
 	id      ID
 	key     func(T) string
 	setMeta func(T, *swarmv1.Meta)
-	// name returns the row's unique name as it was given; "" means that the row has none. If name is
-	// nil, the kind has no unique names.
+	// name returns the row's unique name as it was given; "" means that the row has none. If name
+	// is nil, the kind has no unique names.
 	name func(T) string
 	// fold returns the form in which names are compared.
 	fold func(string) string

@@ -101,8 +101,8 @@ func each[T Row](t Rows[T], yield func(Row) bool) bool {
 }
 
 // ReadSnapshot builds a state from a snapshot that Snapshot.Write has written. The input is not
-// trusted, because it may be a user's file. It returns ErrUnknownFormat if a newer build has written
-// the snapshot.
+// trusted, because it may be a user's file. It returns ErrUnknownFormat if a newer build has
+// written the snapshot.
 func ReadSnapshot(r io.Reader) (*State, error) {
 	in := &chunkReader{r: bufio.NewReaderSize(r, chunkBytes)}
 	magic := make([]byte, len(snapshotMagic))

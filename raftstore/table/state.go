@@ -35,7 +35,8 @@ func (s *State) cluster() *swarmv1.Cluster {
 	return c
 }
 
-// IncrementEpoch raises the epoch of the cluster by one. It does nothing if there is no Cluster row.
+// IncrementEpoch raises the epoch of the cluster by one. It does nothing if there is no Cluster
+// row.
 func (s *State) IncrementEpoch() {
 	if c := s.cluster(); c != nil {
 		c = c.CloneVT()

@@ -10,8 +10,9 @@ import (
 // to take and to keep. Its rows are read-only: to change a row, clone it, edit the clone, and
 // commit it with the version that was read.
 //
-// The fields with a table tag are the schema: one field for each kind of row in swarmv1.Object. After
-// an edit run go generate, which makes everything else that a table needs. The options of the tag:
+// The fields with a table tag are the schema: one field for each kind of row in swarmv1.Object.
+// After an edit run go generate, which makes everything else that a table needs. The options of the
+// tag:
 //
 //	key=FIELD         the string field that is the key of a row
 //	key=FIELD+FIELD   a composite key: the values with "/" between them. A uint64 has 10 digits, so

@@ -14,8 +14,8 @@ import (
 type Config struct {
 	NodeID    string
 	ClusterID string // "" while unknown: then the cluster ids of peers are not compared
-	// Epoch returns the cluster's epoch, or 0 while it is unknown. It is called for every connection,
-	// from several goroutines.
+	// Epoch returns the cluster's epoch, or 0 while it is unknown. It is called for every
+	// connection, from several goroutines.
 	Epoch func() uint64
 }
 

@@ -46,8 +46,8 @@ func newBatch(index uint64, changes []table.RowChange) *batch {
 var ErrClosed = errdefs.ErrUnavailable.WithMessage("the manager is stopping: ask another one")
 
 // Broker publishes the newest View and keeps the newest changes that led to it, as a linked list of
-// batches. Watchers walk the list themselves, so the cost of a batch does not depend on the number of
-// watchers, and a slow watcher keeps no more memory in use than the broker does. One goroutine
+// batches. Watchers walk the list themselves, so the cost of a batch does not depend on the number
+// of watchers, and a slow watcher keeps no more memory in use than the broker does. One goroutine
 // publishes; all other methods are safe for concurrent use.
 type Broker struct {
 	view   atomic.Pointer[table.View]

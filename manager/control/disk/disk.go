@@ -120,7 +120,8 @@ func (s *Server) Prune(ctx context.Context, req *swarmv1.DisksPruneRequest) (*sw
 // untag deletes the rows of the images that no service and no container uses, as far as the filters
 // match. It returns their names.
 func (s *Server) untag(ctx context.Context, usage []*swarmv1.NodeUsage, req *swarmv1.DisksPruneRequest) ([]string, error) {
-	// The labels of an image come from the nodes, so every node that holds it must match the filter.
+	// The labels of an image come from the nodes, so every node that holds it must match the
+	// filter.
 	used, passes := map[string]bool{}, map[string]bool{}
 	for _, u := range usage {
 		for _, h := range u.GetUsage().GetImages() {

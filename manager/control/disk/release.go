@@ -79,7 +79,8 @@ func release(v *table.View, node, digest string, undo bool) (changes []*swarmv1.
 		return nil, false
 	}
 	need := copiesToStay(v, digest)
-	// A copy without a row is not counted. A node alone cannot make a row for a digest that is needed.
+	// A copy without a row is not counted. A node alone cannot make a row for a digest that is
+	// needed.
 	if !recorded {
 		return nil, need == 0
 	}

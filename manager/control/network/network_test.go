@@ -44,7 +44,8 @@ func addTasks(r *controltest.Rig, service, node string, n *swarmv1.Network, addr
 	return deletions
 }
 
-// warnsOfOverlaps creates networks over 10.0.1.0/24, which node h1 routes elsewhere, and removes them.
+// warnsOfOverlaps creates networks over 10.0.1.0/24, which node h1 routes elsewhere, and removes
+// them.
 func warnsOfOverlaps(t *testing.T, r *controltest.Rig) {
 	t.Helper()
 	if info, err := r.Control.CreateNetwork(t.Context(), &swarmv1.CreateNetworkRequest{Spec: &swarmv1.NetworkSpec{

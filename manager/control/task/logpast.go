@@ -18,8 +18,8 @@ import (
 
 const (
 	// recordTimeout is how long a node may take for its next record while the others wait for it.
-	// recordTimeoutDown is the same for a node that is down. A node that takes longer is reported and
-	// left out.
+	// recordTimeoutDown is the same for a node that is down. A node that takes longer is reported
+	// and left out.
 	recordTimeout     = 10 * time.Second
 	recordTimeoutDown = time.Second
 	// openAtOnce is how many streams are opened at the same time.

@@ -11,8 +11,8 @@ import (
 	"swarm/raftstore/raftstoretest"
 )
 
-// Three nodes keep a loaded image: those that hold it already, and then others that are ready for tasks.
-// An image that was pulled is kept by no node, because its registry has it.
+// Three nodes keep a loaded image: those that hold it already, and then others that are ready for
+// tasks. An image that was pulled is kept by no node, because its registry has it.
 func TestImageNodes(t *testing.T) {
 	rows := []proto.Message{
 		&swarmv1.Image{Id: "loaded", Digest: "sha256:1", Loaded: true}, &swarmv1.Image{Id: "pulled", Digest: "sha256:2"},

@@ -17,8 +17,8 @@ var port8080 = publish.NodeKey("", &swarmv1.PortConfig{PublishedPort: 8080})
 
 var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// rows are those of one node with 4 CPUs, a GPU and a network, and of a service with one running task
-// that has reserved a CPU.
+// rows are those of one node with 4 CPUs, a GPU and a network, and of a service with one running
+// task that has reserved a CPU.
 func rows() []proto.Message {
 	return []proto.Message{
 		&swarmv1.Node{Id: "n1", Spec: &swarmv1.NodeSpec{}},

@@ -30,7 +30,8 @@ type Node struct {
 	TaskCount int
 	// taskRows counts the task rows that name the node, by service, whatever the tasks' state.
 	taskRows map[*Service]int32
-	// ports holds the keys of the claimed host ports, with an empty NodeID. nil: no port is claimed.
+	// ports holds the keys of the claimed host ports, with an empty NodeID. nil: no port is
+	// claimed.
 	ports map[publish.Key]struct{}
 	// lease is the lease in the node's last NodeState row. It outlives that row.
 	lease time.Duration

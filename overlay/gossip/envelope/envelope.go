@@ -40,8 +40,8 @@ const (
 )
 
 const (
-	// magic differs from the first byte of a VXLAN packet, which hosts that want to join send to this
-	// port.
+	// magic differs from the first byte of a VXLAN packet, which hosts that want to join send to
+	// this port.
 	magic      = 'S'
 	idSize     = 4
 	nonceLen   = 12

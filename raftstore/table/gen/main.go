@@ -1,6 +1,6 @@
 // Command gen writes tables_gen.go of package table. It reads the fields of View in view.go, which
-// are the schema, and the descriptor of swarmv1.Object. It fails if they do not match: a kind of row
-// without a table, a table without a kind, or a tag that names a field which does not exist.
+// are the schema, and the descriptor of swarmv1.Object. It fails if they do not match: a kind of
+// row without a table, a table without a kind, or a tag that names a field which does not exist.
 package main
 
 import (
