@@ -32,7 +32,7 @@ func judgeFirewall(f Firewall) []Finding {
 		}
 	}
 	if f.Legacy {
-		v.add(Warning, "rules of iptables-legacy are in force beside nftables: swarm cannot see them",
+		v.add(Warning, "rules of iptables-legacy apply beside nftables: swarm cannot see them",
 			"if `iptables-legacy -S FORWARD` begins with -P FORWARD DROP: iptables-legacy -I FORWARD -i swarm0 -j ACCEPT, and the same with -o")
 	}
 	return v.orOK("no chain of others drops what swarm needs")

@@ -114,7 +114,7 @@ func TestJudge(t *testing.T) {
 		{"accept rule lost", func(o *Observations) {
 			o.Firewall.Devices = []Device{{Name: "swarm0", Dropped: []string{"ip filter DOCKER-USER"}}, {Name: "swmesh"}}
 		}, "firewall", Failure, "chain ip filter DOCKER-USER drops what is forwarded and has lost swarm's rules for swarm0", "systemctl restart swarm"},
-		{"accept rules in force", func(o *Observations) {
+		{"accept rules present", func(o *Observations) {
 			o.Firewall.ForwardDrop, o.Firewall.Devices = []string{"ip filter FORWARD"}, []Device{{Name: "swarm0"}}
 		}, "firewall", OK, "chain ip filter FORWARD drops forwarded packets, and swarm's own rules let its packets through", ""},
 		{"forwarding switched off under us", func(o *Observations) {

@@ -151,7 +151,7 @@ func (c *testCluster) removedInSession(manager, at dev.Host, cred pki.Credential
 			c.t.Fatalf("a removed node opened a session: %v", m)
 		}
 		if told = told || m.GetNode().GetRemoved(); err != nil && (!told || !strings.Contains(err.Error(), "removed from the cluster")) {
-			c.t.Errorf("a removed node that opens a session is told of its removal: %t; it ended with %v", told, err)
+			c.t.Errorf("a removed node that opens a session learns of its removal: %t; it ended with %v", told, err)
 		}
 	}
 }

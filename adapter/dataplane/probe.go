@@ -88,5 +88,5 @@ func CheckJoin(ctx context.Context, conn grpc.ClientConnInterface, m node.Member
 	if reason == "" {
 		return nil
 	}
-	return errdefs.ErrFailedPrecondition.WithMessage(reason + "; to join all the same: --skip-network-check")
+	return errdefs.ErrFailedPrecondition.WithMessage(reason + "; to join in spite of this: --skip-network-check")
 }

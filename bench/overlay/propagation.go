@@ -236,7 +236,7 @@ func (p *propagationBench) told(ctx context.Context, ready bool) ([]time.Time, e
 	var out []time.Time
 	for _, j := range p.journals {
 		heard := false
-		err := testbed.Poll(ctx, "a simulated host to hear of it", func() bool {
+		err := testbed.Poll(ctx, "a simulated host to receive it", func() bool {
 			entries, _ := j.Next("backend")
 			for _, one := range entries {
 				if !heard && one.Task == p.task && one.Ready == ready {

@@ -103,7 +103,7 @@ func (s *scaleBench) attach(ctx context.Context) error {
 			return err
 		}
 		if len(entries) != 1 {
-			return fmt.Errorf("service %s: the daemon's journal tells of %d attachments", name, len(entries))
+			return fmt.Errorf("service %s: the daemon's journal has %d attachments", name, len(entries))
 		}
 		took = append(took, entries[0].Took)
 		if _, err := s.c.Control.RemoveService(ctx, &swarmv1.GetRequest{Id: name}); err != nil {

@@ -296,7 +296,7 @@ func (n *bench) attach(ctx context.Context, rounds int) error {
 				return err
 			}
 			if len(entries) != 1 || entries[0].Overlays != with {
-				return fmt.Errorf("service %s: the daemon's journal tells of %+v", spec.Name, entries)
+				return fmt.Errorf("service %s: the daemon's journal has %+v", spec.Name, entries)
 			}
 			starts[with], attached[with] = append(starts[with], took), append(attached[with], entries[0].Took)
 		}

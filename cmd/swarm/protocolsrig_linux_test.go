@@ -46,7 +46,7 @@ type protocolRig struct {
 	addrs   map[string]string // of the two daemons, by role
 	callers []protocolCaller
 	mu      sync.Mutex                  // guards told and hooks while the daemons start
-	told    map[string]*members.Members // what each daemon was told of the cluster, by role
+	told    map[string]*members.Members // the members that each daemon knows, by role
 	hooks   map[string]node.WorkerHooks // by role
 }
 
@@ -203,7 +203,7 @@ func (r *protocolRig) run(role, id string, cred pki.Credential) {
 			membership.Managers = append(membership.Managers, node.Peer{NodeID: idOfCert(c.cred), Addr: "127.0.0.1", Port: 1})
 		}
 	}
-	if role == "worker" { // The worker was also told of the demotion.
+	if role == "worker" { // The worker also knows of the demotion.
 		membership.Managers = slices.DeleteFunc(membership.Managers, func(p node.Peer) bool { return p.NodeID == idOfCert(r.caller("demoted").cred) })
 	}
 	text, err := json.Marshal(membership)

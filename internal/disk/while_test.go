@@ -20,7 +20,7 @@ func TestWhileRoom(t *testing.T) {
 		"it fits":              {time.Hour, func(context.Context) error { time.Sleep(time.Minute); return nil }, nil},
 		"it fails by itself":   {time.Hour, func(context.Context) error { time.Sleep(time.Minute); return damaged }, damaged},
 		"the disk fills":       {time.Minute, func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, full},
-		"it ends all the same": {time.Minute, func(ctx context.Context) error { <-ctx.Done(); return nil }, nil},
+		"it still ends": {time.Minute, func(ctx context.Context) error { <-ctx.Done(); return nil }, nil},
 	} {
 		t.Run(what, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -48,7 +48,7 @@ func TestFilesAreShort(t *testing.T) {
 			t.Fatal(err)
 		}
 		if n := bytes.Count(text, []byte("\n")); n > limit {
-			t.Errorf("%s: %d lines, more than %d: which noun in it wants a home of its own?", f, n, limit)
+			t.Errorf("%s: %d lines, more than %d: which noun in it should move to a file of its own?", f, n, limit)
 		}
 	}
 }

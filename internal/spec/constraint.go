@@ -13,11 +13,17 @@ const (
 	// AttrNodeID is the id of the node. The id and the hostname differ from node to node; many
 	// nodes may share the other attributes.
 	AttrNodeID Attribute = iota
+	// AttrHostname is the hostname of the node.
 	AttrHostname
+	// AttrRole is "manager" or "worker".
 	AttrRole
+	// AttrOS is the operating system in the node's description: "linux".
 	AttrOS
+	// AttrArch is the architecture in the node's description, as Go names it.
 	AttrArch
+	// AttrNodeLabel is a label that an operator gave to the node.
 	AttrNodeLabel
+	// AttrEngineLabel is a label that the node reports about itself.
 	AttrEngineLabel
 )
 

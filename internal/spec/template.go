@@ -13,7 +13,7 @@ func SameTasks(a, b *swarmv1.ServiceSpec) bool {
 	ta, tb := a.GetTaskTemplate(), b.GetTaskTemplate()
 	if !ta.EqualVT(tb) && !withoutLimits(ta).EqualVT(withoutLimits(tb)) {
 		// Placement and the restart policy decide only where and whether the next task starts. They
-		// count as a difference all the same, as in Docker: the revision of a task says by which
+		// still count as a difference, as in Docker: the revision of a task says by which
 		// rules the task was placed.
 		return false
 	}

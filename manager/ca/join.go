@@ -160,7 +160,7 @@ const (
 	// it is forgotten and must join again.
 	ForgetAfter = 10 * time.Minute
 	// KeptGuests is the number of guests that are kept. If there are more, the guests that have
-	// been down for the longest time are forgotten, but only after ForgetGuestAfter.
+	// been down for the longest time are forgotten, but only after ForgetGuestAfter of silence.
 	KeptGuests       = 16
 	ForgetGuestAfter = time.Hour
 	// joinBurst and joinEvery limit the joins of one origin through one manager. allBurst and

@@ -219,7 +219,8 @@ func (a *Authoriser) Authorise(ctx context.Context, fullMethod string) error {
 }
 
 // judgeCredential refuses a user whose credential was removed or has expired. The certificate was
-// checked before. The row is checked too, so that `swarm credential ls` shows what is in force.
+// checked before. The row is checked too, so that `swarm credential ls` shows which credentials are
+// valid.
 func (a *Authoriser) judgeCredential(ctx context.Context, who transport.AuthInfo, now time.Time) error {
 	row, err := a.credentials(ctx, who)
 	switch {

@@ -8,7 +8,7 @@ import (
 	"swarm/raftstore/table"
 )
 
-// Users may watch every table except for the two that describe no object of theirs.
+// Users may watch every table except for the two that describe no object of the API.
 func TestEvents_EveryTable(t *testing.T) {
 	hidden := map[table.ID]bool{table.Claim: true, table.RaftMember: true}
 	watched := map[table.ID]bool{}

@@ -52,7 +52,7 @@ func (s *Server) Settled(ctx context.Context, req *swarmv1.SettledRequest) (*swa
 			return settledResponse(nodes), nil
 		}
 		if err := pause.For(ctx, roundPause); err != nil {
-			return nil, fmt.Errorf("index %d is not in force on nodes %s: %w", index, strings.Join(missing, ", "), err)
+			return nil, fmt.Errorf("index %d is not programmed on nodes %s: %w", index, strings.Join(missing, ", "), err)
 		}
 	}
 }

@@ -65,7 +65,8 @@ type Config struct {
 	Port uint16
 	// Keys has at least one key of KeySize bytes. The first encrypts; each decrypts.
 	Keys [][]byte
-	// Tags are what this node tells of itself, 400 bytes in all. A name or value has at most 255.
+	// Tags are what this node publishes about itself, 400 bytes in all. A name or value has at most
+	// 255.
 	Tags map[string]string
 
 	// ProbeInterval is the time between two probes that this node sends; default 500 ms.

@@ -41,7 +41,7 @@ type cluster struct {
 	t    *testing.T
 	net  *network
 	keys *keychain
-	// listed is what the managers tell of each node.
+	// listed is what the managers send about each node.
 	listed map[string]*swarmv1.Peering
 	// silent is whether the managers tell the nodes nothing.
 	silent bool

@@ -6,7 +6,8 @@
 //
 // In the host's namespace the package owns:
 //   - a VXLAN device that connects all hosts (`swmesh`)
-//   - routing rules and tables, which send answers back through the host that the client connected to
+//   - routing rules and tables, which send answers back through the host to which the client
+//     connected
 //   - the nftables tables `swarm-mesh` and `swarm-mesh-zones`
 //   - accept rules in foreign chains that would drop forwarded packets
 //   - a bound socket for each published port

@@ -38,7 +38,7 @@ func (s *Server) pin(ctx context.Context, sp *swarmv1.ServiceSpec, auth string, 
 			"unknown image %s: its registry does not have it: check the name, or load it with `docker save %s | swarm image load`", img.Familiar(), img.Familiar()))
 	case err != nil:
 		return nil, errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf(
-			"unknown image %s: its registry refuses to tell of it, so that it does not exist or needs a login: check the name, or run `swarm login %s` and create the service with --with-registry-auth", img.Familiar(), digest.Registry(img.Name)))
+			"unknown image %s: its registry denies access, so it does not exist or needs a login: check the name, or run `swarm login %s` and create the service with --with-registry-auth", img.Familiar(), digest.Registry(img.Name)))
 	case warning != "":
 		return []string{warning}, nil
 	}

@@ -6,7 +6,7 @@ import (
 	"swarm/raftstore/table"
 )
 
-// backendOf returns what other nodes are told of a task. It returns nil when the task is not
+// backendOf returns what other nodes receive about a task. It returns nil when the task is not
 // placed, has ended, or cannot be reached from other nodes: it is on no overlay network, and its
 // service publishes no port on all nodes.
 func backendOf(view *table.View, id string, published bool) *swarmv1.Backend {

@@ -49,7 +49,7 @@ func (t *topology) updateIngress(d *Dirty, view *table.View) {
 	}
 }
 
-// updatePeer reads a node again. Every node is told of every node.
+// updatePeer reads a node again. Every node receives every node.
 func (t *topology) updatePeer(d *Dirty, view *table.View, id string) {
 	var now *swarmv1.Peering
 	if n, ok := view.Nodes.Get(id); ok {

@@ -183,7 +183,7 @@ func (t *topology) endpoints(view *table.View, id string) *serviceEndpoints {
 	return svc
 }
 
-// routingOf returns what nodes are told of a service, nil when there is no such service.
+// routingOf returns what nodes receive about a service, nil when there is no such service.
 func routingOf(view *table.View, id string) *swarmv1.Routing {
 	svc, ok := view.Services.Get(id)
 	if !ok {

@@ -63,7 +63,7 @@ func TestJudgeAll_NewNodeHasItsTime(t *testing.T) {
 }
 
 // Leaders change every four seconds. A node whose session has ended and that has no other one goes
-// down all the same after the session timeout. A node stays up when its worker could not begin
+// down nevertheless after the session timeout. A node stays up when its worker could not begin
 // another session, because there was no leader before this term, and when no manager knows when it
 // was heard.
 func TestJudgeAll_LeadersThatChangeOften(t *testing.T) {

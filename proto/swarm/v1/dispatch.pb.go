@@ -1396,7 +1396,7 @@ func (*Assignment_Routing) isAssignment_Object() {}
 
 func (*Assignment_Backend) isAssignment_Object() {}
 
-// Peering says where the overlay reaches a node. Every node is told of every node. Key: node id.
+// Peering says where the overlay reaches a node. Every node receives every node. Key: node id.
 type Peering struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	NodeId   string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
@@ -1495,7 +1495,7 @@ func (x *Peering) GetPort() uint32 {
 	return 0
 }
 
-// Routing is a service's names, virtual addresses and published ports. Key: service id. A node is told of the services that
+// Routing is a service's names, virtual addresses and published ports. Key: service id. A node receives the services that
 // share a network with one of its tasks, and of all that publish a port on all nodes.
 type Routing struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -1804,7 +1804,7 @@ func (x *HoldersResponse) GetHolders() []*Peer {
 	return nil
 }
 
-// SettledRequest asks to wait until what the asked manager knows now is in force on every node. A worker asks before it stops
+// SettledRequest asks to wait until every node has programmed what the asked manager knows now. A worker asks before it stops
 // a task: then nobody sends new connections there any more.
 type SettledRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1853,7 +1853,7 @@ func (x *SettledRequest) GetIndex() uint64 {
 
 type SettledResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How many ready nodes it is in force on.
+	// How many ready nodes have programmed it.
 	Nodes uint32 `protobuf:"varint,1,opt,name=nodes,proto3" json:"nodes,omitempty"`
 	// Which: one whose session has just moved is in the answers of two managers.
 	NodeIds       []string `protobuf:"bytes,2,rep,name=node_ids,json=nodeIds,proto3" json:"node_ids,omitempty"`

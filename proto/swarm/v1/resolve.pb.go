@@ -125,7 +125,7 @@ func (x *ResolverUpdate) GetGoneContainers() []string {
 	return nil
 }
 
-// ResolverAck: the update of this version is in force, but for the containers that are named.
+// ResolverAck: the name server uses the update of this version, except for the containers that are named.
 type ResolverAck struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
