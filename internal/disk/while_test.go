@@ -17,10 +17,10 @@ func TestWhileRoom(t *testing.T) {
 		do   func(context.Context) error
 		want error
 	}{
-		"it fits":              {time.Hour, func(context.Context) error { time.Sleep(time.Minute); return nil }, nil},
-		"it fails by itself":   {time.Hour, func(context.Context) error { time.Sleep(time.Minute); return damaged }, damaged},
-		"the disk fills":       {time.Minute, func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, full},
-		"it still ends": {time.Minute, func(ctx context.Context) error { <-ctx.Done(); return nil }, nil},
+		"it fits":            {time.Hour, func(context.Context) error { time.Sleep(time.Minute); return nil }, nil},
+		"it fails by itself": {time.Hour, func(context.Context) error { time.Sleep(time.Minute); return damaged }, damaged},
+		"the disk fills":     {time.Minute, func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, full},
+		"it still ends":      {time.Minute, func(ctx context.Context) error { <-ctx.Done(); return nil }, nil},
 	} {
 		t.Run(what, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
