@@ -7,11 +7,12 @@ import (
 	"slices"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/crypto/chacha20poly1305"
 
 	"swarm/internal/ident"
 )
 
-// KeySize is the key size of AES-256, in bytes.
+// KeySize is the size of all keys, in bytes.
 const KeySize = 32
 
 // KeyID identifies a key without revealing it: the first eight bytes of a hash of the key.
@@ -74,8 +75,8 @@ func (r *Ring) find(id KeyID) (Key, error) {
 }
 
 const (
-	magicEntry  = 0xE1 // also the version of the format
-	nonceSize   = 24
+	magicEntry  = 0xE2 // also the version of the format
+	nonceSize   = chacha20poly1305.NonceSizeX
 	entryHeader = 1 + len(KeyID{}) + nonceSize
 
 	// Overhead is the difference in bytes between the sealed and the plain form of a record.
@@ -93,7 +94,7 @@ func (r *Ring) Seal(plain, aad []byte) []byte {
 	copy(out[1:], id[:])
 	nonce := out[1+len(id) : entryHeader]
 	copy(nonce, ident.RandomBytes(nonceSize))
-	return messageAEAD(key, nonce).Seal(out, nonce[nonceSize-12:], plain, bind(out[:entryHeader], aad))
+	return recordAEAD(key).Seal(out, nonce, plain, bind(out[:entryHeader], aad))
 }
 
 // Open decrypts the output of Seal. It returns errdefs.ErrNotFound if the ring lacks the key, and
@@ -111,7 +112,7 @@ func (r *Ring) Open(sealed, aad []byte) ([]byte, error) {
 	}
 	header := sealed[:entryHeader]
 	nonce := header[entryHeader-nonceSize:]
-	plain, err := messageAEAD(key, nonce).Open(nil, nonce[nonceSize-12:], sealed[entryHeader:], bind(header, aad))
+	plain, err := recordAEAD(key).Open(nil, nonce, sealed[entryHeader:], bind(header, aad))
 	if err != nil {
 		return nil, damaged("it was changed, or belongs elsewhere")
 	}

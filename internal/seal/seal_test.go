@@ -2,7 +2,6 @@ package seal
 
 import (
 	"bytes"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -18,23 +17,6 @@ func filled(b byte) (k Key) {
 		k[i] = b
 	}
 	return k
-}
-
-// The published vectors of XAES-256-GCM (C2SP).
-func TestExtend_C2SPVectors(t *testing.T) {
-	nonce := []byte("ABCDEFGHIJKLMNOPQRSTUVWX")
-	for _, tt := range []struct {
-		key       Key
-		aad, want string
-	}{
-		{filled(1), "", "ce546ef63c9cc60765923609b33a9a1974e96e52daf2fcf7075e2271"},
-		{filled(3), "c2sp.org/XAES-256-GCM", "986ec1832593df5443a179437fd083bf3fdb41abd740a21f71eb769d"},
-	} {
-		got := hex.EncodeToString(messageAEAD(tt.key, nonce).Seal(nil, nonce[12:], []byte("XAES-256-GCM"), []byte(tt.aad)))
-		if got != tt.want {
-			t.Errorf("key %x..., aad %q: got %s, want %s", tt.key[0], tt.aad, got, tt.want)
-		}
-	}
 }
 
 func TestRing_SealOpen(t *testing.T) {
