@@ -54,12 +54,25 @@ func (c *Client) Run(ctx context.Context) error {
 				continue
 			}
 		}
-		if pause.For(ctx, retry.Backoff(round, firstBackoff, c.cfg.MaxBackoff)) != nil {
+		if pause.For(ctx, c.backoff(round)) != nil {
 			break
 		}
 		round++
 	}
 	return nil
+}
+
+// leaseTries is how many times at least a node calls the managers in the rest of a lease.
+const leaseTries = 4
+
+// backoff returns the pause after a round over all managers. The pauses get shorter as the lease of
+// single-writer tasks runs out, so that managers which return before its end are found in time.
+func (c *Client) backoff(round int) time.Duration {
+	limit := c.cfg.MaxBackoff
+	if left := c.LeaseLeft(); left > 0 {
+		limit = min(limit, max(left/leaseTries, firstBackoff))
+	}
+	return retry.Backoff(round, firstBackoff, limit)
 }
 
 // errRenewed ends a session because the node's certificate was renewed.

@@ -12,11 +12,11 @@
 // message of assignments is missing or too old, and when a report is not acknowledged for ten
 // heartbeats. Run then tries the managers in random order, the lost one last, without a pause. It
 // pauses (20 ms, doubling to Config.MaxBackoff, half of it random) only after it has tried all of
-// them. Statuses that the lost manager did not acknowledge are sent again, once, in the next
-// session. Tasks run on. If there is no session for 10 s, OutOfContact returns true, and package
-// tasks restarts tasks that end. LeaseLeft, the time that single-writer tasks have, falls to 0
-// unless a manager confirms heartbeats; a lease that has run out begins again only with a new
-// session.
+// them, and less as the lease of single-writer tasks runs out. Statuses that the lost manager did
+// not acknowledge are sent again, once, in the next session. Tasks run on. If there is no session
+// for 10 s, OutOfContact returns true, and package tasks restarts tasks that end. LeaseLeft, the
+// time that single-writer tasks have, falls to 0 unless a manager confirms heartbeats; a lease that
+// has run out begins again only with a new session.
 //
 // # Statuses
 //
