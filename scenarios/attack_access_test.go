@@ -60,7 +60,7 @@ func (c *testCluster) attackLifetime() {
 	short, long := filepath.Join(c.t.TempDir(), "short.pem"), filepath.Join(c.t.TempDir(), "long.pem")
 	c.swarm("credential", "create", "--expiry", "1m", "-o", short, "short")
 	out, err := c.remote(c.hosts[0], short, "credential", "create", "--expiry", "175200h", "-o", long, "long")
-	if err == nil || !strings.Contains(out, "outlives") {
+	if err == nil || !strings.Contains(out, "must not outlast the credential that creates it") {
 		c.t.Errorf("a credential of a minute created one of twenty years: %v, %s", err, out)
 	}
 	if _, err := c.remote(c.hosts[0], short, "credential", "create", "-o", long, "long"); err != nil {
