@@ -151,11 +151,7 @@ func (d *drain) awaitService(ctx context.Context, id string) error {
 		return err
 	}
 	asked := s.GetRevision().GetSpec()
-	grace := spec.DefaultStopGracePeriod
-	if own := asked.GetTaskTemplate().GetContainerSpec().GetStopGracePeriod(); own != nil {
-		grace = own.AsDuration()
-	}
-	d.grace = max(d.grace, grace)
+	d.grace = max(d.grace, spec.StopGrace(asked.GetTaskTemplate().GetContainerSpec()))
 	mode := asked.GetMode()
 	if s.GetService().GetPendingDelete() || mode.GetReplicatedJob() != nil || mode.GetGlobalJob() != nil {
 		return nil

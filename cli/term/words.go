@@ -1,6 +1,7 @@
 package term
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"github.com/docker/go-units"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"swarm/internal/explain"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -160,14 +162,7 @@ func ModeWord(m *swarmv1.ServiceMode) string {
 
 // TaskName returns "web.2", and for tasks of global services "web.NODEID".
 func TaskName(t *swarmv1.TaskInfo) string {
-	name := t.GetServiceName()
-	if name == "" {
-		name = t.GetTask().GetServiceId()
-	}
-	if slot := t.GetTask().GetSlot(); slot != 0 {
-		return fmt.Sprintf("%s.%d", name, slot)
-	}
-	return name + "." + t.GetTask().GetNodeId()
+	return explain.TaskName(cmp.Or(t.GetServiceName(), t.GetTask().GetServiceId()), t.GetTask())
 }
 
 // TaskNode returns the name of the node of a task, or its id if the name is not known; "" if the

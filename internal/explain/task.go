@@ -2,6 +2,7 @@ package explain
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -9,6 +10,15 @@ import (
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 )
+
+// TaskName returns what users call a task of the service with the given name: "web.2", or
+// "web.NODEID" if the service is global.
+func TaskName(service string, t *swarmv1.Task) string {
+	if n := t.GetSlot(); n != 0 {
+		return service + "." + strconv.FormatUint(n, 10)
+	}
+	return service + "." + t.GetNodeId()
+}
 
 // TaskError returns why the task has no node, or else the error that its worker reported. It
 // returns "" if there is neither.

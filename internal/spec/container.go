@@ -384,3 +384,12 @@ func checkPlatform(p string) error {
 	}
 	return nil
 }
+
+// StopGrace returns how long a container may take to stop before it is killed: what the spec says,
+// or DefaultStopGracePeriod.
+func StopGrace(c *swarmv1.ContainerSpec) time.Duration {
+	if d := c.GetStopGracePeriod(); d != nil {
+		return d.AsDuration()
+	}
+	return DefaultStopGracePeriod
+}

@@ -190,7 +190,7 @@ func (l *look) judgeComplete() *swarmv1.ServiceVerdict {
 	}
 	if n := l.progress.GetStopping(); n > 0 {
 		// A node that is out of contact may never report that its task has stopped.
-		limit := stopGrace(l.spec()) + patience
+		limit := spec.StopGrace(l.spec().GetTaskTemplate().GetContainerSpec()) + patience
 		if l.heldFor("stopping", limit) < limit && left <= 0 {
 			l.progress.Note = fmt.Sprintf("%d task%s still to stop", n, plural(n))
 			return nil
@@ -218,14 +218,6 @@ func (l *look) runningFor(t *swarmv1.TaskInfo, limit time.Duration) time.Duratio
 		}
 	}
 	return l.heldSince("running "+t.GetTask().GetId(), first, limit)
-}
-
-// stopGrace returns how long the tasks of a service may take to stop.
-func stopGrace(s *swarmv1.ServiceSpec) time.Duration {
-	if d := s.GetTaskTemplate().GetContainerSpec().GetStopGracePeriod(); d != nil {
-		return d.AsDuration()
-	}
-	return spec.DefaultStopGracePeriod
 }
 
 func (l *look) job() bool {

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 
 	"swarm/internal/explain"
@@ -101,15 +100,7 @@ func (l *look) pausedVerdict() *swarmv1.ServiceVerdict {
 // blame adds the task that failed to a verdict about an update.
 func blame(v *swarmv1.ServiceVerdict, t *swarmv1.TaskInfo) {
 	v.Task, v.Hint = t, explain.ImageHint(t.GetStatus().GetErr(), t.GetImage())
-	v.Reason += fmt.Sprintf("; task %s: %s", taskName(t), explain.Failure(t.GetStatus()))
-}
-
-// taskName returns what users call the task: "web.2", of a global service "web.NODE".
-func taskName(t *swarmv1.TaskInfo) string {
-	if n := t.GetTask().GetSlot(); n != 0 {
-		return t.GetServiceName() + "." + strconv.FormatUint(n, 10)
-	}
-	return t.GetServiceName() + "." + t.GetTask().GetNodeId()
+	v.Reason += fmt.Sprintf("; task %s: %s", explain.TaskName(t.GetServiceName(), t.GetTask()), explain.Failure(t.GetStatus()))
 }
 
 // hopeless returns the verdict on a service that will not converge without another change, or nil.
@@ -155,7 +146,7 @@ func (l *look) taskVerdict(t *swarmv1.TaskInfo, what string, again bool) *swarmv
 	}
 	id := t.GetTask().GetId()
 	return &swarmv1.ServiceVerdict{
-		Reason: fmt.Sprintf("task %s (%s)%s %s: %s", taskName(t), id[:min(12, len(id))], where, what, explain.Failure(t.GetStatus())),
+		Reason: fmt.Sprintf("task %s (%s)%s %s: %s", explain.TaskName(t.GetServiceName(), t.GetTask()), id[:min(12, len(id))], where, what, explain.Failure(t.GetStatus())),
 		Task:   t, Hint: explain.ImageHint(t.GetStatus().GetErr(), t.GetImage()), Outlook: outlook,
 	}
 }

@@ -11,7 +11,7 @@ import (
 
 // additions are the slots that a plan adds to a service: those with the given keys, and then as
 // many as more says, numbered from next. The second kind is separate because a service may miss
-// millions of slots; placement stops to create them when too many tasks wait (maxWaiting).
+// millions of slots; placement creates no more of them when too many tasks wait (maxWaiting).
 type additions struct {
 	keys []cluster.SlotKey
 	more int

@@ -14,7 +14,7 @@
 // attachments of its tasks to Restore, and the package writes no state to disk.
 //
 // The package knows nothing about clusters, services and service names. Its caller is the worker,
-// through an adapter in cmd. The package starts no goroutines; Run uses the goroutine of its
+// through adapter/dataplane. The package starts no goroutines; Run uses the goroutine of its
 // caller.
 package bridge
 

@@ -12,7 +12,7 @@
 // so long. A confirmed node is probed less and less often.
 //
 // The detector judges only nodes that gossip reports as failed or left, and repeats its probes for
-// as long as gossip does so. Caller: the wiring of the data plane in cmd. Goroutines: those of one
+// as long as gossip does so. Caller: adapter/dataplane. Goroutines: those of one
 // round of probes; Run waits for them.
 package detector
 

@@ -13,7 +13,7 @@
 // The kernel has the only copy of the state of this host. After a restart the caller passes the
 // attachments of the tasks to Restore, which compares them with the kernel. Nothing is learned from
 // traffic: the caller tells where each address is (Sync, Update). The package does not choose
-// addresses, and knows neither services nor names. Caller: the worker, through an adapter in cmd.
+// addresses, and knows neither services nor names. Caller: the worker, through adapter/dataplane.
 // It starts no goroutines.
 package fabric
 

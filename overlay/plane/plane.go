@@ -12,7 +12,7 @@
 //   - resolve: names
 //
 // The package decides nothing about the cluster; the directory does. Its caller is the worker,
-// through an adapter in cmd. A method may start goroutines, for example to write several namespaces
+// through adapter/dataplane. A method may start goroutines, for example to write several namespaces
 // in parallel, but waits for all of them before it returns.
 package plane
 

@@ -125,7 +125,7 @@ func (p *Plane) sync(ctx context.Context, changes directory.Changes) (roundError
 	for _, t := range tasks {
 		p.queueReset(t, d.goneAddresses)
 	}
-	// A round sees only once that a service stopped to publish ports. meshPending keeps the sync
+	// A round sees only once that a service no longer publishes ports. meshPending keeps the sync
 	// due until it succeeds.
 	if p.meshPending = p.meshPending || d.meshChanged || changes.Peers; p.meshPending {
 		err := p.syncMesh(ctx, d.endedTasks)

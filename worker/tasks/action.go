@@ -31,8 +31,6 @@ const (
 	pullLimit   = 16 * time.Second
 	exitTimeout = 5 * time.Second // for the runtime to tell how a stopped container ended
 	leasePoll   = 100 * time.Millisecond
-	// defaultGrace is Docker's stop grace period.
-	defaultGrace = 10 * time.Second
 )
 
 // perform carries an action out. If ctx ends first, the outcome is a Look, and the table decides

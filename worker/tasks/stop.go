@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"swarm/internal/spec"
 	"swarm/internal/task"
 	"swarm/worker/assignment"
 	"swarm/worker/retry"
@@ -17,14 +18,10 @@ func (t *taskLoop) stop(ctx context.Context) outcome {
 	if t.revision == nil {
 		t.revision = t.r.deps.Objects.Revision(t.now())
 	}
-	spec := assignment.ContainerSpec(t.revision)
-	grace := defaultGrace
-	if g := spec.GetStopGracePeriod(); g != nil {
-		grace = g.AsDuration()
-	}
+	asked := assignment.ContainerSpec(t.revision)
 	t.drain(ctx)
 	t.r.deps.Log.Debug("stop", "task", t.id)
-	if !retry.Until(ctx, t.r.deps.Log, "stop container", func() error { return t.r.deps.Runtime.Stop(ctx, t.id, spec.GetStopSignal(), grace) }) {
+	if !retry.Until(ctx, t.r.deps.Log, "stop container", func() error { return t.r.deps.Runtime.Stop(ctx, t.id, asked.GetStopSignal(), spec.StopGrace(asked)) }) {
 		return outcome{event: task.Look, err: ctx.Err()}
 	}
 	wctx, cancel := context.WithTimeout(ctx, exitTimeout)

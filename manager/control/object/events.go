@@ -3,6 +3,8 @@ package object
 import (
 	"strings"
 
+	"swarm/internal/explain"
+
 	"swarm/manager/control/crud"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore/table"
@@ -48,7 +50,7 @@ func taskStatuses() crud.Events {
 		Attributes: func(v *table.View, s *swarmv1.TaskStatus) map[string]string {
 			a := map[string]string{"state": strings.ToLower(s.GetState().String()), "err": s.GetErr()}
 			if t, ok := v.Tasks.Get(s.GetTaskId()); ok {
-				a["service"], a["node"], a["name"] = t.GetServiceId(), t.GetNodeId(), TaskName(ServiceName(v, t.GetServiceId()), t)
+				a["service"], a["node"], a["name"] = t.GetServiceId(), t.GetNodeId(), explain.TaskName(ServiceName(v, t.GetServiceId()), t)
 			}
 			return a
 		},

@@ -2,8 +2,9 @@ package object
 
 import (
 	"iter"
-	"strconv"
 	"strings"
+
+	"swarm/internal/explain"
 
 	"swarm/internal/task"
 	"swarm/manager/control/crud"
@@ -19,7 +20,7 @@ func Tasks() crud.Kind[*swarmv1.Task] {
 		Table:   func(v *table.View) table.Rows[*swarmv1.Task] { return v.Tasks },
 		TableID: table.Task,
 		Name: func(v *table.View, t *swarmv1.Task) string {
-			return TaskName(ServiceName(v, t.GetServiceId()), t)
+			return explain.TaskName(ServiceName(v, t.GetServiceId()), t)
 		},
 		ByName: func(v *table.View, name string) iter.Seq[*swarmv1.Task] {
 			t := newest(TasksNamed(v, name))
@@ -28,7 +29,7 @@ func Tasks() crud.Kind[*swarmv1.Task] {
 		Attributes: func(v *table.View, t *swarmv1.Task) map[string]string {
 			return map[string]string{
 				"service": t.GetServiceId(), "node": t.GetNodeId(), "desired": strings.ToLower(t.GetDesiredState().String()),
-				"name": TaskName(ServiceName(v, t.GetServiceId()), t),
+				"name": explain.TaskName(ServiceName(v, t.GetServiceId()), t),
 			}
 		},
 		Subject: func(v *table.View, t *swarmv1.Task) crud.Subject {
@@ -37,19 +38,11 @@ func Tasks() crud.Kind[*swarmv1.Task] {
 	}
 }
 
-// TaskName returns what users call a task: service.slot, or service.node if the service is global.
-func TaskName(service string, t *swarmv1.Task) string {
-	if t.GetSlot() == 0 {
-		return service + "." + t.GetNodeId()
-	}
-	return service + "." + strconv.FormatUint(t.GetSlot(), 10)
-}
-
 // TaskSubject returns what filters see of a task of a service with this name.
 func TaskSubject(v *table.View, t *swarmv1.Task, service string) crud.Subject {
 	rev, _ := v.Revision(t.GetServiceId(), t.GetRevision())
 	return crud.Subject{
-		ID: t.GetId(), Names: []string{TaskName(service, t)},
+		ID: t.GetId(), Names: []string{explain.TaskName(service, t)},
 		Labels:   []map[string]string{rev.GetSpec().GetTaskTemplate().GetContainerSpec().GetLabels()},
 		Services: []string{t.GetServiceId()}, Nodes: []string{t.GetNodeId()},
 		Desired: t.GetDesiredState(), IsTask: true,
@@ -74,7 +67,7 @@ func TasksNamed(v *table.View, name string) iter.Seq[*swarmv1.Task] {
 			return
 		}
 		for t := range v.TasksOfService(svc.GetId()) {
-			if strings.EqualFold(TaskName(svc.GetName(), t), name) && !yield(t) {
+			if strings.EqualFold(explain.TaskName(svc.GetName(), t), name) && !yield(t) {
 				return
 			}
 		}
