@@ -54,7 +54,9 @@ func (d *Dialer) DialGRPC(nodeID string) (*Conn, error) {
 	if c := d.conns[nodeID]; c != nil {
 		return c, nil
 	}
-	c := newConn(d.id, "node "+nodeID, expectedPeer{nodeID: nodeID, alpn: ProtoGRPC}, func() (string, error) { return d.lookup(nodeID) })
+	c := newConn(d.id, "node "+nodeID, expectedPeer{nodeID: nodeID, alpn: ProtoGRPC}, func() (string, error) { return d.lookup(nodeID) },
+		grpc.WithStaticStreamWindowSize(smallWindow),
+		grpc.WithStaticConnWindowSize(nodeWindow))
 	d.conns[nodeID] = c
 	return c, nil
 }
