@@ -50,14 +50,14 @@ func eachProcess(dir string, do func(build, program string)) error {
 	if err != nil {
 		return err
 	}
-	procs, err := filepath.Glob("/proc/[0-9]*/exe")
+	procs, err := os.ReadDir("/proc")
 	if err != nil {
 		return err
 	}
-	for _, link := range procs {
-		path, err := os.Readlink(link)
+	for _, p := range procs {
+		path, err := os.Readlink("/proc/" + p.Name() + "/exe")
 		if err != nil {
-			continue // It has ended, or is a kernel thread.
+			continue // not a process, a kernel thread, or a process that has ended
 		}
 		for _, parent := range []string{real, dir} {
 			if rest, ok := strings.CutPrefix(path, parent+"/"); ok {
