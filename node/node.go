@@ -105,8 +105,10 @@ type Worker interface {
 	// Refusal returns the reason why the managers do not accept this node. It is nil if one does,
 	// or if none has answered.
 	Refusal() error
-	// Depart tells the managers that this host shuts down, and stops every task with its grace
-	// period.
+	// Announce tells the managers that this node goes away, so that they count it as down at once.
+	// It waits for the acknowledgement for a short time.
+	Announce(ctx context.Context)
+	// Depart calls Announce and stops every task with its grace period.
 	Depart(ctx context.Context) error
 	// Close releases the worker's files. It is for a member whose Run was never called; Run does it
 	// too.

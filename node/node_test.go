@@ -133,10 +133,14 @@ func TestNode_JoinAndLeave(t *testing.T) {
 	if got.LocalNodeState != "active" || got.NodeId != joined.NodeId || got.ClusterId != manager.info().ClusterId || got.Role != swarmv1.NodeSpec_WORKER {
 		t.Errorf("info after join: %v", got)
 	}
+	worker, _, _ := host.parts()
 	if _, err := host.client.Leave(t.Context(), &swarmv1.LeaveRequest{}); err != nil {
 		t.Fatal(err)
 	}
 	host.wantNoState()
+	if !worker.departed.Load() {
+		t.Error("the managers were not told before gossip left, want so: else they refuse the host when it joins again")
+	}
 }
 
 func TestNode_JoinThatFailsLeavesNothing(t *testing.T) {

@@ -219,6 +219,9 @@ func (n *Node) Leave(ctx context.Context, req *swarmv1.LeaveRequest) (*swarmv1.L
 		}
 		return nil, failedPrecondition("you are attempting to leave the swarm on a node that is a manager (%d in all): demote it first with `swarm node demote %s`, or use `--force` to suppress this message", status.Managers, m.membership().NodeID)
 	}
+	// The managers must know that the node is down before Leave returns: else they would refuse
+	// this host when it joins again, and would not remove the node.
+	m.worker.Announce(ctx)
 	if manager != nil && manager.Status().Managers > 1 {
 		m.resignVote(ctx, manager)
 	}

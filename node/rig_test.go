@@ -155,7 +155,7 @@ type fakeWorker struct {
 	rig    *rig
 	hooks  WorkerHooks
 	closed atomic.Bool
-	// departed is set if Depart was called before gossip left.
+	// departed is set if Announce was called before gossip left.
 	departed atomic.Bool
 }
 
@@ -172,9 +172,13 @@ func (w *fakeWorker) Refusal() error {
 	return w.rig.refusal
 }
 
-func (w *fakeWorker) Depart(context.Context) error {
+func (w *fakeWorker) Announce(context.Context) {
 	_, gossip, _ := w.rig.parts()
 	w.departed.Store(!gossip.leftGossip.Load())
+}
+
+func (w *fakeWorker) Depart(ctx context.Context) error {
+	w.Announce(ctx)
 	return nil
 }
 func (w *fakeWorker) Close() error { w.closed.Store(true); return nil }

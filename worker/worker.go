@@ -241,12 +241,15 @@ func (w *Worker) logBackends(told []*swarmv1.AssignmentChange) {
 // filesRoot returns the folder of the tasks' small files.
 func (w *Worker) filesRoot() string { return filepath.Join(w.cfg.RunDir, "tasks") }
 
-// Depart is for a host that is going down. It tells the managers, which replace this node's tasks
-// at once, and stops every task with its signal and its grace period. It returns when all have
-// ended, or with ctx's error. Run must be running, and must be ended afterwards. Tasks that are
-// assigned meanwhile do not start.
+// Announce tells the managers that this node goes away. They count it as down and replace its tasks
+// at once. Announce returns when a manager has acknowledged it, after 3 s, or when ctx ends. Run
+// must be running, and must be ended afterwards. Tasks that are assigned meanwhile do not start.
+func (w *Worker) Announce(ctx context.Context) { w.managers.Depart(ctx) }
+
+// Depart is for a host that is going down. It calls Announce and stops every task with its signal
+// and its grace period. It returns when all have ended, or with ctx's error.
 func (w *Worker) Depart(ctx context.Context) error {
-	w.managers.Depart(ctx)
+	w.Announce(ctx)
 	if err := w.tasks.Depart(ctx); err != nil {
 		return err
 	}

@@ -320,6 +320,7 @@ func (w stubWorker) Register(reg grpc.ServiceRegistrar) {
 func (w stubWorker) Connected(context.Context) error { return nil }
 func (w stubWorker) Refusal() error                  { return nil }
 func (w stubWorker) Tasks() int                      { return 0 }
+func (w stubWorker) Announce(context.Context)        {}
 func (w stubWorker) Depart(context.Context) error    { return nil }
 func (w stubWorker) Close() error                    { return w.blobs.Close() }
 
