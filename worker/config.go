@@ -97,7 +97,8 @@ type Deps struct {
 	Logs engine.LogStore
 	// Managers returns the managers to try. It is called for every round of attempts.
 	Managers func() []*swarmv1.Peer
-	// Dial returns a connection to a node. The connection stays open and belongs to the callee.
+	// Dial returns a connection to a node. The connection belongs to the owner of Dial: the worker
+	// does not close it.
 	Dial func(nodeID string) (grpc.ClientConnInterface, error)
 	// Renewed returns a channel that the next renewal of this node's certificate closes. Dial
 	// connects with the new certificate from then on. Optional.
@@ -117,8 +118,9 @@ type Deps struct {
 	// Programmed returns nil once the kernel and the name server reflect everything that OnTopology
 	// was given so far. Any error is retried. Optional: they always do.
 	Programmed func(ctx context.Context) error
-	// Overlay returns what this node's kernel has of an overlay network. Optional.
-	Overlay func(ctx context.Context, network string) (*swarmv1.NodeNetwork, error)
+	// InspectNetwork returns what this node's kernel has of an overlay network. Optional: without
+	// it, the RPC Network returns ErrNotImplemented.
+	InspectNetwork func(ctx context.Context, network string) (*swarmv1.NodeNetwork, error)
 	// OnContact is told when a session with a manager begins and ends. Optional.
 	OnContact func(managerID string, up bool)
 }
