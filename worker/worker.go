@@ -77,7 +77,7 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 	})
 	w.tasks = tasks.New(tasks.Config{
 		NodeID: cfg.NodeID, OS: cfg.OS, Arch: cfg.Arch, Hostname: cfg.Hostname, Dir: w.filesRoot(),
-		CgroupParent: cfg.CgroupParent, Slots: cfg.Starts,
+		CgroupParent: cfg.CgroupParent, Starts: cfg.Starts,
 	}, tasks.Deps{
 		Log: deps.Log, Runtime: deps.Runtime, Executor: deps.Executor, Network: deps.Network, Images: deps.Images, Logs: deps.Logs,
 		Objects: w.objects, State: st, Managers: w.managers, LeasePath: w.lease.Path(), Hostname: w.hostname,

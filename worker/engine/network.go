@@ -43,7 +43,8 @@ type Attachment struct {
 	// Upstreams are the name servers for names that the networks' own name server does not know.
 	// Empty: the host's.
 	Upstreams []string
-	// SearchFirst is set if the task's resolv.conf sets ndots to more than 0.
+	// SearchFirst is set if the task's resolv.conf sets ndots to more than 0. Names without a dot
+	// are then looked up only with the search domains appended.
 	SearchFirst bool
 	// Held is the earlier answer of Attach. Only Restore uses it.
 	Held Attached
@@ -72,6 +73,11 @@ type Attached struct {
 	Local []string `json:",omitempty"`
 	// Ports are the published ports, with the numbers that the node has chosen.
 	Ports []*swarmv1.PortConfig
-	// Nameservers for the task's resolv.conf; empty: the host's.
+	// Nameservers for the task's resolv.conf. It has the overlay's name server if the task is on an
+	// overlay network. Otherwise it is empty: the task uses the host's name servers.
 	Nameservers []string
 }
+
+// OnOverlay reports whether the task is on an overlay network, so that tasks on other nodes can
+// connect to it.
+func (a Attached) OnOverlay() bool { return len(a.Nameservers) > 0 }

@@ -76,8 +76,8 @@ func (t *taskLoop) compose(state swarmv1.TaskState, out outcome) *swarmv1.TaskSt
 	return s
 }
 
-// setErr reports what keeps the task in its state, or with an empty text that nothing does any
-// more.
+// setErr reports why the task does not leave its state. An empty text means that the reason is
+// gone.
 func (t *taskLoop) setErr(text string) {
 	t.mu.Lock()
 	s := t.status.CloneVT()
