@@ -8,20 +8,20 @@ import (
 	"swarm/internal/pause"
 )
 
-// retryInterval is the pause before a journal that could not be written is tried again. Nothing
-// signals that a full disk has space again, and the container may never write again.
+// retryInterval is the pause before a journal that could not be written is tried again. There is no
+// event when a full disk has space again, and the container may never write again.
 const retryInterval = time.Second
 
 // late has the journals that could not be written.
 type late struct {
-	mu       sync.Mutex // guards journals
-	journals map[*journal]bool
-	wake     chan struct{} // one token: there are some
+	mu       sync.Mutex        // guards journals
+	journals map[*journal]bool // true: the container is removed, so the journal must be finished
+	wake     chan struct{}     // one token: journals is not empty
 }
 
 func newLate() *late { return &late{journals: map[*journal]bool{}, wake: make(chan struct{}, 1)} }
 
-// add remembers a journal. finish says that its container is gone.
+// add adds a journal. finish says that its container is removed.
 func (l *late) add(j *journal, finish bool) {
 	l.mu.Lock()
 	l.journals[j] = finish || l.journals[j]

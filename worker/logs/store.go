@@ -59,15 +59,15 @@ type Store struct {
 
 	mu       sync.Mutex // guards what follows
 	journals map[string]*journal
-	retired  []retiree // oldest first; one that is finished has no journal
+	retired  []retiree // ordered by the time of retirement; a log that is finished has no journal
 	dirty    map[*journal]bool
 	wake     chan struct{} // one token: dirty is not empty
 }
 
 var _ engine.LogStore = (*Store)(nil)
 
-// New opens the logs in cfg.Dir. Each continues where an earlier process stopped. Call Run, or
-// Close if Run is not called.
+// New opens the logs in cfg.Dir. Each continues after its last record. The caller must call Run, or
+// Close if it does not call Run.
 func New(cfg Config, deps Deps) (*Store, error) {
 	if !filepath.IsAbs(cfg.Dir) {
 		return nil, fmt.Errorf("log folder %q must be an absolute path: %w", cfg.Dir, errdefs.ErrInvalidArgument)
@@ -93,8 +93,8 @@ func New(cfg Config, deps Deps) (*Store, error) {
 	return s, nil
 }
 
-// open opens every task's folder. It logs and skips a folder that cannot be read, because that must
-// not keep the node from working.
+// open opens every task's folder. It logs and skips a folder that cannot be read, because the node
+// must work without that log.
 func (s *Store) open() error {
 	entries, err := os.ReadDir(s.cfg.Dir)
 	if err != nil {
@@ -166,7 +166,7 @@ func (s *Store) follow(j *journal) {
 	s.mark(j)
 }
 
-// mark notes that a journal may have something to copy.
+// mark makes Run look for new output of a journal.
 func (s *Store) mark(j *journal) {
 	s.mu.Lock()
 	s.dirty[j] = true
@@ -233,7 +233,7 @@ func (s *Store) Create(t *swarmv1.Task, r *swarmv1.Revision) (string, error) {
 		if !finished {
 			return dir, nil
 		}
-		s.remove(t.Id) // It is of an earlier container, and its offsets do not fit the output of the next one.
+		s.remove(t.Id) // It belongs to an earlier container of the task. The output of the next one begins at offset 0 again.
 	} else {
 		s.Discard(t.Id)
 	}
