@@ -44,15 +44,14 @@ type Runtime interface {
 	// as a program or a mount.
 	Start(ctx context.Context, taskID string) (Started, error)
 	// Wait blocks until the started container has ended. It returns at once if the container ended
-	// before the call, or before this process began. Exit.CodeUnknown is set if nobody recorded the
-	// code. ErrNotFound: the task has no container.
+	// before the call, or before this process began. Exit.CodeUnknown is set if no process recorded
+	// the code. ErrNotFound: the task has no container.
 	Wait(ctx context.Context, taskID string) (Exit, error)
-	// Update gives the container the limits of CPU, memory, swap and pids, and the reserved memory,
-	// that r asks for, whatever it had before. A container that has not been started starts with
-	// them. An update to limits that the container already has is cheap. ErrNotFound: the container
-	// has ended or does not exist. ErrFailedPrecondition: the kernel refuses, for example because
-	// the container uses more memory than the limit, and the container runs on with its former
-	// limits.
+	// Update replaces the container's limits of CPU, memory, swap and pids, and its reserved
+	// memory, by those of r. A container that has not been started yet starts with them. An update
+	// to limits that the container already has is cheap. ErrNotFound: the container has ended or
+	// does not exist. ErrFailedPrecondition: the kernel refuses the limits, for example because the
+	// container uses more memory than the limit. The container then runs on with its former limits.
 	Update(ctx context.Context, taskID string, r *swarmv1.ResourceRequirements) error
 	// Stop sends the signal ("SIGTERM", "TERM" or "15"; empty: the image's own, else SIGTERM), and
 	// after grace SIGKILL. It returns when the container has ended. Grace 0 kills at once. A
@@ -110,14 +109,14 @@ func (c Container) Spec() *swarmv1.ContainerSpec {
 
 // File is a secret or config as it appears in the container.
 type File struct {
-	// Path in the container, absolute.
+	// Path is the absolute path in the container.
 	Path string
 	Data []byte
 	// UID and GID are numbers, or names of the image.
 	UID, GID string
 	// Mode has permission bits only.
 	Mode uint32
-	// Secret: must never reach a disk.
+	// Secret is set if the data must never be written to a disk.
 	Secret bool
 }
 
@@ -149,7 +148,7 @@ type Exit struct {
 	OOM bool
 	// Fenced is set if the shim killed the container because its lease had run out.
 	Fenced bool
-	// CodeUnknown is set if the container has ended and nobody recorded how. Code is -1 then.
+	// CodeUnknown is set if the container has ended and no process recorded how. Code is -1 then.
 	CodeUnknown bool
 }
 
@@ -213,7 +212,8 @@ type ExecStreams struct {
 
 // PullRequest names an image to fetch.
 type PullRequest struct {
-	// Ref has a digest or none. With a digest, any source that has it serves, peers first.
+	// Ref may have a digest. Then the image may come from any source that has the digest, and other
+	// nodes are asked before the registry.
 	Ref string
 	// Auth is Docker's X-Registry-Auth, or empty.
 	Auth string
