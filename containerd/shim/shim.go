@@ -3,10 +3,10 @@
 // Package shim is swarm's shim mode: containerd's own runc shim with exit records, leases, and a
 // copy of outputs that survives a full disk.
 //
-// It owns the shim process from start to end, and the writing of exit records (package exit) below
-// the state folder of its containers' bundles. It reports an exit to containerd only after it has
-// written the record. Only the daemon removes records, except that the creation of a container
-// removes an older record with the same name.
+// It owns the shim process from start to end, and writes the exit records (package exit) into the
+// containerd state folder in which the bundles of its containers are. It reports an exit to
+// containerd only after it has written the record. The daemon removes records. The shim removes
+// only an older record with the name of a container that it creates.
 //
 // cmd calls Main when the program was started under the shim's name. The package runs, for each
 // container, one goroutine that waits for the exit, one for each output, and one for the lease of a
