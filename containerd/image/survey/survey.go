@@ -3,9 +3,9 @@
 // Package survey finds out how much of an image a content store holds.
 //
 // It owns the limits on how many manifests, platforms and nested indexes an image may have, and
-// refuses images that exceed them: each node remembers the blobs of its images, and each manager
-// their platforms. It only reads the store. Package image and its subpackages call it. It runs no
-// goroutine.
+// returns ErrInvalidArgument for images that exceed them. The limits are needed because each node
+// keeps the digests of its images' blobs in memory, and each manager their platforms. The package
+// only reads the store. Package image and its subpackages call it. It runs no goroutine.
 package survey
 
 import (
@@ -75,9 +75,9 @@ const (
 	maxListed, maxPlatforms = 1024, 64
 )
 
-// walk adds the blobs that desc leads to. It refuses images that would take long to walk for all
-// later callers: an index that is listed twice, because a few small indexes that list each other
-// many times name billions of manifests, and an index that is nested too deep.
+// walk adds the blobs that desc leads to. It returns ErrInvalidArgument for an index that is listed
+// twice or nested too deep. A few small indexes that list each other many times can name billions
+// of manifests, and each later walk through the image would take very long.
 func (x *Result) walk(ctx context.Context, store content.Store, desc ocispec.Descriptor, depth int) error {
 	if images.IsIndexType(desc.MediaType) {
 		if _, twice := x.Blobs[desc.Digest.String()]; twice || depth > MaxNesting {
@@ -92,7 +92,7 @@ func (x *Result) walk(ctx context.Context, store content.Store, desc ocispec.Des
 		if x.Missing == "" {
 			x.Missing = desc.Digest.String()
 		}
-		return nil // It is the manifest of a platform that is not here.
+		return nil // This node holds the image without the platform of this manifest.
 	}
 	if err != nil {
 		return err
@@ -142,25 +142,25 @@ func (x *Result) add(desc ocispec.Descriptor) {
 	x.Blobs[desc.Digest.String()] = Blob{MediaType: desc.MediaType, Size: desc.Size}
 }
 
-// PlatformOf returns the platform of a manifest: as its descriptor in the index says, else as its
-// configuration says. It reads the configuration, one of children, in either case, and returns an
-// error if that is not valid. The platform is zero if neither says it.
+// PlatformOf returns the platform of a manifest: the platform in its descriptor desc if there is
+// one, else the platform in its configuration, else the zero Platform. It always reads the
+// configuration, which is one of children, and returns an error if the configuration is not valid.
 func PlatformOf(ctx context.Context, store content.Provider, desc ocispec.Descriptor, children []ocispec.Descriptor) (ocispec.Platform, error) {
-	var own ocispec.Platform
+	var configured ocispec.Platform
 	for _, child := range children {
 		if images.IsConfigType(child.MediaType) {
 			config, err := document.Config(ctx, store, child)
 			if err != nil {
 				return ocispec.Platform{}, err
 			}
-			own = platforms.Normalize(config.Platform)
+			configured = platforms.Normalize(config.Platform)
 			break
 		}
 	}
 	if desc.Platform != nil {
 		return platforms.Normalize(*desc.Platform), nil
 	}
-	return own, nil
+	return configured, nil
 }
 
 // Describe lists platforms for people, as in "linux/amd64, linux/arm64".
