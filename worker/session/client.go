@@ -63,7 +63,8 @@ type Deps struct {
 	// Apply acts on a message of assignments. The session has checked its order, age and form.
 	Apply func(*swarmv1.Assignments)
 	// Programmed returns nil once the kernel and the name server reflect everything that Apply was
-	// given so far. Any error is retried. If it is nil, they always do.
+	// given so far. The session repeats a call that fails. Without it, every change counts as
+	// programmed.
 	Programmed func(ctx context.Context) error
 	// OnNode is given what a manager says about this node. It must not block.
 	OnNode func(*swarmv1.NodeUpdate)

@@ -13,12 +13,12 @@ import (
 // epoch and the sequence.
 const statusExtra = 64
 
-// reports is the queue of statuses on their way to the managers. Of each task it keeps only the
-// last one. One report is on its way at a time, and the statuses that come up meanwhile make the
-// next one, so batches grow with the load and no status waits for a timer.
+// reports is the queue of statuses on their way to the managers. It keeps only the last status of
+// each task. One report is on its way at a time, and the statuses that are added in the meantime go
+// into the next one. So batches grow with the load, and no status waits for a timer.
 //
-// Nobody acts on transient states (ACCEPTED, PREPARING, STARTING). They travel with the next urgent
-// status or the next heartbeat, so that a task that starts quickly costs the managers one write.
+// No component acts on the states ACCEPTED, PREPARING and STARTING. The next urgent status or
+// heartbeat takes them along, so that a task that starts quickly costs the managers one write.
 type reports struct {
 	mu       sync.Mutex                     // guards what follows
 	pending  map[string]*swarmv1.TaskStatus // by task, not sent

@@ -105,7 +105,7 @@ func failure(state swarmv1.TaskState, reason string, out outcome) string {
 	}
 }
 
-// localAddresses returns the addresses of the task on the network of its own node.
+// localAddresses returns the addresses of the task on the local network of this node.
 func localAddresses(a engine.Attached) []string {
 	if a.Local == nil {
 		return a.Addresses
