@@ -54,8 +54,8 @@ func (r *Runtime) Prepare(ctx context.Context, c engine.Container) error {
 	return nil
 }
 
-// errForeignShim refuses single-writer tasks on a node with containerd's own shims, which know no
-// lease.
+// errForeignShim is the error for single-writer tasks on a node whose shims are not swarm's, and
+// therefore know no lease.
 var errForeignShim = errdefs.ErrFailedPrecondition.WithMessage(
 	"--single-writer needs the containerd that swarm brings: start the daemon of this node without --containerd-address, or keep the service off it with a constraint")
 

@@ -144,7 +144,8 @@ func (r *Runtime) tryCreateTask(ctx context.Context, req *tasks.CreateTaskReques
 		}
 	}
 	_, err = r.client.TaskService().Create(ctx, req)
-	if err = errgrpc.ToNative(err); err == nil || errdefs.IsAlreadyExists(err) {
+	err = errgrpc.ToNative(err)
+	if err == nil || errdefs.IsAlreadyExists(err) {
 		r.groups.JoinSucceeded(id)
 		return err
 	}

@@ -84,7 +84,8 @@ func (r *Runtime) stopSignal(ctx context.Context, id, sig string) (syscall.Signa
 // container. gone says that the container does not run.
 func (r *Runtime) kill(ctx context.Context, id string, sig syscall.Signal, all bool) (gone bool, err error) {
 	_, err = r.client.TaskService().Kill(ctx, &tasks.KillRequest{ContainerID: id, Signal: uint32(sig), All: all})
-	if err = errgrpc.ToNative(err); errdefs.IsNotFound(err) {
+	err = errgrpc.ToNative(err)
+	if errdefs.IsNotFound(err) {
 		return true, nil
 	}
 	return false, err

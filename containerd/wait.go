@@ -54,7 +54,8 @@ func (r *Runtime) wait(ctx context.Context, id string) (engine.Exit, error) {
 		if ctx.Err() != nil {
 			return engine.Exit{}, ctx.Err()
 		}
-		if err = errgrpc.ToNative(err); errdefs.IsNotFound(err) {
+		err = errgrpc.ToNative(err)
+		if errdefs.IsNotFound(err) {
 			return r.lost(ctx, id)
 		}
 		// containerd restarts, or the shim has died. After a short time a call succeeds or returns

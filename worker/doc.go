@@ -36,7 +36,7 @@
 // # Callers and goroutines
 //
 // cmd/swarm calls New and registers the Worker as the node's swarm.v1.Worker service, and
-// Worker.Disk as its swarm.v1.Disk service. adapter/member calls Run and Depart. Run starts one
-// goroutine for each part with a Run method, and waits for all of them; their packages document the
-// goroutines that they start.
+// Worker.Disk as its swarm.v1.Disk service. adapter/member calls Run, and node calls Depart. Run
+// starts one goroutine for each part with a Run method, and waits for all of them; their packages
+// document the goroutines that they start.
 package worker

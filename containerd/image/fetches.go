@@ -93,7 +93,8 @@ func (f *sharedFetches) leave(key fetchKey, fl *sharedFetch, id int) {
 	fl.mu.Lock()
 	defer fl.mu.Unlock()
 	delete(fl.listeners, id)
-	if fl.callers--; fl.callers == 0 {
+	fl.callers--
+	if fl.callers == 0 {
 		fl.cancel()
 		f.dropLocked(key, fl)
 	}

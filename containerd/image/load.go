@@ -183,7 +183,8 @@ func (s *Store) named(ctx context.Context, index ocispec.Descriptor, name string
 		if err != nil {
 			return nil, err
 		}
-		if blobs += own; blobs > maxBlobs {
+		blobs += own
+		if blobs > maxBlobs {
 			return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("the images of the archive have more than %d blobs: load fewer at a time", maxBlobs))
 		}
 		out = append(out, f)

@@ -110,7 +110,8 @@ func (s *Store) record(ctx context.Context, image images.Image, loaded bool) err
 		image.Labels = map[string]string{labelLoaded: "true"}
 	}
 	if errdefs.IsNotFound(err) {
-		if _, err = store.Create(ctx, image); !errdefs.IsAlreadyExists(err) {
+		_, err = store.Create(ctx, image)
+		if !errdefs.IsAlreadyExists(err) {
 			return err
 		}
 	}

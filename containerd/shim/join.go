@@ -29,7 +29,7 @@ import (
 // a busy host it therefore takes a live shim for dead, removes its socket and starts a second shim.
 // Both shims work until containerd is restarted. Then containerd asks the second shim for the
 // containers of the first. The second does not know them, and containerd kills them as leaked.
-func (r reaper) Start(ctx context.Context, opts *bootapi.BootstrapParams) (*bootapi.BootstrapResult, error) {
+func (r shimManager) Start(ctx context.Context, opts *bootapi.BootstrapParams) (*bootapi.BootstrapResult, error) {
 	address, err := groupAddress(ctx, opts)
 	if err != nil {
 		return nil, err

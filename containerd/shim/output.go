@@ -213,7 +213,8 @@ func (o *output) carry() (ended bool) {
 			o.add(buf[written:n])
 			return false
 		}
-		if gathered += n; n < copyBytes { // The pipe is empty.
+		gathered += n
+		if n < copyBytes { // The pipe is empty.
 			wait, gathered = gather(wait, gathered), 0
 			time.Sleep(wait)
 		}
@@ -292,7 +293,8 @@ func (o *output) add(b []byte) {
 // lose counts the lines of b, which are dropped.
 func (o *output) lose(b []byte) {
 	o.lost += bytes.Count(b, []byte{'\n'})
-	if o.skipping = len(b) > 0 && b[len(b)-1] != '\n'; o.skipping {
+	o.skipping = len(b) > 0 && b[len(b)-1] != '\n'
+	if o.skipping {
 		o.lost++
 	}
 }

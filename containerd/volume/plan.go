@@ -152,7 +152,8 @@ func (s *Store) volumeOf(source string) (Place, bool, error) {
 			at = next
 			continue
 		}
-		if links++; links > maxLinks {
+		links++
+		if links > maxLinks {
 			return Place{}, false, fmt.Errorf("%s: too many symbolic links: %w", source, errdefs.ErrInvalidArgument)
 		}
 		if filepath.IsAbs(target) {

@@ -26,8 +26,8 @@ type Network interface {
 	// Detach undoes Attach. It is idempotent.
 	Detach(ctx context.Context, taskID string) error
 	// Restore is called once, before any Attach, with the attachments of this node's tasks. It
-	// removes everything else that an earlier process left behind, and creates what is missing of
-	// the attachments. It does not disturb running tasks.
+	// creates the parts of these attachments that are missing, and removes all other attachments
+	// that an earlier process left. It does not disturb running tasks.
 	Restore(ctx context.Context, keep []Attachment) error
 }
 
@@ -65,11 +65,11 @@ func (u NetworkUse) Driver() string { return u.Network.GetSpec().GetDriverConfig
 type Attached struct {
 	// Netns is the path of the namespace.
 	Netns string
-	// Addresses of the task in prefix notation. The first is the one to which its own name
-	// resolves.
+	// Addresses has the addresses of the task in prefix notation. The task's host name resolves to
+	// the first one.
 	Addresses []string
-	// Local are its addresses on the node's own network, which other nodes cannot use. Nil: the
-	// same as Addresses.
+	// Local has the addresses of the task on the local network of its node, which other nodes
+	// cannot use. Nil: the same as Addresses.
 	Local []string `json:",omitempty"`
 	// Ports are the published ports, with the numbers that the node has chosen.
 	Ports []*swarmv1.PortConfig

@@ -54,8 +54,8 @@ type Runtime interface {
 	// container uses more memory than the limit. The container then runs on with its former limits.
 	Update(ctx context.Context, taskID string, r *swarmv1.ResourceRequirements) error
 	// Stop sends the signal ("SIGTERM", "TERM" or "15"; empty: the image's own, else SIGTERM), and
-	// after grace SIGKILL. It returns when the container has ended. Grace 0 kills at once. A
-	// container that does not run or does not exist counts as stopped: Stop returns nil.
+	// after grace SIGKILL. It returns when the container has ended. With grace 0 it sends only
+	// SIGKILL. A container that does not run or does not exist counts as stopped: Stop returns nil.
 	Stop(ctx context.Context, taskID, signal string, grace time.Duration) error
 	// ImageDefaults returns what the image of a prepared container asks for beyond its process.
 	// ErrNotFound: the task has no container.
@@ -177,7 +177,8 @@ const (
 // CommandError says that the command of an exec cannot be started although its container runs. It
 // is an ErrInvalidArgument.
 type CommandError struct {
-	// NotFound is set if the program does not exist. Otherwise it exists but cannot be executed.
+	// NotFound is set if the program does not exist. If it is not set, the program exists but
+	// cannot be executed.
 	NotFound bool
 	// Text is the message for the user. It names the command.
 	Text string

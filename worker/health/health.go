@@ -150,7 +150,8 @@ func (p *Prober) UntilHealthy(ctx context.Context) error {
 			wait = quick
 			quick *= 2
 		} else if !p.starting() && !errors.Is(err, errNotRun) {
-			if p.failed++; p.failed >= p.cfg.retries {
+			p.failed++
+			if p.failed >= p.cfg.retries {
 				return fmt.Errorf("unhealthy: %w", err)
 			}
 		}
@@ -180,7 +181,8 @@ func (p *Prober) UntilUnhealthy(ctx context.Context) error {
 		case errors.Is(err, errNotRun):
 			continue
 		}
-		if p.failed++; p.failed >= p.cfg.retries {
+		p.failed++
+		if p.failed >= p.cfg.retries {
 			return fmt.Errorf("unhealthy: %w", err)
 		}
 	}

@@ -152,7 +152,7 @@ func (r *reader) seek(v view) error {
 }
 
 // seekAfter moves to the last segment that begins before the records at opts.after. If there is
-// none, because these records were rotated away, it does not move, and all records are sent.
+// none, because these records were rotated away, the reader begins with the first segment.
 func (r *reader) seekAfter(v view) error {
 	r.after = map[swarmv1.LogRecord_Stream]uint64{}
 	for _, place := range r.opts.After {
@@ -242,7 +242,7 @@ func (r *reader) read(ctx context.Context, v view) error {
 }
 
 // scan calls fn for the records of a segment from offset at to size, until fn returns false. A
-// segment that was rotated away meanwhile has none.
+// segment that was rotated away since the view was taken has none.
 func (r *reader) scan(number int, at, size int64, fn func(rec record, next int64) (bool, error)) error {
 	if at >= size {
 		return nil

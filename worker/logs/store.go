@@ -55,7 +55,7 @@ type Store struct {
 	cfg   Config
 	log   *slog.Logger
 	watch *watcher
-	late  *late
+	retry *retries
 
 	mu       sync.Mutex // guards what follows
 	journals map[string]*journal
@@ -83,7 +83,7 @@ func New(cfg Config, deps Deps) (*Store, error) {
 		cfg.inotify = newInotify
 	}
 	s := &Store{
-		cfg: cfg, log: deps.Log, watch: newWatcher(cfg.inotify), late: newLate(),
+		cfg: cfg, log: deps.Log, watch: newWatcher(cfg.inotify), retry: newRetries(),
 		journals: map[string]*journal{}, dirty: map[*journal]bool{}, wake: make(chan struct{}, 1),
 	}
 	if err := s.open(); err != nil {
@@ -148,7 +148,7 @@ func (s *Store) Run(ctx context.Context) error {
 	})
 	g.Go(func() error { s.watch.poll(ctx, s.mark); return nil })
 	g.Go(func() error { return s.copy(ctx) })
-	g.Go(func() error { return s.runLate(ctx) })
+	g.Go(func() error { return s.runRetries(ctx) })
 	g.Go(func() error { return s.runPrune(ctx) })
 	return g.Wait()
 }
@@ -193,7 +193,7 @@ func (s *Store) copy(ctx context.Context) error {
 		for j := range dirty {
 			more, err := j.copy(buf, false)
 			if err != nil { // usually the disk is full
-				s.late.add(j, false)
+				s.retry.add(j, false)
 			}
 			if err != nil && !j.failing {
 				s.log.Error("copy output", "task", j.task.Id, "err", err)
@@ -287,7 +287,7 @@ func (s *Store) Finish(taskID string) {
 func (s *Store) finish(j *journal) {
 	if err := j.finish(); err != nil {
 		s.log.Error("finish log", "task", j.task.Id, "err", err)
-		s.late.add(j, true)
+		s.retry.add(j, true)
 	}
 }
 

@@ -206,7 +206,7 @@ func (c *Client) Resend(s *swarmv1.TaskStatus) { c.reports.add(s, true) }
 // Drop takes the status of a task that is not assigned any more out of the queue.
 func (c *Client) Drop(taskID string) { c.reports.drop(taskID) }
 
-// acked notes that the managers have the statuses of a report.
+// acked records that the managers have the statuses of a report.
 func (c *Client) acked(sequence uint64) {
 	for _, s := range c.reports.ack(sequence) {
 		c.deps.State.SetAcknowledged(s.TaskId)

@@ -18,7 +18,8 @@ import (
 const (
 	firstBackoff = 20 * time.Millisecond
 	// stableAfter is how long a session must have lasted for the next one to be opened without a
-	// pause. A manager may welcome a node and end the session at once, which counts as a refusal.
+	// pause. A shorter session counts as a failed attempt: the manager has welcomed the node and
+	// then refused it.
 	stableAfter = time.Second
 )
 

@@ -2,9 +2,9 @@
 // and takes statuses back.
 //
 // A Client owns the connection attempts, the stream, the queue of statuses, and the time to which
-// the lease of single-writer tasks is renewed. It refuses assignments that are out of order, older
-// than what the node has acted on, or not well formed. It does not act on assignments: it hands
-// them to Deps.Apply.
+// the lease of single-writer tasks is renewed. It ends a session whose assignments are out of order
+// or older than what the node has acted on, and skips assignments that are not well formed. It does
+// not act on assignments: it hands them to Deps.Apply.
 //
 // # What happens when a manager dies
 //

@@ -41,7 +41,7 @@ func (s *session) awaitProgrammed(ctx context.Context) error {
 	}
 }
 
-// setApplied notes that the worker has applied the assignments up to this sequence.
+// setApplied records that the worker has applied the assignments up to this sequence.
 func (s *session) setApplied(sequence uint64) {
 	s.applied.Store(sequence)
 	select {

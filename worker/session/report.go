@@ -9,8 +9,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// statusExtra is how many bytes a status takes in a report beside its own size: its framing, the
-// epoch and the sequence.
+// statusExtra is how many bytes a status takes in a report in addition to its size: its framing,
+// the epoch and the sequence.
 const statusExtra = 64
 
 // reports is the queue of statuses on their way to the managers. It keeps only the last status of
@@ -26,7 +26,7 @@ type reports struct {
 	urgent   bool                           // something in pending must not wait for a heartbeat
 	sequence uint64
 	wake     chan struct{} // one token: the writer should call next
-	idle     chan struct{} // closed when both maps are empty; nil while nobody waits for that
+	idle     chan struct{} // closed when both maps are empty; nil while no caller waits in Flush
 }
 
 func newReports() *reports {

@@ -98,8 +98,8 @@ func (c *Client) session(stop context.Context, nodeID string) (lasted time.Durat
 const goodbyeTimeout = time.Second
 
 // goodbye closes the stream once the writer has ended, and waits until the manager has ended it
-// too. The manager then knows that this daemon stopped on purpose. It suspects a host failure only
-// if a stream breaks.
+// too. The manager then knows that this daemon stopped on purpose. A stream that breaks makes the
+// manager suspect that the host has failed.
 func (s *session) goodbye(read, wrote <-chan struct{}) {
 	late := time.NewTimer(goodbyeTimeout)
 	defer late.Stop()
@@ -204,9 +204,14 @@ func (s *session) write(ctx context.Context) error {
 			if err = s.heartbeat(); err == nil {
 				err = s.report(true)
 			}
-			if sequence := s.c.reports.unackedSequence(); sequence != waiting || sequence == 0 {
-				waiting, unacked = sequence, 0
-			} else if unacked++; err == nil && unacked > maxUnacked {
+			sequence := s.c.reports.unackedSequence()
+			if sequence == 0 || sequence != waiting {
+				unacked = 0
+			} else {
+				unacked++
+			}
+			waiting = sequence
+			if err == nil && unacked > maxUnacked {
 				err = fmt.Errorf("status report %d was not acknowledged for %d heartbeats: %w", sequence, unacked, errdefs.ErrUnavailable)
 			}
 		case <-s.c.reports.wake:

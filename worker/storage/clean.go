@@ -185,7 +185,7 @@ func (d *Disk) remove(ctx context.Context, h engine.Holding) (removed bool, err 
 	if _, uerr := d.release(context.WithoutCancel(ctx), digest, true); uerr != nil {
 		return false, fmt.Errorf("%w; and the managers could not be told that the node keeps the image: %w", err, uerr)
 	}
-	if errdefs.IsFailedPrecondition(err) { // A container was made from the image meanwhile.
+	if errdefs.IsFailedPrecondition(err) { // A container was made from the image just now.
 		return false, nil
 	}
 	return false, err

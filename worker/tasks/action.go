@@ -101,7 +101,7 @@ func (t *taskLoop) createContainer(ctx context.Context) error {
 }
 
 // pull fetches the task's image. It repeats a pull that failed with a transient error, and the
-// task's status says meanwhile what is wrong.
+// status of the task tells the user the error during the pauses.
 func (t *taskLoop) pull(ctx context.Context, rev *swarmv1.Revision) error {
 	spec := assignment.ContainerSpec(rev)
 	req := engine.PullRequest{Ref: spec.GetImage(), Auth: spec.GetPullOptions().GetRegistryAuth(), Platform: spec.GetPlatform()}

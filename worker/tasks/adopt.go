@@ -54,7 +54,8 @@ func (r *Runner) adoptTask(t *swarmv1.Task, saved *state.Saved) {
 	}
 	loop.mu.Lock()
 	defer loop.mu.Unlock()
-	if loop.cleaned = saved.Cleaned[t.Id] && task.Terminal(loop.status.State); loop.cleaned {
+	loop.cleaned = saved.Cleaned[t.Id] && task.Terminal(loop.status.State)
+	if loop.cleaned {
 		return
 	}
 	loop.waiting = loop.status.State < swarmv1.TaskState_STARTING && !task.Stops(t.DesiredState)

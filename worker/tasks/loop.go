@@ -83,8 +83,8 @@ func (t *taskLoop) setAssigned(assigned *swarmv1.Task) {
 
 // change calls edit, which changes the desired state or the revision of the task, and starts the
 // goroutine if there is something to do. A stop interrupts the current action, and a new revision,
-// which differs in limits only, interrupts the watch of a running container. The next step sees
-// every other change.
+// which differs in limits only, interrupts the probes and the watch of a running container. The
+// next step sees every other change.
 func (t *taskLoop) change(edit func()) {
 	t.mu.Lock()
 	stopped, revision := task.Stops(t.desiredLocked()), t.task.Revision // before the edit
@@ -128,7 +128,7 @@ func (t *taskLoop) beginLocked() {
 	}
 }
 
-// endLocked notes that the goroutine ends.
+// endLocked records that the goroutine ends.
 func (t *taskLoop) endLocked() {
 	t.busy = false
 	close(t.ended)

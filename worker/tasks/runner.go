@@ -18,7 +18,7 @@ import (
 type Config struct {
 	// NodeID, OS and Arch are for templates and for the containers.
 	NodeID, OS, Arch string
-	// Hostname is the host's own name, for containers in the host's network namespace.
+	// Hostname is the name of the host, for containers in the host's network namespace.
 	Hostname string
 	// Dir is the folder of the tasks' small files: resolv.conf, hosts and hostname. It must exist,
 	// and should be in memory.
@@ -176,7 +176,8 @@ func (r *Runner) Summaries() []Summary {
 	return out
 }
 
-// Has reports whether the node has the task: it is assigned, or not wholly removed.
+// Has reports whether the node has the task: the task is assigned, or a part of it is still to be
+// removed.
 func (r *Runner) Has(taskID string) bool { return r.task(taskID) != nil }
 
 // IsLive reports whether the node has the task and the task may have a container, now or later.

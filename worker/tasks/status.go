@@ -10,8 +10,8 @@ import (
 	"swarm/worker/engine"
 )
 
-// urgent reports whether managers act on a status, or a user should see it at once. rests says that
-// the task's loop has nothing more to do.
+// urgent reports whether a status must be sent without delay, because managers act on it or a user
+// waits for it. rests says that the task's loop has nothing more to do.
 func urgent(s *swarmv1.TaskStatus, rests bool) bool {
 	return s.State >= swarmv1.TaskState_RUNNING || s.Err != "" || rests
 }

@@ -166,7 +166,8 @@ func (n *Source) get(ctx context.Context, kind string, d digest.Digest, offset i
 	return nil, fmt.Errorf("it answered %s: %w", resp.Status, errdefs.ErrUnavailable)
 }
 
-// redirecting returns a client that notes when the node redirects the request to another node.
+// redirecting returns an HTTP client that follows redirects to other nodes, and records in direct
+// that the blob was redirected.
 func (n *Source) redirecting(d digest.Digest, watch *watchdog.Body) *http.Client {
 	client := *n.client.http
 	client.CheckRedirect = func(_ *http.Request, via []*http.Request) error {

@@ -84,7 +84,8 @@ func (x *Result) walk(ctx context.Context, store content.Store, desc ocispec.Des
 			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("index %s is listed twice, or more than %d levels deep", desc.Digest, MaxNesting))
 		}
 	}
-	if x.listed++; x.listed > maxListed {
+	x.listed++
+	if x.listed > maxListed {
 		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("its indexes list more than %d manifests", maxListed))
 	}
 	children, err := document.Children(ctx, store, desc)
@@ -132,7 +133,8 @@ func (x *Result) manifest(ctx context.Context, store content.Store, desc ocispec
 	if p.OS == "unknown" { // an attestation
 		return nil
 	}
-	if x.Platforms = append(x.Platforms, p); len(x.Platforms) > maxPlatforms {
+	x.Platforms = append(x.Platforms, p)
+	if len(x.Platforms) > maxPlatforms {
 		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("it is for more than %d platforms", maxPlatforms))
 	}
 	return nil

@@ -173,9 +173,9 @@ func (d *Download) root(ctx context.Context) (ocispec.Descriptor, error) {
 	return d.keepRoot(ctx, data)
 }
 
-// askPeers asks nodes for the root, several at once, because a node that is down costs seconds. The
-// first answer ends the search. Nodes that do not have the image are not asked for its blobs. Nil:
-// no node has the image.
+// askPeers asks several nodes for the root at the same time, because a node that is down costs
+// seconds. The first answer ends the search. Run does not ask nodes that do not have the image for
+// its blobs. askPeers returns nil if no node has the image.
 func (d *Download) askPeers(ctx context.Context, want digest.Digest) (data []byte) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

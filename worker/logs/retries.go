@@ -12,17 +12,19 @@ import (
 // event when a full disk has space again, and the container may never write again.
 const retryInterval = time.Second
 
-// late has the journals that could not be written.
-type late struct {
+// retries has the journals that could not be written.
+type retries struct {
 	mu       sync.Mutex        // guards journals
 	journals map[*journal]bool // true: the container is removed, so the journal must be finished
 	wake     chan struct{}     // one token: journals is not empty
 }
 
-func newLate() *late { return &late{journals: map[*journal]bool{}, wake: make(chan struct{}, 1)} }
+func newRetries() *retries {
+	return &retries{journals: map[*journal]bool{}, wake: make(chan struct{}, 1)}
+}
 
 // add adds a journal. finish says that its container is removed.
-func (l *late) add(j *journal, finish bool) {
+func (l *retries) add(j *journal, finish bool) {
 	l.mu.Lock()
 	l.journals[j] = finish || l.journals[j]
 	l.mu.Unlock()
@@ -32,7 +34,8 @@ func (l *late) add(j *journal, finish bool) {
 	}
 }
 
-func (l *late) take() map[*journal]bool {
+// take returns the journals and removes them.
+func (l *retries) take() map[*journal]bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	all := l.journals
@@ -40,23 +43,23 @@ func (l *late) take() map[*journal]bool {
 	return all
 }
 
-// runLate tries the late journals again until ctx ends.
-func (s *Store) runLate(ctx context.Context) error {
+// runRetries writes the journals again that could not be written, until ctx ends.
+func (s *Store) runRetries(ctx context.Context) error {
 	for {
 		select {
-		case <-s.late.wake:
+		case <-s.retry.wake:
 		case <-ctx.Done():
 			return nil
 		}
 		if pause.For(ctx, retryInterval) != nil {
 			return nil
 		}
-		for j, finish := range s.late.take() {
+		for j, finish := range s.retry.take() {
 			switch {
 			case !finish:
 				s.mark(j)
 			case j.finish() != nil: // the error was logged at the first attempt
-				s.late.add(j, true)
+				s.retry.add(j, true)
 			default:
 				s.release(j)
 			}
