@@ -31,7 +31,7 @@ func (s *starts) Start(context.Context, *bootapi.BootstrapParams) (*bootapi.Boot
 // A shim that is slow to accept a connection, because its queue is full, is still the shim of the
 // group.
 func TestStart_JoinsTheGroupsShimHoweverBusy(t *testing.T) {
-	dir, err := os.MkdirTemp("", "sh") // Short: it stands in the path of a socket.
+	dir, err := os.MkdirTemp("", "sh") // The name is short, because it is part of the path of a socket.
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -45,7 +45,7 @@ func TestTable_TheFirstJoinsAlone(t *testing.T) {
 			t.Fatal("the second joined before the first had")
 		default:
 		}
-		g.JoinFailed("t1") // it could not: its shim is gone
+		g.JoinFailed("t1") // its shim is gone
 		if got := <-names; got == first {
 			t.Errorf("second: got %s, want another group", got)
 		}
