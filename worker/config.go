@@ -48,7 +48,7 @@ type Config struct {
 	MaxBackoff time.Duration
 	// SinceBoot is the clock of leases. Default lease.Now.
 	SinceBoot func() time.Duration
-	// Clean limits what stays on the disk although nothing needs it.
+	// Clean says when the worker removes images and logs that nothing needs.
 	Clean storage.Config
 	// OS and Arch are for the templates of services. Default: those of this program.
 	OS, Arch string

@@ -40,7 +40,7 @@ type Attachment struct {
 	// Ports are those with mode=host. If a published port is 0, the node chooses one from
 	// 30000-32767.
 	Ports []*swarmv1.PortConfig
-	// Upstreams are the name servers for names that the networks' own name server does not know.
+	// Upstreams are the name servers for names that the overlay's name server does not know.
 	// Empty: the host's.
 	Upstreams []string
 	// SearchFirst is set if the task's resolv.conf sets ndots to more than 0. Names without a dot

@@ -53,9 +53,10 @@ type Runtime interface {
 	// does not exist. ErrFailedPrecondition: the kernel refuses the limits, for example because the
 	// container uses more memory than the limit. The container then runs on with its former limits.
 	Update(ctx context.Context, taskID string, r *swarmv1.ResourceRequirements) error
-	// Stop sends the signal ("SIGTERM", "TERM" or "15"; empty: the image's own, else SIGTERM), and
-	// after grace SIGKILL. It returns when the container has ended. With grace 0 it sends only
-	// SIGKILL. A container that does not run or does not exist counts as stopped: Stop returns nil.
+	// Stop sends the signal ("SIGTERM", "TERM" or "15"; empty: the signal that the image names,
+	// else SIGTERM), and after grace SIGKILL. It returns when the container has ended. With grace 0
+	// it sends only SIGKILL. A container that does not run or does not exist counts as stopped:
+	// Stop returns nil.
 	Stop(ctx context.Context, taskID, signal string, grace time.Duration) error
 	// ImageDefaults returns what the image of a prepared container asks for beyond its process.
 	// ErrNotFound: the task has no container.
@@ -131,7 +132,7 @@ type Started struct {
 }
 
 // ImageDefaults is what an image says about its containers beyond their process. The values are
-// within the bounds of a service's own values, which take precedence.
+// within the bounds of a service's values. A value of the service replaces that of the image.
 type ImageDefaults struct {
 	// Healthcheck is the image's HEALTHCHECK; nil: it has none.
 	Healthcheck *swarmv1.HealthConfig
@@ -218,7 +219,7 @@ type PullRequest struct {
 	Ref string
 	// Auth is Docker's X-Registry-Auth, or empty.
 	Auth string
-	// Platform is "os/arch[/variant]"; empty: the node's own.
+	// Platform is "os/arch[/variant]"; empty: the node's platform.
 	Platform string
 }
 
@@ -256,8 +257,8 @@ type Images interface {
 // serve them to peers.
 type ImageStore interface {
 	Images
-	// Load reads an OCI or Docker archive, which may be compressed. name replaces the archive's own
-	// name if the archive has at most one image.
+	// Load reads an OCI or Docker archive, which may be compressed. name replaces the name in
+	// the archive if the archive has at most one image.
 	Load(ctx context.Context, archive io.Reader, name string, progress func(*swarmv1.ImageProgress)) ([]*swarmv1.Image, error)
 	// Holds reports whether all blobs of the image with this digest are on this node.
 	Holds(digest string) bool

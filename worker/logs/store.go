@@ -26,8 +26,8 @@ type Config struct {
 	// Dir has a folder for each task. It must be absolute, and must survive a reboot.
 	Dir    string
 	NodeID string
-	// SegmentBytes and Segments limit a task's log, unless its options say otherwise. Defaults 10
-	// MB and 5.
+	// SegmentBytes and Segments limit a task's log if the log options of the task do not. Defaults
+	// 10 MB and 5.
 	SegmentBytes int64
 	Segments     int
 	// RetainBytes and RetainAge limit the logs of retired tasks, in bytes on the disk and by age.

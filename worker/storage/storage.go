@@ -15,7 +15,7 @@ import (
 	"swarm/worker/state"
 )
 
-// Config limits what stays on the disk although nothing needs it.
+// Config says when the Disk removes images and logs that nothing needs.
 type Config struct {
 	// Start and Stop are percentages of the disk. When Start or more is in use, the Disk removes
 	// images and logs until less than Stop is in use. Defaults 85 and 75.

@@ -14,7 +14,7 @@ import (
 	"swarm/worker/state"
 )
 
-// Config is what a Runner knows of its node.
+// Config describes the node to a Runner.
 type Config struct {
 	// NodeID, OS and Arch are for templates and for the containers.
 	NodeID, OS, Arch string
