@@ -11,12 +11,12 @@
 // further processes in containers, and image is the node's store of images. Paths inside containers
 // and images are looked up by package inroot alone.
 //
-// The package refuses to pull images, to restart containers and to make networks: the caller names
-// the path of a network namespace. When containerd has lost a container's exit, the package reads
-// it from the exit record that the shim has written (package exit). It marks each container that
-// was started with a file in the task's folder, so that a container that has run before a reboot
-// does not count as one that was never started.
+// The package does not pull images, restart containers or make networks: the caller pulls the image
+// and names the path of a network namespace. When containerd has lost a container's exit, the
+// package reads the exit from the record that the shim has written (package exit). It marks each
+// started container with a file in the task's folder. After a reboot containerd has no task for the
+// container, and the mark says that the container has run.
 //
-// The worker calls it. cmd builds it and calls Recover when the daemon starts. It runs no goroutine
-// of its own, except that package exec cleans up in the background.
+// The worker calls it. cmd/swarm calls New, and Recover when the daemon starts. The package starts
+// no goroutine, except that package exec cleans up in the background.
 package containerd

@@ -28,10 +28,11 @@ func (r *Runtime) taskDir(id string) string  { return filepath.Join(r.tasksRoot(
 func (r *Runtime) filesDir(id string) string { return filepath.Join(r.filesRoot(), id) }
 func (r *Runtime) filesRoot() string         { return filepath.Join(r.cfg.RunDir, "files") }
 
-// validID refuses task ids that are not file names. containerd refuses further ids.
+// validID returns ErrInvalidArgument for a task id that is not a file name. containerd refuses some
+// more ids.
 func validID(id string) error {
 	if id == "" || id[0] == '.' || strings.ContainsRune(id, '/') {
-		return fmt.Errorf("task id %q is no name: %w", id, errdefs.ErrInvalidArgument)
+		return fmt.Errorf("task id %q is not a file name: %w", id, errdefs.ErrInvalidArgument)
 	}
 	return nil
 }
@@ -109,8 +110,8 @@ func writeFile(path string, f engine.File, accounts ocispec.Accounts) error {
 	return os.Chmod(path, fs.FileMode(f.Mode)&fs.ModePerm)
 }
 
-// ensureTmpfs makes the folder of secrets and configs, and mounts a tmpfs there unless it is in
-// memory already.
+// ensureTmpfs makes the folder of secrets and configs, and mounts a tmpfs on it unless the folder
+// is in memory already.
 func (r *Runtime) ensureTmpfs() error {
 	r.tmpfs.Lock()
 	defer r.tmpfs.Unlock()

@@ -24,7 +24,8 @@ import (
 // apparmorProfile is loaded into the kernel when the host has AppArmor.
 const apparmorProfile = "swarm-default"
 
-// host returns the features of the kernel and runc. The first call finds them out.
+// host returns the features of the kernel and runc. The first call reads them, and later calls
+// return the same answer.
 type host func() ocispec.Host
 
 func newHost(runc string, log *slog.Logger) host {

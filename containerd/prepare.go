@@ -42,20 +42,20 @@ func (r *Runtime) Prepare(ctx context.Context, c engine.Container) error {
 		return nil
 	}
 	if err := r.loadGroups(ctx); err != nil {
-		return fmt.Errorf("prepare container %s: %w", id, engine.Away(err))
+		return fmt.Errorf("prepare the container: %w", engine.Away(err))
 	}
 	err := r.prepare(ctx, c)
 	if errors.Is(err, errStaleImage) { // The cache has forgotten the image, so a second call reads it again.
 		err = r.prepare(ctx, c)
 	}
 	if err != nil {
-		return fmt.Errorf("prepare container %s: %w", id, engine.Away(err))
+		return fmt.Errorf("prepare the container: %w", engine.Away(err))
 	}
 	return nil
 }
 
-// errForeignShim refuses single-writer tasks on a node with containerd's own shims, which know no
-// lease.
+// errForeignShim is the error for single-writer tasks on a node whose shims are not swarm's, and
+// therefore know no lease.
 var errForeignShim = errdefs.ErrFailedPrecondition.WithMessage(
 	"--single-writer needs the containerd that swarm brings: start the daemon of this node without --containerd-address, or keep the service off it with a constraint")
 
@@ -72,11 +72,11 @@ func (r *Runtime) prepare(ctx context.Context, c engine.Container) error {
 	if err != nil {
 		return err
 	}
-	created, err := r.record(ctx, c, img, vols)
+	created, err := r.createRecord(ctx, c, img, vols)
 	if err != nil {
 		return err
 	}
-	err = r.equip(ctx, c, img, vols)
+	err = r.createFiles(ctx, c, img, vols)
 	if err != nil && created {
 		if rerr := r.Remove(context.WithoutCancel(ctx), id); rerr != nil {
 			r.log.WarnContext(ctx, "container that could not be prepared was not removed", "task", id, "err", rerr)
@@ -85,8 +85,9 @@ func (r *Runtime) prepare(ctx context.Context, c engine.Container) error {
 	return err
 }
 
-// record creates the container's record. created is false if the record exists already.
-func (r *Runtime) record(ctx context.Context, c engine.Container, img *imagecache.Image, vols volume.Plan) (created bool, err error) {
+// createRecord creates the container's record in containerd. created is false if the record exists
+// already.
+func (r *Runtime) createRecord(ctx context.Context, c engine.Container, img *imagecache.Image, vols volume.Plan) (created bool, err error) {
 	id := c.Task.GetId()
 	cgroup := r.cgroup(c)
 	group := r.groups.Assign(id, c.Task.GetServiceId())
@@ -150,8 +151,9 @@ func (r *Runtime) record(ctx context.Context, c engine.Container, img *imagecach
 	return err == nil, err
 }
 
-// equip makes the container's file system, files and volumes.
-func (r *Runtime) equip(ctx context.Context, c engine.Container, img *imagecache.Image, vols volume.Plan) error {
+// createFiles makes everything of the container outside its record: its secrets and configs, the
+// files of its /etc, its snapshot and its volumes.
+func (r *Runtime) createFiles(ctx context.Context, c engine.Container, img *imagecache.Image, vols volume.Plan) error {
 	if err := r.writeFiles(c, img.Accounts); err != nil {
 		return err
 	}
@@ -194,12 +196,13 @@ func (r *Runtime) cgroup(c engine.Container) string {
 	return path.Join("/", parent, id)
 }
 
-// loadGroups takes over the shim groups of an earlier process, once.
+// loadGroups makes the table of shim groups take over the groups of an earlier process. Only the
+// first call that succeeds has an effect.
 func (r *Runtime) loadGroups(ctx context.Context) error {
 	return r.groups.Load(func() ([]shimgroup.Member, error) {
 		owned, err := r.owned(ctx)
 		if err != nil {
-			return nil, fmt.Errorf("containers of before: %w", err)
+			return nil, fmt.Errorf("list containers of an earlier daemon: %w", err)
 		}
 		members := make([]shimgroup.Member, len(owned))
 		for i, c := range owned {

@@ -20,8 +20,8 @@ import (
 
 const (
 	cgroupRoot = "/sys/fs/cgroup"
-	// reapTimeout bounds the wait for killed processes to end, and reapPoll is how often they are
-	// looked for.
+	// reapTimeout bounds the wait for killed processes to end. reapPoll is the pause between two
+	// attempts to remove their cgroup.
 	reapTimeout = 5 * time.Second
 	reapPoll    = 10 * time.Millisecond
 )

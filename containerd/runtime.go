@@ -52,7 +52,7 @@ type Config struct {
 	// execs.
 	RunDir string
 	// RuncRoot is runc's state folder, which no other daemon may use. Runc is the path of the
-	// program. If they are empty, containerd's own configuration counts.
+	// program. If they are empty, containerd uses the values of its configuration.
 	RuncRoot, Runc string
 	// Build names the build that the shims run from. Only containers of one build share shims. It
 	// is empty for a containerd of the host.

@@ -50,7 +50,8 @@ func (r *Runtime) Start(ctx context.Context, taskID string) (engine.Started, err
 
 func (r *Runtime) start(ctx context.Context, id string) (uint32, error) {
 	if r.started(id) {
-		// An earlier process may have been killed between the mark and the start.
+		// The mark is written before the process is started, and this daemon or an earlier one may
+		// have been killed between the two.
 		if err := r.wantCreated(ctx, id); err != nil {
 			return 0, err
 		}
@@ -70,10 +71,11 @@ func (r *Runtime) start(ctx context.Context, id string) (uint32, error) {
 	if err := r.volumes.Stage(id, p.staged); err != nil {
 		return 0, err
 	}
-	err = r.createOnce(ctx, req, p.service)
-	// If the outcome is not known, a shim may still set the container up. The next Start or Remove
-	// unstages.
-	if len(p.staged) > 0 && (err == nil || ctx.Err() == nil && !errdefs.IsUnavailable(err)) {
+	err = r.createTask(ctx, req, p.service)
+	// While the outcome is not known, a shim may still set the container up and need the staging
+	// folder. Then the next Start or Remove removes the folder.
+	outcomeKnown := err == nil || ctx.Err() == nil && !errdefs.IsUnavailable(err)
+	if outcomeKnown && len(p.staged) > 0 {
 		err = errors.Join(err, r.volumes.Unstage(id))
 	}
 	if err != nil {
@@ -86,13 +88,14 @@ func (r *Runtime) start(ctx context.Context, id string) (uint32, error) {
 	return r.run(ctx, id)
 }
 
-// createOnce makes a shim set the container up, and tries another shim if the first one has ended.
-// A container that is set up already and waits to be started counts as success. A container that
-// ended before it was started is set up again: its set-up was abandoned when containerd or the
-// daemon was killed, and the exit of its first process says nothing about the task.
-func (r *Runtime) createOnce(ctx context.Context, req *tasks.CreateTaskRequest, service string) error {
+// createTask makes containerd's task of a container: a shim sets the container up, and starts no
+// process yet. It makes up to shimAttempts attempts. It tries another shim if a shim has ended. If
+// the container is set up already and waits to be started, it returns nil. If the container ended
+// before it was started, createTask sets it up again: its set-up was abandoned when containerd or
+// the daemon was killed, and the exit of its first process says nothing about the task.
+func (r *Runtime) createTask(ctx context.Context, req *tasks.CreateTaskRequest, service string) error {
 	id := req.ContainerID
-	err := r.create(ctx, req, service)
+	err := r.tryCreateTask(ctx, req, service)
 	for attempt := 1; attempt < shimAttempts; attempt++ {
 		switch {
 		case errors.Is(err, errShimEnded):
@@ -106,13 +109,13 @@ func (r *Runtime) createOnce(ctx context.Context, req *tasks.CreateTaskRequest, 
 			if err := r.groups.Leave(ctx, id); err != nil {
 				return err
 			}
-			if err := r.deleteWhole(ctx, id); err != nil {
+			if err := r.deleteWhenSetUp(ctx, id); err != nil {
 				return err
 			}
 		default:
 			return err
 		}
-		err = r.create(ctx, req, service)
+		err = r.tryCreateTask(ctx, req, service)
 	}
 	if errdefs.IsAlreadyExists(err) {
 		return r.wantCreated(ctx, id)
@@ -120,15 +123,15 @@ func (r *Runtime) createOnce(ctx context.Context, req *tasks.CreateTaskRequest, 
 	return err
 }
 
-// errShimEnded says that the shim of the container's group ended while it was asked to set the
-// container up: the shim was killed, or the container that it was started for could not be set up.
+// errShimEnded says that the shim of the container's group ended before it had set the container
+// up. The shim was killed, or it ended because its first container could not be set up.
 var errShimEnded = errors.New("the shim did not answer")
 
-// shimAttempts is how many shims are tried for a container.
+// shimAttempts is how many attempts createTask makes.
 const shimAttempts = 3
 
-// create makes the shim of the container's group set the container up.
-func (r *Runtime) create(ctx context.Context, req *tasks.CreateTaskRequest, service string) error {
+// tryCreateTask makes the shim of the container's group set the container up.
+func (r *Runtime) tryCreateTask(ctx context.Context, req *tasks.CreateTaskRequest, service string) error {
 	id := req.ContainerID
 	group, moved, err := r.groups.Join(ctx, id, service)
 	if err != nil {
@@ -136,34 +139,41 @@ func (r *Runtime) create(ctx context.Context, req *tasks.CreateTaskRequest, serv
 	}
 	if moved {
 		if err := r.regroup(ctx, id, group); err != nil {
-			r.groups.Left(id)
+			r.groups.JoinFailed(id)
 			return err
 		}
 	}
 	_, err = r.client.TaskService().Create(ctx, req)
-	if err = errgrpc.ToNative(err); err == nil || errdefs.IsAlreadyExists(err) {
-		r.groups.Joined(id)
+	err = errgrpc.ToNative(err)
+	if err == nil || errdefs.IsAlreadyExists(err) {
+		r.groups.JoinSucceeded(id)
 		return err
 	}
 	if ctx.Err() == nil && isSetUpByAnother(err, id) {
-		err = errdefs.ErrUnavailable.WithMessage("an earlier call that sets it up is not over")
+		err = errdefs.ErrUnavailable.WithMessage("an earlier call still sets it up or removes it")
 	}
 	if ctx.Err() == nil && errdefs.IsUnavailable(err) {
 		return err // The shim may have the container. The next Start or Remove finds out.
 	}
-	r.groups.Left(id)
-	if ctx.Err() == nil && !strings.Contains(err.Error(), "OCI runtime") &&
-		(strings.Contains(err.Error(), "ttrpc") || strings.Contains(err.Error(), "shim")) {
+	r.groups.JoinFailed(id)
+	if ctx.Err() == nil && isShimFailure(err) {
 		return fmt.Errorf("%w: %w", errShimEnded, err)
 	}
 	return runc.Classify(err)
 }
 
-// isSetUpByAnother reports whether containerd found the container's bundle folder in place: an
-// earlier call, of a daemon that was killed, still sets the container up or removes it. containerd
-// returns an error without a class for this.
+// isSetUpByAnother reports whether containerd found the container's bundle folder in place: a call
+// of an earlier daemon, which was killed, still sets the container up or removes it. containerd's
+// error for this has no class, so only its text tells.
 func isSetUpByAnother(err error, id string) bool {
 	return strings.Contains(err.Error(), "mkdir ") && strings.HasSuffix(err.Error(), "/"+id+": file exists")
+}
+
+// isShimFailure reports whether containerd could not reach the shim. containerd's errors for this,
+// and for a container that runc cannot set up, have no class, so only their texts tell them apart.
+func isShimFailure(err error) bool {
+	text := err.Error()
+	return !strings.Contains(text, "OCI runtime") && (strings.Contains(text, "ttrpc") || strings.Contains(text, "shim"))
 }
 
 // run starts the process of a created task. If that fails, it deletes the task.
@@ -239,8 +249,8 @@ func (r *Runtime) forget(id string) {
 	delete(r.prepared, id)
 }
 
-// recall returns what Prepare has remembered, or, if an earlier process has prepared the container,
-// what its record says.
+// recall returns what Start needs to know of a container: what Prepare has remembered, or, if an
+// earlier process has prepared the container, what containerd's record of it says.
 func (r *Runtime) recall(ctx context.Context, id string) (prepared, error) {
 	r.mu.Lock()
 	p, ok := r.prepared[id]

@@ -46,17 +46,19 @@ func (r *Runtime) stop(ctx context.Context, id, sig string, grace time.Duration)
 		if gone, err := r.kill(ctx, id, number, false); gone || err != nil {
 			return err
 		}
-		patient, cancel := context.WithTimeout(ctx, grace)
+		waitCtx, cancel := context.WithTimeout(ctx, grace)
 		defer cancel()
-		if _, err := r.wait(patient, id); patient.Err() == nil || ctx.Err() != nil {
-			return ended(err)
+		_, err = r.wait(waitCtx, id)
+		graceOver := waitCtx.Err() != nil && ctx.Err() == nil
+		if !graceOver {
+			return ignoreNotRunning(err)
 		}
 	}
 	if gone, err := r.kill(ctx, id, syscall.SIGKILL, true); gone || err != nil {
 		return err
 	}
 	_, err := r.wait(ctx, id)
-	return ended(err)
+	return ignoreNotRunning(err)
 }
 
 // stopSignal returns the signal that ends a container, or 0 if the container does not exist.
@@ -78,18 +80,20 @@ func (r *Runtime) stopSignal(ctx context.Context, id, sig string) (syscall.Signa
 	return number, nil
 }
 
-// kill sends a signal to the container's first process, or to all. gone says that the container
-// does not run.
+// kill sends a signal to the container's first process, or with all to every process of the
+// container. gone says that the container does not run.
 func (r *Runtime) kill(ctx context.Context, id string, sig syscall.Signal, all bool) (gone bool, err error) {
 	_, err = r.client.TaskService().Kill(ctx, &tasks.KillRequest{ContainerID: id, Signal: uint32(sig), All: all})
-	if err = errgrpc.ToNative(err); errdefs.IsNotFound(err) {
+	err = errgrpc.ToNative(err)
+	if errdefs.IsNotFound(err) {
 		return true, nil
 	}
 	return false, err
 }
 
-// ended counts a container that was removed, or that was never started, as stopped.
-func ended(err error) error {
+// ignoreNotRunning returns nil for the errors that wait returns for a container that was removed or
+// never started: such a container counts as stopped.
+func ignoreNotRunning(err error) error {
 	if errdefs.IsFailedPrecondition(err) {
 		return nil
 	}
@@ -122,7 +126,7 @@ func (r *Runtime) remove(ctx context.Context, id string) error {
 	if err := r.groups.Leave(ctx, id); err != nil {
 		return err
 	}
-	if err := r.deleteWhole(ctx, id); err != nil {
+	if err := r.deleteWhenSetUp(ctx, id); err != nil {
 		return err
 	}
 	if err := r.removeCgroup(ctx, id); err != nil {
@@ -138,7 +142,7 @@ func (r *Runtime) remove(ctx context.Context, id string) error {
 		return fmt.Errorf("file system: %w", err)
 	}
 	// The record is the last of containerd's objects to be deleted, so that List returns the
-	// container as long as something is left.
+	// container until nothing of it is left.
 	err := r.client.SnapshotService(r.cfg.Snapshotter).Remove(ctx, id)
 	if err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("file system: %w", err)
@@ -156,8 +160,8 @@ func (r *Runtime) remove(ctx context.Context, id string) error {
 }
 
 // emptyRootfs removes the files that a container has written to its own file system. The
-// snapshotter could not: it opens a descriptor for each level of folders, and a container can make
-// more levels than a process may have descriptors.
+// snapshotter cannot always remove them: it opens a descriptor for each level of folders, and a
+// container can make more levels than a process may have descriptors.
 func (r *Runtime) emptyRootfs(ctx context.Context, id string) error {
 	dir, err := r.writtenTo(ctx, r.cfg.Snapshotter, id)
 	if err != nil || dir == "" {
@@ -174,10 +178,10 @@ const (
 	setUpPoll = 50 * time.Millisecond
 )
 
-// deleteWhole deletes the task, also one that containerd does not know yet: a shim continues to set
-// a container up after the containerd that asked for it has died. During that time there is a
-// bundle and no task.
-func (r *Runtime) deleteWhole(ctx context.Context, id string) error {
+// deleteWhenSetUp deletes the task. If a shim still sets the container up, it first waits until
+// containerd knows the task: a shim continues to set a container up after the containerd that asked
+// for it has died, and during that time there is a bundle and no task.
+func (r *Runtime) deleteWhenSetUp(ctx context.Context, id string) error {
 	wait, cancel := context.WithTimeout(ctx, setUpTimeout)
 	defer cancel()
 	for {

@@ -22,10 +22,10 @@ import (
 	"swarm/worker/engine"
 )
 
-// Update changes the limits of a container and then its record, from which later calls read the
-// current limits. A call that was interrupted between the two may be repeated. ErrNotFound: the
-// container has ended or does not exist. ErrFailedPrecondition: the kernel refuses the limits, and
-// the container runs on with the old ones.
+// Update changes the limits of a container, and then its record, from which later calls read the
+// current limits. A call that was interrupted between the two steps may be repeated. ErrNotFound:
+// the container has ended or does not exist. ErrFailedPrecondition: the kernel refuses the limits,
+// and the container runs on with the old ones.
 func (r *Runtime) Update(ctx context.Context, taskID string, want *swarmv1.ResourceRequirements) error {
 	if err := validID(taskID); err != nil {
 		return err
@@ -46,7 +46,7 @@ func (r *Runtime) update(ctx context.Context, id string, want *swarmv1.ResourceR
 	if err != nil {
 		return err
 	}
-	if _, ended := r.recorded(id); ended {
+	if _, ended := r.readExit(id); ended {
 		return fmt.Errorf("it has ended: %w", errdefs.ErrNotFound)
 	}
 	res := spec.Linux.Resources

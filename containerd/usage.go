@@ -17,8 +17,8 @@ import (
 const overlayfs = "overlayfs"
 
 // ContainerSizes returns how many bytes each container has written to its own file system and to
-// its volumes without a name. If a container cannot be counted in full, its size is what was
-// counted, and the log says so, because the other sizes are of use without it.
+// its volumes without a name. If a part of these cannot be read, ContainerSizes logs this and
+// returns the size of the rest, because the sizes of the other containers are still useful.
 func (r *Runtime) ContainerSizes(ctx context.Context) (map[string]int64, error) {
 	ctx = namespaced(ctx)
 	owned, err := r.owned(ctx)

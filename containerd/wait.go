@@ -23,7 +23,7 @@ import (
 	"swarm/worker/engine"
 )
 
-// retryMin and retryMax bound the pause before containerd is asked again while it does not answer.
+// retryMin and retryMax bound the pause between two calls while containerd does not answer.
 const (
 	retryMin = 20 * time.Millisecond
 	retryMax = 5 * time.Second
@@ -48,16 +48,18 @@ func (r *Runtime) wait(ctx context.Context, id string) (engine.Exit, error) {
 	for {
 		resp, err := r.client.TaskService().Wait(ctx, &tasks.WaitRequest{ContainerID: id}, grpc.WaitForReady(true))
 		if err == nil {
-			rec, _ := r.recorded(id)
+			rec, _ := r.readExit(id)
 			return engine.Exit{Code: int(resp.ExitStatus), At: resp.ExitedAt.AsTime(), OOM: r.oom(ctx, id), Fenced: rec.Fenced}, nil
 		}
 		if ctx.Err() != nil {
 			return engine.Exit{}, ctx.Err()
 		}
-		if err = errgrpc.ToNative(err); errdefs.IsNotFound(err) {
+		err = errgrpc.ToNative(err)
+		if errdefs.IsNotFound(err) {
 			return r.lost(ctx, id)
 		}
-		// containerd restarts, or the shim has died. Soon containerd answers, or returns NotFound.
+		// containerd restarts, or the shim has died. After a short time a call succeeds or returns
+		// ErrNotFound.
 		r.log.DebugContext(ctx, "wait for a container failed, trying again", "task", id, "err", err, "retry", rest)
 		if err := pause.For(ctx, rest/2+rand.N(rest)); err != nil {
 			return engine.Exit{}, err
@@ -69,7 +71,7 @@ func (r *Runtime) wait(ctx context.Context, id string) (engine.Exit, error) {
 // lost returns the exit of a container for which containerd has no task.
 func (r *Runtime) lost(ctx context.Context, id string) (engine.Exit, error) {
 	unknown := engine.Exit{Code: -1, At: time.Now(), CodeUnknown: true}
-	if rec, ok := r.recorded(id); ok {
+	if rec, ok := r.readExit(id); ok {
 		if rec.ShimLost {
 			unknown.At = rec.ExitedAt
 			return unknown, nil
@@ -85,8 +87,9 @@ func (r *Runtime) lost(ctx context.Context, id string) (engine.Exit, error) {
 	return engine.Exit{}, fmt.Errorf("it has not been started: %w", errdefs.ErrFailedPrecondition)
 }
 
-// recorded reads the exit record that the container's shim has written.
-func (r *Runtime) recorded(id string) (exit.Record, bool) {
+// readExit reads the exit record that the container's shim has written. It returns false if there
+// is none.
+func (r *Runtime) readExit(id string) (exit.Record, bool) {
 	if r.cfg.Exits == "" {
 		return exit.Record{}, false
 	}
@@ -100,7 +103,7 @@ func (r *Runtime) recorded(id string) (exit.Record, bool) {
 // oom reports whether the kernel killed a process of the container for lack of memory. It reads the
 // exit record, or if the shims write none, the cgroup, which exists until the task is deleted.
 func (r *Runtime) oom(ctx context.Context, id string) bool {
-	if rec, ok := r.recorded(id); ok {
+	if rec, ok := r.readExit(id); ok {
 		return rec.OOM
 	}
 	resp, err := r.client.TaskService().Metrics(ctx, &tasks.MetricsRequest{Filters: []string{"id==" + id}})

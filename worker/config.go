@@ -20,10 +20,10 @@ import (
 type Config struct {
 	// NodeID is the node's id in the cluster. Required.
 	NodeID string
-	// Hostname is the host's own name. A manager may give the node another name in the cluster.
+	// Hostname is the name of the host. A manager may give the node another name in the cluster.
 	Hostname string
-	// ClusterID names the cluster to which the content of StateDir belongs. The content is dropped
-	// if it belongs to another one.
+	// ClusterID is the id of the cluster. New deletes the content of StateDir if it belongs to
+	// another cluster.
 	ClusterID string
 	// MachineID, Addr, DataPathAddr and Port are told to the managers.
 	MachineID    string
@@ -31,8 +31,8 @@ type Config struct {
 	DataPathAddr string
 	Port         uint32
 	// StateDir is the folder of state.db. It must survive a reboot. RunDir is the folder of the
-	// tasks' small files and of the lease. It must not survive one, and should be in memory. Both
-	// must be absolute.
+	// tasks' small files and of the lease. A reboot must clear it, and it should be in memory. Both
+	// paths must be absolute.
 	StateDir string
 	RunDir   string
 	// CgroupParent is the cgroup under which the runtime puts containers.
@@ -43,11 +43,12 @@ type Config struct {
 	// ConnectTimeout is how long a manager may take to welcome this node before the next one is
 	// tried. Default 2 s.
 	ConnectTimeout time.Duration
-	// MaxBackoff caps the pause after no manager could be reached. Default 2 s.
+	// MaxBackoff is the longest pause after a round in which no manager could be reached. Default 2
+	// s.
 	MaxBackoff time.Duration
 	// SinceBoot is the clock of leases. Default lease.Now.
 	SinceBoot func() time.Duration
-	// Clean limits what stays on the disk although nothing needs it.
+	// Clean says when the worker removes images and logs that nothing needs.
 	Clean storage.Config
 	// OS and Arch are for the templates of services. Default: those of this program.
 	OS, Arch string
@@ -89,15 +90,17 @@ type Deps struct {
 	Images   engine.Images
 	Network  engine.Network
 	Executor engine.Executor
-	// Storage and Space measure the disk, for its clean-up. Optional: with simulated containers
-	// there is nothing to clean.
+	// Storage and Space measure the disk, for its clean-up. Optional: simulated containers leave
+	// nothing on a disk.
 	Storage engine.Storage
 	Space   storage.Space
-	// Logs keeps the containers' output. The worker runs it. Optional: nothing keeps it.
+	// Logs keeps the containers' output. The worker calls its Run. Optional: without it, the output
+	// is discarded.
 	Logs engine.LogStore
 	// Managers returns the managers to try. It is called for every round of attempts.
 	Managers func() []*swarmv1.Peer
-	// Dial returns a connection to a node. The connection stays open and belongs to the callee.
+	// Dial returns a connection to a node. The connection belongs to the owner of Dial: the worker
+	// does not close it.
 	Dial func(nodeID string) (grpc.ClientConnInterface, error)
 	// Renewed returns a channel that the next renewal of this node's certificate closes. Dial
 	// connects with the new certificate from then on. Optional.
@@ -111,14 +114,16 @@ type Deps struct {
 	// OnKeys is given all encryption keys when one changes. Optional.
 	OnKeys func([]*swarmv1.EncryptionKey)
 	// OnTopology is told how the cluster's networks change: networks, peerings, routings and
-	// backends. The first call has those that an earlier process of this node was told. It may keep
-	// the changes but must not write to them. Optional.
+	// backends. The first call has the objects that an earlier process of this node left in
+	// state.db. It may keep the changes but must not write to them. Optional.
 	OnTopology func([]*swarmv1.AssignmentChange)
 	// Programmed returns nil once the kernel and the name server reflect everything that OnTopology
-	// was given so far. Any error is retried. Optional: they always do.
+	// was given so far. The worker repeats a call that fails. Optional: without it, every change
+	// counts as programmed.
 	Programmed func(ctx context.Context) error
-	// Overlay returns what this node's kernel has of an overlay network. Optional.
-	Overlay func(ctx context.Context, network string) (*swarmv1.NodeNetwork, error)
+	// InspectNetwork returns what this node's kernel has of an overlay network. Optional: without
+	// it, the RPC Network returns ErrNotImplemented.
+	InspectNetwork func(ctx context.Context, network string) (*swarmv1.NodeNetwork, error)
 	// OnContact is told when a session with a manager begins and ends. Optional.
 	OnContact func(managerID string, up bool)
 }

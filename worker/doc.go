@@ -28,13 +28,15 @@
 //
 // A worker does not decide which tasks its node has or what replaces a task that has ended: the
 // managers do. Only while it is out of contact with all of them does it start an ended task again,
-// by the task's restart policy. It knows no container runtime and no network. Package engine
-// declares the interfaces; containerd and worker/simulated implement them, and cmd connects
-// them.
+// by the task's restart policy. It imports no container runtime and no network. Package engine
+// declares the interfaces. For real containers, the folder containerd implements Runtime, Executor,
+// Images and Storage, worker/logs implements LogStore, and adapter/dataplane implements Network.
+// worker/simulated implements Runtime, Executor, Images and Network in memory.
 //
 // # Callers and goroutines
 //
-// cmd calls New, Run and Depart, and registers the Worker as the node's swarm.v1.Worker service,
-// and Worker.Disk as its swarm.v1.Disk service. Run starts one goroutine for each part with a Run
-// method, and waits for all of them; their packages document the goroutines that they start.
+// cmd/swarm calls New and registers the Worker as the node's swarm.v1.Worker service, and
+// Worker.Disk as its swarm.v1.Disk service. adapter/member calls Run, and node calls Depart. Run
+// starts one goroutine for each part with a Run method, and waits for all of them; their packages
+// document the goroutines that they start.
 package worker

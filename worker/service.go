@@ -103,15 +103,16 @@ func (e *execStream) send(m *swarmv1.ExecOutput) error {
 	return e.stream.Send(m)
 }
 
-// receive passes the input of the caller on until it ends. It calls gone if the caller is gone.
-func (e *execStream) receive(ctx context.Context, stdin io.WriteCloser, resize chan<- *swarmv1.Resize, signals chan<- syscall.Signal, gone context.CancelFunc) error {
+// receive passes the caller's input, sizes and signals to the process, until the input ends. If the
+// stream fails, because the caller is gone, it calls cancel.
+func (e *execStream) receive(ctx context.Context, stdin io.WriteCloser, resize chan<- *swarmv1.Resize, signals chan<- syscall.Signal, cancel context.CancelFunc) error {
 	for {
 		m, err := e.stream.Recv()
 		if errors.Is(err, io.EOF) {
 			return io.EOF // the caller sends no more input, but still receives
 		}
 		if err != nil {
-			gone()
+			cancel()
 			return err
 		}
 		switch m := m.Message.(type) {

@@ -37,7 +37,7 @@ type Worker struct {
 	copies   *storage.Copies
 	disk     *storage.Disk
 
-	renamed atomic.Pointer[string] // the node's name in the cluster; nil: no manager has said it
+	renamed atomic.Pointer[string] // the node's name in the cluster; nil: no manager has said it yet
 }
 
 var _ swarmv1.WorkerServer = (*Worker)(nil)
@@ -77,7 +77,7 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 	})
 	w.tasks = tasks.New(tasks.Config{
 		NodeID: cfg.NodeID, OS: cfg.OS, Arch: cfg.Arch, Hostname: cfg.Hostname, Dir: w.filesRoot(),
-		CgroupParent: cfg.CgroupParent, Slots: cfg.Starts,
+		CgroupParent: cfg.CgroupParent, Starts: cfg.Starts,
 	}, tasks.Deps{
 		Log: deps.Log, Runtime: deps.Runtime, Executor: deps.Executor, Network: deps.Network, Images: deps.Images, Logs: deps.Logs,
 		Objects: w.objects, State: st, Managers: w.managers, LeasePath: w.lease.Path(), Hostname: w.hostname,
@@ -90,15 +90,16 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 	return w, nil
 }
 
-// Run works until ctx ends, and then leaves the containers running. It may be called once. It
-// returns nil if ctx has ended, and otherwise why the worker cannot go on.
+// Run runs the node's tasks until ctx ends, and then leaves the containers running. It may be
+// called once. It returns nil if ctx has ended, and an error if a part of the worker has failed.
 func (w *Worker) Run(ctx context.Context) error {
-	// Containers may write to the files in the folder and set their modes, so nobody else may enter
-	// it.
+	// Containers may write to the files in the folder and set their modes. Therefore other users of
+	// the host must not enter it.
 	if err := private.Folder(w.filesRoot()); err != nil {
 		return fmt.Errorf("run worker: %w", err)
 	}
-	// The state outlives ctx, so that it has what the task loops report while they end.
+	// state.db is written until after the end of ctx, because the task loops still report while
+	// they end.
 	writing, stopWriting := context.WithCancel(context.WithoutCancel(ctx))
 	written := make(chan error, 1)
 	go func() { written <- w.state.Run(writing) }()
@@ -134,7 +135,8 @@ func (w *Worker) Close() error { return w.state.Close() }
 // Redescribe makes the worker call Deps.Describe again and tell the manager.
 func (w *Worker) Redescribe() { w.managers.Redescribe() }
 
-// hostname returns the node's name in the cluster, or the host's own until a manager has said it.
+// hostname returns the node's name in the cluster. Until a manager has said it, hostname returns
+// the host's name.
 func (w *Worker) hostname() string {
 	if name := w.renamed.Load(); name != nil {
 		return *name
@@ -142,8 +144,8 @@ func (w *Worker) hostname() string {
 	return w.cfg.Hostname
 }
 
-// onNode takes over the node's name in the cluster, from which containers and every node's name
-// server derive host names, and passes the message on.
+// onNode stores the node's name in the cluster, which containers see, and passes the message to
+// Deps.OnNode.
 func (w *Worker) onNode(update *swarmv1.NodeUpdate) {
 	if name := update.GetNode().GetHostname(); ident.CheckHostname(name) == nil {
 		w.renamed.Store(&name)
@@ -163,8 +165,9 @@ func (w *Worker) Summaries() []tasks.Summary { return w.tasks.Summaries() }
 // has a session with a manager.
 func (w *Worker) Seen() (index uint64, connected bool) { return w.managers.Seen() }
 
-// Refusal returns why the managers do not serve this node, in a manager's words, as when its disk
-// was cloned. It is nil when a manager serves the node, and when none has answered.
+// Refusal returns why the managers do not serve this node, in a manager's words: for example, its
+// disk is a copy of another node's disk. It is nil if a manager serves the node, and if no manager
+// has answered yet.
 func (w *Worker) Refusal() error { return w.managers.Refusal() }
 
 // apply acts on a message of the managers. The session has checked its order, age and form.
@@ -205,26 +208,26 @@ func (w *Worker) distribute(changes []assignment.Change) {
 	}
 }
 
-// tellTopology passes the changes of the cluster's networks on.
+// tellTopology passes the changes of the cluster's networks to Deps.OnTopology.
 func (w *Worker) tellTopology(changes []assignment.Change) {
-	var told []*swarmv1.AssignmentChange
+	var topology []*swarmv1.AssignmentChange
 	for _, c := range changes {
 		if c.Key.IsTopology() {
-			told = append(told, c.Wire())
+			topology = append(topology, c.Wire())
 		}
 	}
-	if len(told) > 0 && w.deps.OnTopology != nil {
-		w.deps.OnTopology(told)
+	if len(topology) > 0 && w.deps.OnTopology != nil {
+		w.deps.OnTopology(topology)
 	}
-	w.logBackends(told)
+	w.logBackends(topology)
 }
 
-// logBackends logs, for debugging, when this node heard of a backend.
-func (w *Worker) logBackends(told []*swarmv1.AssignmentChange) {
+// logBackends logs at the debug level when this node received which change of a backend.
+func (w *Worker) logBackends(topology []*swarmv1.AssignmentChange) {
 	if !w.deps.Log.Enabled(context.Background(), slog.LevelDebug) {
 		return
 	}
-	for _, c := range told {
+	for _, c := range topology {
 		switch c := c.Change.(type) {
 		case *swarmv1.AssignmentChange_Put:
 			if b := c.Put.GetBackend(); b != nil {
@@ -242,12 +245,12 @@ func (w *Worker) logBackends(told []*swarmv1.AssignmentChange) {
 func (w *Worker) filesRoot() string { return filepath.Join(w.cfg.RunDir, "tasks") }
 
 // Announce tells the managers that this node goes away. They count it as down and replace its tasks
-// at once. Announce returns when a manager has acknowledged it, after 3 s, or when ctx ends. Run
-// must be running, and must be ended afterwards. Tasks that are assigned meanwhile do not start.
+// at once. Announce returns when a manager has acknowledged it, after 3 s, or when ctx ends. Call it
+// while Run runs, and then end Run. Tasks that managers assign after the call do not start.
 func (w *Worker) Announce(ctx context.Context) { w.managers.Depart(ctx) }
 
-// Depart is for a host that is going down. It calls Announce and stops every task with its signal
-// and its grace period. It returns when all have ended, or with ctx's error.
+// Depart calls Announce, because the host goes down, and stops every task with its signal and its
+// grace period. It returns nil when all tasks have ended, or an error if ctx ends first.
 func (w *Worker) Depart(ctx context.Context) error {
 	w.Announce(ctx)
 	if err := w.tasks.Depart(ctx); err != nil {

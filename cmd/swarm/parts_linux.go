@@ -102,7 +102,7 @@ func (p *parts) newWorker(b node.Base, g node.Gossip, hooks node.WorkerHooks) (n
 	}, worker.Deps{
 		Storage: p.host.storage(), Space: p.host.space(),
 		Log: b.Log, Runtime: p.host.runtime, Images: p.host.images, Network: network, Executor: p.host.runtime,
-		Logs: store, Describe: describe, OnNode: hooks.OnNode, OnKeys: hooks.OnKeys, OnTopology: topology, Programmed: programmed, Overlay: inspect,
+		Logs: store, Describe: describe, OnNode: hooks.OnNode, OnKeys: hooks.OnKeys, OnTopology: topology, Programmed: programmed, InspectNetwork: inspect,
 		Managers:  func() []*swarmv1.Peer { return member.PeerMessages(hooks.Managers()) },
 		Dial:      dial,
 		Renewed:   b.Identity.Changed,

@@ -5,9 +5,9 @@
 //
 // The runtime process and the shims run from these copies and not from the installed program, so
 // that an upgrade replaces no file of a running container: a shim must match the containerd that
-// started it. A folder appears complete or not at all. The package refuses folders on a file system
-// that is mounted noexec. The daemon calls Install when it starts and Prune from time to time;
-// several daemons may do so at the same time. The package runs no goroutine.
+// started it. A folder appears complete or not at all. On a file system that is mounted noexec, the
+// package returns ErrFailedPrecondition. The daemon calls Install when it starts and Prune from
+// time to time; several daemons may do so at the same time. The package runs no goroutine.
 package binary
 
 import (

@@ -3,14 +3,15 @@
 // Package companion keeps one process `swarm runtime`, which serves containerd, running beside the
 // daemon.
 //
-// It owns the decision which process that is. It adopts the process that an earlier daemon has left
-// if that runs the wanted build with the wanted settings, and replaces it otherwise. When the
-// process dies, the package starts it again, after a pause that grows. The package does not stop
-// the process when the daemon stops, and never touches a container. The lock in the containerd root
-// folder (package lock) tells which process serves, so two daemons cannot start two.
+// It decides which process that is. If an earlier daemon has left a process with the wanted build
+// and the wanted settings, the package adopts it. It replaces a process with another build or other
+// settings. When the process dies, the package starts it again, after a pause that grows. The
+// package does not stop the process when the daemon stops, and never touches a container. The lock
+// in the containerd root folder (package lock) tells which process serves, so two daemons cannot
+// start two processes.
 //
-// The daemon calls Run, and Ready before it talks to containerd. Run has one goroutine besides its
-// own, which watches the process and ends before Run returns or starts the process again.
+// The daemon calls Run, and Ready before it talks to containerd. Run starts one further goroutine,
+// which waits for the end of the process. It ends before Run returns or starts the process again.
 package companion
 
 import (
@@ -42,10 +43,10 @@ import (
 )
 
 const (
-	// restartMin and restartMax bound the pause before a dead runtime process is started again. A
-	// process that has run for longer than steady resets the pause. After a process that has
-	// served, the pause is restartServed at most, because no exit of a container is seen until
-	// containerd is back.
+	// restartMin and restartMax bound the pause before a runtime process that has died is started
+	// again. After a process that has run for longer than steady, the pause is restartMin again.
+	// After a process that has served, it is restartServed at most, because swarm does not see that
+	// a container has ended until containerd answers again.
 	restartMin    = 100 * time.Millisecond
 	restartMax    = 10 * time.Second
 	restartServed = 500 * time.Millisecond
@@ -55,7 +56,7 @@ const (
 	// data.
 	stopGrace = 5 * time.Second
 
-	// logLimit is the size in bytes from which the log is renamed when the process is started.
+	// logLimit is the size in bytes above which the log is renamed before the process is started.
 	logLimit = 8 << 20
 )
 
@@ -103,7 +104,8 @@ func (c *Companion) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		switch served := c.set(false, err); {
+		served := c.set(false, err)
+		switch {
 		case time.Since(began) > steady:
 			rest = restartMin
 		case served:
@@ -138,8 +140,8 @@ func (c *Companion) Ready(ctx context.Context) error {
 }
 
 // Stop ends the runtime process that serves a containerd root folder (layout.Root), and returns
-// when the process has ended. Containers go on running. A companion that still runs starts the
-// process again.
+// when the process has ended. Containers run on. Call Stop after Run of the Companion has returned,
+// because Run starts the process again.
 func Stop(ctx context.Context, root string) error {
 	p, err := serving(root)
 	if err != nil || p == nil {
@@ -179,8 +181,8 @@ func (c *Companion) serve(ctx context.Context) error {
 	return fmt.Errorf("runtime process %d ended, see %s: %w", p.pid, c.cfg.Layout.Log(), errdefs.ErrUnavailable)
 }
 
-// adopt returns the process that serves already. It returns nil if there is none, and if there was
-// another build, which it has stopped.
+// adopt returns the process that serves already, if it has the wanted build and settings. If it has
+// not, adopt stops the process and returns nil. It also returns nil if no process serves.
 func (c *Companion) adopt(ctx context.Context) (*process, error) {
 	p, err := serving(c.cfg.Layout.Root())
 	if err != nil || p == nil {

@@ -23,8 +23,8 @@ type process struct {
 	handle *os.File
 }
 
-// lookInterval is how often a process without a handle is polled.
-const lookInterval = 250 * time.Millisecond
+// pollInterval is the time between two looks at a process without a handle.
+const pollInterval = 250 * time.Millisecond
 
 func openProcess(pid int) (*process, error) {
 	fd, err := unix.PidfdOpen(pid, 0)
@@ -52,7 +52,7 @@ func (p *process) close() {
 // ctx, or of the handle.
 func (p *process) wait(ctx context.Context) error {
 	if p.handle == nil {
-		return p.look(ctx)
+		return p.poll(ctx)
 	}
 	raw, err := p.handle.SyscallConn()
 	if err != nil {
@@ -68,7 +68,7 @@ func (p *process) wait(ctx context.Context) error {
 	})
 	err = raw.Read(func(fd uintptr) bool { return readable(int(fd)) })
 	if !stop() {
-		<-cancelled // A later call of wait sets another deadline.
+		<-cancelled // The deadline must be set before a later call of wait clears it.
 	}
 	if err == nil {
 		p.reap()
@@ -87,8 +87,9 @@ func readable(fd int) bool {
 	return n > 0 && err == nil
 }
 
-func (p *process) look(ctx context.Context) error {
-	tick := time.NewTicker(lookInterval)
+// poll is wait for a process without a handle.
+func (p *process) poll(ctx context.Context) error {
+	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for {
 		p.reap()
@@ -167,7 +168,8 @@ func openLog(path string) (*os.File, error) {
 	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 }
 
-// withoutSystemd removes the variables by which systemd talks to the daemon alone.
+// withoutSystemd removes the variables through which systemd talks to the daemon, because they are
+// not meant for the runtime process.
 func withoutSystemd(env []string) []string {
 	return slices.DeleteFunc(slices.Clone(env), func(kv string) bool {
 		name, _, _ := strings.Cut(kv, "=")

@@ -32,7 +32,7 @@ func TestRuntime_RecordsExitsAndKeepsThemUntilRemoved(t *testing.T) {
 	if s.ExitCode() != 7 || s.Error() != nil {
 		t.Fatalf("exit: got %d, %v, want 7", s.ExitCode(), s.Error())
 	}
-	got, err := n.record("c1") // stands before anybody is told
+	got, err := n.record("c1") // the record exists before the exit is reported
 	if err != nil || got.Status != 7 || got.OOM || got.ShimLost || !got.ExitedAt.Equal(s.ExitTime()) {
 		t.Errorf("record: got %+v, %v, want status 7 at %v", got, err, s.ExitTime())
 	}

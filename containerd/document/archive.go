@@ -25,11 +25,12 @@ const (
 	dockerList = "manifest.json"
 )
 
-// Archive returns a tar with the files and links of the archive from, which is a plain tar. Readers
-// of image archives keep the names of all entries and decode the archive's own documents, and a
-// small compressed archive can have very many. Therefore a read of the returned tar fails when the
-// archive exceeds a limit, before the reader sees that part: the number of entries, the length of
-// names, the size of documents and of their lists. Errors of from are returned as they are.
+// Archive returns a tar with the files and links of the archive from, which is a plain tar. It
+// limits the number of entries, the length of names, and the size of documents and of their lists,
+// because readers of image archives keep all names in memory and decode the documents, and a small
+// compressed archive can have very many of both. If the archive exceeds a limit, a read of the
+// returned tar fails before it returns that part of the archive. Reads return errors of from as
+// they are.
 func Archive(from io.Reader) io.Reader {
 	a := &archive{from: tar.NewReader(from), body: bytes.NewReader(nil), piece: make([]byte, 32<<10)}
 	a.to = tar.NewWriter(&a.out)
@@ -78,7 +79,8 @@ func (a *archive) step() error {
 		return err
 	}
 	a.body = bytes.NewReader(nil)
-	if a.entries++; a.entries > maxEntries {
+	a.entries++
+	if a.entries > maxEntries {
 		return beyond("it has more than %d entries", maxEntries)
 	}
 	return a.entry(h)

@@ -88,7 +88,8 @@ func describe(desc imagespec.Descriptor) string {
 }
 
 // Bounded returns a provider of the documents in another provider. Its readers hold the whole
-// document. ErrInvalidArgument: the blob exceeds a limit, whatever its descriptor says.
+// document. ErrInvalidArgument: the blob exceeds a limit. Bounded checks the blob itself and does
+// not trust its descriptor.
 func Bounded(from content.Provider) content.Provider { return bounded{from} }
 
 type bounded struct{ from content.Provider }

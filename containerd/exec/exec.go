@@ -4,13 +4,12 @@
 // `swarm exec` and health checks.
 //
 // It owns the folder of the pipes that connect such a process to its caller, and the clean-up of
-// processes whose caller has left. It refuses a container that does not run, a command that runc
-// cannot start (engine.CommandError), and a user that the container does not have. Package
-// containerd calls it.
+// processes whose callers have gone. Package containerd calls it.
 //
-// An exec that ends leaves one goroutine, which removes the process from its shim. It ends after
-// cleanTimeout at the latest. All other goroutines end before Run returns, except for the readers
-// of output that a process in the background still holds open; they end with the clean-up.
+// After the end of an exec, one goroutine removes the process from its shim. This goroutine ends
+// after cleanTimeout at the latest. All other goroutines end before Run returns, with one
+// exception: if a process in the background still holds the output open, the readers of that output
+// end with the clean-up.
 package exec
 
 import (
@@ -39,12 +38,13 @@ import (
 )
 
 const (
-	// drainQuiet and drainGrace bound the wait for the last output of a process that has ended. A
-	// child in the background may hold the output open without end.
+	// drainQuiet and drainGrace bound the wait for the last output of a process that has ended,
+	// because a child in the background may hold the output open for ever. See drain.
 	drainQuiet = 250 * time.Millisecond
 	drainGrace = 2 * time.Second
-	// startTimeout is how long the start of a process may go on after the caller's context has
-	// ended. A start that is cancelled at once may leave a process that no caller ends.
+	// startTimeout is how long the start of a process may continue after the caller's context has
+	// ended. If the start were cancelled together with the context, it could leave a process that
+	// nothing ends.
 	startTimeout = 5 * time.Second
 	// cleanTimeout bounds the attempts to remove a process from its shim. The shim waits up to 10 s
 	// for the end of the output, and containerd may be down.
@@ -104,7 +104,7 @@ func (r *Runner) Run(ctx context.Context, start *swarmv1.ExecStart, streams engi
 	if err != nil {
 		return 0, err
 	}
-	starting, cancel := lasting(ctx, startTimeout)
+	starting, cancel := extended(ctx, startTimeout)
 	defer cancel()
 	if err := p.Start(starting); err != nil {
 		return 0, commandError(runc.Classify(err))
@@ -123,7 +123,8 @@ func (r *Runner) Run(ctx context.Context, start *swarmv1.ExecStart, streams engi
 // the command.
 const maxRefusal = 1024
 
-// commandError turns runc's message into a engine.CommandError, if it is about the command.
+// commandError returns an engine.CommandError if runc's message is about the command. It returns
+// any other error as it is.
 func commandError(err error) error {
 	text := strings.TrimSuffix(err.Error(), ": "+errdefs.ErrInvalidArgument.Error())
 	const before = "unable to start container process: "
@@ -145,7 +146,8 @@ type execution struct {
 	out     *outlet
 }
 
-// cleanUp removes a process from its shim. With kill, the process may still run, and is killed.
+// cleanUp removes a process from its shim. With kill it kills the process first, because the
+// process may still run.
 func (r *Runner) cleanUp(ctx context.Context, p client.Process, kill bool) {
 	ctx, cancel := context.WithTimeout(ctx, cleanTimeout)
 	defer cancel()
@@ -158,8 +160,8 @@ func (r *Runner) cleanUp(ctx context.Context, p client.Process, kill bool) {
 		if err == nil || errdefs.IsNotFound(err) {
 			return
 		}
-		again := errdefs.IsUnavailable(err) || kill && errdefs.IsFailedPrecondition(err) // It may be about to start.
-		if !again || pause.For(ctx, rest) != nil {
+		starting := kill && errdefs.IsFailedPrecondition(err) // The process may be about to start.
+		if !errdefs.IsUnavailable(err) && !starting || pause.For(ctx, rest) != nil {
 			r.log.WarnContext(ctx, "exec that has ended was not removed from its shim", "exec", p.ID(), "err", err)
 			return
 		}
@@ -177,14 +179,14 @@ func (r *Runner) attend(ctx context.Context, e *execution, streams engine.ExecSt
 			if err != nil {
 				return 0, errgrpc.ToNative(err)
 			}
-			late := context.Cause(ctx)
-			if late != nil && streams.Whole {
-				r.killWhole(after, e) // The process ended by itself just after ctx did.
+			cancelled := context.Cause(ctx)
+			if cancelled != nil && streams.Whole {
+				r.killWhole(after, e) // ctx ended, and the process ended by itself before this loop saw it.
 			}
 			e.out.drain(ctx, e.process.IO())
-			return int(code), late
+			return int(code), cancelled
 		case <-done:
-			done = nil // Only the end of the process remains.
+			done = nil // Kill the process once, and then wait for its end.
 			if err := r.endExec(after, e, streams.Whole); err != nil && !errdefs.IsNotFound(err) {
 				return 0, err
 			}
@@ -225,8 +227,8 @@ func (r *Runner) killWhole(ctx context.Context, e *execution) {
 	}
 }
 
-// lasting returns a context that ends the given time after ctx.
-func lasting(ctx context.Context, more time.Duration) (context.Context, context.CancelFunc) {
+// extended returns a context that ends later than ctx, by the time more.
+func extended(ctx context.Context, more time.Duration) (context.Context, context.CancelFunc) {
 	later, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() { time.AfterFunc(more, cancel) })
 	return later, func() {
@@ -269,13 +271,14 @@ func (r *Runner) runningTask(ctx context.Context, id string) (client.Task, *spec
 	return task, spec, err
 }
 
-// execProcess describes the new process: the container's own process with another command.
-func execProcess(own *specs.Process, start *swarmv1.ExecStart, pid uint32) (*specs.Process, error) {
-	p := *own
+// execProcess describes the new process: the first process of the container (first, with the id
+// pid) with another command.
+func execProcess(first *specs.Process, start *swarmv1.ExecStart, pid uint32) (*specs.Process, error) {
+	p := *first
 	p.Args = start.GetCommand()
 	p.Terminal = start.GetTty()
-	p.Cwd = ocispec.WorkingDir(start.GetDir(), own.Cwd)
-	p.Env = ocispec.MergeEnv(append([]string(nil), own.Env...), start.GetEnv())
+	p.Cwd = ocispec.WorkingDir(start.GetDir(), first.Cwd)
+	p.Env = ocispec.MergeEnv(append([]string(nil), first.Env...), start.GetEnv())
 	if start.GetTty() {
 		p.ConsoleSize = &specs.Box{Width: uint(start.GetWidth()), Height: uint(start.GetHeight())}
 		p.Env = ocispec.MergeEnv([]string{"TERM=xterm"}, p.Env)
@@ -289,7 +292,7 @@ func execProcess(own *specs.Process, start *swarmv1.ExecStart, pid uint32) (*spe
 		if p.User, err = accounts.User(start.GetUser(), nil); err != nil {
 			return nil, err
 		}
-		p.Env = withoutHome(p.Env, own.Env)
+		p.Env = withoutHome(p.Env, first.Env)
 	}
 	if start.GetPrivileged() {
 		all, err := cap.Current()
@@ -304,9 +307,10 @@ func execProcess(own *specs.Process, start *swarmv1.ExecStart, pid uint32) (*spe
 	return &p, nil
 }
 
-// withoutHome lets runc set HOME for another user, unless the service has set it.
-func withoutHome(env, own []string) []string {
-	for _, e := range own {
+// withoutHome removes HOME from an environment, so that runc sets it for another user. If the
+// container's first process has HOME, because the service or the image sets it, HOME stays.
+func withoutHome(env, first []string) []string {
+	for _, e := range first {
 		if strings.HasPrefix(e, "HOME=") {
 			return env
 		}
@@ -328,8 +332,8 @@ func (r *Runner) execIO(start *swarmv1.ExecStart, streams engine.ExecStreams, in
 	return cio.NewCreator(opts...)
 }
 
-// input closes ended when the reader has come to its end, because the shim holds the pipe open
-// until it is told to close it.
+// input closes ended at the end of the reader r. The caller then tells the shim to close the pipe,
+// which the shim holds open until it is told.
 type input struct {
 	r     io.Reader
 	ended chan struct{}

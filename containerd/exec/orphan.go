@@ -13,9 +13,9 @@ import (
 	"github.com/containerd/typeurl/v2"
 )
 
-// EndAll kills every process that Run has started in a container, whichever daemon did, and returns
-// how many there were. ctx carries containerd's namespace. A container that does not exist has
-// none.
+// EndAll kills every process that Run of this or an earlier daemon has started in a container, and
+// returns how many there were. ctx carries containerd's namespace. If the container does not exist,
+// EndAll returns 0.
 func (r *Runner) EndAll(ctx context.Context, id string) (int, error) {
 	resp, err := r.client.TaskService().ListPids(ctx, &tasks.ListPidsRequest{ContainerID: id})
 	if err != nil {
@@ -24,7 +24,7 @@ func (r *Runner) EndAll(ctx context.Context, id string) (int, error) {
 	ended := 0
 	for _, p := range resp.Processes {
 		if p.Info == nil {
-			continue // It is the container's own process, or a child of a process.
+			continue // It is the container's first process, or a child of some process.
 		}
 		info, err := typeurl.UnmarshalAny(p.Info)
 		if err != nil {

@@ -11,8 +11,8 @@ import (
 	"github.com/containerd/containerd/v2/pkg/cio"
 )
 
-// outlet passes the output of a process to the caller until the caller has left. Children of the
-// process may write to the same output later.
+// outlet passes the output of a process to the caller until close is called. After that it discards
+// the output, which children of the process may still write.
 type outlet struct {
 	mu     sync.Mutex // guards closed; held while the caller's writers are called
 	closed bool

@@ -14,17 +14,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// killRounds is how often killTree looks for further processes, because those it finds may start
-// others before they are killed.
+// killRounds is how many times killTree looks for processes, because the processes that it finds
+// may start further ones before they are killed.
 const killRounds = 10
 
-// descent says from which process and session a process comes.
+// descent has the ids of a process's parent and session.
 type descent struct{ parent, session int }
 
 // killTree kills the process with the process id leader in a container, its descendants, and the
-// processes of its session. runc makes each process that it starts the leader of a session. A
-// process escapes if it has made its own session and its parents have ended, because nothing
-// records any more where it comes from.
+// processes of its session. runc makes each process that it starts the leader of a session.
+// killTree cannot find a process that has made a new session and whose parents have ended, because
+// the kernel does not record any more from which process it comes.
 func (r *Runner) killTree(ctx context.Context, id string, leader int) error {
 	family := map[int]bool{leader: true}
 	for range killRounds {

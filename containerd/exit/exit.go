@@ -5,7 +5,7 @@
 // Shims write records. The daemon reads them, and removes each record with its container. A record
 // is the file <dir>/<namespace>/<container>.json. It is replaced atomically. Its folder is
 // transient: a record survives every process but not a reboot, which ends the container too. The
-// package refuses names that would leave the folder, and runs no goroutine.
+// package returns ErrInvalidArgument for names that would leave the folder. It runs no goroutine.
 package exit
 
 import (
@@ -123,7 +123,7 @@ func (d Dir) List(namespace string) ([]string, error) {
 func (d Dir) path(namespace, container string) (string, error) {
 	for _, name := range []string{namespace, container} {
 		if name == "" || name[0] == '.' || strings.ContainsRune(name, '/') {
-			return "", fmt.Errorf("exit record: %q is no name: %w", name, errdefs.ErrInvalidArgument)
+			return "", fmt.Errorf("exit record: %q is not a file name: %w", name, errdefs.ErrInvalidArgument)
 		}
 	}
 	return filepath.Join(string(d), namespace, container+".json"), nil

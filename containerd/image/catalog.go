@@ -18,7 +18,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// catalog is what containerd's image records said when they were read. It must not be changed.
+// catalog has the content of containerd's image records at the time when they were read. It must
+// not be changed.
 type catalog struct {
 	images  map[string]*entry      // by digest
 	names   map[string]*entry      // by tagged name

@@ -10,12 +10,12 @@
 // complete image. A lease protects the blobs of a pull or load in progress.
 //
 // Its subpackages do the transport: package registry talks to registries, package peer to other
-// nodes, and package transfer moves the blobs of one image. The package refuses to change the
-// content behind a digest, to serve blobs that belong to no image, and to authenticate other nodes,
-// which the transport has done.
+// nodes, and package transfer moves the blobs of one image. The package never changes the content
+// of a digest, and never serves a blob that belongs to no image. It does not authenticate other
+// nodes, because the transport of their connections does.
 //
 // The worker calls Pull, Remove and List; the manager's control calls Load, Resolve, Push and
 // Login; the daemon's listener for other nodes calls Handler. The package runs one goroutine for
-// each pull in progress, however many callers share it, and the goroutines of package transfer.
-// Close ends them.
+// each fetch in progress, which several callers of Pull may share, and the goroutines of package
+// transfer. Close ends them.
 package image

@@ -20,12 +20,18 @@ const (
 	keepPartial = 6 * time.Hour
 )
 
-// leased begins a pull of a digest under a new lease, which protects everything that is written
-// with the returned context. The caller calls release at the end of the pull, with its error, and
-// with whether the pull has put the blobs of earlier attempts under its own lease. If so, or if the
-// pull succeeded, release drops the leases of earlier attempts. The leases of other pulls in
-// progress stay.
-func (s *Store) leased(ctx context.Context, digest string) (_ context.Context, release func(err error, reached bool), _ error) {
+// beginPull creates a lease of containerd for a pull of a digest. The lease protects everything
+// that is written with the returned context. At the end of the pull the caller calls end, with the
+// error of the pull, and with takenOver if the new lease also protects the blobs of earlier
+// attempts. end deletes the leases that are not needed any more:
+//
+//   - After a success it deletes the new lease and those of earlier attempts, because a record
+//     protects the blobs.
+//   - After a failure with takenOver it deletes those of earlier attempts.
+//   - After any other failure it deletes the new lease, which protects nothing.
+//
+// The leases of other pulls in progress stay.
+func (s *Store) beginPull(ctx context.Context, digest string) (_ context.Context, end func(err error, takenOver bool), _ error) {
 	id := "pull-" + rand.Text()
 	s.mu.Lock()
 	if s.pulling == nil {
@@ -33,29 +39,26 @@ func (s *Store) leased(ctx context.Context, digest string) (_ context.Context, r
 	}
 	s.pulling[id] = true
 	s.mu.Unlock()
-	over := func() {
+	ended := func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.pulling, id)
 	}
 	lease, err := s.client.LeasesService().Create(ctx, leases.WithID(id), leases.WithExpiration(keepPartial), leases.WithLabel(labelPull, digest))
 	if err != nil {
-		over()
+		ended()
 		return nil, nil, fmt.Errorf("lease: %w", err)
 	}
 	cleanup := context.WithoutCancel(ctx)
-	return leases.WithLease(ctx, id), func(err error, reached bool) {
+	return leases.WithLease(ctx, id), func(err error, takenOver bool) {
 		var derr error
-		switch {
-		case err == nil:
-			derr = s.dropLeases(cleanup, digest, "")
-			fallthrough
-		case !reached:
-			derr = errors.Join(derr, s.dropLease(cleanup, lease))
-		default:
+		if err == nil || takenOver {
 			derr = s.dropLeases(cleanup, digest, id)
 		}
-		over()
+		if err == nil || !takenOver {
+			derr = errors.Join(derr, s.dropLease(cleanup, lease))
+		}
+		ended()
 		if derr != nil {
 			s.log.Warn("leases of a pull were not deleted, and expire later", "digest", digest, "err", derr)
 		}

@@ -18,6 +18,7 @@ import (
 
 	"swarm/containerd/document"
 	"swarm/containerd/image/progress"
+	"swarm/containerd/image/registry"
 	"swarm/containerd/image/survey"
 	"swarm/containerd/inflate"
 	"swarm/internal/disk"
@@ -30,9 +31,9 @@ import (
 // what the node holds. name replaces the name in an archive with one image; it is needed if the
 // archive has no name. tell may be nil.
 //
-// The caller adds to errors that it was loading. ErrInvalidArgument: from is not an archive, is
-// damaged, exceeds a limit, or has no names. ErrResourceExhausted: the disk is full. An error of
-// reading from is wrapped.
+// Errors do not say that a load failed: the caller adds that. ErrInvalidArgument: from is not an
+// archive, is damaged, exceeds a limit, or has no names. ErrResourceExhausted: the disk is full. If
+// a read of from fails, Load wraps that error.
 func (s *Store) Load(ctx context.Context, from io.Reader, name string, tell func(*swarmv1.ImageProgress)) ([]*swarmv1.Image, error) {
 	if name != "" {
 		parsed, err := spec.ParseImage(name)
@@ -75,16 +76,17 @@ func (s *Store) Load(ctx context.Context, from io.Reader, name string, tell func
 	return out, nil
 }
 
-// anyNode is a content store in which Import finds no layers. Otherwise Import would use a
-// compressed copy of a layer that the node happens to hold, and the image would have different
+// withoutLayers is a content store in which Import finds no layers. In the node's store, Import
+// would use a compressed copy of a layer if the node holds one, and the image would have different
 // digests on different nodes.
-type anyNode struct{ content.Store }
+type withoutLayers struct{ content.Store }
 
-func (anyNode) Walk(context.Context, content.WalkFunc, ...string) error { return nil }
+// Walk finds nothing. Import looks for layers with it.
+func (withoutLayers) Walk(context.Context, content.WalkFunc, ...string) error { return nil }
 
 // ReaderAt limits the size of documents, which Import reads into memory. Import streams layers,
 // whose media type it does not know yet.
-func (n anyNode) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content.ReaderAt, error) {
+func (n withoutLayers) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content.ReaderAt, error) {
 	if desc.MediaType == "" {
 		return n.Store.ReaderAt(ctx, desc)
 	}
@@ -99,7 +101,7 @@ func (s *Store) ingest(ctx context.Context, from io.Reader, m *progress.Meter) (
 		return ocispec.Descriptor{}, explainArchive(source, err)
 	}
 	defer plain.Close()
-	index, err := archive.ImportIndex(ctx, anyNode{s.client.ContentStore()}, document.Archive(plain))
+	index, err := archive.ImportIndex(ctx, withoutLayers{s.client.ContentStore()}, document.Archive(plain))
 	if err != nil {
 		return ocispec.Descriptor{}, explainArchive(source, err)
 	}
@@ -131,7 +133,7 @@ func explainArchive(r *progress.Reader, err error) error {
 	case errors.Is(err, tar.ErrHeader), strings.Contains(err.Error(), "unrecognized image format"):
 		return invalid("the input is neither an OCI nor a Docker archive: make one with `docker save -o FILE IMAGE`")
 	}
-	return invalid("the archive is damaged (" + oneLine(err) + "): make it again with `docker save -o FILE IMAGE`")
+	return invalid("the archive is damaged (" + registry.OneLine(err) + "): make it again with `docker save -o FILE IMAGE`")
 }
 
 // found is one image of an archive.
@@ -141,8 +143,8 @@ type found struct {
 	image  *swarmv1.Image
 }
 
-// maxBlobs is how many blobs all images of an archive may have, counted for each name, because the
-// node keeps them in memory.
+// maxBlobs is how many blobs all images of an archive may have together, because the node keeps
+// their digests in memory. An image with two names counts twice.
 const maxBlobs = 32 << 10
 
 // named finds the images of an archive and their names.
@@ -181,7 +183,8 @@ func (s *Store) named(ctx context.Context, index ocispec.Descriptor, name string
 		if err != nil {
 			return nil, err
 		}
-		if blobs += own; blobs > maxBlobs {
+		blobs += own
+		if blobs > maxBlobs {
 			return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("the images of the archive have more than %d blobs: load fewer at a time", maxBlobs))
 		}
 		out = append(out, f)
@@ -195,7 +198,7 @@ func (s *Store) manifests(ctx context.Context, index ocispec.Descriptor) ([]ocis
 		return nil, errdefs.ErrInvalidArgument.WithMessage("the archive is refused: " + limit)
 	}
 	if err != nil {
-		return nil, errdefs.ErrInvalidArgument.WithMessage("the archive is damaged: its index.json: " + oneLine(err))
+		return nil, errdefs.ErrInvalidArgument.WithMessage("the archive is damaged: its index.json: " + registry.OneLine(err))
 	}
 	if len(manifests) == 0 {
 		return nil, errdefs.ErrInvalidArgument.WithMessage("the archive holds no image")
@@ -203,8 +206,8 @@ func (s *Store) manifests(ctx context.Context, index ocispec.Descriptor) ([]ocis
 	return manifests, nil
 }
 
-// checkImage refuses an image without a complete platform. It also returns how many blobs the image
-// has.
+// checkImage describes an image of the archive, and returns how many blobs it has. It returns
+// ErrInvalidArgument if the archive has all blobs for no platform of the image.
 func (s *Store) checkImage(ctx context.Context, name string, target ocispec.Descriptor) (found, int, error) {
 	ref, err := spec.ParseImage(name)
 	if err != nil {
@@ -215,7 +218,7 @@ func (s *Store) checkImage(ctx context.Context, name string, target ocispec.Desc
 		return found{}, 0, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%s: its %s", ref.Familiar(), limit))
 	}
 	if err != nil {
-		return found{}, 0, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%s: the archive is damaged: %s", ref.Familiar(), oneLine(err)))
+		return found{}, 0, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%s: the archive is damaged: %s", ref.Familiar(), registry.OneLine(err)))
 	}
 	if len(x.Platforms) == 0 {
 		return found{}, 0, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(
@@ -257,8 +260,4 @@ func sameNames(manifests []ocispec.Descriptor) bool {
 // bare returns a descriptor without the annotations of an archive.
 func bare(d ocispec.Descriptor) ocispec.Descriptor {
 	return ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}
-}
-
-func oneLine(err error) string {
-	return strings.Join(strings.Fields(err.Error()), " ")
 }

@@ -22,7 +22,7 @@ import (
 	"swarm/worker/engine"
 )
 
-// resolveTimeout bounds the question which digest a tag names now.
+// resolveTimeout bounds the request for the digest that a tag names now.
 const resolveTimeout = 15 * time.Second
 
 // pullRequest is a parsed request for a pull.
@@ -30,8 +30,8 @@ type pullRequest struct {
 	ref      spec.Image
 	auth     registry.Credentials
 	platform platforms.MatchComparer
-	wanted   string // the platform, for people
-	newest   bool   // the digest is the one that the tag names now, not one that the caller gave
+	wanted   string // the platform as text, for messages
+	newest   bool   // the caller gave no digest, so ref has the digest that the tag names now
 }
 
 // fetchKey identifies the pulls that share one fetch. It includes the credentials, because a
@@ -42,10 +42,11 @@ type fetchKey struct {
 	auth   registry.Credentials
 }
 
-// Pull makes an image ready for containers: by its digest from this node, from other nodes or from
-// its registry, whichever delivers it first. For a tag without a digest, Pull asks the registry for
-// the digest, unless the image was loaded on this node. If the registry does not answer, the image
-// that this node holds under the name is used. tell receives reports of progress and may be nil.
+// Pull makes an image ready for containers. It uses what this node holds, and fetches the rest from
+// other nodes, or from the registry if no node delivers it. For a tag without a digest, Pull asks
+// the registry for the digest, unless the image was loaded on this node. If the registry does not
+// answer, Pull uses the image that this node holds under the name. tell receives reports of
+// progress and may be nil.
 //
 // For errors, see registry.PullError; ErrRuntimeAway: containerd does not answer.
 func (s *Store) Pull(ctx context.Context, req engine.PullRequest, tell func(*swarmv1.ImageProgress)) (*swarmv1.Image, error) {
@@ -53,7 +54,8 @@ func (s *Store) Pull(ctx context.Context, req engine.PullRequest, tell func(*swa
 	if err != nil {
 		return nil, err
 	}
-	if o.newest = o.ref.Digest == ""; o.newest {
+	o.newest = o.ref.Digest == ""
+	if o.newest {
 		if o.ref.Digest, err = s.resolveTag(ctx, o); err != nil {
 			return nil, err
 		}
@@ -61,9 +63,9 @@ func (s *Store) Pull(ctx context.Context, req engine.PullRequest, tell func(*swa
 	if image, err := s.ready(ctx, o); image != nil || err != nil {
 		return image, err
 	}
-	err = s.flights.do(ctx, fetchKey{o.ref, o.wanted, o.auth}, tell, func(ctx context.Context, tell func(*swarmv1.ImageProgress)) error {
+	err = s.fetches.do(ctx, fetchKey{o.ref, o.wanted, o.auth}, tell, func(ctx context.Context, tell func(*swarmv1.ImageProgress)) error {
 		if image, err := s.ready(ctx, o); image != nil || err != nil {
-			return err // Another flight has just fetched it.
+			return err // Another fetch has just completed the image.
 		}
 		return s.fetch(namespaced(ctx), o, tell)
 	})
@@ -121,7 +123,8 @@ func (s *Store) resolveTag(ctx context.Context, o pullRequest) (string, error) {
 	return "", registry.PullError(o.ref, err, registry.PeersHaveNot)
 }
 
-// ready returns an image that need not be fetched, or nil if it must be.
+// ready returns an image if this node holds it completely, and records the name of the request for
+// it. It returns nil if the image must be fetched.
 func (s *Store) ready(ctx context.Context, o pullRequest) (*swarmv1.Image, error) {
 	c, err := s.catalog(ctx)
 	if err != nil {
@@ -150,9 +153,10 @@ func (s *Store) ready(ctx context.Context, o pullRequest) (*swarmv1.Image, error
 	return e.proto(o.ref.Name), nil
 }
 
-// lacks reports whether a record must be written for an image: because the name is new, or because
-// the tag is recorded for another digest and the order is for the newest one. Other orders do not
-// move a tag, because two services with two digests of one tag would move it back and forth.
+// lacks reports whether a record must be written for an image: one of the names has no record, or
+// the tag's record has another digest and the request is for the newest one. A request with a
+// digest does not move a tag, because two services with two digests of one tag would move it back
+// and forth.
 func (c *catalog) lacks(names []string, o pullRequest) bool {
 	return slices.ContainsFunc(names, func(name string) bool {
 		digest, known := c.records[name]
@@ -188,14 +192,15 @@ func (s *Store) sources(ctx context.Context, o pullRequest) []transfer.Source {
 // failed attempt are kept for the next one.
 func (s *Store) fetch(ctx context.Context, o pullRequest, tell func(*swarmv1.ImageProgress)) (err error) {
 	sources := s.sources(ctx, o)
-	ctx, release, err := s.leased(ctx, o.ref.Digest)
+	ctx, endPull, err := s.beginPull(ctx, o.ref.Digest)
 	if err != nil {
 		return engine.Away(err)
 	}
-	reached, end := false, func() {}
+	// Expect is called after the download has put the blobs of earlier attempts under its lease.
+	takenOver, endExpect := false, func() {}
 	defer func() {
-		end()
-		release(err, reached)
+		endExpect()
+		endPull(err, takenOver)
 	}()
 	d := transfer.NewDownload(transfer.Request{Image: o.ref, Platform: o.platform, PlatformName: o.wanted}, transfer.Deps{
 		Log:     s.log,
@@ -204,8 +209,8 @@ func (s *Store) fetch(ctx context.Context, o pullRequest, tell func(*swarmv1.Ima
 		Tell:    tell,
 		Room:    s.room,
 		Expect: func(blobs []ocispec.Descriptor) (landed func(string)) {
-			reached = true
-			end, landed = s.server.Expect(blobs)
+			takenOver = true
+			endExpect, landed = s.server.Expect(blobs)
 			return landed
 		},
 	})

@@ -38,9 +38,10 @@ func recordsOf(ref spec.Image, d digest.Digest) ([]string, error) {
 	return names, nil
 }
 
-// keep makes the blobs of an image, which a lease protects, outlast the lease: it links them by
-// labels, unpacks the image if it is for this node, and records it. An image for another platform
-// is unpacked when a container needs it.
+// keep makes the blobs of an image outlast the lease that protects them: it links them by labels,
+// so that the image's record protects them, unpacks the image if it is for this node's platform,
+// and writes the records. Package imagecache unpacks an image for another platform when a container
+// needs it.
 func (s *Store) keep(ctx context.Context, ref spec.Image, target ocispec.Descriptor, loaded bool) error {
 	store := s.client.ContentStore()
 	if _, err := survey.Take(ctx, store, target); err != nil { // Refuse an image that is too large before it is walked.
@@ -97,8 +98,8 @@ func (s *Store) whileRoom(ctx context.Context, do func(context.Context) error) e
 	return disk.WhileRoom(ctx, s.room, do)
 }
 
-// record writes a record, or moves it to another target. A digest that was loaded once stays marked
-// as loaded.
+// record writes a record, or moves it to another target. If the record says that its digest was
+// loaded, a later pull of the same digest keeps this mark.
 func (s *Store) record(ctx context.Context, image images.Image, loaded bool) error {
 	store := s.client.ImageService()
 	old, err := store.Get(ctx, image.Name)
@@ -109,7 +110,8 @@ func (s *Store) record(ctx context.Context, image images.Image, loaded bool) err
 		image.Labels = map[string]string{labelLoaded: "true"}
 	}
 	if errdefs.IsNotFound(err) {
-		if _, err = store.Create(ctx, image); !errdefs.IsAlreadyExists(err) {
+		_, err = store.Create(ctx, image)
+		if !errdefs.IsAlreadyExists(err) {
 			return err
 		}
 	}
@@ -133,7 +135,7 @@ func (s *Store) Remove(ctx context.Context, digest string) error {
 	if len(records) == 0 {
 		return errdefs.ErrNotFound.WithMessage(fmt.Sprintf("remove image %s: this node does not hold it", digest))
 	}
-	if err := s.unused(ctx, records); err != nil {
+	if err := s.checkUnused(ctx, records); err != nil {
 		return err
 	}
 	defer s.invalidate()
@@ -152,8 +154,8 @@ func (s *Store) Remove(ctx context.Context, digest string) error {
 	return nil
 }
 
-// unused returns ErrFailedPrecondition if a container was made from one of the records.
-func (s *Store) unused(ctx context.Context, records []images.Image) error {
+// checkUnused returns ErrFailedPrecondition if a container was made from one of the records.
+func (s *Store) checkUnused(ctx context.Context, records []images.Image) error {
 	filters := make([]string, len(records))
 	for i, r := range records {
 		filters[i] = fmt.Sprintf("image==%q", r.Name)

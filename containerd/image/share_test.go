@@ -68,7 +68,7 @@ func TestPull_ConcurrentPullsShareOne(t *testing.T) {
 		_, err := second.Pull(impatient, req, nil)
 		left <- err
 	}()
-	<-rec.arrived // the flight is in the air
+	<-rec.arrived // the fetch has begun
 	boarded := make(chan struct{})
 	for range 8 {
 		group.Go(func() error {
@@ -113,7 +113,7 @@ func TestPull_EndsWithItsLastCaller(t *testing.T) {
 	if err := <-left; !errors.Is(err, context.Canceled) {
 		t.Errorf("caller that left: got %v, want cancelled", err)
 	}
-	if err := n.Close(); err != nil { // returns only when the flight has ended
+	if err := n.Close(); err != nil { // returns only when the fetch has ended
 		t.Error(err)
 	}
 	if _, err := n.Pull(t.Context(), engine.PullRequest{Ref: "localhost:1/x@sha256:" + strings.Repeat("ab", 32)}, nil); !errdefs.IsUnavailable(err) {

@@ -32,8 +32,8 @@ type Config struct {
 	Snapshotter string
 	// Insecure names registries whose certificates are not verified, see registry.Config.
 	Insecure []string
-	// PeerBandwidth is how many bytes a second are sent to other nodes at most, all together; 0:
-	// any number.
+	// PeerBandwidth is how many bytes a second this node sends to all other nodes together, at
+	// most. 0: there is no limit.
 	PeerBandwidth int64
 	// CertsDirs are folders with certificates and mirrors of registries, see registry.Config.
 	CertsDirs []string
@@ -68,7 +68,7 @@ type Store struct {
 	server   *peer.Server
 	deps     Deps
 	platform platforms.MatchComparer
-	flights  flights
+	fetches  sharedFetches
 
 	mu      sync.Mutex // guards the fields below; never held during a call to containerd
 	held    *catalog   // nil: it must be read
@@ -104,7 +104,7 @@ func New(cfg Config, deps Deps) (*Store, error) {
 		s.client = c
 	}
 	s.close = sync.OnceValue(func() error {
-		s.flights.close()
+		s.fetches.close()
 		if deps.Client != nil {
 			return nil
 		}

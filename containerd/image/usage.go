@@ -44,7 +44,8 @@ func (s *Store) Holdings(ctx context.Context) (out []engine.Holding, bytes int64
 			return nil, 0, fmt.Errorf("image %s: %w", e.name(), err)
 		}
 		for part, size := range parts[d] {
-			if sharers[part]++; sharers[part] == 1 {
+			sharers[part]++
+			if sharers[part] == 1 {
 				bytes += size
 			}
 		}

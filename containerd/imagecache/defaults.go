@@ -17,9 +17,9 @@ import (
 // node and not the container.
 const minInterval = time.Second
 
-// defaultsOf reads the health check and the shell of an image. The author of an image is not
-// trusted: numbers out of range are moved into it, and package document has limited the lengths of
-// the texts.
+// defaultsOf returns the health check and the shell of an image. Their values come from the author
+// of the image, who is not trusted. defaultsOf replaces numbers out of range by the nearest number
+// in range, and package document has limited the lengths of the texts.
 func defaultsOf(extra document.Extra) engine.ImageDefaults {
 	d := engine.ImageDefaults{Shell: extra.Shell}
 	h := extra.Healthcheck

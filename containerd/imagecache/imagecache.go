@@ -1,12 +1,12 @@
 //go:build linux
 
-// Package imagecache finds out what starting a container needs to know of an image, and remembers
-// it, so that fifty containers of an image cost one look.
+// Package imagecache reads from an image what the start of a container needs, and remembers it, so
+// that fifty containers of an image read it once.
 //
-// It owns the unpacked snapshots of images for which a platform other than the node's was asked
-// for; package image unpacks the others. It refuses images that would harm the node or that no
-// container can be started from. It does not pull: an image that this node does not hold is
-// ErrNotFound. Package containerd calls it. It runs no goroutine.
+// It unpacks images for a platform other than the node's; package image unpacks images for the
+// node's platform. It returns ErrInvalidArgument for images that would harm the node or from which
+// no container can be started. It does not pull: it returns ErrNotFound for an image that this node
+// does not hold. Package containerd calls it. It runs no goroutine.
 package imagecache
 
 import (
@@ -35,7 +35,7 @@ import (
 	"swarm/worker/engine"
 )
 
-// Image is what starting a container needs to know of an image. It must not be changed.
+// Image has what the start of a container needs of an image. It must not be changed.
 type Image struct {
 	Name     string // of containerd's image record
 	Chain    string // key of the snapshot of its layers
@@ -55,18 +55,18 @@ type Cache struct {
 	snapshotter string
 	room        func(bytes int64) error
 
-	mu    sync.Mutex // guards known
-	known map[string]*slot
+	mu    sync.Mutex        // guards known
+	known map[string]*entry // by digest and platform
 }
 
 // New returns an empty cache over the images of a containerd. room returns an error when the disk
 // has no room for a number of bytes; nil: there is always room.
 func New(c *client.Client, snapshotter string, room func(bytes int64) error) *Cache {
-	return &Cache{client: c, snapshotter: snapshotter, room: room, known: make(map[string]*slot)}
+	return &Cache{client: c, snapshotter: snapshotter, room: room, known: make(map[string]*entry)}
 }
 
-// slot is the place of one image. The first caller fills it while the others wait.
-type slot struct {
+// entry has one image. The first caller reads the image while other callers of the same entry wait.
+type entry struct {
 	lock  chan struct{} // of capacity 1, a mutex that a context can interrupt; guards image
 	image *Image
 }
@@ -85,34 +85,35 @@ func (s *Cache) Get(ctx context.Context, ref, platform string) (*Image, error) {
 		}
 		pin = held.Target.Digest.String()
 	}
-	place := s.slot(pin, platform)
+	e := s.entry(pin, platform)
 	select {
-	case place.lock <- struct{}{}:
+	case e.lock <- struct{}{}:
 	case <-ctx.Done():
 		return nil, fmt.Errorf("image %s: %w", ref, ctx.Err())
 	}
-	defer func() { <-place.lock }()
-	if place.image == nil {
+	defer func() { <-e.lock }()
+	if e.image == nil {
 		i, err := s.read(ctx, ref, platform)
 		if err != nil {
 			return nil, fmt.Errorf("image %s: %w", ref, err)
 		}
-		place.image = i
+		e.image = i
 	}
-	return place.image, nil
+	return e.image, nil
 }
 
-func (s *Cache) slot(digest, platform string) *slot {
+// entry returns the entry of an image, and makes it if there is none.
+func (s *Cache) entry(digest, platform string) *entry {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	key := digest + " " + platform
 	if s.known[key] == nil {
-		s.known[key] = &slot{lock: make(chan struct{}, 1)}
+		s.known[key] = &entry{lock: make(chan struct{}, 1)}
 	}
 	return s.known[key]
 }
 
-// Forget drops what is known of an image, because its snapshot was found to be removed.
+// Forget removes an image from the cache. The caller has found that the image's snapshot is gone.
 func (s *Cache) Forget(i *Image) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -175,8 +176,8 @@ func (s *Cache) read(ctx context.Context, ref, platform string) (*Image, error) 
 // allows.
 const maxUser = 513
 
-// checkConfig refuses a configuration that no container could be started from, and that would make
-// error messages long.
+// checkConfig returns ErrInvalidArgument for a configuration from which no container could be
+// started. Without this check such a container would fail later, with a very long error message.
 func checkConfig(c imagespec.ImageConfig) error {
 	if n := len(c.User); n > maxUser {
 		return fmt.Errorf("its user has %d bytes, at most %d are allowed: %w", n, maxUser, errdefs.ErrInvalidArgument)
@@ -187,9 +188,9 @@ func checkConfig(c imagespec.ImageConfig) error {
 	return nil
 }
 
-// checkVolumes refuses declared volumes that would cover the kernel's files, or all files of the
-// container. It checks the paths at which runc mounts the volumes, because the image's tree at root
-// may have a symbolic link on the way.
+// checkVolumes returns ErrInvalidArgument for declared volumes that would cover the kernel's files,
+// or all files of the container. It resolves symbolic links in the image's tree at root, as runc
+// does when it mounts the volumes.
 func checkVolumes(root string, declared map[string]struct{}) error {
 	for volume := range declared {
 		at := path.Join("/", volume)

@@ -78,7 +78,8 @@ func count(from io.Reader, most int) error {
 		if err != nil {
 			return nil
 		}
-		if held += heldOf(h); held > most {
+		held += heldOf(h)
+		if held > most {
 			return errEntries
 		}
 	}

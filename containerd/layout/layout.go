@@ -2,8 +2,9 @@
 // uses, so that the daemon, the runtime process and the shims agree on them, and two nodes on one
 // machine share none of them.
 //
-// It does no I/O. It refuses relative paths and paths that are too long for unix sockets. The
-// packages below the folder containerd call it, and cmd. It runs no goroutine.
+// It does no I/O. It returns ErrInvalidArgument for relative paths and for paths that are too long
+// for unix sockets. cmd/swarm and the packages below the folder containerd call it. It runs no
+// goroutine.
 package layout
 
 import (

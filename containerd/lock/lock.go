@@ -1,8 +1,8 @@
 //go:build linux
 
 // Package lock tells which process serves the containerd root folder of a node, by a lock that the
-// kernel keeps. The lock ends with the process that holds it, however the process ends, so nothing
-// must be cleaned up, and no stale pid file can mislead.
+// kernel keeps. The kernel releases the lock when its process ends for any reason. So there is
+// nothing to clean up, and no pid file that could name the wrong process.
 //
 // The runtime process acquires the lock for its whole life. The daemon asks which process holds it.
 // The locks are POSIX record locks, because the kernel tells their holder. Such a lock is lost when

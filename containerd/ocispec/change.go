@@ -6,11 +6,11 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// Change returns the update for runc that gives a running container the limits of r, which
-// SetLimits has set, whatever limits the container has now. runc's update keeps fields that are not
-// set, so Change also sets fields without a limit. runc chooses the order in which the kernel gets
-// the limits of memory and swap. A limit below the current use is refused, so that no process of
-// the container is killed.
+// Change returns the update for runc that replaces all limits of a running container by those of r,
+// which SetLimits has set. runc's update keeps the limits of fields that are not set, so Change
+// also sets the fields that have no limit in r. runc chooses the order in which the kernel gets the
+// limits of memory and swap. runc refuses a memory limit below the current use, because the kernel
+// would kill processes of the container.
 func Change(r *specs.LinuxResources, host Host) *specs.LinuxResources {
 	quota, period, pids, check := int64(-1), uint64(cpuPeriod), int64(-1), true
 	memory, soft := int64(-1), int64(-1)

@@ -61,8 +61,8 @@ func apparmor(s *specs.Spec, in Input) error {
 	return nil
 }
 
-// seccompProfile returns the seccomp profile. As in Docker, a host without seccomp refuses a custom
-// profile, and runs containers with the default profile without it.
+// seccompProfile returns the seccomp profile. As in Docker, on a host without seccomp it returns an
+// error for a service with its own profile, and no profile for any other service.
 func seccompProfile(s *specs.Spec, in Input) (*specs.LinuxSeccomp, error) {
 	o := in.Container.Spec().GetPrivileges().GetSeccomp()
 	switch o.GetMode() {

@@ -4,9 +4,9 @@
 // starts the container's command, forwards every signal to it, reaps the orphans that the kernel
 // makes its children, and ends with the command's exit code.
 //
-// It owns only its own process, refuses nothing, and reads no file. cmd calls Main when the program
-// was started under the reaper's name, as a container does. The package starts no goroutine; the Go
-// runtime has one that receives signals.
+// It reads no file. cmd/swarm calls Main when the program was started under the reaper's name, as
+// runc starts it in a container. The package starts no goroutine; the Go runtime has one that
+// receives signals.
 package reaper
 
 import (

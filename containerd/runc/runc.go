@@ -4,7 +4,7 @@
 // runc is a main package and cannot be linked as a library, so it is a program inside the program.
 // A build without the tag embedrunc carries none, and uses the host's. Package binary unpacks the
 // program, package containerd classifies errors, and `swarm version` prints Version. The package
-// refuses nothing and runs no goroutine.
+// runs no goroutine.
 package runc
 
 import (

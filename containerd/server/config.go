@@ -24,7 +24,7 @@ type Config struct {
 	State   string // transient: bundles, shim sockets, exit records; at most 40 characters
 	Address string // the gRPC socket; ttrpc listens beside it on Address + ".ttrpc"
 	BinDir  string // the folder of the shim to use
-	// LogLevel is logrus's word for the least that goes to stderr; "" is warn.
+	// LogLevel is logrus's name of the lowest level that is written to stderr; "" is warn.
 	LogLevel string
 }
 

@@ -3,10 +3,10 @@
 // Package server is the containerd that swarm carries: the server behind `swarm runtime`, a process
 // that outlives the daemon.
 //
-// It owns the containerd root and state folders of one node, and the lock on them. It refuses to
-// share a root folder, and uses no folder of another containerd, such as /run/containerd,
-// /etc/containerd and /opt/containerd. Containers and their shims go on when the server stops or is
-// killed, and the next server finds them again.
+// It owns the containerd root and state folders of one node, and the lock on them. It returns
+// ErrAlreadyExists if another process serves the root folder. It uses no folder of another
+// containerd, such as /run/containerd, /etc/containerd and /opt/containerd. Containers and their
+// shims run on when the server stops or is killed, and the next server finds them again.
 //
 // cmd calls Run, once in a process, because Run sets the PATH, the log level and the decompression
 // of layers for the whole process. Run has a goroutine for each function that runs beside the

@@ -14,11 +14,10 @@ import (
 )
 
 const (
-	// fencePoll is the longest delay until a lease is noticed that ran out while the machine was
-	// suspended. During a suspension timers stop, and the lease does not.
+	// fencePoll is the longest time between two looks at a lease. Timers stand still while the
+	// machine is suspended, but the lease runs on.
 	fencePoll = time.Second
-	// fenceRetry is the time after which a container that was killed and has not ended is killed
-	// again.
+	// fenceRetry is the time after which fence kills a container again that has not ended.
 	fenceRetry = 100 * time.Millisecond
 )
 

@@ -22,14 +22,14 @@ import (
 	"swarm/internal/pause"
 )
 
-// Start starts a shim, unless the shim of the container's group runs already and then serves this
-// container too.
+// Start starts a shim for a container. If the shim of the container's group runs already, Start
+// returns the address of that shim.
 //
-// containerd's own code gives that shim a tenth of a second to accept a connection. On a busy host
-// it takes the shim for dead, removes its socket and starts a second shim in its place. Both work
-// until containerd is restarted. Then containerd asks the second shim for the containers of the
-// first, which the second does not know, and kills them as leaked.
-func (r reaper) Start(ctx context.Context, opts *bootapi.BootstrapParams) (*bootapi.BootstrapResult, error) {
+// containerd's own code gives the shim of the group a tenth of a second to accept a connection. On
+// a busy host it therefore takes a live shim for dead, removes its socket and starts a second shim.
+// Both shims work until containerd is restarted. Then containerd asks the second shim for the
+// containers of the first. The second does not know them, and containerd kills them as leaked.
+func (r shimManager) Start(ctx context.Context, opts *bootapi.BootstrapParams) (*bootapi.BootstrapResult, error) {
 	address, err := groupAddress(ctx, opts)
 	if err != nil {
 		return nil, err
@@ -83,8 +83,8 @@ const (
 	answerRetry = 20 * time.Millisecond
 )
 
-// answers reports whether a process listens on a socket. It returns false only for answers that
-// prove that there is none; others are errors.
+// answers reports whether a process listens on a socket. It returns false only if the kernel's
+// answer proves that no process listens. For any other answer it returns an error.
 func answers(ctx context.Context, path string) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()

@@ -31,7 +31,7 @@ func (s *starts) Start(context.Context, *bootapi.BootstrapParams) (*bootapi.Boot
 // A shim that is slow to accept a connection, because its queue is full, is still the shim of the
 // group.
 func TestStart_JoinsTheGroupsShimHoweverBusy(t *testing.T) {
-	dir, err := os.MkdirTemp("", "sh") // Short: it stands in the path of a socket.
+	dir, err := os.MkdirTemp("", "sh") // The name is short, because it is part of the path of a socket.
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +43,7 @@ func TestStart_JoinsTheGroupsShimHoweverBusy(t *testing.T) {
 	ctx := namespaces.WithNamespace(t.Context(), "swarm")
 	opts := &bootapi.BootstrapParams{InstanceID: "c2", SocketDir: &dir, ContainerdGrpcAddress: "/run/ctd.sock"}
 	inner := &starts{}
-	if got, err := (reaper{inner}).Start(ctx, opts); err != nil || got.Address != "new" {
+	if got, err := (shimManager{inner}).Start(ctx, opts); err != nil || got.Address != "new" {
 		t.Fatalf("nobody listens: got %v, %v; want a new shim", got, err)
 	}
 	address, err := groupAddress(ctx, opts)
@@ -68,7 +68,7 @@ func TestStart_JoinsTheGroupsShimHoweverBusy(t *testing.T) {
 			}
 		}
 	}()
-	got, err := (reaper{inner}).Start(ctx, opts)
+	got, err := (shimManager{inner}).Start(ctx, opts)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,7 +18,7 @@ import (
 
 const (
 	// heldBytes is how many bytes of a stream are kept in memory while its file accepts no writes.
-	// Complete lines beyond them are dropped and counted.
+	// Further lines are dropped, and their number is written to the file later.
 	heldBytes = 256 << 10
 	// retryWrite is how often a write to a file that accepted none is tried again.
 	retryWrite = 200 * time.Millisecond
@@ -29,28 +29,29 @@ const (
 const (
 	// pipeBytes is the size of the pipe: how much a container may write between two reads.
 	pipeBytes = 256 << 10
-	// copyBytes is how many bytes are read at once.
+	// copyBytes is how many bytes one read takes.
 	copyBytes = 16 << 10
-	// minGather and maxGather bound the pause between two reads, in which output gathers in the
-	// pipe, because a shim that is woken for every line needs more processor time than the writer.
-	// The first line after a pause is read at once.
+	// minGather and maxGather bound the pause between two reads. Output gathers in the pipe during
+	// the pause, because a shim that is woken for every line needs more processor time than the
+	// writer. After a silence the first line is read without a pause.
 	minGather, maxGather = 250 * time.Microsecond, 5 * time.Millisecond
 )
 
 // output copies one stream of a container into its file. containerd's shim stops copying when a
-// write fails, so that with a full disk the container would block in its next write forever. Here
-// the container writes into a pipe, and output copies from the pipe into the file. While the file
-// accepts no writes, a limited amount is kept in memory, so that the container never waits for a
-// disk.
+// write fails. With a full disk the container would then block in a later write for ever. Here the
+// container writes into a pipe, and output copies from the pipe into the file. While the file
+// accepts no writes, output keeps a limited amount in memory and drops the rest, so that the
+// container never waits for a disk.
 //
-// output reads and writes instead of using splice, because splice locks the pipe during the write
-// to the file, and the container waits. A writer of 100-byte lines reached 0.59 of its speed with a
-// plain file by splice, and 0.8 to 0.9 by copies.
+// output reads and writes and does not use splice, because splice locks the pipe during the write
+// to the file, and the container waits. A program that wrote lines of 100 bytes directly into a
+// file set the measure: with splice it reached 0.59 of that speed, with reads and writes 0.8 to
+// 0.9.
 type output struct {
 	from   *reader
 	to     *os.File
 	stderr bool
-	keep   *os.File      // the writing end, which delays the end of file until the container has opened it
+	keep   *os.File      // the writing end; while it is open, the reader does not see the end of the stream
 	fifo   string        // the pipe's name; empty: it has none, and the container gets keep
 	done   chan struct{} // closed at the end of the stream
 
@@ -59,11 +60,11 @@ type output struct {
 	lost     int    // number of dropped lines since the last complete write
 }
 
-// divert makes outputs copy the files that a request names. If the request has no terminal and no
-// input, its names are removed, and the container writes directly into the pipes of the outputs
-// (see redirect), because containerd's shim would copy each line once more between the container
-// and a named pipe. Otherwise the names are replaced by named pipes. Pipes in the request stay as
-// they are.
+// divert makes an output for each file that a request names, and changes the request, so that the
+// container writes into the outputs' pipes. If the request has no terminal and no input, divert
+// removes the names, and the container writes directly into the pipes (see redirect). Otherwise it
+// replaces the names by named pipes, and containerd's shim copies each line once more, between the
+// container and the named pipe. Names of pipes in the request stay as they are.
 func divert(req *taskapi.CreateTaskRequest) (outputs []*output, err error) {
 	direct := !req.Terminal && req.Stdin == ""
 	for _, name := range []string{req.Stdout, req.Stderr} {
@@ -149,8 +150,8 @@ func (o *output) openPipe() (err error) {
 	return err
 }
 
-// begin closes the writing end and removes the pipe's name, after the container has opened the pipe
-// or has failed to.
+// begin closes this process's writing end and removes the pipe's name. It is called after the
+// container has opened the pipe.
 func (o *output) begin() {
 	_ = o.keep.Close()
 	if o.fifo != "" {
@@ -192,8 +193,8 @@ func (o *output) run() {
 	}
 }
 
-// carry copies the stream into the file until the stream ends, or until the file accepts no more;
-// then it keeps the rest in held. It reports whether the stream has ended.
+// carry copies the stream into the file. It returns true at the end of the stream. It returns false
+// when a write has failed; then held has the bytes that are not written.
 func (o *output) carry() (ended bool) {
 	if err := o.from.SetReadDeadline(time.Time{}); err != nil {
 		return true
@@ -212,15 +213,17 @@ func (o *output) carry() (ended bool) {
 			o.add(buf[written:n])
 			return false
 		}
-		if gathered += n; n < copyBytes { // The pipe is empty.
+		gathered += n
+		if n < copyBytes { // The pipe is empty.
 			wait, gathered = gather(wait, gathered), 0
 			time.Sleep(wait)
 		}
 	}
 }
 
-// gather returns the next pause between two reads, from the last one and the number of bytes that
-// arrived in it. The pipe should be neither full, which stops the writer, nor nearly empty.
+// gather returns the next pause between two reads, from the last pause and the number of bytes that
+// were written in it. If the pipe is full, the writer waits; if it is nearly empty, the reads cost
+// too much.
 func gather(last time.Duration, bytes int) time.Duration {
 	switch {
 	case bytes > pipeBytes/2:
@@ -231,8 +234,8 @@ func gather(last time.Duration, bytes int) time.Duration {
 	return last
 }
 
-// hold reads the stream into memory until the file has accepted everything. It returns true at the
-// end of the stream, or when the deletion of the container waits no longer.
+// hold reads the stream into memory until the file has accepted everything. It returns true if the
+// stream has ended, or if end has closed the reader.
 func (o *output) hold() (ended bool) {
 	buf := make([]byte, 32<<10)
 	next := time.Now().Add(retryWrite) // when the next write is tried
@@ -261,8 +264,8 @@ func (o *output) hold() (ended bool) {
 	}
 }
 
-// add keeps bytes in memory. If they are too many, it drops lines until the next write, from the
-// first that does not fit.
+// add keeps bytes in memory. From the first line that does not fit, it drops all lines until the
+// next successful write.
 func (o *output) add(b []byte) {
 	if o.skipping {
 		i := bytes.IndexByte(b, '\n')
@@ -290,7 +293,8 @@ func (o *output) add(b []byte) {
 // lose counts the lines of b, which are dropped.
 func (o *output) lose(b []byte) {
 	o.lost += bytes.Count(b, []byte{'\n'})
-	if o.skipping = len(b) > 0 && b[len(b)-1] != '\n'; o.skipping {
+	o.skipping = len(b) > 0 && b[len(b)-1] != '\n'
+	if o.skipping {
 		o.lost++
 	}
 }

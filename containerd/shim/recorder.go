@@ -30,23 +30,23 @@ import (
 	"swarm/worker/lease"
 )
 
-// recorder is the task service with exit records. It waits for each container itself and does not
-// rely on events, because events queue behind one another while containerd does not answer, and a
-// record must not be delayed.
+// recorder is containerd's task service with exit records. It waits for each container itself and
+// does not rely on events: while containerd does not answer, events wait in a queue, and a record
+// must not wait.
 type recorder struct {
 	taskapi.TTRPCTaskService
 	ctx context.Context // ends with the shim
 
 	mu       sync.Mutex // guards the fields below
 	watches  map[string]*watch
-	creating map[string]chan struct{} // by id of a container that is being set up; closed at its end
-	setups   int                      // number of calls that set a container up, or wait to
+	creating map[string]chan struct{} // by id of a container that is being set up; closed when that has ended
+	setups   int                      // number of calls of Create that have not returned
 }
 
 // watch is the wait for the exit of one container.
 type watch struct {
 	cancel context.CancelFunc
-	done   chan struct{} // closed when the record is written, or never will be
+	done   chan struct{} // closed when the record is written, or when it is certain that none will be
 	output []*output
 	lease  string // path of the lease file; empty: none
 
@@ -68,14 +68,14 @@ func (r *recorder) RegisterTTRPC(server *ttrpc.Server) error {
 // errGivenUp says that containerd abandoned a container during its set-up.
 var errGivenUp = fmt.Errorf("given up while it was set up: %w", errdefs.ErrUnavailable)
 
-// Create sets a container up, also when the containerd that asked for it is killed in the meantime.
-// ttrpc would then cancel the call and kill runc halfway, which would leave a container in an
-// unknown state. The next containerd may ask for the same container before this call has ended, and
-// waits for it.
+// Create sets a container up. It continues if the containerd that asked for it is killed: ttrpc
+// cancels the call then, and a cancelled runc would leave a container in an unknown state. The next
+// containerd may ask for the same container before this call has ended. Its call waits until this
+// one has ended.
 func (r *recorder) Create(ctx context.Context, req *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
 	ctx = context.WithoutCancel(ctx)
 	end := r.begin(req.ID)
-	resp, err := r.createOnce(ctx, req)
+	resp, err := r.createWatched(ctx, req)
 	end()
 	if errors.Is(err, errGivenUp) {
 		// Without this, the shim would never end, unless it has other containers.
@@ -86,7 +86,9 @@ func (r *recorder) Create(ctx context.Context, req *taskapi.CreateTaskRequest) (
 	return resp, err
 }
 
-func (r *recorder) createOnce(ctx context.Context, req *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
+// createWatched sets a container up, and starts the goroutine that writes its exit record, and for
+// a single-writer task the goroutine that kills it when the lease has run out.
+func (r *recorder) createWatched(ctx context.Context, req *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
 	namespace, err := namespaces.NamespaceRequired(ctx)
 	if err != nil {
 		return nil, err
@@ -96,7 +98,7 @@ func (r *recorder) createOnce(ctx context.Context, req *taskapi.CreateTaskReques
 		return nil, err
 	}
 	w := r.add(req.ID)
-	resp, err := r.createOwned(ctx, req, w)
+	resp, err := r.createUnlessAbandoned(ctx, req, w)
 	if err != nil {
 		r.forget(req.ID, w)
 		close(w.done)
@@ -115,10 +117,10 @@ func (r *recorder) createOnce(ctx context.Context, req *taskapi.CreateTaskReques
 	return resp, nil
 }
 
-// createOwned sets a container up. It removes the container again if its bundle is gone by then or
-// belongs to another container: containerd has abandoned it, and no other process would ever remove
-// it.
-func (r *recorder) createOwned(ctx context.Context, req *taskapi.CreateTaskRequest, w *watch) (resp *taskapi.CreateTaskResponse, err error) {
+// createUnlessAbandoned sets a container up. If the bundle is gone after that, or belongs to
+// another container, containerd has abandoned the set-up. Then createUnlessAbandoned removes the
+// container, because no other process would ever remove it, and returns errGivenUp.
+func (r *recorder) createUnlessAbandoned(ctx context.Context, req *taskapi.CreateTaskRequest, w *watch) (resp *taskapi.CreateTaskResponse, err error) {
 	bundle, err := os.Open(req.Bundle) // It stays open, so that no later folder gets the same inode.
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errGivenUp, err)
@@ -177,7 +179,7 @@ func isStill(path string, opened *os.File) error {
 	return err
 }
 
-// create sets the container up with its output copied by this package's outputs.
+// create sets the container up, and starts the goroutines that copy its output (see output).
 func (r *recorder) create(ctx context.Context, req *taskapi.CreateTaskRequest, w *watch) (_ *taskapi.CreateTaskResponse, err error) {
 	if w.output, err = divert(req); err != nil {
 		return nil, err
@@ -214,8 +216,8 @@ func (r *recorder) record(ctx context.Context, dir exit.Dir, namespace, id strin
 }
 
 // oomKilled reports whether the kernel killed a process of the container for lack of memory. It
-// asks the cgroup, which exists until the container is deleted. With the systemd driver it may be
-// gone earlier; then an event that has arrived before counts.
+// uses the event of such a kill, if one has arrived, and else asks the cgroup, which normally
+// exists until the container is deleted. With the systemd driver the cgroup may be gone earlier.
 func (r *recorder) oomKilled(ctx context.Context, id string, w *watch) bool {
 	w.mu.Lock()
 	seen := w.oom
@@ -240,6 +242,8 @@ func (r *recorder) oomKilled(ctx context.Context, id string, w *watch) bool {
 	return false
 }
 
+// Wait waits for the end of a process. For a container it returns only when the exit record is
+// written.
 func (r *recorder) Wait(ctx context.Context, req *taskapi.WaitRequest) (*taskapi.WaitResponse, error) {
 	resp, err := r.TTRPCTaskService.Wait(ctx, req)
 	if err == nil && req.ExecID == "" {
@@ -248,6 +252,8 @@ func (r *recorder) Wait(ctx context.Context, req *taskapi.WaitRequest) (*taskapi
 	return resp, err
 }
 
+// State returns the state of a process. It does not say that a container has ended before the exit
+// record is written.
 func (r *recorder) State(ctx context.Context, req *taskapi.StateRequest) (*taskapi.StateResponse, error) {
 	resp, err := r.TTRPCTaskService.State(ctx, req)
 	if err == nil && req.ExecID == "" && resp.Status == tasktypes.Status_STOPPED {
@@ -256,8 +262,9 @@ func (r *recorder) State(ctx context.Context, req *taskapi.StateRequest) (*taska
 	return resp, err
 }
 
-// Delete returns after the container's record is written, or never will be, so that a caller that
-// then removes the record removes it for good.
+// Delete deletes a container or a process. For a container it returns when the exit record is
+// written or it is certain that none will be, so that a caller that then removes the record finds
+// it.
 func (r *recorder) Delete(ctx context.Context, req *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
 	if req.ExecID != "" {
 		return r.TTRPCTaskService.Delete(ctx, req)
@@ -295,8 +302,8 @@ func (r *recorder) Shutdown(ctx context.Context, req *taskapi.ShutdownRequest) (
 	return r.TTRPCTaskService.Shutdown(ctx, req)
 }
 
-// Start starts a process, also when the containerd that asked for it is killed in the meantime, as
-// in Create. It refuses a container whose lease ran out during its set-up.
+// Start starts a process. As in Create, it continues if the containerd that asked for it is killed.
+// It returns ErrAborted for a container whose lease ran out during the set-up.
 func (r *recorder) Start(ctx context.Context, req *taskapi.StartRequest) (*taskapi.StartResponse, error) {
 	if w := r.get(req.ID); w != nil && w.lease != "" && req.ExecID == "" && lease.Left(w.lease) <= 0 {
 		return nil, errgrpc.ToGRPC(fmt.Errorf("start container %s: no manager has confirmed for the length of the lease that its node is in contact: %w", req.ID, errdefs.ErrAborted))
@@ -304,7 +311,7 @@ func (r *recorder) Start(ctx context.Context, req *taskapi.StartRequest) (*taska
 	return r.TTRPCTaskService.Start(context.WithoutCancel(ctx), req)
 }
 
-// awaitRecord waits until the record of a container that has ended is written, or ctx ends.
+// awaitRecord waits until the record of a container that has ended is written, or until ctx ends.
 func (r *recorder) awaitRecord(ctx context.Context, id string) {
 	if w := r.get(id); w != nil {
 		select {

@@ -3,10 +3,10 @@
 // Package shim is swarm's shim mode: containerd's own runc shim with exit records, leases, and a
 // copy of outputs that survives a full disk.
 //
-// It owns the shim process from start to end, and the writing of exit records (package exit) below
-// the state folder of its containers' bundles. It reports an exit to containerd only after it has
-// written the record. Only the daemon removes records, except that the creation of a container
-// removes an older record with the same name.
+// It owns the shim process from start to end, and writes the exit records (package exit) into the
+// containerd state folder in which the bundles of its containers are. It reports an exit to
+// containerd only after it has written the record. The daemon removes records. The shim removes
+// only an older record with the name of a container that it creates.
 //
 // cmd calls Main when the program was started under the shim's name. The package runs, for each
 // container, one goroutine that waits for the exit, one for each output, and one for the lease of a
@@ -60,7 +60,7 @@ func Main() {
 		Requires: []plugin.Type{plugins.EventPlugin, plugins.InternalPlugin},
 		InitFn:   newTaskService,
 	})
-	shim.RunShim(context.Background(), reaper{manager.NewShimManager(layout.RuntimeName)})
+	shim.RunShim(context.Background(), shimManager{manager.NewShimManager(layout.RuntimeName)})
 }
 
 func newTaskService(ic *plugin.InitContext) (any, error) {
@@ -103,13 +103,13 @@ func removeSocketAtShutdown(sd shutdown.Service) {
 	}
 }
 
-// reaper is the shim's manager with two differences: the clean-up after a dead shim writes an exit
-// record, and a busy shim is not treated as dead.
-type reaper struct{ shim.Shim }
+// shimManager is containerd's manager of a shim with two differences: the clean-up after a dead
+// shim writes an exit record (Stop), and a busy shim is not treated as dead (Start).
+type shimManager struct{ shim.Shim }
 
-// Stop kills what is left of a container whose shim has died. It runs in its own process, in the
-// bundle of some container of the same namespace.
-func (r reaper) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
+// Stop kills what is left of a container whose shim has died. containerd runs it in a new process,
+// in the bundle of some container of the same namespace.
+func (r shimManager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 	status, err := r.Shim.Stop(ctx, id)
 	if err != nil {
 		return status, err

@@ -2,10 +2,18 @@
 
 // Package shimgroup decides which containers share a shim process.
 //
-// It owns the table of groups of one node: which container is in which group, and how far each
-// container has come with the group's shim. It refuses to start shims and to talk to containerd;
-// the caller tells it what it is about to do and what became of it. Package containerd calls it.
-// It runs no goroutine. Join and Leave block until other calls have moved on or their context ends.
+// It owns the table of groups of one node: which container is in which group, and whether the
+// group's shim has the container. It does not start shims or talk to containerd. Package containerd
+// does that, and tells the table before and after each step:
+//
+//	Assign          the container gets a group, before its record is created
+//	Join            the shim is about to be asked to set the container up
+//	JoinSucceeded   the shim has set the container up
+//	JoinFailed      the shim does not have the container
+//	Leave           the container is about to be deleted from the shim
+//	Forget          the container's record is deleted
+//
+// The package runs no goroutine. Join and Leave may block; see there.
 package shimgroup
 
 import (
@@ -19,9 +27,9 @@ import (
 )
 
 // groupSize is the highest number of containers that share a shim, and so the highest number that
-// end when a shim dies. A shim needs 12 MB of memory, almost all of it for itself: with 17
+// end when a shim dies. A shim needs 12 MB of memory, whether it has one container or many: with 17
 // containers in a shim, each costs less than 1 MB. A larger group does not start more slowly,
-// because a shim sets several containers up at once.
+// because a shim sets up several containers at the same time.
 const groupSize = 17
 
 // Table assigns containers to groups. The containers of one group share a shim. A service with more
@@ -36,17 +44,17 @@ const groupSize = 17
 // The methods of a Table are safe for concurrent use.
 type Table struct {
 	build string
-	run   string // part of group names: tells the groups of this process from earlier ones
+	run   string // a part of the names of this process's groups, so that earlier processes do not use them
 
 	mu      sync.Mutex // guards what follows
 	loaded  bool
 	next    int
 	byName  map[string]*group
 	member  map[string]*group // by task
-	changed broadcast.Signal  // sent when a container has joined or left
+	changed broadcast.Signal  // sent when a join has ended or a container has left
 }
 
-// group is the containers of one shim.
+// group has the containers of one shim.
 type group struct {
 	name    string
 	service map[string]string // of each member, by task
@@ -55,8 +63,8 @@ type group struct {
 	retired bool              // no further container may join
 }
 
-// New returns an empty table. build names what the shims run from; only containers of one build
-// share shims. An empty build stands for the shims of a containerd that the host brings.
+// New returns an empty table. build names the build of swarm that the shims run, because a shim
+// serves only containers of its own build. Empty: the shims are those of the host's containerd.
 func New(build string) *Table {
 	if build == "" {
 		build = "host"
@@ -75,9 +83,9 @@ type Member struct {
 	Started              bool // whether the container was ever started
 }
 
-// Load takes over the groups of an earlier process. It calls existing on the first call that
-// succeeds and returns its error; later calls do nothing. Groups of other builds, and groups in
-// which no container was started, are retired.
+// Load takes over the groups of an earlier process, which existing returns. If existing fails, Load
+// returns the error and may be called again. After the first success Load does nothing. It retires
+// groups of other builds and groups in which no container was started.
 func (g *Table) Load(existing func() ([]Member, error)) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -148,11 +156,12 @@ func (g *Table) assignLocked(task, service string) *group {
 	return best
 }
 
-// Join tells the table that the caller is about to ask the container's shim to set it up. A call of
-// Joined or Left must follow. The first container of a group joins alone, because two that start
-// the shim at the same time can start two shims, one of which is then lost; the others wait until
-// it has joined or ctx ends. moved reports that the assigned group is retired, and that the
-// container was put into another group.
+// Join tells the table that the caller is about to ask the group's shim to set the container up.
+// The caller must then call JoinSucceeded or JoinFailed, or repeat Join if it does not know the
+// outcome. The first container of a group joins alone, because two containers that start the shim
+// at the same time can start two shims, one of which is then lost. Join of the other containers
+// waits until the first has joined or ctx ends. moved says that the assigned group is retired and
+// that the container is now in another group, whose name Join returns.
 func (g *Table) Join(ctx context.Context, task, service string) (name string, moved bool, err error) {
 	for {
 		g.mu.Lock()
@@ -162,7 +171,7 @@ func (g *Table) Join(ctx context.Context, task, service string) (name string, mo
 			grp = g.assignLocked(task, service)
 			moved = true
 		}
-		// A container that is already joining was asked for before, and the outcome is not known.
+		// If this container is already joining, the outcome of an earlier attempt is not known.
 		if len(grp.joined) > 0 || len(grp.joining) == 0 || grp.joining[task] {
 			grp.joining[task] = true
 			g.mu.Unlock()
@@ -177,26 +186,26 @@ func (g *Table) Join(ctx context.Context, task, service string) (name string, mo
 	}
 }
 
-// Joined tells the table that the shim has set the container up.
-func (g *Table) Joined(task string) {
+// JoinSucceeded tells the table that the shim has set the container up.
+func (g *Table) JoinSucceeded(task string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if grp := g.member[task]; grp != nil {
 		delete(grp.joining, task)
 		grp.joined[task] = true
-		g.notifyLocked()
+		g.changed.Broadcast()
 	}
 }
 
-// Left tells the table that the shim does not have the container: its set-up or start failed.
-func (g *Table) Left(task string) {
+// JoinFailed tells the table that the shim does not have the container, because its set-up failed.
+func (g *Table) JoinFailed(task string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.leaveLocked(task)
 }
 
-// Leave tells the table that the caller is about to delete the container from its shim. The last
-// container of a group waits for those that are joining, or until ctx ends.
+// Leave tells the table that the caller is about to delete the container from its shim. Leave of
+// the last container of a group waits until no other container is joining, or until ctx ends.
 func (g *Table) Leave(ctx context.Context, task string) error {
 	for {
 		g.mu.Lock()
@@ -224,10 +233,11 @@ func (g *Table) leaveLocked(task string) {
 	delete(grp.joining, task)
 	delete(grp.joined, task)
 	grp.retired = grp.retired || len(grp.joined) == 0 && len(grp.joining) == 0
-	g.notifyLocked()
+	g.changed.Broadcast()
 }
 
-// Retire closes the container's group to further containers, because its shim does not answer.
+// Retire closes the container's group to further containers, because the group's shim does not
+// answer.
 func (g *Table) Retire(task string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -254,11 +264,6 @@ func (g *Table) forgetLocked(task string) {
 	if len(grp.service) == 0 {
 		delete(g.byName, grp.name)
 	}
-}
-
-// notifyLocked wakes the callers that wait in Join and Leave.
-func (g *Table) notifyLocked() {
-	g.changed.Broadcast()
 }
 
 func (g *Table) addLocked(name string) *group {

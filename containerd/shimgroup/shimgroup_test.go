@@ -14,7 +14,7 @@ import (
 func (g *Table) started(task, service string) string {
 	g.Assign(task, service)
 	name, _, _ := g.Join(context.Background(), task, service)
-	g.Joined(task)
+	g.JoinSucceeded(task)
 	return name
 }
 
@@ -45,11 +45,11 @@ func TestTable_TheFirstJoinsAlone(t *testing.T) {
 			t.Fatal("the second joined before the first had")
 		default:
 		}
-		g.Left("t1") // it could not: its shim is gone
+		g.JoinFailed("t1") // its shim is gone
 		if got := <-names; got == first {
 			t.Errorf("second: got %s, want another group", got)
 		}
-		g.Joined("t2")
+		g.JoinSucceeded("t2")
 		if got, want := g.mustJoin(t, "t3", "service of t3"), "b-"+g.run+"-2"; got != want {
 			t.Errorf("third: got %s, want %s", got, want)
 		}
@@ -112,7 +112,7 @@ func TestTable_NobodyJoinsWhatHasBeenLeft(t *testing.T) {
 
 func TestTable_TheLastWaitsForWhoeverJoins(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		for name, arrive := range map[string]func(*Table, string){"joined": (*Table).Joined, "left": (*Table).Left} {
+		for name, arrive := range map[string]func(*Table, string){"joined": (*Table).JoinSucceeded, "left": (*Table).JoinFailed} {
 			g := New("b")
 			g.started("t1", "s")
 			g.Assign("t2", "r")

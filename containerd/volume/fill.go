@@ -45,11 +45,11 @@ func (s *Store) Make(ctx context.Context, v Plan, rootfs []mount.Mount) error {
 	}
 	var empty []filling
 	for _, f := range v.fill {
-		is, err := f.empty()
+		isEmpty, err := f.empty()
 		if err != nil {
 			return fmt.Errorf("volume: %w", err)
 		}
-		if is {
+		if isEmpty {
 			empty = append(empty, f)
 		}
 	}
@@ -73,10 +73,10 @@ func (s *Store) Make(ctx context.Context, v Plan, rootfs []mount.Mount) error {
 // fillPrefix begins the names of the folders, beside a volume's data, in which copies are made.
 const fillPrefix = ".fill-"
 
-// copyUp copies the image's files at the target into the volume; root is the image's tree.
-// Containers that use the volume already may write to it during the copy. Therefore the copy is
-// made beside the volume, and then each entry is moved into it. An entry that exists in the volume
-// stays.
+// copyUp copies the image's files at the target into the volume; root is the image's tree. Other
+// containers may already use the volume and write to it during the copy. Therefore copyUp makes the
+// copy beside the volume, and then moves each entry of the copy into the volume. It does not
+// replace an entry that exists in the volume.
 func (f filling) copyUp(ctx context.Context, root string) (err error) {
 	source, err := inroot.Open(root, f.target)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {

@@ -17,7 +17,7 @@ import (
 )
 
 // Place is the data folder of a volume, or a file or folder below it. Containers write below Data,
-// so Sub is looked up by package inroot alone. The fields are stored in the container's record.
+// so only package inroot may look up Sub. The container's record stores the fields.
 type Place struct {
 	// Data is the folder of the volume.
 	Data string

@@ -127,9 +127,9 @@ func (s *Store) planStaged(v *Plan, task string, mount int, p Place) {
 // maxLinks is how many symbolic links a bind source may lead through, as in the kernel.
 const maxLinks = 40
 
-// volumeOf reports whether a path of the host leads into the data of a named volume, and which
-// place it names there. It follows symbolic links as far as the volume's data, because above the
-// data only root writes.
+// volumeOf reports whether a path of the host leads to a file or folder inside the data of a named
+// volume, and returns that place. It follows symbolic links only outside the data, where only root
+// writes.
 func (s *Store) volumeOf(source string) (Place, bool, error) {
 	root, err := filepath.EvalSymlinks(s.cfg.Dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -152,7 +152,8 @@ func (s *Store) volumeOf(source string) (Place, bool, error) {
 			at = next
 			continue
 		}
-		if links++; links > maxLinks {
+		links++
+		if links > maxLinks {
 			return Place{}, false, fmt.Errorf("%s: too many symbolic links: %w", source, errdefs.ErrInvalidArgument)
 		}
 		if filepath.IsAbs(target) {

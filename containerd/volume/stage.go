@@ -93,9 +93,9 @@ func stageOne(p Place, target string) error {
 // oldStage begins the names of staging folders that are being removed.
 const oldStage = ".old-"
 
-// Unstage removes a task's staging folder, if there is one. The folder is renamed first: a runc
-// that still sets the container up must find the whole folder or none, because it would mount an
-// empty folder as the container's volume.
+// Unstage removes a task's staging folder, if there is one. It renames the folder first, so that a
+// runc that still sets the container up finds either the whole folder or none. In a folder that is
+// half removed, runc would mount an empty folder as the container's volume.
 func (s *Store) Unstage(task string) error {
 	dir := s.stagedDir(task)
 	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {

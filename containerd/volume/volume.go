@@ -4,10 +4,10 @@
 // without a name, which belong to a single task, and the staging folders through which a part of a
 // volume reaches its container.
 //
-// Containers write below a volume's data folder. What lies there is looked up by package inroot
-// alone, so that no container can lead the daemon, or another container, out of the volume. The
-// package refuses volume drivers other than local, bind sources that do not exist, and paths that
-// leave a volume.
+// Containers write below a volume's data folder. Only package inroot looks up paths there, so that
+// no container can lead the daemon, or another container, out of the volume. The package returns
+// ErrInvalidArgument for volume drivers other than local, for bind sources that do not exist, and
+// for paths that leave a volume.
 //
 // Package containerd calls it: Plan and Make when a container is prepared, Stage and Unstage when
 // it is started, Recover when the daemon starts. It runs no goroutine. The methods of a Store are
@@ -121,9 +121,9 @@ func folders(dir string) []string {
 	return found
 }
 
-// Sizes returns the size in bytes of each named volume. When a volume cannot be counted in full,
-// its size is what was counted, and the log says so, because the other sizes are of use without it.
-// The error is that of ctx, or of reading the list of volumes.
+// Sizes returns the size in bytes of each named volume. If a part of a volume cannot be read, Sizes
+// logs this and returns the size of the rest, because the sizes of the other volumes are still
+// useful. It returns an error only if ctx ends or the list of volumes cannot be read.
 func (s *Store) Sizes(ctx context.Context) (map[string]int64, error) {
 	entries, err := os.ReadDir(s.cfg.Dir)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -29,8 +29,8 @@ func RevisionID(serviceID string, number uint64) string {
 	return fmt.Sprintf("%s/%010d", serviceID, number)
 }
 
-// keyOf returns the key of an object. Its kind is UNKNOWN when a newer version of the managers sent
-// a kind of object that this version does not know.
+// keyOf returns the key of an object. Its kind is UNKNOWN if this version of swarm does not know
+// the kind of the object, because the managers have a newer version.
 func keyOf(a *swarmv1.Assignment) Key {
 	switch o := a.Object.(type) {
 	case *swarmv1.Assignment_Task:
@@ -122,8 +122,8 @@ func (c Change) Wire() *swarmv1.AssignmentChange {
 	}}
 }
 
-// Restore puts objects into the set, as a worker does once with those that an earlier process left
-// in state.db. It returns a Change for each.
+// Restore puts the objects that an earlier process left in state.db into the set. It returns a
+// Change for each object.
 func (o *Set) Restore(objects []*swarmv1.Assignment) []Change {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -135,9 +135,10 @@ func (o *Set) Restore(objects []*swarmv1.Assignment) []Change {
 	return out
 }
 
-// Apply takes over a message of the managers and returns what it changed, in the order of the
-// message. Objects that are equal to those in the set are no change. A complete message replaces
-// the set: objects that it does not name are removed, and these changes come last, ordered by key.
+// Apply applies a message of the managers and returns the changes, in the order of the message. An
+// object that is equal to the object in the set is not a change. A complete message replaces the
+// set: Apply removes the objects that the message does not name, and returns these changes last,
+// ordered by key.
 func (o *Set) Apply(msg *swarmv1.Assignments) []Change {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -148,7 +149,7 @@ func (o *Set) Apply(msg *swarmv1.Assignments) []Change {
 		case *swarmv1.AssignmentChange_Put:
 			key := keyOf(c.Put)
 			if key.Kind == swarmv1.AssignmentRef_UNKNOWN {
-				continue // of a newer version of the managers
+				continue // The managers have a newer version.
 			}
 			named[key] = true
 			if was := o.all[key]; was == nil || !proto.Equal(was, c.Put) {
@@ -199,7 +200,7 @@ func (o *Set) Get(kind swarmv1.AssignmentRef_Kind, id string) *swarmv1.Assignmen
 	return o.all[Key{kind, id}]
 }
 
-// Revision returns the revision that a task is made from; nil: it is not assigned, or not yet.
+// Revision returns the revision of a task; nil: the revision is not assigned.
 func (o *Set) Revision(t *swarmv1.Task) *swarmv1.Revision {
 	return o.Get(swarmv1.AssignmentRef_REVISION, RevisionID(t.GetServiceId(), t.GetRevision())).GetRevision()
 }

@@ -6,8 +6,9 @@
 // The package has these interfaces, the values that they exchange, and the errors that they
 // return. It has no behaviour, no state and no goroutine.
 //
-// Package worker and the packages below it call the interfaces. containerd and worker/logs
-// implement them for real containers, worker/simulated implements them in memory, and
-// worker/runtimetest tests that both implementations of Runtime and Executor do the same.
-// cmd connects the network to the one of the overlay, so that neither side imports the other.
+// Package worker and the packages below it call the interfaces. For real containers, the folder
+// containerd implements Runtime, Executor, Images and Storage, and worker/logs implements LogStore.
+// adapter/dataplane implements Network with the overlay, so that worker and overlay do not import
+// each other. worker/simulated implements Runtime, Executor, Images and Network in memory.
+// worker/runtimetest tests that both implementations of Runtime and Executor behave the same way.
 package engine

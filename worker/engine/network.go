@@ -26,8 +26,8 @@ type Network interface {
 	// Detach undoes Attach. It is idempotent.
 	Detach(ctx context.Context, taskID string) error
 	// Restore is called once, before any Attach, with the attachments of this node's tasks. It
-	// removes everything else that an earlier process left behind, and creates what is missing of
-	// the attachments. It does not disturb running tasks.
+	// creates the parts of these attachments that are missing, and removes all other attachments
+	// that an earlier process left. It does not disturb running tasks.
 	Restore(ctx context.Context, keep []Attachment) error
 }
 
@@ -40,10 +40,11 @@ type Attachment struct {
 	// Ports are those with mode=host. If a published port is 0, the node chooses one from
 	// 30000-32767.
 	Ports []*swarmv1.PortConfig
-	// Upstreams are the name servers for names that the networks' own name server does not know.
+	// Upstreams are the name servers for names that the overlay's name server does not know.
 	// Empty: the host's.
 	Upstreams []string
-	// SearchFirst is set if the task's resolv.conf sets ndots to more than 0.
+	// SearchFirst is set if the task's resolv.conf sets ndots to more than 0. Names without a dot
+	// are then looked up only with the search domains appended.
 	SearchFirst bool
 	// Held is the earlier answer of Attach. Only Restore uses it.
 	Held Attached
@@ -64,14 +65,19 @@ func (u NetworkUse) Driver() string { return u.Network.GetSpec().GetDriverConfig
 type Attached struct {
 	// Netns is the path of the namespace.
 	Netns string
-	// Addresses of the task in prefix notation. The first is the one to which its own name
-	// resolves.
+	// Addresses has the addresses of the task in prefix notation. The task's host name resolves to
+	// the first one.
 	Addresses []string
-	// Local are its addresses on the node's own network, which other nodes cannot use. Nil: the
-	// same as Addresses.
+	// Local has the addresses of the task on the local network of its node, which other nodes
+	// cannot use. Nil: the same as Addresses.
 	Local []string `json:",omitempty"`
 	// Ports are the published ports, with the numbers that the node has chosen.
 	Ports []*swarmv1.PortConfig
-	// Nameservers for the task's resolv.conf; empty: the host's.
+	// Nameservers for the task's resolv.conf. It has the overlay's name server if the task is on an
+	// overlay network. Otherwise it is empty: the task uses the host's name servers.
 	Nameservers []string
 }
+
+// OnOverlay reports whether the task is on an overlay network, so that tasks on other nodes can
+// connect to it.
+func (a Attached) OnOverlay() bool { return len(a.Nameservers) > 0 }

@@ -44,19 +44,19 @@ type Runtime interface {
 	// as a program or a mount.
 	Start(ctx context.Context, taskID string) (Started, error)
 	// Wait blocks until the started container has ended. It returns at once if the container ended
-	// before the call, or before this process began. Exit.CodeUnknown is set if nobody recorded the
-	// code. ErrNotFound: the task has no container.
+	// before the call, or before this process began. Exit.CodeUnknown is set if no process recorded
+	// the code. ErrNotFound: the task has no container.
 	Wait(ctx context.Context, taskID string) (Exit, error)
-	// Update gives the container the limits of CPU, memory, swap and pids, and the reserved memory,
-	// that r asks for, whatever it had before. A container that has not been started starts with
-	// them. An update to limits that the container already has is cheap. ErrNotFound: the container
-	// has ended or does not exist. ErrFailedPrecondition: the kernel refuses, for example because
-	// the container uses more memory than the limit, and the container runs on with its former
-	// limits.
+	// Update replaces the container's limits of CPU, memory, swap and pids, and its reserved
+	// memory, by those of r. A container that has not been started yet starts with them. An update
+	// to limits that the container already has is cheap. ErrNotFound: the container has ended or
+	// does not exist. ErrFailedPrecondition: the kernel refuses the limits, for example because the
+	// container uses more memory than the limit. The container then runs on with its former limits.
 	Update(ctx context.Context, taskID string, r *swarmv1.ResourceRequirements) error
-	// Stop sends the signal ("SIGTERM", "TERM" or "15"; empty: the image's own, else SIGTERM), and
-	// after grace SIGKILL. It returns when the container has ended. Grace 0 kills at once. A
-	// container that does not run or does not exist counts as stopped: Stop returns nil.
+	// Stop sends the signal ("SIGTERM", "TERM" or "15"; empty: the signal that the image names,
+	// else SIGTERM), and after grace SIGKILL. It returns when the container has ended. With grace 0
+	// it sends only SIGKILL. A container that does not run or does not exist counts as stopped:
+	// Stop returns nil.
 	Stop(ctx context.Context, taskID, signal string, grace time.Duration) error
 	// ImageDefaults returns what the image of a prepared container asks for beyond its process.
 	// ErrNotFound: the task has no container.
@@ -110,14 +110,14 @@ func (c Container) Spec() *swarmv1.ContainerSpec {
 
 // File is a secret or config as it appears in the container.
 type File struct {
-	// Path in the container, absolute.
+	// Path is the absolute path in the container.
 	Path string
 	Data []byte
 	// UID and GID are numbers, or names of the image.
 	UID, GID string
 	// Mode has permission bits only.
 	Mode uint32
-	// Secret: must never reach a disk.
+	// Secret is set if the data must never be written to a disk.
 	Secret bool
 }
 
@@ -132,7 +132,7 @@ type Started struct {
 }
 
 // ImageDefaults is what an image says about its containers beyond their process. The values are
-// within the bounds of a service's own values, which take precedence.
+// within the bounds of a service's values. A value of the service replaces that of the image.
 type ImageDefaults struct {
 	// Healthcheck is the image's HEALTHCHECK; nil: it has none.
 	Healthcheck *swarmv1.HealthConfig
@@ -149,7 +149,7 @@ type Exit struct {
 	OOM bool
 	// Fenced is set if the shim killed the container because its lease had run out.
 	Fenced bool
-	// CodeUnknown is set if the container has ended and nobody recorded how. Code is -1 then.
+	// CodeUnknown is set if the container has ended and no process recorded how. Code is -1 then.
 	CodeUnknown bool
 }
 
@@ -178,7 +178,8 @@ const (
 // CommandError says that the command of an exec cannot be started although its container runs. It
 // is an ErrInvalidArgument.
 type CommandError struct {
-	// NotFound is set if the program does not exist. Otherwise it exists but cannot be executed.
+	// NotFound is set if the program does not exist. If it is not set, the program exists but
+	// cannot be executed.
 	NotFound bool
 	// Text is the message for the user. It names the command.
 	Text string
@@ -213,11 +214,12 @@ type ExecStreams struct {
 
 // PullRequest names an image to fetch.
 type PullRequest struct {
-	// Ref has a digest or none. With a digest, any source that has it serves, peers first.
+	// Ref may have a digest. Then the image may come from any source that has the digest, and other
+	// nodes are asked before the registry.
 	Ref string
 	// Auth is Docker's X-Registry-Auth, or empty.
 	Auth string
-	// Platform is "os/arch[/variant]"; empty: the node's own.
+	// Platform is "os/arch[/variant]"; empty: the node's platform.
 	Platform string
 }
 
@@ -255,8 +257,8 @@ type Images interface {
 // serve them to peers.
 type ImageStore interface {
 	Images
-	// Load reads an OCI or Docker archive, which may be compressed. name replaces the archive's own
-	// name if the archive has at most one image.
+	// Load reads an OCI or Docker archive, which may be compressed. name replaces the name in
+	// the archive if the archive has at most one image.
 	Load(ctx context.Context, archive io.Reader, name string, progress func(*swarmv1.ImageProgress)) ([]*swarmv1.Image, error)
 	// Holds reports whether all blobs of the image with this digest are on this node.
 	Holds(digest string) bool

@@ -9,8 +9,8 @@ import (
 
 // Storage measures what is on this node's disk. containerd implements it.
 type Storage interface {
-	// Holdings returns the images whose blobs are all on this node, and the bytes of all of them.
-	// Blobs that images share are counted once.
+	// Holdings returns the images whose blobs are all on this node, and how many bytes they take
+	// together. Blobs that images share count once.
 	Holdings(ctx context.Context) (held []Holding, bytes int64, err error)
 	// ContainerSizes returns how many bytes each container has written, by task id.
 	ContainerSizes(ctx context.Context) (map[string]int64, error)
@@ -21,7 +21,7 @@ type Storage interface {
 // Holding describes an image that this node holds.
 type Holding struct {
 	Image *swarmv1.Image
-	// Since is when the image came.
+	// Since is when the image was fetched or loaded.
 	Since time.Time
 	// Containers is how many containers were made from the image.
 	Containers int
@@ -35,6 +35,6 @@ type Holding struct {
 type LogSize struct {
 	TaskID string
 	Bytes  int64
-	// Retired is when the task was removed from the node. Zero: it was not.
+	// Retired is when the task was removed from the node. Zero: the node still has the task.
 	Retired time.Time
 }

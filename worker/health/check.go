@@ -135,7 +135,7 @@ func get(dial dialFunc, address string) func(context.Context) error {
 			}
 			return fmt.Errorf("GET %s: %w", address, err)
 		}
-		_, _ = io.CopyN(io.Discard, resp.Body, 1<<10) // so that the server can finish its answer
+		_, _ = io.CopyN(io.Discard, resp.Body, 1<<10) // Let the server finish a short answer.
 		_ = resp.Body.Close()
 		if resp.StatusCode < 200 || resp.StatusCode > 399 {
 			return fmt.Errorf("GET %s: %d %s", address, resp.StatusCode, http.StatusText(resp.StatusCode))
@@ -155,7 +155,7 @@ func connect(dial dialFunc, address string) func(context.Context) error {
 	}
 }
 
-// serving returns a check that uses gRPC's health protocol.
+// serving returns a check that passes if the server answers SERVING in gRPC's health protocol.
 func serving(dial dialFunc, address, service string) func(context.Context) error {
 	return func(ctx context.Context) error {
 		conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy(),

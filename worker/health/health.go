@@ -3,9 +3,9 @@
 // namespace.
 //
 // Before the first success a failed check is repeated after 50 ms, doubling up to the interval,
-// because most programs listen within milliseconds of their start and users should not wait for a
-// whole interval. A network probe dials from a thread that has entered the container's namespace
-// and ends with the dial.
+// because most programs listen within milliseconds of their start, and users should not wait for a
+// whole interval. An HTTP, TCP or gRPC check dials on a thread that has entered the container's
+// network namespace. The thread ends with the dial.
 //
 // A Prober belongs to one container and is used by one goroutine at a time. Package tasks calls it
 // while it waits for the container's end. It starts no goroutine that outlives a call. A check of a
@@ -46,17 +46,17 @@ type Target struct {
 	Netns string
 }
 
-// Merge returns the check of a service, with the fields that the service does not set taken from
-// its image's check, as in Docker. It is nil if neither has a check. A service with a check of the
-// kind NONE has none.
-func Merge(own, image *swarmv1.HealthConfig) *swarmv1.HealthConfig {
+// Merge returns the check of a service. As in Docker, fields that the service does not set have the
+// values of the image's check. It returns nil if neither has a check. The result may be of the kind
+// NONE, see Enabled.
+func Merge(service, image *swarmv1.HealthConfig) *swarmv1.HealthConfig {
 	switch {
 	case image == nil:
-		return own
-	case own == nil:
+		return service
+	case service == nil:
 		return image
 	}
-	m := own.CloneVT()
+	m := service.CloneVT()
 	if len(m.Test) == 0 {
 		m.Test = image.Test
 	}
@@ -82,9 +82,9 @@ func Enabled(c *swarmv1.HealthConfig) bool {
 type Prober struct {
 	check   func(context.Context) error
 	cfg     config
-	began   time.Time // of the start period
-	healthy bool      // was, at least once
-	failed  int       // in a row
+	began   time.Time // when the start period began
+	healthy bool      // the check has passed at least once
+	failed  int       // number of failures in a row
 }
 
 type config struct {
@@ -117,17 +117,16 @@ func orInt(n, def int) int {
 	return def
 }
 
-// firstPause is the pause after the first failed check of a container that was never healthy. Most
-// programs are ready within milliseconds of their start, and RUNNING should not wait a whole
-// interval for them. The pause doubles up to the interval. These early failures do not count until
-// one interval has passed.
+// firstPause is the pause after the first failed check of a container that was never healthy. It
+// doubles up to the interval; see the package comment. Failures in the first interval do not count.
 const firstPause = 50 * time.Millisecond
 
 // errNotRun means that a check could not be run, so that it neither passed nor failed.
 var errNotRun = errors.New("the check could not be made")
 
-// UntilHealthy checks the container until it is healthy, and returns nil. It returns an error that
-// says why if the check has failed too often. It returns ctx's error if that ends first.
+// UntilHealthy checks the container until a check passes, and then returns nil. If the check has
+// failed too often in a row, it returns an error with the reason. If ctx ends first, it returns the
+// error of ctx.
 func (p *Prober) UntilHealthy(ctx context.Context) error {
 	if p.began.IsZero() {
 		p.began = time.Now()
@@ -151,7 +150,8 @@ func (p *Prober) UntilHealthy(ctx context.Context) error {
 			wait = quick
 			quick *= 2
 		} else if !p.starting() && !errors.Is(err, errNotRun) {
-			if p.failed++; p.failed >= p.cfg.retries {
+			p.failed++
+			if p.failed >= p.cfg.retries {
 				return fmt.Errorf("unhealthy: %w", err)
 			}
 		}
@@ -161,10 +161,10 @@ func (p *Prober) UntilHealthy(ctx context.Context) error {
 	}
 }
 
-// UntilUnhealthy checks a healthy container until the check has failed too often in a row, and
-// returns an error that says why. It returns ctx's error if that ends first.
+// UntilUnhealthy checks a healthy container until the check has failed too often in a row, and then
+// returns an error with the reason. If ctx ends first, it returns the error of ctx.
 func (p *Prober) UntilUnhealthy(ctx context.Context) error {
-	if p.began.IsZero() { // adopted by a new daemon: it was healthy before
+	if p.began.IsZero() { // The daemon has adopted the container, which was healthy before.
 		p.began, p.healthy = time.Now(), true
 	}
 	for {
@@ -181,14 +181,15 @@ func (p *Prober) UntilUnhealthy(ctx context.Context) error {
 		case errors.Is(err, errNotRun):
 			continue
 		}
-		if p.failed++; p.failed >= p.cfg.retries {
+		p.failed++
+		if p.failed >= p.cfg.retries {
 			return fmt.Errorf("unhealthy: %w", err)
 		}
 	}
 }
 
-// starting reports whether failures do not count. As in Docker, they do not within the start period
-// and before the first success.
+// starting reports whether the container is in its start period: it has not been healthy yet, and
+// the period has not passed. As in Docker, failures do not count in this period.
 func (p *Prober) starting() bool { return !p.healthy && time.Since(p.began) < p.cfg.startPeriod }
 
 // once runs the check, within its timeout.

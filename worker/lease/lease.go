@@ -1,13 +1,13 @@
 //go:build linux
 
-// Package lease keeps the end of a node's lease: the time until which the node's single-writer
-// tasks may run, although another node may be about to take them over.
+// Package lease keeps the end of a node's lease: the time until which no other node starts tasks in
+// place of this node's single-writer tasks. After that time they must not run here.
 //
 // The daemon moves the end whenever the managers confirm a heartbeat. The shims of single-writer
-// tasks read the end, and kill their containers when it has come. The end is stored in a file, so
-// that the lease runs out by itself when the daemon dies. It is a time of CLOCK_BOOTTIME, which
-// cannot be set and which continues during a suspension of the machine. The file must not survive a
-// reboot, so a reboot must clear its folder.
+// tasks read the end, and kill their containers at that time. The end is stored in a file, so that
+// the lease runs out by itself if the daemon dies. It is a time of CLOCK_BOOTTIME, a clock that
+// nobody can set and that continues during a suspension of the machine. The time means nothing
+// after a reboot, so a reboot must clear the file's folder.
 //
 // The package runs no goroutine. Its functions are safe for concurrent use by one daemon and many
 // shims.
@@ -62,8 +62,8 @@ type Lease struct {
 	end time.Duration
 }
 
-// New returns the lease in a file, which need not exist. It keeps the end that an earlier daemon
-// was granted. now is Now, except in tests.
+// New returns the lease in a file, which need not exist. If an earlier daemon has left the file,
+// its end stays valid. now is Now, except in tests.
 func New(path string, now func() time.Duration) *Lease {
 	return &Lease{path: path, now: now, end: End(path)}
 }
@@ -71,8 +71,8 @@ func New(path string, now func() time.Duration) *Lease {
 // Path returns the path of the file.
 func (l *Lease) Path() string { return l.path }
 
-// Begin sets the end to a time since boot, also to an earlier one, because a new session begins and
-// the earlier grant is no longer valid.
+// Begin sets the end to a time since boot. The time may be earlier than the current end, because a
+// new session begins, and what an earlier session granted is not valid any more.
 func (l *Lease) Begin(end time.Duration) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -17,12 +17,12 @@ import (
 	"swarm/worker/engine"
 )
 
-// retiree is the log of a retired task, which the node does not have any more. Only this is in
-// memory of it, so that a node that has had many tasks needs no more memory than another.
+// retiree is the log of a retired task: a task that the node does not have any more. Once the log
+// is finished, nothing else about it is in memory, because a node may have had many tasks.
 type retiree struct {
 	id    string
-	at    time.Time
-	bytes int64 // on the disk
+	at    time.Time // when the task was retired
+	bytes int64     // on the disk
 }
 
 // readRetiree reads a task's folder; false: the task is not retired.
@@ -50,7 +50,7 @@ func usage(dir string) (bytes int64) {
 	return bytes + folderBytes
 }
 
-// finished reports whether all output in a task's folder is in records.
+// finished reports whether all output in a task's folder is in records: the sources are removed.
 func finished(dir string) bool {
 	for _, name := range []string{engine.StdoutFile, engine.StderrFile} {
 		if _, err := os.Lstat(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
@@ -60,7 +60,7 @@ func finished(dir string) bool {
 	return true
 }
 
-// Retire implements engine.LogStore. It removes a log without a record.
+// Retire implements engine.LogStore. It removes the log at once if the log has no record.
 func (s *Store) Retire(taskID string) {
 	j := s.get(taskID)
 	if j == nil {
@@ -88,7 +88,8 @@ func (s *Store) isRetiredLocked(id string) bool {
 	return slices.ContainsFunc(s.retired, func(r retiree) bool { return r.id == id })
 }
 
-// release forgets a journal that is retired and finished. Its files stay.
+// release closes a journal that is retired and finished, and removes it from the memory but not
+// from the disk.
 func (s *Store) release(j *journal) {
 	j.mu.Lock()
 	done := j.finishedLocked()
@@ -104,7 +105,8 @@ func (s *Store) release(j *journal) {
 	}
 }
 
-// journal returns the journal of a task, and opens it if the task is retired.
+// journal returns the journal of a task, and opens it if the task is retired. The caller calls done
+// when it has read the journal.
 func (s *Store) journal(id string) (j *journal, done func(), err error) {
 	s.mu.Lock()
 	j, retired := s.journals[id], s.isRetiredLocked(id)
@@ -130,7 +132,7 @@ func (s *Store) Keep(taskIDs []string) {
 	var gone []string
 	s.mu.Lock()
 	for _, r := range s.retired {
-		keep[r.id] = true // as it is
+		keep[r.id] = true // It is retired already.
 	}
 	for id := range s.journals {
 		if !keep[id] {

@@ -33,13 +33,13 @@ type journal struct {
 	details map[string]string
 	max     int64 // bytes of a segment
 	keep    int   // segments
-	failing bool  // the last copy, which is told once; Store.copy's own
+	failing bool  // the last copy failed and the error was logged; only Store.copy uses it
 
 	mu       sync.Mutex // guards what follows; held while copying, never while waiting
 	sources  [2]*source // nil once finished
 	segments []segment  // oldest first; the last one grows
 	out      *os.File   // of the last segment
-	closed   bool       // retired and gone
+	closed   bool       // no further record will follow
 	changed  broadcast.Signal
 	batch    []byte // scratch
 }
@@ -54,7 +54,7 @@ func (j *journal) path(number int) string {
 	return filepath.Join(j.dir, segmentPrefix+strconv.Itoa(number))
 }
 
-// openJournal opens a task's folder. The journal continues behind the last whole record.
+// openJournal opens a task's folder. The journal continues after the last whole record.
 func openJournal(dir string, max int64, keep int) (*journal, error) {
 	j := &journal{dir: dir, task: &swarmv1.Task{}, max: max, keep: keep}
 	raw, err := os.ReadFile(filepath.Join(dir, taskFile))
@@ -139,7 +139,7 @@ func (j *journal) openSegments() (offsets [2]uint64, err error) {
 	slices.SortFunc(j.segments, func(a, b segment) int { return a.number - b.number })
 	for len(j.segments) > 0 {
 		last := &j.segments[len(j.segments)-1]
-		last.size, offsets, _, err = recoverSegment(j.path(last.number))
+		last.size, offsets, err = recoverSegment(j.path(last.number))
 		if err != nil {
 			return offsets, err
 		}
@@ -147,7 +147,8 @@ func (j *journal) openSegments() (offsets [2]uint64, err error) {
 			j.out, err = os.OpenFile(j.path(last.number), os.O_WRONLY|os.O_APPEND, 0)
 			return offsets, err
 		}
-		// Killed before the header was whole: the segment before it has the offsets.
+		// An earlier process was killed before the header was whole. The segment before has the
+		// offsets.
 		if err := os.Remove(j.path(last.number)); err != nil {
 			return offsets, err
 		}
@@ -157,8 +158,8 @@ func (j *journal) openSegments() (offsets [2]uint64, err error) {
 }
 
 // copy writes the new output in the sources to records. end says that the container writes no more.
-// copy returns early, with more, so that a task that writes without pause does not keep the others
-// waiting.
+// One call copies a limited part, so that other tasks need not wait for a task that writes without
+// pause. more says that the caller must call copy again.
 func (j *journal) copy(buf []byte, end bool) (more bool, err error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -174,14 +175,14 @@ func (j *journal) copyLocked(buf []byte, end bool) (more bool, err error) {
 		j.batch = j.batch[:0]
 		lost, left, err := s.skip(j.max*int64(j.keep), now, buf)
 		if left <= 0 && err == nil {
-			continue // usually one of the two streams is idle
+			continue // The stream has no new output. Usually one of the two has none.
 		}
 		if lost.flags != 0 {
 			j.batch = appendRecord(j.batch, lost)
 		}
-		var m bool
+		var moreHere bool
 		if err == nil {
-			m, err = s.lines(buf, now, end, func(r record) { j.batch = appendRecord(j.batch, r) })
+			moreHere, err = s.lines(buf, now, end, func(r record) { j.batch = appendRecord(j.batch, r) })
 		}
 		if err == nil && len(j.batch) > 0 {
 			err = j.writeLocked(s, before)
@@ -190,7 +191,7 @@ func (j *journal) copyLocked(buf []byte, end bool) (more bool, err error) {
 			s.offset = before
 			return false, fmt.Errorf("copy output of task %s: %w", j.task.Id, err)
 		}
-		more = more || m
+		more = more || moreHere
 		if err := s.punch(); err != nil {
 			return more, err
 		}
@@ -202,6 +203,7 @@ func (j *journal) copyLocked(buf []byte, end bool) (more bool, err error) {
 // begins.
 func (j *journal) writeLocked(s *source, before uint64) error {
 	if j.out == nil || j.segments[len(j.segments)-1].size >= j.max {
+		// The header of the new segment has the offset of the batch, which is its first content.
 		after := s.offset
 		s.offset = before
 		err := j.rotateLocked()
@@ -212,7 +214,7 @@ func (j *journal) writeLocked(s *source, before uint64) error {
 	}
 	last := &j.segments[len(j.segments)-1]
 	if n, err := j.out.Write(j.batch); err != nil {
-		if n > 0 { // The disk is full. Remove the part, or later records would follow a torn one.
+		if n > 0 { // The disk is full. Remove the part that was written, because no record may follow a torn one.
 			err = errors.Join(err, j.out.Truncate(last.size))
 		}
 		return err

@@ -32,7 +32,7 @@ func (s *Store) Read(ctx context.Context, taskID string, opts *swarmv1.LogOption
 		opts = &swarmv1.LogOptions{Tail: -1}
 	}
 	buf := make([]byte, readSize)
-	for range 64 { // copies what the container has written until now, but does not follow one that writes without pause
+	for range 64 { // Copy what the container has written until now. The limit is for a container that writes without pause.
 		var more bool
 		if more, err = j.copy(buf, false); !more || err != nil {
 			break
@@ -53,12 +53,15 @@ type reader struct {
 
 	number int   // of the segment that is read
 	at     int64 // offset of the next record in it
-	skip   int64 // matching lines still to be left out
-	done   bool  // past opts.until
-	after  map[swarmv1.LogRecord_Stream]uint64
-	// behind is set once the record of every place in after was passed. A stream without a place is
-	// sent from there on, because opts.tail left out its earlier records.
-	behind bool
+	skip   int64 // how many matching lines are still to be left out, because of opts.tail
+	done   bool  // a record later than opts.until was read
+	// after has the offset of the last record of each stream that the caller has already
+	// (opts.after). The reader sends only later records.
+	after map[swarmv1.LogRecord_Stream]uint64
+	// passedAfter is set once the reader has passed the record at such an offset. Records of
+	// streams that are not in after are sent only from then on: the caller has none, because its
+	// earlier call left them out by opts.tail.
+	passedAfter bool
 
 	batch []*swarmv1.LogRecord
 	bytes int
@@ -114,7 +117,8 @@ func (r *reader) run(ctx context.Context) error {
 	}
 }
 
-// seek moves to the beginning of the last opts.tail lines, or behind opts.after.
+// seek moves to the beginning of the last opts.tail lines, or to a place before the records at
+// opts.after.
 func (r *reader) seek(v view) error {
 	if len(r.opts.After) > 0 {
 		return r.seekAfter(v)
@@ -147,13 +151,14 @@ func (r *reader) seek(v view) error {
 	return nil
 }
 
-// seekAfter moves to the last segment at whose beginning no stream had passed its place.
+// seekAfter moves to the last segment that begins before the records at opts.after. If there is
+// none, because these records were rotated away, the reader begins with the first segment.
 func (r *reader) seekAfter(v view) error {
 	r.after = map[swarmv1.LogRecord_Stream]uint64{}
 	for _, place := range r.opts.After {
 		r.after[place.Stream] = place.Offset
 	}
-	r.behind = true // also if the record of the place was rotated away
+	r.passedAfter = true
 	for _, s := range slices.Backward(v.segments) {
 		offsets, err := r.header(s)
 		if err != nil {
@@ -168,7 +173,7 @@ func (r *reader) seekAfter(v view) error {
 			before = before && at <= place
 		}
 		if before {
-			r.number, r.behind = s.number, false
+			r.number, r.passedAfter = s.number, false
 			return nil
 		}
 	}
@@ -177,7 +182,7 @@ func (r *reader) seekAfter(v view) error {
 
 func (r *reader) header(s segment) (offsets [2]uint64, err error) {
 	f, err := os.Open(r.j.path(s.number))
-	if errors.Is(err, fs.ErrNotExist) { // It was rotated away, and everything left is behind it.
+	if errors.Is(err, fs.ErrNotExist) { // It was rotated away, so offset 0 is correct: all remaining records are later.
 		return offsets, nil
 	}
 	if err != nil {
@@ -190,35 +195,38 @@ func (r *reader) header(s segment) (offsets [2]uint64, err error) {
 	return offsets, nil
 }
 
-// count returns how many lines of a segment match, and how many have no end yet.
+// count returns how many lines of a segment match, and in how many streams the last matching line
+// has no end yet.
 func (r *reader) count(s segment) (lines, open int64, err error) {
 	var partial [2]int64
 	err = r.scan(s.number, 0, s.size, func(rec record, _ int64) (bool, error) {
 		if rec.flags&flagLost != 0 || !r.matches(rec) {
 			return true, nil
 		}
-		if partial[rec.stream()] = 1; rec.flags&flagPartial == 0 {
-			partial[rec.stream()] = 0
-			lines++
+		if rec.flags&flagPartial != 0 {
+			partial[rec.stream()] = 1
+			return true, nil
 		}
+		partial[rec.stream()] = 0
+		lines++
 		return true, nil
 	})
 	return lines, partial[0] + partial[1], err
 }
 
-// read sends everything in the view that is behind the reader's place.
+// read sends the records in the view that are after the reader's place.
 func (r *reader) read(ctx context.Context, v view) error {
 	for _, s := range v.segments {
 		if s.number < r.number {
 			continue
 		}
 		if s.number > r.number {
-			r.number, r.at, r.behind = s.number, 0, true
+			r.number, r.at, r.passedAfter = s.number, 0, true
 		}
 		err := r.scan(s.number, r.at, s.size, func(rec record, next int64) (bool, error) {
 			r.at = next
 			if place, ok := r.after[streamOf(rec)]; ok && rec.offset >= place {
-				r.behind = true
+				r.passedAfter = true
 			}
 			if r.opts.Until != nil && stamp(rec.time).After(r.opts.Until.AsTime()) {
 				r.done = true
@@ -234,7 +242,7 @@ func (r *reader) read(ctx context.Context, v view) error {
 }
 
 // scan calls fn for the records of a segment from offset at to size, until fn returns false. A
-// segment that was rotated away meanwhile has none.
+// segment that was rotated away since the view was taken has none.
 func (r *reader) scan(number int, at, size int64, fn func(rec record, next int64) (bool, error)) error {
 	if at >= size {
 		return nil
@@ -261,17 +269,23 @@ func (r *reader) scan(number int, at, size int64, fn func(rec record, next int64
 		if err != nil {
 			return fmt.Errorf("read log %s: %w", f.Name(), err)
 		}
-		if on, err := fn(rec, at+d.size); err != nil || !on {
+		goOn, err := fn(rec, at+d.size)
+		if err != nil || !goOn {
 			return err
 		}
 	}
 }
 
+// matches reports whether the reader's options ask for a record.
 func (r *reader) matches(rec record) bool {
 	if len(r.opts.Streams) > 0 && !slices.Contains(r.opts.Streams, streamOf(rec)) {
 		return false
 	}
-	if place, ok := r.after[streamOf(rec)]; ok && rec.offset <= place || !ok && len(r.after) > 0 && !r.behind {
+	place, hasPlace := r.after[streamOf(rec)]
+	switch {
+	case hasPlace && rec.offset <= place:
+		return false
+	case !hasPlace && len(r.after) > 0 && !r.passedAfter:
 		return false
 	}
 	at := stamp(rec.time)

@@ -15,8 +15,8 @@ import (
 //	header  "swarmlog" | version 1 | 7 zero bytes | offset in stdout 8 | offset in stderr 8
 //	record  length of data 4 | crc32c of what follows 4 | time, Unix ns 8 | offset 8 | flags 1 | data
 //
-// Big-endian. The header's offsets are where the sources were when the segment began, so that a
-// stream whose last record is in a segment long deleted is still found again.
+// Numbers are big-endian. The header has the offsets of the sources at which the segment begins.
+// They are needed for a stream whose last record is in a segment that was deleted.
 const (
 	segmentMagic = "swarmlog\x01\x00\x00\x00\x00\x00\x00\x00"
 	headerLen    = len(segmentMagic) + 16
@@ -29,8 +29,8 @@ const (
 // Flags of a record.
 const (
 	flagStderr  = 1 << iota
-	flagPartial // no end of line follows
-	flagLost    // data is how many bytes from offset on were not kept
+	flagPartial // the line continues in the next record of the stream
+	flagLost    // the store skipped bytes from offset on; data is their number
 )
 
 // record is one line, or a part of one, without its end of line.
@@ -44,7 +44,7 @@ type record struct {
 // stream is the index of the source.
 func (r record) stream() int { return int(r.flags & flagStderr) }
 
-// next returns the source's offset behind the record.
+// next returns the offset in the source after the record.
 func (r record) next() uint64 {
 	if r.flags&flagLost != 0 {
 		return r.offset + r.lost()
@@ -87,7 +87,7 @@ func appendHeader(b []byte, offsets [2]uint64) []byte {
 // errTorn means that a record is not whole. A crash leaves one at the end of a segment.
 var errTorn = errors.New("torn record")
 
-// decoder reads records. Data is valid until the next call.
+// decoder reads records. The data of a record is valid until the next call.
 type decoder struct {
 	r    io.Reader
 	buf  []byte
@@ -108,7 +108,8 @@ func (d *decoder) header() (offsets [2]uint64, err error) {
 	return [2]uint64{binary.BigEndian.Uint64(h[len(segmentMagic):]), binary.BigEndian.Uint64(h[len(segmentMagic)+8:])}, nil
 }
 
-// next returns io.EOF behind the last record, and errTorn in front of one that is not whole.
+// next returns the next record. It returns io.EOF after the last record, and errTorn if the next
+// record is not whole.
 func (d *decoder) next() (record, error) {
 	head := d.buf[:recordLen]
 	if n, err := io.ReadFull(d.r, head); err != nil {
@@ -144,12 +145,12 @@ func torn(err error) error {
 	return err
 }
 
-// recoverSegment finds the end of the last whole record and the offsets of the sources there, and
-// truncates the segment to it.
-func recoverSegment(path string) (size int64, offsets [2]uint64, last int64, err error) {
+// recoverSegment truncates a segment to its whole records. It returns its size, and the offsets of
+// the sources after the last record.
+func recoverSegment(path string) (size int64, offsets [2]uint64, err error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
-		return 0, offsets, 0, err
+		return 0, offsets, err
 	}
 	defer f.Close()
 	d := newDecoder(&buffered{r: f})
@@ -158,16 +159,15 @@ func recoverSegment(path string) (size int64, offsets [2]uint64, last int64, err
 		var r record
 		if r, err = d.next(); err == nil {
 			offsets[r.stream()] = max(offsets[r.stream()], r.next())
-			last = r.time
 		}
 	}
 	switch {
 	case errors.Is(err, io.EOF):
-		return d.size, offsets, last, nil
+		return d.size, offsets, nil
 	case errors.Is(err, errTorn):
-		return d.size, offsets, last, f.Truncate(d.size)
+		return d.size, offsets, f.Truncate(d.size)
 	default:
-		return 0, offsets, 0, fmt.Errorf("read %s: %w", path, err)
+		return 0, offsets, fmt.Errorf("read %s: %w", path, err)
 	}
 }
 

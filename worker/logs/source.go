@@ -24,8 +24,8 @@ const (
 type source struct {
 	f       *os.File
 	stderr  byte   // flagStderr or 0
-	offset  uint64 // everything before is in records
-	punched uint64 // everything before was given back
+	offset  uint64 // bytes before it are in records
+	punched uint64 // the space of bytes before it was given back to the disk
 }
 
 func openSource(path string, stderr byte, offset uint64) (*source, error) {
@@ -33,7 +33,7 @@ func openSource(path string, stderr byte, offset uint64) (*source, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Space that an earlier process has punched reads as zeros, and is before offset.
+	// An earlier process may have punched less than this. Then those bytes keep their space.
 	return &source{f: f, stderr: stderr, offset: offset, punched: offset / blockSize * blockSize}, nil
 }
 
@@ -67,11 +67,12 @@ func (s *source) lines(buf []byte, now int64, end bool, emit func(record)) (more
 	return more, nil
 }
 
-// skip limits the bytes that are not copied yet. If there are more than limit, it skips the oldest,
-// up to the end of a line. So a container that writes faster than its output is copied takes a
-// bounded part of the disk. The lines behind the skipped bytes would have rotated them away.
+// skip limits the bytes that are not copied yet. If there are more than limit, it skips the oldest
+// bytes, up to the end of a line. So a container that writes faster than its output is copied takes
+// a bounded part of the disk. The lines after the skipped bytes would have rotated them away.
 //
-// left is how many bytes were not copied yet, including the skipped ones.
+// lost is a record with flagLost if bytes were skipped, else it is zero. left is how many bytes
+// were not copied yet, including the skipped ones.
 func (s *source) skip(limit int64, now int64, buf []byte) (lost record, left int64, err error) {
 	info, err := s.f.Stat()
 	if err != nil {
@@ -102,7 +103,7 @@ func (s *source) punch() error {
 		return nil
 	}
 	err := unix.Fallocate(int(s.f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(s.punched), int64(to-s.punched))
-	if errors.Is(err, unix.EOPNOTSUPP) { // a file system without holes keeps the space until the task is finished
+	if errors.Is(err, unix.EOPNOTSUPP) { // The file system has no holes, so the source keeps its space until it is removed.
 		err = nil
 	}
 	if err != nil {

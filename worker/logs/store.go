@@ -26,8 +26,8 @@ type Config struct {
 	// Dir has a folder for each task. It must be absolute, and must survive a reboot.
 	Dir    string
 	NodeID string
-	// SegmentBytes and Segments limit a task's log, unless its options say otherwise. Defaults 10
-	// MB and 5.
+	// SegmentBytes and Segments limit a task's log if the log options of the task do not. Defaults
+	// 10 MB and 5.
 	SegmentBytes int64
 	Segments     int
 	// RetainBytes and RetainAge limit the logs of retired tasks, in bytes on the disk and by age.
@@ -55,19 +55,19 @@ type Store struct {
 	cfg   Config
 	log   *slog.Logger
 	watch *watcher
-	late  *late
+	retry *retries
 
 	mu       sync.Mutex // guards what follows
 	journals map[string]*journal
-	retired  []retiree // oldest first; one that is finished has no journal
+	retired  []retiree // ordered by the time of retirement; a log that is finished has no journal
 	dirty    map[*journal]bool
 	wake     chan struct{} // one token: dirty is not empty
 }
 
 var _ engine.LogStore = (*Store)(nil)
 
-// New opens the logs in cfg.Dir. Each continues where an earlier process stopped. Call Run, or
-// Close if Run is not called.
+// New opens the logs in cfg.Dir. Each continues after its last record. The caller must call Run, or
+// Close if it does not call Run.
 func New(cfg Config, deps Deps) (*Store, error) {
 	if !filepath.IsAbs(cfg.Dir) {
 		return nil, fmt.Errorf("log folder %q must be an absolute path: %w", cfg.Dir, errdefs.ErrInvalidArgument)
@@ -83,7 +83,7 @@ func New(cfg Config, deps Deps) (*Store, error) {
 		cfg.inotify = newInotify
 	}
 	s := &Store{
-		cfg: cfg, log: deps.Log, watch: newWatcher(cfg.inotify), late: newLate(),
+		cfg: cfg, log: deps.Log, watch: newWatcher(cfg.inotify), retry: newRetries(),
 		journals: map[string]*journal{}, dirty: map[*journal]bool{}, wake: make(chan struct{}, 1),
 	}
 	if err := s.open(); err != nil {
@@ -93,8 +93,8 @@ func New(cfg Config, deps Deps) (*Store, error) {
 	return s, nil
 }
 
-// open opens every task's folder. It logs and skips a folder that cannot be read, because that must
-// not keep the node from working.
+// open opens every task's folder. It logs and skips a folder that cannot be read, because the node
+// must work without that log.
 func (s *Store) open() error {
 	entries, err := os.ReadDir(s.cfg.Dir)
 	if err != nil {
@@ -148,7 +148,7 @@ func (s *Store) Run(ctx context.Context) error {
 	})
 	g.Go(func() error { s.watch.poll(ctx, s.mark); return nil })
 	g.Go(func() error { return s.copy(ctx) })
-	g.Go(func() error { return s.runLate(ctx) })
+	g.Go(func() error { return s.runRetries(ctx) })
 	g.Go(func() error { return s.runPrune(ctx) })
 	return g.Wait()
 }
@@ -166,7 +166,7 @@ func (s *Store) follow(j *journal) {
 	s.mark(j)
 }
 
-// mark notes that a journal may have something to copy.
+// mark makes Run look for new output of a journal.
 func (s *Store) mark(j *journal) {
 	s.mu.Lock()
 	s.dirty[j] = true
@@ -193,7 +193,7 @@ func (s *Store) copy(ctx context.Context) error {
 		for j := range dirty {
 			more, err := j.copy(buf, false)
 			if err != nil { // usually the disk is full
-				s.late.add(j, false)
+				s.retry.add(j, false)
 			}
 			if err != nil && !j.failing {
 				s.log.Error("copy output", "task", j.task.Id, "err", err)
@@ -233,7 +233,7 @@ func (s *Store) Create(t *swarmv1.Task, r *swarmv1.Revision) (string, error) {
 		if !finished {
 			return dir, nil
 		}
-		s.remove(t.Id) // It is of an earlier container, and its offsets do not fit the output of the next one.
+		s.remove(t.Id) // It belongs to an earlier container of the task. The output of the next one begins at offset 0 again.
 	} else {
 		s.Discard(t.Id)
 	}
@@ -287,7 +287,7 @@ func (s *Store) Finish(taskID string) {
 func (s *Store) finish(j *journal) {
 	if err := j.finish(); err != nil {
 		s.log.Error("finish log", "task", j.task.Id, "err", err)
-		s.late.add(j, true)
+		s.retry.add(j, true)
 	}
 }
 

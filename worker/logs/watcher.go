@@ -14,19 +14,19 @@ import (
 	"swarm/internal/pause"
 )
 
-// watcher says which journals' sources grow, with one inotify instance for all of them. Root in a
-// container shares the host root's limit of instances and watches. While none is left for swarm,
-// the sources are polled.
+// watcher finds out which journals have sources that grow. It uses one inotify instance for all of
+// them. If the host has no inotify instance or watch left, watcher polls the sources: root in a
+// container and root of the host share one limit, which containers may have used up.
 //
-// It is not package fsnotify, which reads every event as soon as it comes: a container that writes
-// without pause would cost a wake-up for every line. See gatherPause.
+// The package does not use fsnotify, which reads every event as soon as it comes: a container that
+// writes without pause would cost a wake-up for every line. See gatherPause.
 type watcher struct {
 	inotify func() (int, error)
-	opened  chan struct{} // closed with the first instance
-	blind   chan struct{} // one token: there are files that are polled
+	opened  chan struct{} // closed when the instance exists
+	polls   chan struct{} // one token: polled is not empty
 
 	mu     sync.Mutex // guards what follows
-	f      *os.File   // the instance, nil: not yet; reading it parks the goroutine in Go's poller
+	f      *os.File   // the inotify instance; nil: none exists yet
 	closed bool
 	byWD   map[int32]*journal
 	wdsOf  map[*journal][]int32
@@ -35,7 +35,7 @@ type watcher struct {
 
 func newWatcher(inotify func() (int, error)) *watcher {
 	return &watcher{
-		inotify: inotify, opened: make(chan struct{}), blind: make(chan struct{}, 1),
+		inotify: inotify, opened: make(chan struct{}), polls: make(chan struct{}, 1),
 		byWD: map[int32]*journal{}, wdsOf: map[*journal][]int32{}, polled: map[string]*journal{},
 	}
 }
@@ -63,7 +63,7 @@ func (w *watcher) control(fn func(fd int)) error {
 
 // add begins to watch a file. If that fails, the file is polled until it can be watched.
 func (w *watcher) add(path string, j *journal) error {
-	w.mu.Lock() // held across the call, so that no event comes before its watch is known
+	w.mu.Lock() // Hold it during the system call, so that journals knows the watch of every event.
 	defer w.mu.Unlock()
 	err := w.addLocked(path, j)
 	if err != nil && !w.closed {
@@ -114,17 +114,17 @@ const pollInterval = time.Second
 
 func (w *watcher) pollSoon() {
 	select {
-	case w.blind <- struct{}{}:
+	case w.polls <- struct{}{}:
 	default:
 	}
 }
 
-// poll calls mark for the journals whose files are not watched, and tries to watch these, until ctx
-// ends.
+// poll calls mark for the journals whose files are not watched, and tries to watch the files, until
+// ctx ends.
 func (w *watcher) poll(ctx context.Context, mark func(*journal)) {
 	for {
 		select {
-		case <-w.blind:
+		case <-w.polls:
 		case <-ctx.Done():
 			return
 		}
@@ -155,9 +155,10 @@ func (w *watcher) rewatch() []*journal {
 	return all
 }
 
-// gatherPause is how long events gather after some have been read. The first line is copied at
-// once. With a container that writes without pause, every line would otherwise cost a wake-up, an
-// event and a small copy. The kernel merges equal events that follow each other, so few gather.
+// gatherPause is the pause after events have been read. The first line after a silence is copied
+// without delay. Without the pause, every line of a container that writes all the time would cost a
+// wake-up, an event and a small copy. During the pause the kernel merges equal events that follow
+// each other.
 const gatherPause = 10 * time.Millisecond
 
 // run calls mark for every journal whose sources have grown, until close is called or ctx ends.

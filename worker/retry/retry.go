@@ -1,6 +1,6 @@
-// Package retry has the rules by which a worker repeats what failed: how long it pauses, and which
-// errors a repetition cannot mend. It keeps no state and starts no goroutine. The packages below
-// worker call it.
+// Package retry has the rules by which a worker repeats a call that failed: how long it pauses, and
+// after which errors a repetition is of no use. It keeps no state and starts no goroutine. The
+// packages below worker call it.
 package retry
 
 import (

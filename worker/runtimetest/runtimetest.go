@@ -21,8 +21,8 @@ import (
 
 // Behaviour says what a container of the suite does once it has started.
 type Behaviour struct {
-	// Ends makes the container end by itself soon, with ExitCode. Otherwise it runs until it is
-	// stopped.
+	// Ends makes the container end by itself soon, with ExitCode. If it is not set, the container
+	// runs until it is stopped.
 	Ends     bool
 	ExitCode int
 	// Stubborn makes the container ignore SIGTERM.
@@ -43,7 +43,7 @@ type System struct {
 	Container func(Behaviour) engine.Container
 }
 
-// limit bounds every wait of the suite. A wait that takes as long means that something is broken.
+// limit bounds every wait of the suite. A correct runtime needs much less.
 const limit = 30 * time.Second
 
 // Run tests the contract. factory returns an empty system for each test, and cleans up after it

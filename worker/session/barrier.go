@@ -11,24 +11,25 @@ import (
 )
 
 const (
-	// barrierTimeout bounds the wait for every node to have programmed a change. In a healthy
-	// cluster some milliseconds are enough. A node that is lost holds up the answer until the
-	// managers count it as down, which by default takes as long.
+	// barrierTimeout bounds the wait until every node has programmed a change. In a healthy cluster
+	// this takes some milliseconds. A lost node delays the answer until the managers count it as
+	// down, by default 10 s after its last heartbeat.
 	barrierTimeout = 10 * time.Second
-	// barrierFirst is the first pause after a manager could not answer: a session with another one
-	// may be about to begin.
+	// barrierFirst is the first pause after a manager could not answer. It is short, because a
+	// session with another manager may be about to begin.
 	barrierFirst = 50 * time.Millisecond
 	barrierLimit = time.Second
 )
 
-// AwaitProgrammed waits until every ready node has programmed what the managers know now: no node
-// sends new connections to a backend that is no longer ready. It waits for 10 s at most, and logs a
-// warning if the managers could not say. Calls at the same time share one request to the manager.
+// AwaitProgrammed waits until every ready node has programmed what the managers know now. After
+// that no node sends new connections to a backend that is no longer ready. It waits for 10 s at
+// most, and logs a warning if no manager answered in that time. Concurrent calls share one request
+// to the manager. taskID is for the log only.
 func (c *Client) AwaitProgrammed(ctx context.Context, taskID string) {
 	ctx, cancel := context.WithTimeout(ctx, barrierTimeout)
 	defer cancel()
 	began := time.Now()
-	ticket := c.barrier.asked.Add(1)
+	ticket := c.barrier.drawn.Add(1)
 	for try := 0; ; try++ {
 		err := c.barrier.ask(ctx, ticket, c.askSettled)
 		if err == nil {
@@ -42,6 +43,8 @@ func (c *Client) AwaitProgrammed(ctx context.Context, taskID string) {
 	}
 }
 
+// askSettled makes one request to the manager of the session. The manager answers once every ready
+// node has programmed what it knows.
 func (c *Client) askSettled(ctx context.Context) error {
 	conn, err := c.Conn()
 	if err != nil {
@@ -51,11 +54,12 @@ func (c *Client) askSettled(ctx context.Context) error {
 	return err
 }
 
-// barrier merges requests: one request answers all callers that were waiting when it began.
+// barrier merges requests: one request answers all callers that were waiting when it began. Each
+// caller draws a ticket, which is a number, before it calls ask.
 type barrier struct {
-	turn  chan struct{} // capacity 1: held by the caller that makes the request. It guards done
-	asked atomic.Uint64 // the number of tickets drawn
-	done  uint64        // the newest ticket that has its answer
+	turn     chan struct{} // capacity 1: a token while a caller makes the request; guards answered
+	drawn    atomic.Uint64 // the newest ticket
+	answered uint64        // the newest ticket that a successful request has answered
 }
 
 func newBarrier() *barrier { return &barrier{turn: make(chan struct{}, 1)} }
@@ -68,13 +72,13 @@ func (b *barrier) ask(ctx context.Context, ticket uint64, do func(context.Contex
 		return ctx.Err()
 	}
 	defer func() { <-b.turn }()
-	if b.done >= ticket {
+	if b.answered >= ticket {
 		return nil
 	}
-	asked := b.asked.Load()
+	drawn := b.drawn.Load()
 	err := do(ctx)
 	if err == nil {
-		b.done = asked
+		b.answered = drawn
 	}
 	return err
 }

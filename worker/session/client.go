@@ -17,7 +17,7 @@ import (
 	"swarm/worker/state"
 )
 
-// Config is what the node tells its managers, and how patient it is with them.
+// Config is what the node tells its managers, and how long it waits for them.
 type Config struct {
 	// MachineID, Addr, DataPathAddr and Port are told to the managers.
 	MachineID    string
@@ -52,7 +52,8 @@ type Deps struct {
 	Images Images
 	// Managers returns the managers to try. It is called for every round.
 	Managers func() []*swarmv1.Peer
-	// Dial returns a connection to a node. The connection stays open and belongs to the callee.
+	// Dial returns a connection to a node. The connection belongs to the owner of Dial: the Client
+	// does not close it.
 	Dial func(nodeID string) (grpc.ClientConnInterface, error)
 	// Renewed returns a channel that the next renewal of this node's certificate closes.
 	Renewed func() <-chan struct{}
@@ -62,7 +63,8 @@ type Deps struct {
 	// Apply acts on a message of assignments. The session has checked its order, age and form.
 	Apply func(*swarmv1.Assignments)
 	// Programmed returns nil once the kernel and the name server reflect everything that Apply was
-	// given so far. Any error is retried. If it is nil, they always do.
+	// given so far. The session repeats a call that fails. Without it, every change counts as
+	// programmed.
 	Programmed func(ctx context.Context) error
 	// OnNode is given what a manager says about this node. It must not block.
 	OnNode func(*swarmv1.NodeUpdate)
@@ -78,32 +80,38 @@ type Client struct {
 	contact *contact
 	reports *reports
 	barrier *barrier
-	sampled *logsample.Sampler // for log lines that managers cause
+	sampled *logsample.Sampler // for log lines about what managers send, of which there may be many
 
 	leaseLength atomic.Int64 // of single-writer tasks in the newest session, in ns
 
 	redescribe chan struct{} // one token: the description changed
-	synced     chan struct{} // closed by the first complete set of assignments
-	syncOnce   sync.Once
-	departing  chan struct{} // closed when the host goes down
-	departOnce sync.Once
-	parted     chan struct{} // closed when a manager has taken the departure
-	partOnce   sync.Once
+
+	// Each set function closes its channel. It may be called more than once.
+	synced            chan struct{} // the first complete set of assignments is applied
+	setSynced         func()
+	departing         chan struct{} // the host goes down
+	setDeparting      func()
+	departureAcked    chan struct{} // a manager has acknowledged that the host goes down
+	setDepartureAcked func()
 }
 
 // New returns a Client. It does nothing before Run.
 func New(cfg Config, deps Deps) *Client {
-	return &Client{
+	c := &Client{
 		cfg: cfg, deps: deps,
-		contact:    newContact(cfg.Epoch, cfg.Index),
-		reports:    newReports(),
-		barrier:    newBarrier(),
-		sampled:    logsample.New(deps.Log),
-		redescribe: make(chan struct{}, 1),
-		synced:     make(chan struct{}),
-		departing:  make(chan struct{}),
-		parted:     make(chan struct{}),
+		contact:        newContact(cfg.Epoch, cfg.Index),
+		reports:        newReports(),
+		barrier:        newBarrier(),
+		sampled:        logsample.New(deps.Log),
+		redescribe:     make(chan struct{}, 1),
+		synced:         make(chan struct{}),
+		departing:      make(chan struct{}),
+		departureAcked: make(chan struct{}),
 	}
+	c.setSynced = sync.OnceFunc(func() { close(c.synced) })
+	c.setDeparting = sync.OnceFunc(func() { close(c.departing) })
+	c.setDepartureAcked = sync.OnceFunc(func() { close(c.departureAcked) })
+	return c
 }
 
 // Redescribe makes the client call Deps.Describe again and tell the manager.
@@ -122,8 +130,9 @@ func (c *Client) Seen() (index uint64, connected bool) {
 	return c.contact.index, c.contact.manager != ""
 }
 
-// Refusal returns why the managers do not serve this node, in a manager's words, as when its disk
-// was cloned. It is nil when a manager serves it, and when none has answered.
+// Refusal returns why the managers do not serve this node, in a manager's words: for example, its
+// disk is a copy of another node's disk. It is nil if a manager serves the node, and if no manager
+// has answered yet.
 func (c *Client) Refusal() error {
 	c.contact.mu.Lock()
 	defer c.contact.mu.Unlock()
@@ -141,8 +150,8 @@ func (c *Client) Conn() (grpc.ClientConnInterface, error) {
 	return c.deps.Dial(manager)
 }
 
-// OutOfContact waits for delay, and on until no manager has been in contact for 10 s. It returns
-// true then: the worker acts alone. It returns false as soon as there is a session, and when ctx
+// OutOfContact waits until delay has passed and there has been no session for 10 s. Then it returns
+// true: the worker acts without managers. It returns false as soon as there is a session or ctx
 // ends.
 func (c *Client) OutOfContact(ctx context.Context, delay time.Duration) bool {
 	return c.contact.outOfContact(ctx, delay)
@@ -161,8 +170,8 @@ func (c *Client) IsSynced() bool {
 	}
 }
 
-// AwaitSynced waits until the managers have said which tasks this node has, or until the node has
-// been out of contact with them for so long that it acts alone, or until ctx ends.
+// AwaitSynced waits until the managers have said which tasks this node has, until there has been no
+// session for 10 s, so that the worker acts without managers, or until ctx ends.
 func (c *Client) AwaitSynced(ctx context.Context) {
 	for !c.IsSynced() && ctx.Err() == nil {
 		changed := c.contact.changes()
@@ -178,9 +187,10 @@ func (c *Client) AwaitSynced(ctx context.Context) {
 }
 
 // Report queues a task's status for the managers, and state.db keeps it. An urgent status is sent
-// at once, any other with the next heartbeat or the next urgent one. Err and Message are cut to the
-// length that managers accept, because containers choose some of their text: a report that managers
-// refuse would be sent again in every session, and would hold up the statuses of all other tasks.
+// at once, any other with the next heartbeat or the next urgent one. Report cuts Err and Message to
+// the length that managers accept, because containers choose some of their text: a report that
+// managers refuse would be sent again in every session, and would delay the statuses of all other
+// tasks.
 func (c *Client) Report(s *swarmv1.TaskStatus, urgent bool) {
 	if len(s.Err) > bounds.MaxText || len(s.Message) > bounds.MaxText {
 		s = s.CloneVT()
@@ -196,7 +206,7 @@ func (c *Client) Resend(s *swarmv1.TaskStatus) { c.reports.add(s, true) }
 // Drop takes the status of a task that is not assigned any more out of the queue.
 func (c *Client) Drop(taskID string) { c.reports.drop(taskID) }
 
-// acked notes that the managers have the statuses of a report.
+// acked records that the managers have the statuses of a report.
 func (c *Client) acked(sequence uint64) {
 	for _, s := range c.reports.ack(sequence) {
 		c.deps.State.SetAcknowledged(s.TaskId)
@@ -207,7 +217,7 @@ func (c *Client) acked(sequence uint64) {
 func (c *Client) apply(msg *swarmv1.Assignments) {
 	c.deps.Apply(msg)
 	if msg.Complete {
-		c.syncOnce.Do(func() { close(c.synced) })
+		c.setSynced()
 	}
 }
 

@@ -18,7 +18,8 @@ import (
 const (
 	firstBackoff = 20 * time.Millisecond
 	// stableAfter is how long a session must have lasted for the next one to be opened without a
-	// pause. A manager may welcome a node and end the session at once, which counts as a refusal.
+	// pause. A shorter session counts as a failed attempt: the manager has welcomed the node and
+	// then refused it.
 	stableAfter = time.Second
 )
 
@@ -62,15 +63,15 @@ func (c *Client) Run(ctx context.Context) error {
 	return nil
 }
 
-// leaseTries is how many times at least a node calls the managers in the rest of a lease.
-const leaseTries = 4
+// leaseAttempts is the least number of times that a node tries all managers in the rest of a lease.
+const leaseAttempts = 4
 
 // backoff returns the pause after a round over all managers. The pauses get shorter as the lease of
-// single-writer tasks runs out, so that managers which return before its end are found in time.
+// single-writer tasks runs out, so that this node finds managers that return before its end.
 func (c *Client) backoff(round int) time.Duration {
 	limit := c.cfg.MaxBackoff
 	if left := c.LeaseLeft(); left > 0 {
-		limit = min(limit, max(left/leaseTries, firstBackoff))
+		limit = min(limit, max(left/leaseAttempts, firstBackoff))
 	}
 	return retry.Backoff(round, firstBackoff, limit)
 }
@@ -78,8 +79,8 @@ func (c *Client) backoff(round int) time.Duration {
 // errRenewed ends a session because the node's certificate was renewed.
 var errRenewed = errors.New("the certificate of this node was renewed")
 
-// sessionUntilRenewal serves a session, and ends it in order when this node gets a new certificate.
-// The managers let a node use its former key until it has opened a session with the new one.
+// sessionUntilRenewal serves a session, and closes it when this node gets a new certificate. The
+// next session uses the new key. Managers accept the former key until that session.
 func (c *Client) sessionUntilRenewal(ctx context.Context, nodeID string) (lasted time.Duration, err error) {
 	if c.deps.Renewed == nil {
 		return c.session(ctx, nodeID)

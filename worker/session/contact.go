@@ -15,7 +15,7 @@ import (
 type contact struct {
 	mu      sync.Mutex       // guards what follows
 	manager string           // of the session; empty: none
-	since   time.Time        // when manager was set, or, without a session, when one was heard last
+	since   time.Time        // when the session began, or, without a session, when a manager was heard last
 	changed broadcast.Signal // sent when manager changes
 	epoch   uint64           // of the cluster
 	index   uint64           // of the store
@@ -38,8 +38,9 @@ func (c *contact) see(epoch, index uint64) {
 	c.epoch, c.index = epoch, index
 }
 
-// setRefusal notes that a manager does not serve this node, if err says that trying again is of no
-// use. Other errors mean only that a manager could not be reached or was not ready.
+// setRefusal records err as the reason why the managers do not serve this node, if another attempt
+// would fail in the same way. It ignores other errors: they mean only that a manager could not be
+// reached or was not ready.
 func (c *contact) setRefusal(err error) {
 	if !errdefs.IsAlreadyExists(err) && !errdefs.IsPermissionDenied(err) {
 		return
@@ -49,8 +50,8 @@ func (c *contact) setRefusal(err error) {
 	c.refusal = err
 }
 
-// set notes that a session has begun, or with "" that it has ended. since is when the manager was
-// heard last.
+// set records that a session with a manager has begun, or with an empty manager that it has ended.
+// since is when the manager was heard last.
 func (c *contact) set(manager string, since time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -69,7 +70,7 @@ func (c *contact) changes() <-chan struct{} {
 }
 
 // aloneAfter is for how long the node must have been without a session before the worker acts
-// alone. By default the managers wait as long before they count a node as down.
+// without managers. By default the managers count a node as down after the same time.
 const aloneAfter = 10 * time.Second
 
 // outOfContact implements Client.OutOfContact.

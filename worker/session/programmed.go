@@ -13,8 +13,8 @@ const (
 	programRetryLimit = 4 * time.Second
 )
 
-// awaitProgrammed waits until the assignments that the worker has applied are programmed, and has
-// the writer acknowledge them. It never returns nil.
+// awaitProgrammed waits until the kernel and the name server reflect the assignments that the
+// worker has applied, and then makes the writer acknowledge these. It never returns nil.
 func (s *session) awaitProgrammed(ctx context.Context) error {
 	for {
 		select {
@@ -41,7 +41,7 @@ func (s *session) awaitProgrammed(ctx context.Context) error {
 	}
 }
 
-// setApplied notes that the worker has applied the assignments up to this sequence.
+// setApplied records that the worker has applied the assignments up to this sequence.
 func (s *session) setApplied(sequence uint64) {
 	s.applied.Store(sequence)
 	select {

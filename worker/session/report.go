@@ -9,24 +9,24 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// statusExtra is how many bytes a status takes in a report beside its own size: its framing, the
-// epoch and the sequence.
+// statusExtra is how many bytes a status takes in a report in addition to its size: its framing,
+// the epoch and the sequence.
 const statusExtra = 64
 
-// reports is the queue of statuses on their way to the managers. Of each task it keeps only the
-// last one. One report is on its way at a time, and the statuses that come up meanwhile make the
-// next one, so batches grow with the load and no status waits for a timer.
+// reports is the queue of statuses on their way to the managers. It keeps only the last status of
+// each task. One report is on its way at a time, and the statuses that are added in the meantime go
+// into the next one. So batches grow with the load, and no status waits for a timer.
 //
-// Nobody acts on transient states (ACCEPTED, PREPARING, STARTING). They travel with the next urgent
-// status or the next heartbeat, so that a task that starts quickly costs the managers one write.
+// No component acts on the states ACCEPTED, PREPARING and STARTING. The next urgent status or
+// heartbeat takes them along, so that a task that starts quickly costs the managers one write.
 type reports struct {
 	mu       sync.Mutex                     // guards what follows
 	pending  map[string]*swarmv1.TaskStatus // by task, not sent
 	inflight map[string]*swarmv1.TaskStatus // by task, sent and not acknowledged
 	urgent   bool                           // something in pending must not wait for a heartbeat
 	sequence uint64
-	wake     chan struct{} // one token: look again
-	idle     chan struct{} // closed when both maps are empty; nil while nobody waits for that
+	wake     chan struct{} // one token: the writer should call next
+	idle     chan struct{} // closed when both maps are empty; nil while no caller waits in Flush
 }
 
 func newReports() *reports {
@@ -37,14 +37,14 @@ func (r *reports) add(s *swarmv1.TaskStatus, urgent bool) {
 	r.mu.Lock()
 	r.pending[s.TaskId] = s
 	r.urgent = r.urgent || urgent
-	nudge := r.urgent && r.inflight == nil
+	send := r.urgent && r.inflight == nil
 	r.mu.Unlock()
-	if nudge {
-		r.nudge()
+	if send {
+		r.wakeWriter()
 	}
 }
 
-func (r *reports) nudge() {
+func (r *reports) wakeWriter() {
 	select {
 	case r.wake <- struct{}{}:
 	default:
@@ -63,12 +63,12 @@ func (r *reports) begin() {
 	r.inflight, r.sequence = nil, 0
 	r.urgent = len(r.pending) > 0
 	r.mu.Unlock()
-	r.nudge()
+	r.wakeWriter()
 }
 
-// next returns the next report, or nil if nothing is to be sent or the last report is not
-// acknowledged. Without flush it returns a report only if a status in it is urgent. A report is
-// within the limits of bounds.Report; statuses that do not fit make further reports.
+// next returns the next report, or nil if no status waits to be sent or the last report is not
+// acknowledged. Without flush it returns a report only if a status that waits is urgent. A report
+// is within the limits of bounds.Report. Statuses that do not fit go into later reports.
 func (r *reports) next(sessionEpoch uint64, flush bool) *swarmv1.StatusReport {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -79,18 +79,19 @@ func (r *reports) next(sessionEpoch uint64, flush bool) *swarmv1.StatusReport {
 	report := &swarmv1.StatusReport{Sequence: r.sequence + 1}
 	size := 0
 	for id, s := range r.pending {
-		// Managers would refuse a status that is too large, in every session again, and with it the
-		// statuses of all other tasks in the report.
-		taken, _ := bounds.Status(s)
-		size += taken.SizeVT() + statusExtra
+		// Managers refuse a whole report if it is too large, and the node would send it again in
+		// every session. So bounds.Status cuts the status here. It returns nil for a status that
+		// managers never store.
+		cut, _ := bounds.Status(s)
+		size += cut.SizeVT() + statusExtra
 		if len(r.inflight) == bounds.MaxUpdates || len(r.inflight) > 0 && size > bounds.MaxReport {
 			break
 		}
 		r.inflight[id] = s
 		delete(r.pending, id)
-		if taken != nil {
-			taken.SessionEpoch, taken.Sequence = sessionEpoch, report.Sequence
-			report.Updates = append(report.Updates, taken)
+		if cut != nil {
+			cut.SessionEpoch, cut.Sequence = sessionEpoch, report.Sequence
+			report.Updates = append(report.Updates, cut)
 		}
 	}
 	r.urgent = r.urgent && len(r.pending) > 0
@@ -99,8 +100,8 @@ func (r *reports) next(sessionEpoch uint64, flush bool) *swarmv1.StatusReport {
 	return report
 }
 
-// ack notes that the managers have a report. It returns its statuses that are still their tasks'
-// last.
+// ack records that the managers have the report with the sequence. It returns the statuses of the
+// report that no newer status of the same task has replaced.
 func (r *reports) ack(sequence uint64) []*swarmv1.TaskStatus {
 	r.mu.Lock()
 	if r.inflight == nil || sequence < r.sequence {
@@ -118,7 +119,7 @@ func (r *reports) ack(sequence uint64) []*swarmv1.TaskStatus {
 	more := r.urgent
 	r.mu.Unlock()
 	if more {
-		r.nudge()
+		r.wakeWriter()
 	}
 	return current
 }
@@ -143,6 +144,7 @@ func (r *reports) delivered() <-chan struct{} {
 	return idle
 }
 
+// closeIdleLocked tells the callers that wait in Flush that both maps are empty, if they are.
 func (r *reports) closeIdleLocked() {
 	if r.idle != nil && r.inflight == nil && len(r.pending) == 0 {
 		close(r.idle)

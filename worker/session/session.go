@@ -42,18 +42,19 @@ type session struct {
 // session serves one stream until it ends. It returns how long the stream lasted after the
 // manager's welcome.
 func (c *Client) session(stop context.Context, nodeID string) (lasted time.Duration, err error) {
-	// The stream outlives stop, so that it can be closed in order.
+	// The stream outlives stop, because goodbye closes it in order. Before the welcome, however,
+	// stop and the timeout cancel it.
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(stop))
 	defer cancel(nil)
-	abandon := context.AfterFunc(stop, func() { cancel(context.Cause(stop)) })
-	defer abandon()
-	late := time.AfterFunc(c.cfg.ConnectTimeout, func() {
+	ignoreStop := context.AfterFunc(stop, func() { cancel(context.Cause(stop)) })
+	timeout := time.AfterFunc(c.cfg.ConnectTimeout, func() {
 		cancel(fmt.Errorf("no welcome within %s: %w", c.cfg.ConnectTimeout, errdefs.ErrUnavailable))
 	})
-	defer late.Stop()
 	greeted := c.cfg.SinceBoot()
 	stream, welcome, err := c.welcome(ctx, nodeID)
-	if err == nil && (!late.Stop() || !abandon()) {
+	// Both calls return false if the stream was cancelled before.
+	timedOut, stopped := !timeout.Stop(), !ignoreStop()
+	if err == nil && (timedOut || stopped) {
 		err = context.Cause(ctx)
 	}
 	if err != nil {
@@ -77,7 +78,7 @@ func (c *Client) session(stop context.Context, nodeID string) (lasted time.Durat
 	}
 	g, gctx := errgroup.WithContext(stop)
 	read, wrote := make(chan struct{}), make(chan struct{})
-	g.Go(func() error { // ends the stream when a goroutine has failed, so that the reader ends too
+	g.Go(func() error { // ends the stream when stop or another goroutine has ended, so that the reader ends too
 		<-gctx.Done()
 		if stop.Err() != nil {
 			s.goodbye(read, wrote)
@@ -96,8 +97,9 @@ func (c *Client) session(stop context.Context, nodeID string) (lasted time.Durat
 // goodbyeTimeout is how long a daemon that stops waits for the manager to end the stream.
 const goodbyeTimeout = time.Second
 
-// goodbye ends the stream in order, so that the managers do not take a daemon that restarts for a
-// host that is gone.
+// goodbye closes the stream once the writer has ended, and waits until the manager has ended it
+// too. The manager then knows that this daemon stopped on purpose. A stream that breaks makes the
+// manager suspect that the host has failed.
 func (s *session) goodbye(read, wrote <-chan struct{}) {
 	late := time.NewTimer(goodbyeTimeout)
 	defer late.Stop()
@@ -106,7 +108,7 @@ func (s *session) goodbye(read, wrote <-chan struct{}) {
 	case <-late.C:
 		return
 	}
-	_ = s.stream.CloseSend() // A stream that has ended needs none.
+	_ = s.stream.CloseSend() // It fails only if the stream has ended already.
 	select {
 	case <-read:
 	case <-late.C:
@@ -137,7 +139,7 @@ func (s *session) read() error {
 		case *swarmv1.ToWorker_StatusAck:
 			s.c.acked(m.StatusAck.GetSequence())
 		case *swarmv1.ToWorker_DepartureAck:
-			s.c.setDeparted()
+			s.c.setDepartureAcked()
 		case *swarmv1.ToWorker_HeartbeatAck:
 			s.answered.Store(m.HeartbeatAck.GetSequence())
 			if err := s.renewLease(m.HeartbeatAck.GetConfirmed()); err != nil {
@@ -162,14 +164,14 @@ func (s *session) assignments(msg *swarmv1.Assignments) error {
 	case msg.Index < index:
 		return fmt.Errorf("manager is behind: it has index %d, but this node has acted on index %d: %w", msg.Index, index, errdefs.ErrUnavailable)
 	}
-	begins := s.lastAssigned == 0
+	first := s.lastAssigned == 0
 	s.lastAssigned = msg.Sequence
-	msg, left := bounds.Assignments(msg)
-	for _, why := range left {
+	msg, dropped := bounds.Assignments(msg)
+	for _, why := range dropped {
 		s.c.sampled.Log(slog.LevelError, "assignments", "an assignment is not used: it is not well formed", "err", why)
 	}
 	s.c.apply(msg)
-	if begins {
+	if first {
 		// The lease begins only now. The managers may have given tasks to other nodes while this
 		// node had no lease, and these tasks have been told to stop.
 		if err := s.c.deps.Lease.Begin(s.greeted + s.lease); err != nil {
@@ -189,9 +191,10 @@ func (s *session) assignments(msg *swarmv1.Assignments) error {
 func (s *session) write(ctx context.Context) error {
 	ticker := time.NewTicker(s.period)
 	defer ticker.Stop()
-	var unacked int // heartbeats for which the same report waits
-	var waiting uint64
-	held, departing := closedChan(), (<-chan struct{})(s.c.departing)
+	var unacked int               // for how many heartbeats the report with the sequence waiting has not been acknowledged
+	var waiting uint64            // 0: no report waits for its acknowledgement
+	imagesChanged := closedChan() // closed already, because the first report of the images is due at once
+	departing := (<-chan struct{})(s.c.departing)
 	for {
 		var err error
 		select {
@@ -201,9 +204,14 @@ func (s *session) write(ctx context.Context) error {
 			if err = s.heartbeat(); err == nil {
 				err = s.report(true)
 			}
-			if sequence := s.c.reports.unackedSequence(); sequence != waiting || sequence == 0 {
-				waiting, unacked = sequence, 0
-			} else if unacked++; err == nil && unacked > maxUnacked {
+			sequence := s.c.reports.unackedSequence()
+			if sequence == 0 || sequence != waiting {
+				unacked = 0
+			} else {
+				unacked++
+			}
+			waiting = sequence
+			if err == nil && unacked > maxUnacked {
 				err = fmt.Errorf("status report %d was not acknowledged for %d heartbeats: %w", sequence, unacked, errdefs.ErrUnavailable)
 			}
 		case <-s.c.reports.wake:
@@ -211,12 +219,12 @@ func (s *session) write(ctx context.Context) error {
 		case sequence := <-s.programmed:
 			err = s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_InForce{InForce: &swarmv1.AssignmentsAck{Sequence: sequence}}})
 		case <-departing:
-			departing = nil
+			departing = nil // send it once
 			err = s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Departure{Departure: &swarmv1.Departure{}}})
 		case <-s.c.redescribe:
 			err = s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Description{Description: s.c.describe()}})
-		case <-held:
-			held, err = s.reportImages(ctx)
+		case <-imagesChanged:
+			imagesChanged, err = s.reportImages(ctx)
 		}
 		if err != nil {
 			return err
@@ -234,22 +242,26 @@ const (
 )
 
 // maxUnacked is for how many heartbeats a report may wait for its acknowledgement. A manager that
-// cannot commit for longer is cut off from the leader, and should have ended the session itself.
+// cannot commit for a longer time has no contact with the leader, and should have ended the session
+// itself.
 const maxUnacked = 10
 
-// watch returns an error when the last heartbeats were not answered. It is not part of the writer,
-// because a manager that reads nothing any more blocks the writer. It counts heartbeat periods, not
-// time, because a node that was suspended must not blame the manager.
+// watch returns an error when missedHeartbeats heartbeats in a row have no answer. It is not part
+// of the writer, because a manager that reads nothing any more blocks the writer. It counts
+// heartbeat periods, not time: after a suspension of this node much time has passed, but the
+// manager could not answer in it.
 func (s *session) watch(ctx context.Context) error {
 	ticker := time.NewTicker(s.period)
 	defer ticker.Stop()
 	var answered uint64
-	for missed := 0; missed <= missedHeartbeats; missed++ {
+	missed := -1 // The writer sends the first heartbeat at the first tick, so there is no answer to it yet.
+	for missed < missedHeartbeats {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-ticker.C:
 		}
+		missed++
 		if now := s.answered.Load(); now != answered {
 			answered, missed = now, 0
 		}
@@ -269,7 +281,7 @@ func (s *session) renewLease(sequence uint64) error {
 	case !ok || s.lastAssigned == 0:
 		return nil
 	case s.c.deps.Lease.Left() <= 0:
-		return fmt.Errorf("no heartbeat was confirmed for %s, the lease of this node: %w", s.lease, errdefs.ErrAborted)
+		return fmt.Errorf("the lease of this node has run out: no heartbeat was confirmed for %s: %w", s.lease, errdefs.ErrAborted)
 	}
 	s.c.renew(at + s.lease)
 	return nil
@@ -297,7 +309,7 @@ func (s *session) report(flush bool) error {
 func (s *session) reportImages(ctx context.Context) (<-chan struct{}, error) {
 	changed := s.c.deps.Images.Changed()
 	held, err := s.c.deps.Images.List(ctx)
-	if err != nil { // The runtime is not up. When it is, it closes changed.
+	if err != nil { // The runtime does not answer. It closes changed once it does.
 		s.c.deps.Log.Warn("list images", "err", err)
 		return changed, nil
 	}
@@ -305,7 +317,7 @@ func (s *session) reportImages(ctx context.Context) (<-chan struct{}, error) {
 	for _, i := range held {
 		report.Held = append(report.Held, i.Digest)
 	}
-	report, _ = bounds.Images(report) // Managers would leave out the rest.
+	report, _ = bounds.Images(report) // It cuts the list to the length that managers accept.
 	return changed, s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Images{Images: report}})
 }
 

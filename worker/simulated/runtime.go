@@ -94,7 +94,7 @@ func (r *Runtime) fail(op, taskID string) error {
 }
 
 // SetAway makes the runtime go away, like a process that was killed, or come back. Its containers
-// run on meanwhile. Calls that are under way take effect but return ErrRuntimeAway.
+// run on while it is away. Calls in progress take effect but return ErrRuntimeAway.
 func (r *Runtime) SetAway(away bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -6,11 +6,11 @@
 // registry credentials must not be given to it: managers send them again with the first message of
 // a session.
 //
-// Writes gather in memory. Run is the only goroutine that commits them, as many as there are in one
-// transaction with one fsync, so that no task waits for a disk. A crash loses only the last writes,
-// and nothing depends on those: managers send assignments again, an unacknowledged status is
-// computed again from the container, and a container that the file does not know is adopted by its
-// task id or, if no task with that id is assigned, removed.
+// Writes gather in memory, so that no task waits for a disk. Run is the only goroutine that commits
+// them. It commits all gathered writes in one transaction with one fsync. A crash loses only the
+// last writes, and nothing depends on those: managers send assignments again, the worker computes
+// unacknowledged statuses again from the containers, and a container that the file does not know is
+// adopted by its task id or, if no task with that id is assigned, removed.
 //
 // Package worker opens the file. The packages session, tasks and storage write to it.
 package state

@@ -35,17 +35,17 @@ var (
 
 const stateFile = "state.db"
 
-// DB is the open file. Its Set and Forget methods note a write and return at once; Run commits
-// them. All methods may be called concurrently.
+// DB is the open file. Its Set and Forget methods put a write into memory and return without
+// waiting for the disk. Run commits these writes. All methods may be called concurrently.
 type DB struct {
 	db  *bolt.DB
 	log *slog.Logger
 
 	size int64 // of the file when space was last reserved for it; only Run uses it
 
-	mu    sync.Mutex // guards dirty
-	dirty map[stateKey][]byte
-	wake  chan struct{} // one token: dirty is not empty
+	mu    sync.Mutex          // guards dirty
+	dirty map[stateKey][]byte // writes that are not committed; nil: delete the key
+	wake  chan struct{}       // one token: dirty is not empty
 }
 
 type stateKey struct {
@@ -69,7 +69,7 @@ type Saved struct {
 	Cleaned map[string]bool
 	// Used says when an image was last seen in use, by digest, to the second.
 	Used map[string]time.Time
-	// Began is when this node began to watch which images are in use. Zero: it has not begun.
+	// Began is when this node began to record which images are in use. Zero: it has not begun.
 	Began time.Time
 }
 
@@ -162,7 +162,7 @@ func number(b []byte) uint64 {
 	return binary.BigEndian.Uint64(b)
 }
 
-// set notes a value to be written. A nil value deletes the key.
+// set puts a write into memory, to be committed by Run. A nil value deletes the key.
 func (s *DB) set(bucket []byte, key string, value []byte) {
 	s.mu.Lock()
 	s.dirty[stateKey{string(bucket), key}] = value
@@ -173,16 +173,16 @@ func (s *DB) set(bucket []byte, key string, value []byte) {
 	}
 }
 
-// SetEpoch notes the cluster epoch whose state this node has acted on.
+// SetEpoch stores the cluster epoch whose state this node has acted on.
 func (s *DB) SetEpoch(epoch uint64) { s.setNumber("epoch", epoch) }
 
-// SetIndex notes the newest index of the store that this node has acted on.
+// SetIndex stores the newest index of the managers' store that this node has acted on.
 func (s *DB) SetIndex(index uint64) { s.setNumber("index", index) }
 
-// SetBegan notes when this node began to watch which images are in use.
+// SetBegan stores when this node began to record which images are in use.
 func (s *DB) SetBegan(at time.Time) { s.setTime(bucketMeta, "began", at) }
 
-// SetObject notes an assigned object under its key. A nil object deletes the entry.
+// SetObject stores an assigned object under its key. A nil object deletes the entry.
 func (s *DB) SetObject(key string, object *swarmv1.Assignment) {
 	if object == nil {
 		s.set(bucketObject, key, nil)
@@ -191,16 +191,17 @@ func (s *DB) SetObject(key string, object *swarmv1.Assignment) {
 	s.set(bucketObject, key, marshal(object))
 }
 
-// SetStatus notes a task's last status, and that it has still to be sent.
+// SetStatus stores a task's last status, and that no manager has acknowledged it.
 func (s *DB) SetStatus(status *swarmv1.TaskStatus) {
 	s.set(bucketStatus, status.TaskId, marshal(status))
 	s.set(bucketUnsent, status.TaskId, []byte{1})
 }
 
-// SetAcknowledged notes that a manager has acknowledged the task's last status.
+// SetAcknowledged stores that a manager has acknowledged the task's last status.
 func (s *DB) SetAcknowledged(taskID string) { s.set(bucketUnsent, taskID, nil) }
 
-// SetAttached notes the task's network attachment.
+// SetAttached stores the task's network attachment. It fails only if the attachment cannot be
+// encoded.
 func (s *DB) SetAttached(taskID string, attached engine.Attached) error {
 	value, err := json.Marshal(attached)
 	if err != nil {
@@ -213,17 +214,17 @@ func (s *DB) SetAttached(taskID string, attached engine.Attached) error {
 // ForgetAttached deletes the task's network attachment.
 func (s *DB) ForgetAttached(taskID string) { s.set(bucketAttached, taskID, nil) }
 
-// SetCleaned notes that the task has ended and that nothing of it is left to remove.
+// SetCleaned stores that the task has ended and that nothing of it is left to remove.
 func (s *DB) SetCleaned(taskID string) { s.set(bucketCleaned, taskID, []byte{1}) }
 
-// ForgetTask deletes everything about a task but its assignment and its attachment.
+// ForgetTask deletes everything about a task except its assignment and its attachment.
 func (s *DB) ForgetTask(taskID string) {
 	s.set(bucketStatus, taskID, nil)
 	s.set(bucketUnsent, taskID, nil)
 	s.set(bucketCleaned, taskID, nil)
 }
 
-// SetImageUse notes when an image was last seen in use. The file keeps the time in whole seconds.
+// SetImageUse stores when an image was last seen in use. The file keeps the time in whole seconds.
 func (s *DB) SetImageUse(digest string, at time.Time) { s.setTime(bucketUsed, digest, at) }
 
 // ForgetImage deletes the time at which an image was last seen in use.
@@ -237,8 +238,8 @@ func (s *DB) setTime(bucket []byte, key string, at time.Time) {
 	s.set(bucket, key, binary.BigEndian.AppendUint64(nil, uint64(at.Unix())))
 }
 
-// Run commits the noted writes until ctx ends, and then those that are left. A failed commit is
-// repeated. Run returns the error of the last commit only.
+// Run commits writes until ctx ends, and then makes a last commit of the writes that are left. It
+// repeats a commit that failed. It returns the error of the last commit only.
 func (s *DB) Run(ctx context.Context) error {
 	for {
 		select {
@@ -260,12 +261,12 @@ func (s *DB) Run(ctx context.Context) error {
 	}
 }
 
-// reservedSpace is by how much the file can grow when the disk is full. It holds the state of some
-// ten thousand tasks.
+// reservedSpace is how many bytes the file can grow when the disk is full. They are enough for the
+// state of about ten thousand tasks.
 const reservedSpace = 4 << 20
 
-// reserve allocates space behind the end of the file, so that the file can grow when the disk is
-// full. If there is no space now, the next commit tries again.
+// reserve allocates space after the end of the file, so that the file can grow when the disk is
+// full. If the allocation fails, the next commit tries again.
 func (s *DB) reserve() {
 	st, err := os.Stat(s.db.Path())
 	if err == nil && st.Size() != s.size && disk.Ahead(s.db.Path(), reservedSpace) == nil {
@@ -273,8 +274,8 @@ func (s *DB) reserve() {
 	}
 }
 
-// flush commits everything noted so far in one transaction. If that fails it notes the writes
-// again, unless newer ones have replaced them.
+// flush commits all writes in memory in one transaction. If the commit fails, it puts the writes
+// back into memory, except those that newer writes have replaced.
 func (s *DB) flush() error {
 	s.mu.Lock()
 	batch := s.dirty

@@ -15,8 +15,8 @@ import (
 const (
 	// cleanInterval is the time between two looks at the disk.
 	cleanInterval = time.Minute
-	// minImageAge is how long an image stays after it came or was used: a task may be about to use
-	// it.
+	// minImageAge is how long an image stays after it was fetched or last used, because a task may
+	// be about to use it.
 	minImageAge = 5 * time.Minute
 )
 
@@ -69,11 +69,12 @@ func (d *Disk) clean(ctx context.Context) error {
 		}
 	}
 	used := d.deps.Space.Space().UsedPercent()
-	was := d.filling
-	if d.filling = used >= d.cfg.Start; !d.filling {
+	before := d.filling
+	d.filling = used >= d.cfg.Start
+	if !d.filling {
 		return nil
 	}
-	if !was {
+	if !before {
 		d.deps.Log.Info("disk is filling up: removing images and logs that nothing needs", "used", used, "until", d.cfg.Stop)
 	}
 	return d.freeSpace(ctx, idle)
@@ -124,10 +125,10 @@ func (d *Disk) unusedImages(ctx context.Context) ([]engine.Holding, error) {
 	return idle, nil
 }
 
-// useGranularity is how often state.db is told that an image is still in use.
+// useGranularity is how often noteUse writes to state.db for an image that stays in use.
 const useGranularity = time.Hour
 
-// noteUse notes that an image is in use now. state.db keeps the time, so that a restart of the
+// noteUse records that an image is in use now. state.db keeps the time, so that a restart of the
 // daemon does not change for how long the image has been unused.
 func (d *Disk) noteUse(digest string) {
 	now := time.Now()
@@ -140,7 +141,7 @@ func (d *Disk) noteUse(digest string) {
 	}
 }
 
-// forgetGone drops what is known of images that are not held any more.
+// forgetGone deletes the times of use of images that the node does not hold any more.
 func (d *Disk) forgetGone(held []engine.Holding) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -152,7 +153,7 @@ func (d *Disk) forgetGone(held []engine.Holding) {
 	}
 }
 
-// lastUse returns when an image was last seen in use, or when it came if that is later.
+// lastUse returns when an image was last seen in use, or when it was fetched if that is later.
 func (d *Disk) lastUse(h engine.Holding) time.Time {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -165,8 +166,8 @@ func (d *Disk) lastUse(h engine.Holding) time.Time {
 // releaseTimeout bounds the wait for a manager's answer.
 const releaseTimeout = 10 * time.Second
 
-// remove asks a manager whether the image may go, and removes it if so. If the removal fails, it
-// tells the managers that the image stays.
+// remove asks a manager for permission to remove the image, and removes the image if the manager
+// grants it. If the removal fails, remove tells the managers that the node keeps the image.
 func (d *Disk) remove(ctx context.Context, h engine.Holding) (removed bool, err error) {
 	digest := h.Image.GetDigest()
 	granted, err := d.release(ctx, digest, false)
@@ -182,16 +183,16 @@ func (d *Disk) remove(ctx context.Context, h engine.Holding) (removed bool, err 
 		return true, nil
 	}
 	if _, uerr := d.release(context.WithoutCancel(ctx), digest, true); uerr != nil {
-		return false, fmt.Errorf("%w; and the managers do not know that the image stays: %w", err, uerr)
+		return false, fmt.Errorf("%w; and the managers could not be told that the node keeps the image: %w", err, uerr)
 	}
-	if errdefs.IsFailedPrecondition(err) { // A container was made from the image meanwhile.
+	if errdefs.IsFailedPrecondition(err) { // A container was made from the image just now.
 		return false, nil
 	}
 	return false, err
 }
 
-// release asks the manager of the session whether the image may go, or with undo tells it that the
-// image stays.
+// release asks the manager of the session for permission to remove an image. With undo it returns
+// an earlier permission: the node keeps the image.
 func (d *Disk) release(ctx context.Context, digest string, undo bool) (granted bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
 	defer cancel()

@@ -13,13 +13,13 @@ import (
 	"swarm/worker/retry"
 )
 
-// Copies fetches the images of which the managers want this node to keep a copy, one after another,
-// so that copying images through the cluster does not compete with the pulls of tasks.
+// Copies fetches the images of which the managers want this node to keep a copy. It fetches one
+// image at a time, so that these copies take little bandwidth from the pulls of tasks.
 type Copies struct {
 	log     *slog.Logger
 	images  engine.Images
 	objects *assignment.Set
-	wake    chan struct{} // one token: look again
+	wake    chan struct{} // one token: the assigned images have changed
 }
 
 // NewCopies returns a Copies that reads the assigned images from objects. It does nothing before
@@ -36,51 +36,52 @@ func (c *Copies) Wake() {
 	}
 }
 
-// Run fetches missing images until ctx ends. It retries those that failed after 1 s, doubling to 1
-// min. It returns nil.
+// Run fetches missing images until ctx ends. It retries after 1 s, doubling to 1 min, while images
+// are missing. It returns nil.
 func (c *Copies) Run(ctx context.Context) error {
 	failures := 0
-	again := time.NewTimer(0)
-	defer again.Stop()
+	retryTimer := time.NewTimer(0)
+	defer retryTimer.Stop()
 	for {
 		select {
 		case <-c.wake:
-		case <-again.C:
+		case <-retryTimer.C:
 		case <-ctx.Done():
 			return nil
 		}
-		again.Stop()
-		missing, err := c.fetch(ctx)
-		if !missing {
+		retryTimer.Stop()
+		err := c.fetch(ctx)
+		if err == nil {
 			failures = 0
 			continue
 		}
 		c.log.Warn("fetch image to keep", "err", err)
-		again.Reset(retry.Backoff(failures, time.Second, time.Minute))
+		retryTimer.Reset(retry.Backoff(failures, time.Second, time.Minute))
 		failures++
 	}
 }
 
-// fetch pulls the images that are assigned and not held. If missing, at least one is still not
-// held, because of err.
-func (c *Copies) fetch(ctx context.Context) (missing bool, err error) {
+// fetch pulls the assigned images that the node does not hold. It tries all of them, and returns
+// the last error.
+func (c *Copies) fetch(ctx context.Context) error {
 	assigned := c.objects.List(swarmv1.AssignmentRef_IMAGE)
 	if len(assigned) == 0 {
-		return false, nil
+		return nil
 	}
 	held, err := c.images.List(ctx)
 	if err != nil {
-		return true, err
+		return err
 	}
+	var lastErr error
 	for _, a := range assigned {
 		image := a.GetImage()
 		if slices.ContainsFunc(held, func(h *swarmv1.Image) bool { return h.Digest == image.Digest }) {
 			continue
 		}
 		name, _, _ := strings.Cut(image.Name, "@")
-		if _, perr := c.images.Pull(ctx, engine.PullRequest{Ref: name + "@" + image.Digest}, nil); perr != nil {
-			missing, err = true, perr
+		if _, err := c.images.Pull(ctx, engine.PullRequest{Ref: name + "@" + image.Digest}, nil); err != nil {
+			lastErr = err
 		}
 	}
-	return missing, err
+	return lastErr
 }

@@ -15,12 +15,12 @@ import (
 	"swarm/worker/state"
 )
 
-// Config limits what stays on the disk although nothing needs it.
+// Config says when the Disk removes images and logs that nothing needs.
 type Config struct {
-	// Start and Stop are percentages of the disk. When more than Start is in use, images and logs
-	// are removed until less than Stop is. Defaults 85 and 75.
+	// Start and Stop are percentages of the disk. When Start or more is in use, the Disk removes
+	// images and logs until less than Stop is in use. Defaults 85 and 75.
 	Start, Stop int
-	// ImageAge is how long an unused image stays. 0: until the disk fills.
+	// ImageAge is how long an unused image stays. 0: until Start percent of the disk are in use.
 	ImageAge time.Duration
 }
 
@@ -29,14 +29,15 @@ const (
 	defaultStop  = 75
 )
 
-// Space says how full the disk is; *disk.Watch does.
+// Space says how full the disk is. *disk.Watch implements it.
 type Space interface {
 	// Dir returns the folder whose disk is measured.
 	Dir() string
-	// Space returns the measurement of a moment ago, and Now measures.
+	// Space returns the last measurement.
 	Space() disk.Space
+	// Now makes a new measurement.
 	Now() (disk.Space, error)
-	// Changed returns a channel that is closed when the disk fills or empties.
+	// Changed returns a channel that is closed when the disk becomes full or is no longer full.
 	Changed() <-chan struct{}
 }
 
@@ -83,15 +84,15 @@ type Disk struct {
 	deps Deps
 	// began is when this node, not this process, began to watch which images are in use.
 	began     time.Time
-	filling   bool          // the last look found the disk too full; only Run uses it
-	measuring chan struct{} // capacity 1: a token while the sizes on the disk are added up
+	filling   bool          // the last clean-up found the disk too full; only Run uses it
+	measuring chan struct{} // capacity 1: a token while a call of Usage adds up the sizes on the disk
 
 	mu   sync.Mutex           // guards used
 	used map[string]time.Time // when an image was last seen in use, by digest
 }
 
-// New returns a Disk. saved has what an earlier process knew of the images. It does nothing before
-// Run.
+// New returns a Disk, which does nothing before Run. saved has the times at which an earlier
+// process saw images in use.
 func New(cfg Config, deps Deps, saved *state.Saved) *Disk {
 	if cfg.Start == 0 {
 		cfg.Start = defaultStart

@@ -18,7 +18,7 @@ import (
 var errNoStorage = errdefs.ErrNotImplemented.WithMessage("this node has nothing on its disk, because its containers are simulated")
 
 // Usage implements swarmv1.DiskServer. Only one call at a time measures the disk, because
-// containers may have made millions of files; others wait for their turn.
+// containers may have made millions of files. Other calls wait until it has ended.
 func (d *Disk) Usage(ctx context.Context, _ *swarmv1.DiskUsageRequest) (*swarmv1.DiskUsageResponse, error) {
 	if d.deps.Storage == nil || d.deps.Space == nil {
 		return nil, errNoStorage
@@ -102,8 +102,8 @@ func (d *Disk) logSizes() []engine.LogSize {
 	return d.deps.Logs.Sizes()
 }
 
-// Prune implements swarmv1.DiskServer. The manager has chosen the images; those that a live task or
-// a container uses stay.
+// Prune implements swarmv1.DiskServer. It removes the images that the manager names, except those
+// that a live task or a container uses.
 func (d *Disk) Prune(ctx context.Context, req *swarmv1.DiskPruneRequest) (*swarmv1.DiskPruneResponse, error) {
 	out := &swarmv1.DiskPruneResponse{}
 	if d.deps.Storage == nil {
@@ -133,8 +133,8 @@ func (d *Disk) Prune(ctx context.Context, req *swarmv1.DiskPruneRequest) (*swarm
 	return out, err
 }
 
-// removeImages removes the images that no live task and no container of this node uses. It returns
-// the bytes by which the images on the disk have become smaller.
+// removeImages removes the images with these digests, except those that a live task or a container
+// of this node uses. It returns how many bytes of the disk this has freed.
 func (d *Disk) removeImages(ctx context.Context, digests []string) (removed []string, bytes int64, err error) {
 	if len(digests) == 0 {
 		return nil, 0, nil
@@ -170,7 +170,7 @@ func (d *Disk) removeDead(ctx context.Context) (ids []string, bytes int64, err e
 		return nil, 0, err
 	}
 	dead = slices.DeleteFunc(dead, func(f engine.Found) bool { return !d.isDead(f) })
-	if len(dead) == 0 { // The common case: it saves adding up what all containers have written.
+	if len(dead) == 0 { // The common case. ContainerSizes is slow.
 		return nil, 0, nil
 	}
 	sizes, err := d.deps.Storage.ContainerSizes(ctx)

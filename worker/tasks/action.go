@@ -18,23 +18,24 @@ import (
 )
 
 const (
-	// maxAttempts is how often an attachment or a creation is tried that fails with a transient
-	// error.
+	// maxAttempts is how many times withRetries makes a call that fails with a transient error.
 	maxAttempts = 4
 	retryFirst  = 500 * time.Millisecond
 	retryLimit  = 4 * time.Second
-	// pullTries is how often an image is pulled. A registry that is busy or restarts is back within
-	// the pauses, 15 s at most. The node keeps what it has received, so the task that replaces a
-	// rejected one continues there.
-	pullTries   = 5
-	pullFirst   = time.Second
-	pullLimit   = 16 * time.Second
-	exitTimeout = 5 * time.Second // for the runtime to tell how a stopped container ended
-	leasePoll   = 100 * time.Millisecond
+	// maxPulls is how many times an image is pulled before the task is rejected. The pauses between
+	// them are 15 s together at most, in which a registry restarts. The node keeps the bytes that
+	// it has received, so the task that replaces the rejected one does not fetch them again.
+	maxPulls  = 5
+	pullFirst = time.Second
+	pullLimit = 16 * time.Second
+	// exitTimeout bounds the question how a stopped container ended.
+	exitTimeout = 5 * time.Second
+	// leasePoll is how often a single-writer task looks whether its node has a lease again.
+	leasePoll = 100 * time.Millisecond
 )
 
-// perform carries an action out. If ctx ends first, the outcome is a Look, and the table decides
-// anew.
+// perform performs an action and returns its outcome. If ctx ends first, the outcome is a Look,
+// which makes the table decide anew.
 func (t *taskLoop) perform(ctx context.Context, action task.Action) outcome {
 	var out outcome
 	switch action {
@@ -59,17 +60,17 @@ func (t *taskLoop) perform(ctx context.Context, action task.Action) outcome {
 	return out
 }
 
-// prepare pulls the image, attaches the networks, writes the files and creates the container. It is
-// idempotent.
+// prepare is the action Prepare.
 func (t *taskLoop) prepare(ctx context.Context) outcome {
-	err := t.prepared(ctx)
-	if err != nil {
+	if err := t.createContainer(ctx); err != nil {
 		return outcome{event: task.Refused, err: err}
 	}
 	return outcome{event: task.Prepared}
 }
 
-func (t *taskLoop) prepared(ctx context.Context) error {
+// createContainer pulls the image, attaches the networks, writes the files and creates the
+// container. It is idempotent.
+func (t *taskLoop) createContainer(ctx context.Context) error {
 	in, err := t.r.inputsOf(ctx, t.now())
 	if err != nil {
 		return err
@@ -82,13 +83,13 @@ func (t *taskLoop) prepared(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c, err := t.r.container(in, attached)
+	c, err := t.r.containerOf(in, attached)
 	if err != nil {
 		return err
 	}
 	return t.withRetries(ctx, "create container", func() error {
 		err := t.untilAnswered(ctx, "create container", func() error {
-			return t.r.slot(ctx, func() error { return t.r.deps.Runtime.Prepare(ctx, c) })
+			return t.r.withPermit(ctx, func() error { return t.r.deps.Runtime.Prepare(ctx, c) })
 		})
 		if errdefs.IsNotFound(err) { // The image was removed after the pull.
 			if perr := t.pull(ctx, in.revision); perr != nil {
@@ -100,7 +101,7 @@ func (t *taskLoop) prepared(ctx context.Context) error {
 }
 
 // pull fetches the task's image. It repeats a pull that failed with a transient error, and the
-// task's status says meanwhile what is wrong.
+// status of the task tells the user the error during the pauses.
 func (t *taskLoop) pull(ctx context.Context, rev *swarmv1.Revision) error {
 	spec := assignment.ContainerSpec(rev)
 	req := engine.PullRequest{Ref: spec.GetImage(), Auth: spec.GetPullOptions().GetRegistryAuth(), Platform: spec.GetPlatform()}
@@ -113,7 +114,7 @@ func (t *taskLoop) pull(ctx context.Context, rev *swarmv1.Revision) error {
 			return nil
 		}
 		err = fmt.Errorf("pull image %s: %w", familiar(req.Ref), err)
-		if ctx.Err() != nil || retry.IsPermanent(err) || errdefs.IsNotFound(err) || try == pullTries {
+		if ctx.Err() != nil || retry.IsPermanent(err) || errdefs.IsNotFound(err) || try == maxPulls {
 			return err
 		}
 		wait := retry.Backoff(try-1, pullFirst, pullLimit)
@@ -163,7 +164,7 @@ func (t *taskLoop) setAttached(a engine.Attached) {
 	t.attached = a
 }
 
-// start starts the container. A container that an earlier daemon has started counts as started. A
+// start is the action Start. A container that an earlier daemon has started counts as started. A
 // single-writer task waits while its node has no lease, because another node may have taken over.
 func (t *taskLoop) start(ctx context.Context) outcome {
 	rev := t.revision
@@ -177,7 +178,7 @@ func (t *taskLoop) start(ctx context.Context) outcome {
 	}
 	var started engine.Started
 	err := t.untilAnswered(ctx, "start container", func() error {
-		return t.r.slot(ctx, func() error {
+		return t.r.withPermit(ctx, func() error {
 			var err error
 			started, err = t.r.deps.Runtime.Start(ctx, t.id)
 			return err

@@ -3,6 +3,8 @@ package tasks
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"time"
 
 	"swarm/internal/pause"
@@ -13,10 +15,10 @@ import (
 	"swarm/worker/state"
 )
 
-// adopt continues with the tasks that an earlier process of this node left. It watches containers
-// that run, reports those that ended meanwhile, and starts nothing again that ran. A task that had
-// not been started waits for the managers' first complete set of assignments: while this daemon was
-// away they may have given its slot to another node.
+// adopt continues with the tasks that an earlier process of this node left. It watches the
+// containers that run, reports those that ended while no process ran, and does not start these
+// again. A task that had not been started waits for the managers' first complete set of
+// assignments, because the managers may have given its slot to another node while no process ran.
 func (r *Runner) adopt(ctx context.Context, saved *state.Saved) error {
 	if err := r.restoreNetwork(ctx, saved); err != nil {
 		return err
@@ -26,20 +28,20 @@ func (r *Runner) adopt(ctx context.Context, saved *state.Saved) error {
 			r.adoptTask(t, saved)
 		}
 	}
-	// Tasks that are not assigned any more, and were not wholly removed.
+	// Tasks with a status and no assignment were being removed when the earlier process ended.
 	for id, status := range saved.Statuses {
 		if r.task(id) == nil {
 			r.adoptTask(&swarmv1.Task{Id: id, NodeId: r.cfg.NodeID, DesiredState: swarmv1.TaskState_REMOVE}, &state.Saved{
 				Statuses: map[string]*swarmv1.TaskStatus{id: status}, Attached: saved.Attached,
 			})
-			r.task(id).want(nil)
+			r.task(id).setAssigned(nil)
 		}
 	}
 	return nil
 }
 
-// adoptTask makes the loop of a task from what is saved of it, and begins it unless it has to wait
-// for the managers.
+// adoptTask makes the loop of a task from its saved state, and begins the loop unless the task has
+// to wait for the managers.
 func (r *Runner) adoptTask(t *swarmv1.Task, saved *state.Saved) {
 	status := saved.Statuses[t.Id]
 	loop := newTaskLoop(r, t, status)
@@ -52,7 +54,8 @@ func (r *Runner) adoptTask(t *swarmv1.Task, saved *state.Saved) {
 	}
 	loop.mu.Lock()
 	defer loop.mu.Unlock()
-	if loop.cleaned = saved.Cleaned[t.Id] && task.Terminal(loop.status.State); loop.cleaned {
+	loop.cleaned = saved.Cleaned[t.Id] && task.Terminal(loop.status.State)
+	if loop.cleaned {
 		return
 	}
 	loop.waiting = loop.status.State < swarmv1.TaskState_STARTING && !task.Stops(t.DesiredState)
@@ -61,8 +64,8 @@ func (r *Runner) adoptTask(t *swarmv1.Task, saved *state.Saved) {
 	}
 }
 
-// restoreNetwork gives the network the attachments of all tasks. No task can go on without it, so
-// it is repeated until it succeeds or ctx ends.
+// restoreNetwork gives the network the attachments of all tasks. No task can run without its
+// attachment, so restoreNetwork tries until it succeeds or ctx ends.
 func (r *Runner) restoreNetwork(ctx context.Context, saved *state.Saved) error {
 	var keep []engine.Attachment
 	for id, held := range saved.Attached {
@@ -87,28 +90,25 @@ func (r *Runner) restoreNetwork(ctx context.Context, saved *state.Saved) error {
 	}
 }
 
-// sweep waits for the managers' first complete set of assignments. Then it begins the tasks that
-// waited for it, and removes the containers that belong to no task.
-func (r *Runner) sweep(ctx context.Context) {
+// afterFirstSet waits for the managers' first complete set of assignments. Then it begins the tasks
+// that wait for this set, and removes the containers that belong to no task.
+func (r *Runner) afterFirstSet(ctx context.Context) {
 	select {
 	case <-r.deps.Managers.Synced():
 	case <-ctx.Done():
 		return
 	}
 	r.mu.Lock()
-	var waiting []*taskLoop
-	for _, t := range r.tasks {
-		waiting = append(waiting, t)
-	}
+	loops := slices.Collect(maps.Values(r.tasks))
 	r.mu.Unlock()
 	if r.deps.Logs != nil {
-		ids := make([]string, len(waiting))
-		for i, t := range waiting {
+		ids := make([]string, len(loops))
+		for i, t := range loops {
 			ids[i] = t.id
 		}
 		r.deps.Logs.Keep(ids)
 	}
-	for _, t := range waiting {
+	for _, t := range loops {
 		t.mu.Lock()
 		if t.waiting {
 			t.waiting = false

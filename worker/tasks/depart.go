@@ -5,9 +5,10 @@ import (
 	"fmt"
 )
 
-// Depart stops every task with its signal and its grace period, because the host goes down,
-// whatever the managers want of it. It returns when all have ended, or an error with ctx's error.
-// Tasks that are assigned after session.Client.Depart do not start.
+// Depart stops every task with its signal and its grace period, because the host goes down. It
+// ignores the tasks' desired states. It returns nil when all tasks have ended. If ctx ends first,
+// it returns an error that wraps the error of ctx. Tasks that managers assign after
+// session.Client.Depart do not start.
 func (r *Runner) Depart(ctx context.Context) error {
 	r.mu.Lock()
 	loops := make([]*taskLoop, 0, len(r.tasks))
@@ -29,8 +30,8 @@ func (r *Runner) Depart(ctx context.Context) error {
 	return nil
 }
 
-// depart stops the task whatever the managers want of it. It returns a channel that is closed once
-// the task's goroutine has ended.
+// depart makes the task's goroutine stop the task, and returns a channel that is closed once the
+// goroutine has ended.
 func (t *taskLoop) depart() <-chan struct{} {
 	t.change(func() { t.departing = true })
 	t.mu.Lock()

@@ -1,19 +1,18 @@
 // Package tasks runs the tasks of a node: one loop per task pulls its image, attaches it to its
 // networks, starts, probes and watches its container, and stops and removes it.
 //
-// A Runner owns the tasks and their loops. Which action is next is decided by one pure table, Step
-// of package internal/task; the loops perform the actions and report the outcomes to it. The
-// package refuses to decide which tasks a node has and what replaces a task that has ended: the
-// managers do.
+// A Runner owns the tasks and their loops. One pure table, Step of package internal/task, decides
+// which action is next; the loops perform the actions and report the outcomes to it. The managers
+// decide which tasks a node has and what replaces a task that has ended, not this package.
 //
 // # When a task ends
 //
 // The loop reports the end to the managers before it removes the container, so that the replacement
-// does not wait for the removal. The managers replace the task, here or on another node. If no
-// manager has been in contact for 10 s, the loop itself starts the container again as the restart
-// policy says, within the same task. A single-writer task is stopped instead, when three quarters
-// of the node's lease have gone by without a confirmed heartbeat, because another node may take
-// over.
+// does not wait for the removal. The managers replace the task, here or on another node. If there
+// has been no session with a manager for 10 s, the loop itself starts the container of the same
+// task again, as the restart policy says. Single-writer tasks are an exception: the loop stops them
+// when three quarters of the node's lease have passed without a confirmed heartbeat, because
+// another node may take over.
 //
 // RUNNING means healthy. A task that becomes unhealthy is first reported as RUNNING and not ready,
 // so that it leaves the load balancers. Then the loop stops it, and it ends as FAILED.
@@ -26,11 +25,11 @@
 //
 // # When the daemon restarts
 //
-// Containers run on without the daemon. Run watches those of RUNNING and STARTING tasks again, at
-// once and without a manager. Tasks that had not been started wait for the managers' first complete
-// set of assignments: another node may have their slot by now. After that set, or after 10 s
-// without a manager, the loops report the containers that ended meanwhile, and after that set Run
-// removes the containers that belong to no task. See adopt.go.
+// Containers run on without the daemon. Run watches the containers of RUNNING and STARTING tasks
+// again, without waiting for a manager. Tasks that had not been started wait for the managers'
+// first complete set of assignments, because another node may have their slots by now. After that
+// set, or after 10 s without a manager, the loops report the containers that ended while no daemon
+// ran. Only after that set does Run remove the containers that belong to no task. See adopt.go.
 //
 // # When the host goes down
 //
@@ -42,7 +41,7 @@
 // Package worker calls Run, Assign and Depart. Package storage asks which containers and images are
 // needed, and calls Remove for containers without a task. A task has one goroutine while there is
 // something to do, and further ones while it is probed; a task that waits to be started or has
-// ended has none. Creating, starting and removing containers take one of Config.Slots slots, each
-// in its own goroutine. Run waits for the loops. It does not wait for a call that hangs in the
+// ended has none. Creating, starting and removing containers take one of Config.Starts permits,
+// each in its own goroutine. Run waits for the loops. It does not wait for a call that hangs in the
 // kernel after its context has ended: that goroutine ends when the call does.
 package tasks

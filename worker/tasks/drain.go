@@ -2,6 +2,7 @@ package tasks
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"swarm/internal/pause"
@@ -11,53 +12,67 @@ import (
 )
 
 const (
-	// drainTimeout bounds the wait for the managers to want the task's end.
+	// drainTimeout bounds the wait of awaitDesiredStop.
 	drainTimeout = 10 * time.Second
 	// drainGrace covers clients that resolved the task's address, or chose the task, just before it
 	// left their node's load balancer.
 	drainGrace = 200 * time.Millisecond
 )
 
-// drain waits until the other nodes send new connections to other tasks, before this one is told to
-// stop. So clients that use the service's address or name lose no request when a service is updated
-// or scaled down. It returns at once if the task is not ready, if no clients come from other nodes,
-// and if the whole service is removed.
+// drain waits until the other nodes send new connections to other tasks of the service. The caller
+// then stops this task. So clients that use the service's address or name lose no request when a
+// service is updated or scaled down. drain does not wait in any of three cases: the task is not
+// ready, other nodes cannot send connections to it, or the service will have no other task.
 func (t *taskLoop) drain(ctx context.Context) {
 	t.mu.Lock()
-	ready, served := t.status.GetReady(), len(t.attached.Nameservers) > 0
-	desired, elsewhere := t.task.GetDesiredState(), t.departing
-	service := t.task.GetServiceId()
+	ready := t.status.GetReady()
 	t.mu.Unlock()
-	switch desired {
-	case swarmv1.TaskState_SHUTDOWN:
-		elsewhere = true
-	case swarmv1.TaskState_REMOVE: // A service that is removed has no other task to send them to.
-		elsewhere = elsewhere || t.r.deps.Objects.Get(swarmv1.AssignmentRef_ROUTING, service) != nil
+	if !ready || !t.isRemotelyUsed() || !t.hasOtherBackends() {
+		return
 	}
-	for _, p := range t.revision.GetSpec().GetEndpointSpec().GetPorts() {
-		served = served || publish.ByMesh(p)
-	}
-	if ready && served && elsewhere {
-		t.awaitStop(ctx)
-		t.r.deps.Managers.AwaitProgrammed(ctx, t.id)
-		_ = pause.For(ctx, drainGrace)
-	}
+	t.awaitDesiredStop(ctx)
+	t.r.deps.Managers.AwaitProgrammed(ctx, t.id)
+	_ = pause.For(ctx, drainGrace)
 }
 
-// awaitStop waits until the managers want the task's end, for drainTimeout at most. They do not yet
-// if the loop stops the task because the host goes down.
-func (t *taskLoop) awaitStop(ctx context.Context) {
+// isRemotelyUsed reports whether other nodes send connections to the task: over an overlay network,
+// or from a port that the routing mesh publishes.
+func (t *taskLoop) isRemotelyUsed() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.attached.OnOverlay() || slices.ContainsFunc(t.revision.GetSpec().GetEndpointSpec().GetPorts(), publish.ByMesh)
+}
+
+// hasOtherBackends reports whether the service has, or will have, other tasks that can take the
+// connections of this task.
+func (t *taskLoop) hasOtherBackends() bool {
+	t.mu.Lock()
+	desired, departing, service := t.task.GetDesiredState(), t.departing, t.task.GetServiceId()
+	t.mu.Unlock()
+	switch {
+	case departing, desired == swarmv1.TaskState_SHUTDOWN: // The managers stop single tasks so, and the service remains.
+		return true
+	case desired == swarmv1.TaskState_REMOVE: // Without a routing, the whole service is removed.
+		return t.r.deps.Objects.Get(swarmv1.AssignmentRef_ROUTING, service) != nil
+	}
+	return false
+}
+
+// awaitDesiredStop waits until the managers have told the task to stop or do not assign it any
+// more, for drainTimeout at most. It has to wait only when the host goes down: then the loop stops
+// the task before the managers do.
+func (t *taskLoop) awaitDesiredStop(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
 	defer cancel()
 	for {
 		t.mu.Lock()
-		ends, heard := t.unassigned || task.Stops(t.task.GetDesiredState()), t.changed.Changed()
+		told, changed := t.unassigned || task.Stops(t.task.GetDesiredState()), t.changed.Changed()
 		t.mu.Unlock()
-		if ends {
+		if told {
 			return
 		}
 		select {
-		case <-heard:
+		case <-changed:
 		case <-ctx.Done():
 			return
 		}

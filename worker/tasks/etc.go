@@ -28,8 +28,9 @@ type etc struct {
 	host     bool // in the host's network namespace
 }
 
-// resolvConf returns the container's resolv.conf. The service's DNS configuration comes before the
-// host's. If the network has a name server, it is the only one: it asks the service's own servers.
+// resolvConf returns the container's resolv.conf. The service's DNS configuration replaces the
+// host's. On an overlay network the overlay's name server is the only one; for other names it asks
+// the servers that the service names.
 func (e etc) resolvConf() string {
 	r := readResolvConf(hostResolvConf)
 	if !e.host {
@@ -40,11 +41,11 @@ func (e etc) resolvConf() string {
 			}
 		}
 	}
-	if len(e.attached.Nameservers) > 0 {
+	if e.attached.OnOverlay() {
 		r.servers = e.attached.Nameservers
 	}
 	if dns := e.spec.GetDnsConfig(); dns != nil {
-		if len(dns.Nameservers) > 0 && len(e.attached.Nameservers) == 0 {
+		if len(dns.Nameservers) > 0 && !e.attached.OnOverlay() {
 			r.servers = dns.Nameservers
 		}
 		if len(dns.Search) > 0 {
@@ -54,7 +55,7 @@ func (e etc) resolvConf() string {
 			r.options = dns.Options
 		}
 	}
-	if _, set := ndots(r.options); !set && len(e.attached.Nameservers) > 0 {
+	if _, set := ndots(r.options); !set && e.attached.OnOverlay() {
 		// A service's name must be looked up as it is first. With a search domain appended, the
 		// query would leave the cluster, and a host elsewhere may have that name.
 		r.options = append(slices.Clip(r.options), "ndots:0")
@@ -90,9 +91,9 @@ func ndots(options []string) (int, bool) {
 func (e etc) hosts() string {
 	var b strings.Builder
 	if e.host {
-		if own, err := os.ReadFile(hostHosts); err == nil {
-			b.Write(own)
-			if len(own) > 0 && own[len(own)-1] != '\n' {
+		if text, err := os.ReadFile(hostHosts); err == nil {
+			b.Write(text)
+			if len(text) > 0 && text[len(text)-1] != '\n' {
 				b.WriteByte('\n')
 			}
 		}

@@ -67,7 +67,8 @@ func (r *Runner) gather(t *swarmv1.Task) (*inputs, error) {
 	return &inputs{task: t, revision: rev, attachment: r.attachment(t, rev), files: files}, nil
 }
 
-// network returns an assigned network, or one of those that every node has; nil: neither.
+// network returns an assigned network, or one of the three networks that every node has (host,
+// none, bridge). It returns nil for any other id.
 func (r *Runner) network(id string) *swarmv1.Network {
 	if n := r.deps.Objects.Get(swarmv1.AssignmentRef_NETWORK, id).GetNetwork(); n != nil {
 		return n
@@ -143,6 +144,7 @@ func version(all []*swarmv1.DataVersion, number uint64) ([]byte, error) {
 	return found.Data, nil
 }
 
+// file returns a secret or config as a file. name, dir and mode replace what target does not set.
 func file(target *swarmv1.FileTarget, name, dir string, mode uint32, data []byte) engine.File {
 	f := engine.File{Path: target.GetName(), Data: data, UID: target.GetUid(), GID: target.GetGid(), Mode: target.GetMode() & 0o7777}
 	if f.Path == "" {
@@ -157,8 +159,9 @@ func file(target *swarmv1.FileTarget, name, dir string, mode uint32, data []byte
 	return f
 }
 
-// container returns the container for the runtime, after it has written the task's files.
-func (r *Runner) container(in *inputs, attached engine.Attached) (engine.Container, error) {
+// containerOf writes the small files of the task, makes the folder for its log, and returns the
+// container for Runtime.Prepare.
+func (r *Runner) containerOf(in *inputs, attached engine.Attached) (engine.Container, error) {
 	c := engine.Container{
 		Task: in.task, Revision: in.revision, Netns: attached.Netns, Files: in.files, CgroupParent: r.cfg.CgroupParent,
 		Node: engine.NodeInfo{ID: r.cfg.NodeID, Hostname: r.deps.Hostname(), OS: r.cfg.OS, Arch: r.cfg.Arch},

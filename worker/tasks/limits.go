@@ -12,9 +12,9 @@ import (
 	"swarm/worker/retry"
 )
 
-// applyLimits gives the running container the limits of its task's revision. A task moves to
-// another revision only if the two differ in nothing but limits. A daemon that adopted the
-// container does not know which limits it has, and therefore sets them once.
+// applyLimits gives the running container the limits of its task's revision. Managers move a task
+// to another revision only if the two revisions differ in limits alone. A daemon that adopted the
+// container does not know the container's limits, and therefore sets them once.
 func (t *taskLoop) applyLimits(ctx context.Context) {
 	rev := t.r.deps.Objects.Revision(t.now())
 	if rev == nil || t.revision.GetNumber() == rev.GetNumber() {
@@ -39,7 +39,8 @@ func (t *taskLoop) applyLimits(ctx context.Context) {
 	}
 }
 
-// limitsApplied notes that the container has the limits of rev, and withdraws an earlier refusal.
+// limitsApplied records that the container has the limits of rev. It removes an earlier refusal
+// from the status.
 func (t *taskLoop) limitsApplied(rev *swarmv1.Revision) {
 	t.revision = rev
 	t.mu.Lock()
@@ -60,7 +61,8 @@ func (t *taskLoop) limitsRefused(rev *swarmv1.Revision, err error) {
 	t.setRefused(rev.GetNumber(), fmt.Sprintf("limits could not be changed while it runs, so it is replaced: %v", err))
 }
 
-// setRefused reports the revision whose limits were refused, and why; 0 and an empty text: none.
+// setRefused reports the number of the revision whose limits were refused, and the reason. 0 and an
+// empty text mean that none was refused.
 func (t *taskLoop) setRefused(revision uint64, text string) {
 	t.mu.Lock()
 	s := t.status.CloneVT()

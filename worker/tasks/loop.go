@@ -22,7 +22,7 @@ type taskLoop struct {
 	mu         sync.Mutex // guards what follows; never held across I/O
 	task       *swarmv1.Task
 	unassigned bool             // the managers do not assign the task any more
-	departing  bool             // the host goes down
+	departing  bool             // the host goes down, so the task stops before the managers ask for it
 	changed    broadcast.Signal // sent when the managers change the task
 	status     *swarmv1.TaskStatus
 	action     task.Action
@@ -30,7 +30,7 @@ type taskLoop struct {
 	ended      chan struct{}      // closed when the goroutine has ended; nil before the first one
 	interrupt  context.CancelFunc // ends the current action
 	cleaned    bool               // nothing of the task is left to remove
-	waiting    bool               // the goroutine begins with the managers' first complete set
+	waiting    bool               // an adopted task that was not started: it waits for the managers' first complete set
 	attached   engine.Attached
 
 	// Only the goroutine uses these.
@@ -69,12 +69,13 @@ func (t *taskLoop) desiredLocked() swarmv1.TaskState {
 	return t.task.DesiredState
 }
 
-// want takes over what the managers assign now; nil: they do not assign the task any more.
-func (t *taskLoop) want(now *swarmv1.Task) {
+// setAssigned replaces the task by the one that the managers assign now. Nil means that they do not
+// assign the task any more.
+func (t *taskLoop) setAssigned(assigned *swarmv1.Task) {
 	t.change(func() {
-		t.unassigned = now == nil
-		if now != nil {
-			t.task = now
+		t.unassigned = assigned == nil
+		if assigned != nil {
+			t.task = assigned
 		}
 		t.changed.Broadcast()
 	})
@@ -82,17 +83,17 @@ func (t *taskLoop) want(now *swarmv1.Task) {
 
 // change calls edit, which changes the desired state or the revision of the task, and starts the
 // goroutine if there is something to do. A stop interrupts the current action, and a new revision,
-// which differs in limits only, interrupts the watch of a running container. The next step sees
-// every other change.
+// which differs in limits only, interrupts the probes and the watch of a running container. The
+// next step sees every other change.
 func (t *taskLoop) change(edit func()) {
 	t.mu.Lock()
-	stopped, revision := task.Stops(t.desiredLocked()), t.task.Revision
+	stopped, revision := task.Stops(t.desiredLocked()), t.task.Revision // before the edit
 	edit()
 	stops := task.Stops(t.desiredLocked())
 	if t.busy {
-		ending := t.action == task.Stop || t.action == task.Clean // a stop would lead to the same action
+		stopping := t.action == task.Stop || t.action == task.Clean // after an interrupt, the table would choose the same action again
 		limits := t.task.Revision != revision && (t.action == task.Watch || t.action == task.Probe)
-		if stops && !stopped && !ending || limits {
+		if stops && !stopped && !stopping || limits {
 			t.interrupt()
 		}
 		t.mu.Unlock()
@@ -115,18 +116,19 @@ func (t *taskLoop) change(edit func()) {
 	t.mu.Unlock()
 }
 
-// beginLocked starts the goroutine if it does not exist.
+// beginLocked starts the goroutine, unless it exists already or Run of the Runner has ended.
 func (t *taskLoop) beginLocked() {
 	if t.busy {
 		return
 	}
 	t.interrupt = func() {}
-	if t.busy = t.r.begin(t); t.busy {
+	t.busy = t.r.begin(t)
+	if t.busy {
 		t.ended = make(chan struct{})
 	}
 }
 
-// endLocked notes that the goroutine ends.
+// endLocked records that the goroutine ends.
 func (t *taskLoop) endLocked() {
 	t.busy = false
 	close(t.ended)
@@ -150,8 +152,9 @@ func (t *taskLoop) run(ctx context.Context) {
 	t.mu.Unlock()
 }
 
-// step takes the outcome of the last action, moves the task to its next state, reports it, and
-// returns the next action. cancel interrupts that action. After Rest the goroutine must end.
+// step passes the outcome of the last action to the table, moves the task to its next state,
+// reports the state, and returns the next action. cancel interrupts the next action. After Rest the
+// goroutine must end.
 func (t *taskLoop) step(out outcome, cancel context.CancelFunc) task.Action {
 	t.mu.Lock()
 	was := t.status.State
@@ -167,12 +170,11 @@ func (t *taskLoop) step(out outcome, cancel context.CancelFunc) task.Action {
 	if out.event == task.Cleaned {
 		t.cleaned = true
 	}
-	forget := false
-	if action == task.Rest {
-		t.endLocked()
-		forget = t.cleaned && t.unassigned && task.Terminal(state)
-	}
 	rests := action == task.Rest
+	if rests {
+		t.endLocked()
+	}
+	forget := rests && t.cleaned && t.unassigned && task.Terminal(state)
 	t.mu.Unlock()
 
 	if out.event == task.Cleaned {

@@ -11,9 +11,9 @@ import (
 	"swarm/worker/engine"
 )
 
-// restart starts an ended container again when no manager can replace the task. It returns false if
-// the end is to be reported instead: the restart policy forbids a restart, a manager is in contact,
-// or the container could not be started.
+// restart starts a container that has ended again, because no manager can replace the task. It
+// returns false if the caller must report the end instead: the restart policy forbids a restart,
+// there is a session with a manager, or the container could not be started.
 func (t *taskLoop) restart(ctx context.Context, exit engine.Exit) bool {
 	policy := t.revision.GetSpec().GetTaskTemplate().GetRestartPolicy()
 	failed := exit.Code != 0 || exit.CodeUnknown
@@ -35,13 +35,13 @@ func (t *taskLoop) restart(ctx context.Context, exit engine.Exit) bool {
 	t.restarts++
 	t.r.deps.Log.Info("no manager is reachable: starting the task again", "task", t.id, "err", describeExit(exit))
 	err := t.untilAnswered(ctx, "remove container", func() error {
-		return t.r.slot(ctx, func() error { return t.r.deps.Runtime.Remove(ctx, t.id) })
+		return t.r.withPermit(ctx, func() error { return t.r.deps.Runtime.Remove(ctx, t.id) })
 	})
 	if err != nil {
 		return false
 	}
 	t.prober, t.proberKnown = nil, false
-	if err := t.prepared(ctx); err != nil {
+	if err := t.createContainer(ctx); err != nil {
 		return false
 	}
 	out := t.start(ctx)

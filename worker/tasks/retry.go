@@ -26,8 +26,9 @@ func (t *taskLoop) withRetries(ctx context.Context, what string, do func() error
 	}
 }
 
-// awayReported is after how many calls in a row without an answer the task's status says so. A
-// runtime that was killed is back after two or three.
+// awayReported is the number of calls without an answer, in a row, after which the task's status
+// says that the runtime does not answer. A runtime that was killed answers again after two or
+// three.
 const awayReported = 5
 
 // untilAnswered repeats a call to the runtime while the runtime does not answer, because its

@@ -14,20 +14,20 @@ import (
 	"swarm/worker/state"
 )
 
-// Config is what a Runner knows of its node.
+// Config describes the node to a Runner.
 type Config struct {
 	// NodeID, OS and Arch are for templates and for the containers.
 	NodeID, OS, Arch string
-	// Hostname is the host's own name, for containers in the host's network namespace.
+	// Hostname is the name of the host, for containers in the host's network namespace.
 	Hostname string
 	// Dir is the folder of the tasks' small files: resolv.conf, hosts and hostname. It must exist,
 	// and should be in memory.
 	Dir string
 	// CgroupParent is the cgroup under which the runtime puts the containers.
 	CgroupParent string
-	// Slots is how many containers are created, started or removed at the same time. It must be at
+	// Starts is how many containers are created, started or removed at the same time. It must be at
 	// least 1.
-	Slots int
+	Starts int
 }
 
 // Images fetches the images of tasks.
@@ -48,7 +48,7 @@ type Deps struct {
 	Objects  *assignment.Set
 	State    *state.DB
 	Managers *session.Client
-	// LeasePath is the file that ends the lease of single-writer tasks; see package lease.
+	// LeasePath is the file with the end of the node's lease; see package lease.
 	LeasePath string
 	// Hostname returns the node's name in the cluster.
 	Hostname func() string
@@ -56,20 +56,22 @@ type Deps struct {
 
 // Runner runs the tasks of a node. Its methods may be called concurrently.
 type Runner struct {
-	cfg   Config
-	deps  Deps
-	slots chan struct{} // a token for each container that is being created, started or removed
+	cfg     Config
+	deps    Deps
+	permits chan struct{} // a token for each container that is being created, started or removed
 
 	mu    sync.Mutex // guards tasks and ctx
 	tasks map[string]*taskLoop
-	ctx   context.Context // of Run, for loops that begin later; nil while Run does not run
+	// ctx is the context of Run; nil while Run does not run. It is kept because a loop begins in
+	// calls of Assign and Depart, often and at any time, but must end with Run.
+	ctx context.Context
 
 	loops sync.WaitGroup // the loops that run
 }
 
 // New returns a Runner without tasks. It does nothing before Run.
 func New(cfg Config, deps Deps) *Runner {
-	return &Runner{cfg: cfg, deps: deps, slots: make(chan struct{}, cfg.Slots), tasks: map[string]*taskLoop{}}
+	return &Runner{cfg: cfg, deps: deps, permits: make(chan struct{}, cfg.Starts), tasks: map[string]*taskLoop{}}
 }
 
 // Run adopts the tasks that an earlier process left, calls adopted, and runs tasks until ctx ends.
@@ -89,7 +91,7 @@ func (r *Runner) Run(ctx context.Context, saved *state.Saved, adopted func()) er
 		return err
 	}
 	adopted()
-	r.sweep(ctx)
+	r.afterFirstSet(ctx)
 	<-ctx.Done()
 	return nil
 }
@@ -106,7 +108,7 @@ func (r *Runner) Assign(id string, t *swarmv1.Task) {
 	}
 	r.mu.Unlock()
 	if loop != nil {
-		loop.want(t)
+		loop.setAssigned(t)
 	}
 }
 
@@ -174,7 +176,8 @@ func (r *Runner) Summaries() []Summary {
 	return out
 }
 
-// Has reports whether the node has the task: it is assigned, or not wholly removed.
+// Has reports whether the node has the task: the task is assigned, or a part of it is still to be
+// removed.
 func (r *Runner) Has(taskID string) bool { return r.task(taskID) != nil }
 
 // IsLive reports whether the node has the task and the task may have a container, now or later.

@@ -10,8 +10,8 @@ import (
 	"swarm/worker/engine"
 )
 
-// urgent reports whether managers act on a status, or a user should see it at once. rests says that
-// the task's loop has nothing more to do.
+// urgent reports whether a status must be sent without delay, because managers act on it or a user
+// waits for it. rests says that the task's loop has nothing more to do.
 func urgent(s *swarmv1.TaskStatus, rests bool) bool {
 	return s.State >= swarmv1.TaskState_RUNNING || s.Err != "" || rests
 }
@@ -76,8 +76,8 @@ func (t *taskLoop) compose(state swarmv1.TaskState, out outcome) *swarmv1.TaskSt
 	return s
 }
 
-// setErr reports what keeps the task in its state, or with an empty text that nothing does any
-// more.
+// setErr reports why the task does not leave its state. An empty text means that the reason is
+// gone.
 func (t *taskLoop) setErr(text string) {
 	t.mu.Lock()
 	s := t.status.CloneVT()
@@ -105,7 +105,7 @@ func failure(state swarmv1.TaskState, reason string, out outcome) string {
 	}
 }
 
-// localAddresses returns the addresses of the task on the network of its own node.
+// localAddresses returns the addresses of the task on the local network of this node.
 func localAddresses(a engine.Attached) []string {
 	if a.Local == nil {
 		return a.Addresses

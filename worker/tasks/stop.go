@@ -45,7 +45,7 @@ func (t *taskLoop) clean(ctx context.Context) outcome {
 // Remove removes a task's container, network attachment and files, but not its log. It is
 // idempotent and needs no loop: storage calls it for containers that belong to no task.
 func (r *Runner) Remove(ctx context.Context, id string) error {
-	if err := r.slot(ctx, func() error { return r.deps.Runtime.Remove(ctx, id) }); err != nil {
+	if err := r.withPermit(ctx, func() error { return r.deps.Runtime.Remove(ctx, id) }); err != nil {
 		return fmt.Errorf("remove container of task %s: %w", id, err)
 	}
 	if err := r.deps.Network.Detach(ctx, id); err != nil {

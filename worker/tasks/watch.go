@@ -26,9 +26,9 @@ func (t *taskLoop) healthProber(ctx context.Context) *health.Prober {
 	if rev == nil { // The revision of the container's limits is not known yet.
 		rev = t.r.deps.Objects.Revision(t.now())
 	}
-	own := assignment.ContainerSpec(rev).GetHealthcheck()
+	service := assignment.ContainerSpec(rev).GetHealthcheck()
 	var image engine.ImageDefaults
-	if len(own.GetTest()) == 0 || health.Enabled(own) {
+	if len(service.GetTest()) == 0 || health.Enabled(service) {
 		err := t.untilAnswered(ctx, "read the image's health check", func() (err error) {
 			image, err = t.r.deps.Runtime.ImageDefaults(ctx, t.id)
 			return err
@@ -41,7 +41,7 @@ func (t *taskLoop) healthProber(ctx context.Context) *health.Prober {
 		}
 	}
 	t.proberKnown = true
-	check := health.Merge(own, image.Healthcheck)
+	check := health.Merge(service, image.Healthcheck)
 	if !health.Enabled(check) {
 		return nil
 	}
@@ -58,8 +58,8 @@ func (t *taskLoop) healthProber(ctx context.Context) *health.Prober {
 	return t.prober
 }
 
-// check watches a task beside the wait for its container. It blocks until it has an outcome, or
-// until ctx ends.
+// check watches a task while its loop waits for the container. It blocks until it has an outcome,
+// or until ctx ends.
 type check func(ctx context.Context) outcome
 
 // probe waits until the container is healthy, or has ended.
@@ -77,8 +77,8 @@ func (t *taskLoop) probe(ctx context.Context) outcome {
 	}))
 }
 
-// watch waits until the container ends or is unhealthy. Out of contact with every manager it starts
-// an ended container again, where the managers would have replaced the task.
+// watch waits until the container ends or is unhealthy. If the container has ended and no manager
+// is in contact, watch starts the container again, because no manager can replace the task.
 func (t *taskLoop) watch(ctx context.Context) outcome {
 	for {
 		t.applyLimits(ctx)
@@ -95,9 +95,10 @@ func (t *taskLoop) watch(ctx context.Context) outcome {
 	}
 }
 
-// leaseCheck returns the check that stops a single-writer task before the lease of its node runs
-// out; none for other tasks. The task has the last quarter of the lease to stop by itself. When the
-// lease has run out, the shim kills the container, even if this daemon is gone.
+// leaseCheck returns a check that ends when the last quarter of the node's lease begins, which
+// makes the loop stop a single-writer task. It returns none for other tasks. The task has that
+// quarter to stop by itself. When the lease has run out, the shim kills the container, even if this
+// daemon is gone.
 func (t *taskLoop) leaseCheck() []check {
 	if !t.revision.GetSpec().GetSingleWriter() {
 		return nil
@@ -107,8 +108,8 @@ func (t *taskLoop) leaseCheck() []check {
 	}}
 }
 
-// waitOrCheck waits for the container's end or for the first outcome of a check. The end of the
-// container comes first if there are both.
+// waitOrCheck waits for the container's end or for the first outcome of a check. If both have
+// happened, it returns the container's end.
 func (t *taskLoop) waitOrCheck(ctx context.Context, checks []check) outcome {
 	if len(checks) == 0 {
 		return t.wait(ctx)
@@ -140,9 +141,9 @@ func (t *taskLoop) waitOrCheck(ctx context.Context, checks []check) outcome {
 	}
 }
 
-// wait waits for the container's end, and then until the managers have said what they want of the
-// task. A daemon that was killed may have stopped the container without writing down that it was
-// asked to, and such an end is not a failure.
+// wait waits for the container's end, and then for the managers' first complete set of assignments.
+// An earlier daemon may have stopped the container at the managers' wish and been killed before it
+// wrote that down. Then the assignments say that the task stops, and the end is not a failure.
 func (t *taskLoop) wait(ctx context.Context) outcome {
 	for try := 0; ; try++ {
 		exit, err := t.r.deps.Runtime.Wait(ctx, t.id)

@@ -11,7 +11,8 @@ import (
 	"swarm/internal/pause"
 )
 
-// limitBurst is the time whose bytes may be sent at once after a pause.
+// limitBurst bounds the bytes that may be sent without waiting after a silence: as many as rate
+// allows in this time.
 const limitBurst = 100 * time.Millisecond
 
 // limiter bounds how many bytes a second are sent to all other nodes together.
@@ -19,7 +20,7 @@ type limiter struct {
 	rate int64 // bytes a second; 0: any number
 
 	mu   sync.Mutex // guards free
-	free time.Time  // when all bytes so far have had the time that rate gives them
+	free time.Time  // when all bytes of earlier calls would have been sent at exactly this rate
 }
 
 // wait returns when n further bytes may be sent, or with the error of ctx.

@@ -21,11 +21,12 @@ const (
 	// relaySize is the size in bytes from which a blob is large. Sending a smaller blob costs less
 	// than a redirect.
 	relaySize = 1 << 20
-	// relayMemory is how long nodes are redirected to a node that got a blob. After a longer time
-	// that node may have left.
+	// relayMemory is how long this node redirects requests for a blob to the nodes that have
+	// received it. After a longer time those nodes may have left the cluster.
 	relayMemory = time.Minute
-	// relayTimeout bounds the wait for a blob that is on its way. It also ends a wait of two nodes
-	// for each other, which happens when two holders fail in the middle of their transfers.
+	// relayTimeout bounds the wait of a request for a blob that is on its way to this node. It also
+	// resolves a deadlock: if two nodes that have the blob fail during their transfers, two other
+	// nodes may wait for each other.
 	relayTimeout = 2 * time.Minute
 	// relayBeat is how often a waiting node gets a sign of life. It is shorter than answerTimeout.
 	relayBeat = time.Second
@@ -66,8 +67,9 @@ type branching struct {
 	used   time.Time
 }
 
-// place decides which node serves a caller: elsewhere, or this node if elsewhere is empty. This
-// node then calls done at the end of the transfer, and says whether the caller got the whole blob.
+// place decides which node serves a caller: the node elsewhere, or this node if elsewhere is empty.
+// In the second case the server calls done at the end of the transfer, with whole set if the caller
+// got the whole blob.
 func (r *relay) place(digest, caller string, now time.Time) (elsewhere string, done func(now time.Time, whole bool)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -119,8 +121,8 @@ type arrival struct {
 	here bool
 }
 
-// Expect notes the blobs that a pull fetches. The pull calls landed for each blob that is complete,
-// and end when it has ended.
+// Expect tells the server which blobs a pull fetches. The pull calls landed for each blob that is
+// complete, and end when the pull has ended.
 func (s *Server) Expect(blobs []ocispec.Descriptor) (end func(), landed func(digest string)) {
 	return s.arrivals.begin(blobs)
 }
@@ -137,7 +139,7 @@ func (a *arrivals) begin(children []ocispec.Descriptor) (end func(), landed func
 	}
 	for _, c := range children {
 		d := c.Digest.String()
-		if a.byBlob[d] == nil { // Otherwise another pull fetches it.
+		if a.byBlob[d] == nil { // If there is an arrival, another pull fetches the blob.
 			own[d] = &arrival{Blob: survey.Blob{Size: c.Size, MediaType: c.MediaType}, done: make(chan struct{})}
 			a.byBlob[d] = own[d]
 		}

@@ -3,10 +3,10 @@
 // Package peer moves the blobs of images between nodes: Server sends them, Client fetches them.
 //
 // It owns the protocol between the two, a part of the registry protocol with redirects: a large
-// blob spreads over the cluster like a tree, so that the node that has it first sends it twice, not
-// once for each node. It owns the limits of what other nodes may cost this one. It refuses to
-// authenticate other nodes, which the transport has done, and to verify content, which the caller
-// does by its digest. Package image calls it. It runs no goroutine.
+// blob spreads over the cluster like a tree, so that the first node that has the blob sends it
+// twice, not once for each node. It limits how much bandwidth, memory and time other nodes may cost
+// this node. It does not authenticate other nodes, because the transport does, and it does not
+// verify content: the caller does, by the digest. Package image calls it. It runs no goroutine.
 package peer
 
 import (
@@ -27,7 +27,8 @@ import (
 
 // Config is data.
 type Config struct {
-	// Bandwidth is how many bytes a second go to other nodes at most, all together; 0: any number.
+	// Bandwidth is how many bytes a second this node sends to all other nodes together, at most. 0:
+	// there is no limit.
 	Bandwidth int64
 }
 
@@ -130,9 +131,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, digest string) {
 }
 
 const (
-	// takeTimeout is how long a node may take to read a blob, in addition to the time that the
-	// bytes take at takeRate, before its connection is closed. A node that reads nothing, or
-	// little, would hold the connection, its goroutine and its buffers without end.
+	// takeTimeout is how long a node may take to receive a blob, in addition to the time that its
+	// bytes take at takeRate. Then the connection is closed, because a node that reads nothing, or
+	// little, would hold the connection, its goroutine and its buffers for ever.
 	takeTimeout = 30 * time.Second
 	// takeRate is in bytes a second. A slower node gets the blob from another source.
 	takeRate = 16 << 10
@@ -177,8 +178,8 @@ type moving struct {
 	io.ReadSeeker
 	to    http.ResponseWriter
 	bytes int
-	taken time.Duration // the time that the node took for all pieces but the last
-	since time.Time     // when the last piece was read
+	taken time.Duration // the time that the other node took for all pieces except the last
+	since time.Time     // when the last piece was read from the blob
 }
 
 func (m *moving) Read(p []byte) (int, error) {

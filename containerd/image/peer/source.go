@@ -4,7 +4,6 @@ package peer
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -27,11 +26,11 @@ const (
 	// asked again after all other sources, and then without this limit, because the network may be
 	// slow.
 	nodeRate = 256 << 10
-	// deferredFor is how long a node that was slow, or sent wrong content, comes after other
+	// deferredFor is how long a node that was slow, or sent wrong content, is asked after all other
 	// sources.
 	deferredFor = 5 * time.Minute
-	// answerTimeout is how long a node may take to begin its answer: it has the blob on its disk,
-	// or not at all.
+	// answerTimeout is how long a node may take to begin its answer. It is short, because the node
+	// only has to look at its disk.
 	answerTimeout = 5 * time.Second
 )
 
@@ -76,8 +75,8 @@ type Source struct {
 	client *Client
 
 	mu sync.Mutex // guards direct
-	// direct has the blobs for which the node has redirected this one to another node. True: the
-	// node must serve the blob itself from now on.
+	// direct has the blobs for which the other node has redirected this node to a third one. True:
+	// the other node must serve the blob itself from now on.
 	direct map[digest.Digest]bool
 }
 
@@ -133,7 +132,8 @@ func (n *Source) get(ctx context.Context, kind string, d digest.Digest, offset i
 		u.RawQuery = queryDirect
 	}
 	n.mu.Unlock()
-	// A node that is fetching the blob itself says so, again and again, for relayTimeout at most.
+	// A node that still fetches the blob itself sends a status 102 every relayBeat, for
+	// relayTimeout at most.
 	latest := time.Now().Add(relayTimeout + answerTimeout)
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: func(int, textproto.MIMEHeader) error {
 		watch.Reset(min(answerTimeout, time.Until(latest)))
@@ -166,12 +166,13 @@ func (n *Source) get(ctx context.Context, kind string, d digest.Digest, offset i
 	return nil, fmt.Errorf("it answered %s: %w", resp.Status, errdefs.ErrUnavailable)
 }
 
-// redirecting returns a client that notes when the node redirects the request to another node.
+// redirecting returns an HTTP client that follows redirects to other nodes, and records in direct
+// that the blob was redirected.
 func (n *Source) redirecting(d digest.Digest, watch *watchdog.Body) *http.Client {
 	client := *n.client.http
 	client.CheckRedirect = func(_ *http.Request, via []*http.Request) error {
 		if len(via) > maxHops {
-			return errors.New("sent on from node to node without end")
+			return fmt.Errorf("the request was redirected more than %d times", maxHops)
 		}
 		n.mu.Lock()
 		defer n.mu.Unlock()

@@ -55,9 +55,9 @@ func classOf(status int) error {
 	return errdefs.ErrUnavailable
 }
 
-// PullError says in one line why an image cannot be pulled, and what to do. The caller adds the
-// name of the image. peers says what is known of the image on other nodes. A LocalError is returned
-// as it is; other errors have one of the classes of Class.
+// PullError returns an error with one line of text, which says why an image cannot be pulled, and
+// what to do. The caller adds the name of the image. peers says what is known of the image on other
+// nodes. PullError returns a LocalError as it is. Other results have one of the classes of Class.
 func PullError(ref spec.Image, err error, peers PeerState) error {
 	registry, load := domain(ref.Name), "load it with "+spec.LoadHint(ref.Name)
 	var local *LocalError
@@ -85,11 +85,11 @@ func PullError(ref spec.Image, err error, peers PeerState) error {
 	if errors.As(err, &status) { // It answers, so it may work again soon.
 		load = "check the registry"
 	}
-	return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("no node has it, and registry %s %s: %s", registry, ailment(err), load))
+	return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("no node has it, and registry %s %s: %s", registry, fault(err), load))
 }
 
-// ailment says what is wrong with a registry that did not answer as it should.
-func ailment(err error) string {
+// fault says what is wrong with a registry: it answered with an error, or it could not be asked.
+func fault(err error) string {
 	var status remoteerrors.ErrUnexpectedStatus
 	if errors.As(err, &status) {
 		return "answered " + status.Status
@@ -97,8 +97,8 @@ func ailment(err error) string {
 	return fmt.Sprintf("cannot be asked (%s)", lastCause(err))
 }
 
-// distrust says why this node does not talk to a registry, and what would change that. Errors other
-// than unreachable are written for users already.
+// distrust says why this node does not talk to a registry, and what to do. If err is not of the
+// type unreachable, its text is already a message for users, and distrust returns that text.
 func distrust(registry string, err error) string {
 	var (
 		u         unreachable
@@ -107,7 +107,7 @@ func distrust(registry string, err error) string {
 		record    tls.RecordHeaderError
 	)
 	if !errors.As(err, &u) {
-		return oneLine(err)
+		return OneLine(err)
 	}
 	place := "/etc/swarm/certs.d/" + registry + "/ca.crt"
 	switch {
@@ -121,8 +121,9 @@ func distrust(registry string, err error) string {
 	return fmt.Sprintf("registry %s has a certificate that is not valid (%s): give it another, or run the daemons with --insecure-registry %s", registry, lastCause(u.cause), registry)
 }
 
-// isConfiguration reports whether a further attempt cannot succeed, because the error is a matter
-// of configuration: TLS against plain HTTP, or a certificate that this node does not accept.
+// isConfiguration reports whether a user must change the configuration before a further attempt can
+// succeed: this node speaks TLS and the registry plain HTTP, or this node does not accept the
+// registry's certificate.
 func isConfiguration(err error) bool {
 	var (
 		u      unreachable
@@ -133,11 +134,11 @@ func isConfiguration(err error) bool {
 		strings.Contains(u.cause.Error(), "HTTP response to HTTPS client"))
 }
 
-// lastCause returns the last part of an error's text, as in "dial tcp 192.0.2.1:443: connect:
-// network is unreachable", because a user can act on that alone. It skips a class that Class has
-// added.
+// lastCause returns the part of an error's text after the last colon, for example "network is
+// unreachable" of "dial tcp 192.0.2.1:443: connect: network is unreachable", because only this part
+// helps a user. It ignores the class that Class has added.
 func lastCause(err error) string {
-	text := strings.TrimSuffix(oneLine(err), ": "+errdefs.ErrUnavailable.Error())
+	text := strings.TrimSuffix(OneLine(err), ": "+errdefs.ErrUnavailable.Error())
 	if at := strings.LastIndex(text, ": "); at >= 0 {
 		text = text[at+len(": "):]
 	}
@@ -148,7 +149,7 @@ func lastCause(err error) string {
 type PeerState int
 
 const (
-	// PeersHaveNot says that all nodes that might hold the image were asked, and do not.
+	// PeersHaveNot says that all nodes that might hold the image have answered that they do not.
 	PeersHaveNot PeerState = iota
 	// PeersUnknown says that some nodes could not be asked.
 	PeersUnknown
@@ -156,9 +157,9 @@ const (
 	PeersHave
 )
 
-// PushError says in one line why a registry does not accept an image or a login, and what to do.
-// The caller adds the name of the image. A LocalError is unwrapped; other errors have one of the
-// classes of Class.
+// PushError returns an error with one line of text, which says why a registry does not accept an
+// image or a login, and what to do. The caller adds the name of the image. For a LocalError,
+// PushError returns the error in it. Other results have one of the classes of Class.
 func PushError(ref spec.Image, err error) error {
 	registry := domain(ref.Name)
 	var local *LocalError
@@ -176,7 +177,7 @@ func PushError(ref spec.Image, err error) error {
 	case errdefs.IsNotFound(err), errdefs.IsInvalidArgument(err), errdefs.IsCanceled(err):
 		return err
 	}
-	return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("registry %s %s", registry, ailment(err)))
+	return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("registry %s %s", registry, fault(err)))
 }
 
 // LocalError is a failure of this node, such as a full disk. Another source would not help.
@@ -188,6 +189,7 @@ func (e *LocalError) Error() string { return e.Err.Error() }
 // Unwrap returns Err.
 func (e *LocalError) Unwrap() error { return e.Err }
 
-func oneLine(err error) string {
+// OneLine returns the text of an error with each run of white space replaced by one space.
+func OneLine(err error) string {
 	return strings.Join(strings.Fields(err.Error()), " ")
 }

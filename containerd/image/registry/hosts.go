@@ -22,7 +22,7 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// anyHost is the folder for registries that have no folder of their own.
+// anyHost is the name of the folder for all registries that have no folder with their name.
 const anyHost = "_default"
 
 // idleConns is how many connections to a registry are kept: as many as a pull fetches blobs in
@@ -63,9 +63,9 @@ func (c *Client) configured(host string, credentials func(string) (string, strin
 	}
 	all, err := config.ConfigureHosts(faults.listen(), options)(host)
 	if err = errors.Join(err, faults.err); err != nil {
-		return nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("configuration of registry %s: %s: correct it", host, oneLine(err)))
+		return nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("configuration of registry %s: %s: correct it", host, OneLine(err)))
 	}
-	wrapped := map[*http.Client]bool{} // Hosts without settings of their own share a client.
+	wrapped := map[*http.Client]bool{} // Hosts without settings share one client.
 	for i, h := range all {
 		if !wrapped[h.Client] {
 			wrapped[h.Client] = true
@@ -94,8 +94,8 @@ func (f *faults) Fire(e *logrus.Entry) error {
 	return nil
 }
 
-// hostDir finds a registry's folder. A folder of its own has precedence over one for all
-// registries.
+// hostDir finds the folder for a registry. A folder with the registry's name has precedence over
+// the folder for all registries.
 func hostDir(roots []string, host string) (string, error) {
 	fallback := ""
 	for _, root := range roots {
@@ -116,8 +116,9 @@ func hostDir(roots []string, host string) (string, error) {
 	return fallback, nil
 }
 
-// limitTime sets the time limits of a client, so that a registry that does not answer costs little,
-// and the proxies of the environment. It is called for each client that is made.
+// limitTime sets the time limits of a client, so that a registry that does not answer costs little
+// time. It also makes the client use the proxies of the environment. containerd calls it for each
+// client that it makes.
 func limitTime(client *http.Client) error {
 	t, ok := client.Transport.(*http.Transport)
 	if !ok {
@@ -167,12 +168,13 @@ func (c *Client) insecure(host string) bool {
 	})
 }
 
-// failFast marks errors of connecting as final, because containerd's resolver would try the host
-// five times, and then again with another path. A host that has a successor is not tried again at
-// all. A failFast serves one pull.
+// failFast wraps errors of a connection in unreachable, so that containerd's resolver does not try
+// the host five times, and then again with another path. If the resolver has another host to try,
+// failFast also answers all later requests to a host that has failed with the same error. A
+// failFast serves one pull.
 type failFast struct {
 	next  http.RoundTripper
-	spare bool // another host comes after this one
+	spare bool // the resolver tries another host after this one
 
 	mu   sync.Mutex // guards gone
 	gone map[string]error
@@ -202,8 +204,8 @@ func (f *failFast) RoundTrip(req *http.Request) (*http.Response, error) {
 	return nil, err
 }
 
-// unreachable hides from the resolver that an error was a timeout or an unexpected end, after which
-// it would try again.
+// unreachable hides the type of an error from containerd's resolver, which would try again after a
+// timeout or an unexpected end of the connection.
 type unreachable struct{ cause error }
 
 func (u unreachable) Error() string { return u.cause.Error() }

@@ -36,8 +36,7 @@ func (c *Client) Login(ctx context.Context, registry, auth string) error {
 	if err != nil {
 		return PushError(ref, err)
 	}
-	own := all[len(all)-1] // The mirrors come before it.
-	err = ping(ctx, own)
+	err = ping(ctx, all[len(all)-1]) // The last host is the registry; its mirrors come before it.
 	if errdefs.IsUnauthorized(Class(err)) {
 		return errdefs.ErrUnauthenticated.WithMessage(fmt.Sprintf("registry %s does not take this user name and password", registry))
 	}

@@ -4,10 +4,10 @@
 // checks logins, with the mirrors, certificates and credentials that this node has for each
 // registry.
 //
-// It owns the texts in which users read why a registry does not deliver or accept an image. It
-// refuses registries whose certificates this node does not accept, unless the configuration names
-// them as insecure. Package image, and package transfer below it, call it. It runs no goroutine;
-// every method is bounded by its context and by the package's time limits.
+// It owns the messages that tell users why a registry does not deliver or accept an image. It does
+// not talk to a registry whose certificate this node does not accept, unless the configuration
+// names the registry as insecure. Package image, and package transfer below it, call it. It runs no
+// goroutine. Every method ends with its context or with the package's time limits.
 package registry
 
 import (
@@ -35,8 +35,8 @@ const (
 
 // Config says how registries are reached.
 type Config struct {
-	// Insecure names registries, as HOST[:PORT], or networks of them, as ADDRESS/BITS, whose
-	// certificates are not verified, and which may speak plain HTTP. Registries on localhost need
+	// Insecure names registries, as HOST[:PORT], or networks of registries, as ADDRESS/BITS. Their
+	// certificates are not verified, and they may speak plain HTTP. Registries on localhost need
 	// not be listed.
 	Insecure []string
 	// CertsDirs are folders with a folder for each registry, laid out as containerd's
@@ -69,8 +69,8 @@ func New(cfg Config, deps Deps) *Client {
 	return c
 }
 
-// Pusher returns what pushes the image ref, which has a tag and a digest, to its registry. From the
-// digest the pusher knows which of the manifests the tag is for.
+// Pusher returns containerd's pusher of an image to its registry. ref must have a tag and a digest:
+// the pusher sets the tag for the manifest or index with that digest.
 func (c *Client) Pusher(ctx context.Context, ref spec.Image, given Credentials) (remotes.Pusher, error) {
 	return c.resolver(ref, given).Pusher(ctx, ref.Name+"@"+ref.Digest)
 }
@@ -86,11 +86,11 @@ func (c *Client) resolver(ref spec.Image, given Credentials) remotes.Resolver {
 func (c *Client) secrets(ref spec.Image, given Credentials) func(string) (string, string, error) {
 	registry := domain(ref.Name)
 	return func(host string) (string, string, error) {
-		own, err := docker.DefaultHost(registry)
+		imageHost, err := docker.DefaultHost(registry)
 		if err != nil {
 			return "", "", err
 		}
-		if host == own {
+		if host == imageHost {
 			host = registry
 			if given != (Credentials{}) {
 				user, secret := given.secret()
@@ -108,8 +108,8 @@ func (c *Client) secrets(ref spec.Image, given Credentials) func(string) (string
 	}
 }
 
-// Digest asks the registry which digest a reference has now; if ref has a digest already, whether
-// the registry has it. For the errors, see Class.
+// Digest asks the registry which digest a reference has now. If ref has a digest, Digest returns
+// this digest if the registry has it. For the errors, see Class.
 func (c *Client) Digest(ctx context.Context, ref spec.Image, given Credentials) (string, error) {
 	at := ref.Name
 	if ref.Digest != "" {

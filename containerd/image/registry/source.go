@@ -59,7 +59,7 @@ func (r *Source) Open(ctx context.Context, desc ocispec.Descriptor, offset int64
 	if offset > 0 {
 		seeker, ok := body.(io.Seeker)
 		if !ok {
-			return nil, errors.Join(errors.New("it cannot go on in the middle of a blob"), body.Close())
+			return nil, errors.Join(errors.New("it cannot continue in the middle of a blob"), body.Close())
 		}
 		if _, err := seeker.Seek(offset, io.SeekStart); err != nil {
 			return nil, errors.Join(err, body.Close())

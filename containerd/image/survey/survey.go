@@ -3,9 +3,9 @@
 // Package survey finds out how much of an image a content store holds.
 //
 // It owns the limits on how many manifests, platforms and nested indexes an image may have, and
-// refuses images that exceed them: each node remembers the blobs of its images, and each manager
-// their platforms. It only reads the store. Package image and its subpackages call it. It runs no
-// goroutine.
+// returns ErrInvalidArgument for images that exceed them. The limits are needed because each node
+// keeps the digests of its images' blobs in memory, and each manager their platforms. The package
+// only reads the store. Package image and its subpackages call it. It runs no goroutine.
 package survey
 
 import (
@@ -75,16 +75,17 @@ const (
 	maxListed, maxPlatforms = 1024, 64
 )
 
-// walk adds the blobs that desc leads to. It refuses images that would take long to walk for all
-// later callers: an index that is listed twice, because a few small indexes that list each other
-// many times name billions of manifests, and an index that is nested too deep.
+// walk adds the blobs that desc leads to. It returns ErrInvalidArgument for an index that is listed
+// twice or nested too deep. A few small indexes that list each other many times can name billions
+// of manifests, and each later walk through the image would take very long.
 func (x *Result) walk(ctx context.Context, store content.Store, desc ocispec.Descriptor, depth int) error {
 	if images.IsIndexType(desc.MediaType) {
 		if _, twice := x.Blobs[desc.Digest.String()]; twice || depth > MaxNesting {
 			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("index %s is listed twice, or more than %d levels deep", desc.Digest, MaxNesting))
 		}
 	}
-	if x.listed++; x.listed > maxListed {
+	x.listed++
+	if x.listed > maxListed {
 		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("its indexes list more than %d manifests", maxListed))
 	}
 	children, err := document.Children(ctx, store, desc)
@@ -92,7 +93,7 @@ func (x *Result) walk(ctx context.Context, store content.Store, desc ocispec.Des
 		if x.Missing == "" {
 			x.Missing = desc.Digest.String()
 		}
-		return nil // It is the manifest of a platform that is not here.
+		return nil // This node holds the image without the platform of this manifest.
 	}
 	if err != nil {
 		return err
@@ -132,7 +133,8 @@ func (x *Result) manifest(ctx context.Context, store content.Store, desc ocispec
 	if p.OS == "unknown" { // an attestation
 		return nil
 	}
-	if x.Platforms = append(x.Platforms, p); len(x.Platforms) > maxPlatforms {
+	x.Platforms = append(x.Platforms, p)
+	if len(x.Platforms) > maxPlatforms {
 		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("it is for more than %d platforms", maxPlatforms))
 	}
 	return nil
@@ -142,25 +144,25 @@ func (x *Result) add(desc ocispec.Descriptor) {
 	x.Blobs[desc.Digest.String()] = Blob{MediaType: desc.MediaType, Size: desc.Size}
 }
 
-// PlatformOf returns the platform of a manifest: as its descriptor in the index says, else as its
-// configuration says. It reads the configuration, one of children, in either case, and returns an
-// error if that is not valid. The platform is zero if neither says it.
+// PlatformOf returns the platform of a manifest: the platform in its descriptor desc if there is
+// one, else the platform in its configuration, else the zero Platform. It always reads the
+// configuration, which is one of children, and returns an error if the configuration is not valid.
 func PlatformOf(ctx context.Context, store content.Provider, desc ocispec.Descriptor, children []ocispec.Descriptor) (ocispec.Platform, error) {
-	var own ocispec.Platform
+	var configured ocispec.Platform
 	for _, child := range children {
 		if images.IsConfigType(child.MediaType) {
 			config, err := document.Config(ctx, store, child)
 			if err != nil {
 				return ocispec.Platform{}, err
 			}
-			own = platforms.Normalize(config.Platform)
+			configured = platforms.Normalize(config.Platform)
 			break
 		}
 	}
 	if desc.Platform != nil {
 		return platforms.Normalize(*desc.Platform), nil
 	}
-	return own, nil
+	return configured, nil
 }
 
 // Describe lists platforms for people, as in "linux/amd64, linux/arm64".

@@ -18,7 +18,7 @@ import (
 )
 
 // errCorrupt says that a source delivered content with another digest.
-var errCorrupt = errdefs.ErrDataLoss.WithMessage("the content does not have the digest that it was asked by")
+var errCorrupt = errdefs.ErrDataLoss.WithMessage("the content does not have the requested digest")
 
 // blob fetches one blob, if the store does not have it.
 func (d *Download) blob(ctx context.Context, desc ocispec.Descriptor) error {
@@ -32,9 +32,10 @@ func (d *Download) blob(ctx context.Context, desc ocispec.Descriptor) error {
 			if err == nil || ctx.Err() != nil || errors.As(err, &local) {
 				return err
 			}
-			// The part from an earlier attempt may be wrong, or the node to which the source has
-			// redirected.
-			if !(errors.Is(err, errCorrupt) && resumed) && !askDirectly(src, desc.Digest) {
+			// Try the same source again in two cases: the first part of a corrupt blob came from an
+			// earlier attempt, or the source has redirected this node to a node that failed.
+			tryAgain := errors.Is(err, errCorrupt) && resumed || askDirectly(src, desc.Digest)
+			if !tryAgain {
 				return err
 			}
 		}

@@ -3,10 +3,10 @@
 // Package transfer moves the blobs of one image: Download fetches them into the content store from
 // several sources, Push sends them to a registry.
 //
-// It owns the order in which sources are asked, and the decision when a source is given up. It
-// trusts no source: only content with the digest that was asked for enters the store. It refuses to
-// pin tags, to lease blobs and to record images, which package image does. Package image calls it.
-// Its goroutines are those of one call's parallel transfers, and end before the call returns.
+// It decides in which order it asks the sources, and when it gives a source up. It trusts no
+// source: only content with the requested digest enters the store. Package image calls it, and
+// itself pins tags, leases blobs and records images. A call has goroutines for its parallel
+// transfers, which end before the call returns.
 package transfer
 
 import (
@@ -59,7 +59,7 @@ type Request struct {
 type Deps struct {
 	Log   *slog.Logger
 	Store content.Store
-	// Sources are asked in this order, except for peers that are deferred. They are comparable.
+	// Sources are asked in this order, except that deferred peers come last. They are comparable.
 	Sources []Source
 	// Tell receives reports of progress. It may be nil.
 	Tell func(*swarmv1.ImageProgress)
@@ -81,7 +81,7 @@ type Download struct {
 	mu      sync.Mutex      // guards the fields below
 	dropped map[Source]bool // sources that are not asked again
 	peerHas bool            // a peer has at least a part of the image
-	doubt   bool            // a peer could not be asked, and may have the image
+	unasked bool            // a peer that may have the image could not be asked
 }
 
 // NewDownload returns a download. Nothing is fetched yet.
@@ -116,10 +116,9 @@ func (d *Download) Run(ctx context.Context) (ocispec.Descriptor, error) {
 	if err := d.checkPlatform(ctx, manifest, children); err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	all := children
-	children = d.missing(ctx, all)
+	missing := d.missing(ctx, children)
 	var size int64
-	for _, c := range children {
+	for _, c := range missing {
 		size += c.Size
 	}
 	if size > 0 {
@@ -127,18 +126,18 @@ func (d *Download) Run(ctx context.Context) (ocispec.Descriptor, error) {
 			return ocispec.Descriptor{}, err
 		}
 	}
-	d.board = progress.NewBoard(d.deps.Tell, progress.Downloading, children)
-	for _, c := range all {
+	d.board = progress.NewBoard(d.deps.Tell, progress.Downloading, missing)
+	for _, c := range children {
 		word := progress.Held
-		if slices.ContainsFunc(children, func(m ocispec.Descriptor) bool { return m.Digest == c.Digest }) {
+		if slices.ContainsFunc(missing, func(m ocispec.Descriptor) bool { return m.Digest == c.Digest }) {
 			word = progress.Waiting
 		}
 		d.board.Say(word, c)
 	}
-	landed := d.deps.Expect(children)
+	landed := d.deps.Expect(missing)
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(parallel)
-	for _, c := range children {
+	for _, c := range missing {
 		group.Go(func() error {
 			err := d.blob(ctx, c)
 			if err == nil {
@@ -174,9 +173,9 @@ func (d *Download) root(ctx context.Context) (ocispec.Descriptor, error) {
 	return d.keepRoot(ctx, data)
 }
 
-// askPeers asks nodes for the root, several at once, because a node that is down costs seconds. The
-// first answer ends the search. Nodes that do not have the image are not asked for its blobs. Nil:
-// no node has the image.
+// askPeers asks several nodes for the root at the same time, because a node that is down costs
+// seconds. The first answer ends the search. Run does not ask nodes that do not have the image for
+// its blobs. askPeers returns nil if no node has the image.
 func (d *Download) askPeers(ctx context.Context, want digest.Digest) (data []byte) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -240,8 +239,8 @@ func (d *Download) keepRoot(ctx context.Context, data []byte) (ocispec.Descripto
 	return desc, nil
 }
 
-// mediaTypeOf returns the media type of an index or manifest: as it says itself, which OCI does not
-// require, else as its fields suggest.
+// mediaTypeOf returns the media type of an index or manifest. OCI does not require that the
+// document names its type. If it does not, mediaTypeOf finds the type by the document's fields.
 func mediaTypeOf(data []byte) (string, error) {
 	var doc struct {
 		MediaType string          `json:"mediaType"`
@@ -262,7 +261,7 @@ func mediaTypeOf(data []byte) (string, error) {
 }
 
 // chooseManifest finds the platform's manifest, through the indexes that lead to it. depth is how
-// many indexes led to desc. It is limited, because a registry could go on without end.
+// many indexes led to desc. It is limited, because a registry could deliver ever more indexes.
 func (d *Download) chooseManifest(ctx context.Context, desc ocispec.Descriptor, depth int) (ocispec.Descriptor, error) {
 	if !images.IsIndexType(desc.MediaType) {
 		return desc, nil
@@ -317,8 +316,8 @@ func boolOrder(a, b bool) int {
 	return 1
 }
 
-// document fetches a manifest, an index or a configuration. It refuses one whose descriptor says
-// that it is too large to be read.
+// document fetches a manifest, an index or a configuration. It returns ErrInvalidArgument if the
+// descriptor says that the document is too large to be read.
 func (d *Download) document(ctx context.Context, desc ocispec.Descriptor) error {
 	if err := document.CheckSize(desc); err != nil {
 		return err
@@ -326,7 +325,8 @@ func (d *Download) document(ctx context.Context, desc ocispec.Descriptor) error 
 	return d.blob(ctx, desc)
 }
 
-// checkPlatform refuses a manifest whose configuration is for another platform.
+// checkPlatform returns ErrInvalidArgument if the configuration of a manifest is for another
+// platform.
 func (d *Download) checkPlatform(ctx context.Context, manifest ocispec.Descriptor, children []ocispec.Descriptor) error {
 	for _, c := range children {
 		if images.IsConfigType(c.MediaType) {
@@ -349,7 +349,8 @@ func (d *Download) wrongPlatform(has []ocispec.Platform) error {
 	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("it is not for %s: it is for %s", d.request.PlatformName, survey.Describe(has)))
 }
 
-// missing returns the blobs that the store does not have, each once.
+// missing returns the blobs that the store does not have, each once. It puts the blobs that the
+// store has under the lease of ctx.
 func (d *Download) missing(ctx context.Context, all []ocispec.Descriptor) []ocispec.Descriptor {
 	var out []ocispec.Descriptor
 	seen := map[digest.Digest]bool{}
@@ -358,16 +359,17 @@ func (d *Download) missing(ctx context.Context, all []ocispec.Descriptor) []ocis
 			continue
 		}
 		seen[c.Digest] = true
-		if _, err := d.deps.Store.Info(ctx, c.Digest); err != nil || !d.leased(ctx, c) {
+		_, err := d.deps.Store.Info(ctx, c.Digest)
+		if err != nil || !d.takeOver(ctx, c) {
 			out = append(out, c)
 		}
 	}
 	return out
 }
 
-// leased puts a blob of the store under the lease of ctx, by asking to write it. It returns false
-// if the blob has just been removed.
-func (d *Download) leased(ctx context.Context, desc ocispec.Descriptor) bool {
+// takeOver puts a blob of the store under the lease of ctx: containerd does so when a writer is
+// opened for a blob that exists. It returns false if the blob has just been removed.
+func (d *Download) takeOver(ctx context.Context, desc ocispec.Descriptor) bool {
 	w, err := content.OpenWriter(ctx, d.deps.Store, content.WithRef(remotes.MakeRefKey(ctx, desc)), content.WithDescriptor(desc))
 	if err == nil {
 		_ = w.Close()
@@ -417,8 +419,8 @@ func (d *Download) next(tried map[Source]bool) (fallback Source) {
 	return fallback
 }
 
-// record notes how a source answered: whether peers have the image, and which sources are given
-// up.
+// record evaluates the answer of a source: it updates what is known of the image on peers, and
+// gives a peer up that has failed.
 func (d *Download) record(src Source, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -426,7 +428,7 @@ func (d *Download) record(src Source, err error) {
 	peer, isPeer := src.(Peer)
 	if isPeer {
 		d.peerHas = d.peerHas || err == nil || errors.Is(err, errCorrupt)
-		d.doubt = d.doubt || err != nil && !missing
+		d.unasked = d.unasked || err != nil && !missing
 	}
 	if err == nil || missing || errors.Is(err, context.Canceled) {
 		return
@@ -449,7 +451,7 @@ func (d *Download) Peers() registry.PeerState {
 	switch {
 	case d.peerHas:
 		return registry.PeersHave
-	case d.doubt:
+	case d.unasked:
 		return registry.PeersUnknown
 	}
 	return registry.PeersHaveNot

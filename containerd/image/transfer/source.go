@@ -27,9 +27,9 @@ type Source interface {
 // Peer is another node as a source.
 type Peer interface {
 	Source
-	// Deferred reports whether the node is to be asked after all other sources, and Defer makes it
-	// so.
+	// Deferred reports whether the node is to be asked after all other sources.
 	Deferred() bool
+	// Defer makes Deferred return true for some time.
 	Defer()
 	// AskDirectly reports whether the node has redirected a request for the blob, and makes it
 	// serve the blob itself from now on. It returns true once for each blob.

@@ -27,8 +27,8 @@ import (
 // index. The registry does not receive again what it has already. tell receives reports of
 // progress, and may be nil.
 //
-// The error has one of the classes of registry.Class, or is a registry.LocalError, as for a
-// platform that this node does not hold.
+// The error has one of the classes of registry.Class, or is a registry.LocalError, for example if
+// this node does not hold the blobs of a platform.
 func Push(ctx context.Context, store content.Store, pusher remotes.Pusher, root ocispec.Descriptor, tell func(*swarmv1.ImageProgress)) error {
 	u := &upload{store: store, pusher: pusher, tell: tell}
 	return u.tree(ctx, root)
@@ -95,8 +95,8 @@ func (u *upload) blob(ctx context.Context, desc ocispec.Descriptor) error {
 	return nil
 }
 
-// incomplete explains that this node holds only its own platform of an image, if that is why a blob
-// cannot be read.
+// incomplete returns the error of a blob that cannot be read. If the blob does not exist, the error
+// tells the user that this node holds the image for some platforms only.
 func incomplete(desc ocispec.Descriptor, err error) error {
 	if !errdefs.IsNotFound(err) {
 		return &registry.LocalError{Err: fmt.Errorf("read %s: %w", desc.Digest, err)}

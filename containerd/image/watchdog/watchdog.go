@@ -1,9 +1,9 @@
 //go:build linux
 
-// Package watchdog ends downloads that stall or are too slow, so that a single source cannot hold
-// up the pull of an image without end.
+// Package watchdog ends downloads that stall or are too slow, so that a single source cannot delay
+// the pull of an image for ever.
 //
-// It refuses nothing. Packages registry and peer call it for every blob. It runs no goroutine.
+// Packages registry and peer call it for every blob. It runs no goroutine.
 package watchdog
 
 import (
@@ -17,7 +17,7 @@ import (
 
 const (
 	// Timeout is how long a source may take for the next pieceSize bytes of a body. A source that
-	// delivers single bytes therefore stalls.
+	// delivers single bytes from time to time therefore counts as stalled.
 	Timeout   = 30 * time.Second
 	pieceSize = 16 << 10
 	// credit is the time that a source has in addition to the time that its bytes take at
@@ -27,23 +27,23 @@ const (
 
 // Body is the body of a response. It is read by one goroutine.
 type Body struct {
-	io.ReadCloser // is set when the response is there
-	// Rate is how many bytes a second the source must deliver on average; 0: any rate will do. It
-	// is set before the first Read.
+	io.ReadCloser // set by the caller of Watch when it has the response
+	// Rate is how many bytes a second the source must deliver on average. 0: there is no limit. It
+	// must be set before the first Read.
 	Rate int64
 
 	timer  *time.Timer
 	cancel context.CancelCauseFunc
 	cause  func() error
-	begun  bool          // something was delivered
-	came   int           // bytes since the timer was set
+	begun  bool          // the first bytes were delivered
+	piece  int           // bytes that were delivered since the timer was set
 	all    int64         // bytes that were delivered
-	waited time.Duration // the time that they took
+	waited time.Duration // the time that the reads of all these bytes took
 }
 
 var (
 	// ErrStalled says that a source delivered nothing, or less than pieceSize bytes, for Timeout.
-	ErrStalled = errdefs.ErrUnavailable.WithMessage("nothing comes from it")
+	ErrStalled = errdefs.ErrUnavailable.WithMessage("it delivers nothing")
 	// ErrSlow says that a source delivered less than the demanded rate.
 	ErrSlow = errdefs.ErrUnavailable.WithMessage("it delivers too slowly")
 )
@@ -67,8 +67,9 @@ func (w *Body) Read(p []byte) (int, error) {
 		w.cancel(ErrSlow)
 		return n, ErrSlow
 	}
-	if w.came += n; w.came >= pieceSize || n > 0 && !w.begun {
-		w.begun, w.came = true, 0
+	w.piece += n
+	if w.piece >= pieceSize || n > 0 && !w.begun {
+		w.begun, w.piece = true, 0
 		w.timer.Reset(Timeout)
 	}
 	return n, w.Explain(err)

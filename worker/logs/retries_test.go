@@ -51,9 +51,9 @@ func TestStore_DiskFull(t *testing.T) {
 	}
 	write(t, dir, engine.StdoutFile, strings.Join(want[1:], "\n")+"\n")
 	eventually.True(t, "the store has met the full disk", func() bool {
-		s.late.mu.Lock()
-		defer s.late.mu.Unlock()
-		return len(s.late.journals) > 0
+		s.retry.mu.Lock()
+		defer s.retry.mu.Unlock()
+		return len(s.retry.journals) > 0
 	})
 	var shown []*swarmv1.LogRecord
 	err = s.Read(t.Context(), "t1", nil, func(r *swarmv1.TaskLogsResponse) error {
