@@ -43,7 +43,7 @@ func (r *Runtime) Start(ctx context.Context, taskID string) (engine.Started, err
 	}
 	pid, err := r.start(namespaced(ctx), taskID)
 	if err != nil {
-		return engine.Started{}, fmt.Errorf("start container %s: %w", taskID, engine.Away(err))
+		return engine.Started{}, fmt.Errorf("start the container: %w", engine.Away(err))
 	}
 	return engine.Started{Pid: pid}, nil
 }

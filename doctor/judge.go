@@ -129,7 +129,7 @@ func judgeDisk(d Disk) []Finding {
 func judgeSpace(v *verdict, d Disk) {
 	remedy := fmt.Sprintf("free space on the file system of %s, or give the daemon another --state-dir", d.Looked)
 	switch used := percentUsed(d.Total, d.Free); {
-	case d.Free < leastFree || used >= nearlyFull:
+	case d.Free < leastFree:
 		v.add(Failure, fmt.Sprintf("%s is full to %d%%, %s free: images do not fit", d.Looked, used, bytesText(d.Free)), remedy)
 	case used >= diskFull:
 		v.add(Warning, fmt.Sprintf("%s is full to %d%%, %s free", d.Looked, used, bytesText(d.Free)), remedy)

@@ -24,16 +24,26 @@ func judgeCluster(c Cluster) []Finding {
 	case c.Problem != "":
 		v.add(Failure, "the other nodes cannot be asked: "+c.Problem, "see `swarm info` and the daemon's log")
 	}
+	if len(c.Nodes) > 1 && !slices.ContainsFunc(c.Nodes, Node.answers) {
+		v.add(Failure, fmt.Sprintf("none of the %d other nodes answers: %s", len(c.Nodes), c.Nodes[0].Problem),
+			"this host is probably cut off from the others: look at its cable, its addresses (`ip address`), its routes (`ip route`) and its firewall")
+		return v.findings
+	}
 	for _, n := range c.Nodes {
 		v.findings = append(v.findings, judgeNode(n)...)
 	}
 	return v.orOK("this node is alone in its cluster")
 }
 
+// answers reports whether the node was asked, or at least one of its ports answered.
+func (n Node) answers() bool {
+	return n.Problem == "" || slices.ContainsFunc(n.Ways, func(w Way) bool { return w.Reason == "" })
+}
+
 func judgeNode(n Node) []Finding {
 	v := verdict{subject: "nodes"}
 	name := fmt.Sprintf("%s (%s)", n.Name, n.Address)
-	if n.Problem != "" && !slices.ContainsFunc(n.Ways, func(w Way) bool { return w.Reason == "" }) {
+	if !n.answers() {
 		v.add(Failure, fmt.Sprintf("nothing of %s answers: %s", name, n.Problem),
 			fmt.Sprintf("see that the host is up and its daemon runs; if it is gone for good: `swarm node rm --force %s`, for a manager after `swarm node demote %s`", n.Name, n.Name))
 		return v.findings

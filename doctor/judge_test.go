@@ -90,7 +90,8 @@ func TestJudge(t *testing.T) {
 		{"no overlayfs", func(o *Observations) { o.Disk.OverlayFSReason = "no such device" }, "disk", Failure, "overlayfs does not work on /var/lib", "modprobe overlay"},
 		{"noexec", func(o *Observations) { o.Disk.NoExec = true }, "disk", Failure, "noexec", "remount,exec"},
 		{"watermark", func(o *Observations) { o.Disk.Free = 14 << 30 }, "disk", Warning, "full to 86%", "free space"},
-		{"full", func(o *Observations) { o.Disk.Free = 4 << 30 }, "disk", Failure, "full to 96%", "free space"},
+		{"full", func(o *Observations) { o.Disk.Free = 400 << 20 }, "disk", Failure, "full to 99%, 400.0 MiB free: images do not fit", "free space"},
+		{"nearly full", func(o *Observations) { o.Disk.Free = 4 << 30 }, "disk", Warning, "full to 96%", "free space"},
 		{"little though not full", func(o *Observations) { o.Disk.Total, o.Disk.Free = 600<<20, 500<<20 }, "disk", Failure, "500.0 MiB free", "free space"},
 		{"no inodes", func(o *Observations) { o.Disk.InodesFree = 1 }, "disk", Failure, "99% of the inodes", "free space"},
 		{"inodes not counted", func(o *Observations) { o.Disk.Inodes, o.Disk.InodesFree = 0, 0 }, "disk", OK, "", ""},
@@ -161,6 +162,10 @@ func TestJudge(t *testing.T) {
 		{"node is gone", func(o *Observations) {
 			o.Cluster.Nodes[0].Problem, o.Cluster.Nodes[0].Ways = "timeout", []Way{{Network: "tcp", Port: 2377, Reason: "timeout"}}
 		}, "nodes", Failure, "nothing of b (192.0.2.2) answers: timeout", "node rm"},
+		{"this host is cut off", func(o *Observations) {
+			gone := Node{Name: "b", Address: "192.0.2.2", Problem: "timeout", Ways: []Way{{Network: "tcp", Port: 2377, Reason: "timeout"}}}
+			o.Cluster.Nodes = []Node{gone, gone}
+		}, "nodes", Failure, "none of the 2 other nodes answers: timeout", "cut off"},
 		{"node cannot be asked", func(o *Observations) {
 			o.Cluster.Nodes[0].Problem, o.Cluster.Nodes[0].Ways = "timeout", []Way{{Network: "tcp", Port: 2377}}
 		}, "nodes", Failure, "b (192.0.2.2) cannot be asked: timeout", "swarm doctor"},

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"slices"
 
 	swarmv1 "swarm/proto/swarm/v1"
@@ -17,14 +18,10 @@ func SurveyedNodes(answer *swarmv1.SurveyResponse) []Node {
 }
 
 // SurveyedNode translates what was found about one node. A node without a hostname is named by its
-// ID.
+// ID, which commands accept too.
 func SurveyedNode(n *swarmv1.SurveyedNode) Node {
-	name := n.GetHostname()
-	if name == "" && n.GetNodeId() != "" {
-		name = "node " + n.GetNodeId()
-	}
 	return Node{
-		Name: name, Address: n.GetAddr(), Problem: n.GetError(), Offset: n.GetClockOffset().AsDuration(), RoundTrip: n.GetRoundTrip().AsDuration(),
+		Name: cmp.Or(n.GetHostname(), n.GetNodeId()), Address: n.GetAddr(), Problem: n.GetError(), Offset: n.GetClockOffset().AsDuration(), RoundTrip: n.GetRoundTrip().AsDuration(),
 		Ways: slices.Concat(ways(n.GetOut(), false), ways(n.GetIn(), true)),
 	}
 }

@@ -24,7 +24,7 @@ func TestSurveyedNodes(t *testing.T) {
 			{Network: "udp", Port: 4789, For: "overlay networks", Bytes: 1450, Reason: "nothing came"},
 			{Network: "tcp", Port: 2377, In: true},
 		}},
-		{Name: "node n2", Problem: "no answer"},
+		{Name: "n2", Problem: "no answer"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

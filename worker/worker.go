@@ -244,9 +244,9 @@ func (w *Worker) logBackends(topology []*swarmv1.AssignmentChange) {
 // filesRoot returns the folder of the tasks' small files.
 func (w *Worker) filesRoot() string { return filepath.Join(w.cfg.RunDir, "tasks") }
 
-// Announce tells the managers that this node goes away. They count it as down and replace its tasks
-// at once. Announce returns when a manager has acknowledged it, after 3 s, or when ctx ends. Call it
-// while Run runs, and then end Run. Tasks that managers assign after the call do not start.
+// Announce tells the managers that this node goes away. They count it as down and replace its
+// tasks at once. Announce returns when a manager has acknowledged it, after 3 s, or when ctx ends.
+// Call it while Run runs, and then end Run. Tasks that managers assign after the call do not start.
 func (w *Worker) Announce(ctx context.Context) { w.managers.Depart(ctx) }
 
 // Depart calls Announce, because the host goes down, and stops every task with its signal and its

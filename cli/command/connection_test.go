@@ -53,6 +53,7 @@ func TestUnreachable_ByTCP(t *testing.T) {
 		"connection refused: is swarm running there?",
 		"no route to it: are the two hosts on the same network?",
 		"no answer: is the host up, and does a firewall let the port through?",
+		"its name cannot be looked up (no such host): check it, or give an IP address",
 	} {
 		s := &clitest.Server{InitErr: status.Error(codes.Unavailable, "10.0.0.9:9999: "+why)}
 		got := clitest.Run{Server: s}.Run(t, "-H", "tcp://10.0.0.9:9999", "init")
@@ -65,6 +66,7 @@ func TestUnreachable_ByTCP(t *testing.T) {
 	for _, other := range []string{
 		"exec in task t1: 10.0.0.3:2377: connection refused: is swarm running there?",
 		"exec in task t1: 10.0.0.3:2377: no answer: is the host up, and does a firewall let the port through?",
+		"join through nowhere:2377: its name cannot be looked up (server misbehaving): check it, or give an IP address",
 	} {
 		got := clitest.Run{Server: &clitest.Server{InitErr: status.Error(codes.Unavailable, other)}}.Run(t, "init")
 		if got.ErrOut != "Error: "+other+"\n" {

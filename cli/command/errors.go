@@ -96,7 +96,7 @@ func (d *Deps) Explain(err error) error {
 }
 
 // transportFailure matches how package transport words a failed dial, with the address before it.
-var transportFailure = regexp.MustCompile(`(\S+): (connection refused: is swarm|no route to it: |no answer: )`)
+var transportFailure = regexp.MustCompile(`(\S+): (connection refused: is swarm|no route to it: |no answer: |its name cannot be looked up )`)
 
 // notDialled reports whether an error is of the connection to the daemon. A daemon tells in the
 // words of package transport of other hosts too.

@@ -127,11 +127,21 @@ func writeService(w io.Writer, s *swarmv1.ServiceInfo, started, completed string
 		p.line("Network", n.GetTarget())
 	}
 	p.line("Endpoint Mode", term.EnumWord(spec.GetEndpointSpec().GetMode()))
-	p.line("Ports", term.PortList(append(slices.Clone(s.GetEndpoint().GetPorts()), hostModePorts(spec)...)))
+	byHost, byMesh := partition(s.GetEndpoint().GetPorts())
+	p.line("Ports", term.PortList(byMesh))
+	p.line("Host Ports", term.PortList(byHost))
 }
 
-func hostModePorts(s *swarmv1.ServiceSpec) []*swarmv1.PortConfig {
-	return slices.DeleteFunc(slices.Clone(s.GetEndpointSpec().GetPorts()), publish.ByMesh)
+// partition separates the ports that only hosts with a task publish from those of the routing mesh.
+func partition(ports []*swarmv1.PortConfig) (byHost, byMesh []*swarmv1.PortConfig) {
+	for _, p := range ports {
+		if publish.ByMesh(p) {
+			byMesh = append(byMesh, p)
+		} else {
+			byHost = append(byHost, p)
+		}
+	}
+	return byHost, byMesh
 }
 
 func (p pretty) policy(name string, u *swarmv1.UpdateConfig) {

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"swarm/doctor"
+	"swarm/internal/disk"
 	"swarm/internal/thread"
 )
 
@@ -75,15 +76,20 @@ func reason(err error) string {
 // enough for a slow disk.
 const syncs = 32
 
-// disk looks at the file system that holds the folder path, or that will hold it.
-func disk(path string) doctor.Disk {
+// stateDisk looks at the file system that holds the folder path, or that will hold it.
+func stateDisk(path string) doctor.Disk {
 	d := doctor.Disk{Path: path, Looked: nearest(path)}
 	var fs unix.Statfs_t
 	if err := unix.Statfs(d.Looked, &fs); err != nil {
 		d.Problem = reason(err)
 		return d
 	}
-	d.Total, d.Free = fs.Blocks*uint64(fs.Bsize), fs.Bavail*uint64(fs.Bsize)
+	space, err := disk.Of(d.Looked)
+	if err != nil {
+		d.Problem = reason(err)
+		return d
+	}
+	d.Total, d.Free = space.Total, space.Free
 	d.Inodes, d.InodesFree = fs.Files, fs.Ffree
 	d.NoExec = fs.Flags&unix.ST_NOEXEC != 0
 	dir, err := os.MkdirTemp(d.Looked, ".swarm-doctor-")

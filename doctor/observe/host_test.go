@@ -37,7 +37,7 @@ func TestNameServers(t *testing.T) {
 
 func TestDisk_LooksAtTheNearestFolderAndLeavesNothing(t *testing.T) {
 	dir := t.TempDir()
-	d := disk(filepath.Join(dir, "not", "yet"))
+	d := stateDisk(filepath.Join(dir, "not", "yet"))
 	if d.Looked != dir || d.Problem != "" || d.Total == 0 || d.SyncMedian <= 0 || d.SyncSlowest < d.SyncMedian {
 		t.Errorf("got %+v", d)
 	}
@@ -47,7 +47,7 @@ func TestDisk_LooksAtTheNearestFolderAndLeavesNothing(t *testing.T) {
 }
 
 func TestDisk_AFolderThatCannotBeWritten(t *testing.T) {
-	if d := disk("/proc/swarm"); d.Problem == "" {
+	if d := stateDisk("/proc/swarm"); d.Problem == "" {
 		t.Errorf("got %+v, want a problem", d)
 	}
 }

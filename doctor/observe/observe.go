@@ -47,7 +47,7 @@ func Host(ctx context.Context, r Request) (doctor.Observations, error) {
 		return doctor.Observations{}, err
 	}
 	o := doctor.Observations{
-		Cgroup: cgroup(), Clock: clock(), Disk: disk(r.StateDir), DNS: dns(ctx, "/etc/resolv.conf"),
+		Cgroup: cgroup(), Clock: clock(), Disk: stateDisk(r.StateDir), DNS: dns(ctx, "/etc/resolv.conf"),
 		Sysctls: sysctls(), Firewall: firewall(), Runc: r.Runc,
 	}
 	for _, f := range features {

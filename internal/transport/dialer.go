@@ -177,9 +177,12 @@ func dialTCP(ctx context.Context, addr string) (net.Conn, error) {
 	if ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return nil, ctx.Err()
 	}
+	var name *net.DNSError
 	var timeout net.Error
 	why := err.Error()
 	switch {
+	case errors.As(err, &name):
+		why = "its name cannot be looked up (" + name.Err + "): check it, or give an IP address"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		why = "connection refused: is swarm running there?"
 	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
