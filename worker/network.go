@@ -10,7 +10,7 @@ import (
 )
 
 // Network implements swarmv1.WorkerServer: what this node has of an overlay network, and the store
-// index of the state that it has acted on.
+// index of the state that it has applied.
 func (w *Worker) Network(ctx context.Context, req *swarmv1.NodeNetworkRequest) (*swarmv1.NodeNetwork, error) {
 	if w.deps.Overlay == nil {
 		return nil, errdefs.ErrNotImplemented.WithMessage("this node has no networks, because its containers are simulated")

@@ -53,8 +53,8 @@ func (x *session) handle(msg *swarmv1.FromWorker) error {
 		x.heartbeat = m.Heartbeat.GetSequence()
 		x.mu.Unlock()
 		x.nudge()
-	case *swarmv1.FromWorker_InForce:
-		return x.assignmentsApplied(m.InForce.GetSequence())
+	case *swarmv1.FromWorker_Programmed:
+		return x.assignmentsProgrammed(m.Programmed.GetSequence())
 	case *swarmv1.FromWorker_Departure:
 		x.depart()
 	case *swarmv1.FromWorker_Status:
@@ -85,16 +85,16 @@ func (x *session) statusReported(sequence uint64) error {
 	return nil
 }
 
-// assignmentsApplied notes that the worker's kernel and name server are as assignments say, which
-// the worker must have been sent.
-func (x *session) assignmentsApplied(sequence uint64) error {
+// assignmentsProgrammed notes that the worker has programmed all assignments up to a sequence. It
+// returns an error if no assignments with that sequence have been sent.
+func (x *session) assignmentsProgrammed(sequence uint64) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if sequence > x.assignmentsSent {
 		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("assignments %d are acknowledged, and %d were the last", sequence, x.assignmentsSent))
 	}
-	x.progress.applied(sequence)
-	x.applied = true
+	x.progress.acknowledged(sequence)
+	x.hasProgrammed = true
 	return nil
 }
 

@@ -63,9 +63,9 @@ type session struct {
 	reported        uint64 // sequence of the newest status report
 	reportAcked     uint64 // sequence of the newest status report that was acknowledged
 	assignmentsSent uint64 // sequence of the newest assignments, whose sending has begun
-	// applied says that the worker has acted on assignments of this session. Then it does not hold
-	// a lease of an earlier session any more.
-	applied bool
+	// hasProgrammed says that the worker has programmed assignments of this session. From then on
+	// it holds the lease of this session and not the lease of an earlier one.
+	hasProgrammed bool
 
 	progress progress
 }
@@ -187,7 +187,7 @@ func (x *session) isDeparting() bool {
 func (x *session) heldLease() time.Duration {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if !x.applied {
+	if !x.hasProgrammed {
 		return 0
 	}
 	return x.lease

@@ -3,7 +3,7 @@
 //
 // A Client owns the connection attempts, the stream, the queue of statuses, and the time to which
 // the lease of single-writer tasks is renewed. It refuses assignments that are out of order, older
-// than what the node has acted on, or not well formed. It does not act on assignments: it hands
+// than what the node has applied, or not well formed. It does not act on assignments: it hands
 // them to Deps.Apply.
 //
 // # What happens when a manager dies
