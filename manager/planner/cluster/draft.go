@@ -63,14 +63,16 @@ func (d *Draft) Place(rev *Revision, n *Node) []*swarmv1.GenericResource {
 	return generic
 }
 
-// Stop no longer counts the task among the tasks of its node. The task keeps its reservation until
-// it has ended.
+// Stop subtracts the task from the tasks of its node. A second call for the task has no effect. The
+// task keeps its reservation until it has ended.
 func (d *Draft) Stop(t *Task) {
-	if t.counted {
-		t.Service.tasksOnNode[t.Node]--
-		t.Node.TaskCount--
-		d.stopping = append(d.stopping, t)
+	if !t.counted {
+		return
 	}
+	t.counted = false
+	t.Service.tasksOnNode[t.Node]--
+	t.Node.TaskCount--
+	d.stopping = append(d.stopping, t)
 }
 
 // Resize reserves what the task needs in addition when it moves to the given revision, and returns
@@ -107,6 +109,7 @@ func (d *Draft) Undo() {
 		g.node.reserved.dropGeneric(g.generic)
 	}
 	for _, t := range d.stopping {
+		t.counted = true
 		t.Service.tasksOnNode[t.Node]++
 		t.Node.TaskCount++
 	}
