@@ -150,6 +150,7 @@ func (r *run) planSlots() {
 	result := updatePass{r.subject, r.views}.run()
 	r.writeService(result)
 	if result.rollback {
+		r.draft.UndoResize(r.service) // the tasks keep their limits
 		return
 	}
 	for _, k := range r.added.keys {

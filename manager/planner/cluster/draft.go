@@ -1,6 +1,8 @@
 package cluster
 
 import (
+	"slices"
+
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -33,6 +35,7 @@ type genericAlloc struct {
 // extraReservation is what a running task reserves on its node in addition, after it has moved to
 // another revision.
 type extraReservation struct {
+	service     *Service
 	node        *Node
 	cpu, memory int64
 }
@@ -78,7 +81,10 @@ func (d *Draft) Stop(t *Task) {
 // Resize reserves what the task needs in addition when it moves to the given revision, and returns
 // true. If its node does not have that much, Resize reserves nothing and returns false.
 func (d *Draft) Resize(t *Task, rev *Revision) bool {
-	more := extraReservation{t.Node, max(0, rev.Need.CPU-t.Revision.Need.CPU), max(0, rev.Need.Memory-t.Revision.Need.Memory)}
+	more := extraReservation{
+		service: t.Service, node: t.Node,
+		cpu: max(0, rev.Need.CPU-t.Revision.Need.CPU), memory: max(0, rev.Need.Memory-t.Revision.Need.Memory),
+	}
 	if t.reserves && !t.Node.hasRoomFor(more) {
 		return false
 	}
@@ -86,6 +92,21 @@ func (d *Draft) Resize(t *Task, rev *Revision) bool {
 	t.Node.reserved.Memory += more.memory
 	d.resized = append(d.resized, more)
 	return true
+}
+
+// UndoResize takes back what Resize has reserved for tasks of the service.
+func (d *Draft) UndoResize(s *Service) {
+	d.resized = slices.DeleteFunc(d.resized, func(more extraReservation) bool {
+		if more.service == s {
+			more.release()
+		}
+		return more.service == s
+	})
+}
+
+func (more extraReservation) release() {
+	more.node.reserved.CPU -= more.cpu
+	more.node.reserved.Memory -= more.memory
 }
 
 // hasRoomFor says whether the node has room for the additional reservation.
@@ -113,9 +134,8 @@ func (d *Draft) Undo() {
 		t.Service.tasksOnNode[t.Node]++
 		t.Node.TaskCount++
 	}
-	for _, m := range d.resized {
-		m.node.reserved.CPU -= m.cpu
-		m.node.reserved.Memory -= m.memory
+	for _, more := range d.resized {
+		more.release()
 	}
 	d.undoAddresses()
 }

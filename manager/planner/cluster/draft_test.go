@@ -73,6 +73,12 @@ func TestDraft_UndoRestoresTheState(t *testing.T) {
 	if d.Resize(running, web.Current()) {
 		t.Error("Resize reserves more than the node has")
 	}
+	if d.UndoResize(web); n.FreeCPU() != 1e9 {
+		t.Errorf("after UndoResize: %d free, want 1 CPU", n.FreeCPU())
+	}
+	if !d.Resize(running, web.Current()) {
+		t.Error("Resize after UndoResize finds no room")
+	}
 	// A plan may decide twice that a task stops: for its slot, and when it drops the slot.
 	for range 2 {
 		if d.Stop(running); web.TasksOn(n) != 0 || n.TaskCount != 1 {
