@@ -10,7 +10,7 @@ import (
 func (r *run) applyActions() {
 	for i := range r.views {
 		v := &r.views[i]
-		r.out.atom = i + 1
+		v.atom = r.out.newAtom()
 		r.applyView(v)
 		switch v.action {
 		case keep:
@@ -58,7 +58,7 @@ func (r *run) promote(v *view) {
 func (r *run) replaceHead(v *view) {
 	t := v.head
 	w := r.newTask(v.slot.Key, t)
-	w.replaceReason, w.atom = v.replaceReason, r.out.atom
+	w.replaceReason, w.atom = v.replaceReason, v.atom
 	if v.action == restart && w.revision.Template() == t.Revision.Template() {
 		w.restarts, w.startAfter = t.Revision.Restart.Successor(t.Rows(), r.now)
 		// A rejected task is likely to be rejected again, so its successor gets no node before
@@ -90,7 +90,7 @@ func (r *run) replaceHead(v *view) {
 // fillSlot adds a task to a slot in which no task should run. t is the newest task of the slot.
 func (r *run) fillSlot(v *view, t *cluster.Task) {
 	w := r.newTask(v.slot.Key, t)
-	w.atom = r.out.atom
+	w.atom = v.atom
 	if !r.mayStart(v.slot, nil, nil) {
 		w.desired = swarmv1.TaskState_READY
 	}

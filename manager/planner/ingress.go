@@ -3,6 +3,7 @@ package planner
 import (
 	"swarm/internal/ipam"
 	"swarm/internal/members"
+	"swarm/raftstore/table"
 )
 
 // planIngress gives every node that has opened a session its addresses on the ingress network, and
@@ -16,7 +17,7 @@ func (r *run) planIngress() {
 		if n := r.state.Node(id); n == nil || n.Removed() {
 			r.out.reset()
 			for _, c := range r.state.Claims(id) {
-				r.out.delete(tableClaim, c.GetKey(), c.GetMeta())
+				r.out.deleteIfUnchanged(table.Claim, c.GetKey(), c.GetMeta())
 			}
 			r.groups = append(r.groups, r.out.groups("")...)
 		}

@@ -39,6 +39,8 @@ type view struct {
 	// older is the task that head replaces while both run (start-first). Otherwise it is nil.
 	older  *cluster.Task
 	action action
+	// atom is the atom of the slot's changes. applyActions sets it.
+	atom int
 	// limitsChanged: this plan moves head to the limits of the current revision without replacing
 	// it.
 	limitsChanged bool

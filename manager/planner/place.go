@@ -24,7 +24,7 @@ type newTask struct {
 	delayPlacement bool
 	restarts       *swarmv1.RestartHistory
 	replaceReason  string
-	atom           int // atom of the slot's other changes; 0: there are none
+	atom           int // the atom of the slot's other changes; 0: the slot is new
 }
 
 // placeTasks finds nodes for tasks: first for the tasks that waited already, then for the new ones.
@@ -33,7 +33,7 @@ func (r *run) placeTasks() {
 		for i := range r.views {
 			v := &r.views[i]
 			if t := v.head; t != nil && t.Unplaced() && !r.deleted[t.ID] && v.action == keep {
-				r.out.atom = i + 1
+				r.out.atom = v.atom
 				r.placeWaiting(t)
 			}
 		}
@@ -42,7 +42,7 @@ func (r *run) placeTasks() {
 	for i := range r.newTasks {
 		w := &r.newTasks[i]
 		if r.out.atom = w.atom; w.atom == 0 {
-			r.out.atom = len(r.views) + 1 + i
+			r.out.newAtom()
 		}
 		r.createTask(w, len(r.newTasks)-i)
 	}
@@ -57,10 +57,9 @@ const maxWaiting = 1000
 // createMissing creates the tasks of the slots that reconcile only counted, until too many tasks
 // wait.
 func (r *run) createMissing() {
-	r.out.atom = len(r.views) + len(r.newTasks)
 	for ; r.added.more > 0; r.added.more-- {
 		w := r.newTask(cluster.SlotKey{Number: r.added.next}, nil)
-		r.out.atom++
+		r.out.newAtom()
 		if !r.createTask(&w, r.added.more) {
 			return
 		}
@@ -198,10 +197,10 @@ func (r *run) allocate(a cluster.Address, owner string) {
 	r.out.claim(a.Key(), owner)
 }
 
-// writeCursors writes the cursors that moved for the addresses of this group.
+// writeCursors writes the cursors that have moved since its last call.
 func (r *run) writeCursors() {
 	for _, c := range r.draft.MovedCursors() {
-		r.out.put(c)
+		r.out.writeCursor(c)
 	}
 }
 

@@ -159,7 +159,7 @@ func (r *run) planSlots() {
 	r.applyActions()
 	r.reap()
 	r.placeTasks()
-	r.out.atom = len(r.views) + 1 + len(r.newTasks)
+	r.out.newAtom()
 	r.writeCursors()
 }
 

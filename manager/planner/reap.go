@@ -6,6 +6,7 @@ import (
 
 	"swarm/manager/planner/cluster"
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore/table"
 )
 
 // orphanAfter is how long a node may be down before the planner ends the node's tasks. Until then
@@ -20,7 +21,7 @@ func (r *run) reap() {
 		if v.action == drop || len(v.slot.Tasks) == 1 && !v.slot.Tasks[0].Ended() {
 			continue
 		}
-		r.out.atom = i + 1
+		r.out.atom = v.atom
 		r.reapSlot(v)
 	}
 }
@@ -75,7 +76,7 @@ func (r *run) releaseClaims(t *cluster.Task) {
 	for _, c := range r.state.Claims(t.ID) {
 		if !r.deleted[c.GetKey()] {
 			r.markDeleted(c.GetKey())
-			r.out.delete(tableClaim, c.GetKey(), c.GetMeta())
+			r.out.deleteIfUnchanged(table.Claim, c.GetKey(), c.GetMeta())
 		}
 	}
 }
