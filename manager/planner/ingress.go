@@ -33,6 +33,8 @@ func (r *run) planIngress() {
 		}
 		addrs, ok := r.draft.FindNodeAddresses(n)
 		if !ok {
+			// A subnet is full, so the next nodes would find no address there either. planIngress
+			// runs again when a node gives an address back.
 			return
 		}
 		r.out.reset()

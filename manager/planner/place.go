@@ -30,10 +30,10 @@ type newTask struct {
 // placeTasks finds nodes for tasks: first for the tasks that waited already, then for the new ones.
 func (r *run) placeTasks() {
 	if r.service.Waiting > 0 {
-		for i := range r.views {
-			v := &r.views[i]
-			if t := v.head; t != nil && t.Unplaced() && !r.deleted[t.ID] && v.action == keep {
-				r.out.atom = v.atom
+		for i := range r.slotPlans {
+			sp := &r.slotPlans[i]
+			if t := sp.head; t != nil && t.Unplaced() && !r.deleted[t.ID] && sp.action == keep {
+				r.out.atom = sp.atom
 				r.placeWaiting(t)
 			}
 		}
@@ -70,7 +70,7 @@ func (r *run) createMissing() {
 // placeWaiting looks for a node for a task that has none. If there is none, it writes the
 // explanation to the status only if the explanation has changed.
 func (r *run) placeWaiting(t *cluster.Task) {
-	if r.inFuture(r.state.StartAfter(t)) {
+	if r.wakeIfFuture(r.state.StartAfter(t)) {
 		return
 	}
 	if t.Status == nil {
@@ -107,7 +107,7 @@ func (r *run) createTask(w *newTask, remaining int) bool {
 	var n *cluster.Node
 	var addrs []cluster.Address
 	why := &placement.Explanation{}
-	if !w.delayPlacement || !r.inFuture(w.startAfter) {
+	if !w.delayPlacement || !r.wakeIfFuture(w.startAfter) {
 		n, addrs, why = r.findNode(w.revision, w.node)
 	}
 	if n == nil {

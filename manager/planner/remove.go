@@ -36,9 +36,9 @@ func (r *run) removeService() {
 	}
 }
 
-// removeSlot asks every task of the slot to stop, and deletes each task that cannot be running any
-// more. A task on a lost node counts as stopped, except as mayRun says: if the node comes back, the
-// task is not among its assignments, and the worker stops it.
+// removeSlot deletes every task of the slot that cannot be running any more (mayRun), and asks the
+// other tasks to stop. The task of a lost node may be deleted while its container still runs: if
+// the node comes back, the task is not among its assignments, and the worker stops it.
 func (r *run) removeSlot(s *cluster.Slot) {
 	for _, t := range s.Tasks {
 		switch {

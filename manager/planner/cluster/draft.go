@@ -6,11 +6,12 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Draft counts what a plan in progress gives away and takes back: reservations, host ports,
-// addresses, and numbers of tasks. Later decisions of the plan see them in the nodes and services
-// of the State. Undo removes all of them, because a change counts only after the store has
-// committed it and Apply has received it. A State has at most one Draft that is not undone, and
-// Apply may not be called meanwhile.
+// Draft holds the effects of the current plan on the State until the plan ends: reservations, host
+// ports and addresses of the tasks that the plan places, and the numbers of tasks by node. They are
+// written into the nodes, services and networks of the State, so later decisions of the same plan
+// see them. Undo takes all of them back, because a change counts only after the store has committed
+// it and Apply has received it. A State has at most one Draft that is not undone, and Apply must
+// not be called before Undo.
 type Draft struct {
 	state      *State
 	placements []placement
@@ -47,9 +48,9 @@ func (p *State) Draft() *Draft {
 }
 
 // Place counts a new task of the revision on the node, and returns the generic resources that the
-// task gets. The caller has checked that the node has room. Place does not add to the number of the
-// service's tasks on the node, because that would add a third to the cost of a placement. A caller
-// that needs the number adds its own placements.
+// task gets. The caller has checked that the node has room. Place does not change
+// Service.TasksOn(n), because that would add a third to the cost of a placement. A caller that
+// needs the number adds the tasks that it has placed itself.
 func (d *Draft) Place(rev *Revision, n *Node) []*swarmv1.GenericResource {
 	generic := n.allocateGeneric(rev.Generic)
 	n.reserved.CPU += rev.Need.CPU
@@ -115,7 +116,8 @@ func (n *Node) hasRoomFor(more extraReservation) bool {
 		(more.memory == 0 || n.reserved.Memory+more.memory <= n.capacity.Memory)
 }
 
-// Undo takes back all that the draft has counted, so that the State matches the store again.
+// Undo takes back everything that the draft has counted. Afterwards the State matches the store
+// again.
 func (d *Draft) Undo() {
 	for i := range d.placements {
 		p := &d.placements[i]

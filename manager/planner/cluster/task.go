@@ -19,8 +19,8 @@ type Task struct {
 	Slot     *Slot
 	Revision *Revision
 	Node     *Node // nil: the task has no node
-	// These fields record what count added, so that uncount subtracts the same although the task
-	// may have changed.
+	// These fields record what count has added for the task. uncount subtracts the same, although
+	// the rows of the task may have changed.
 	reserves, counted, waiting, failed bool
 }
 
@@ -39,7 +39,8 @@ func (t *Task) Ended() bool { return t.State() > swarmv1.TaskState_RUNNING }
 // Running says whether the task's state is RUNNING.
 func (t *Task) Running() bool { return t.State() == swarmv1.TaskState_RUNNING }
 
-// Unplaced says that no node has been sent the task, so it can be deleted without being stopped.
+// Unplaced says that the task has no node yet. No worker has received it, so it can be deleted
+// without being stopped.
 func (t *Task) Unplaced() bool { return t.State() < swarmv1.TaskState_ASSIGNED }
 
 // Rows returns the task's rows for the rules that do not depend on the planner.
@@ -155,7 +156,7 @@ func (p *State) foldTaskStatus(st *swarmv1.TaskStatus, deleted bool) {
 func (p *State) setStatus(t *Task, st *swarmv1.TaskStatus) {
 	defer p.noteFreed(t, t.reserves, t.counted)
 	p.uncount(t)
-	// uncount has decremented the revision's tasks, and count does not increment it
+	// uncount has decremented the revision's tasks, and count does not increment them.
 	t.Revision.tasks++
 	t.Status = st
 	p.count(t)
