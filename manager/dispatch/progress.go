@@ -60,7 +60,8 @@ func (p *progress) sent(generation, sequence uint64, now time.Time) {
 	if since.IsZero() {
 		since = now
 	}
-	if p.unsentAt = now; generation == p.generation {
+	p.unsentAt = now // a mark may have come while the message was being sent
+	if generation == p.generation {
 		p.unsentAt = time.Time{}
 	}
 	switch n := len(p.pending); {

@@ -41,7 +41,9 @@ func (r *run) placeTasks() {
 	r.out.grow(2 * len(r.newTasks))
 	for i := range r.newTasks {
 		w := &r.newTasks[i]
-		if r.out.atom = w.atom; w.atom == 0 {
+		if w.atom != 0 {
+			r.out.atom = w.atom
+		} else {
 			r.out.newAtom()
 		}
 		r.createTask(w, len(r.newTasks)-i)
@@ -49,13 +51,13 @@ func (r *run) placeTasks() {
 	r.createMissing()
 }
 
-// maxWaiting limits the tasks of a service that exist without a node. More missing slots are only
-// counted: if a node refuses one new task of a service, it refuses all. Without the limit,
-// 5,000,000 waiting tasks took 4.9 GB.
+// maxWaiting limits the tasks of a service that exist without a node. Further missing slots get no
+// task: a node that refuses one new task of a service refuses all of them, so more waiting tasks
+// would tell the user nothing. Without the limit, 5,000,000 waiting tasks took 4.9 GB.
 const maxWaiting = 1000
 
-// createMissing creates the tasks of the slots that reconcile only counted, until too many tasks
-// wait.
+// createMissing creates the tasks of the slots that reconcile only counted. It stops when
+// maxWaiting tasks of the service wait for a node.
 func (r *run) createMissing() {
 	for ; r.added.more > 0; r.added.more-- {
 		w := r.newTask(cluster.SlotKey{Number: r.added.next}, nil)
@@ -111,7 +113,8 @@ func (r *run) createTask(w *newTask, remaining int) bool {
 		n, addrs, why = r.findNode(w.revision, w.node)
 	}
 	if n == nil {
-		if r.waiting++; r.waiting > maxWaiting && w.key.Number > 0 && w.replaces == "" {
+		r.waiting++
+		if r.waiting > maxWaiting && w.key.Number > 0 && w.replaces == "" {
 			return false
 		}
 	}

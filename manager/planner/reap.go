@@ -51,7 +51,8 @@ func (r *run) reapSlot(sp *slotPlan) {
 			r.deleteTask(t)
 			continue
 		}
-		if old++; old > r.state.HistoryLimit && t != newest {
+		old++
+		if old > r.state.HistoryLimit && t != newest {
 			r.deleteTask(t)
 		}
 	}

@@ -154,7 +154,8 @@ func (p subject) planJob(slotPlans []slotPlan) additions {
 		if sp.action != fill {
 			continue
 		}
-		if room--; room < 0 {
+		room--
+		if room < 0 {
 			sp.action = keep
 		}
 	}

@@ -107,12 +107,13 @@ func (p updatePass) startUpdates(g progress) {
 		case sp.head == nil:
 			sp.action = fill
 		case sp.head.Unplaced() && (sp.older == nil || p.update.StartFirst()):
-			sp.action = updateSlot // nothing stops, so this does not count as parallel
+			sp.action = updateSlot // nothing stops, so this costs nothing of the budget
 			continue
 		default:
 			sp.action = updateSlot
 		}
-		if budget--; budget < 0 {
+		budget--
+		if budget < 0 {
 			sp.action = keep
 			if sp.head == nil || sp.head.Ended() {
 				sp.action = finished

@@ -143,7 +143,8 @@ func (s *Set) syncIngress(m *message, view *table.View) {
 	if s.view.ingress != "" {
 		s.release(m, []Ref{{Kind: swarmv1.AssignmentRef_NETWORK, ID: s.view.ingress}})
 	}
-	if s.view.ingress = row.GetId(); s.view.ingress != "" {
+	s.view.ingress = row.GetId()
+	if s.view.ingress != "" {
 		s.need(m, view, Ref{Kind: swarmv1.AssignmentRef_NETWORK, ID: s.view.ingress})
 	}
 }

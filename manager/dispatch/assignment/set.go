@@ -156,7 +156,8 @@ func withShutdown(view *table.View, t *swarmv1.Task) *swarmv1.Task {
 
 // need counts one task more that names a dependency, and sends the dependency for the first one.
 func (s *Set) need(m *message, view *table.View, r Ref) {
-	if s.needs[r]++; s.needs[r] == 1 {
+	s.needs[r]++
+	if s.needs[r] == 1 {
 		s.syncDependency(m, view, r)
 	}
 }

@@ -215,7 +215,8 @@ func (t *topology) dropUnused(id string, svc *serviceEndpoints) {
 // join counts one more, the revision or a backend, that names a network of the service. The nodes
 // that are attached to the network learn of the service with the first one.
 func (t *topology) join(d *Dirty, id string, svc *serviceEndpoints, networkID string) {
-	if svc.networks[networkID]++; svc.networks[networkID] > 1 {
+	svc.networks[networkID]++
+	if svc.networks[networkID] > 1 {
 		return
 	}
 	n := t.networks[networkID]
@@ -232,7 +233,8 @@ func (t *topology) join(d *Dirty, id string, svc *serviceEndpoints, networkID st
 // leave counts one fewer. The nodes that are attached to the network forget the service with the
 // last one, unless it concerns them for another reason.
 func (t *topology) leave(d *Dirty, id string, svc *serviceEndpoints, networkID string) {
-	if svc.networks[networkID]--; svc.networks[networkID] > 0 {
+	svc.networks[networkID]--
+	if svc.networks[networkID] > 0 {
 		return
 	}
 	delete(svc.networks, networkID)
@@ -305,7 +307,8 @@ func (t *topology) updateTask(d *Dirty, view *table.View, id, service string) {
 func (t *topology) attach(d *Dirty, networkID, node string, n int) {
 	net := t.networks[networkID]
 	was := net.attached[node]
-	if net.attached[node] += n; net.attached[node] == 0 {
+	net.attached[node] += n
+	if net.attached[node] == 0 {
 		delete(net.attached, node)
 	}
 	if was == 0 || was+n == 0 {

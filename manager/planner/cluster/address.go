@@ -112,10 +112,12 @@ func (d *Draft) FindNodeAddresses(n *Node) (found []Address, ok bool) {
 	for i, s := range in.subnets {
 		a, ok := has[s.Family()]
 		if !ok {
-			if a, ok = s.Host(number); i == 0 || !ok || in.allocated.Has(a) {
-				if a, ok = s.Next(in.cursor[s.Family()], &in.allocated); !ok {
-					return nil, false
-				}
+			a, ok = s.Host(number)
+			if i == 0 || !ok || in.allocated.Has(a) {
+				a, ok = s.Next(in.cursor[s.Family()], &in.allocated)
+			}
+			if !ok {
+				return nil, false
 			}
 			d.found = append(d.found, Address{in, s, a})
 		}

@@ -76,7 +76,8 @@ func (p *State) foldAddressClaim(c *swarmv1.Claim, id string, a netip.Addr, dele
 	}
 	p.ingressDirty = true
 	if deleted {
-		if p.ingressClaims[node]--; p.ingressClaims[node] == 0 {
+		p.ingressClaims[node]--
+		if p.ingressClaims[node] == 0 {
 			delete(p.ingressClaims, node)
 		}
 	} else {

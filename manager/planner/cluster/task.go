@@ -221,7 +221,8 @@ func (p *State) uncount(t *Task) {
 	s := t.Service
 	t.Revision.tasks--
 	if t.waiting {
-		if s.Waiting--; s.Waiting == 0 {
+		s.Waiting--
+		if s.Waiting == 0 {
 			delete(p.waiting, s)
 		}
 	}
@@ -230,7 +231,8 @@ func (p *State) uncount(t *Task) {
 	}
 	n := t.Node
 	if n != nil {
-		if n.taskRows[s]--; n.taskRows[s] == 0 {
+		n.taskRows[s]--
+		if n.taskRows[s] == 0 {
 			delete(n.taskRows, s)
 		}
 		if t.reserves {
@@ -240,7 +242,8 @@ func (p *State) uncount(t *Task) {
 		}
 		if t.counted {
 			n.TaskCount--
-			if s.tasksOnNode[n]--; s.tasksOnNode[n] == 0 {
+			s.tasksOnNode[n]--
+			if s.tasksOnNode[n] == 0 {
 				delete(s.tasksOnNode, n)
 			}
 		}
