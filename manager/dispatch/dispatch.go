@@ -71,7 +71,7 @@ type Deps struct {
 	Answers func(ctx context.Context, nodeID, hostport string) error
 }
 
-// Server serves swarmv1.Dispatcher, and swarmv1.Liveness through its Detector.
+// Server serves swarmv1.Dispatcher, and swarmv1.Liveness through its Tracker.
 type Server struct {
 	swarmv1.UnimplementedDispatcherServer
 	cfg  Config
@@ -80,9 +80,9 @@ type Server struct {
 
 	sampled     *logsample.Sampler // for lines that workers can cause
 	committer   *committer
-	detector    *liveness.Detector
+	tracker     *liveness.Tracker
 	assignments *assignment.State
-	contact     contact
+	contact     leaderContact
 	reportNow   chan struct{}        // capacity 1: a session began or ended, report it to the leader now
 	receivers   sync.WaitGroup       // one for each session's receiving goroutine
 	opens       *pace.Each[string]   // of sessions, by ca.RateKey
@@ -120,9 +120,9 @@ func New(cfg Config, deps Deps) *Server {
 		refresh:     raftstore.NewRefresher(deps.Store),
 		ended:       make(map[string]endedSession),
 	}
-	s.detector = liveness.New(liveness.Config{NodeID: cfg.NodeID}, liveness.Deps{
+	s.tracker = liveness.New(liveness.Config{NodeID: cfg.NodeID}, liveness.Deps{
 		Log: deps.Log, Store: deps.Store, Gossip: deps.Gossip,
-		Sessions: s.sessionReport, LedFor: s.ledFor, Note: s.note,
+		Sessions: s.sessionReport, InTouchFor: s.inTouchFor, Note: s.note,
 	})
 	return s
 }
@@ -130,11 +130,11 @@ func New(cfg Config, deps Deps) *Server {
 // Register adds the services to a gRPC server.
 func (s *Server) Register(r grpc.ServiceRegistrar) {
 	swarmv1.RegisterDispatcherServer(r, s)
-	swarmv1.RegisterLivenessServer(r, s.detector)
+	swarmv1.RegisterLivenessServer(r, s.tracker)
 }
 
 // LeadLiveness decides which nodes are up until ctx ends. The manager calls it while it leads.
-func (s *Server) LeadLiveness(ctx context.Context) error { return s.detector.Lead(ctx) }
+func (s *Server) LeadLiveness(ctx context.Context) error { return s.tracker.Lead(ctx) }
 
 // Run serves until ctx ends. All sessions are over when it returns.
 func (s *Server) Run(ctx context.Context) error {

@@ -26,14 +26,14 @@ type topology struct {
 	subnets  ipam.Subnets            // of the network ingress
 	mesh     map[string][]netip.Addr // addresses of nodes on the network ingress
 	peers    map[string]*swarmv1.Peering
-	services map[string]*serviceEndpoints
+	services map[string]*serviceEntry
 	networks map[string]*network
 	// serviceOf has the service of each backend, by task.
 	serviceOf map[string]string
 }
 
-// serviceEndpoints is a service that concerns some node, and its backends.
-type serviceEndpoints struct {
+// serviceEntry is a service that concerns some node, and its backends.
+type serviceEntry struct {
 	routing     *swarmv1.Routing // nil when the service's row does not exist
 	published   bool             // it publishes a port on all nodes
 	ownNetworks []string         // of the current revision
@@ -56,7 +56,7 @@ func newTopology() *topology {
 
 func (t *topology) clear() {
 	t.subnets, t.mesh, t.peers = nil, map[string][]netip.Addr{}, map[string]*swarmv1.Peering{}
-	t.services, t.networks, t.serviceOf = map[string]*serviceEndpoints{}, map[string]*network{}, map[string]string{}
+	t.services, t.networks, t.serviceOf = map[string]*serviceEntry{}, map[string]*network{}, map[string]string{}
 }
 
 // load starts again from a view.
@@ -129,7 +129,7 @@ func (t *topology) updateService(d *Dirty, view *table.View, id string) {
 		if len(own) == 0 && !published {
 			return
 		}
-		svc = t.endpoints(view, id)
+		svc = t.ensureService(view, id)
 	}
 	was := svc.ownNetworks
 	svc.ownNetworks = own
@@ -173,11 +173,11 @@ func servicePlace(view *table.View, id string) (networks []string, published boo
 	return networks, slices.ContainsFunc(end.GetPorts(), publish.ByMesh)
 }
 
-// endpoints returns the record of a service, and makes it when there is none.
-func (t *topology) endpoints(view *table.View, id string) *serviceEndpoints {
+// ensureService returns the entry of a service, and adds one if there is none.
+func (t *topology) ensureService(view *table.View, id string) *serviceEntry {
 	svc := t.services[id]
 	if svc == nil {
-		svc = &serviceEndpoints{routing: routingOf(view, id), networks: map[string]int{}, backends: map[string]*swarmv1.Backend{}}
+		svc = &serviceEntry{routing: routingOf(view, id), networks: map[string]int{}, backends: map[string]*swarmv1.Backend{}}
 		t.services[id] = svc
 	}
 	return svc
@@ -202,7 +202,7 @@ func routingOf(view *table.View, id string) *swarmv1.Routing {
 
 // dropUnused forgets a service that does not concern any node. The nodes that it concerned have the
 // reference by which they learn of it in their Dirty.
-func (t *topology) dropUnused(id string, svc *serviceEndpoints) {
+func (t *topology) dropUnused(id string, svc *serviceEntry) {
 	if svc.published || len(svc.networks) > 0 {
 		return
 	}
@@ -214,7 +214,7 @@ func (t *topology) dropUnused(id string, svc *serviceEndpoints) {
 
 // join counts one more, the revision or a backend, that names a network of the service. The nodes
 // that are attached to the network learn of the service with the first one.
-func (t *topology) join(d *Dirty, id string, svc *serviceEndpoints, networkID string) {
+func (t *topology) join(d *Dirty, id string, svc *serviceEntry, networkID string) {
 	svc.networks[networkID]++
 	if svc.networks[networkID] > 1 {
 		return
@@ -232,7 +232,7 @@ func (t *topology) join(d *Dirty, id string, svc *serviceEndpoints, networkID st
 
 // leave counts one fewer. The nodes that are attached to the network forget the service with the
 // last one, unless it concerns them for another reason.
-func (t *topology) leave(d *Dirty, id string, svc *serviceEndpoints, networkID string) {
+func (t *topology) leave(d *Dirty, id string, svc *serviceEntry, networkID string) {
 	svc.networks[networkID]--
 	if svc.networks[networkID] > 0 {
 		return
@@ -278,7 +278,7 @@ func isPlaced(st *swarmv1.TaskStatus) bool {
 
 // updateTask looks at a task of a service again.
 func (t *topology) updateTask(d *Dirty, view *table.View, id, service string) {
-	svc := t.endpoints(view, service)
+	svc := t.ensureService(view, service)
 	old, now := svc.backends[id], backendOf(view, id, svc.published)
 	if old.EqualVT(now) {
 		t.dropUnused(service, svc)
@@ -318,7 +318,7 @@ func (t *topology) attach(d *Dirty, networkID, node string, n int) {
 }
 
 // notify adds a reference for each node that a service concerns.
-func (t *topology) notify(d *Dirty, svc *serviceEndpoints, what Ref) {
+func (t *topology) notify(d *Dirty, svc *serviceEntry, what Ref) {
 	if svc.published {
 		d.all(what)
 		return
