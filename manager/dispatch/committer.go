@@ -330,8 +330,8 @@ func (c *committer) waitForReplica(ctx context.Context, index uint64) {
 
 // shouldRetry reports whether the reports of e must be queued again after the store has answered
 // err for one of their groups. It does so for descriptions and image reports that were made from a
-// row that has changed since. It does not for a status, which is then out of date, or its task is
-// gone.
+// row that has changed since. It does not do so for a status: a rejected status is out of date, or
+// its task is gone. It logs a status that was rejected for another reason.
 func (c *committer) shouldRetry(e *entry, err error) bool {
 	switch {
 	case err == nil:

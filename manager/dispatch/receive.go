@@ -34,7 +34,7 @@ func (x *session) receive() {
 	}
 }
 
-// handle acts on a message as far as it is within bounds. An error ends the session.
+// handle processes a message, without the parts that are out of bounds. An error ends the session.
 func (x *session) handle(msg *swarmv1.FromWorker) error {
 	x.mu.Lock()
 	x.heard = time.Now() // any message shows that the worker lives
@@ -70,7 +70,7 @@ func (x *session) handle(msg *swarmv1.FromWorker) error {
 	return nil
 }
 
-// statusReported notes that a status report came. A worker sends one at a time: the next one after
+// statusReported notes that a status report has come. A worker may send the next report only after
 // the last one was acknowledged.
 func (x *session) statusReported(sequence uint64) error {
 	x.mu.Lock()
@@ -98,7 +98,8 @@ func (x *session) assignmentsProgrammed(sequence uint64) error {
 	return nil
 }
 
-// depart notes that the worker's host is going down. The leader concludes that the node is down.
+// depart notes that the worker's host is going down, and tells the leader, which then sets the node
+// to DOWN.
 func (x *session) depart() {
 	x.mu.Lock()
 	x.departing = true

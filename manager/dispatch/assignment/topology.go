@@ -15,9 +15,9 @@ import (
 	"swarm/raftstore/watch"
 )
 
-// topology is what the overlays of all nodes have to know, and which node has to know which part of
-// it. It follows the store's changes: one changed task costs one look at that task, and one
-// reference for each node that it concerns.
+// topology is what the overlays of all nodes have to know, and which node needs which part. It
+// follows the store's changes: one changed task costs one look at that task, and one reference for
+// each node that it concerns.
 //
 // The objects that a topology holds are shared by all sessions and never change. A changed peer,
 // service or backend is another object.
@@ -32,12 +32,13 @@ type topology struct {
 	serviceOf map[string]string
 }
 
-// serviceEntry is a service that concerns some node, and its backends.
+// serviceEntry is what the topology knows of one service. There is an entry for each service that
+// publishes a port on all nodes or is on an overlay network.
 type serviceEntry struct {
 	routing     *swarmv1.Routing // nil when the service's row does not exist
 	published   bool             // it publishes a port on all nodes
-	ownNetworks []string         // of the current revision
-	networks    map[string]int   // how many of the current revision and the backends name a network
+	ownNetworks []string         // the overlay networks of the current revision
+	networks    map[string]int   // by network, its users: the current revision and the backends
 	backends    map[string]*swarmv1.Backend
 }
 
@@ -64,11 +65,12 @@ func (t *topology) load(view *table.View) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.clear()
-	d := newDirty() // dropped: the caller marks every session as a whole
+	d := newDirty() // nobody reads it: the caller marks every session as a whole
 	for svc := range view.Services.All() {
 		t.updateService(d, view, svc.GetId())
 	}
-	// Tasks of services that are gone, or are on no network any more.
+	// This finds the tasks of services that were removed, or whose revision names no network any
+	// more.
 	for row := range view.Tasks.All() {
 		if len(overlaysOf(row.GetNetworks())) > 0 {
 			t.updateTask(d, view, row.GetId(), row.GetServiceId())
@@ -200,8 +202,8 @@ func routingOf(view *table.View, id string) *swarmv1.Routing {
 	return out
 }
 
-// dropUnused forgets a service that does not concern any node. The nodes that it concerned have the
-// reference by which they learn of it in their Dirty.
+// dropUnused forgets a service that publishes no port on all nodes and is on no network. The nodes
+// that it concerned have got a reference to it in the Dirty, and will forget it.
 func (t *topology) dropUnused(id string, svc *serviceEntry) {
 	if svc.published || len(svc.networks) > 0 {
 		return
@@ -212,8 +214,9 @@ func (t *topology) dropUnused(id string, svc *serviceEntry) {
 	}
 }
 
-// join counts one more, the revision or a backend, that names a network of the service. The nodes
-// that are attached to the network learn of the service with the first one.
+// join counts one more user of a network within the service: its current revision or one of its
+// backends. With the first user the service joins the network, and begins to concern the nodes that
+// are attached to the network.
 func (t *topology) join(d *Dirty, id string, svc *serviceEntry, networkID string) {
 	svc.networks[networkID]++
 	if svc.networks[networkID] > 1 {
@@ -230,8 +233,8 @@ func (t *topology) join(d *Dirty, id string, svc *serviceEntry, networkID string
 	}
 }
 
-// leave counts one fewer. The nodes that are attached to the network forget the service with the
-// last one, unless it concerns them for another reason.
+// leave counts one user of a network fewer. After the last user the service leaves the network, and
+// may no longer concern the nodes that are attached to the network.
 func (t *topology) leave(d *Dirty, id string, svc *serviceEntry, networkID string) {
 	svc.networks[networkID]--
 	if svc.networks[networkID] > 0 {
@@ -296,14 +299,14 @@ func (t *topology) updateTask(d *Dirty, view *table.View, id, service string) {
 	}
 	t.notify(d, svc, Ref{Kind: swarmv1.AssignmentRef_BACKEND, ID: id, Service: service})
 	for _, n := range overlaysOf(old.GetNetworks()) {
-		t.leave(d, service, svc, n) // before the node is detached, so that the node is told
+		t.leave(d, service, svc, n) // before the node is detached: the node must get the reference
 		t.attach(d, n, old.GetNodeId(), -1)
 	}
 	t.dropUnused(service, svc)
 }
 
 // attach adds n to the number of a node's backends on a network. With the first backend the node is
-// attached, with the last one it is detached, and other services concern it.
+// attached to the network, and after the last one it is detached. Then other services concern it.
 func (t *topology) attach(d *Dirty, networkID, node string, n int) {
 	net := t.networks[networkID]
 	was := net.attached[node]
