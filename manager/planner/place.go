@@ -17,7 +17,7 @@ type newTask struct {
 	ordinal    uint64
 	replaces   string
 	revision   *cluster.Revision
-	node       *cluster.Node // the only node allowed (global services); nil: any
+	node       *cluster.Node // the only node allowed, in a global service; nil: any node
 	desired    swarmv1.TaskState
 	startAfter time.Time
 	// delayPlacement: the task gets no node before startAfter.
@@ -69,8 +69,8 @@ func (r *run) createMissing() {
 	}
 }
 
-// placeWaiting looks for a node for a task that has none. If there is none, it writes the
-// explanation to the status only if the explanation has changed.
+// placeWaiting places a task that waits for a node. If no node takes the task, it writes the
+// explanation to the task's status, unless the status has it already.
 func (r *run) placeWaiting(t *cluster.Task) {
 	if r.wakeIfFuture(r.state.StartAfter(t)) {
 		return
@@ -101,10 +101,10 @@ const (
 	messagePending  = "pending task scheduling"
 )
 
-// createTask creates the task, on a node if one takes it. It returns false, and creates nothing, if
-// no node takes the task and maxWaiting tasks of the service already wait. Tasks of global
-// services, and tasks that replace another, are created in any case. remaining is how many tasks
-// are likely to be created, including this one.
+// createTask creates a task, on a node if one takes it, and else as a waiting task. It returns
+// false, and creates nothing, if no node takes the task and maxWaiting tasks of the service already
+// wait; but it always creates tasks of global services, and tasks that replace another one.
+// remaining is how many tasks are likely to be created, including this one.
 func (r *run) createTask(w *newTask, remaining int) bool {
 	var n *cluster.Node
 	var addrs []cluster.Address
@@ -142,8 +142,8 @@ func (r *run) createTask(w *newTask, remaining int) bool {
 	return true
 }
 
-// message returns the status message of the task: what, and if the task replaces another, the
-// reason.
+// message returns the status message of the task: the text what, and the reason if the task
+// replaces another task.
 func (w *newTask) message(what string) string {
 	if w.replaceReason == "" {
 		return what

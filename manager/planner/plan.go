@@ -66,9 +66,9 @@ func recycle(slotPlans []slotPlan) []slotPlan {
 }
 
 // Plan returns the changes that bring the services with the given ids closer to what their rows ask
-// for at time now. Unknown ids are ignored. Later plans see no effect of this call, except
-// for the deadlines that Due and Result.Next read. Between a call and the next one, the caller
-// applies what it has committed (cluster.State.Apply).
+// for at time now. It ignores unknown ids. Later plans see no effect of this call, except for the
+// deadlines of the services, which Due and Result.Next read. Before the next call, the caller must
+// apply what it has committed (cluster.State.Apply).
 func (p *Planner) Plan(services []string, now time.Time) Result {
 	r := &run{
 		subject: subject{state: p.state, timer: &timer{now: now, nowpb: timestamppb.New(now)}},
@@ -85,8 +85,8 @@ func (p *Planner) Plan(services []string, now time.Time) Result {
 	return Result{Groups: r.groups, Next: p.state.NextDeadline()}
 }
 
-// byPriority sorts services by priority, highest first, because the first ones planned take the
-// free resources. Services of equal priority are sorted by id.
+// byPriority returns the services with the given ids, highest priority first: the services that are
+// planned first take the free resources. Services of equal priority are sorted by id.
 func byPriority(state *cluster.State, ids []string) []*cluster.Service {
 	list := make([]*cluster.Service, 0, len(ids))
 	for _, id := range ids {
@@ -148,7 +148,7 @@ func (r *run) planSlots() {
 	r.slotPlans = r.judge(r.slotPlans)
 	r.added = r.reconcile(r.slotPlans)
 	r.applyLimits(r.slotPlans, r.draft)
-	result := updatePass{r.subject, r.slotPlans}.run()
+	result := updatePass{r.subject, r.slotPlans}.decide()
 	r.writeService(result)
 	if result.rollback {
 		r.draft.UndoResize(r.service) // the tasks keep their limits

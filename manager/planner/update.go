@@ -26,12 +26,12 @@ const (
 
 // progress is the progress of an update.
 type progress struct {
-	outdated []*slotPlan // outdated slots that no action of this plan replaces
+	outdated []*slotPlan // the outdated slots for which no earlier pass has decided on a new task
 	// inProgress counts the slots that the update is replacing: their new task has not been RUNNING
 	// for the update's delay.
 	inProgress int
-	// unstable counts the slots whose new task is not RUNNING, or has not been for the monitor time
-	// or the delay, whichever is longer.
+	// unstable counts the slots whose new task has not been RUNNING for the monitor time or the
+	// delay, whichever is longer.
 	unstable   int
 	failed     int
 	total      int
@@ -39,9 +39,8 @@ type progress struct {
 }
 
 // updatePass is the fourth pass. It chooses the outdated tasks that are replaced now, and sets the
-// action of their slots to updateSlot or fill. It also returns what is to be written to the
-// service's row. It reads what the passes before it have decided for all other slots, and writes
-// nothing.
+// action of their slots to updateSlot or fill. It reads what the passes before it have decided for
+// all other slots, and writes nothing.
 type updatePass struct {
 	subject
 	slotPlans []slotPlan
@@ -50,25 +49,26 @@ type updatePass struct {
 // updateResult is what an updatePass wants to write to the service's row.
 type updateResult struct {
 	status *swarmv1.UpdateStatus // nil: the row stays as it is
-	// rollback: the row must point to the previous revision. The current revision changes then, so
-	// everything else that this plan has decided is void.
+	// rollback: the row must point to the previous revision. That changes the current revision, so
+	// everything else that this plan has decided for the service is void.
 	rollback bool
 }
 
-// run runs the pass.
-func (p updatePass) run() updateResult {
+// decide sets the actions of the slots that are updated now, and returns what to write to the
+// service's row.
+func (p updatePass) decide() updateResult {
 	if p.service.Job() || p.update.Paused() {
 		return updateResult{}
 	}
 	active := p.update.Active()
-	g := p.progress(active)
+	g := p.computeProgress(active)
 	switch {
 	case !active && len(g.outdated) == 0:
 		return updateResult{}
 	case !active:
 		// A new update starts. The slots that the previous update was still replacing count as in
 		// progress, so that both updates together keep to the parallelism.
-		p.startUpdates(p.progress(true))
+		p.startUpdates(p.computeProgress(true))
 		return p.status(updateRunning, "update in progress")
 	case g.total > 0 && float32(g.failed)/float32(g.total) > p.update.Config.GetMaxFailureRatio():
 		return p.handleFailures(g)
@@ -143,8 +143,8 @@ func (p updatePass) handleFailures(g progress) updateResult {
 	return p.status(updatePaused, "update paused "+why)
 }
 
-// status returns the update status of the service with another state. updateRunning starts a new
-// update.
+// status returns the update status of the service with the given state and message. The state
+// updateRunning starts a new update.
 func (p updatePass) status(state swarmv1.UpdateStatus_State, message string) updateResult {
 	st := p.service.Row.GetUpdateStatus().CloneVT()
 	if st == nil || state == updateRunning {
@@ -157,10 +157,10 @@ func (p updatePass) status(state swarmv1.UpdateStatus_State, message string) upd
 	return updateResult{status: st}
 }
 
-// progress computes the progress of the update. Without measure it only finds the outdated slots
-// and counts all slots; with measure it also counts the slots that already have a task of the
+// computeProgress computes the progress of the update. Without measure it only finds the outdated
+// slots and counts all slots; with measure it also counts the slots that already have a task of the
 // current template, and makes the service due when one of them becomes stable.
-func (p updatePass) progress(measure bool) progress {
+func (p updatePass) computeProgress(measure bool) progress {
 	var g progress
 	for i := range p.slotPlans {
 		sp := &p.slotPlans[i]

@@ -123,8 +123,8 @@ func (p *State) foldNodeState(s *swarmv1.NodeState, deleted bool) {
 	p.forgetNode(n)
 }
 
-// refreshNode derives again what depends on the node's rows. It marks all services that the change
-// may concern: those with tasks on the node, those with tasks that have no node, and global
+// refreshNode computes again what depends on the node's rows. It makes all services due that the
+// change may concern: those with tasks on the node, those with tasks that have no node, and global
 // services.
 func (p *State) refreshNode(n *Node) {
 	n.capacity = resourcesOf(n.State.GetDescription().GetResources())

@@ -98,8 +98,8 @@ func (p *State) foldTask(row *swarmv1.Task, deleted bool) {
 	p.markDirty(t.Service)
 }
 
-// setRevision sets the revision of a task. A running task may move to another revision, which may
-// reserve less.
+// setRevision sets the revision of a task. If the task has moved from another revision, it may
+// reserve less now, so waiting tasks are tried again.
 func (p *State) setRevision(t *Task, number uint64) {
 	was, now := t.Revision, t.Service.ensureRevision(number)
 	t.Revision = now
@@ -164,7 +164,7 @@ func (p *State) setStatus(t *Task, st *swarmv1.TaskStatus) {
 }
 
 // noteFreed sets retryWaiting if a change of the task has freed reservations, or has lowered the
-// number of tasks that count on its node. reserved and counted are the task's fields before the
+// number of tasks on its node. reserved and counted are the task's fields before the
 // change.
 func (p *State) noteFreed(t *Task, reserved, counted bool) {
 	p.retryWaiting = p.retryWaiting || reserved && !t.reserves || counted && !t.counted
