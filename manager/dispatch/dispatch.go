@@ -25,7 +25,7 @@
 // The daemon registers Server for the gRPC services Dispatcher and Liveness. Goroutines: Run has
 // three, which follow the store, commit reports, and report the sessions to the leader. Each
 // session has the goroutine of its gRPC handler, one that sends, and one that receives. Run waits
-// for those that receive. LeadLiveness, which runs while this manager leads, has two.
+// for the receiving ones. LeadLiveness, which runs while this manager leads, has two.
 package dispatch
 
 import (
@@ -92,10 +92,12 @@ type Server struct {
 
 	mu          sync.Mutex // guards the rest
 	stopped     bool
-	sessions    map[string]*session     // by node ID
-	ended       map[string]endedSession // by node ID, until sessionReport drops them; a new session here replaces its entry
-	markedIndex uint64                  // store index of the newest change that the sessions are marked with
-	marked      broadcast.Signal        // tells that markedIndex has grown
+	sessions    map[string]*session // by node ID
+	markedIndex uint64              // store index of the newest change that the sessions are marked with
+	marked      broadcast.Signal    // tells that markedIndex has grown
+	// ended has the sessions that are over, by node ID. A new session of the node on this manager
+	// replaces its entry, and sessionReport drops the entries that are too old.
+	ended map[string]endedSession
 }
 
 // endedSession is what remains of a session that is over.

@@ -18,7 +18,7 @@ func (x *session) receive() {
 	for {
 		msg, err := x.stream.Recv()
 		if errors.Is(err, io.EOF) {
-			x.close(nil) // the worker said goodbye
+			x.close(nil) // the worker has closed the stream: its goodbye
 			return
 		}
 		if err != nil {

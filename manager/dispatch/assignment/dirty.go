@@ -21,7 +21,7 @@ const (
 	// certificates. A Set ignores it: the session sends that message.
 	KindNode swarmv1.AssignmentRef_Kind = -1
 	// KindState says that the node's state has changed. A Set ignores it: the session looks whether
-	// the node is down by now.
+	// the node is down now.
 	KindState swarmv1.AssignmentRef_Kind = -2
 	// kindImages stands for the images that a node must keep a copy of.
 	kindImages swarmv1.AssignmentRef_Kind = -3

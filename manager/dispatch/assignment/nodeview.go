@@ -55,7 +55,7 @@ func (s *Set) syncRef(m *message, r Ref) bool {
 		}
 	case kindAttachment:
 		// Services may have left the network at the same moment, and are then not among the
-		// network's services. So all services that the node has been sent are compared as well.
+		// network's services. So all services that were sent to the node are compared too.
 		for _, id := range slices.Sorted(maps.Keys(s.view.services)) {
 			s.syncService(m, id)
 		}

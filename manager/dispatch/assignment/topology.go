@@ -82,7 +82,7 @@ func (t *topology) load(view *table.View) {
 	t.updateIngress(d, view)
 }
 
-// apply takes over a batch of changes, and adds what nodes must look at again.
+// apply applies a batch of changes, and adds references for the nodes that they concern.
 func (t *topology) apply(d *Dirty, batch watch.Batch) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -261,7 +261,7 @@ func (t *topology) updateStatus(d *Dirty, view *table.View, c table.RowChange) {
 	before, _ := c.Old.(*swarmv1.TaskStatus)
 	after, _ := c.New.(*swarmv1.TaskStatus)
 	if before == nil || before.GetReady() == after.GetReady() && isPlaced(before) == isPlaced(after) {
-		return // a task's first status comes with the task's own row
+		return // the first status is committed together with the task's row, which is enough
 	}
 	id, known := t.serviceOf[c.Key]
 	if !known {

@@ -23,7 +23,8 @@ type Evidence struct {
 	Heard time.Duration
 	// Open says that the newest session is not known to be over.
 	Open bool
-	// Broken says that the session ended without a goodbye: the connection broke.
+	// Broken says that the session ended because the connection broke, and not with a goodbye: a
+	// worker says goodbye by closing its stream.
 	Broken bool
 	// Departing says that the node has announced in this session that its host goes down.
 	Departing bool

@@ -47,13 +47,13 @@ type Tracker struct {
 	cfg      Config
 	deps     Deps
 	log      *slog.Logger
-	sessions *sessions
+	sessions *lastSessions
 	wake     chan struct{} // capacity 1: the evidence has changed
 }
 
 // New returns a Tracker, which takes in reports while Lead runs.
 func New(cfg Config, deps Deps) *Tracker {
-	return &Tracker{cfg: cfg, deps: deps, log: deps.Log, sessions: newSessions(), wake: make(chan struct{}, 1)}
+	return &Tracker{cfg: cfg, deps: deps, log: deps.Log, sessions: newLastSessions(), wake: make(chan struct{}, 1)}
 }
 
 // Reconsider makes Lead judge all nodes again now. While Lead does not run, the call has no effect.
