@@ -45,7 +45,7 @@ type slotPlan struct {
 	atom int
 	// limitsChanged: head moves to the limits of the current revision without being replaced.
 	limitsChanged bool
-	// stops are the other tasks of the slot that must stop now, because head or older takes over.
+	// stops are the tasks of the slot that must stop now and are neither head nor older.
 	stops []*cluster.Task
 	// demote: head has to become READY, because it may start only after older has stopped.
 	demote bool
@@ -83,8 +83,9 @@ func (p subject) judgeSlot(s *cluster.Slot) slotPlan {
 	return sp
 }
 
-// judgePair decides which tasks of a slot stop if several should run. Without a decision, both head
-// and older keep running.
+// judgePair decides which tasks stop if several tasks of a slot should run. While head starts as
+// the replacement of older, both keep running, with two exceptions. In all other cases head stays,
+// and the other tasks stop.
 func (p subject) judgePair(sp slotPlan) slotPlan {
 	head, older := sp.head, sp.older
 	if !p.headStarts(head, older) {
@@ -112,8 +113,9 @@ func (p subject) judgePair(sp slotPlan) slotPlan {
 	return sp
 }
 
-// headStarts says whether head is the replacement of older in a start-first update, is not running
-// yet, and older serves until then.
+// headStarts says whether head is the replacement of older in a start-first update and is not
+// running yet. Until head runs, older must serve. It returns false if older cannot serve any
+// more.
 func (p subject) headStarts(head, older *cluster.Task) bool {
 	if head.Running() || head.Row.GetReplaces() != older.ID {
 		return false
