@@ -67,7 +67,7 @@ func TestManager_ClosesSessionsThatBreakTheProtocol(t *testing.T) {
 			},
 			"status report 7 came after 0": {{Message: &swarmv1.FromWorker_Status{Status: &swarmv1.StatusReport{Sequence: 7}}}},
 			"one hello":                    {{Message: &swarmv1.FromWorker_Hello{Hello: &swarmv1.Hello{}}}},
-			"assignments 99":               {{Message: &swarmv1.FromWorker_InForce{InForce: &swarmv1.AssignmentsAck{Sequence: 99}}}},
+			"assignments 99":               {{Message: &swarmv1.FromWorker_Programmed{Programmed: &swarmv1.Programmed{Sequence: 99}}}},
 			"3000 statuses":                {{Message: &swarmv1.FromWorker_Status{Status: many}}},
 		} {
 			w := r.open(id, "host-a")

@@ -311,7 +311,7 @@ func (w *worker) say(updates ...*swarmv1.TaskStatus) {
 
 // confirm acknowledges assignments.
 func (w *worker) confirm(a *swarmv1.Assignments) {
-	w.send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_InForce{InForce: &swarmv1.AssignmentsAck{Sequence: a.GetSequence()}}})
+	w.send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Programmed{Programmed: &swarmv1.Programmed{Sequence: a.GetSequence()}}})
 }
 
 // report reports the state of one task.

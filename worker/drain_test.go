@@ -21,7 +21,7 @@ func publishes(s *swarmv1.ServiceSpec) {
 func TestWorker_StopsOnceNobodySendsMore(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
-		knows time.Duration // when Settled returns, counted from the stop; 0: never
+		knows time.Duration // when AwaitProgrammed returns, counted from the stop; 0: never
 		want  time.Duration
 	}{
 		{"the others soon know", 700 * time.Millisecond, 900 * time.Millisecond},

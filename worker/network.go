@@ -10,7 +10,7 @@ import (
 )
 
 // Network implements swarmv1.WorkerServer. It returns what Deps.InspectNetwork says of an overlay
-// network, and the store index of the newest state that this node has acted on. Deps.Network, which
+// network, and the store index of the newest state that this node has applied. Deps.Network, which
 // attaches tasks to networks, has no part in it.
 func (w *Worker) Network(ctx context.Context, req *swarmv1.NodeNetworkRequest) (*swarmv1.NodeNetwork, error) {
 	if w.deps.InspectNetwork == nil {

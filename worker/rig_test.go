@@ -139,7 +139,7 @@ type manager struct {
 	images     *swarmv1.ImageReport
 	departed   time.Time
 	programmed uint64        // sequence of the newest assignments that the worker has acknowledged
-	settles    chan struct{} // Settled returns when it is closed; nil: at once
+	settles    chan struct{} // AwaitProgrammed returns when it is closed; nil: at once
 	initial    []*swarmv1.Assignment
 	index      uint64
 	changed    chan struct{}
@@ -209,7 +209,7 @@ func (m *manager) Session(stream swarmv1.Dispatcher_SessionServer) error {
 	return err
 }
 
-func (m *manager) Settled(ctx context.Context, _ *swarmv1.SettledRequest) (*swarmv1.SettledResponse, error) {
+func (m *manager) AwaitProgrammed(ctx context.Context, _ *swarmv1.AwaitProgrammedRequest) (*swarmv1.AwaitProgrammedResponse, error) {
 	m.mu.Lock()
 	settles := m.settles
 	m.mu.Unlock()
@@ -220,7 +220,7 @@ func (m *manager) Settled(ctx context.Context, _ *swarmv1.SettledRequest) (*swar
 			return nil, ctx.Err()
 		}
 	}
-	return &swarmv1.SettledResponse{}, nil
+	return &swarmv1.AwaitProgrammedResponse{}, nil
 }
 
 func (m *manager) receive(s *managerSession) error {
@@ -255,8 +255,8 @@ func (m *manager) receive(s *managerSession) error {
 			if !m.noAck {
 				answer = &swarmv1.ToWorker{Message: &swarmv1.ToWorker_DepartureAck{DepartureAck: &swarmv1.DepartureAck{}}}
 			}
-		case *swarmv1.FromWorker_InForce:
-			m.programmed = x.InForce.Sequence
+		case *swarmv1.FromWorker_Programmed:
+			m.programmed = x.Programmed.Sequence
 		case *swarmv1.FromWorker_Images:
 			m.images = x.Images
 		}

@@ -24,7 +24,7 @@ func TestWorker_GapInAssignmentsReconnects(t *testing.T) {
 		m.waitSession(2)
 		synctest.Wait()
 		if len(m.statuses) != 0 {
-			t.Errorf("the worker acted on a message after a gap: %v", m.statuses)
+			t.Errorf("the worker applied a message after a gap: %v", m.statuses)
 		}
 	})
 }

@@ -161,7 +161,7 @@ func (w *Worker) Tasks() int { return w.tasks.Len() }
 // Summaries lists the tasks of this node, in no particular order.
 func (w *Worker) Summaries() []tasks.Summary { return w.tasks.Summaries() }
 
-// Seen returns the store's index of the newest state that this node has acted on, and whether it
+// Seen returns the store's index of the newest state that this node has applied, and whether it
 // has a session with a manager.
 func (w *Worker) Seen() (index uint64, connected bool) { return w.managers.Seen() }
 

@@ -43,7 +43,7 @@ func newFamilies() *families {
 		build:     family(g, "swarm_build_info", "The build of this daemon; always 1.", "version", "build"),
 		hostTasks: family(g, "swarm_node_tasks", "Tasks on this node.", "state"),
 		connected: family(g, "swarm_node_connected", "1 while this node has a session with a manager."),
-		index:     family(g, "swarm_node_state_index", "Index of the newest state of the managers that this node has acted on."),
+		index:     family(g, "swarm_node_state_index", "Index of the newest state of the managers that this node has applied."),
 		images:    family(g, "swarm_node_images", "Images on this node."),
 		members:   family(g, "swarm_gossip_members", "Nodes as gossip sees them.", "status"),
 		health:    family(g, "swarm_gossip_health_score", "How ill gossip thinks that this node itself is; 0 is well."),

@@ -18,7 +18,7 @@ import (
 
 // Worker is the part of worker.Worker that is measured.
 type Worker interface {
-	// Seen returns the index of the newest state that the worker has acted on, and whether it has a
+	// Seen returns the index of the newest state that the worker has applied, and whether it has a
 	// session with a manager.
 	Seen() (index uint64, connected bool)
 	// Summaries lists the tasks of this node.

@@ -43,8 +43,8 @@ func FromWorker(m *swarmv1.FromWorker, hostname string) (clean *swarmv1.FromWork
 		return &swarmv1.FromWorker{Message: &swarmv1.FromWorker_Hello{Hello: hello}}, dropped, nil
 	case *swarmv1.FromWorker_Heartbeat:
 		return &swarmv1.FromWorker{Message: &swarmv1.FromWorker_Heartbeat{Heartbeat: &swarmv1.Heartbeat{Sequence: m.Heartbeat.GetSequence()}}}, "", nil
-	case *swarmv1.FromWorker_InForce:
-		return &swarmv1.FromWorker{Message: &swarmv1.FromWorker_InForce{InForce: &swarmv1.AssignmentsAck{Sequence: m.InForce.GetSequence()}}}, "", nil
+	case *swarmv1.FromWorker_Programmed:
+		return &swarmv1.FromWorker{Message: &swarmv1.FromWorker_Programmed{Programmed: &swarmv1.Programmed{Sequence: m.Programmed.GetSequence()}}}, "", nil
 	case *swarmv1.FromWorker_Departure:
 		return &swarmv1.FromWorker{Message: &swarmv1.FromWorker_Departure{Departure: &swarmv1.Departure{}}}, "", nil
 	case *swarmv1.FromWorker_Status:

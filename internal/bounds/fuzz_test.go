@@ -70,7 +70,7 @@ func FuzzFromWorker(f *testing.F) {
 		}}},
 		&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Images{Images: &swarmv1.ImageReport{Held: []string{digest, "no"}}}},
 		&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Departure{Departure: &swarmv1.Departure{}}},
-		&swarmv1.FromWorker{Message: &swarmv1.FromWorker_InForce{InForce: &swarmv1.AssignmentsAck{Sequence: 1}}},
+		&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Programmed{Programmed: &swarmv1.Programmed{Sequence: 1}}},
 	)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		m := &swarmv1.FromWorker{}

@@ -73,14 +73,14 @@ func nodeRules() map[string]Rule {
 		"/swarm.v1.CA/CreateCredential": {Create, "credential", people},
 
 		// A removed node must be told so. Only the handler is certain, because a replica may lag.
-		"/swarm.v1.Dispatcher/Session": {Serve, "session", anyNode | stranger},
-		"/swarm.v1.Dispatcher/Holders": {List, "image copy", anyNode},
-		"/swarm.v1.Dispatcher/Settled": {Get, "session", anyNode},
-		"/swarm.v1.Liveness/Report":    {Serve, "session", manager},
-		"/swarm.v1.Raft/Propose":       {Serve, "log", manager},
-		"/swarm.v1.Raft/ReadIndex":     {Serve, "log", manager},
-		"/swarm.v1.Raft/Applied":       {Serve, "log", manager},
-		"/swarm.v1.Raft/Configure":     {Serve, "log", manager},
+		"/swarm.v1.Dispatcher/Session":         {Serve, "session", anyNode | stranger},
+		"/swarm.v1.Dispatcher/Holders":         {List, "image copy", anyNode},
+		"/swarm.v1.Dispatcher/AwaitProgrammed": {Get, "session", anyNode},
+		"/swarm.v1.Liveness/Report":            {Serve, "session", manager},
+		"/swarm.v1.Raft/Propose":               {Serve, "log", manager},
+		"/swarm.v1.Raft/ReadIndex":             {Serve, "log", manager},
+		"/swarm.v1.Raft/Applied":               {Serve, "log", manager},
+		"/swarm.v1.Raft/Configure":             {Serve, "log", manager},
 
 		"/swarm.v1.Worker/Logs":        {Get, "log", manager},
 		"/swarm.v1.Worker/Exec":        {Run, "task", manager},

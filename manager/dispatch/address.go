@@ -13,10 +13,10 @@ import (
 	"swarm/raftstore/table"
 )
 
-// takeOverAddress writes the address of a node that has another one than before, for example from
-// DHCP. The node's certificate has proved who calls. That the node has the address, it proves by
-// its answer there. A node that does not answer gets no session and so no tasks, because other
-// nodes would not reach them either.
+// takeOverAddress writes the new address of a node into its row if the node's address has changed,
+// for example by DHCP. The node's certificate has proved which node calls. Its answer at the new
+// address proves that the address is the node's. A node that does not answer there gets no session,
+// and so no tasks, because other nodes would not reach the tasks either.
 func (s *Server) takeOverAddress(ctx context.Context, id string, hello *swarmv1.Hello) error {
 	for range openAttempts {
 		view := s.deps.Store.View()

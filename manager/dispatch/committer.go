@@ -25,23 +25,23 @@ const (
 	commitPauses = 5
 	// maxFailures is how often an entry may fail alone while others are committed.
 	maxFailures = 3
-	// replicaTimeout bounds the wait for this replica to have what was just committed.
+	// replicaTimeout bounds the wait until this replica has what was just committed.
 	replicaTimeout = 5 * time.Second
 )
 
 // How much of each node's reports is committed, however often the node opens a session: the burst
-// at once, and one unit more in each period. Of descriptions and image reports only the newest
-// counts, so that an honest worker loses nothing when it waits.
+// at once, and one unit more in each period. A report over the rate waits. Of descriptions and
+// image reports only the newest counts, so an honest worker loses nothing while they wait.
 var (
 	factsPace  = pace.Budget{Burst: 20, Period: 500 * time.Millisecond}                // descriptions and image reports
 	statusPace = pace.Budget{Burst: 8 << 20, Period: time.Second / (512 << 10)}        // bytes of task statuses
 	copiesPace = pace.Budget{Burst: 2 * bounds.MaxHeld, Period: 10 * time.Millisecond} // image copies that come or go
 )
 
-// entry is what the worker of one session has reported and the store does not have yet. It has at
-// most one report of each kind: of descriptions and image reports only the newest counts, and a
-// worker waits for the acknowledgement of a status report. The number of sessions therefore bounds
-// the queue.
+// entry holds what the worker of one session has reported and the store does not have yet. It has
+// at most one report of each kind: of descriptions and image reports only the newest counts, and a
+// worker sends no status report before the last one was acknowledged. So the queue has at most one
+// entry for each session.
 type entry struct {
 	session     *session
 	status      *swarmv1.StatusReport
@@ -49,7 +49,7 @@ type entry struct {
 	images      *swarmv1.ImageReport
 
 	failures int    // how often the entry failed alone
-	since    uint64 // the number of commits that had succeeded when it first failed alone
+	since    uint64 // committer.succeeded when the entry first failed alone
 }
 
 // describesNode reports whether the entry has a description or an image report.
@@ -60,7 +60,8 @@ func (e *entry) changes() int {
 	return 1 + len(e.status.GetUpdates()) + len(e.images.GetHeld())
 }
 
-// addOlder adds the reports of an older entry of the same session of which this one has none.
+// addOlder completes the entry with the reports of an older entry of the same session. A kind of
+// report that the entry has already stays as it is.
 func (e *entry) addOlder(older *entry) {
 	if e.status == nil {
 		e.status = older.status
@@ -74,7 +75,7 @@ func (e *entry) addOlder(older *entry) {
 	e.failures, e.since = older.failures, older.since
 }
 
-// store is what a committer needs of the store. Tests have another one.
+// store is the part of raftstore.Store that a committer needs. Tests implement it too.
 type store interface {
 	View() *table.View
 	CommitGroups(ctx context.Context, actor string, groups []*swarmv1.Group) (uint64, []error, error)
@@ -85,6 +86,11 @@ type store interface {
 // When a commit fails, the next one has half as many entries, and so on, until an entry that cannot
 // be committed is alone. That entry is tried again after the others, and then dropped. So no report
 // holds up the others for long.
+//
+// The queue is in the order in which sessions began to wait. A further report of a session that
+// waits joins its entry and keeps its place. Reports over the rate of their node keep their place
+// too. Entries that failed together return to the front. An entry that failed alone, and reports
+// that must be made again from newer rows, go to the end.
 type committer struct {
 	log     *slog.Logger
 	sampled *logsample.Sampler
@@ -95,7 +101,7 @@ type committer struct {
 
 	mu      sync.Mutex          // guards what follows
 	waiting map[*session]*entry // one for each session
-	queue   []*session          // of waiting, oldest first
+	queue   []*session          // the keys of waiting, in the order in which they are taken
 
 	// The goroutine of run alone uses the rest.
 	batch     int    // how many entries the next commit may have
@@ -111,7 +117,7 @@ func newCommitter(log *slog.Logger, store store) *committer {
 	}
 }
 
-// add queues a report. It replaces what it makes out of date.
+// add queues a report. It replaces an older report of the same kind and session.
 func (c *committer) add(e *entry) {
 	c.mu.Lock()
 	if older := c.waiting[e.session]; older != nil {
@@ -127,7 +133,8 @@ func (c *committer) add(e *entry) {
 	}
 }
 
-// putBack returns entries that were not committed to the front of the queue, or behind all others.
+// putBack queues entries that were not committed, at the front of the queue or at its end. Of a
+// session that has reported again meanwhile, only the reports that are still the newest count.
 func (c *committer) putBack(entries []*entry, front bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -147,8 +154,9 @@ func (c *committer) putBack(entries []*entry, front bool) {
 	}
 }
 
-// take removes up to c.batch entries with about maxGroups changes from the queue, oldest first.
-// Reports of nodes that report too often stay; the first of them may be taken after wait.
+// take removes up to c.batch entries with about maxGroups changes from the front of the queue.
+// Reports over the rate of their node stay; the first of them may be taken after wait (0: none
+// stays).
 func (c *committer) take() (out []*entry, wait time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -160,9 +168,9 @@ func (c *committer) take() (out []*entry, wait time.Duration) {
 		}
 		e := c.waiting[x]
 		delete(c.waiting, x)
-		later, w := c.holdBack(e)
-		if w > 0 && !x.closed() { // the node's next session reports everything again
-			c.waiting[x], stay = later, append(stay, x)
+		held, w := c.holdBack(e)
+		if w > 0 && !x.closed() { // the next session of a node reports everything again
+			c.waiting[x], stay = held, append(stay, x)
 			if wait == 0 || w < wait {
 				wait = w
 			}
@@ -177,30 +185,33 @@ func (c *committer) take() (out []*entry, wait time.Duration) {
 	return out, wait
 }
 
-// holdBack moves the reports that a node makes too often from an entry to later. It returns the
-// shortest time that one of them has to wait.
-func (c *committer) holdBack(e *entry) (later *entry, wait time.Duration) {
+// holdBack moves the reports that are over the rate of their node from e to another entry, held. It
+// spends the budgets of the reports that stay in e. wait is the shortest time that a held report
+// must wait; it is 0 if none is held.
+func (c *committer) holdBack(e *entry) (held *entry, wait time.Duration) {
 	node := e.session.node
-	later = &entry{session: e.session, failures: e.failures, since: e.since}
-	over := func(w time.Duration) bool {
+	held = &entry{session: e.session, failures: e.failures, since: e.since}
+	mustWait := func(w time.Duration) bool {
 		if w > 0 && (wait == 0 || w < wait) {
 			wait = w
 		}
 		return w > 0
 	}
-	if e.status != nil && over(c.statusBytes.TakeN(node, e.status.SizeVT())) {
-		e.status, later.status = nil, e.status
+	if e.status != nil && mustWait(c.statusBytes.TakeN(node, e.status.SizeVT())) {
+		e.status, held.status = nil, e.status
 	}
-	if e.images != nil && over(c.copies.TakeN(node, 0)) { // groups spends as many as really change
-		e.images, later.images = nil, e.images
+	// This spends nothing. Only the method groups knows how many copies really change, and spends
+	// as many.
+	if e.images != nil && mustWait(c.copies.TakeN(node, 0)) {
+		e.images, held.images = nil, e.images
 	}
-	if e.describesNode() && over(c.facts.Take(node)) {
-		e.description, later.description = nil, e.description
+	if e.describesNode() && mustWait(c.facts.Take(node)) {
+		e.description, held.description = nil, e.description
 		if e.images != nil {
-			e.images, later.images = nil, e.images
+			e.images, held.images = nil, e.images
 		}
 	}
-	return later, wait
+	return held, wait
 }
 
 // run commits what is queued until ctx ends.
@@ -237,10 +248,12 @@ func (c *committer) commit(ctx context.Context, entries []*entry) {
 	case len(entries) > 1:
 		c.batch = len(entries) / 2
 		c.putBack(entries, true)
-	case c.isUnstorable(entries[0], err):
-		c.drop(entries[0], err)
-		return
 	default:
+		c.countFailure(entries[0])
+		if c.isUnstorable(entries[0], err) {
+			c.drop(entries[0], err)
+			return
+		}
 		c.putBack(entries, false)
 	}
 	c.sampled.Log(slog.LevelWarn, "commit", "reports of workers are not committed yet", "entries", len(entries), "err", err)
@@ -248,16 +261,20 @@ func (c *committer) commit(ctx context.Context, entries []*entry) {
 	c.failing++
 }
 
-// isUnstorable reports whether to give up an entry that failed alone: the store calls it invalid or
-// too large, or it has failed maxFailures times while other entries were committed.
-func (c *committer) isUnstorable(e *entry, err error) bool {
-	if errdefs.IsInvalidArgument(err) || errdefs.IsResourceExhausted(err) {
-		return true
-	}
+// countFailure counts a commit that failed with this entry alone.
+func (c *committer) countFailure(e *entry) {
 	if e.failures == 0 {
 		e.since = c.succeeded
 	}
 	e.failures++
+}
+
+// isUnstorable reports whether to give up an entry that failed alone with err: the store calls it
+// invalid or too large, or it has failed maxFailures times while other entries were committed.
+func (c *committer) isUnstorable(e *entry, err error) bool {
+	if errdefs.IsInvalidArgument(err) || errdefs.IsResourceExhausted(err) {
+		return true
+	}
 	return e.failures >= maxFailures && c.succeeded > e.since
 }
 
@@ -269,8 +286,9 @@ func (c *committer) drop(e *entry, err error) {
 	e.session.close(errdefs.ErrInvalidArgument.WithMessage("a report of this node cannot be stored: " + err.Error()))
 }
 
-// write commits the entries together and acknowledges the statuses. It queues again the
-// descriptions and image reports whose changes were made from rows that have changed since.
+// write commits the entries together and acknowledges the statuses. If the store rejects the change
+// of a description or image report because a row has changed since the change was made, write
+// queues that report again.
 func (c *committer) write(ctx context.Context, entries []*entry) error {
 	groups, owners := c.groups(c.store.View(), entries)
 	var again []*entry
@@ -289,7 +307,7 @@ func (c *committer) write(ctx context.Context, entries []*entry) error {
 			}
 		}
 		if len(again) > 0 {
-			c.waitForReplica(ctx, index) // otherwise they would be made from the same rows again
+			c.waitForReplica(ctx, index) // the next changes must not be made from the same old rows
 		}
 	}
 	for _, e := range entries {
@@ -310,9 +328,10 @@ func (c *committer) waitForReplica(ctx context.Context, index uint64) {
 	}
 }
 
-// shouldRetry reports whether to make a rejected group again. A rejected status is out of date, or
-// its task is gone. A rejected description was made from a row that has changed since, and is still
-// the newest one of the worker.
+// shouldRetry reports whether the reports of e must be queued again after the store has answered
+// err for one of their groups. It does so for descriptions and image reports that were made from a
+// row that has changed since. It does not do so for a status: a rejected status is out of date, or
+// its task is gone. It logs a status that was rejected for another reason.
 func (c *committer) shouldRetry(e *entry, err error) bool {
 	switch {
 	case err == nil:

@@ -5,26 +5,27 @@
 // A worker receives these messages in a session:
 //
 //	Welcome        once, first: the epoch of the session, the heartbeat period and the lease
-//	NodeUpdate     the node's own row, the managers and the root certificates, when one changes
+//	NodeUpdate     the node's row, the managers and the root certificates, when one changes
 //	Assignments    first a complete set of what the node needs, then what has changed; package
 //	               assignment says what one message holds
 //	HeartbeatAck   after a heartbeat, and when the leader has confirmed one
 //	StatusAck      when a status report is committed, or dropped because it says nothing new
-//	DepartureAck   once, when the node that has announced its departure is down for everybody
+//	DepartureAck   once, when the node has announced its departure and its row says DOWN
 //
 // An empty message is the last one of a session that the manager ends.
 //
 // One goroutine follows the store and marks in each session what may be out of date. It computes no
-// message. The session's sender computes the next message from the newest view when it is free. A
-// slow worker therefore costs a set of references and not a queue of messages.
+// message. When the last message is sent, the session's sender computes the next one from the
+// newest view. So a slow worker costs a set of references and not a queue of messages.
 //
-// The package decides nothing about tasks, and nothing that it does waits for a timer where an
-// event could wake it. Package liveness decides which nodes are up.
+// The package decides nothing about tasks. It passes changes, reports and heartbeats on as soon as
+// they come; timers only bound waits, limit rates, and notice silence. Package liveness decides
+// which nodes are up.
 //
 // The daemon registers Server for the gRPC services Dispatcher and Liveness. Goroutines: Run has
 // three, which follow the store, commit reports, and report the sessions to the leader. Each
 // session has the goroutine of its gRPC handler, one that sends, and one that receives. Run waits
-// for those that receive. LeadLiveness, which runs while this manager leads, has two.
+// for the receiving ones. LeadLiveness, which runs while this manager leads, has two.
 package dispatch
 
 import (
@@ -66,12 +67,12 @@ type Deps struct {
 	Gossip liveness.Gossip
 	// Conn returns a connection to another manager's gRPC services.
 	Conn func(nodeID string) (grpc.ClientConnInterface, error)
-	// Answers reports whether a node answers at an address and port, and proves there who it is.
-	// When it is nil, a node's word for its new address is enough.
+	// Answers returns nil if a node answers at an address and port, and proves there who it is. If
+	// the field is nil, the node's own claim of a new address is enough.
 	Answers func(ctx context.Context, nodeID, hostport string) error
 }
 
-// Server serves swarmv1.Dispatcher, and swarmv1.Liveness through its Detector.
+// Server serves swarmv1.Dispatcher, and swarmv1.Liveness through its Tracker.
 type Server struct {
 	swarmv1.UnimplementedDispatcherServer
 	cfg  Config
@@ -80,9 +81,9 @@ type Server struct {
 
 	sampled     *logsample.Sampler // for lines that workers can cause
 	committer   *committer
-	detector    *liveness.Detector
+	tracker     *liveness.Tracker
 	assignments *assignment.State
-	contact     contact
+	contact     leaderContact
 	reportNow   chan struct{}        // capacity 1: a session began or ended, report it to the leader now
 	receivers   sync.WaitGroup       // one for each session's receiving goroutine
 	opens       *pace.Each[string]   // of sessions, by ca.RateKey
@@ -91,10 +92,12 @@ type Server struct {
 
 	mu          sync.Mutex // guards the rest
 	stopped     bool
-	sessions    map[string]*session     // by node ID
-	ended       map[string]endedSession // by node ID; not begun again here, and over for a short time
-	markedIndex uint64                  // store index of the newest change that the sessions are marked with
-	marked      broadcast.Signal        // markedIndex has grown
+	sessions    map[string]*session // by node ID
+	markedIndex uint64              // store index of the newest change that the sessions are marked with
+	marked      broadcast.Signal    // tells that markedIndex has grown
+	// ended has the sessions that are over, by node ID. A new session of the node on this manager
+	// replaces its entry, and sessionReport drops the entries that are too old.
+	ended map[string]endedSession
 }
 
 // endedSession is what remains of a session that is over.
@@ -120,9 +123,9 @@ func New(cfg Config, deps Deps) *Server {
 		refresh:     raftstore.NewRefresher(deps.Store),
 		ended:       make(map[string]endedSession),
 	}
-	s.detector = liveness.New(liveness.Config{NodeID: cfg.NodeID}, liveness.Deps{
+	s.tracker = liveness.New(liveness.Config{NodeID: cfg.NodeID}, liveness.Deps{
 		Log: deps.Log, Store: deps.Store, Gossip: deps.Gossip,
-		Sessions: s.sessionReport, LedFor: s.ledFor, Note: s.note,
+		Sessions: s.sessionReport, InTouchFor: s.inTouchFor, Note: s.note,
 	})
 	return s
 }
@@ -130,11 +133,11 @@ func New(cfg Config, deps Deps) *Server {
 // Register adds the services to a gRPC server.
 func (s *Server) Register(r grpc.ServiceRegistrar) {
 	swarmv1.RegisterDispatcherServer(r, s)
-	swarmv1.RegisterLivenessServer(r, s.detector)
+	swarmv1.RegisterLivenessServer(r, s.tracker)
 }
 
 // LeadLiveness decides which nodes are up until ctx ends. The manager calls it while it leads.
-func (s *Server) LeadLiveness(ctx context.Context) error { return s.detector.Lead(ctx) }
+func (s *Server) LeadLiveness(ctx context.Context) error { return s.tracker.Lead(ctx) }
 
 // Run serves until ctx ends. All sessions are over when it returns.
 func (s *Server) Run(ctx context.Context) error {
@@ -205,8 +208,8 @@ func (s *Server) mark(view *table.View, d *assignment.Dirty) {
 	}
 }
 
-// closeOutdated closes the sessions of nodes that were removed, and those that a newer session on
-// another manager replaces.
+// closeOutdated closes the sessions of nodes that were removed, and the sessions that a newer
+// session on another manager replaces.
 func (s *Server) closeOutdated(batch watch.Batch) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -262,8 +265,8 @@ func (s *Server) closeAll(err error) {
 	}
 }
 
-// note logs what happened to a node. A worker can cause such lines as often as it may open a
-// session, so that lines above the rate are of level Debug.
+// note logs what happened to a node. A worker causes such lines whenever it opens a session, so the
+// lines over the rate of its node have the level Debug.
 func (s *Server) note(nodeID, msg string, args ...any) {
 	level := slog.LevelInfo
 	if s.notes.Take(nodeID) > 0 {
@@ -272,15 +275,16 @@ func (s *Server) note(nodeID, msg string, args ...any) {
 	s.log.Log(context.Background(), level, msg, args...)
 }
 
-// logLeftOut logs which part of a worker's message is not used. Empty means that all of it is.
+// logLeftOut logs why a part of a worker's message is not used. An empty reason means that all
+// parts are used.
 func (s *Server) logLeftOut(nodeID, reason string) {
 	if reason != "" {
 		s.sampled.Log(slog.LevelWarn, "left out "+nodeID, "part of a worker's message is not used", "node", nodeID, "reason", reason)
 	}
 }
 
-// Holders returns the ready nodes that hold all blobs of an image, the caller not among them. It
-// returns InvalidArgument when the request names no digest.
+// Holders returns the ready nodes that hold all blobs of an image, except for the caller. It
+// returns InvalidArgument when the request has no valid digest.
 func (s *Server) Holders(ctx context.Context, req *swarmv1.HoldersRequest) (*swarmv1.HoldersResponse, error) {
 	if !bounds.IsDigest(req.GetDigest()) {
 		return nil, errdefs.ErrInvalidArgument.WithMessage("holders of an image: no valid digest is named")

@@ -33,7 +33,7 @@ const (
 	opensPeriod = time.Second
 )
 
-// callerID returns the node that calls; it is empty for callers that are not nodes.
+// callerID returns the ID of the node that calls, and "" for callers that are not nodes.
 func callerID(ctx context.Context) string {
 	who, err := transport.FromContext(ctx)
 	if err != nil {
@@ -73,7 +73,7 @@ func (s *Server) Session(stream swarmv1.Dispatcher_SessionServer) error {
 }
 
 // accept checks that the node is a member, reads its hello, and opens the session. The check comes
-// first, so that a node that was removed learns so whatever the size of its hello.
+// first, because a node that was removed must be told so even if its hello is too large to be read.
 func (s *Server) accept(ctx context.Context, id string, stream swarmv1.Dispatcher_SessionServer) (*session, error) {
 	view, err := s.member(ctx, id)
 	if err != nil {
@@ -120,8 +120,8 @@ func readHello(stream swarmv1.Dispatcher_SessionServer) (*swarmv1.Hello, error) 
 	return nil, errdefs.ErrInvalidArgument.WithMessage("the first message of a session is a hello")
 }
 
-// openSession checks whether the session may begin, by a view in which the node is a member, and
-// writes into the store that it does. The store refuses a node that is removed meanwhile.
+// openSession checks whether the session may begin, and commits its start. The node is a member in
+// view. If the node is removed meanwhile, the commit fails.
 func (s *Server) openSession(
 	ctx context.Context, id string, view *table.View, hello *swarmv1.Hello, stream swarmv1.Dispatcher_SessionServer,
 ) (*session, error) {
@@ -159,7 +159,7 @@ func (s *Server) openSession(
 }
 
 // checkKey refuses a certificate that newer ones have replaced. A node that uses its newest
-// certificate has received it, so that the key before is forgotten.
+// certificate has received it, so checkKey makes the cluster forget the key before it.
 func (s *Server) checkKey(ctx context.Context, node *swarmv1.Node) error {
 	who, err := transport.FromContext(ctx)
 	if err != nil {
@@ -175,9 +175,9 @@ func (s *Server) checkKey(ctx context.Context, node *swarmv1.Node) error {
 }
 
 // freshView returns a view that has everything that the leader had committed before the call. It
-// has every node that has joined, no node that was removed, and everything that the worker has seen
-// before. Callers that are unknown here share one question to the leader a second, because a host
-// that was removed may call without end.
+// has every node that has joined, no node that was removed, and everything that the worker has
+// applied before. Callers that are unknown here share one question to the leader in each second,
+// because a host that was removed may call again and again.
 func (s *Server) freshView(ctx context.Context, id string) (*table.View, error) {
 	view, err := s.refresh.ViewFor(ctx, id)
 	if err != nil {
@@ -189,8 +189,9 @@ func (s *Server) freshView(ctx context.Context, id string) (*table.View, error) 
 	return view, nil
 }
 
-// workerHost returns the host from which a worker calls. A manager's own worker comes through the
-// loopback or through no network at all; then it is the address in the hello, or the node's.
+// workerHost returns the address of the host from which a worker calls. The worker of this
+// manager's own daemon calls through the loopback or without a network. For that worker it returns
+// the address in the hello, or else the address in the node's row.
 func workerHost(ctx context.Context, node *swarmv1.Node, hello *swarmv1.Hello) string {
 	if p, ok := peer.FromContext(ctx); ok && p.Addr != nil {
 		host, _, err := net.SplitHostPort(p.Addr.String())
@@ -204,9 +205,9 @@ func workerHost(ctx context.Context, node *swarmv1.Node, hello *swarmv1.Hello) s
 	return node.GetAddr()
 }
 
-// refuseSecondHost refuses another host with the same node ID while the first one is heard, here or
-// by another manager. The same host may always begin a new session, because its old connection may
-// be dead without this manager's knowledge.
+// refuseSecondHost returns AlreadyExists if another host with the same node ID is heard, by this
+// manager or by another one. The same host may always begin a new session, because its old
+// connection may be dead although this manager does not know that yet.
 func (s *Server) refuseSecondHost(ctx context.Context, id, addr string) error {
 	beat, _ := s.pace()
 	s.mu.Lock()
@@ -264,7 +265,7 @@ func (s *Server) recordStart(ctx context.Context, id, addr string, hello *swarmv
 	return nil, errdefs.ErrUnavailable.WithMessage("record session of node " + id + ": its state keeps changing: try again")
 }
 
-// register makes x the node's session, in place of an older one, and starts to receive.
+// register makes x the session of its node, closes an older one, and starts to receive.
 func (s *Server) register(x *session) error {
 	s.mu.Lock()
 	old := s.sessions[x.node]
@@ -283,7 +284,8 @@ func (s *Server) register(x *session) error {
 	if old != nil {
 		old.close(errSuperseded)
 	}
-	// The session is registered before it takes its view: a change in between marks or ends it.
+	// The session takes its view after it is registered. So a change that is newer than the view
+	// marks or ends the session.
 	view := s.deps.Store.View()
 	x.markAll(view)
 	if _, ok := view.Nodes.Get(x.node); !ok {
@@ -298,9 +300,9 @@ func (s *Server) register(x *session) error {
 	return nil
 }
 
-// unregister removes the session and keeps how it ended, which is evidence of whether the node is
-// up. The time of the end is not evidence: a connection that a firewall cuts breaks after a while,
-// and the node has not been heard for as long. So the time when it was last heard is kept.
+// unregister removes the session and keeps how it ended, because that is evidence of whether the
+// node is up. It keeps the time when the node was last heard and not the time of the end: when a
+// firewall cuts a connection, the connection breaks only some time after the last message.
 func (s *Server) unregister(x *session) {
 	broken := errors.Is(x.reason(), errBroken)
 	s.mu.Lock()

@@ -7,27 +7,29 @@ import (
 	"swarm/internal/broadcast"
 )
 
-// lagAfter is how long a node may take to act on what it was sent. Then nobody waits for it until
-// it has caught up. Otherwise whoever has root on a worker could hold up every task that stops, and
-// every update, for ever.
+// lagAfter is how long a node may take to program the assignments that it was sent. A node that
+// takes longer lags: AwaitProgrammed does not wait for it until it has caught up. Without this
+// limit, a user who has root on a worker could hold up every task that stops, and every update, for
+// ever.
 const lagAfter = 3 * time.Second
 
-// progress compares what a session was marked with to what its worker has acted on. The session's
+// progress compares what a session was marked with to what its worker has programmed. The session's
 // mutex guards it; the signal has its own.
 //
-// A generation is the number of marks so far. Each message covers the marks up to some generation,
-// so that the worker's acknowledgement of a sequence tells up to which generation it has acted.
+// A generation is a number of marks: generation 5 stands for the first five marks of the session.
+// An Assignments message covers the marks up to some generation. When the worker acknowledges the
+// sequence of that message, it has programmed everything up to that generation.
 type progress struct {
-	generation uint64    // newest one
-	programmed uint64    // newest one that the worker has acted on
-	unsentAt   time.Time // when the first mark came that is not in pending; zero when all are
-	pending    []pending // sent, and not acted on yet, in order
-	sequence   uint64    // of the newest assignments that the worker has acted on
+	generation uint64    // of the newest mark
+	programmed uint64    // the newest generation that the worker has programmed
+	unsentAt   time.Time // when the first mark came that is not sent yet; zero when all are sent
+	pending    []pending // sent and not programmed yet, oldest first
+	sequence   uint64    // of the newest assignments that the worker has programmed
 	changed    broadcast.Signal
 }
 
-// pending says that the assignments of a sequence cover all marks up to a generation, of which the
-// first came at the given time.
+// pending says that the assignments of a sequence cover all marks up to a generation. The first of
+// these marks that no earlier assignments cover came at the time since.
 type pending struct {
 	generation, sequence uint64
 	since                time.Time
@@ -41,8 +43,8 @@ func (p *progress) mark(now time.Time) {
 	}
 }
 
-// behindSince returns since when the worker has had something to act on. It is zero when there is
-// nothing.
+// behindSince returns since when the worker has had something to program. It is zero when the
+// worker has programmed everything.
 func (p *progress) behindSince() time.Time {
 	if len(p.pending) > 0 {
 		return p.pending[0].since
@@ -50,45 +52,50 @@ func (p *progress) behindSince() time.Time {
 	return p.unsentAt
 }
 
-// sent notes that all marks up to a generation are sent, the last of them in the assignments of a
-// sequence.
+// sent notes that the assignments up to a sequence cover all marks up to a generation. The sender
+// calls it after each piece of work. If the marks changed nothing for the node, the sender has sent
+// no message for them, and the sequence is that of the call before.
 func (p *progress) sent(generation, sequence uint64, now time.Time) {
 	since := p.unsentAt
 	if since.IsZero() {
 		since = now
 	}
-	if p.unsentAt = now; generation == p.generation {
+	p.unsentAt = now // a mark may have come while the message was being sent
+	if generation == p.generation {
 		p.unsentAt = time.Time{}
 	}
 	switch n := len(p.pending); {
-	case sequence <= p.sequence: // no message was necessary, and the worker has acted on all before
-		p.reach(generation)
-	case n > 0 && p.pending[n-1].sequence == sequence: // no message was necessary
+	case sequence <= p.sequence:
+		// The worker has programmed these assignments, so it has programmed the marks too.
+		p.advance(generation)
+	case n > 0 && p.pending[n-1].sequence == sequence:
+		// No new message: the acknowledgement of the last one covers these marks too.
 		p.pending[n-1].generation = generation
 	default:
 		p.pending = append(p.pending, pending{generation, sequence, since})
 	}
 }
 
-// applied notes that the worker has acted on the assignments up to a sequence.
-func (p *progress) applied(sequence uint64) {
+// acknowledged notes that the worker has programmed the assignments up to a sequence.
+func (p *progress) acknowledged(sequence uint64) {
 	p.sequence = max(p.sequence, sequence)
 	for len(p.pending) > 0 && p.pending[0].sequence <= sequence {
-		p.reach(p.pending[0].generation)
+		p.advance(p.pending[0].generation)
 		p.pending = p.pending[1:]
 	}
 }
 
-func (p *progress) reach(generation uint64) {
+// advance sets the newest generation that the worker has programmed.
+func (p *progress) advance(generation uint64) {
 	if generation > p.programmed {
 		p.programmed = generation
 		p.changed.Broadcast()
 	}
 }
 
-// waitProgrammed waits until the worker has acted on everything that its session is marked with
+// awaitProgrammed waits until the worker has programmed everything that its session is marked with
 // now, or until the worker lags. open is false when the session or ctx is over.
-func (x *session) waitProgrammed(ctx context.Context) (open, lags bool) {
+func (x *session) awaitProgrammed(ctx context.Context) (open, lags bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for want := x.progress.generation; x.progress.programmed < want; {

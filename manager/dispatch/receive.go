@@ -18,7 +18,7 @@ func (x *session) receive() {
 	for {
 		msg, err := x.stream.Recv()
 		if errors.Is(err, io.EOF) {
-			x.close(nil) // the worker said goodbye
+			x.close(nil) // the worker has closed the stream: its goodbye
 			return
 		}
 		if err != nil {
@@ -34,7 +34,7 @@ func (x *session) receive() {
 	}
 }
 
-// handle acts on a message as far as it is within bounds. An error ends the session.
+// handle processes a message, without the parts that are out of bounds. An error ends the session.
 func (x *session) handle(msg *swarmv1.FromWorker) error {
 	x.mu.Lock()
 	x.heard = time.Now() // any message shows that the worker lives
@@ -53,8 +53,8 @@ func (x *session) handle(msg *swarmv1.FromWorker) error {
 		x.heartbeat = m.Heartbeat.GetSequence()
 		x.mu.Unlock()
 		x.nudge()
-	case *swarmv1.FromWorker_InForce:
-		return x.assignmentsApplied(m.InForce.GetSequence())
+	case *swarmv1.FromWorker_Programmed:
+		return x.assignmentsProgrammed(m.Programmed.GetSequence())
 	case *swarmv1.FromWorker_Departure:
 		x.depart()
 	case *swarmv1.FromWorker_Status:
@@ -70,7 +70,7 @@ func (x *session) handle(msg *swarmv1.FromWorker) error {
 	return nil
 }
 
-// statusReported notes that a status report came. A worker sends one at a time: the next one after
+// statusReported notes that a status report has come. A worker may send the next report only after
 // the last one was acknowledged.
 func (x *session) statusReported(sequence uint64) error {
 	x.mu.Lock()
@@ -85,20 +85,21 @@ func (x *session) statusReported(sequence uint64) error {
 	return nil
 }
 
-// assignmentsApplied notes that the worker's kernel and name server are as assignments say, which
-// the worker must have been sent.
-func (x *session) assignmentsApplied(sequence uint64) error {
+// assignmentsProgrammed notes that the worker has programmed all assignments up to a sequence. It
+// returns an error if no assignments with that sequence have been sent.
+func (x *session) assignmentsProgrammed(sequence uint64) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if sequence > x.assignmentsSent {
 		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("assignments %d are acknowledged, and %d were the last", sequence, x.assignmentsSent))
 	}
-	x.progress.applied(sequence)
-	x.applied = true
+	x.progress.acknowledged(sequence)
+	x.hasProgrammed = true
 	return nil
 }
 
-// depart notes that the worker's host is going down. The leader concludes that the node is down.
+// depart notes that the worker's host is going down, and tells the leader, which then sets the node
+// to DOWN.
 func (x *session) depart() {
 	x.mu.Lock()
 	x.departing = true

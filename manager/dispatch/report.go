@@ -12,10 +12,10 @@ import (
 	"swarm/raftstore/table"
 )
 
-// groups returns one group for each changed row, so that the store accepts or rejects each row
-// alone, and the entry that each group comes from.
+// groups returns one group for each row that the entries change, and for each group the index of
+// its entry (owners). The store accepts or rejects each group by itself.
 func (c *committer) groups(view *table.View, entries []*entry) (groups []*swarmv1.Group, owners []int) {
-	last := make(map[string]int) // task id -> its group
+	last := make(map[string]int) // by task id, the index of its newest group
 	for i, e := range entries {
 		for _, st := range statuses(view, e, time.Now()) {
 			group := table.Group(table.Report(st))
@@ -37,9 +37,10 @@ func (c *committer) groups(view *table.View, entries []*entry) (groups []*swarmv
 	return groups, owners
 }
 
-// statuses returns the updates of an entry that may be stored. Each is of a task on the session's
-// node that has not ended otherwise. It gets the epoch of the session and the sequence of the
-// report. Ports that the task does not publish are removed, and times in the future become now.
+// statuses returns the updates of an entry that may be stored: those of tasks on the session's
+// node, unless the task has ended already with another state. It gets the epoch of the session and
+// the sequence of the report. Ports that the task does not publish are removed, and times in the
+// future become now.
 func statuses(view *table.View, e *entry, now time.Time) []*swarmv1.TaskStatus {
 	var out []*swarmv1.TaskStatus
 	for _, st := range e.status.GetUpdates() {

@@ -62,7 +62,7 @@ func TestSession_OneReportAtATime(t *testing.T) {
 		{"an acknowledgement", func() error { x.ack(1); return nil }(), false},
 		{"the first again", x.statusReported(1), true},
 		{"the next", x.statusReported(2), false},
-		{"assignments that were never sent", x.assignmentsApplied(1), true},
+		{"assignments that were never sent", x.assignmentsProgrammed(1), true},
 	} {
 		if (step.err != nil) != step.bad {
 			t.Errorf("%s: got %v, want an error: %v", step.what, step.err, step.bad)

@@ -16,9 +16,9 @@ import (
 
 // reportSessions reports the sessions to the leader twice in every heartbeat period, and at once
 // when a session begins or ends, until ctx ends. Workers are told which of their heartbeats the
-// leader has heard of, because the lease of single-writer tasks counts from those. When the leader
-// has not answered for three heartbeats, the sessions are closed, so that their workers find a
-// manager that is in touch with the leader.
+// leader has heard of, because the lease of single-writer tasks counts from those. When no leader
+// has answered for three heartbeat periods, all sessions are closed. Their workers then look for a
+// manager that is in touch with a leader.
 func (s *Server) reportSessions(ctx context.Context) error {
 	answered := time.Now()
 	timer := time.NewTimer(0)
@@ -38,17 +38,17 @@ func (s *Server) reportSessions(ctx context.Context) error {
 		case time.Since(answered) >= spec.MissedHeartbeats*beat:
 			s.closeAll(errdefs.ErrUnavailable.WithMessage("this manager is out of touch with the leader: another one takes over"))
 		}
-		timer.Reset(beat / 2) // so that a heartbeat is confirmed before the next one is due
+		timer.Reset(beat / 2) // a heartbeat must be confirmed before the next one is due
 	}
 }
 
-// reportSoon makes reportSessions report now, and the leader's Detector judge now if it runs here.
+// reportSoon makes reportSessions report now, and the leader's Tracker judge now if it runs here.
 func (s *Server) reportSoon() {
 	select {
 	case s.reportNow <- struct{}{}:
 	default:
 	}
-	s.detector.Reconsider()
+	s.tracker.Reconsider()
 }
 
 // reportOnce makes one report. It closes the sessions that are superseded elsewhere or belong to
@@ -57,7 +57,7 @@ func (s *Server) reportSoon() {
 func (s *Server) reportOnce(ctx context.Context, timeout time.Duration) bool {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	heartbeats := s.heartbeats() // before the report, which is at least as new
+	heartbeats := s.heartbeats() // taken before the report, so the report covers all of them
 	ack, err := s.sendReport(ctx, s.sessionReport(time.Now()))
 	if err != nil {
 		s.log.Debug("report sessions to the leader", "err", err)
@@ -85,7 +85,7 @@ func (s *Server) sendReport(ctx context.Context, r *swarmv1.SessionReport) (*swa
 	case leader == "":
 		return nil, errdefs.ErrUnavailable.WithMessage("the managers have no leader now: try again")
 	case leader == s.cfg.NodeID:
-		return s.detector.TakeReport(ctx, r)
+		return s.tracker.TakeReport(ctx, r)
 	}
 	conn, err := s.deps.Conn(leader)
 	if err != nil {
@@ -105,15 +105,16 @@ func (s *Server) heartbeats() map[*session]uint64 {
 	return out
 }
 
-// ledFor returns how long leaders have answered this manager without a gap of three heartbeats.
-func (s *Server) ledFor(now time.Time) time.Duration {
+// inTouchFor returns how long leaders have answered this manager without a gap of three heartbeat
+// periods.
+func (s *Server) inTouchFor(now time.Time) time.Duration {
 	beat, _ := s.pace()
 	return s.contact.unbroken(now, spec.MissedHeartbeats*beat)
 }
 
 // sessionReport returns what this manager reports of its sessions. A session that has ended is
-// reported for two session timeouts, and for as long as it is the newest of a node that still
-// counts as up: the leader may have changed before it could draw its conclusion.
+// reported for two session timeouts. It is reported longer if it is the newest session of a node
+// that still counts as up: the leader may have changed before it could judge the node.
 func (s *Server) sessionReport(now time.Time) *swarmv1.SessionReport {
 	view := s.deps.Store.View()
 	_, timeout := paceOf(view.Cluster())

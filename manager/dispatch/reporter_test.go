@@ -69,7 +69,7 @@ func TestReportSessions_CountsHowLongLeadersHaveAnswered(t *testing.T) {
 		go func() { leading <- s.LeadLiveness(term) }()
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if got := s.ledFor(time.Now()); got < 59*time.Second || got > time.Minute {
+		if got := s.inTouchFor(time.Now()); got < 59*time.Second || got > time.Minute {
 			t.Errorf("after a minute: leaders have answered for %s", got)
 		}
 		endTerm()
@@ -78,7 +78,7 @@ func TestReportSessions_CountsHowLongLeadersHaveAnswered(t *testing.T) {
 		}
 		time.Sleep((spec.MissedHeartbeats + 1) * spec.DefaultHeartbeat)
 		synctest.Wait()
-		if got := s.ledFor(time.Now()); got != 0 {
+		if got := s.inTouchFor(time.Now()); got != 0 {
 			t.Errorf("after more than three heartbeats without an answer: leaders have answered for %s", got)
 		}
 		cancel()

@@ -21,10 +21,11 @@ import (
 // that is being sent.
 const farewellTimeout = 2 * time.Second
 
-// serve sends until the session is over. A worker that reads nothing blocks a message for as long
-// as its stream is open, and gRPC keeps such a message for as long as the connection lives, even
-// when the call has ended. So serve waits for one message no longer than the session timeout, and
-// for a short time once the session is over. Then it closes the worker's connection.
+// serve sends until the session is over. A worker that reads nothing blocks the sending of a
+// message for as long as its stream is open. gRPC keeps such a message for as long as the
+// connection lives, even when the call has ended. So serve waits for one message no longer than the
+// session timeout, and no longer than farewellTimeout once the session is over. Then it closes the
+// worker's connection.
 func (x *session) serve(ctx context.Context, first *swarmv1.ToWorker) error {
 	sender := make(chan error, 1)
 	go func() {
@@ -61,14 +62,14 @@ func (x *session) serve(ctx context.Context, first *swarmv1.ToWorker) error {
 func (x *session) sendMessage(m *swarmv1.ToWorker) error {
 	late := time.AfterFunc(x.timeout, func() { close(x.stuck) })
 	err := x.stream.Send(m)
-	if !late.Stop() { // the session has been given up: nothing may follow a message that came late
+	if !late.Stop() { // serve has given the session up, so no message may follow this late one
 		return errBroken
 	}
 	return err
 }
 
 // send sends everything that concerns the worker until the session is over. Changes that come while
-// a message is being sent make the next message, so that messages grow with the load.
+// a message is being sent go into the next message, so messages get larger and fewer under load.
 func (x *session) send(ctx context.Context) error {
 	out := &sender{session: x, set: assignment.NewSet(x.node, x.server.assignments)}
 	silence := time.NewTimer(x.timeout)
@@ -98,10 +99,10 @@ func (x *session) send(ctx context.Context) error {
 type work struct {
 	complete  bool
 	dirty     []assignment.Ref
-	view      *table.View // nil when the other fields say everything
+	view      *table.View // nil: there are no assignments and no node update to send
 	acks      []uint64
-	heartbeat *swarmv1.HeartbeatAck // nil when there is nothing to answer
-	departing bool                  // the worker waits until its node is down for everybody
+	heartbeat *swarmv1.HeartbeatAck // nil: there is no heartbeat to answer or to confirm
+	departing bool                  // the worker waits until the row of its node says DOWN
 	// generation counts the marks of the session that this work covers.
 	generation uint64
 }
@@ -115,14 +116,14 @@ func (x *session) take() work {
 		generation: x.progress.generation, departing: x.departing,
 	}
 	if w.view != nil {
-		// A session begins with a view that may be newer than the one with which the follower of
-		// the store marks it next. The worker must never be sent an older state.
+		// The first view of a session may be newer than the view of its next mark. A worker must
+		// never get an older state after a newer one.
 		if w.view.Index() < x.viewIndex {
 			w.view = x.newest()
 		}
 		x.viewIndex = w.view.Index()
 	}
-	// The view is released as well: an old one would keep removed rows in memory.
+	// The view is set to nil too, because an old view keeps removed rows in memory.
 	x.complete, x.dirty, x.view, x.acks = false, nil, nil, nil
 	if x.heartbeat > x.heartbeatAnswered || x.confirmed > x.confirmedSent {
 		w.heartbeat = &swarmv1.HeartbeatAck{Sequence: x.heartbeat, Confirmed: x.confirmed}
@@ -197,9 +198,10 @@ func (s *sender) sendAssignments(w work) error {
 	}}})
 }
 
-// farewell sends the last message of a session that either side has closed. A node that was removed
-// is told so. Others get an empty message, on which they do not act: gRPC accepts it once the
-// worker has read all messages before it but for 64 KiB, so that farewell waits for those.
+// farewell sends the last message of a session that either side has closed. It tells a node that
+// was removed that it was. The other nodes get an empty message and ignore it. That message makes
+// farewell wait until the worker has read nearly everything before it: gRPC blocks Send while more
+// than 64 KiB are unread. If the stream ended earlier, these messages would be lost.
 func (x *session) farewell() error {
 	err := x.reason()
 	last := &swarmv1.ToWorker{}

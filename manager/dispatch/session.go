@@ -12,24 +12,25 @@ import (
 )
 
 var (
-	// errRemoved tells a host that it is no node any more. Session says so in the stream too.
+	// errRemoved tells a host that its node was removed. The last message of the stream says so
+	// too.
 	errRemoved = errdefs.ErrPermissionDenied.WithMessage("this node was removed from the cluster: run `swarm join` to join again")
-	// errSuperseded ends a session in whose place the node has begun another one.
+	// errSuperseded ends a session of a node that has begun a newer one.
 	errSuperseded = errdefs.ErrAborted.WithMessage("a newer session of this node has begun")
 	// errStopping ends all sessions of a manager that stops.
 	errStopping = errdefs.ErrUnavailable.WithMessage("this manager is stopping: another one takes over")
-	// errBroken ends a session whose connection broke. The worker does not read it.
+	// errBroken ends a session whose connection broke. The worker never receives this error.
 	errBroken = errdefs.ErrUnavailable.WithMessage("the connection to the worker broke")
 )
 
-// session is one worker's stream. Of its three goroutines one receives (receive.go), one sends
-// (send.go), and that of the gRPC handler waits for the sender (serve).
+// session is one worker's stream. It has three goroutines: one receives (receive.go), one sends
+// (send.go), and the goroutine of the gRPC handler waits for the sender (serve).
 type session struct {
 	node  string
 	epoch uint64
 	addr  string // the worker's host, as seen from here
-	// lease of single-writer tasks that the worker is granted. It is never longer than the one in
-	// the node's row.
+	// lease is how long the worker's single-writer tasks may run after a confirmed heartbeat. It is
+	// never longer than the lease in the node's row.
 	lease time.Duration
 	// timeout is the session timeout of the cluster when the session began. It also bounds how long
 	// the worker may take to accept one message.
@@ -63,9 +64,9 @@ type session struct {
 	reported        uint64 // sequence of the newest status report
 	reportAcked     uint64 // sequence of the newest status report that was acknowledged
 	assignmentsSent uint64 // sequence of the newest assignments, whose sending has begun
-	// applied says that the worker has acted on assignments of this session. Then it does not hold
-	// a lease of an earlier session any more.
-	applied bool
+	// hasProgrammed says that the worker has programmed assignments of this session. From then on
+	// it holds the lease of this session and not the lease of an earlier one.
+	hasProgrammed bool
 
 	progress progress
 }
@@ -83,7 +84,7 @@ func newSession(s *Server, row *swarmv1.NodeState, stream swarmv1.Dispatcher_Ses
 	return x
 }
 
-// close ends the session with the error that the worker is told. The first error stays.
+// close ends the session. err is what the worker is told; of several calls, the first one counts.
 func (x *session) close(err error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -93,14 +94,15 @@ func (x *session) close(err error) {
 	}
 }
 
-// closed reports whether the session is over, also when it ended without an error.
+// closed reports whether the session is over, with or without an error.
 func (x *session) closed() bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.isClosed
 }
 
-// reason returns the error that ended the session, nil while it goes on and after a goodbye.
+// reason returns the error that ended the session. It is nil while the session goes on, and after a
+// goodbye.
 func (x *session) reason() error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -115,7 +117,8 @@ func (x *session) nudge() {
 	}
 }
 
-// mark makes the sender look at references again, in this view or a newer one.
+// mark makes the sender compare the objects that the references name with what it has sent, in this
+// view or a newer one.
 func (x *session) mark(view *table.View, refs ...assignment.Ref) {
 	x.mu.Lock()
 	x.dirty = append(x.dirty, refs...)
@@ -182,12 +185,12 @@ func (x *session) isDeparting() bool {
 	return x.departing
 }
 
-// heldLease returns the lease that the worker holds, and 0 while it may still hold one of an
-// earlier session.
+// heldLease returns the lease that the worker holds. It returns 0 while the worker may still hold
+// the lease of an earlier session.
 func (x *session) heldLease() time.Duration {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if !x.applied {
+	if !x.hasProgrammed {
 		return 0
 	}
 	return x.lease

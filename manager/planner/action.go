@@ -5,99 +5,113 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// applyActions turns what the passes before it have decided for every slot into changes and new
-// tasks.
+// applyActions carries out what the passes before it have decided for every slot: it writes changes
+// of tasks, and adds new tasks to r.newTasks.
 func (r *run) applyActions() {
-	for i := range r.views {
-		v := &r.views[i]
-		r.out.atom = i + 1
-		r.applyView(v)
-		switch v.action {
+	for i := range r.slotPlans {
+		sp := &r.slotPlans[i]
+		sp.atom = r.out.newAtom()
+		r.applyTaskEdits(sp)
+		switch sp.action {
 		case keep:
-			r.promote(v)
+			r.promote(sp)
 		case finished:
-			if v.head != nil {
-				r.stopTask(v.head)
+			if sp.head != nil {
+				r.stopTask(sp.head)
 			}
 		case drop:
-			r.removeSlot(v.slot)
+			r.removeSlot(sp.slot)
 		case stop:
-			r.stopTask(v.head)
+			r.stopTask(sp.head)
 		case fill:
-			r.fillSlot(v, v.slot.Newest())
+			r.fillSlot(sp, sp.slot.Newest())
 		case restart, replace, reschedule, updateSlot:
-			r.replaceHead(v)
+			r.replaceHead(sp)
 		}
 	}
 }
 
-// applyView applies what was decided for a slot besides its action.
-func (r *run) applyView(v *view) {
-	for _, t := range v.stops {
+// applyTaskEdits writes what was decided for tasks of a slot in addition to its action.
+func (r *run) applyTaskEdits(sp *slotPlan) {
+	for _, t := range sp.stops {
 		r.stopTask(t)
 	}
-	if v.demote {
-		r.out.edit(v.head).DesiredState = swarmv1.TaskState_READY
+	if sp.demote {
+		r.out.edit(sp.head).DesiredState = swarmv1.TaskState_READY
 	}
-	if v.limitsChanged {
-		r.out.edit(v.head).Revision = r.current.Row.GetNumber()
+	if sp.limitsChanged {
+		r.out.edit(sp.head).Revision = r.current.Row.GetNumber()
 	}
 }
 
 // promote sets the desired state of a READY task to RUNNING once it may start.
-func (r *run) promote(v *view) {
-	t := v.head
-	if t == nil || t.Desired() != swarmv1.TaskState_READY || r.inFuture(r.state.StartAfter(t)) || !r.mayStart(v.slot, t, v.older) {
+func (r *run) promote(sp *slotPlan) {
+	t := sp.head
+	if t == nil || t.Desired() != swarmv1.TaskState_READY {
+		return
+	}
+	mustWait := r.wakeIfFuture(r.state.StartAfter(t))
+	if mustWait || !r.mayStart(sp.slot, t, sp.older) {
 		return
 	}
 	r.out.edit(t).DesiredState = swarmv1.TaskState_RUNNING
 }
 
-// replaceHead stops the slot's task and adds a new one. In a start-first update the old task keeps
-// running.
-func (r *run) replaceHead(v *view) {
-	t := v.head
-	w := r.newTask(v.slot.Key, t)
-	w.replaceReason, w.atom = v.replaceReason, r.out.atom
-	if v.action == restart && w.revision.Template() == t.Revision.Template() {
+// replaceHead adds a task that replaces the head of the slot, and stops the tasks that should run
+// there, except for the partner of the new task.
+func (r *run) replaceHead(sp *slotPlan) {
+	t := sp.head
+	w := r.newTask(sp.slot.Key, t)
+	if sp.older != nil {
+		w.replaces = sp.older.ID // the head was not running yet, so it is older that serves now
+	}
+	w.replaceReason, w.atom = sp.replaceReason, sp.atom
+	if sp.action == restart && w.revision.Template() == t.Revision.Template() {
 		w.restarts, w.startAfter = t.Revision.Restart.Successor(t.Rows(), r.now)
 		// A rejected task is likely to be rejected again, so its successor gets no node before
 		// startAfter. A task that ran gets its successor placed at once: the new task prepares
 		// during the delay, and keeps the reservation on its node.
 		w.delayPlacement = t.State() == swarmv1.TaskState_REJECTED && !t.Rows().LacksImage()
 	}
-	kept := v.older // runs until the new task is RUNNING; judgePair stops it then
-	switch {
-	case v.action == updateSlot && !r.update.StartFirst():
-		kept = nil // The previous update may have been start-first. This one is stop-first.
-	case v.action == updateSlot && kept == nil && r.mayRun(t):
-		kept = t
-	}
-	for _, o := range []*cluster.Task{v.older, t} {
-		if o != nil && o != kept {
+	partner := r.partner(sp)
+	for _, o := range []*cluster.Task{sp.older, t} {
+		if o != nil && o != partner {
 			r.stopTask(o)
 		}
 	}
-	if v.older != nil {
-		w.replaces = v.older.ID // stopTask may have deleted the head
-	}
-	if r.inFuture(w.startAfter) || !r.mayStart(v.slot, nil, kept) {
+	mustWait := r.wakeIfFuture(w.startAfter)
+	if mustWait || !r.mayStart(sp.slot, nil, partner) {
 		w.desired = swarmv1.TaskState_READY
 	}
 	r.newTasks = append(r.newTasks, w)
+}
+
+// partner returns the task of the slot that keeps running until the task that replaces the head is
+// RUNNING, or nil. judgePair stops the partner then. Only start-first updates have partners.
+func (r *run) partner(sp *slotPlan) *cluster.Task {
+	switch {
+	case sp.action != updateSlot:
+		return sp.older // the head was the replacement in a start-first update, which goes on
+	case !r.update.StartFirst():
+		return nil // older, if any, is from an update that was start-first; this one is stop-first
+	case sp.older == nil && r.mayRun(sp.head):
+		return sp.head
+	}
+	return sp.older
 }
 
 // fillSlot adds a task to a slot in which no task should run. t is the newest task of the slot.
-func (r *run) fillSlot(v *view, t *cluster.Task) {
-	w := r.newTask(v.slot.Key, t)
-	w.atom = r.out.atom
-	if !r.mayStart(v.slot, nil, nil) {
+func (r *run) fillSlot(sp *slotPlan, t *cluster.Task) {
+	w := r.newTask(sp.slot.Key, t)
+	w.atom = sp.atom
+	if !r.mayStart(sp.slot, nil, nil) {
 		w.desired = swarmv1.TaskState_READY
 	}
 	r.newTasks = append(r.newTasks, w)
 }
 
-// newTask returns a new task for slot k. t is the task that it follows; nil: the slot is new.
+// newTask returns a new task for slot k. t is the task that the new task replaces or follows; it is
+// nil if the slot is new.
 func (r *run) newTask(k cluster.SlotKey, t *cluster.Task) newTask {
 	w := newTask{key: k, ordinal: 1, revision: r.successorRevision(t), desired: swarmv1.TaskState_RUNNING}
 	if t != nil {
@@ -124,8 +138,8 @@ func (r *run) successorRevision(t *cluster.Task) *cluster.Revision {
 	return r.current
 }
 
-// stopTask asks a task to stop and keeps its row as history. It deletes the task if no node has
-// been sent it, or if its node was removed and the task cannot be running.
+// stopTask asks a task to stop and keeps its row as history. It deletes a task that was never sent
+// to a node, and a task whose node was removed if the task cannot be running.
 func (r *run) stopTask(t *cluster.Task) {
 	switch {
 	case t.Unplaced(), t.Node != nil && t.Node.Removed() && !t.Ended() && !r.mayRun(t):

@@ -28,11 +28,12 @@
 // change counts only after the store has committed it and Apply has received it. The loop must
 // therefore apply its own commits before it plans again.
 //
-// Plan runs these passes for each service. The first four only decide, and return what they
-// decided; the last three write changes:
+// Plan runs these passes for each service. The first four decide: they set the action of every slot
+// in a list of slotPlans. The last three carry the decisions out and write changes. applyLimits
+// also reserves resources in the draft of the plan (cluster.Draft):
 //
 //	judge         the tasks of a slot -> the slot's action: keep, restart, replace, drop, ...
-//	reconcile     the actions, and the mode of the service -> actions, slots to add
+//	reconcile     the actions, and the mode of the service -> other actions, slots to add
 //	applyLimits   the slots that are kept -> slots whose task moves to other limits
 //	updatePass    all slots, and the update status -> slots to update, the new update status
 //	applyActions  what was decided -> changes of tasks, and new tasks

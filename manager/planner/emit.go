@@ -6,17 +6,7 @@ import (
 
 	"swarm/manager/planner/cluster"
 	swarmv1 "swarm/proto/swarm/v1"
-)
-
-// These are the numbers of the tables that the planner deletes from. They equal the field numbers
-// of swarmv1.Object.
-const (
-	tableService  = 3
-	tableRevision = 4
-	tableTask     = 5
-	tableStatus   = 6
-	tableEndpoint = 8
-	tableClaim    = 9
+	"swarm/raftstore/table"
 )
 
 // absent is the precondition of every new row. All changes share it, so nothing may modify it.
@@ -24,20 +14,24 @@ var absent = &swarmv1.Change_IfAbsent{IfAbsent: true}
 
 // emitter collects the changes of one service. A plan writes a row at most once: later edits of a
 // row go into the change of the first edit.
+//
+// The changes are divided into atoms, which are never split: all changes of an atom go into the
+// same group. Groups hold atoms in the order of their numbers. Atom 0 is the service's own row.
+// Every slot gets an atom from newAtom: first the slots that have tasks, in key order, then the
+// slots that the plan adds. The last atom holds the cursors.
 type emitter struct {
-	changes []*swarmv1.Change
-	// atoms holds the atom of each change. All changes of one atom go into the same group. Atom 0
-	// is the service's own row. Every slot is an atom of its own.
-	atoms    []int
-	atom     int
+	changes  []*swarmv1.Change
+	atoms    []int // the atom of each change
+	atom     int   // the atom to which add assigns changes
+	lastAtom int   // the highest number that newAtom has returned
 	tasks    map[string]*swarmv1.Change
 	statuses map[string]*swarmv1.Change
 	slab     []newRows
 }
 
-// newRows is all the memory that the rows and changes of a new task need, in one piece. slabSize of
-// them share one allocation. With an allocation for each message, BenchmarkPlacement/100k_1k takes
-// 99 ms of CPU time instead of 67 ms.
+// newRows is all the memory that the rows and changes of a new task need, in one piece. The newRows
+// of slabSize tasks share one allocation. With an allocation for each message,
+// BenchmarkPlacement/100k_1k takes 99 ms of CPU time instead of 67 ms.
 type newRows struct {
 	task       swarmv1.Task
 	status     swarmv1.TaskStatus
@@ -62,6 +56,14 @@ func (e *emitter) grow(n int) {
 	e.atoms = slices.Grow(e.atoms, n)
 }
 
+// newAtom begins a new atom, to which the next changes belong, and returns its number.
+func (e *emitter) newAtom() int {
+	e.lastAtom++
+	e.atom = e.lastAtom
+	return e.atom
+}
+
+// add adds a change to the current atom.
 func (e *emitter) add(c *swarmv1.Change) {
 	e.changes = append(e.changes, c)
 	e.atoms = append(e.atoms, e.atom)
@@ -85,13 +87,13 @@ func (e *emitter) create(remaining int) (*swarmv1.Task, *swarmv1.TaskStatus) {
 	return &c.task, &c.status
 }
 
-// edit returns the copy of the task's row that this plan writes.
+// edit returns the copy of the task's row that this plan writes. The caller may change it.
 func (e *emitter) edit(t *cluster.Task) *swarmv1.Task {
 	if c := e.tasks[t.ID]; c != nil {
 		return c.GetPut().GetTask()
 	}
 	row := t.Row.CloneVT()
-	c := put(row.GetMeta(), &swarmv1.Object{Object: &swarmv1.Object_Task{Task: row}})
+	c := putIfUnchanged(row.GetMeta(), &swarmv1.Object{Object: &swarmv1.Object_Task{Task: row}})
 	if e.tasks == nil {
 		e.tasks = map[string]*swarmv1.Change{}
 	}
@@ -107,7 +109,7 @@ func (e *emitter) editStatus(t *cluster.Task) *swarmv1.TaskStatus {
 		return c.GetPut().GetTaskStatus()
 	}
 	row := t.Status.CloneVT()
-	c := put(row.GetMeta(), &swarmv1.Object{Object: &swarmv1.Object_TaskStatus{TaskStatus: row}})
+	c := putIfUnchanged(row.GetMeta(), &swarmv1.Object{Object: &swarmv1.Object_TaskStatus{TaskStatus: row}})
 	if e.statuses == nil {
 		e.statuses = map[string]*swarmv1.Change{}
 	}
@@ -119,7 +121,7 @@ func (e *emitter) editStatus(t *cluster.Task) *swarmv1.TaskStatus {
 // service adds the write of the service's row.
 func (e *emitter) service(row *swarmv1.Service) {
 	e.atom = 0
-	e.add(put(row.GetMeta(), &swarmv1.Object{Object: &swarmv1.Object_Service{Service: row}}))
+	e.add(putIfUnchanged(row.GetMeta(), &swarmv1.Object{Object: &swarmv1.Object_Service{Service: row}}))
 }
 
 // claim adds a new claim. The store rejects the group if the claim exists.
@@ -131,13 +133,15 @@ func (e *emitter) claim(key, owner string) {
 	})
 }
 
-// put writes a claim without a precondition. Only cursors need this.
-func (e *emitter) put(c *swarmv1.Claim) {
+// writeCursor adds the write of a cursor. It has no precondition, so it also overwrites a cursor
+// that has changed since this plan read it.
+func (e *emitter) writeCursor(c *swarmv1.Claim) {
 	e.add(&swarmv1.Change{Op: &swarmv1.Change_Put{Put: &swarmv1.Object{Object: &swarmv1.Object_Claim{Claim: c}}}})
 }
 
-// put returns the write of a row, which the store applies only if the row has not changed since.
-func put(m *swarmv1.Meta, o *swarmv1.Object) *swarmv1.Change {
+// putIfUnchanged returns the write of a row. The store rejects the group if the row's version is
+// not the version in m, which this plan has read.
+func putIfUnchanged(m *swarmv1.Meta, o *swarmv1.Object) *swarmv1.Change {
 	return &swarmv1.Change{Precondition: &swarmv1.Change_IfVersion{IfVersion: m.GetVersion()}, Op: &swarmv1.Change_Put{Put: o}}
 }
 
@@ -145,32 +149,33 @@ func put(m *swarmv1.Meta, o *swarmv1.Object) *swarmv1.Change {
 // deletions.
 func (e *emitter) deleteTask(t *cluster.Task) {
 	if c := e.tasks[t.ID]; c != nil {
-		c.Op = remove(tableTask, t.ID)
+		c.Op = deletion(table.Task, t.ID)
 	} else {
-		e.delete(tableTask, t.ID, t.Row.GetMeta())
+		e.deleteIfUnchanged(table.Task, t.ID, t.Row.GetMeta())
 	}
 	switch c := e.statuses[t.ID]; {
 	case c != nil:
-		c.Op = remove(tableStatus, t.ID)
+		c.Op = deletion(table.TaskStatus, t.ID)
 	case t.Status != nil && t.Ended():
-		e.delete(tableStatus, t.ID, t.Status.GetMeta())
+		e.deleteIfUnchanged(table.TaskStatus, t.ID, t.Status.GetMeta())
 	case t.Status != nil:
-		// The worker may report at any time, so the delete has no version as precondition.
-		e.add(&swarmv1.Change{Op: remove(tableStatus, t.ID)})
+		// The worker may report at any time. With a version as precondition, such a report would
+		// make the store reject the group.
+		e.add(&swarmv1.Change{Op: deletion(table.TaskStatus, t.ID)})
 	}
 }
 
-func remove(table uint32, key string) *swarmv1.Change_Delete {
-	return &swarmv1.Change_Delete{Delete: &swarmv1.ObjectRef{Table: table, Key: key}}
+func deletion(id table.ID, key string) *swarmv1.Change_Delete {
+	return &swarmv1.Change_Delete{Delete: &swarmv1.ObjectRef{Table: uint32(id), Key: key}}
 }
 
-// delete adds the deletion of a row, which the store applies only if the row has not changed
-// since.
-func (e *emitter) delete(table uint32, key string, m *swarmv1.Meta) {
-	e.add(&swarmv1.Change{Precondition: &swarmv1.Change_IfVersion{IfVersion: m.GetVersion()}, Op: remove(table, key)})
+// deleteIfUnchanged adds the deletion of a row. The store rejects the group if the row's version is
+// not the version in m, which this plan has read.
+func (e *emitter) deleteIfUnchanged(id table.ID, key string, m *swarmv1.Meta) {
+	e.add(&swarmv1.Change{Precondition: &swarmv1.Change_IfVersion{IfVersion: m.GetVersion()}, Op: deletion(id, key)})
 }
 
-// groups splits the changes into groups. All changes of an atom are in one group.
+// groups divides the changes into groups of groupSize or a little more. It never splits an atom.
 func (e *emitter) groups(serviceID string) []Group {
 	if len(e.changes) == 0 {
 		return nil
@@ -187,7 +192,7 @@ func (e *emitter) groups(serviceID string) []Group {
 	return append(out, Group{serviceID, e.changes[from:]})
 }
 
-// sortByAtom brings the changes of every atom together. Most plans emit them in this order already.
+// sortByAtom brings the changes of every atom together. Most plans have added them in that order.
 func (e *emitter) sortByAtom() {
 	if slices.IsSorted(e.atoms) {
 		return

@@ -9,10 +9,10 @@ import (
 
 // Task ids are computed, not random: from the id of the slot's newest task, if the slot has one,
 // and from the version of the service's row. Two plans that fill a slot from the same rows, such as
-// those of an old and a new leader, compute the same id, and the store accepts only one of them. An
-// id that a node has received is never computed again: a slot's newest task is deleted only when
-// the same plan adds another task, or when the slot is dropped, and a slot is dropped only after
-// the service's row has changed.
+// those of an old and a new leader, compute the same id, and the store accepts only one of the two
+// tasks. An id that a node has received is never computed again: a slot's newest task is deleted
+// only when the same plan adds another task, or when the slot is dropped, and a slot is dropped
+// only after the service's row has changed.
 
 // idFirst returns the id of the first task of a slot.
 func idFirst(s *cluster.Service, k cluster.SlotKey) string {
@@ -31,10 +31,10 @@ func idNext(s *cluster.Slot) string {
 const idLen = 25
 
 // idOf returns a hash of its arguments. Every digit is one byte of their SHA-256 hash, so an id has
-// nearly 129 bits. The arguments of idFirst and idNext never agree, because no service has the id
+// nearly 129 bits. idFirst and idNext never hash the same arguments, because no service has the id
 // of a task.
 func idOf(id, node string, number, version uint64) string {
-	var space [128]byte // large enough for usual ids, so that nothing is allocated
+	var space [128]byte // large enough for usual ids, so nothing is allocated
 	b := append(space[:0], id...)
 	b = append(b, 0)
 	b = append(b, node...)

@@ -3,6 +3,7 @@ package planner
 import (
 	"swarm/internal/ipam"
 	"swarm/internal/members"
+	"swarm/raftstore/table"
 )
 
 // planIngress gives every node that has opened a session its addresses on the ingress network, and
@@ -16,7 +17,7 @@ func (r *run) planIngress() {
 		if n := r.state.Node(id); n == nil || n.Removed() {
 			r.out.reset()
 			for _, c := range r.state.Claims(id) {
-				r.out.delete(tableClaim, c.GetKey(), c.GetMeta())
+				r.out.deleteIfUnchanged(table.Claim, c.GetKey(), c.GetMeta())
 			}
 			r.groups = append(r.groups, r.out.groups("")...)
 		}
@@ -32,6 +33,8 @@ func (r *run) planIngress() {
 		}
 		addrs, ok := r.draft.FindNodeAddresses(n)
 		if !ok {
+			// A subnet is full, so the next nodes would find no address there either. planIngress
+			// runs again when a node gives an address back.
 			return
 		}
 		r.out.reset()

@@ -31,18 +31,21 @@ const (
 	drop
 )
 
-// view is a slot as one plan sees it.
-type view struct {
+// slotPlan is what one plan finds and decides for a slot. The first four passes fill it in; the
+// last three carry it out.
+type slotPlan struct {
 	slot *cluster.Slot
 	// head is the newest task that should run, nil if there is none.
 	head *cluster.Task
-	// older is the task that head replaces while both run (start-first). Otherwise it is nil.
+	// older is the task that head replaces while both run, in a start-first update. In other cases
+	// it is nil.
 	older  *cluster.Task
 	action action
-	// limitsChanged: this plan moves head to the limits of the current revision without replacing
-	// it.
+	// atom is the atom of the slot's changes. applyActions sets it.
+	atom int
+	// limitsChanged: head moves to the limits of the current revision without being replaced.
 	limitsChanged bool
-	// stops are the other tasks of the slot that must stop now, because head or older takes over.
+	// stops are the tasks of the slot that must stop now and are neither head nor older.
 	stops []*cluster.Task
 	// demote: head has to become READY, because it may start only after older has stopped.
 	demote bool
@@ -51,60 +54,74 @@ type view struct {
 }
 
 // judge is the first pass. It decides on an action for every slot of the service, from the tasks of
-// that slot alone, and appends the slots to views in key order. It writes nothing.
-func (p subject) judge(views []view) []view {
+// that slot alone, and appends the slots to slotPlans in key order. It writes nothing.
+func (p subject) judge(slotPlans []slotPlan) []slotPlan {
 	for _, s := range p.service.Slots() {
-		views = append(views, p.judgeSlot(s))
+		slotPlans = append(slotPlans, p.judgeSlot(s))
 	}
-	return views
+	return slotPlans
 }
 
 // judgeSlot finds the head of the slot and decides on the action.
-func (p subject) judgeSlot(s *cluster.Slot) view {
-	v := view{slot: s}
+func (p subject) judgeSlot(s *cluster.Slot) slotPlan {
+	sp := slotPlan{slot: s}
 	for _, t := range s.Tasks {
 		if t.Wanted() {
-			if v.head != nil {
-				v.older = v.head
+			if sp.head != nil {
+				sp.older = sp.head
 			}
-			v.head = t
+			sp.head = t
 		}
 	}
-	if v.head == nil {
-		return p.judgeStopped(v)
+	if sp.head == nil {
+		return p.judgeStopped(sp)
 	}
-	if v.older != nil {
-		v = p.judgePair(v)
+	if sp.older != nil {
+		sp = p.judgePair(sp)
 	}
-	v.action, v.replaceReason = p.judgeHead(v.head)
-	return v
+	sp.action, sp.replaceReason = p.judgeHead(sp.head)
+	return sp
 }
 
-// judgePair decides which of two tasks of a slot stays. The older task keeps running while a
-// start-first replacement starts.
-func (p subject) judgePair(v view) view {
-	head, older := v.head, v.older
-	linked := head.Row.GetReplaces() == older.ID
-	if act, _ := p.judgeHead(older); linked && act == keep && p.mayRun(older) && !head.Running() {
-		if older.Revision.Template() == p.current.Template() && head.Revision.Template() != p.current.Template() {
-			// A rollback came before the new task was running. The old task is the wanted one.
-			v.stops = append(v.stops, head)
-			v.head, v.older = older, nil
-		} else if !p.update.StartFirst() && head.Status.GetUnplaced() != nil && head.Revision.Template() == p.current.Template() {
-			// The update order is stop-first now. The new task may be waiting for what the old task
-			// reserves.
-			v.stops, v.demote = append(v.stops, older), true
-			v.older = nil
+// judgePair decides which tasks stop if several tasks of a slot should run. While head starts as
+// the replacement of older, both keep running, with two exceptions. In all other cases head stays,
+// and the other tasks stop.
+func (p subject) judgePair(sp slotPlan) slotPlan {
+	head, older := sp.head, sp.older
+	if !p.headStarts(head, older) {
+		for _, t := range sp.slot.Tasks {
+			if t.Wanted() && t != head {
+				sp.stops = append(sp.stops, t)
+			}
 		}
-		return v
+		sp.older = nil
+		return sp
 	}
-	for _, t := range v.slot.Tasks {
-		if t.Wanted() && t != head {
-			v.stops = append(v.stops, t)
-		}
+	headIsCurrent := head.Revision.Template() == p.current.Template()
+	olderIsCurrent := older.Revision.Template() == p.current.Template()
+	switch {
+	case olderIsCurrent && !headIsCurrent:
+		// A rollback came before the new task was running, so the old task is the wanted one.
+		sp.stops = append(sp.stops, head)
+		sp.head, sp.older = older, nil
+	case headIsCurrent && !p.update.StartFirst() && head.Status.GetUnplaced() != nil:
+		// The update order is stop-first now. The new task may be waiting for what the old task
+		// reserves.
+		sp.stops, sp.demote = append(sp.stops, older), true
+		sp.older = nil
 	}
-	v.older = nil
-	return v
+	return sp
+}
+
+// headStarts says whether head is the replacement of older in a start-first update and is not
+// running yet. Until head runs, older must serve. It returns false if older cannot serve any
+// more.
+func (p subject) headStarts(head, older *cluster.Task) bool {
+	if head.Running() || head.Row.GetReplaces() != older.ID {
+		return false
+	}
+	olderAction, _ := p.judgeHead(older)
+	return olderAction == keep && p.mayRun(older)
 }
 
 // judgeHead decides on the action for a task that should run, and returns the reason if the task
@@ -112,8 +129,8 @@ func (p subject) judgePair(v view) view {
 func (p subject) judgeHead(t *cluster.Task) (action, string) {
 	switch {
 	case t.State() == swarmv1.TaskState_SHUTDOWN:
-		// The planner did not ask the task to stop: its host was shut down. This is not a failure
-		// of the task, so it does not count as a restart.
+		// The host of the task was shut down; the planner did not ask the task to stop. This is no
+		// failure of the task, so the replacement does not count as a restart.
 		return reschedule, "its node went down"
 	case t.Ended():
 		return p.judgeEnd(t)
@@ -145,19 +162,19 @@ func (p subject) judgeEnd(t *cluster.Task) (action, string) {
 	return restart, ""
 }
 
-// judgeStopped decides on a slot in which no task should run. The newest task says whether another
-// must follow.
-func (p subject) judgeStopped(v view) view {
-	t := v.slot.Newest()
-	v.action = fill
-	byItself := t.State() == swarmv1.TaskState_COMPLETE || t.Failure()
-	if t.Desired() == swarmv1.TaskState_SHUTDOWN && byItself {
+// judgeStopped decides on a slot in which no task should run. Its newest task decides whether
+// another task must follow.
+func (p subject) judgeStopped(sp slotPlan) slotPlan {
+	t := sp.slot.Newest()
+	endedByItself := t.State() == swarmv1.TaskState_COMPLETE || t.Failure()
+	sp.action = fill
+	switch {
+	case t.Desired() == swarmv1.TaskState_REMOVE:
+		sp.action = drop
+	case t.Desired() == swarmv1.TaskState_SHUTDOWN && endedByItself:
 		if act, _ := p.judgeEnd(t); act == finished {
-			v.action = finished
+			sp.action = finished
 		}
 	}
-	if t.Desired() == swarmv1.TaskState_REMOVE {
-		v.action = drop
-	}
-	return v
+	return sp
 }

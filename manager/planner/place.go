@@ -17,23 +17,23 @@ type newTask struct {
 	ordinal    uint64
 	replaces   string
 	revision   *cluster.Revision
-	node       *cluster.Node // the only node allowed (global services); nil: any
+	node       *cluster.Node // the only node allowed, in a global service; nil: any node
 	desired    swarmv1.TaskState
 	startAfter time.Time
 	// delayPlacement: the task gets no node before startAfter.
 	delayPlacement bool
 	restarts       *swarmv1.RestartHistory
 	replaceReason  string
-	atom           int // atom of the slot's other changes; 0: there are none
+	atom           int // the atom of the slot's other changes; 0: the slot is new
 }
 
 // placeTasks finds nodes for tasks: first for the tasks that waited already, then for the new ones.
 func (r *run) placeTasks() {
 	if r.service.Waiting > 0 {
-		for i := range r.views {
-			v := &r.views[i]
-			if t := v.head; t != nil && t.Unplaced() && !r.deleted[t.ID] && v.action == keep {
-				r.out.atom = i + 1
+		for i := range r.slotPlans {
+			sp := &r.slotPlans[i]
+			if t := sp.head; t != nil && t.Unplaced() && !r.deleted[t.ID] && sp.action == keep {
+				r.out.atom = sp.atom
 				r.placeWaiting(t)
 			}
 		}
@@ -41,26 +41,27 @@ func (r *run) placeTasks() {
 	r.out.grow(2 * len(r.newTasks))
 	for i := range r.newTasks {
 		w := &r.newTasks[i]
-		if r.out.atom = w.atom; w.atom == 0 {
-			r.out.atom = len(r.views) + 1 + i
+		if w.atom != 0 {
+			r.out.atom = w.atom
+		} else {
+			r.out.newAtom()
 		}
 		r.createTask(w, len(r.newTasks)-i)
 	}
 	r.createMissing()
 }
 
-// maxWaiting limits the tasks of a service that exist without a node. More missing slots are only
-// counted: if a node refuses one new task of a service, it refuses all. Without the limit,
-// 5,000,000 waiting tasks took 4.9 GB.
+// maxWaiting limits the tasks of a service that exist without a node. Further missing slots get no
+// task: a node that refuses one new task of a service refuses all of them, so more waiting tasks
+// would tell the user nothing. Without the limit, 5,000,000 waiting tasks took 4.9 GB.
 const maxWaiting = 1000
 
-// createMissing creates the tasks of the slots that reconcile only counted, until too many tasks
-// wait.
+// createMissing creates the tasks of the slots that reconcile only counted. It stops when
+// maxWaiting tasks of the service wait for a node.
 func (r *run) createMissing() {
-	r.out.atom = len(r.views) + len(r.newTasks)
 	for ; r.added.more > 0; r.added.more-- {
 		w := r.newTask(cluster.SlotKey{Number: r.added.next}, nil)
-		r.out.atom++
+		r.out.newAtom()
 		if !r.createTask(&w, r.added.more) {
 			return
 		}
@@ -68,10 +69,10 @@ func (r *run) createMissing() {
 	}
 }
 
-// placeWaiting looks for a node for a task that has none. If there is none, it writes the
-// explanation to the status only if the explanation has changed.
+// placeWaiting places a task that waits for a node. If no node takes the task, it writes the
+// explanation to the task's status, unless the status has it already.
 func (r *run) placeWaiting(t *cluster.Task) {
-	if r.inFuture(r.state.StartAfter(t)) {
+	if r.wakeIfFuture(r.state.StartAfter(t)) {
 		return
 	}
 	if t.Status == nil {
@@ -100,19 +101,20 @@ const (
 	messagePending  = "pending task scheduling"
 )
 
-// createTask creates the task, on a node if one takes it. It returns false, and creates nothing, if
-// no node takes the task and maxWaiting tasks of the service already wait. Tasks of global
-// services, and tasks that replace another, are created in any case. remaining is how many tasks
-// are likely to be created, including this one.
+// createTask creates a task, on a node if one takes it, and else as a waiting task. It returns
+// false, and creates nothing, if no node takes the task and maxWaiting tasks of the service already
+// wait; but it always creates tasks of global services, and tasks that replace another one.
+// remaining is how many tasks are likely to be created, including this one.
 func (r *run) createTask(w *newTask, remaining int) bool {
 	var n *cluster.Node
 	var addrs []cluster.Address
 	why := &placement.Explanation{}
-	if !w.delayPlacement || !r.inFuture(w.startAfter) {
+	if !w.delayPlacement || !r.wakeIfFuture(w.startAfter) {
 		n, addrs, why = r.findNode(w.revision, w.node)
 	}
 	if n == nil {
-		if r.waiting++; r.waiting > maxWaiting && w.key.Number > 0 && w.replaces == "" {
+		r.waiting++
+		if r.waiting > maxWaiting && w.key.Number > 0 && w.replaces == "" {
 			return false
 		}
 	}
@@ -140,8 +142,8 @@ func (r *run) createTask(w *newTask, remaining int) bool {
 	return true
 }
 
-// message returns the status message of the task: what, and if the task replaces another, the
-// reason.
+// message returns the status message of the task: the text what, and the reason if the task
+// replaces another task.
 func (w *newTask) message(what string) string {
 	if w.replaceReason == "" {
 		return what
@@ -198,10 +200,10 @@ func (r *run) allocate(a cluster.Address, owner string) {
 	r.out.claim(a.Key(), owner)
 }
 
-// writeCursors writes the cursors that moved for the addresses of this group.
+// writeCursors writes the cursors that have moved since its last call.
 func (r *run) writeCursors() {
 	for _, c := range r.draft.MovedCursors() {
-		r.out.put(c)
+		r.out.writeCursor(c)
 	}
 }
 

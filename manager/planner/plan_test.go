@@ -405,9 +405,9 @@ func TestPlan_ScratchHoldsNothing(t *testing.T) {
 	m.settle()
 	m.edit("web", replicas(0))
 	m.settle()
-	for _, v := range m.planner.views[:cap(m.planner.views)] {
-		if v.slot != nil {
-			t.Fatalf("slot %v of a removed task is kept", v.slot.Key)
+	for _, sp := range m.planner.slotPlans[:cap(m.planner.slotPlans)] {
+		if sp.slot != nil {
+			t.Fatalf("slot %v of a removed task is kept", sp.slot.Key)
 		}
 	}
 }

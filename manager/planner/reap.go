@@ -6,6 +6,7 @@ import (
 
 	"swarm/manager/planner/cluster"
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore/table"
 )
 
 // orphanAfter is how long a node may be down before the planner ends the node's tasks. Until then
@@ -15,22 +16,22 @@ const orphanAfter = 24 * time.Hour
 // reap deletes old tasks of every slot beyond the history limit, releases the claims of ended
 // tasks, and ends tasks whose node has been down for too long.
 func (r *run) reap() {
-	for i := range r.views {
-		v := &r.views[i]
-		if v.action == drop || len(v.slot.Tasks) == 1 && !v.slot.Tasks[0].Ended() {
+	for i := range r.slotPlans {
+		sp := &r.slotPlans[i]
+		if sp.action == drop || len(sp.slot.Tasks) == 1 && !sp.slot.Tasks[0].Ended() {
 			continue
 		}
-		r.out.atom = i + 1
-		r.reapSlot(v)
+		r.out.atom = sp.atom
+		r.reapSlot(sp)
 	}
 }
 
 // reapSlot does the work of reap for one slot. The newest task keeps its row, because the next
 // id depends on it.
-func (r *run) reapSlot(v *view) {
-	newest := v.slot.Newest()
+func (r *run) reapSlot(sp *slotPlan) {
+	newest := sp.slot.Newest()
 	old := 0
-	for _, t := range slices.Backward(v.slot.Tasks) {
+	for _, t := range slices.Backward(sp.slot.Tasks) {
 		if t.Ended() {
 			r.releaseClaims(t)
 		}
@@ -50,7 +51,8 @@ func (r *run) reapSlot(v *view) {
 			r.deleteTask(t)
 			continue
 		}
-		if old++; old > r.state.HistoryLimit && t != newest {
+		old++
+		if old > r.state.HistoryLimit && t != newest {
 			r.deleteTask(t)
 		}
 	}
@@ -75,7 +77,7 @@ func (r *run) releaseClaims(t *cluster.Task) {
 	for _, c := range r.state.Claims(t.ID) {
 		if !r.deleted[c.GetKey()] {
 			r.markDeleted(c.GetKey())
-			r.out.delete(tableClaim, c.GetKey(), c.GetMeta())
+			r.out.deleteIfUnchanged(table.Claim, c.GetKey(), c.GetMeta())
 		}
 	}
 }

@@ -10,8 +10,8 @@ import (
 )
 
 // additions are the slots that a plan adds to a service: those with the given keys, and then as
-// many as more says, numbered from next. The second kind is separate because a service may miss
-// millions of slots; placement creates no more of them when too many tasks wait (maxWaiting).
+// many as more says, numbered from next. The slots of the second kind are only counted, because a
+// service may lack millions of them: createMissing stops creating them when maxWaiting tasks wait.
 type additions struct {
 	keys []cluster.SlotKey
 	more int
@@ -19,29 +19,29 @@ type additions struct {
 }
 
 // reconcile is the second pass. It makes the number of slots what the mode of the service asks for:
-// it changes actions of views, as a rule to drop, and returns the slots to add. The slots that
+// it changes the actions in slotPlans, mostly to drop, and returns the slots to add. The slots that
 // judge wants to drop count as dropped. It writes nothing.
-func (p subject) reconcile(views []view) additions {
+func (p subject) reconcile(slotPlans []slotPlan) additions {
 	switch {
 	case p.service.Global():
-		return p.planGlobal(views)
+		return p.planGlobal(slotPlans)
 	case p.service.Job():
-		dropGlobalSlots(views)
-		return p.planJob(views)
+		dropGlobalSlots(slotPlans)
+		return p.planJob(slotPlans)
 	}
-	return p.planReplicated(views)
+	return p.planReplicated(slotPlans)
 }
 
-// dropGlobalSlots drops the slots of the time when the service was global, and counts the slots
-// that are left.
-func dropGlobalSlots(views []view) int {
+// dropGlobalSlots drops the slots that remain from a time when the service was global, and returns
+// how many slots stay.
+func dropGlobalSlots(slotPlans []slotPlan) int {
 	used := 0
-	for i := range views {
-		v := &views[i]
-		if v.slot.Key.Node != "" {
-			v.action = drop
+	for i := range slotPlans {
+		sp := &slotPlans[i]
+		if sp.slot.Key.Node != "" {
+			sp.action = drop
 		}
-		if v.action != drop {
+		if sp.action != drop {
 			used++
 		}
 	}
@@ -49,14 +49,14 @@ func dropGlobalSlots(views []view) int {
 }
 
 // planReplicated adjusts the number of slots of a replicated service to its number of replicas.
-func (p subject) planReplicated(views []view) additions {
-	used := dropGlobalSlots(views)
+func (p subject) planReplicated(slotPlans []slotPlan) additions {
+	used := dropGlobalSlots(slotPlans)
 	// The number of replicas fits an int because spec limits it.
 	switch target := int(min(p.service.Mode().GetReplicated().GetReplicas(), spec.MaxReplicas)); {
 	case used > target:
-		shrink(views, used-target)
+		shrink(slotPlans, used-target)
 	case used < target:
-		return grow(views, target-used)
+		return grow(slotPlans, target-used)
 	}
 	return additions{}
 }
@@ -64,24 +64,24 @@ func (p subject) planReplicated(views []view) additions {
 // grow adds n slots with the lowest free numbers. It first reuses a slot that is being dropped, if
 // its number is low enough; the new task of that slot waits until the old one has stopped. Slots
 // with numbers above all known ones are counted in more.
-func grow(views []view, n int) (added additions) {
+func grow(slotPlans []slotPlan, n int) (added additions) {
 	number := uint64(1)
-	known := len(views)
+	known := len(slotPlans)
 	for i := 0; n > 0; number++ {
-		for i < known && views[i].slot.Key.Number < number {
+		for i < known && slotPlans[i].slot.Key.Number < number {
 			i++
 		}
 		if i == known {
 			added.more, added.next = n, number
 			return added
 		}
-		if views[i].slot.Key.Number > number {
+		if slotPlans[i].slot.Key.Number > number {
 			added.keys = append(added.keys, cluster.SlotKey{Number: number})
 			n--
 			continue
 		}
-		if v := &views[i]; v.action == drop && v.head == nil && v.slot.Key.Node == "" {
-			v.action = fill
+		if sp := &slotPlans[i]; sp.action == drop && sp.head == nil && sp.slot.Key.Node == "" {
+			sp.action = fill
 			n--
 		}
 	}
@@ -90,25 +90,25 @@ func grow(views []view, n int) (added additions) {
 
 // shrink drops n slots: first the slots without a running task, then the slots on the nodes with
 // most tasks of the service. Among equals it drops the highest number first.
-func shrink(views []view, n int) {
+func shrink(slotPlans []slotPlan, n int) {
 	type cost struct {
-		view    *view
-		running bool
+		slotPlan *slotPlan
+		running  bool
 		// nth numbers the service's tasks on one node, from 1. Dropping the highest nth first
 		// leaves the nodes with about equal numbers of tasks.
 		nth int
 	}
-	list := make([]cost, 0, len(views))
+	list := make([]cost, 0, len(slotPlans))
 	seen := map[*cluster.Node]int{}
-	for i := range views {
-		v := &views[i]
-		if v.action == drop {
+	for i := range slotPlans {
+		sp := &slotPlans[i]
+		if sp.action == drop {
 			continue
 		}
-		c := cost{view: v, running: v.action == keep && v.head != nil && v.head.Running()}
-		if v.head != nil && v.head.Node != nil {
-			seen[v.head.Node]++
-			c.nth = seen[v.head.Node]
+		c := cost{slotPlan: sp, running: sp.action == keep && sp.head != nil && sp.head.Running()}
+		if sp.head != nil && sp.head.Node != nil {
+			seen[sp.head.Node]++
+			c.nth = seen[sp.head.Node]
 		}
 		list = append(list, c)
 	}
@@ -119,47 +119,48 @@ func shrink(views []view, n int) {
 			}
 			return -1
 		}
-		return cmp.Or(cmp.Compare(b.nth, a.nth), cmp.Compare(b.view.slot.Key.Number, a.view.slot.Key.Number))
+		return cmp.Or(cmp.Compare(b.nth, a.nth), cmp.Compare(b.slotPlan.slot.Key.Number, a.slotPlan.slot.Key.Number))
 	})
 	for _, c := range list[:n] {
-		c.view.action = drop
+		c.slotPlan.action = drop
 	}
 }
 
 // planJob runs a replicated job until it has total_completions completed tasks, with at most
 // max_concurrent tasks at a time. Tasks of an earlier iteration are replaced.
-func (p subject) planJob(views []view) additions {
+func (p subject) planJob(slotPlans []slotPlan) additions {
 	mode := p.service.Mode().GetReplicatedJob()
 	iteration := p.service.Row.GetJobStatus().GetJobIteration()
 	finishedSlots, live := 0, 0
-	for i := range views {
-		v := &views[i]
-		old := v.slot.Newest().Row.GetJobIteration() != iteration
+	for i := range slotPlans {
+		sp := &slotPlans[i]
+		old := sp.slot.Newest().Row.GetJobIteration() != iteration
 		switch {
-		case v.action == drop:
-		case old && v.head != nil && !v.head.Ended():
-			v.action = replace
+		case sp.action == drop:
+		case old && sp.head != nil && !sp.head.Ended():
+			sp.action = replace
 			live++
 		case old:
-			v.action = fill
-		case v.action == finished:
+			sp.action = fill
+		case sp.action == finished:
 			finishedSlots++
-		case v.action != fill:
+		case sp.action != fill:
 			live++
 		}
 	}
 	room := min(int(mode.GetMaxConcurrent()), int(mode.GetTotalCompletions())-finishedSlots) - live
-	for i := range views {
-		v := &views[i]
-		if v.action != fill {
+	for i := range slotPlans {
+		sp := &slotPlans[i]
+		if sp.action != fill {
 			continue
 		}
-		if room--; room < 0 {
-			v.action = keep
+		room--
+		if room < 0 {
+			sp.action = keep
 		}
 	}
 	if room > 0 {
-		return grow(views, room)
+		return grow(slotPlans, room)
 	}
 	return additions{}
 }
@@ -167,28 +168,30 @@ func (p subject) planJob(views []view) additions {
 // planGlobal gives a global service one task on every eligible node. The task of a node that is
 // drained or lost, or that no longer matches, stops, and no other node takes it over. The node gets
 // a new task when it is eligible again.
-func (p subject) planGlobal(views []view) (added additions) {
+func (p subject) planGlobal(slotPlans []slotPlan) (added additions) {
 	iteration := p.service.Row.GetJobStatus().GetJobIteration()
-	for i := range views {
-		v := &views[i]
-		n := p.state.Node(v.slot.Key.Node)
+	for i := range slotPlans {
+		sp := &slotPlans[i]
+		n := p.state.Node(sp.slot.Key.Node)
 		switch {
 		case n == nil || n.Removed():
-			v.action = drop
-		case v.action == reschedule || v.action == replace:
-			v.action = stop
-		case v.action == drop:
-			v.action = keep
+			sp.action = drop
+		case sp.action == reschedule || sp.action == replace:
+			sp.action = stop
+		case sp.action == drop:
+			// An earlier plan dropped the slot, because the service was not global then or the node
+			// had no row. The slot is wanted again, and judge does not know that.
+			sp.action = keep
 			if p.eligible(n) {
-				v.action = fill
+				sp.action = fill
 			}
-		case p.service.Job() && v.slot.Newest().Row.GetJobIteration() != iteration && v.action != stop && p.eligible(n):
-			v.action = replace
-			if v.head == nil || v.head.Ended() {
-				v.action = fill
+		case p.service.Job() && sp.slot.Newest().Row.GetJobIteration() != iteration && sp.action != stop && p.eligible(n):
+			sp.action = replace
+			if sp.head == nil || sp.head.Ended() {
+				sp.action = fill
 			}
-		case (v.action == fill || v.action == finished && v.head == nil) && !p.eligible(n):
-			v.action = keep // an update fills the slot when the node is eligible again
+		case (sp.action == fill || sp.action == finished && sp.head == nil) && !p.eligible(n):
+			sp.action = keep // an update fills the slot when the node is eligible again
 		}
 	}
 	for _, n := range p.state.Nodes() {

@@ -1,17 +1,16 @@
 package planner
 
 import (
-	"fmt"
-
 	"swarm/manager/planner/cluster"
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore/table"
 )
 
 // removeService deletes a service: first its tasks, after they have stopped, then its other rows.
 func (r *run) removeService() {
 	remaining := 0
-	for i, s := range r.service.Slots() {
-		r.out.atom = i + 1
+	for _, s := range r.service.Slots() {
+		r.out.newAtom()
 		r.removeSlot(s)
 		for _, t := range s.Tasks {
 			if !r.deleted[t.ID] {
@@ -22,24 +21,24 @@ func (r *run) removeService() {
 	if remaining > 0 {
 		return
 	}
-	r.out.atom++
+	r.out.newAtom()
 	for _, c := range r.state.Claims(r.service.ID) {
-		r.out.delete(tableClaim, c.GetKey(), c.GetMeta())
+		r.out.deleteIfUnchanged(table.Claim, c.GetKey(), c.GetMeta())
 	}
 	if e := r.state.Endpoint(r.service.ID); e != nil {
-		r.out.delete(tableEndpoint, r.service.ID, e.GetMeta())
+		r.out.deleteIfUnchanged(table.Endpoint, r.service.ID, e.GetMeta())
 	}
 	for _, row := range r.service.Revisions() {
-		r.out.delete(tableRevision, fmt.Sprintf("%s/%010d", r.service.ID, row.GetNumber()), row.GetMeta())
+		r.out.deleteIfUnchanged(table.Revision, table.RevisionKey(r.service.ID, row.GetNumber()), row.GetMeta())
 	}
 	if r.service.Row != nil {
-		r.out.delete(tableService, r.service.ID, r.service.Row.GetMeta())
+		r.out.deleteIfUnchanged(table.Service, r.service.ID, r.service.Row.GetMeta())
 	}
 }
 
-// removeSlot asks every task of the slot to stop, and deletes each task that cannot be running any
-// more. A task on a lost node counts as stopped, except as mayRun says: if the node comes back, the
-// task is not among its assignments, and the worker stops it.
+// removeSlot deletes every task of the slot that cannot be running any more (mayRun), and asks the
+// other tasks to stop. The task of a lost node may be deleted while its container still runs: if
+// the node comes back, the task is not among its assignments, and the worker stops it.
 func (r *run) removeSlot(s *cluster.Slot) {
 	for _, t := range s.Tasks {
 		switch {

@@ -9,8 +9,8 @@ import (
 	"swarm/manager/planner/cluster"
 )
 
-// subject is what every pass reads: the service that is planned, and the time. No pass changes it,
-// except for the timer's deadline.
+// subject is what every pass reads: the service that is planned, and the time. planService sets its
+// fields for each service. The passes only read them, except for the deadline of the timer.
 type subject struct {
 	state   *cluster.State
 	service *cluster.Service
@@ -33,8 +33,9 @@ func (t *timer) wakeAt(at time.Time) {
 	}
 }
 
-// inFuture says whether a time is after now. If so, the service becomes due then.
-func (t *timer) inFuture(at time.Time) bool {
+// wakeIfFuture makes the service due at the given time if that time is after now, and says whether
+// it is.
+func (t *timer) wakeIfFuture(at time.Time) bool {
 	if !at.After(t.now) {
 		return false
 	}
@@ -42,19 +43,19 @@ func (t *timer) inFuture(at time.Time) bool {
 	return true
 }
 
-// mayStart says whether a task of the slot may start: t, or a task that this plan creates if t is
-// nil. It may start if no other task of the slot may still run. The exception is the task beside,
-// which runs together with it in a start-first update; nil: none. A task that may not start yet
-// stays READY.
-func (p subject) mayStart(s *cluster.Slot, t, beside *cluster.Task) bool {
-	return !slices.ContainsFunc(s.Tasks, func(o *cluster.Task) bool { return o != t && o != beside && p.mayRun(o) })
+// mayStart says whether task t of the slot may start. If t is nil, it answers for a task that this
+// plan creates. A task may start if no other task of the slot may still run, except for its
+// partner: the old task that keeps running while its replacement starts, in a start-first update.
+// If partner is nil, there is none. A task that may not start yet stays READY.
+func (p subject) mayStart(s *cluster.Slot, t, partner *cluster.Task) bool {
+	return !slices.ContainsFunc(s.Tasks, func(o *cluster.Task) bool { return o != t && o != partner && p.mayRun(o) })
 }
 
 // mayRun says whether a container of the task may be running, as far as the cluster can know. A
 // task on a lost node counts as not running. A single-writer task on a lost node counts as running
 // until its desired state is above RUNNING and, after that, the node is fenced. The order matters:
 // a node that comes back gets a lease only together with the desired states of its tasks, so it
-// cannot run the task again.
+// cannot run the task again. If the time of the fence is known, mayRun makes the service due then.
 func (p subject) mayRun(t *cluster.Task) bool {
 	switch {
 	case t.Ended() || t.Unplaced() || t.Node == nil:
@@ -64,14 +65,12 @@ func (p subject) mayRun(t *cluster.Task) bool {
 	case !t.Revision.Spec().GetSingleWriter():
 		return false
 	}
-	return t.Wanted() || !p.fenced(t.Node)
-}
-
-// fenced says whether a lost node is fenced, and wakes the planner when it will be.
-func (p subject) fenced(n *cluster.Node) bool {
-	fenced, at := p.state.Fenced(n, p.now)
+	if t.Wanted() {
+		return true
+	}
+	fenced, at := p.state.Fenced(t.Node, p.now)
 	if !at.IsZero() {
 		p.wakeAt(at)
 	}
-	return fenced
+	return !fenced
 }

@@ -26,46 +26,49 @@ const (
 
 // progress is the progress of an update.
 type progress struct {
-	outdated []*view // outdated slots that no action of this plan replaces
+	outdated []*slotPlan // the outdated slots for which no earlier pass has decided on a new task
 	// inProgress counts the slots that the update is replacing: their new task has not been RUNNING
 	// for the update's delay.
 	inProgress int
-	// unstable counts the slots whose new task is not RUNNING, or has not been for the monitor time
-	// or the delay, whichever is longer.
+	// unstable counts the slots whose new task has not been RUNNING for the monitor time or the
+	// delay, whichever is longer.
 	unstable   int
 	failed     int
 	total      int
 	failedTask string // the id of the first task that failed
 }
 
-// updatePass is the fourth pass. It chooses the outdated tasks that are replaced now: it sets the
+// updatePass is the fourth pass. It chooses the outdated tasks that are replaced now, and sets the
 // action of their slots to updateSlot or fill. It reads what the passes before it have decided for
 // all other slots, and writes nothing.
 type updatePass struct {
 	subject
-	views []view
+	slotPlans []slotPlan
 }
 
 // updateResult is what an updatePass wants to write to the service's row.
 type updateResult struct {
 	status *swarmv1.UpdateStatus // nil: the row stays as it is
-	// rollback: the row must point to the previous revision. The current revision changes then, so
-	// everything else that this plan has decided is void.
+	// rollback: the row must point to the previous revision. That changes the current revision, so
+	// everything else that this plan has decided for the service is void.
 	rollback bool
 }
 
-// run runs the pass.
-func (p updatePass) run() updateResult {
+// decide sets the actions of the slots that are updated now, and returns what to write to the
+// service's row.
+func (p updatePass) decide() updateResult {
 	if p.service.Job() || p.update.Paused() {
 		return updateResult{}
 	}
 	active := p.update.Active()
-	g := p.progress(active)
+	g := p.computeProgress(active)
 	switch {
 	case !active && len(g.outdated) == 0:
 		return updateResult{}
 	case !active:
-		p.startUpdates(p.progress(true)) // counts slots that the previous update has not finished
+		// A new update starts. The slots that the previous update was still replacing count as in
+		// progress, so that both updates together keep to the parallelism.
+		p.startUpdates(p.computeProgress(true))
 		return p.status(updateRunning, "update in progress")
 	case g.total > 0 && float32(g.failed)/float32(g.total) > p.update.Config.GetMaxFailureRatio():
 		return p.handleFailures(g)
@@ -92,27 +95,28 @@ func (p updatePass) startUpdates(g progress) {
 	if n := p.update.Config.GetParallelism(); n > 0 {
 		budget = max(0, int(min(n, 1<<30))-g.inProgress)
 	}
-	runs := func(v *view) int {
-		if v.head != nil && v.head.Running() {
+	runs := func(sp *slotPlan) int {
+		if sp.head != nil && sp.head.Running() {
 			return 1
 		}
 		return 0
 	}
-	slices.SortStableFunc(g.outdated, func(a, b *view) int { return runs(a) - runs(b) })
-	for _, v := range g.outdated {
+	slices.SortStableFunc(g.outdated, func(a, b *slotPlan) int { return runs(a) - runs(b) })
+	for _, sp := range g.outdated {
 		switch {
-		case v.head == nil:
-			v.action = fill
-		case v.head.Unplaced() && (v.older == nil || p.update.StartFirst()):
-			v.action = updateSlot // nothing stops, so this does not count as parallel
+		case sp.head == nil:
+			sp.action = fill
+		case sp.head.Unplaced() && (sp.older == nil || p.update.StartFirst()):
+			sp.action = updateSlot // nothing stops, so this costs nothing of the budget
 			continue
 		default:
-			v.action = updateSlot
+			sp.action = updateSlot
 		}
-		if budget--; budget < 0 {
-			v.action = keep
-			if v.head == nil || v.head.Ended() {
-				v.action = finished
+		budget--
+		if budget < 0 {
+			sp.action = keep
+			if sp.head == nil || sp.head.Ended() {
+				sp.action = finished
 			}
 		}
 	}
@@ -139,8 +143,8 @@ func (p updatePass) handleFailures(g progress) updateResult {
 	return p.status(updatePaused, "update paused "+why)
 }
 
-// status returns the update status of the service with another state. updateRunning starts a new
-// update.
+// status returns the update status of the service with the given state and message. The state
+// updateRunning starts a new update.
 func (p updatePass) status(state swarmv1.UpdateStatus_State, message string) updateResult {
 	st := p.service.Row.GetUpdateStatus().CloneVT()
 	if st == nil || state == updateRunning {
@@ -153,59 +157,60 @@ func (p updatePass) status(state swarmv1.UpdateStatus_State, message string) upd
 	return updateResult{status: st}
 }
 
-// progress computes the progress of the update. active says that an update is running, so that the
-// slots with new tasks count too.
-func (p updatePass) progress(active bool) progress {
+// computeProgress computes the progress of the update. Without measure it only finds the outdated
+// slots and counts all slots; with measure it also counts the slots that already have a task of the
+// current template, and makes the service due when one of them becomes stable.
+func (p updatePass) computeProgress(measure bool) progress {
 	var g progress
-	for i := range p.views {
-		v := &p.views[i]
-		if v.action == drop || v.action == stop {
+	for i := range p.slotPlans {
+		sp := &p.slotPlans[i]
+		if sp.action == drop || sp.action == stop {
 			continue
 		}
 		g.total++
-		if v.head == nil && v.action != finished {
+		if sp.head == nil && sp.action != finished {
 			continue // The slot gets a task of the current revision in this plan.
 		}
-		t := v.head
+		t := sp.head
 		if t == nil {
-			t = v.slot.Newest()
+			t = sp.slot.Newest()
 		}
-		if p.outdated(v, t) {
-			if v.action == keep || v.action == finished {
-				g.outdated = append(g.outdated, v)
+		if p.outdated(sp, t) {
+			if sp.action == keep || sp.action == finished {
+				g.outdated = append(g.outdated, sp)
 			}
 			continue
 		}
-		if active {
-			p.measureSlot(&g, v, t)
+		if measure {
+			p.measureSlot(&g, sp, t)
 		}
 	}
 	return g
 }
 
-// measureSlot adds a slot to the progress whose task t has the current template.
-func (p updatePass) measureSlot(g *progress, v *view, t *cluster.Task) {
-	if bad := p.failedTask(v.slot); bad != nil {
+// measureSlot adds a slot to the progress. t is its task, which has the current template.
+func (p updatePass) measureSlot(g *progress, sp *slotPlan, t *cluster.Task) {
+	if bad := p.failedTask(sp.slot); bad != nil {
 		g.failed++
 		if g.failedTask == "" {
 			g.failedTask = bad.ID
 		}
-		if p.inFuture(p.update.ReplaceNextAt(p.state.ReportedAt(bad))) {
+		if p.wakeIfFuture(p.update.ReplaceNextAt(p.state.ReportedAt(bad))) {
 			g.inProgress++
 		}
 		return
 	}
 	switch {
-	case v.action == finished:
-	case !t.Running() || v.older != nil:
+	case sp.action == finished:
+	case !t.Running() || sp.older != nil:
 		g.inProgress++
 		g.unstable++
 	default:
 		since := p.state.ReportedAt(t)
-		if p.inFuture(p.update.ReplaceNextAt(since)) {
+		if p.wakeIfFuture(p.update.ReplaceNextAt(since)) {
 			g.inProgress++
 		}
-		if p.inFuture(p.update.StableAt(since)) {
+		if p.wakeIfFuture(p.update.StableAt(since)) {
 			g.unstable++
 		}
 	}

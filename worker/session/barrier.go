@@ -31,7 +31,7 @@ func (c *Client) AwaitProgrammed(ctx context.Context, taskID string) {
 	began := time.Now()
 	ticket := c.barrier.drawn.Add(1)
 	for try := 0; ; try++ {
-		err := c.barrier.ask(ctx, ticket, c.askSettled)
+		err := c.barrier.ask(ctx, ticket, c.askProgrammed)
 		if err == nil {
 			c.deps.Log.Debug("no node sends new connections any more", "task", taskID, "took", time.Since(began))
 			return
@@ -43,14 +43,14 @@ func (c *Client) AwaitProgrammed(ctx context.Context, taskID string) {
 	}
 }
 
-// askSettled makes one request to the manager of the session. The manager answers once every ready
+// askProgrammed makes one request to the manager of the session. The manager answers once every ready
 // node has programmed what it knows.
-func (c *Client) askSettled(ctx context.Context) error {
+func (c *Client) askProgrammed(ctx context.Context) error {
 	conn, err := c.Conn()
 	if err != nil {
 		return err
 	}
-	_, err = swarmv1.NewDispatcherClient(conn).Settled(ctx, &swarmv1.SettledRequest{})
+	_, err = swarmv1.NewDispatcherClient(conn).AwaitProgrammed(ctx, &swarmv1.AwaitProgrammedRequest{})
 	return err
 }
 

@@ -24,7 +24,7 @@ type Config struct {
 	Addr         string
 	DataPathAddr string
 	Port         uint32
-	// Epoch and Index are the newest cluster epoch and store index that this node has acted on.
+	// Epoch and Index are the newest cluster epoch and store index that this node has applied.
 	Epoch, Index uint64
 	// ConnectTimeout is how long a manager may take to welcome this node.
 	ConnectTimeout time.Duration
@@ -122,7 +122,7 @@ func (c *Client) Redescribe() {
 	}
 }
 
-// Seen returns the store index of the newest state that this node has acted on, and whether it has
+// Seen returns the store index of the newest state that this node has applied, and whether it has
 // a session.
 func (c *Client) Seen() (index uint64, connected bool) {
 	c.contact.mu.Lock()

@@ -10,7 +10,7 @@ import (
 	"swarm/internal/broadcast"
 )
 
-// contact says whether there is a session, and which state of the managers the node has acted on
+// contact says whether there is a session, and which state of the managers the node has applied
 // last.
 type contact struct {
 	mu      sync.Mutex       // guards what follows

@@ -3,7 +3,7 @@
 //
 // A Client owns the connection attempts, the stream, the queue of statuses, and the time to which
 // the lease of single-writer tasks is renewed. It ends a session whose assignments are out of order
-// or older than what the node has acted on, and skips assignments that are not well formed. It does
+// or older than what the node has applied, and skips assignments that are not well formed. It does
 // not act on assignments: it hands them to Deps.Apply.
 //
 // # What happens when a manager dies

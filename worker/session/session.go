@@ -162,7 +162,7 @@ func (s *session) assignments(msg *swarmv1.Assignments) error {
 	case s.lastAssigned != 0 && msg.Sequence != s.lastAssigned+1:
 		return fmt.Errorf("assignments %d came after %d, so some are missing: %w", msg.Sequence, s.lastAssigned, errdefs.ErrAborted)
 	case msg.Index < index:
-		return fmt.Errorf("manager is behind: it has index %d, but this node has acted on index %d: %w", msg.Index, index, errdefs.ErrUnavailable)
+		return fmt.Errorf("manager is behind: it has index %d, but this node has applied index %d: %w", msg.Index, index, errdefs.ErrUnavailable)
 	}
 	first := s.lastAssigned == 0
 	s.lastAssigned = msg.Sequence
@@ -217,7 +217,7 @@ func (s *session) write(ctx context.Context) error {
 		case <-s.c.reports.wake:
 			err = s.report(false)
 		case sequence := <-s.programmed:
-			err = s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_InForce{InForce: &swarmv1.AssignmentsAck{Sequence: sequence}}})
+			err = s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Programmed{Programmed: &swarmv1.Programmed{Sequence: sequence}}})
 		case <-departing:
 			departing = nil // send it once
 			err = s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Departure{Departure: &swarmv1.Departure{}}})

@@ -55,7 +55,7 @@ type stateKey struct {
 
 // Saved is the content of the file when it was opened: what an earlier process of this node left.
 type Saved struct {
-	// Epoch of the cluster and Index of the store are the newest that this node has acted on.
+	// Epoch of the cluster and Index of the store are the newest that this node has applied.
 	Epoch, Index uint64
 	// Objects are the assigned objects, without secrets, keys and registry credentials.
 	Objects []*swarmv1.Assignment
@@ -173,10 +173,10 @@ func (s *DB) set(bucket []byte, key string, value []byte) {
 	}
 }
 
-// SetEpoch stores the cluster epoch whose state this node has acted on.
+// SetEpoch stores the cluster epoch whose state this node has applied.
 func (s *DB) SetEpoch(epoch uint64) { s.setNumber("epoch", epoch) }
 
-// SetIndex stores the newest index of the managers' store that this node has acted on.
+// SetIndex stores the newest index of the managers' store that this node has applied.
 func (s *DB) SetIndex(index uint64) { s.setNumber("index", index) }
 
 // SetBegan stores when this node began to record which images are in use.

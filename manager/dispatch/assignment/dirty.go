@@ -6,8 +6,9 @@ import (
 	"swarm/raftstore/watch"
 )
 
-// Ref names something that may have to be sent to a node again. Its kind is one of the protocol's
-// AssignmentRef kinds, or one of the negative kinds below, which never leave this manager.
+// Ref names something that may have to be sent to a node again. Its Kind is one of the protocol's
+// AssignmentRef kinds, or one of the kinds below. Those exist only inside a manager. They are
+// negative, so they never equal a kind of the protocol, which has none below 0.
 type Ref struct {
 	Kind swarmv1.AssignmentRef_Kind
 	ID   string
@@ -20,31 +21,31 @@ const (
 	// certificates. A Set ignores it: the session sends that message.
 	KindNode swarmv1.AssignmentRef_Kind = -1
 	// KindState says that the node's state has changed. A Set ignores it: the session looks whether
-	// the node is down by now.
+	// the node is down now.
 	KindState swarmv1.AssignmentRef_Kind = -2
 	// kindImages stands for the images that a node must keep a copy of.
 	kindImages swarmv1.AssignmentRef_Kind = -3
-	// kindAttachment says that a node has been attached to a network or detached from it, so that
-	// other services concern it. The ID is the network's.
+	// kindAttachment says that a node has been attached to a network or detached from it. Then
+	// other services concern the node. The ID is the network's.
 	kindAttachment swarmv1.AssignmentRef_Kind = -4
 	// kindIngress says that the network ingress has been made, changed or removed.
 	kindIngress swarmv1.AssignmentRef_Kind = -5
 )
 
 // Dirty says what a batch of store changes may have made out of date, and on which nodes. It names
-// objects and never holds their content, so that a slow session gathers references, not versions.
+// objects and never holds their content, so a slow session gathers references and not old versions.
 type Dirty struct {
 	// ByNode has the references that concern one node, by node ID.
 	ByNode map[string][]Ref
-	// All has the references that every node must look at. Not each of them concerns each node.
+	// All has the references that every node must look at, although some do not concern it.
 	All []Ref
 
-	images bool // the choice of the nodes that keep images may be another one
+	images bool // the choice of the nodes that keep images may have changed
 }
 
 func newDirty() *Dirty { return &Dirty{ByNode: make(map[string][]Ref)} }
 
-// node adds a reference for one node; an empty ID, that of a task without a node, is no node.
+// node adds a reference for one node. It ignores an empty ID, which a task without a node has.
 func (d *Dirty) node(id string, r Ref) {
 	if id != "" {
 		d.ByNode[id] = append(d.ByNode[id], r)
@@ -54,7 +55,7 @@ func (d *Dirty) node(id string, r Ref) {
 // all adds references for every node.
 func (d *Dirty) all(refs ...Ref) { d.All = append(d.All, refs...) }
 
-// dirtyOf returns what follows from the changed rows alone. The topology adds the rest.
+// dirtyOf returns the references that the changed rows name. The topology adds the others.
 func dirtyOf(batch watch.Batch) *Dirty {
 	d := newDirty()
 	for _, c := range batch.Changes {
@@ -110,7 +111,8 @@ func (d *Dirty) add(c table.RowChange) {
 	}
 }
 
-// managerChanged reports whether the list of managers, which every node has, is another one.
+// managerChanged reports whether the change of a node changes the list of managers, which every
+// node has.
 func managerChanged(before, after *swarmv1.Node) bool {
 	was := before.GetSpec().GetRole() == swarmv1.NodeSpec_MANAGER
 	is := after.GetSpec().GetRole() == swarmv1.NodeSpec_MANAGER

@@ -1,5 +1,5 @@
-// Package assignment computes the Assignments messages that a worker is sent: which objects a node
-// needs, and what has changed for it since the last message.
+// Package assignment computes the Assignments messages of a worker: which objects a node needs, and
+// what has changed for it since the last message.
 //
 // One message holds three parts, in this order:
 //
@@ -19,7 +19,7 @@
 //
 // The first message of a session is complete: the worker drops all that it does not name. The next
 // ones hold differences. State follows the store and says in a Dirty which nodes must look at which
-// objects again. A Set remembers what one node has been sent, and computes the next message from
+// objects again. A Set remembers what was sent to one node, and computes the next message from
 // the newest view. An object that changed several times between two messages is sent once.
 //
 // The package decides nothing about tasks, sends nothing, and has no goroutines. Package dispatch

@@ -9,17 +9,18 @@ import (
 	"swarm/raftstore/table"
 )
 
-// imageCopies is how many nodes keep a copy of a loaded image: two hosts may be lost.
+// imageCopies is how many nodes keep a copy of a loaded image. With three, two hosts may be lost.
 const imageCopies = 3
 
-// imageNodes says which images each node must keep a copy of. It does not change once it is made.
+// imageNodes says which images each node must keep a copy of. It never changes after imageNodesOf
+// has made it.
 type imageNodes struct{ byNode map[string][]string }
 
 // of returns the IDs of the images that a node keeps.
 func (n *imageNodes) of(node string) []string { return n.byNode[node] }
 
 // imageNodesOf chooses for every loaded image the nodes that keep it. The choice follows from the
-// view alone, so that all managers make the same one.
+// view alone, so all managers make the same choice.
 func imageNodesOf(view *table.View) *imageNodes {
 	out := &imageNodes{byNode: make(map[string][]string)}
 	var ready []string

@@ -9,8 +9,8 @@ import (
 	"swarm/raftstore/table"
 )
 
-// nodeView is the part of the topology that a node has been sent. The topology never changes an
-// object, so that an equal pointer means that the node has the newest version.
+// nodeView is the part of the topology that was sent to a node. The topology never changes an
+// object, so an equal pointer means that the node has the newest version.
 type nodeView struct {
 	ingress  string // ID of the network ingress; empty when there is none
 	peers    map[string]*swarmv1.Peering
@@ -55,7 +55,7 @@ func (s *Set) syncRef(m *message, r Ref) bool {
 		}
 	case kindAttachment:
 		// Services may have left the network at the same moment, and are then not among the
-		// network's services. So all services that the node has been sent are compared as well.
+		// network's services. So all services that were sent to the node are compared too.
 		for _, id := range slices.Sorted(maps.Keys(s.view.services)) {
 			s.syncService(m, id)
 		}
@@ -111,7 +111,7 @@ func (s *Set) syncService(m *message, id string) {
 		sent = make(map[string]*swarmv1.Backend, len(svc.backends))
 		s.view.backends[id] = sent
 	}
-	// The node may have missed changes of backends while the service did not concern it.
+	// While the service did not concern the node, changes of its backends were not sent to it.
 	for t := range svc.backends {
 		s.syncBackend(m, id, t)
 	}
@@ -134,7 +134,7 @@ func (s *Set) syncBackend(m *message, service, id string) {
 	}
 }
 
-// syncIngress brings the network ingress up to date. Every node needs it, with or without tasks.
+// syncIngress sends the network ingress if it has changed. Every node needs it, even without tasks.
 func (s *Set) syncIngress(m *message, view *table.View) {
 	row, _ := view.Networks.ByName(spec.Ingress)
 	if row.GetId() == s.view.ingress {
@@ -143,7 +143,8 @@ func (s *Set) syncIngress(m *message, view *table.View) {
 	if s.view.ingress != "" {
 		s.release(m, []Ref{{Kind: swarmv1.AssignmentRef_NETWORK, ID: s.view.ingress}})
 	}
-	if s.view.ingress = row.GetId(); s.view.ingress != "" {
+	s.view.ingress = row.GetId()
+	if s.view.ingress != "" {
 		s.need(m, view, Ref{Kind: swarmv1.AssignmentRef_NETWORK, ID: s.view.ingress})
 	}
 }

@@ -71,7 +71,8 @@ func (t *topology) updatePeer(d *Dirty, view *table.View, id string) {
 	if t.peers[id].EqualVT(now) {
 		return
 	}
-	if t.peers[id] = now; now == nil {
+	t.peers[id] = now
+	if now == nil {
 		delete(t.peers, id)
 	}
 	d.all(Ref{Kind: swarmv1.AssignmentRef_PEERING, ID: id})

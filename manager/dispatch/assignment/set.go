@@ -8,7 +8,7 @@ import (
 	"swarm/raftstore/table"
 )
 
-// Set remembers which objects one node has been sent in one session, and computes the next message.
+// Set remembers which objects were sent to one node in one session, and computes the next message.
 // One goroutine uses it.
 type Set struct {
 	node  string
@@ -28,7 +28,7 @@ type sentTask struct {
 	deps    []Ref
 }
 
-// NewSet returns the set of a node that has been sent nothing.
+// NewSet returns the set of a node to which nothing was sent yet.
 func NewSet(nodeID string, state *State) *Set {
 	return &Set{
 		node: nodeID, state: state,
@@ -44,7 +44,7 @@ type message struct {
 	taskRemovals []*swarmv1.AssignmentChange
 	removals     []*swarmv1.AssignmentChange // of objects
 
-	released []Ref // dependencies that one task fewer names
+	released []Ref // dependencies that a task has stopped naming
 }
 
 func put(a *swarmv1.Assignment) *swarmv1.AssignmentChange {
@@ -145,7 +145,8 @@ func (s *Set) syncTask(m *message, view *table.View, id string) {
 }
 
 // withShutdown returns a task that has ended with the desired state SHUTDOWN, also when the planner
-// has not written that yet. A worker that has lost its disk would start the task again otherwise.
+// has not written that yet. With RUNNING, a worker that has lost its disk would start the task
+// again.
 func withShutdown(view *table.View, t *swarmv1.Task) *swarmv1.Task {
 	if view.Status(t.GetId()).GetState() > swarmv1.TaskState_RUNNING && t.GetDesiredState() < swarmv1.TaskState_COMPLETE {
 		t = t.CloneVT()
@@ -154,14 +155,16 @@ func withShutdown(view *table.View, t *swarmv1.Task) *swarmv1.Task {
 	return t
 }
 
-// need counts one task more that names a dependency, and sends the dependency for the first one.
+// need counts one more task that names a dependency, and sends the dependency with the first task.
 func (s *Set) need(m *message, view *table.View, r Ref) {
-	if s.needs[r]++; s.needs[r] == 1 {
+	s.needs[r]++
+	if s.needs[r] == 1 {
 		s.syncDependency(m, view, r)
 	}
 }
 
-// release counts one task fewer that names each of the dependencies; finish removes them.
+// release counts one task fewer for each of the dependencies. finish removes the dependencies that
+// no task names any more.
 func (s *Set) release(m *message, deps []Ref) {
 	for _, r := range deps {
 		s.needs[r]--

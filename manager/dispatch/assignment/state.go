@@ -37,7 +37,8 @@ func (s *State) Load(view *table.View) {
 	s.topology.load(view)
 }
 
-// Apply takes over a batch of changes and returns what must be looked at again on which nodes.
+// Apply applies a batch of changes. It returns which objects must be compared again for which
+// nodes.
 func (s *State) Apply(batch watch.Batch) *Dirty {
 	d := dirtyOf(batch)
 	s.topology.apply(d, batch)

@@ -15,9 +15,9 @@ import (
 	"swarm/raftstore/watch"
 )
 
-// topology is what the overlays of all nodes have to know, and which node has to know which part of
-// it. It follows the store's changes: one changed task costs one look at that task, and one
-// reference for each node that it concerns.
+// topology is what the overlays of all nodes have to know, and which node needs which part. It
+// follows the store's changes: one changed task costs one look at that task, and one reference for
+// each node that it concerns.
 //
 // The objects that a topology holds are shared by all sessions and never change. A changed peer,
 // service or backend is another object.
@@ -26,18 +26,19 @@ type topology struct {
 	subnets  ipam.Subnets            // of the network ingress
 	mesh     map[string][]netip.Addr // addresses of nodes on the network ingress
 	peers    map[string]*swarmv1.Peering
-	services map[string]*serviceEndpoints
+	services map[string]*serviceEntry
 	networks map[string]*network
 	// serviceOf has the service of each backend, by task.
 	serviceOf map[string]string
 }
 
-// serviceEndpoints is a service that concerns some node, and its backends.
-type serviceEndpoints struct {
+// serviceEntry is what the topology knows of one service. There is an entry for each service that
+// publishes a port on all nodes or is on an overlay network.
+type serviceEntry struct {
 	routing     *swarmv1.Routing // nil when the service's row does not exist
 	published   bool             // it publishes a port on all nodes
-	ownNetworks []string         // of the current revision
-	networks    map[string]int   // how many of the current revision and the backends name a network
+	ownNetworks []string         // the overlay networks of the current revision
+	networks    map[string]int   // by network, its users: the current revision and the backends
 	backends    map[string]*swarmv1.Backend
 }
 
@@ -56,7 +57,7 @@ func newTopology() *topology {
 
 func (t *topology) clear() {
 	t.subnets, t.mesh, t.peers = nil, map[string][]netip.Addr{}, map[string]*swarmv1.Peering{}
-	t.services, t.networks, t.serviceOf = map[string]*serviceEndpoints{}, map[string]*network{}, map[string]string{}
+	t.services, t.networks, t.serviceOf = map[string]*serviceEntry{}, map[string]*network{}, map[string]string{}
 }
 
 // load starts again from a view.
@@ -64,11 +65,12 @@ func (t *topology) load(view *table.View) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.clear()
-	d := newDirty() // dropped: the caller marks every session as a whole
+	d := newDirty() // nobody reads it: the caller marks every session as a whole
 	for svc := range view.Services.All() {
 		t.updateService(d, view, svc.GetId())
 	}
-	// Tasks of services that are gone, or are on no network any more.
+	// This finds the tasks of services that were removed, or whose revision names no network any
+	// more.
 	for row := range view.Tasks.All() {
 		if len(overlaysOf(row.GetNetworks())) > 0 {
 			t.updateTask(d, view, row.GetId(), row.GetServiceId())
@@ -80,7 +82,7 @@ func (t *topology) load(view *table.View) {
 	t.updateIngress(d, view)
 }
 
-// apply takes over a batch of changes, and adds what nodes must look at again.
+// apply applies a batch of changes, and adds references for the nodes that they concern.
 func (t *topology) apply(d *Dirty, batch watch.Batch) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -129,7 +131,7 @@ func (t *topology) updateService(d *Dirty, view *table.View, id string) {
 		if len(own) == 0 && !published {
 			return
 		}
-		svc = t.endpoints(view, id)
+		svc = t.ensureService(view, id)
 	}
 	was := svc.ownNetworks
 	svc.ownNetworks = own
@@ -173,11 +175,11 @@ func servicePlace(view *table.View, id string) (networks []string, published boo
 	return networks, slices.ContainsFunc(end.GetPorts(), publish.ByMesh)
 }
 
-// endpoints returns the record of a service, and makes it when there is none.
-func (t *topology) endpoints(view *table.View, id string) *serviceEndpoints {
+// ensureService returns the entry of a service, and adds one if there is none.
+func (t *topology) ensureService(view *table.View, id string) *serviceEntry {
 	svc := t.services[id]
 	if svc == nil {
-		svc = &serviceEndpoints{routing: routingOf(view, id), networks: map[string]int{}, backends: map[string]*swarmv1.Backend{}}
+		svc = &serviceEntry{routing: routingOf(view, id), networks: map[string]int{}, backends: map[string]*swarmv1.Backend{}}
 		t.services[id] = svc
 	}
 	return svc
@@ -200,9 +202,9 @@ func routingOf(view *table.View, id string) *swarmv1.Routing {
 	return out
 }
 
-// dropUnused forgets a service that does not concern any node. The nodes that it concerned have the
-// reference by which they learn of it in their Dirty.
-func (t *topology) dropUnused(id string, svc *serviceEndpoints) {
+// dropUnused forgets a service that publishes no port on all nodes and is on no network. The nodes
+// that it concerned have got a reference to it in the Dirty, and will forget it.
+func (t *topology) dropUnused(id string, svc *serviceEntry) {
 	if svc.published || len(svc.networks) > 0 {
 		return
 	}
@@ -212,10 +214,12 @@ func (t *topology) dropUnused(id string, svc *serviceEndpoints) {
 	}
 }
 
-// join counts one more, the revision or a backend, that names a network of the service. The nodes
-// that are attached to the network learn of the service with the first one.
-func (t *topology) join(d *Dirty, id string, svc *serviceEndpoints, networkID string) {
-	if svc.networks[networkID]++; svc.networks[networkID] > 1 {
+// join counts one more user of a network within the service: its current revision or one of its
+// backends. With the first user the service joins the network, and begins to concern the nodes that
+// are attached to the network.
+func (t *topology) join(d *Dirty, id string, svc *serviceEntry, networkID string) {
+	svc.networks[networkID]++
+	if svc.networks[networkID] > 1 {
 		return
 	}
 	n := t.networks[networkID]
@@ -229,10 +233,11 @@ func (t *topology) join(d *Dirty, id string, svc *serviceEndpoints, networkID st
 	}
 }
 
-// leave counts one fewer. The nodes that are attached to the network forget the service with the
-// last one, unless it concerns them for another reason.
-func (t *topology) leave(d *Dirty, id string, svc *serviceEndpoints, networkID string) {
-	if svc.networks[networkID]--; svc.networks[networkID] > 0 {
+// leave counts one user of a network fewer. After the last user the service leaves the network, and
+// may no longer concern the nodes that are attached to the network.
+func (t *topology) leave(d *Dirty, id string, svc *serviceEntry, networkID string) {
+	svc.networks[networkID]--
+	if svc.networks[networkID] > 0 {
 		return
 	}
 	delete(svc.networks, networkID)
@@ -256,7 +261,7 @@ func (t *topology) updateStatus(d *Dirty, view *table.View, c table.RowChange) {
 	before, _ := c.Old.(*swarmv1.TaskStatus)
 	after, _ := c.New.(*swarmv1.TaskStatus)
 	if before == nil || before.GetReady() == after.GetReady() && isPlaced(before) == isPlaced(after) {
-		return // a task's first status comes with the task's own row
+		return // the first status is committed together with the task's row, which is enough
 	}
 	id, known := t.serviceOf[c.Key]
 	if !known {
@@ -276,7 +281,7 @@ func isPlaced(st *swarmv1.TaskStatus) bool {
 
 // updateTask looks at a task of a service again.
 func (t *topology) updateTask(d *Dirty, view *table.View, id, service string) {
-	svc := t.endpoints(view, service)
+	svc := t.ensureService(view, service)
 	old, now := svc.backends[id], backendOf(view, id, svc.published)
 	if old.EqualVT(now) {
 		t.dropUnused(service, svc)
@@ -294,18 +299,19 @@ func (t *topology) updateTask(d *Dirty, view *table.View, id, service string) {
 	}
 	t.notify(d, svc, Ref{Kind: swarmv1.AssignmentRef_BACKEND, ID: id, Service: service})
 	for _, n := range overlaysOf(old.GetNetworks()) {
-		t.leave(d, service, svc, n) // before the node is detached, so that the node is told
+		t.leave(d, service, svc, n) // before the node is detached: the node must get the reference
 		t.attach(d, n, old.GetNodeId(), -1)
 	}
 	t.dropUnused(service, svc)
 }
 
 // attach adds n to the number of a node's backends on a network. With the first backend the node is
-// attached, with the last one it is detached, and other services concern it.
+// attached to the network, and after the last one it is detached. Then other services concern it.
 func (t *topology) attach(d *Dirty, networkID, node string, n int) {
 	net := t.networks[networkID]
 	was := net.attached[node]
-	if net.attached[node] += n; net.attached[node] == 0 {
+	net.attached[node] += n
+	if net.attached[node] == 0 {
 		delete(net.attached, node)
 	}
 	if was == 0 || was+n == 0 {
@@ -315,7 +321,7 @@ func (t *topology) attach(d *Dirty, networkID, node string, n int) {
 }
 
 // notify adds a reference for each node that a service concerns.
-func (t *topology) notify(d *Dirty, svc *serviceEndpoints, what Ref) {
+func (t *topology) notify(d *Dirty, svc *serviceEntry, what Ref) {
 	if svc.published {
 		d.all(what)
 		return

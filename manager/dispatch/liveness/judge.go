@@ -15,15 +15,16 @@ type Evidence struct {
 	State swarmv1.NodeState_State
 	// Fenced is what the node's row says.
 	Fenced bool
-	// Heard is how long ago the node's newest session last heard from the worker, whether the
-	// session is over or not, as the manager that serves or served it says. The time counts only as
-	// far back as the managers have had a leader, because without a leader a worker cannot begin a
-	// session. When no manager has reported the session, it counts from the start of this leader's
-	// term at most.
+	// Heard is how long ago the worker was last heard in the node's newest session, whether that is
+	// over or not. The manager that serves or served the session reports the time. Heard is never
+	// longer than this manager has been in touch with a leader (Deps.InTouchFor), because without a
+	// leader a worker cannot begin a session. If no manager has reported the session, Heard is
+	// never longer than Leading.
 	Heard time.Duration
 	// Open says that the newest session is not known to be over.
 	Open bool
-	// Broken says that the session ended without a goodbye: the connection broke.
+	// Broken says that the session ended because the connection broke, and not with a goodbye: a
+	// worker says goodbye by closing its stream.
 	Broken bool
 	// Departing says that the node has announced in this session that its host goes down.
 	Departing bool
@@ -56,22 +57,26 @@ type Verdict struct {
 
 // Judge decides whether a node is up, and whether a node that is down is fenced.
 //
-// Gossip alone takes no node down. Silence alone takes the session timeout. Silence of an open
-// session takes three heartbeats when gossip says too that the node is away. A connection that
-// broke counts at once when gossip says that the host does not answer either. When only the daemon
-// has died, its containers run on, and it has the session timeout to return; the same holds after a
-// goodbye, because a daemon that is restarted or upgraded says goodbye, and gossip then reports its
-// failure as a matter of course. A leader that has led for less than three heartbeats takes no node
-// down by any of these rules. A node whose host announced that it goes down is down.
+//   - A node whose host has announced that it goes down is down.
+//   - Gossip alone takes no node down.
+//   - A silent node is down after the session timeout. If its session is still open and gossip says
+//     too that the node is away, it is down after three heartbeat periods.
+//   - A node whose connection broke is down at once if gossip says that its host does not answer
+//     either, or that the node has left.
+//   - If only the daemon has died, its containers run on, and the daemon has the session timeout to
+//     return. The same holds after a goodbye, because a daemon that is restarted or upgraded says
+//     goodbye too. If gossip says that the node has left, it has three heartbeat periods.
+//   - A leader that has led for less than three heartbeat periods takes no node down by silence or
+//     gossip.
 func Judge(e Evidence, l Limits) Verdict {
 	v := judgeState(e, l)
 	if v.State != swarmv1.NodeState_DOWN {
 		return v
 	}
-	// The lease counts from when the worker sent the last heartbeat that was confirmed to it. The
-	// worker sent that heartbeat before it was heard, so that counting from then fences late, never
-	// early. Two tasks of one slot would be worse than a late one, so that only time in this
-	// leader's own term counts.
+	// The lease counts from when the worker sent the last heartbeat that was confirmed to it. That
+	// was before the manager heard the heartbeat, so counting from the hearing fences late, never
+	// early. Only time in this leader's own term counts, because two tasks of one slot are worse
+	// than a late replacement.
 	left := cmp.Or(e.Lease, l.Timeout) + spec.FenceMargin - min(e.Heard, e.Leading)
 	v.Fenced = e.Fenced || left <= 0
 	if !v.Fenced && (v.Next == 0 || left < v.Next) {
@@ -105,5 +110,7 @@ func judgeState(e Evidence, l Limits) Verdict {
 	case e.Open && e.Heard < grace:
 		return Verdict{State: swarmv1.NodeState_READY, Next: wait}
 	}
+	// The state stays: a node that is up while its limit has not passed, because its session has
+	// ended or is silent, and a node that is down until its next session is heard.
 	return Verdict{State: e.State, Next: wait}
 }

@@ -20,26 +20,26 @@ type lastSession struct {
 	// presumed says that no manager has reported the session yet: it is known from the store alone.
 	// Any report replaces it.
 	presumed bool
-	// departing says that the node has announced in this session that its host goes down. That
-	// stays true for the session's epoch.
+	// departing says that the node has announced in this session that its host goes down. It stays
+	// true until a newer session begins.
 	departing bool
-	// lease is the one that the worker holds; 0 when it is not known.
+	// lease is the lease that the worker holds; 0 when it is not known.
 	lease time.Duration
 }
 
-// sessions holds the newest session of each node while this manager leads. It is empty otherwise.
-type sessions struct {
+// lastSessions holds the newest session of each node while this manager leads. At other times it
+// is empty.
+type lastSessions struct {
 	mu     sync.Mutex // guards the rest
 	since  time.Time  // when this manager's term began; zero when it does not lead
 	byNode map[string]lastSession
 	begun  chan struct{} // closed while this manager leads
 }
 
-func newSessions() *sessions { return &sessions{begun: make(chan struct{})} }
+func newLastSessions() *lastSessions { return &lastSessions{begun: make(chan struct{})} }
 
-// waitForTerm waits until this manager's term has begun here. The store knows of the term a moment
-// earlier.
-func (s *sessions) waitForTerm(ctx context.Context) {
+// waitForTerm waits until beginTerm. The store says that this manager leads a moment before that.
+func (s *lastSessions) waitForTerm(ctx context.Context) {
 	s.mu.Lock()
 	begun := s.begun
 	s.mu.Unlock()
@@ -49,41 +49,45 @@ func (s *sessions) waitForTerm(ctx context.Context) {
 	}
 }
 
-func (s *sessions) beginTerm(now time.Time) {
+func (s *lastSessions) beginTerm(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.since, s.byNode = now, make(map[string]lastSession)
 	close(s.begun)
 }
 
-func (s *sessions) endTerm() {
+func (s *lastSessions) endTerm() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.since, s.byNode, s.begun = time.Time{}, nil, make(chan struct{})
 }
 
-// merge takes in what a manager says of a node's session, unless a newer session is known. Reports
-// of one session may arrive out of order: its end is final, and of two reports the later one
-// counts.
-func (s *sessions) merge(node string, now lastSession) {
+// merge takes in what a manager reports of a node's session, unless a newer session is known.
+// Reports of one session may arrive out of order: the end of a session is final, and of two other
+// reports the later one counts.
+func (s *lastSessions) merge(node string, reported lastSession) {
 	old, ok := s.byNode[node]
-	if ok && old.epoch == now.epoch && now.departing != old.departing {
-		old.departing, now.departing = true, true
-		s.byNode[node] = old
-	}
-	if ok && old.epoch > now.epoch {
+	switch {
+	case ok && old.epoch > reported.epoch:
+		return
+	case !ok || old.epoch < reported.epoch:
+		s.byNode[node] = reported
 		return
 	}
-	if ok && old.epoch == now.epoch && !old.presumed &&
-		(old.ended && !now.ended || old.heard.After(now.heard) && old.ended == now.ended) {
-		return
+	departing := old.departing || reported.departing
+	isOlder := old.ended && !reported.ended || old.ended == reported.ended && old.heard.After(reported.heard)
+	newest := reported
+	if isOlder && !old.presumed {
+		newest = old
 	}
-	s.byNode[node] = now
+	newest.departing = departing // an older report may be the only one that says so
+	s.byNode[node] = newest
 }
 
-// report takes in a manager's report, and returns the nodes whose session there is superseded by a
-// newer one. leading is false when this manager does not lead; then nothing is taken in.
-func (s *sessions) report(r *swarmv1.SessionReport, now time.Time) (leading bool, superseded []string) {
+// report takes in a manager's report, and returns the nodes whose session on that manager is
+// superseded by a newer one. When this manager does not lead, it takes nothing in, and leading is
+// false.
+func (s *lastSessions) report(r *swarmv1.SessionReport, now time.Time) (leading bool, superseded []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.since.IsZero() {
@@ -102,18 +106,19 @@ func (s *sessions) report(r *swarmv1.SessionReport, now time.Time) (leading bool
 	return true, superseded
 }
 
-// inUse reports whether a session of the node from another host than addr is heard, and from which.
-func (s *sessions) inUse(node, addr string, now time.Time, grace time.Duration) (host string, ok bool) {
+// inUse reports whether a session of the node from another host than addr has been heard within
+// grace, and from which host.
+func (s *lastSessions) inUse(node, addr string, now time.Time, grace time.Duration) (host string, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	last, ok := s.byNode[node]
 	return last.addr, ok && !last.ended && last.addr != "" && last.addr != addr && now.Sub(last.heard) < grace
 }
 
-// reconcile adds the sessions and nodes that the store has and no report has named yet, and forgets
-// nodes that are gone. Such a session was begun just now by whichever manager, and a node that was
-// not there has joined just now. The view must not be older than that of the call before.
-func (s *sessions) reconcile(view *table.View, now time.Time) {
+// reconcile adds the sessions that are in the store and in no report yet, and forgets nodes that
+// were removed. Such a session counts as heard now: some manager has begun it just now, or this
+// manager's term has just begun. The view must not be older than that of the call before.
+func (s *lastSessions) reconcile(view *table.View, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for st := range view.NodeStates.All() {
@@ -129,20 +134,20 @@ func (s *sessions) reconcile(view *table.View, now time.Time) {
 	})
 }
 
-// evidence returns what is known of one node. ledFor is how long the managers have had a leader, as
-// seen from here.
+// evidence returns what is known of one node. inTouchFor is the result of Deps.InTouchFor.
 //
-// A reported session counts from when the worker was last heard, also before this term. Otherwise a
-// node that is gone would stay READY for as long as leaders change more often than every session
-// timeout. A presumed session counts from the start of the term: the manager that served it does
-// not report, so that nobody knows when the worker was last heard.
-func (s *sessions) evidence(st *swarmv1.NodeState, gossip GossipStatus, ledFor time.Duration, now time.Time) Evidence {
+// The silence of a reported session counts from when the worker was last heard, also before this
+// term. If it counted from the start of the term, a lost node would stay READY for as long as
+// leaders change more often than every session timeout. The silence of a presumed session counts
+// from the start of the term: the manager that served it does not report, so nobody knows when the
+// worker was last heard.
+func (s *lastSessions) evidence(st *swarmv1.NodeState, gossip GossipStatus, inTouchFor time.Duration, now time.Time) Evidence {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	last, leading := s.byNode[st.GetNodeId()], now.Sub(s.since)
 	known := leading
 	if !last.presumed {
-		known = max(leading, ledFor)
+		known = max(leading, inTouchFor)
 	}
 	return Evidence{
 		State: st.GetState(), Fenced: st.GetFenced(), Heard: min(now.Sub(last.heard), known), Open: !last.ended, Broken: last.broken,
@@ -150,9 +155,9 @@ func (s *sessions) evidence(st *swarmv1.NodeState, gossip GossipStatus, ledFor t
 	}
 }
 
-// shorterLease returns the lease that the worker holds when the node's row still has a longer one
-// of an earlier session, and 0 otherwise.
-func (s *sessions) shorterLease(st *swarmv1.NodeState) time.Duration {
+// shorterLease returns the lease that the worker holds if the node's row still has the longer lease
+// of an earlier session. In all other cases it returns 0.
+func (s *lastSessions) shorterLease(st *swarmv1.NodeState) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if last := s.byNode[st.GetNodeId()]; last.epoch == st.GetSessionEpoch() && last.lease < st.GetLease().AsDuration() {

@@ -29,10 +29,19 @@ func (a Address) Prefix() string { return a.subnet.WithPrefix(a.addr) }
 type addressDraft struct {
 	found     []Address // the result of the last search
 	allocated []Address
-	// moved holds, for each cursor that moved since MovedCursors was called, one of the addresses
-	// that moved it. saved holds the cursors as they were before the draft.
-	moved, saved []Address
-	exhausted    []*network
+	// moved holds one address for each cursor that has moved since the last call of MovedCursors:
+	// one of the addresses that moved the cursor.
+	moved []Address
+	saved []savedCursor
+	// exhausted holds the networks whose field of that name the draft has set.
+	exhausted []*network
+}
+
+// savedCursor is a cursor as it was before the draft.
+type savedCursor struct {
+	network *network
+	family  string
+	at      netip.Addr // invalid: the network had no cursor
 }
 
 // FindAddresses returns free addresses for one more task of the revision: one in each subnet of
@@ -103,10 +112,12 @@ func (d *Draft) FindNodeAddresses(n *Node) (found []Address, ok bool) {
 	for i, s := range in.subnets {
 		a, ok := has[s.Family()]
 		if !ok {
-			if a, ok = s.Host(number); i == 0 || !ok || in.allocated.Has(a) {
-				if a, ok = s.Next(in.cursor[s.Family()], &in.allocated); !ok {
-					return nil, false
-				}
+			a, ok = s.Host(number)
+			if i == 0 || !ok || in.allocated.Has(a) {
+				a, ok = s.Next(in.cursor[s.Family()], &in.allocated)
+			}
+			if !ok {
+				return nil, false
 			}
 			d.found = append(d.found, Address{in, s, a})
 		}
@@ -123,19 +134,18 @@ func (d *Draft) Allocate(a Address) {
 	a.network.allocated.Add(a.addr)
 	d.allocated = append(d.allocated, a)
 	family := a.subnet.Family()
-	same := func(o Address) bool { return o.network == a.network && o.subnet.Family() == family }
-	if !slices.ContainsFunc(d.saved, same) {
-		d.saved = append(d.saved, Address{a.network, a.subnet, a.network.cursor[family]})
+	if !slices.ContainsFunc(d.saved, func(c savedCursor) bool { return c.network == a.network && c.family == family }) {
+		d.saved = append(d.saved, savedCursor{a.network, family, a.network.cursor[family]})
 	}
 	a.network.cursor[family] = a.addr
-	if !slices.ContainsFunc(d.moved, same) {
+	if !slices.ContainsFunc(d.moved, func(o Address) bool { return o.network == a.network && o.subnet.Family() == family }) {
 		d.moved = append(d.moved, a)
 	}
 }
 
-// MovedCursors returns the rows of the cursors that moved since it was called the last time. They
-// need no precondition, because a wrong cursor does no harm: it says only where the search for a
-// free address begins.
+// MovedCursors returns the rows of the cursors that have moved since its last call. They need no
+// precondition, because a wrong cursor does no harm: it only says where the search for a free
+// address begins.
 func (d *Draft) MovedCursors() []*swarmv1.Claim {
 	var rows []*swarmv1.Claim
 	for _, a := range d.moved {
@@ -150,11 +160,11 @@ func (d *Draft) undoAddresses() {
 	for _, a := range d.allocated {
 		a.network.allocated.Remove(a.addr)
 	}
-	for _, a := range d.saved {
-		if a.addr.IsValid() {
-			a.network.cursor[a.subnet.Family()] = a.addr
+	for _, c := range d.saved {
+		if c.at.IsValid() {
+			c.network.cursor[c.family] = c.at
 		} else {
-			delete(a.network.cursor, a.subnet.Family())
+			delete(c.network.cursor, c.family)
 		}
 	}
 	for _, n := range d.exhausted {

@@ -30,7 +30,8 @@ func (p *State) setClass(n *Node) {
 		if n.Row != nil && old.signature == signature {
 			return
 		}
-		if old.removeNode(n); len(old.Nodes) == 0 {
+		old.removeNode(n)
+		if len(old.Nodes) == 0 {
 			delete(p.classes, old.signature)
 		}
 	}

@@ -8,12 +8,14 @@ import (
 )
 
 // Times in rows are by the clock of the manager that led when they were written. Plans use the
-// clock of the manager that leads now, and the two may differ by any amount. A row that was written
-// before this State existed is certain to be no newer than it, so no wait begins later than
-// startedAt. Where versions tell the order, the planner compares versions instead of times.
+// clock of the manager that leads now, and the two may differ by any amount. A row that is older
+// than this State was written before startedAt. If its time is after startedAt, the other clock was
+// ahead, and startedAt is used instead. So a wait that is counted from the row's time begins at
+// startedAt at the latest. Where versions tell the order, the planner compares versions instead of
+// times.
 
-// ClampTime returns a time from a row, at latest the time at which this leader started if an
-// earlier leader may have written the row. m is the meta of the row.
+// ClampTime returns at, the time in a row with the given meta. If an earlier leader may have
+// written the row, it returns startedAt instead of a later time.
 func (p *State) ClampTime(at time.Time, m *swarmv1.Meta) time.Time {
 	if m.GetVersion() <= p.startVersion && at.After(p.startedAt) {
 		return p.startedAt
@@ -21,8 +23,8 @@ func (p *State) ClampTime(at time.Time, m *swarmv1.Meta) time.Time {
 	return at
 }
 
-// ReportedAt returns when the task's status was written. It does not use the worker's own time if
-// it can, because clocks of hosts differ.
+// ReportedAt returns when a leader wrote the task's status. Only a status without that time is
+// dated by the clock of its worker, because the clocks of hosts differ.
 func (p *State) ReportedAt(t *Task) time.Time {
 	if m := t.Status.GetMeta(); m.GetUpdatedAt() != nil {
 		return p.ClampTime(m.GetUpdatedAt().AsTime(), m)
@@ -36,7 +38,7 @@ func (p *State) StartAfter(t *Task) time.Time {
 	if at.IsZero() || t.Row.GetMeta().GetVersion() > p.startVersion {
 		return at
 	}
-	// the two times are of one clock: they were written together
+	// Both times are by one clock, because they were written together.
 	delay := at.Sub(timeOf(t.Row.GetMeta().GetCreatedAt()))
 	if latest := p.startedAt.Add(delay); at.After(latest) {
 		return latest
@@ -47,7 +49,8 @@ func (p *State) StartAfter(t *Task) time.Time {
 // Fenced says whether the lease of a lost node's single-writer tasks has expired, so that the shims
 // have killed them. For a node with a row, the leader has set this in the node's state. A node that
 // was removed may have renewed its lease until this leader saw the removal, so its lease counts
-// from then. If the time at which such a node will be fenced is known, Fenced returns it as at.
+// from that moment. If the time at which such a node will be fenced is known, Fenced returns it as
+// at.
 func (p *State) Fenced(n *Node, now time.Time) (fenced bool, at time.Time) {
 	switch {
 	case !n.Removed():

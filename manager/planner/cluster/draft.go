@@ -1,14 +1,17 @@
 package cluster
 
 import (
+	"slices"
+
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Draft counts what a plan in progress gives away and takes back: reservations, host ports,
-// addresses, and numbers of tasks. Later decisions of the plan see them in the nodes and services
-// of the State. Undo removes all of them, because a change counts only after the store has
-// committed it and Apply has received it. A State has at most one Draft that is not undone, and
-// Apply may not be called meanwhile.
+// Draft holds the effects of the current plan on the State until the plan ends: reservations, host
+// ports and addresses of the tasks that the plan places, and the numbers of tasks by node. They are
+// written into the nodes, services and networks of the State, so later decisions of the same plan
+// see them. Undo takes all of them back, because a change counts only after the store has committed
+// it and Apply has received it. A State has at most one Draft that is not undone, and Apply must
+// not be called before Undo.
 type Draft struct {
 	state      *State
 	placements []placement
@@ -33,6 +36,7 @@ type genericAlloc struct {
 // extraReservation is what a running task reserves on its node in addition, after it has moved to
 // another revision.
 type extraReservation struct {
+	service     *Service
 	node        *Node
 	cpu, memory int64
 }
@@ -44,9 +48,9 @@ func (p *State) Draft() *Draft {
 }
 
 // Place counts a new task of the revision on the node, and returns the generic resources that the
-// task gets. The caller has checked that the node has room. Place does not add to the number of the
-// service's tasks on the node, because that would add a third to the cost of a placement. A caller
-// that needs the number adds its own placements.
+// task gets. The caller has checked that the node has room. Place does not change
+// Service.TasksOn(n), because that would add a third to the cost of a placement. A caller that
+// needs the number adds the tasks that it has placed itself.
 func (d *Draft) Place(rev *Revision, n *Node) []*swarmv1.GenericResource {
 	generic := n.allocateGeneric(rev.Generic)
 	n.reserved.CPU += rev.Need.CPU
@@ -63,20 +67,25 @@ func (d *Draft) Place(rev *Revision, n *Node) []*swarmv1.GenericResource {
 	return generic
 }
 
-// Stop no longer counts the task among the tasks of its node. The task keeps its reservation until
-// it has ended.
+// Stop subtracts the task from the tasks of its node. A second call for the task has no effect. The
+// task keeps its reservation until it has ended.
 func (d *Draft) Stop(t *Task) {
-	if t.counted {
-		t.Service.tasksOnNode[t.Node]--
-		t.Node.TaskCount--
-		d.stopping = append(d.stopping, t)
+	if !t.counted {
+		return
 	}
+	t.counted = false
+	t.Service.tasksOnNode[t.Node]--
+	t.Node.TaskCount--
+	d.stopping = append(d.stopping, t)
 }
 
 // Resize reserves what the task needs in addition when it moves to the given revision, and returns
 // true. If its node does not have that much, Resize reserves nothing and returns false.
 func (d *Draft) Resize(t *Task, rev *Revision) bool {
-	more := extraReservation{t.Node, max(0, rev.Need.CPU-t.Revision.Need.CPU), max(0, rev.Need.Memory-t.Revision.Need.Memory)}
+	more := extraReservation{
+		service: t.Service, node: t.Node,
+		cpu: max(0, rev.Need.CPU-t.Revision.Need.CPU), memory: max(0, rev.Need.Memory-t.Revision.Need.Memory),
+	}
 	if t.reserves && !t.Node.hasRoomFor(more) {
 		return false
 	}
@@ -86,13 +95,29 @@ func (d *Draft) Resize(t *Task, rev *Revision) bool {
 	return true
 }
 
+// UndoResize takes back what Resize has reserved for tasks of the service.
+func (d *Draft) UndoResize(s *Service) {
+	d.resized = slices.DeleteFunc(d.resized, func(more extraReservation) bool {
+		if more.service == s {
+			more.release()
+		}
+		return more.service == s
+	})
+}
+
+func (more extraReservation) release() {
+	more.node.reserved.CPU -= more.cpu
+	more.node.reserved.Memory -= more.memory
+}
+
 // hasRoomFor says whether the node has room for the additional reservation.
 func (n *Node) hasRoomFor(more extraReservation) bool {
 	return (more.cpu == 0 || n.reserved.CPU+more.cpu <= n.capacity.CPU) &&
 		(more.memory == 0 || n.reserved.Memory+more.memory <= n.capacity.Memory)
 }
 
-// Undo takes back all that the draft has counted, so that the State matches the store again.
+// Undo takes back everything that the draft has counted. Afterwards the State matches the store
+// again.
 func (d *Draft) Undo() {
 	for i := range d.placements {
 		p := &d.placements[i]
@@ -107,12 +132,12 @@ func (d *Draft) Undo() {
 		g.node.reserved.dropGeneric(g.generic)
 	}
 	for _, t := range d.stopping {
+		t.counted = true
 		t.Service.tasksOnNode[t.Node]++
 		t.Node.TaskCount++
 	}
-	for _, m := range d.resized {
-		m.node.reserved.CPU -= m.cpu
-		m.node.reserved.Memory -= m.memory
+	for _, more := range d.resized {
+		more.release()
 	}
 	d.undoAddresses()
 }

@@ -73,8 +73,17 @@ func TestDraft_UndoRestoresTheState(t *testing.T) {
 	if d.Resize(running, web.Current()) {
 		t.Error("Resize reserves more than the node has")
 	}
-	if d.Stop(running); web.TasksOn(n) != 0 || n.TaskCount != 1 {
-		t.Errorf("after Stop: %d tasks of the service, %d of all", web.TasksOn(n), n.TaskCount)
+	if d.UndoResize(web); n.FreeCPU() != 1e9 {
+		t.Errorf("after UndoResize: %d free, want 1 CPU", n.FreeCPU())
+	}
+	if !d.Resize(running, web.Current()) {
+		t.Error("Resize after UndoResize finds no room")
+	}
+	// A plan may decide twice that a task stops: for its slot, and when it drops the slot.
+	for range 2 {
+		if d.Stop(running); web.TasksOn(n) != 0 || n.TaskCount != 1 {
+			t.Errorf("after Stop: %d tasks of the service, %d of all", web.TasksOn(n), n.TaskCount)
+		}
 	}
 	allocateAll(t, d, web.Current())
 	if s.String() == before {

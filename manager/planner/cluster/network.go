@@ -8,9 +8,9 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// A task's addresses are claimed in the group that places the task. They are released after the
-// task has ended. The row of an ended task still shows them, although another task may hold them by
-// then. A task on a node that is down keeps its addresses, because it may still run.
+// A task's addresses are claimed in the group that places the task, and released after the task has
+// ended. The row of an ended task still shows them, although another task may hold them now. A task
+// on a node that is down keeps its addresses, because it may still run.
 
 // network is one network: its subnets, the allocated addresses, and the addresses allocated last.
 type network struct {
@@ -19,8 +19,9 @@ type network struct {
 	subnets   ipam.Subnets
 	allocated ipam.Set
 	cursor    map[string]netip.Addr // the address allocated last, by family
-	// exhausted is why the current draft finds no free address. Empty: it has not found that. It
-	// holds for the whole draft, because addresses become free only by a commit.
+	// exhausted is the message of the current draft after it has found that the network has no free
+	// address, and else empty. The finding holds for the whole draft, because addresses become free
+	// only by a commit.
 	exhausted string
 }
 
@@ -76,7 +77,8 @@ func (p *State) foldAddressClaim(c *swarmv1.Claim, id string, a netip.Addr, dele
 	}
 	p.ingressDirty = true
 	if deleted {
-		if p.ingressClaims[node]--; p.ingressClaims[node] == 0 {
+		p.ingressClaims[node]--
+		if p.ingressClaims[node] == 0 {
 			delete(p.ingressClaims, node)
 		}
 	} else {

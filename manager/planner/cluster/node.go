@@ -18,7 +18,7 @@ type Node struct {
 	Row   *swarmv1.Node      // nil: deleted, or not arrived yet
 	State *swarmv1.NodeState // nil: deleted, or not arrived yet
 	Class *Class             // nil if Row is nil
-	// classIndex is the node's index in class.nodes.
+	// classIndex is the node's index in Class.Nodes.
 	classIndex int
 	// Availability says whether the node takes new tasks of any service.
 	Availability Availability
@@ -33,7 +33,7 @@ type Node struct {
 	// ports holds the keys of the claimed host ports, with an empty NodeID. nil: no port is
 	// claimed.
 	ports map[publish.Key]struct{}
-	// lease is the lease in the node's last NodeState row. It outlives that row.
+	// lease is the lease in the node's last NodeState row. It stays after the row is deleted.
 	lease time.Duration
 	// removedAt is when Due first saw the node without a row. Zero: the node has a row, or Due has
 	// not run since its row was deleted.
@@ -44,13 +44,13 @@ type Node struct {
 type Availability uint8
 
 const (
-	// available: the node takes new tasks.
+	// Available: the node takes new tasks.
 	Available Availability = iota
-	// down: the node has no row, or its state is not READY.
+	// Down: the node has no row, or its state is not READY.
 	Down
-	// inactive: the user has paused or drained the node.
+	// Inactive: the user has paused or drained the node.
 	Inactive
-	// unavailable: the node has reported that it can run no tasks.
+	// Unavailable: the node has reported that it can run no tasks.
 	Unavailable
 )
 
@@ -123,8 +123,8 @@ func (p *State) foldNodeState(s *swarmv1.NodeState, deleted bool) {
 	p.forgetNode(n)
 }
 
-// refreshNode derives again what depends on the node's rows. It marks all services that the change
-// may concern: those with tasks on the node, those with tasks that have no node, and global
+// refreshNode computes again what depends on the node's rows. It makes all services due that the
+// change may concern: those with tasks on the node, those with tasks that have no node, and global
 // services.
 func (p *State) refreshNode(n *Node) {
 	n.capacity = resourcesOf(n.State.GetDescription().GetResources())

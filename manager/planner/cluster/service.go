@@ -25,7 +25,7 @@ type Service struct {
 	sorted   bool
 	// tasksOnNode counts, by node, the tasks that should run and have not ended.
 	tasksOnNode map[*Node]int32
-	// Waiting counts the tasks that should run and have no node. failed counts the task rows whose
+	// Waiting counts the tasks that should run and have no node. Failed counts the task rows whose
 	// task failed or was rejected.
 	Waiting, Failed int
 }
@@ -41,7 +41,7 @@ func (k SlotKey) compare(o SlotKey) int {
 	return cmp.Or(cmp.Compare(k.Number, o.Number), cmp.Compare(k.Node, o.Node))
 }
 
-// Slot is a position of a service that should hold one running task. tasks holds the task rows of
+// Slot is a position of a service that should hold one running task. Tasks holds the task rows of
 // the slot, current and past, oldest first.
 type Slot struct {
 	Key   SlotKey
@@ -172,8 +172,8 @@ func (s *Service) Job() bool {
 	return m.GetReplicatedJob() != nil || m.GetGlobalJob() != nil
 }
 
-// Priority returns the priority of the current revision. Services with a higher one are planned
-// first.
+// Priority returns the priority of the current revision. Services with a higher priority are
+// planned first.
 func (s *Service) Priority() int32 { return s.revisions[s.Row.GetRevision()].Spec().GetPriority() }
 
 // Slots returns the slots in key order.
@@ -217,7 +217,7 @@ type Revision struct {
 	Need    Resources
 	Limits  spec.Limits
 	Generic []*swarmv1.GenericResource
-	// ClassConstraints are evaluated for a class of nodes, nodeConstraints for each node.
+	// ClassConstraints are evaluated for a class of nodes, NodeConstraints for each node.
 	ClassConstraints, NodeConstraints []spec.Constraint
 	// InvalidConstraint is a constraint that cannot be parsed. No node satisfies it. Empty: all are
 	// valid.
@@ -228,8 +228,8 @@ type Revision struct {
 	Ports    []publish.Key
 	Spread   []spec.Constraint
 	Networks []*swarmv1.NetworkAttachment
-	// requestedAddrs are the addresses that the user asked for, one list for each of networks.
-	// needsAddress says that one of networks is not local to the node.
+	// requestedAddrs are the addresses that the user asked for, one list for each element of
+	// Networks. needsAddress says that one of Networks is not local to the node.
 	requestedAddrs [][]netip.Addr
 	needsAddress   bool
 	Restart        rollout.RestartPolicy
@@ -292,9 +292,9 @@ func (r *Revision) Template() uint64 { return r.Row.GetTemplate() }
 
 func (r *Revision) image() string { return r.Spec().GetTaskTemplate().GetContainerSpec().GetImage() }
 
-// PullsLike says whether a pull that failed for one revision would fail for the other too. It may
-// succeed with other credentials, or after a forced update, which tells that the user has fixed
-// something.
+// PullsLike says whether a pull of the image that failed for one revision would fail for the other
+// too. It says no if the credentials differ, and after a forced update, by which a user tells that
+// the cause is mended.
 func (r *Revision) PullsLike(o *Revision) bool {
 	mine, others := r.Spec().GetTaskTemplate(), o.Spec().GetTaskTemplate()
 	return r.image() == o.image() && mine.GetForceUpdate() == others.GetForceUpdate() &&

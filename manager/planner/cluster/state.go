@@ -38,12 +38,13 @@ type State struct {
 	// ingressClaims counts, by node id, the addresses that nodes hold on any network. Nodes hold
 	// addresses on the ingress network only.
 	ingressClaims map[string]int
-	// ingressDirty says that a node may lack an ingress address, or hold one that it must give
-	// back. Due moves it to ingressDue, which the next Plan reads.
+	// ingressDirty says that a node may lack an ingress address, or may hold one that it must give
+	// back. Due copies it to ingressDue, which the next Plan reads, and clears it.
 	ingressDirty, ingressDue bool
 	// HistoryLimit is how many ended tasks of a slot keep their rows.
 	HistoryLimit int
-	// lease is how long the single-writer tasks of a node may run after a heartbeat of the node.
+	// lease is the cluster's setting of how long the single-writer tasks of a node may run after a
+	// heartbeat of the node.
 	lease time.Duration
 	// LogDriver is the log driver of tasks whose revision does not name one.
 	LogDriver *swarmv1.Driver
@@ -234,7 +235,7 @@ func (p *State) Retry(serviceID string) {
 }
 
 // IngressDue says whether nodes may lack an ingress address, or hold one that they must give back.
-// It changes only by Due.
+// Only Due changes the answer.
 func (p *State) IngressDue() bool { return p.ingressDue }
 
 // HasIngress says whether there is an ingress network.

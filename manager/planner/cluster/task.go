@@ -19,8 +19,8 @@ type Task struct {
 	Slot     *Slot
 	Revision *Revision
 	Node     *Node // nil: the task has no node
-	// These fields record what count added, so that uncount subtracts the same although the task
-	// may have changed.
+	// These fields record what count has added for the task. uncount subtracts the same, although
+	// the rows of the task may have changed.
 	reserves, counted, waiting, failed bool
 }
 
@@ -39,7 +39,8 @@ func (t *Task) Ended() bool { return t.State() > swarmv1.TaskState_RUNNING }
 // Running says whether the task's state is RUNNING.
 func (t *Task) Running() bool { return t.State() == swarmv1.TaskState_RUNNING }
 
-// Unplaced says that no node has been sent the task, so it can be deleted without being stopped.
+// Unplaced says that the task has no node yet. No worker has received it, so it can be deleted
+// without being stopped.
 func (t *Task) Unplaced() bool { return t.State() < swarmv1.TaskState_ASSIGNED }
 
 // Rows returns the task's rows for the rules that do not depend on the planner.
@@ -97,8 +98,8 @@ func (p *State) foldTask(row *swarmv1.Task, deleted bool) {
 	p.markDirty(t.Service)
 }
 
-// setRevision sets the revision of a task. A running task may move to another revision, which may
-// reserve less.
+// setRevision sets the revision of a task. If the task has moved from another revision, it may
+// reserve less now, so waiting tasks are tried again.
 func (p *State) setRevision(t *Task, number uint64) {
 	was, now := t.Revision, t.Service.ensureRevision(number)
 	t.Revision = now
@@ -155,7 +156,7 @@ func (p *State) foldTaskStatus(st *swarmv1.TaskStatus, deleted bool) {
 func (p *State) setStatus(t *Task, st *swarmv1.TaskStatus) {
 	defer p.noteFreed(t, t.reserves, t.counted)
 	p.uncount(t)
-	// uncount has decremented the revision's tasks, and count does not increment it
+	// uncount has decremented the revision's tasks, and count does not increment them.
 	t.Revision.tasks++
 	t.Status = st
 	p.count(t)
@@ -163,7 +164,7 @@ func (p *State) setStatus(t *Task, st *swarmv1.TaskStatus) {
 }
 
 // noteFreed sets retryWaiting if a change of the task has freed reservations, or has lowered the
-// number of tasks that count on its node. reserved and counted are the task's fields before the
+// number of tasks on its node. reserved and counted are the task's fields before the
 // change.
 func (p *State) noteFreed(t *Task, reserved, counted bool) {
 	p.retryWaiting = p.retryWaiting || reserved && !t.reserves || counted && !t.counted
@@ -220,7 +221,8 @@ func (p *State) uncount(t *Task) {
 	s := t.Service
 	t.Revision.tasks--
 	if t.waiting {
-		if s.Waiting--; s.Waiting == 0 {
+		s.Waiting--
+		if s.Waiting == 0 {
 			delete(p.waiting, s)
 		}
 	}
@@ -229,7 +231,8 @@ func (p *State) uncount(t *Task) {
 	}
 	n := t.Node
 	if n != nil {
-		if n.taskRows[s]--; n.taskRows[s] == 0 {
+		n.taskRows[s]--
+		if n.taskRows[s] == 0 {
 			delete(n.taskRows, s)
 		}
 		if t.reserves {
@@ -239,7 +242,8 @@ func (p *State) uncount(t *Task) {
 		}
 		if t.counted {
 			n.TaskCount--
-			if s.tasksOnNode[n]--; s.tasksOnNode[n] == 0 {
+			s.tasksOnNode[n]--
+			if s.tasksOnNode[n] == 0 {
 				delete(s.tasksOnNode, n)
 			}
 		}

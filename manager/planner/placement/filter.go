@@ -53,13 +53,14 @@ var filters = [refusals]struct{ name, phrase string }{
 	refusedImage:        {"image", "image not available on %s"},
 }
 
-// Matches says whether the node satisfies the constraints and platforms of the revision. These must
-// hold as long as a task runs there.
+// Matches says whether the node satisfies the constraints and platforms of the revision. They must
+// hold for as long as a task runs there, and not only when it is placed.
 func Matches(r *cluster.Revision, n *cluster.Node) bool {
 	return checkClass(r, n.Class) == fits && matchesNode(r, n)
 }
 
-// checkClass returns why the nodes of a class do not match, a constraint or the platform, or fits.
+// checkClass returns refusedConstraint or refusedPlatform if the nodes of a class do not match the
+// revision, or fits.
 func checkClass(r *cluster.Revision, c *cluster.Class) refusal {
 	if r.InvalidConstraint != "" {
 		return refusedConstraint
@@ -85,8 +86,8 @@ func matchesNode(r *cluster.Revision, n *cluster.Node) bool {
 	return true
 }
 
-// checkRoom says which resource the node lacks for one more task, or fits. count is how many tasks
-// of the service should run there already.
+// checkRoom returns the refusal for the first resource that the node lacks for one more task, or
+// fits. count is how many tasks of the service should run there already.
 func checkRoom(r *cluster.Revision, n *cluster.Node, count uint64) refusal {
 	switch {
 	case r.Need.CPU > 0 && n.FreeCPU() < r.Need.CPU:
@@ -130,8 +131,8 @@ func checkNode(r *cluster.Revision, n *cluster.Node, count uint64, noImage map[*
 	return fits
 }
 
-// describeRefusal says why the node refuses a task. The text follows the name of the node: "n1:
-// needs 2 CPUs, 1 free".
+// describeRefusal returns the text for users of why the node refuses a task. It is shown after the
+// name of the node: "n1: needs 2 CPUs, 1 free".
 func describeRefusal(r *cluster.Revision, f refusal, n *cluster.Node, count uint64) string {
 	switch f {
 	case refusedDown:

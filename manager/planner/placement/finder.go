@@ -8,7 +8,7 @@ import (
 )
 
 // Finder finds nodes for the tasks of one service in one plan, one task after the other. Begin says
-// which service. The caller keeps one Finder for all its plans, so that they share memory.
+// which service. The caller uses one Finder for all its plans, because they share its memory.
 type Finder struct {
 	state   *cluster.State
 	service *cluster.Service
@@ -26,8 +26,8 @@ type Finder struct {
 // NewFinder returns a Finder for the nodes and services of a State.
 func NewFinder(state *cluster.State) *Finder { return &Finder{state: state} }
 
-// Begin prepares the Finder for the tasks of a service at time now. Nothing that it found before
-// has an effect on what it finds now, except through what the caller has reserved on the nodes.
+// Begin prepares the Finder for the tasks of a service at time now, and drops what it remembers of
+// the service before. Only the reservations that the caller has made on the nodes remain.
 func (f *Finder) Begin(s *cluster.Service, now time.Time) {
 	f.End()
 	f.service, f.now = s, now
@@ -87,8 +87,8 @@ func (f *Finder) tasksOn(rev *cluster.Revision, n *cluster.Node) uint64 {
 	return uint64(count)
 }
 
-// placer returns the placer of a revision. A plan has two of them only if it replaces tasks while
-// an update is paused.
+// placer returns the placer of a revision. A service needs two of them in one plan only if tasks
+// are replaced while an update is paused.
 func (f *Finder) placer(rev *cluster.Revision) *placer {
 	for _, p := range f.placers {
 		if p.revision == rev {
@@ -116,7 +116,7 @@ func NoAddress(why string) *Explanation {
 	return &Explanation{Err: why, Unplaced: &swarmv1.Unplaced{Refusals: []*swarmv1.Refusal{{Filter: "address", Reason: why}}}}
 }
 
-// explain is revision.explain with the data of this plan.
+// explain returns why none of the given nodes takes a task of the revision.
 func (f *Finder) explain(rev *cluster.Revision, nodes []*cluster.Node) *Explanation {
 	noImage := f.nodesWithoutImage(rev)
 	v := explain(rev, nodes, func(n *cluster.Node) uint64 { return f.tasksOn(rev, n) }, noImage)

@@ -123,9 +123,9 @@ func (p *placer) prune() {
 	}
 }
 
-// A sort key orders candidates by one number, lowest first. From the highest bit it holds: whether
-// tasks of the revision keep failing on the node, the number of the service's tasks there, the
-// number of all tasks there, and the index of the node.
+// The sort key of a candidate is one number; the lowest is placed first. From the highest bit down
+// it holds: whether tasks of the revision keep failing on the node, the number of the service's
+// tasks there, the number of all tasks there, and the index of the node.
 const (
 	indexBits        = 20 // 1M nodes
 	taskCountBits    = 21 // 2M tasks a node

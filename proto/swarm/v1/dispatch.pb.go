@@ -112,7 +112,7 @@ type FromWorker struct {
 	//	*FromWorker_Description
 	//	*FromWorker_Images
 	//	*FromWorker_Departure
-	//	*FromWorker_InForce
+	//	*FromWorker_Programmed
 	Message       isFromWorker_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -209,10 +209,10 @@ func (x *FromWorker) GetDeparture() *Departure {
 	return nil
 }
 
-func (x *FromWorker) GetInForce() *AssignmentsAck {
+func (x *FromWorker) GetProgrammed() *Programmed {
 	if x != nil {
-		if x, ok := x.Message.(*FromWorker_InForce); ok {
-			return x.InForce
+		if x, ok := x.Message.(*FromWorker_Programmed); ok {
+			return x.Programmed
 		}
 	}
 	return nil
@@ -246,8 +246,8 @@ type FromWorker_Departure struct {
 	Departure *Departure `protobuf:"bytes,6,opt,name=departure,proto3,oneof"`
 }
 
-type FromWorker_InForce struct {
-	InForce *AssignmentsAck `protobuf:"bytes,7,opt,name=in_force,json=inForce,proto3,oneof"`
+type FromWorker_Programmed struct {
+	Programmed *Programmed `protobuf:"bytes,7,opt,name=programmed,proto3,oneof"`
 }
 
 func (*FromWorker_Hello) isFromWorker_Message() {}
@@ -262,30 +262,30 @@ func (*FromWorker_Images) isFromWorker_Message() {}
 
 func (*FromWorker_Departure) isFromWorker_Message() {}
 
-func (*FromWorker_InForce) isFromWorker_Message() {}
+func (*FromWorker_Programmed) isFromWorker_Message() {}
 
-// AssignmentsAck: the node's kernel and its name server are as the assignments up to this sequence say.
-type AssignmentsAck struct {
+// Programmed: the node's kernel and the name server of its containers match all assignments up to this sequence.
+type Programmed struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Sequence      uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *AssignmentsAck) Reset() {
-	*x = AssignmentsAck{}
+func (x *Programmed) Reset() {
+	*x = Programmed{}
 	mi := &file_swarm_v1_dispatch_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *AssignmentsAck) String() string {
+func (x *Programmed) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*AssignmentsAck) ProtoMessage() {}
+func (*Programmed) ProtoMessage() {}
 
-func (x *AssignmentsAck) ProtoReflect() protoreflect.Message {
+func (x *Programmed) ProtoReflect() protoreflect.Message {
 	mi := &file_swarm_v1_dispatch_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -297,12 +297,12 @@ func (x *AssignmentsAck) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use AssignmentsAck.ProtoReflect.Descriptor instead.
-func (*AssignmentsAck) Descriptor() ([]byte, []int) {
+// Deprecated: Use Programmed.ProtoReflect.Descriptor instead.
+func (*Programmed) Descriptor() ([]byte, []int) {
 	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{1}
 }
 
-func (x *AssignmentsAck) GetSequence() uint64 {
+func (x *Programmed) GetSequence() uint64 {
 	if x != nil {
 		return x.Sequence
 	}
@@ -353,7 +353,7 @@ type Hello struct {
 	MachineId   string                 `protobuf:"bytes,2,opt,name=machine_id,json=machineId,proto3" json:"machine_id,omitempty"`
 	Addr        string                 `protobuf:"bytes,3,opt,name=addr,proto3" json:"addr,omitempty"`
 	Port        uint32                 `protobuf:"varint,4,opt,name=port,proto3" json:"port,omitempty"`
-	// Highest store index of any assignment the worker has acted on: older state is refused by both sides.
+	// Highest store index of any assignments that the worker has applied. Both sides refuse older state.
 	SeenIndex uint64 `protobuf:"varint,5,opt,name=seen_index,json=seenIndex,proto3" json:"seen_index,omitempty"`
 	// Cluster epoch the worker knows.
 	Epoch uint64 `protobuf:"varint,6,opt,name=epoch,proto3" json:"epoch,omitempty"`
@@ -1804,30 +1804,31 @@ func (x *HoldersResponse) GetHolders() []*Peer {
 	return nil
 }
 
-// SettledRequest asks to wait until every node has programmed what the asked manager knows now. A worker asks before it stops
-// a task: then nobody sends new connections there any more.
-type SettledRequest struct {
+// AwaitProgrammedRequest asks to wait until every ready node has programmed what the called manager knows now. A worker
+// asks before it stops a task, because after that no node sends new connections to the task.
+type AwaitProgrammedRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Set by a manager that asks another: what is known up to this store index, on the nodes whose session the asked one serves.
+	// A manager that calls another manager sets the index. The called manager then waits only for the nodes whose sessions
+	// it serves, until they have programmed all changes up to this store index.
 	Index         uint64 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *SettledRequest) Reset() {
-	*x = SettledRequest{}
+func (x *AwaitProgrammedRequest) Reset() {
+	*x = AwaitProgrammedRequest{}
 	mi := &file_swarm_v1_dispatch_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *SettledRequest) String() string {
+func (x *AwaitProgrammedRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*SettledRequest) ProtoMessage() {}
+func (*AwaitProgrammedRequest) ProtoMessage() {}
 
-func (x *SettledRequest) ProtoReflect() protoreflect.Message {
+func (x *AwaitProgrammedRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_swarm_v1_dispatch_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1839,42 +1840,42 @@ func (x *SettledRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use SettledRequest.ProtoReflect.Descriptor instead.
-func (*SettledRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use AwaitProgrammedRequest.ProtoReflect.Descriptor instead.
+func (*AwaitProgrammedRequest) Descriptor() ([]byte, []int) {
 	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{22}
 }
 
-func (x *SettledRequest) GetIndex() uint64 {
+func (x *AwaitProgrammedRequest) GetIndex() uint64 {
 	if x != nil {
 		return x.Index
 	}
 	return 0
 }
 
-type SettledResponse struct {
+type AwaitProgrammedResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How many ready nodes have programmed it.
+	// How many ready nodes have programmed the changes, or lag.
 	Nodes uint32 `protobuf:"varint,1,opt,name=nodes,proto3" json:"nodes,omitempty"`
-	// Which: one whose session has just moved is in the answers of two managers.
+	// The ids of these nodes. A node whose session has just moved is in the answers of two managers.
 	NodeIds       []string `protobuf:"bytes,2,rep,name=node_ids,json=nodeIds,proto3" json:"node_ids,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *SettledResponse) Reset() {
-	*x = SettledResponse{}
+func (x *AwaitProgrammedResponse) Reset() {
+	*x = AwaitProgrammedResponse{}
 	mi := &file_swarm_v1_dispatch_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *SettledResponse) String() string {
+func (x *AwaitProgrammedResponse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*SettledResponse) ProtoMessage() {}
+func (*AwaitProgrammedResponse) ProtoMessage() {}
 
-func (x *SettledResponse) ProtoReflect() protoreflect.Message {
+func (x *AwaitProgrammedResponse) ProtoReflect() protoreflect.Message {
 	mi := &file_swarm_v1_dispatch_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1886,19 +1887,19 @@ func (x *SettledResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use SettledResponse.ProtoReflect.Descriptor instead.
-func (*SettledResponse) Descriptor() ([]byte, []int) {
+// Deprecated: Use AwaitProgrammedResponse.ProtoReflect.Descriptor instead.
+func (*AwaitProgrammedResponse) Descriptor() ([]byte, []int) {
 	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{23}
 }
 
-func (x *SettledResponse) GetNodes() uint32 {
+func (x *AwaitProgrammedResponse) GetNodes() uint32 {
 	if x != nil {
 		return x.Nodes
 	}
 	return 0
 }
 
-func (x *SettledResponse) GetNodeIds() []string {
+func (x *AwaitProgrammedResponse) GetNodeIds() []string {
 	if x != nil {
 		return x.NodeIds
 	}
@@ -2904,7 +2905,7 @@ func (x *NodeNetworkRequest) GetId() string {
 // NodeNetwork is an overlay network as a node's kernel has it.
 type NodeNetwork struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Store index of the newest state that the node has acted on.
+	// Store index of the newest state that the node has applied.
 	Index uint64 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
 	// No task of the node is on the network: then the node has nothing of it.
 	Absent bool   `protobuf:"varint,2,opt,name=absent,proto3" json:"absent,omitempty"`
@@ -3238,7 +3239,7 @@ var File_swarm_v1_dispatch_proto protoreflect.FileDescriptor
 
 const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\n" +
-	"\x17swarm/v1/dispatch.proto\x12\bswarm.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x11swarm/v1/ca.proto\x1a\x15swarm/v1/object.proto\"\x83\x03\n" +
+	"\x17swarm/v1/dispatch.proto\x12\bswarm.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x11swarm/v1/ca.proto\x1a\x15swarm/v1/object.proto\"\x84\x03\n" +
 	"\n" +
 	"FromWorker\x12'\n" +
 	"\x05hello\x18\x01 \x01(\v2\x0f.swarm.v1.HelloH\x00R\x05hello\x123\n" +
@@ -3246,10 +3247,13 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\x06status\x18\x03 \x01(\v2\x16.swarm.v1.StatusReportH\x00R\x06status\x12=\n" +
 	"\vdescription\x18\x04 \x01(\v2\x19.swarm.v1.NodeDescriptionH\x00R\vdescription\x12/\n" +
 	"\x06images\x18\x05 \x01(\v2\x15.swarm.v1.ImageReportH\x00R\x06images\x123\n" +
-	"\tdeparture\x18\x06 \x01(\v2\x13.swarm.v1.DepartureH\x00R\tdeparture\x125\n" +
-	"\bin_force\x18\a \x01(\v2\x18.swarm.v1.AssignmentsAckH\x00R\ainForceB\t\n" +
-	"\amessage\",\n" +
-	"\x0eAssignmentsAck\x12\x1a\n" +
+	"\tdeparture\x18\x06 \x01(\v2\x13.swarm.v1.DepartureH\x00R\tdeparture\x126\n" +
+	"\n" +
+	"programmed\x18\a \x01(\v2\x14.swarm.v1.ProgrammedH\x00R\n" +
+	"programmedB\t\n" +
+	"\amessage\"(\n" +
+	"\n" +
+	"Programmed\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\"\v\n" +
 	"\tDeparture\"\xe6\x01\n" +
 	"\x05Hello\x12;\n" +
@@ -3367,10 +3371,10 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\x0eHoldersRequest\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\";\n" +
 	"\x0fHoldersResponse\x12(\n" +
-	"\aholders\x18\x01 \x03(\v2\x0e.swarm.v1.PeerR\aholders\"&\n" +
-	"\x0eSettledRequest\x12\x14\n" +
-	"\x05index\x18\x01 \x01(\x04R\x05index\"B\n" +
-	"\x0fSettledResponse\x12\x14\n" +
+	"\aholders\x18\x01 \x03(\v2\x0e.swarm.v1.PeerR\aholders\".\n" +
+	"\x16AwaitProgrammedRequest\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\"J\n" +
+	"\x17AwaitProgrammedResponse\x12\x14\n" +
 	"\x05nodes\x18\x01 \x01(\rR\x05nodes\x12\x19\n" +
 	"\bnode_ids\x18\x02 \x03(\tR\anodeIds\"\x94\x01\n" +
 	"\rSessionReport\x12\x1d\n" +
@@ -3470,12 +3474,12 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\x05total\x18\x03 \x01(\x03R\x05total\x12%\n" +
 	"\x05image\x18\x04 \x01(\v2\x0f.swarm.v1.ImageR\x05image\x12\x0e\n" +
 	"\x02id\x18\x05 \x01(\tR\x02id\x12\x12\n" +
-	"\x04node\x18\x06 \x01(\tR\x04node2\xc5\x01\n" +
+	"\x04node\x18\x06 \x01(\tR\x04node2\xdd\x01\n" +
 	"\n" +
 	"Dispatcher\x127\n" +
 	"\aSession\x12\x14.swarm.v1.FromWorker\x1a\x12.swarm.v1.ToWorker(\x010\x01\x12>\n" +
-	"\aHolders\x12\x18.swarm.v1.HoldersRequest\x1a\x19.swarm.v1.HoldersResponse\x12>\n" +
-	"\aSettled\x12\x18.swarm.v1.SettledRequest\x1a\x19.swarm.v1.SettledResponse2I\n" +
+	"\aHolders\x12\x18.swarm.v1.HoldersRequest\x1a\x19.swarm.v1.HoldersResponse\x12V\n" +
+	"\x0fAwaitProgrammed\x12 .swarm.v1.AwaitProgrammedRequest\x1a!.swarm.v1.AwaitProgrammedResponse2I\n" +
 	"\bLiveness\x12=\n" +
 	"\x06Report\x12\x17.swarm.v1.SessionReport\x1a\x1a.swarm.v1.SessionReportAck2\x94\x03\n" +
 	"\x06Worker\x12?\n" +
@@ -3501,67 +3505,67 @@ func file_swarm_v1_dispatch_proto_rawDescGZIP() []byte {
 var file_swarm_v1_dispatch_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
 var file_swarm_v1_dispatch_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_swarm_v1_dispatch_proto_goTypes = []any{
-	(AssignmentRef_Kind)(0),       // 0: swarm.v1.AssignmentRef.Kind
-	(*FromWorker)(nil),            // 1: swarm.v1.FromWorker
-	(*AssignmentsAck)(nil),        // 2: swarm.v1.AssignmentsAck
-	(*Departure)(nil),             // 3: swarm.v1.Departure
-	(*Hello)(nil),                 // 4: swarm.v1.Hello
-	(*Heartbeat)(nil),             // 5: swarm.v1.Heartbeat
-	(*StatusReport)(nil),          // 6: swarm.v1.StatusReport
-	(*ImageReport)(nil),           // 7: swarm.v1.ImageReport
-	(*ToWorker)(nil),              // 8: swarm.v1.ToWorker
-	(*DepartureAck)(nil),          // 9: swarm.v1.DepartureAck
-	(*Welcome)(nil),               // 10: swarm.v1.Welcome
-	(*HeartbeatAck)(nil),          // 11: swarm.v1.HeartbeatAck
-	(*StatusAck)(nil),             // 12: swarm.v1.StatusAck
-	(*NodeUpdate)(nil),            // 13: swarm.v1.NodeUpdate
-	(*Assignments)(nil),           // 14: swarm.v1.Assignments
-	(*AssignmentChange)(nil),      // 15: swarm.v1.AssignmentChange
-	(*Assignment)(nil),            // 16: swarm.v1.Assignment
-	(*Peering)(nil),               // 17: swarm.v1.Peering
-	(*Routing)(nil),               // 18: swarm.v1.Routing
-	(*Backend)(nil),               // 19: swarm.v1.Backend
-	(*AssignmentRef)(nil),         // 20: swarm.v1.AssignmentRef
-	(*HoldersRequest)(nil),        // 21: swarm.v1.HoldersRequest
-	(*HoldersResponse)(nil),       // 22: swarm.v1.HoldersResponse
-	(*SettledRequest)(nil),        // 23: swarm.v1.SettledRequest
-	(*SettledResponse)(nil),       // 24: swarm.v1.SettledResponse
-	(*SessionReport)(nil),         // 25: swarm.v1.SessionReport
-	(*SessionEntry)(nil),          // 26: swarm.v1.SessionEntry
-	(*SessionReportAck)(nil),      // 27: swarm.v1.SessionReportAck
-	(*TaskLogsRequest)(nil),       // 28: swarm.v1.TaskLogsRequest
-	(*TaskLogsResponse)(nil),      // 29: swarm.v1.TaskLogsResponse
-	(*ExecStart)(nil),             // 30: swarm.v1.ExecStart
-	(*ExecInput)(nil),             // 31: swarm.v1.ExecInput
-	(*Resize)(nil),                // 32: swarm.v1.Resize
-	(*ExecOutput)(nil),            // 33: swarm.v1.ExecOutput
-	(*PullImageRequest)(nil),      // 34: swarm.v1.PullImageRequest
-	(*PushImageRequest)(nil),      // 35: swarm.v1.PushImageRequest
-	(*RemoveImageRequest)(nil),    // 36: swarm.v1.RemoveImageRequest
-	(*RemoveImageResponse)(nil),   // 37: swarm.v1.RemoveImageResponse
-	(*NodeNetworkRequest)(nil),    // 38: swarm.v1.NodeNetworkRequest
-	(*NodeNetwork)(nil),           // 39: swarm.v1.NodeNetwork
-	(*NodeNetworkPeer)(nil),       // 40: swarm.v1.NodeNetworkPeer
-	(*NetworkTraffic)(nil),        // 41: swarm.v1.NetworkTraffic
-	(*ImageProgress)(nil),         // 42: swarm.v1.ImageProgress
-	(*NodeDescription)(nil),       // 43: swarm.v1.NodeDescription
-	(*TaskStatus)(nil),            // 44: swarm.v1.TaskStatus
-	(*durationpb.Duration)(nil),   // 45: google.protobuf.Duration
-	(*Node)(nil),                  // 46: swarm.v1.Node
-	(*Peer)(nil),                  // 47: swarm.v1.Peer
-	(*Task)(nil),                  // 48: swarm.v1.Task
-	(*Revision)(nil),              // 49: swarm.v1.Revision
-	(*Secret)(nil),                // 50: swarm.v1.Secret
-	(*Config)(nil),                // 51: swarm.v1.Config
-	(*Endpoint)(nil),              // 52: swarm.v1.Endpoint
-	(*EncryptionKey)(nil),         // 53: swarm.v1.EncryptionKey
-	(*Network)(nil),               // 54: swarm.v1.Network
-	(*Image)(nil),                 // 55: swarm.v1.Image
-	(*NetworkAttachment)(nil),     // 56: swarm.v1.NetworkAttachment
-	(*timestamppb.Timestamp)(nil), // 57: google.protobuf.Timestamp
-	(*LogOptions)(nil),            // 58: swarm.v1.LogOptions
-	(*LogRecord)(nil),             // 59: swarm.v1.LogRecord
-	(*LogDetails)(nil),            // 60: swarm.v1.LogDetails
+	(AssignmentRef_Kind)(0),         // 0: swarm.v1.AssignmentRef.Kind
+	(*FromWorker)(nil),              // 1: swarm.v1.FromWorker
+	(*Programmed)(nil),              // 2: swarm.v1.Programmed
+	(*Departure)(nil),               // 3: swarm.v1.Departure
+	(*Hello)(nil),                   // 4: swarm.v1.Hello
+	(*Heartbeat)(nil),               // 5: swarm.v1.Heartbeat
+	(*StatusReport)(nil),            // 6: swarm.v1.StatusReport
+	(*ImageReport)(nil),             // 7: swarm.v1.ImageReport
+	(*ToWorker)(nil),                // 8: swarm.v1.ToWorker
+	(*DepartureAck)(nil),            // 9: swarm.v1.DepartureAck
+	(*Welcome)(nil),                 // 10: swarm.v1.Welcome
+	(*HeartbeatAck)(nil),            // 11: swarm.v1.HeartbeatAck
+	(*StatusAck)(nil),               // 12: swarm.v1.StatusAck
+	(*NodeUpdate)(nil),              // 13: swarm.v1.NodeUpdate
+	(*Assignments)(nil),             // 14: swarm.v1.Assignments
+	(*AssignmentChange)(nil),        // 15: swarm.v1.AssignmentChange
+	(*Assignment)(nil),              // 16: swarm.v1.Assignment
+	(*Peering)(nil),                 // 17: swarm.v1.Peering
+	(*Routing)(nil),                 // 18: swarm.v1.Routing
+	(*Backend)(nil),                 // 19: swarm.v1.Backend
+	(*AssignmentRef)(nil),           // 20: swarm.v1.AssignmentRef
+	(*HoldersRequest)(nil),          // 21: swarm.v1.HoldersRequest
+	(*HoldersResponse)(nil),         // 22: swarm.v1.HoldersResponse
+	(*AwaitProgrammedRequest)(nil),  // 23: swarm.v1.AwaitProgrammedRequest
+	(*AwaitProgrammedResponse)(nil), // 24: swarm.v1.AwaitProgrammedResponse
+	(*SessionReport)(nil),           // 25: swarm.v1.SessionReport
+	(*SessionEntry)(nil),            // 26: swarm.v1.SessionEntry
+	(*SessionReportAck)(nil),        // 27: swarm.v1.SessionReportAck
+	(*TaskLogsRequest)(nil),         // 28: swarm.v1.TaskLogsRequest
+	(*TaskLogsResponse)(nil),        // 29: swarm.v1.TaskLogsResponse
+	(*ExecStart)(nil),               // 30: swarm.v1.ExecStart
+	(*ExecInput)(nil),               // 31: swarm.v1.ExecInput
+	(*Resize)(nil),                  // 32: swarm.v1.Resize
+	(*ExecOutput)(nil),              // 33: swarm.v1.ExecOutput
+	(*PullImageRequest)(nil),        // 34: swarm.v1.PullImageRequest
+	(*PushImageRequest)(nil),        // 35: swarm.v1.PushImageRequest
+	(*RemoveImageRequest)(nil),      // 36: swarm.v1.RemoveImageRequest
+	(*RemoveImageResponse)(nil),     // 37: swarm.v1.RemoveImageResponse
+	(*NodeNetworkRequest)(nil),      // 38: swarm.v1.NodeNetworkRequest
+	(*NodeNetwork)(nil),             // 39: swarm.v1.NodeNetwork
+	(*NodeNetworkPeer)(nil),         // 40: swarm.v1.NodeNetworkPeer
+	(*NetworkTraffic)(nil),          // 41: swarm.v1.NetworkTraffic
+	(*ImageProgress)(nil),           // 42: swarm.v1.ImageProgress
+	(*NodeDescription)(nil),         // 43: swarm.v1.NodeDescription
+	(*TaskStatus)(nil),              // 44: swarm.v1.TaskStatus
+	(*durationpb.Duration)(nil),     // 45: google.protobuf.Duration
+	(*Node)(nil),                    // 46: swarm.v1.Node
+	(*Peer)(nil),                    // 47: swarm.v1.Peer
+	(*Task)(nil),                    // 48: swarm.v1.Task
+	(*Revision)(nil),                // 49: swarm.v1.Revision
+	(*Secret)(nil),                  // 50: swarm.v1.Secret
+	(*Config)(nil),                  // 51: swarm.v1.Config
+	(*Endpoint)(nil),                // 52: swarm.v1.Endpoint
+	(*EncryptionKey)(nil),           // 53: swarm.v1.EncryptionKey
+	(*Network)(nil),                 // 54: swarm.v1.Network
+	(*Image)(nil),                   // 55: swarm.v1.Image
+	(*NetworkAttachment)(nil),       // 56: swarm.v1.NetworkAttachment
+	(*timestamppb.Timestamp)(nil),   // 57: google.protobuf.Timestamp
+	(*LogOptions)(nil),              // 58: swarm.v1.LogOptions
+	(*LogRecord)(nil),               // 59: swarm.v1.LogRecord
+	(*LogDetails)(nil),              // 60: swarm.v1.LogDetails
 }
 var file_swarm_v1_dispatch_proto_depIdxs = []int32{
 	4,  // 0: swarm.v1.FromWorker.hello:type_name -> swarm.v1.Hello
@@ -3570,7 +3574,7 @@ var file_swarm_v1_dispatch_proto_depIdxs = []int32{
 	43, // 3: swarm.v1.FromWorker.description:type_name -> swarm.v1.NodeDescription
 	7,  // 4: swarm.v1.FromWorker.images:type_name -> swarm.v1.ImageReport
 	3,  // 5: swarm.v1.FromWorker.departure:type_name -> swarm.v1.Departure
-	2,  // 6: swarm.v1.FromWorker.in_force:type_name -> swarm.v1.AssignmentsAck
+	2,  // 6: swarm.v1.FromWorker.programmed:type_name -> swarm.v1.Programmed
 	43, // 7: swarm.v1.Hello.description:type_name -> swarm.v1.NodeDescription
 	44, // 8: swarm.v1.StatusReport.updates:type_name -> swarm.v1.TaskStatus
 	10, // 9: swarm.v1.ToWorker.welcome:type_name -> swarm.v1.Welcome
@@ -3617,7 +3621,7 @@ var file_swarm_v1_dispatch_proto_depIdxs = []int32{
 	55, // 50: swarm.v1.ImageProgress.image:type_name -> swarm.v1.Image
 	1,  // 51: swarm.v1.Dispatcher.Session:input_type -> swarm.v1.FromWorker
 	21, // 52: swarm.v1.Dispatcher.Holders:input_type -> swarm.v1.HoldersRequest
-	23, // 53: swarm.v1.Dispatcher.Settled:input_type -> swarm.v1.SettledRequest
+	23, // 53: swarm.v1.Dispatcher.AwaitProgrammed:input_type -> swarm.v1.AwaitProgrammedRequest
 	25, // 54: swarm.v1.Liveness.Report:input_type -> swarm.v1.SessionReport
 	28, // 55: swarm.v1.Worker.Logs:input_type -> swarm.v1.TaskLogsRequest
 	31, // 56: swarm.v1.Worker.Exec:input_type -> swarm.v1.ExecInput
@@ -3627,7 +3631,7 @@ var file_swarm_v1_dispatch_proto_depIdxs = []int32{
 	38, // 60: swarm.v1.Worker.Network:input_type -> swarm.v1.NodeNetworkRequest
 	8,  // 61: swarm.v1.Dispatcher.Session:output_type -> swarm.v1.ToWorker
 	22, // 62: swarm.v1.Dispatcher.Holders:output_type -> swarm.v1.HoldersResponse
-	24, // 63: swarm.v1.Dispatcher.Settled:output_type -> swarm.v1.SettledResponse
+	24, // 63: swarm.v1.Dispatcher.AwaitProgrammed:output_type -> swarm.v1.AwaitProgrammedResponse
 	27, // 64: swarm.v1.Liveness.Report:output_type -> swarm.v1.SessionReportAck
 	29, // 65: swarm.v1.Worker.Logs:output_type -> swarm.v1.TaskLogsResponse
 	33, // 66: swarm.v1.Worker.Exec:output_type -> swarm.v1.ExecOutput
@@ -3656,7 +3660,7 @@ func file_swarm_v1_dispatch_proto_init() {
 		(*FromWorker_Description)(nil),
 		(*FromWorker_Images)(nil),
 		(*FromWorker_Departure)(nil),
-		(*FromWorker_InForce)(nil),
+		(*FromWorker_Programmed)(nil),
 	}
 	file_swarm_v1_dispatch_proto_msgTypes[7].OneofWrappers = []any{
 		(*ToWorker_Welcome)(nil),

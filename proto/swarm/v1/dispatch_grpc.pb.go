@@ -21,9 +21,9 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Dispatcher_Session_FullMethodName = "/swarm.v1.Dispatcher/Session"
-	Dispatcher_Holders_FullMethodName = "/swarm.v1.Dispatcher/Holders"
-	Dispatcher_Settled_FullMethodName = "/swarm.v1.Dispatcher/Settled"
+	Dispatcher_Session_FullMethodName         = "/swarm.v1.Dispatcher/Session"
+	Dispatcher_Holders_FullMethodName         = "/swarm.v1.Dispatcher/Holders"
+	Dispatcher_AwaitProgrammed_FullMethodName = "/swarm.v1.Dispatcher/AwaitProgrammed"
 )
 
 // DispatcherClient is the client API for Dispatcher service.
@@ -32,7 +32,7 @@ const (
 type DispatcherClient interface {
 	Session(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[FromWorker, ToWorker], error)
 	Holders(ctx context.Context, in *HoldersRequest, opts ...grpc.CallOption) (*HoldersResponse, error)
-	Settled(ctx context.Context, in *SettledRequest, opts ...grpc.CallOption) (*SettledResponse, error)
+	AwaitProgrammed(ctx context.Context, in *AwaitProgrammedRequest, opts ...grpc.CallOption) (*AwaitProgrammedResponse, error)
 }
 
 type dispatcherClient struct {
@@ -66,10 +66,10 @@ func (c *dispatcherClient) Holders(ctx context.Context, in *HoldersRequest, opts
 	return out, nil
 }
 
-func (c *dispatcherClient) Settled(ctx context.Context, in *SettledRequest, opts ...grpc.CallOption) (*SettledResponse, error) {
+func (c *dispatcherClient) AwaitProgrammed(ctx context.Context, in *AwaitProgrammedRequest, opts ...grpc.CallOption) (*AwaitProgrammedResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(SettledResponse)
-	err := c.cc.Invoke(ctx, Dispatcher_Settled_FullMethodName, in, out, cOpts...)
+	out := new(AwaitProgrammedResponse)
+	err := c.cc.Invoke(ctx, Dispatcher_AwaitProgrammed_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +82,7 @@ func (c *dispatcherClient) Settled(ctx context.Context, in *SettledRequest, opts
 type DispatcherServer interface {
 	Session(grpc.BidiStreamingServer[FromWorker, ToWorker]) error
 	Holders(context.Context, *HoldersRequest) (*HoldersResponse, error)
-	Settled(context.Context, *SettledRequest) (*SettledResponse, error)
+	AwaitProgrammed(context.Context, *AwaitProgrammedRequest) (*AwaitProgrammedResponse, error)
 	mustEmbedUnimplementedDispatcherServer()
 }
 
@@ -99,8 +99,8 @@ func (UnimplementedDispatcherServer) Session(grpc.BidiStreamingServer[FromWorker
 func (UnimplementedDispatcherServer) Holders(context.Context, *HoldersRequest) (*HoldersResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Holders not implemented")
 }
-func (UnimplementedDispatcherServer) Settled(context.Context, *SettledRequest) (*SettledResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method Settled not implemented")
+func (UnimplementedDispatcherServer) AwaitProgrammed(context.Context, *AwaitProgrammedRequest) (*AwaitProgrammedResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AwaitProgrammed not implemented")
 }
 func (UnimplementedDispatcherServer) mustEmbedUnimplementedDispatcherServer() {}
 func (UnimplementedDispatcherServer) testEmbeddedByValue()                    {}
@@ -148,20 +148,20 @@ func _Dispatcher_Holders_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
-func _Dispatcher_Settled_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(SettledRequest)
+func _Dispatcher_AwaitProgrammed_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AwaitProgrammedRequest)
 	if err := dec(in); err != nil {
 		return nil, err
 	}
 	if interceptor == nil {
-		return srv.(DispatcherServer).Settled(ctx, in)
+		return srv.(DispatcherServer).AwaitProgrammed(ctx, in)
 	}
 	info := &grpc.UnaryServerInfo{
 		Server:     srv,
-		FullMethod: Dispatcher_Settled_FullMethodName,
+		FullMethod: Dispatcher_AwaitProgrammed_FullMethodName,
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(DispatcherServer).Settled(ctx, req.(*SettledRequest))
+		return srv.(DispatcherServer).AwaitProgrammed(ctx, req.(*AwaitProgrammedRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -178,8 +178,8 @@ var Dispatcher_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Dispatcher_Holders_Handler,
 		},
 		{
-			MethodName: "Settled",
-			Handler:    _Dispatcher_Settled_Handler,
+			MethodName: "AwaitProgrammed",
+			Handler:    _Dispatcher_AwaitProgrammed_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

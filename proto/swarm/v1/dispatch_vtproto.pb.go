@@ -96,20 +96,20 @@ func (m *FromWorker_Departure) CloneVT() isFromWorker_Message {
 	return r
 }
 
-func (m *FromWorker_InForce) CloneVT() isFromWorker_Message {
+func (m *FromWorker_Programmed) CloneVT() isFromWorker_Message {
 	if m == nil {
-		return (*FromWorker_InForce)(nil)
+		return (*FromWorker_Programmed)(nil)
 	}
-	r := new(FromWorker_InForce)
-	r.InForce = m.InForce.CloneVT()
+	r := new(FromWorker_Programmed)
+	r.Programmed = m.Programmed.CloneVT()
 	return r
 }
 
-func (m *AssignmentsAck) CloneVT() *AssignmentsAck {
+func (m *Programmed) CloneVT() *Programmed {
 	if m == nil {
-		return (*AssignmentsAck)(nil)
+		return (*Programmed)(nil)
 	}
-	r := new(AssignmentsAck)
+	r := new(Programmed)
 	r.Sequence = m.Sequence
 	if len(m.unknownFields) > 0 {
 		r.unknownFields = make([]byte, len(m.unknownFields))
@@ -118,7 +118,7 @@ func (m *AssignmentsAck) CloneVT() *AssignmentsAck {
 	return r
 }
 
-func (m *AssignmentsAck) CloneMessageVT() proto.Message {
+func (m *Programmed) CloneMessageVT() proto.Message {
 	return m.CloneVT()
 }
 
@@ -733,11 +733,11 @@ func (m *HoldersResponse) CloneMessageVT() proto.Message {
 	return m.CloneVT()
 }
 
-func (m *SettledRequest) CloneVT() *SettledRequest {
+func (m *AwaitProgrammedRequest) CloneVT() *AwaitProgrammedRequest {
 	if m == nil {
-		return (*SettledRequest)(nil)
+		return (*AwaitProgrammedRequest)(nil)
 	}
-	r := new(SettledRequest)
+	r := new(AwaitProgrammedRequest)
 	r.Index = m.Index
 	if len(m.unknownFields) > 0 {
 		r.unknownFields = make([]byte, len(m.unknownFields))
@@ -746,15 +746,15 @@ func (m *SettledRequest) CloneVT() *SettledRequest {
 	return r
 }
 
-func (m *SettledRequest) CloneMessageVT() proto.Message {
+func (m *AwaitProgrammedRequest) CloneMessageVT() proto.Message {
 	return m.CloneVT()
 }
 
-func (m *SettledResponse) CloneVT() *SettledResponse {
+func (m *AwaitProgrammedResponse) CloneVT() *AwaitProgrammedResponse {
 	if m == nil {
-		return (*SettledResponse)(nil)
+		return (*AwaitProgrammedResponse)(nil)
 	}
-	r := new(SettledResponse)
+	r := new(AwaitProgrammedResponse)
 	r.Nodes = m.Nodes
 	if rhs := m.NodeIds; rhs != nil {
 		tmpContainer := make([]string, len(rhs))
@@ -768,7 +768,7 @@ func (m *SettledResponse) CloneVT() *SettledResponse {
 	return r
 }
 
-func (m *SettledResponse) CloneMessageVT() proto.Message {
+func (m *AwaitProgrammedResponse) CloneMessageVT() proto.Message {
 	return m.CloneVT()
 }
 
@@ -1445,8 +1445,8 @@ func (this *FromWorker_Departure) EqualVT(thatIface isFromWorker_Message) bool {
 	return true
 }
 
-func (this *FromWorker_InForce) EqualVT(thatIface isFromWorker_Message) bool {
-	that, ok := thatIface.(*FromWorker_InForce)
+func (this *FromWorker_Programmed) EqualVT(thatIface isFromWorker_Message) bool {
+	that, ok := thatIface.(*FromWorker_Programmed)
 	if !ok {
 		return false
 	}
@@ -1456,12 +1456,12 @@ func (this *FromWorker_InForce) EqualVT(thatIface isFromWorker_Message) bool {
 	if this == nil && that != nil || this != nil && that == nil {
 		return false
 	}
-	if p, q := this.InForce, that.InForce; p != q {
+	if p, q := this.Programmed, that.Programmed; p != q {
 		if p == nil {
-			p = &AssignmentsAck{}
+			p = &Programmed{}
 		}
 		if q == nil {
-			q = &AssignmentsAck{}
+			q = &Programmed{}
 		}
 		if !p.EqualVT(q) {
 			return false
@@ -1470,7 +1470,7 @@ func (this *FromWorker_InForce) EqualVT(thatIface isFromWorker_Message) bool {
 	return true
 }
 
-func (this *AssignmentsAck) EqualVT(that *AssignmentsAck) bool {
+func (this *Programmed) EqualVT(that *Programmed) bool {
 	if this == that {
 		return true
 	} else if this == nil || that == nil {
@@ -1482,8 +1482,8 @@ func (this *AssignmentsAck) EqualVT(that *AssignmentsAck) bool {
 	return string(this.unknownFields) == string(that.unknownFields)
 }
 
-func (this *AssignmentsAck) EqualMessageVT(thatMsg proto.Message) bool {
-	that, ok := thatMsg.(*AssignmentsAck)
+func (this *Programmed) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Programmed)
 	if !ok {
 		return false
 	}
@@ -2573,7 +2573,7 @@ func (this *HoldersResponse) EqualMessageVT(thatMsg proto.Message) bool {
 	}
 	return this.EqualVT(that)
 }
-func (this *SettledRequest) EqualVT(that *SettledRequest) bool {
+func (this *AwaitProgrammedRequest) EqualVT(that *AwaitProgrammedRequest) bool {
 	if this == that {
 		return true
 	} else if this == nil || that == nil {
@@ -2585,14 +2585,14 @@ func (this *SettledRequest) EqualVT(that *SettledRequest) bool {
 	return string(this.unknownFields) == string(that.unknownFields)
 }
 
-func (this *SettledRequest) EqualMessageVT(thatMsg proto.Message) bool {
-	that, ok := thatMsg.(*SettledRequest)
+func (this *AwaitProgrammedRequest) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*AwaitProgrammedRequest)
 	if !ok {
 		return false
 	}
 	return this.EqualVT(that)
 }
-func (this *SettledResponse) EqualVT(that *SettledResponse) bool {
+func (this *AwaitProgrammedResponse) EqualVT(that *AwaitProgrammedResponse) bool {
 	if this == that {
 		return true
 	} else if this == nil || that == nil {
@@ -2613,8 +2613,8 @@ func (this *SettledResponse) EqualVT(that *SettledResponse) bool {
 	return string(this.unknownFields) == string(that.unknownFields)
 }
 
-func (this *SettledResponse) EqualMessageVT(thatMsg proto.Message) bool {
-	that, ok := thatMsg.(*SettledResponse)
+func (this *AwaitProgrammedResponse) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*AwaitProgrammedResponse)
 	if !ok {
 		return false
 	}
@@ -3553,15 +3553,15 @@ func (m *FromWorker_Departure) MarshalToSizedBufferVT(dAtA []byte) (int, error) 
 	}
 	return len(dAtA) - i, nil
 }
-func (m *FromWorker_InForce) MarshalToVT(dAtA []byte) (int, error) {
+func (m *FromWorker_Programmed) MarshalToVT(dAtA []byte) (int, error) {
 	size := m.SizeVT()
 	return m.MarshalToSizedBufferVT(dAtA[:size])
 }
 
-func (m *FromWorker_InForce) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
+func (m *FromWorker_Programmed) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	i := len(dAtA)
-	if m.InForce != nil {
-		size, err := m.InForce.MarshalToSizedBufferVT(dAtA[:i])
+	if m.Programmed != nil {
+		size, err := m.Programmed.MarshalToSizedBufferVT(dAtA[:i])
 		if err != nil {
 			return 0, err
 		}
@@ -3576,7 +3576,7 @@ func (m *FromWorker_InForce) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	}
 	return len(dAtA) - i, nil
 }
-func (m *AssignmentsAck) MarshalVT() (dAtA []byte, err error) {
+func (m *Programmed) MarshalVT() (dAtA []byte, err error) {
 	if m == nil {
 		return nil, nil
 	}
@@ -3589,12 +3589,12 @@ func (m *AssignmentsAck) MarshalVT() (dAtA []byte, err error) {
 	return dAtA[:n], nil
 }
 
-func (m *AssignmentsAck) MarshalToVT(dAtA []byte) (int, error) {
+func (m *Programmed) MarshalToVT(dAtA []byte) (int, error) {
 	size := m.SizeVT()
 	return m.MarshalToSizedBufferVT(dAtA[:size])
 }
 
-func (m *AssignmentsAck) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
+func (m *Programmed) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m == nil {
 		return 0, nil
 	}
@@ -5113,7 +5113,7 @@ func (m *HoldersResponse) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	return len(dAtA) - i, nil
 }
 
-func (m *SettledRequest) MarshalVT() (dAtA []byte, err error) {
+func (m *AwaitProgrammedRequest) MarshalVT() (dAtA []byte, err error) {
 	if m == nil {
 		return nil, nil
 	}
@@ -5126,12 +5126,12 @@ func (m *SettledRequest) MarshalVT() (dAtA []byte, err error) {
 	return dAtA[:n], nil
 }
 
-func (m *SettledRequest) MarshalToVT(dAtA []byte) (int, error) {
+func (m *AwaitProgrammedRequest) MarshalToVT(dAtA []byte) (int, error) {
 	size := m.SizeVT()
 	return m.MarshalToSizedBufferVT(dAtA[:size])
 }
 
-func (m *SettledRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
+func (m *AwaitProgrammedRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m == nil {
 		return 0, nil
 	}
@@ -5151,7 +5151,7 @@ func (m *SettledRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	return len(dAtA) - i, nil
 }
 
-func (m *SettledResponse) MarshalVT() (dAtA []byte, err error) {
+func (m *AwaitProgrammedResponse) MarshalVT() (dAtA []byte, err error) {
 	if m == nil {
 		return nil, nil
 	}
@@ -5164,12 +5164,12 @@ func (m *SettledResponse) MarshalVT() (dAtA []byte, err error) {
 	return dAtA[:n], nil
 }
 
-func (m *SettledResponse) MarshalToVT(dAtA []byte) (int, error) {
+func (m *AwaitProgrammedResponse) MarshalToVT(dAtA []byte) (int, error) {
 	size := m.SizeVT()
 	return m.MarshalToSizedBufferVT(dAtA[:size])
 }
 
-func (m *SettledResponse) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
+func (m *AwaitProgrammedResponse) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m == nil {
 		return 0, nil
 	}
@@ -6515,21 +6515,21 @@ func (m *FromWorker_Departure) SizeVT() (n int) {
 	}
 	return n
 }
-func (m *FromWorker_InForce) SizeVT() (n int) {
+func (m *FromWorker_Programmed) SizeVT() (n int) {
 	if m == nil {
 		return 0
 	}
 	var l int
 	_ = l
-	if m.InForce != nil {
-		l = m.InForce.SizeVT()
+	if m.Programmed != nil {
+		l = m.Programmed.SizeVT()
 		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 	} else {
 		n += 3
 	}
 	return n
 }
-func (m *AssignmentsAck) SizeVT() (n int) {
+func (m *Programmed) SizeVT() (n int) {
 	if m == nil {
 		return 0
 	}
@@ -7215,7 +7215,7 @@ func (m *HoldersResponse) SizeVT() (n int) {
 	return n
 }
 
-func (m *SettledRequest) SizeVT() (n int) {
+func (m *AwaitProgrammedRequest) SizeVT() (n int) {
 	if m == nil {
 		return 0
 	}
@@ -7228,7 +7228,7 @@ func (m *SettledRequest) SizeVT() (n int) {
 	return n
 }
 
-func (m *SettledResponse) SizeVT() (n int) {
+func (m *AwaitProgrammedResponse) SizeVT() (n int) {
 	if m == nil {
 		return 0
 	}
@@ -8041,7 +8041,7 @@ func (m *FromWorker) UnmarshalVT(dAtA []byte) error {
 			iNdEx = postIndex
 		case 7:
 			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field InForce", wireType)
+				return fmt.Errorf("proto: wrong wireType = %d for field Programmed", wireType)
 			}
 			var msglen int
 			for shift := uint(0); ; shift += 7 {
@@ -8068,16 +8068,16 @@ func (m *FromWorker) UnmarshalVT(dAtA []byte) error {
 			if postIndex > l {
 				return io.ErrUnexpectedEOF
 			}
-			if oneof, ok := m.Message.(*FromWorker_InForce); ok {
-				if err := oneof.InForce.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+			if oneof, ok := m.Message.(*FromWorker_Programmed); ok {
+				if err := oneof.Programmed.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
 					return err
 				}
 			} else {
-				v := &AssignmentsAck{}
+				v := &Programmed{}
 				if err := v.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
 					return err
 				}
-				m.Message = &FromWorker_InForce{InForce: v}
+				m.Message = &FromWorker_Programmed{Programmed: v}
 			}
 			iNdEx = postIndex
 		default:
@@ -8102,7 +8102,7 @@ func (m *FromWorker) UnmarshalVT(dAtA []byte) error {
 	}
 	return nil
 }
-func (m *AssignmentsAck) UnmarshalVT(dAtA []byte) error {
+func (m *Programmed) UnmarshalVT(dAtA []byte) error {
 	l := len(dAtA)
 	iNdEx := 0
 	for iNdEx < l {
@@ -8125,10 +8125,10 @@ func (m *AssignmentsAck) UnmarshalVT(dAtA []byte) error {
 		fieldNum := int32(wire >> 3)
 		wireType := int(wire & 0x7)
 		if wireType == 4 {
-			return fmt.Errorf("proto: AssignmentsAck: wiretype end group for non-group")
+			return fmt.Errorf("proto: Programmed: wiretype end group for non-group")
 		}
 		if fieldNum <= 0 {
-			return fmt.Errorf("proto: AssignmentsAck: illegal tag %d (wire type %d)", fieldNum, wire)
+			return fmt.Errorf("proto: Programmed: illegal tag %d (wire type %d)", fieldNum, wire)
 		}
 		switch fieldNum {
 		case 1:
@@ -11342,7 +11342,7 @@ func (m *HoldersResponse) UnmarshalVT(dAtA []byte) error {
 	}
 	return nil
 }
-func (m *SettledRequest) UnmarshalVT(dAtA []byte) error {
+func (m *AwaitProgrammedRequest) UnmarshalVT(dAtA []byte) error {
 	l := len(dAtA)
 	iNdEx := 0
 	for iNdEx < l {
@@ -11365,10 +11365,10 @@ func (m *SettledRequest) UnmarshalVT(dAtA []byte) error {
 		fieldNum := int32(wire >> 3)
 		wireType := int(wire & 0x7)
 		if wireType == 4 {
-			return fmt.Errorf("proto: SettledRequest: wiretype end group for non-group")
+			return fmt.Errorf("proto: AwaitProgrammedRequest: wiretype end group for non-group")
 		}
 		if fieldNum <= 0 {
-			return fmt.Errorf("proto: SettledRequest: illegal tag %d (wire type %d)", fieldNum, wire)
+			return fmt.Errorf("proto: AwaitProgrammedRequest: illegal tag %d (wire type %d)", fieldNum, wire)
 		}
 		switch fieldNum {
 		case 1:
@@ -11412,7 +11412,7 @@ func (m *SettledRequest) UnmarshalVT(dAtA []byte) error {
 	}
 	return nil
 }
-func (m *SettledResponse) UnmarshalVT(dAtA []byte) error {
+func (m *AwaitProgrammedResponse) UnmarshalVT(dAtA []byte) error {
 	l := len(dAtA)
 	iNdEx := 0
 	for iNdEx < l {
@@ -11435,10 +11435,10 @@ func (m *SettledResponse) UnmarshalVT(dAtA []byte) error {
 		fieldNum := int32(wire >> 3)
 		wireType := int(wire & 0x7)
 		if wireType == 4 {
-			return fmt.Errorf("proto: SettledResponse: wiretype end group for non-group")
+			return fmt.Errorf("proto: AwaitProgrammedResponse: wiretype end group for non-group")
 		}
 		if fieldNum <= 0 {
-			return fmt.Errorf("proto: SettledResponse: illegal tag %d (wire type %d)", fieldNum, wire)
+			return fmt.Errorf("proto: AwaitProgrammedResponse: illegal tag %d (wire type %d)", fieldNum, wire)
 		}
 		switch fieldNum {
 		case 1:

@@ -10,9 +10,9 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Settled returns once every node that is up has acted on all changes that the manager has
-// committed.
-func TestDispatch_SettledWaitsForEveryNode(t *testing.T) {
+// AwaitProgrammed returns once every node that is up has programmed all changes that the manager
+// has committed.
+func TestDispatch_AwaitProgrammedWaitsForEveryNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		one, two := r.join("h1"), r.join("h2")
@@ -22,23 +22,23 @@ func TestDispatch_SettledWaitsForEveryNode(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			began := time.Now()
-			_, err := client.Settled(ctx, &swarmv1.SettledRequest{})
+			_, err := client.AwaitProgrammed(ctx, &swarmv1.AwaitProgrammedRequest{})
 			return time.Since(began), err
 		}
 		if _, err := ask(time.Second); err != nil {
-			t.Errorf("Settled while no node is behind: %v", err)
+			t.Errorf("AwaitProgrammed while no node is behind: %v", err)
 		}
 		two.silence()
 		r.create(serviceSpec("web", 2))
 		synctest.Wait()
 		if _, err := ask(time.Second); err == nil {
-			t.Error("Settled returned before a node had acted on its assignments")
+			t.Error("AwaitProgrammed returned before a node had programmed its assignments")
 		}
 		time.AfterFunc(time.Second, two.speak)
 		if took, err := ask(5 * time.Second); err != nil || took < time.Second || took > 2*time.Second {
-			t.Errorf("Settled with a node that is behind for a second: got %v after %s, want no error after 1 to 2 s", err, took)
+			t.Errorf("AwaitProgrammed with a node that is behind for a second: got %v after %s, want no error after 1 to 2 s", err, took)
 		}
-		// Settled waits for a node that falls silent until the node counts as down.
+		// AwaitProgrammed waits for a node that falls silent until the node counts as down.
 		two.silence()
 		time.Sleep(time.Second)
 		r.gossip.say(two.id, liveness.GossipFailed)
@@ -52,25 +52,25 @@ func TestDispatch_SettledWaitsForEveryNode(t *testing.T) {
 		if got := r.state(two.id); got != swarmv1.NodeState_READY {
 			t.Fatalf("the node is %s", got)
 		}
-		// Settled waits for a node without a session until the node counts as down.
+		// AwaitProgrammed waits for a node without a session until the node counts as down.
 		two.cancel()
 		synctest.Wait()
 		if _, err := ask(time.Second); err == nil {
-			t.Error("Settled returned while a node without a session was not down")
+			t.Error("AwaitProgrammed returned while a node without a session was not down")
 		}
 		time.Sleep(time.Minute)
 		if got := r.state(two.id); got != swarmv1.NodeState_DOWN {
 			t.Fatalf("the node is %s", got)
 		}
 		if _, err := ask(time.Second); err != nil {
-			t.Errorf("Settled while the node is down: %v", err)
+			t.Errorf("AwaitProgrammed while the node is down: %v", err)
 		}
 	})
 }
 
-// Settled does not wait long for a worker that keeps its session and never acts on messages. It
+// AwaitProgrammed does not wait long for a worker that keeps its session and programs nothing. It
 // waits for the worker again once the worker has caught up.
-func TestDispatch_SettledLeavesOutNodesThatLag(t *testing.T) {
+func TestDispatch_AwaitProgrammedLeavesOutNodesThatLag(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		one, two := r.join("h1"), r.join("h2")
@@ -81,7 +81,7 @@ func TestDispatch_SettledLeavesOutNodesThatLag(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 			defer cancel()
 			began := time.Now()
-			_, err := client.Settled(ctx, &swarmv1.SettledRequest{})
+			_, err := client.AwaitProgrammed(ctx, &swarmv1.AwaitProgrammedRequest{})
 			if took := time.Since(began); err != nil || took < least || took > most {
 				t.Errorf("%s: answered after %s, %v", what, took, err)
 			}

@@ -25,52 +25,53 @@ const writeRetry = 50 * time.Millisecond
 // Config says who this manager is.
 type Config struct{ NodeID string }
 
-// Deps are what a Detector needs. Gossip may be nil; the others must be set.
+// Deps are what a Tracker needs. Gossip may be nil; the others must be set.
 type Deps struct {
 	Log    *slog.Logger
 	Store  *raftstore.Store
 	Gossip Gossip
 	// Sessions returns the report of this manager's own sessions.
 	Sessions func(now time.Time) *swarmv1.SessionReport
-	// LedFor returns how long this manager has had answers of a leader, of whichever one, without a
-	// gap of three heartbeats. It is 0 while there is such a gap.
-	LedFor func(now time.Time) time.Duration
+	// InTouchFor returns how long leaders have answered this manager without a gap of three
+	// heartbeat periods. The leader may have changed meanwhile, and may be this manager. It returns
+	// 0 during such a gap.
+	InTouchFor func(now time.Time) time.Duration
 	// Note logs what happened to a node, at a bounded rate for each node.
 	Note func(nodeID, msg string, args ...any)
 }
 
-// Detector gathers what all managers report of their sessions while this manager leads, and writes
+// Tracker gathers what all managers report of their sessions while this manager leads, and writes
 // the states of nodes. It serves swarmv1.Liveness.
-type Detector struct {
+type Tracker struct {
 	swarmv1.UnimplementedLivenessServer
 	cfg      Config
 	deps     Deps
 	log      *slog.Logger
-	sessions *sessions
+	sessions *lastSessions
 	wake     chan struct{} // capacity 1: the evidence has changed
 }
 
-// New returns a Detector, which takes in reports while Lead runs.
-func New(cfg Config, deps Deps) *Detector {
-	return &Detector{cfg: cfg, deps: deps, log: deps.Log, sessions: newSessions(), wake: make(chan struct{}, 1)}
+// New returns a Tracker, which takes in reports while Lead runs.
+func New(cfg Config, deps Deps) *Tracker {
+	return &Tracker{cfg: cfg, deps: deps, log: deps.Log, sessions: newLastSessions(), wake: make(chan struct{}, 1)}
 }
 
 // Reconsider makes Lead judge all nodes again now. While Lead does not run, the call has no effect.
-func (d *Detector) Reconsider() {
+func (t *Tracker) Reconsider() {
 	select {
-	case d.wake <- struct{}{}:
+	case t.wake <- struct{}{}:
 	default:
 	}
 }
 
 // Lead decides which nodes are up until ctx ends. The manager calls it while it leads. It returns
 // an error when it cannot follow the store; it may be called again.
-func (d *Detector) Lead(ctx context.Context) error {
-	d.sessions.beginTerm(time.Now())
-	defer d.sessions.endTerm()
-	view, w := d.deps.Store.Watch(table.Node, table.NodeState)
+func (t *Tracker) Lead(ctx context.Context) error {
+	t.sessions.beginTerm(time.Now())
+	defer t.sessions.endTerm()
+	view, w := t.deps.Store.Watch(table.Node, table.NodeState)
 	defer w.Close()
-	d.sessions.reconcile(view, time.Now())
+	t.sessions.reconcile(view, time.Now())
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		for {
@@ -81,35 +82,35 @@ func (d *Detector) Lead(ctx context.Context) error {
 			if err != nil {
 				return fmt.Errorf("watch nodes: %w", err)
 			}
-			d.Reconsider()
+			t.Reconsider()
 		}
 	})
-	g.Go(func() error { return d.judge(ctx) })
+	g.Go(func() error { return t.judge(ctx) })
 	return g.Wait()
 }
 
 // judge looks at all nodes whenever the evidence has changed, and when time alone changes a
 // verdict.
-func (d *Detector) judge(ctx context.Context) error {
+func (t *Tracker) judge(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	var members, verdicts <-chan struct{}
 	for {
-		if d.deps.Gossip != nil {
-			members, verdicts = d.deps.Gossip.Changed() // before the look, so that no change is missed
+		if t.deps.Gossip != nil {
+			members, verdicts = t.deps.Gossip.Changed() // before the look, so that no change is missed
 		}
-		next, err := d.judgeAll(ctx)
+		next, err := t.judgeAll(ctx)
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil
 			}
-			d.log.Warn("state of nodes was not stored", "err", err)
+			t.log.Warn("state of nodes was not stored", "err", err)
 			next = writeRetry
 		}
 		timer.Reset(next)
 		select {
 		case <-timer.C:
-		case <-d.wake:
+		case <-t.wake:
 		case <-members:
 		case <-verdicts:
 		case <-ctx.Done():
@@ -118,37 +119,38 @@ func (d *Detector) judge(ctx context.Context) error {
 	}
 }
 
-// judgeAll writes what follows for every node, and returns the time after which to look again.
-func (d *Detector) judgeAll(ctx context.Context) (time.Duration, error) {
-	now, view := time.Now(), d.deps.Store.View()
-	// A node of this view that is not among the sessions would be taken for one with an open
-	// session.
-	d.sessions.reconcile(view, now)
-	d.sessions.report(d.deps.Sessions(now), now)
+// judgeAll judges every node, writes the states that change, and returns the time after which it
+// must be called again.
+func (t *Tracker) judgeAll(ctx context.Context) (time.Duration, error) {
+	now, view := time.Now(), t.deps.Store.View()
+	// evidence reads the zero lastSession for a node without an entry, and that says that the
+	// node's session is open. So every node of this view gets an entry first.
+	t.sessions.reconcile(view, now)
+	t.sessions.report(t.deps.Sessions(now), now)
 	beat, timeout := spec.SessionTiming(view.Cluster().GetSpec().GetDispatcher())
-	next, ledFor := timeout, d.deps.LedFor(now)
+	next, inTouchFor := timeout, t.deps.InTouchFor(now)
 	var groups []*swarmv1.Group
 	for st := range view.NodeStates.All() {
-		v := Judge(d.sessions.evidence(st, d.gossip(st.GetNodeId()), ledFor, now), Limits{Beat: beat, Timeout: timeout})
+		v := Judge(t.sessions.evidence(st, t.gossip(st.GetNodeId()), inTouchFor, now), Limits{Beat: beat, Timeout: timeout})
 		if v.Next > 0 {
 			next = min(next, v.Next)
 		}
-		row := applyVerdict(st, v, d.sessions.shorterLease(st), now)
+		row := applyVerdict(st, v, t.sessions.shorterLease(st), now)
 		if row == nil {
 			continue
 		}
 		groups = append(groups, &swarmv1.Group{Changes: []*swarmv1.Change{table.Update(row)}})
-		d.deps.Note(st.GetNodeId(), "node state", "node", st.GetNodeId(), "state", v.State.String(), "why", v.Why)
+		t.deps.Note(st.GetNodeId(), "node state", "node", st.GetNodeId(), "state", v.State.String(), "why", v.Why)
 	}
 	if len(groups) == 0 {
 		return next, nil
 	}
-	index, _, err := d.deps.Store.CommitGroups(ctx, "liveness", groups)
+	index, _, err := t.deps.Store.CommitGroups(ctx, "liveness", groups)
 	if err != nil {
 		return 0, err
 	}
 	// A group is rejected when a session began meanwhile. That changed the row, which wakes judge.
-	_, err = d.deps.Store.WaitIndex(ctx, index)
+	_, err = t.deps.Store.WaitIndex(ctx, index)
 	return next, err
 }
 
@@ -172,41 +174,41 @@ func applyVerdict(st *swarmv1.NodeState, v Verdict, shorterLease time.Duration, 
 	return row
 }
 
-func (d *Detector) gossip(node string) GossipStatus {
-	if d.deps.Gossip == nil {
+func (t *Tracker) gossip(node string) GossipStatus {
+	if t.deps.Gossip == nil {
 		return GossipUnknown
 	}
-	return d.deps.Gossip.Status(node)
+	return t.deps.Gossip.Status(node)
 }
 
 // Report takes in another manager's report of its sessions. It returns PermissionDenied when the
-// caller reports for somebody else, and Unavailable when this manager does not lead or cannot
-// confirm that it does.
-func (d *Detector) Report(ctx context.Context, r *swarmv1.SessionReport) (*swarmv1.SessionReportAck, error) {
+// caller is not the manager that the report names, and Unavailable when this manager does not lead
+// or cannot confirm that it does.
+func (t *Tracker) Report(ctx context.Context, r *swarmv1.SessionReport) (*swarmv1.SessionReportAck, error) {
 	if who, err := transport.FromContext(ctx); err == nil && who.NodeID() != "" && who.NodeID() != r.GetManagerId() {
 		return nil, errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("manager %s reports for manager %s", who.NodeID(), r.GetManagerId()))
 	}
-	return d.TakeReport(ctx, r)
+	return t.TakeReport(ctx, r)
 }
 
 // TakeReport takes in a report, of another manager or of this one. It returns Unavailable when this
 // manager does not lead or cannot confirm that it does.
-func (d *Detector) TakeReport(ctx context.Context, r *swarmv1.SessionReport) (*swarmv1.SessionReportAck, error) {
-	if d.deps.Store.IsLeader() {
-		d.sessions.waitForTerm(ctx)
+func (t *Tracker) TakeReport(ctx context.Context, r *swarmv1.SessionReport) (*swarmv1.SessionReportAck, error) {
+	if t.deps.Store.IsLeader() {
+		t.sessions.waitForTerm(ctx)
 	}
 	now := time.Now()
-	leading, superseded := d.sessions.report(r, now)
+	leading, superseded := t.sessions.report(r, now)
 	if !leading {
-		return nil, errdefs.ErrUnavailable.WithMessage("this manager does not lead: ask " + d.deps.Store.Leader())
+		return nil, errdefs.ErrUnavailable.WithMessage("this manager does not lead: ask " + t.deps.Store.Leader())
 	}
-	d.Reconsider()
+	t.Reconsider()
 	// A leader whose process was suspended may have a successor, which has not heard of these
 	// sessions.
-	if _, err := d.deps.Store.ReadIndex(ctx); err != nil || !d.deps.Store.IsLeader() {
+	if _, err := t.deps.Store.ReadIndex(ctx); err != nil || !t.deps.Store.IsLeader() {
 		return nil, errdefs.ErrUnavailable.WithMessage("this manager cannot confirm that it leads: ask again")
 	}
-	view := d.deps.Store.View()
+	view := t.deps.Store.View()
 	for _, e := range r.GetSessions() {
 		// The lease of a node that was removed must not be renewed: the planner waits for its end.
 		if _, member := view.Nodes.Get(e.GetNodeId()); !member && !e.GetEnded() {
@@ -214,17 +216,17 @@ func (d *Detector) TakeReport(ctx context.Context, r *swarmv1.SessionReport) (*s
 		}
 	}
 	slices.Sort(superseded)
-	return &swarmv1.SessionReportAck{LeaderId: d.cfg.NodeID, Superseded: superseded, Refused: d.refusal(r.GetOpening(), now)}, nil
+	return &swarmv1.SessionReportAck{LeaderId: t.cfg.NodeID, Superseded: superseded, Refused: t.refusal(r.GetOpening(), now)}, nil
 }
 
 // refusal returns why a session must not begin; it is empty when the session may.
-func (d *Detector) refusal(opening *swarmv1.SessionEntry, now time.Time) string {
+func (t *Tracker) refusal(opening *swarmv1.SessionEntry, now time.Time) string {
 	if opening == nil {
 		return ""
 	}
-	beat, _ := spec.SessionTiming(d.deps.Store.View().Cluster().GetSpec().GetDispatcher())
-	d.sessions.report(d.deps.Sessions(now), now) // this manager's own sessions count too
-	if host, ok := d.sessions.inUse(opening.GetNodeId(), opening.GetAddr(), now, spec.MissedHeartbeats*beat); ok {
+	beat, _ := spec.SessionTiming(t.deps.Store.View().Cluster().GetSpec().GetDispatcher())
+	t.sessions.report(t.deps.Sessions(now), now) // this manager's own sessions count too
+	if host, ok := t.sessions.inUse(opening.GetNodeId(), opening.GetAddr(), now, spec.MissedHeartbeats*beat); ok {
 		return NodeInUse(opening.GetNodeId(), "a host at "+host).Error()
 	}
 	return ""

@@ -12,19 +12,19 @@ import (
 	"swarm/raftstore/table"
 )
 
-// newDetector returns the Detector of a manager without sessions.
-func newDetector(t *testing.T) *Detector {
+// newTracker returns the Tracker of a manager without sessions.
+func newTracker(t *testing.T) *Tracker {
 	return New(Config{NodeID: "m1"}, Deps{
 		Log: slog.New(slog.DiscardHandler), Store: raftstoretest.New(t), Note: func(string, string, ...any) {},
-		Sessions: func(time.Time) *swarmv1.SessionReport { return &swarmv1.SessionReport{ManagerId: "m1"} },
-		LedFor:   func(time.Time) time.Duration { return 0 },
+		Sessions:   func(time.Time) *swarmv1.SessionReport { return &swarmv1.SessionReport{ManagerId: "m1"} },
+		InTouchFor: func(time.Time) time.Duration { return 0 },
 	})
 }
 
 // A node that has just been admitted has had no session. The first look of a leader does not make
 // it READY, however young the leader's term is.
 func TestJudgeAll_NewNodeIsNotReady(t *testing.T) {
-	d := newDetector(t)
+	d := newTracker(t)
 	d.sessions.beginTerm(time.Now())
 	for _, row := range []table.Row{
 		&swarmv1.Node{Id: "joined"}, &swarmv1.NodeState{NodeId: "joined", State: swarmv1.NodeState_DOWN},
@@ -44,7 +44,7 @@ func TestJudgeAll_NewNodeIsNotReady(t *testing.T) {
 // A node that joins in the middle of a term has the full session timeout for its first session.
 func TestJudgeAll_NewNodeHasItsTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := newDetector(t)
+		d := newTracker(t)
 		d.sessions.beginTerm(time.Now())
 		time.Sleep(time.Hour)
 		if _, err := d.deps.Store.Commit(t.Context(), "join", table.Create(&swarmv1.NodeState{NodeId: "joined", Message: "joined, and has not reported yet"})); err != nil {
@@ -78,7 +78,7 @@ func TestJudgeAll_LeadersThatChangeOften(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				d := newDetector(t)
+				d := newTracker(t)
 				heard, began := time.Now(), time.Now()
 				if tt.isReported {
 					d.deps.Sessions = func(now time.Time) *swarmv1.SessionReport {
@@ -87,7 +87,7 @@ func TestJudgeAll_LeadersThatChangeOften(t *testing.T) {
 						}}
 					}
 				}
-				d.deps.LedFor = func(now time.Time) time.Duration {
+				d.deps.InTouchFor = func(now time.Time) time.Duration {
 					if tt.hadLeaders {
 						return time.Hour
 					}

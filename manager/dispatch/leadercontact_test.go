@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-func TestContact_ALongGapBeginsAgain(t *testing.T) {
+func TestLeaderContact_ALongGapBeginsAgain(t *testing.T) {
 	const gap = 3 * time.Second
 	begin := time.Unix(1000, 0)
 	at := func(seconds int) time.Time { return begin.Add(time.Duration(seconds) * time.Second) }
-	var c contact
+	var c leaderContact
 	for _, step := range []struct {
 		answered, asked int // seconds
 		want            time.Duration
@@ -26,7 +26,7 @@ func TestContact_ALongGapBeginsAgain(t *testing.T) {
 			t.Errorf("%d s, last answer at %d s: leaders have answered for %s, want %s", step.asked, step.answered, got, step.want)
 		}
 	}
-	if got := new(contact).unbroken(begin, gap); got != 0 {
+	if got := new(leaderContact).unbroken(begin, gap); got != 0 {
 		t.Errorf("no leader has ever answered: got %s, want 0", got)
 	}
 }

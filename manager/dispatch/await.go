@@ -19,26 +19,27 @@ import (
 )
 
 const (
-	// settledTimeout bounds the wait of a caller that names no earlier deadline.
-	settledTimeout = 30 * time.Second
-	// roundTimeout bounds one question to all managers. A node that does not answer may count as
-	// down by the next one.
+	// awaitTimeout bounds the wait of a caller that sets no earlier deadline.
+	awaitTimeout = 30 * time.Second
+	// roundTimeout bounds one question to all managers. In the next round, a node that did not
+	// answer may count as down.
 	roundTimeout = 3 * time.Second
-	// roundPause follows a round in which some nodes had no session: they are about to begin
-	// another one, or about to count as down.
+	// roundPause follows a round in which some ready nodes had no session. Such a node is about to
+	// begin another session, or is about to count as down.
 	roundPause = 50 * time.Millisecond
 )
 
-// Settled waits until every ready node, whichever manager serves it, has programmed what this
-// manager knows now: its kernel and its name server are as the newest assignments say. It does not
-// wait for nodes that lag. A worker calls it without an index; a manager calls it with the index
-// for the nodes that the called manager serves.
-func (s *Server) Settled(ctx context.Context, req *swarmv1.SettledRequest) (*swarmv1.SettledResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, settledTimeout)
+// AwaitProgrammed waits until every ready node has programmed what this manager knows now: the
+// node's kernel and the name server of its containers match the newest assignments. It does not
+// wait for nodes that lag. A worker calls it without an index, and then the manager asks all
+// managers about the nodes that they serve. It calls the others with an index: a manager that is
+// called with an index waits only for the nodes that it serves itself.
+func (s *Server) AwaitProgrammed(ctx context.Context, req *swarmv1.AwaitProgrammedRequest) (*swarmv1.AwaitProgrammedResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, awaitTimeout)
 	defer cancel()
 	if index := req.GetIndex(); index > 0 {
 		nodes, err := s.programmedHere(ctx, index)
-		return settledResponse(nodes), err
+		return programmedOn(nodes), err
 	}
 	s.mu.Lock()
 	index := s.markedIndex
@@ -49,7 +50,7 @@ func (s *Server) Settled(ctx context.Context, req *swarmv1.SettledRequest) (*swa
 		cancel()
 		missing := missingReady(s.deps.Store.View(), nodes)
 		if len(missing) == 0 {
-			return settledResponse(nodes), nil
+			return programmedOn(nodes), nil
 		}
 		if err := pause.For(ctx, roundPause); err != nil {
 			return nil, fmt.Errorf("index %d is not programmed on nodes %s: %w", index, strings.Join(missing, ", "), err)
@@ -57,12 +58,13 @@ func (s *Server) Settled(ctx context.Context, req *swarmv1.SettledRequest) (*swa
 	}
 }
 
-func settledResponse(nodes []string) *swarmv1.SettledResponse {
-	return &swarmv1.SettledResponse{Nodes: uint32(len(nodes)), NodeIds: nodes}
+func programmedOn(nodes []string) *swarmv1.AwaitProgrammedResponse {
+	return &swarmv1.AwaitProgrammedResponse{Nodes: uint32(len(nodes)), NodeIds: nodes}
 }
 
-// programmedAnywhere asks all managers at once. A manager that does not answer counts as one
-// without nodes. A node whose session has just moved may be named twice.
+// programmedAnywhere asks all managers at the same time, and returns the nodes that have programmed
+// the changes up to the index, or lag. A manager that does not answer counts as a manager without
+// nodes. A node whose session has just moved to another manager may be in the list twice.
 func (s *Server) programmedAnywhere(ctx context.Context, index uint64) []string {
 	var (
 		mu  sync.Mutex // guards all
@@ -96,12 +98,12 @@ func (s *Server) programmedAt(ctx context.Context, manager string, index uint64)
 	if err != nil {
 		return nil, err
 	}
-	answer, err := swarmv1.NewDispatcherClient(conn).Settled(ctx, &swarmv1.SettledRequest{Index: index})
+	answer, err := swarmv1.NewDispatcherClient(conn).AwaitProgrammed(ctx, &swarmv1.AwaitProgrammedRequest{Index: index})
 	return answer.GetNodeIds(), transport.FromStatus(err)
 }
 
-// programmedHere waits for the ready nodes whose sessions are served here, and returns them. Nodes
-// that lag are among them.
+// programmedHere waits until the ready nodes that this manager serves have programmed the changes
+// up to the index, and returns these nodes. It also returns the nodes that lag.
 func (s *Server) programmedHere(ctx context.Context, index uint64) (nodes []string, err error) {
 	sessions, err := s.markedUpTo(ctx, index)
 	if err != nil {
@@ -112,10 +114,10 @@ func (s *Server) programmedHere(ctx context.Context, index uint64) (nodes []stri
 		if !isReady(view, x.node) {
 			continue
 		}
-		open, lags := x.waitProgrammed(ctx)
+		open, lags := x.awaitProgrammed(ctx)
 		if lags {
 			s.sampled.Log(slog.LevelWarn, "lags "+x.node,
-				"a node does not act on its assignments: tasks that stop do not wait for it", "node", x.node, "for", lagAfter)
+				"a node does not program its assignments: tasks that stop do not wait for it", "node", x.node, "for", lagAfter)
 		}
 		if open {
 			nodes = append(nodes, x.node)
