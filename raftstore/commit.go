@@ -39,8 +39,8 @@ func (s *Store) CommitGroups(ctx context.Context, actor string, groups []*swarmv
 		return 0, nil, err
 	}
 	for _, r := range reqs {
-		s.client.begin(r)
-		defer s.client.end(r)
+		s.requests.begin(r)
+		defer s.requests.end(r)
 	}
 	results = make([]error, len(groups))
 	var first []*proposal

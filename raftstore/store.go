@@ -122,7 +122,7 @@ type Store struct {
 	disk   *logstore.Store
 	stable *logstore.StallingStable
 
-	client     *client
+	requests   *requestSession
 	queue      *queue
 	leadership *leadership
 	peers      *peers
@@ -145,7 +145,7 @@ func Open(cfg Config, deps Deps) (*Store, error) {
 	}
 	deps.Log = orDiscard(deps.Log)
 	s := &Store{
-		cfg: cfg, deps: deps, log: deps.Log, fsm: newFSM(), client: newClient(ident.RandomBytes(16)),
+		cfg: cfg, deps: deps, log: deps.Log, fsm: newFSM(), requests: newRequestSession(ident.RandomBytes(16)),
 		queue: newQueue(), leadership: newLeadership(), peers: newPeers(), announce: newAnnouncer(), closed: make(chan struct{}),
 		raftStopped: make(chan struct{}),
 	}

@@ -26,13 +26,13 @@ func (s *State) Apply(index uint64, data []byte, changes []RowChange) ([]*swarmv
 	e := &entry{index: index, time: env.GetTime(), changes: changes}
 	answers := make([]*swarmv1.Answer, len(env.GetRequests()))
 	for i, r := range env.GetRequests() {
-		a := s.sessions.lookup(r)
+		a := s.requests.lookup(r)
 		if a == nil {
 			a = s.applyRequest(e, env, r)
 			if env.GetFormat() < formatRefusals {
 				addWords(a)
 			}
-			s.sessions.remember(index, r, a)
+			s.requests.remember(index, r, a)
 		}
 		answers[i] = a
 	}

@@ -26,7 +26,7 @@ type Snapshot struct {
 }
 
 // Snapshot returns a snapshot of the state. It copies no rows, because a view is immutable.
-func (s *State) Snapshot() Snapshot { return Snapshot{View: s.View(), sessions: s.sessions.save()} }
+func (s *State) Snapshot() Snapshot { return Snapshot{View: s.View(), sessions: s.requests.save()} }
 
 // Write writes the snapshot to w. A Snapshot without sessions, as one that is made from a View
 // alone, is valid too: it forgets which requests were applied.
@@ -182,7 +182,7 @@ func (c *chunkReader) load(st *State) error {
 			rows++
 		}
 		for _, s := range chunk.GetSessions() {
-			st.sessions.load(s)
+			st.requests.load(s)
 		}
 		if end := chunk.GetEnd(); end != nil {
 			if end.GetObjects() != rows {

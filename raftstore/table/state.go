@@ -10,13 +10,13 @@ import (
 // entries and makes Views, which others read.
 type State struct {
 	index    uint64
-	sessions sessions
+	requests requestSessions
 
 	tables *tables
 }
 
 // NewState returns the empty state.
-func NewState() *State { return &State{sessions: newSessions(), tables: newTables()} }
+func NewState() *State { return &State{requests: newRequestSessions(), tables: newTables()} }
 
 // Advance records that the log entry with the given index has no changes for the tables. Raft's
 // configuration entries are such entries.
