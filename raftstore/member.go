@@ -293,7 +293,7 @@ func (s *Store) removeSelf(ctx context.Context) error {
 // once the store closes, because a Raft that shuts down leaves some requests unanswered (see
 // quiesce).
 func (s *Store) ask(ctx context.Context, what string, request func() raft.Future) error {
-	if !s.queue.enter() {
+	if !s.queue.beginRequest() {
 		return fmt.Errorf("%s: %w", what, watch.ErrClosed)
 	}
 	done := make(chan error, 1)
