@@ -28,8 +28,9 @@ type Snapshot struct {
 // Snapshot returns a snapshot of the state. It copies no rows, because a view is immutable.
 func (s *State) Snapshot() Snapshot { return Snapshot{View: s.View(), sessions: s.requests.save()} }
 
-// Write writes the snapshot to w. A Snapshot without sessions, as one that is made from a View
-// alone, is valid too: it forgets which requests were applied.
+// Write writes the snapshot to w. A caller may make a Snapshot from a View alone. Such a snapshot
+// has no request sessions, so a state that is read from it does not know which requests were
+// already applied.
 func (s Snapshot) Write(w io.Writer) error {
 	out := &chunkWriter{w: bufio.NewWriterSize(w, chunkBytes)}
 	_, out.err = out.w.WriteString(snapshotMagic)
@@ -146,7 +147,8 @@ func (c *chunkReader) message(m interface{ UnmarshalVT([]byte) error }) error {
 		return fmt.Errorf("a chunk of %d bytes is too large", n)
 	}
 	if uint64(cap(c.buf)) < n {
-		// The buffer grows with the data that arrives, so that a damaged length costs no memory.
+		// The buffer grows with the data that is read, so that a damaged length cannot make this
+		// process allocate gigabytes.
 		c.buf = make([]byte, 0, min(n, 4*chunkBytes))
 	}
 	c.buf = c.buf[:0]
