@@ -149,9 +149,9 @@ func (s *Store) Latest(ctx context.Context) (*table.View, error) {
 
 // ReadIndex returns an index. A view with that index or a higher one includes every change whose
 // Commit has returned, on any member, before the call. A read after ReadIndex and WaitIndex is
-// therefore linearizable. ReadIndex costs one round of
-// heartbeats, and one RPC more if this member is not the leader. It retries transient failures as
-// Commit does, and then returns errdefs.ErrUnavailable.
+// therefore linearizable. ReadIndex costs one round of heartbeats, and one RPC more if this member
+// is not the leader. It retries transient failures as Commit does, and then returns
+// errdefs.ErrUnavailable.
 func (s *Store) ReadIndex(ctx context.Context) (index uint64, err error) {
 	err = s.retry(ctx, nil, func() (err error) {
 		index, err = s.queryReadIndex(ctx)
