@@ -53,8 +53,8 @@ func (m *Members) Apply(changes []*swarmv1.AssignmentChange) {
 	}
 }
 
-// Known reports whether the managers have sent any member. As long as it is false, Holds is false
-// for every node.
+// Known reports whether the managers have sent at least one member. Before that, Holds is false for
+// every node.
 func (m *Members) Known() bool {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
@@ -101,7 +101,8 @@ func Guest(st *swarmv1.NodeState) bool {
 }
 
 // KeysOf returns the public keys that the row of a node allows: the key of its newest certificate,
-// and the key before it until a session with the newest key has been seen.
+// and the previous key. The managers delete the previous key from the row when the node opens a
+// session with the newest one.
 func KeysOf(n *swarmv1.Node) [][]byte {
 	var out [][]byte
 	for _, k := range [][]byte{n.GetPublicKey(), n.GetPreviousKey()} {

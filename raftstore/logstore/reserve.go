@@ -35,7 +35,7 @@ func (r *ReservedSpace) Extend() {
 	if err != nil || st.Size() == r.sizeAtReserve && !r.failed {
 		return
 	}
-	err = disk.Ahead(r.path, reserveBytes)
+	err = disk.ReserveBeyondEnd(r.path, reserveBytes)
 	if err != nil && !r.failed {
 		r.log.Warn("cannot reserve disk space for the Raft log; free space on the disk", "err", err)
 	}
