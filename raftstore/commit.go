@@ -22,11 +22,11 @@ import (
 // ErrFailedPrecondition (the leader has another cluster epoch, see Recover). A refused group has
 // changed nothing.
 //
-// Commit retries transient failures itself, and a retry never applies a change twice. If the
-// retries do not succeed within Timeouts.Leader, the error is ErrUnavailable. The error of ctx and
-// ErrUnavailable leave the outcome unknown: the group may still be applied. The error is
-// ErrInvalidArgument for an invalid change, and ErrPermissionDenied, ErrUnauthenticated or
-// ErrResourceExhausted if the leader does not accept the call. These errors are not retried.
+// Commit retries transient failures itself, and a retry never applies a change twice. It stops
+// after Timeouts.Leader with ErrUnavailable; a call to the leader that is running then may take as
+// long again. The error of ctx and ErrUnavailable leave the outcome unknown: the group may still be
+// applied. Commit does not retry if a change is invalid (ErrInvalidArgument), or if the leader does
+// not accept the call (ErrPermissionDenied, ErrUnauthenticated or ErrResourceExhausted).
 func (s *Store) Commit(ctx context.Context, actor string, changes ...*swarmv1.Change) (uint64, error) {
 	index, results, err := s.CommitGroups(ctx, actor, []*swarmv1.Group{{Changes: changes}})
 	if err != nil {

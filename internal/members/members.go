@@ -1,9 +1,9 @@
 // Package members holds what a node knows about the members of the cluster without asking a
-// manager: the public keys that each member may use now. Managers send the keys to every node with
-// the peerings of its session, and the worker stores them for the next run of the daemon. Code that
-// accepts data from another node asks this package: the blob server about its clients, and gossip
-// about the senders of packets. A manager checks connections with the rows themselves instead. The
-// package does no I/O and runs no goroutine.
+// manager: the public keys that each member may use now. In the session of a node, a manager sends
+// one swarmv1.Peering for each member, which has the keys. The worker stores them for the next run
+// of the daemon. Code that accepts data from another node asks this package: the blob server about
+// its clients, and gossip about the senders of packets. A manager does not use it to check
+// connections, because it has the rows of all nodes. The package does no I/O and runs no goroutine.
 package members
 
 import (
@@ -88,8 +88,8 @@ func NeverReported(st *swarmv1.NodeState) bool {
 	return st.GetState() != swarmv1.NodeState_READY && st.GetSessionEpoch() == 0
 }
 
-// guestLimit is the total time that a node must have been up so that it no longer counts as a
-// guest.
+// guestLimit is the total time for which a node counts as a guest. Guest is false for a node that
+// has been up for longer.
 const guestLimit = 10 * time.Minute
 
 // Guest reports whether a node is down and has been up for less than ten minutes in total. A host

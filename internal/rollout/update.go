@@ -64,10 +64,10 @@ func (u Update) RollingBack() bool {
 // StartFirst says whether a new task starts before the task that it replaces stops.
 func (u Update) StartFirst() bool { return u.Config.GetOrder() == swarmv1.UpdateConfig_START_FIRST }
 
-// Failed says whether the task has failed in this update: the update created the task, the task
-// has the template of the current revision, and it ended by itself before it had run for the
-// monitor time. A task that ended with exit code 0 has failed, too, if its restart policy starts
-// another one after it, because the service should run for ever.
+// Failed says whether the task has failed in this update: the update created the task, the task has
+// the template of the current revision, and it ended by itself before it had run for the monitor
+// time. A task that ended with exit code 0 has failed, too, if its restart policy starts another
+// one after it, because the service should run for ever.
 func (u Update) Failed(t Task) bool {
 	if t.Revision.GetTemplate() != u.Template || t.Row.GetUpdate() != u.Version || !t.endedEarly() {
 		return false

@@ -76,8 +76,8 @@ func (r *Ring) Encode(lock *UnlockKey) []byte {
 }
 
 // ParseRing parses the output of Encode. If the keys are not encrypted, it ignores lock. ParseRing
-// returns ErrLocked if they are encrypted and lock is nil,
-// ErrWrongUnlockKey if another key encrypted it, and errdefs.ErrDataLoss if the file is damaged.
+// returns ErrLocked if they are encrypted and lock is nil, ErrWrongUnlockKey if another key
+// encrypted it, and errdefs.ErrDataLoss if the file is damaged.
 func ParseRing(data []byte, lock *UnlockKey) (*Ring, error) {
 	block, rest := pem.Decode(data)
 	if block == nil || block.Type != pemRing || len(strings.TrimSpace(string(rest))) != 0 {

@@ -23,16 +23,16 @@ var errNotServed = errdefs.ErrUnavailable.WithMessage("this node does not serve 
 // a manager for the second time.
 func (l *Listener) GRPC() net.Listener { return l.open(ProtoGRPC) }
 
-// Workers opens the sub-listener for gRPC connections of workers. Serve it with WorkerOptions.
-// In all other respects it is like GRPC.
+// Workers opens the sub-listener for gRPC connections of workers. Serve it with WorkerOptions. In
+// all other respects it is like GRPC.
 func (l *Listener) Workers() net.Listener { return l.open(subWorkers) }
 
 // Strangers opens the sub-listener for gRPC connections of strangers. Serve it with
 // StrangerOptions. In all other respects it is like GRPC.
 func (l *Listener) Strangers() net.Listener { return l.open(subStrangers) }
 
-// Raft opens the sub-listener for Raft connections. PeerOf names the node of a connection.
-// In all other respects it is like GRPC.
+// Raft opens the sub-listener for Raft connections. PeerOf names the node of a connection. In all
+// other respects it is like GRPC.
 func (l *Listener) Raft() net.Listener { return l.open(ProtoRaft) }
 
 // Blob opens the sub-listener for connections to the blob server. PeerOf names the node of a

@@ -24,7 +24,7 @@ const maxLevels = 64
 // RemoveAll removes the file or tree at path. A missing path is not an error. The tree may have any
 // depth. os.RemoveAll keeps a descriptor open for each level, and a container can make more levels
 // than the daemon may have descriptors. RemoveAll keeps at most maxLevels open, and moves deeper
-// folders to the top of the tree. It follows no links. After an error it goes on with the rest. It
+// folders to the top of the tree. It follows no links. After an error it removes the rest. It
 // returns the first error, which names the entry but not the folders above it.
 func RemoveAll(ctx context.Context, path string) error {
 	parent, err := os.OpenFile(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)

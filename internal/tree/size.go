@@ -20,10 +20,9 @@ var ErrPartial = errors.New("it has too many files or too many levels of folders
 // Size returns the disk usage in bytes of all files below the folder at path. A file with several
 // names (hard links) counts a share for each name, so Size need not remember which files it has
 // counted. If a file also has names outside of the tree, only a part of its size counts. Size
-// follows no symbolic links and
-// keeps at most maxLevels folders open. Containers may change the tree during the call; entries
-// that disappear do not count. A missing folder has size 0. With ErrPartial, Size returns the size
-// of the entries that it has counted.
+// follows no symbolic links and keeps at most maxLevels folders open. Containers may change the
+// tree during the call; entries that disappear do not count. A missing folder has size 0. With
+// ErrPartial, Size returns the size of the entries that it has counted.
 func Size(ctx context.Context, path string) (int64, error) {
 	top, err := os.OpenFile(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -11,8 +11,8 @@ import (
 )
 
 // A snapshot consists of snapshotMagic, a SnapshotHeader, and SnapshotChunks of about chunkBytes. A
-// uvarint length precedes each message. Rows are ordered by table and key, so that a restore only
-// appends. The last chunk is marked as the end and contains the number of rows.
+// uvarint length precedes each message. Rows are ordered by table and key, so a restore only
+// appends. The last chunk has a SnapshotEnd, which contains the number of rows.
 const (
 	snapshotMagic = "swarm snapshot 1\n"
 	chunkBytes    = 256 << 10
