@@ -47,8 +47,8 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 			if err != nil {
 				f.halt(fmt.Errorf("apply log entry %d: %w", l.Index, err))
 				// Raft runs this function on the goroutine that applies the log and takes
-				// snapshots. Its end ensures that no later entry is applied and that no snapshot
-				// includes this entry, so the entry fails again at the next start.
+				// snapshots. End that goroutine: no later entry is applied, no snapshot includes
+				// this entry, and the entry fails again at the next start.
 				runtime.Goexit()
 			}
 			out[i], changes = &result{term: l.Term, answers: answers}, changed

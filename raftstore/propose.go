@@ -66,8 +66,8 @@ func (q *queue) beginRequest() bool {
 	return true
 }
 
-// quiesce prevents that Raft gets more entries and requests. It then waits, for at most
-// quiesceTimeout, until Raft has answered those that it has. It must run before Raft is shut down.
+// quiesce ends the supply of entries and requests to Raft. It then waits, for at most
+// quiesceTimeout, until Raft has answered those that it has. Call it before Raft is shut down.
 // A Raft that is shut down leaves two kinds unanswered: entries that are committed but not applied
 // yet, and requests that wait in a channel of Raft, because nobody receives them any more.
 func (q *queue) quiesce() {
