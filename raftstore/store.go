@@ -199,9 +199,9 @@ func (s *Store) guardRemoval(from, to uint64) error {
 	if err != nil {
 		return err
 	}
-	// A removal from an entry before the first one does not shorten the log. Raft asks for it if
-	// the leader's entry at the index of the snapshot has another term than the snapshot. GetLog
-	// returns that term although the entry is no longer in the log.
+	// Raft compares an entry with the leader's only after it has found the previous entry, in the
+	// log or as the last entry of the snapshot. So it never removes from an index before the first
+	// entry, and a removal of covered entries from the first one cannot be a contradiction.
 	fromStart := from == first
 	covered := min(to, applied) <= snapshot
 	if fromStart && covered {
