@@ -141,7 +141,7 @@ func (r *Runtime) removeFolders(ctx context.Context, id string) error {
 // containers' data to other users of the host. It is called when the daemon starts, before any
 // other method.
 func (r *Runtime) Recover() error {
-	err := private.Close(r.cfg.StateDir)
+	err := private.Restrict(r.cfg.StateDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}

@@ -20,14 +20,14 @@ import (
 // It works around a property of hashicorp/raft (v1.7.3, replicate and pipelineReplicate in
 // replication.go): a leader tells followers what is committed only with the next entries or after
 // CommitTimeout (50-100 ms), and its heartbeats do not carry the commit index, so that they never
-// wait for a follower's disk. See hashicorp/raft#28 and #282. Without announcements a follower's
-// view lags by that time after every pause. Config.NoAnnouncements turns them off, and
-// TestAnnounce_StillNeeded fails when Raft no longer needs them.
+// wait for a follower's disk. See hashicorp/raft#28 and #282. Without announcements, a follower's
+// view would lag by CommitTimeout whenever no entry follows. Config.NoAnnouncements turns them off,
+// and TestAnnounce_StillNeeded fails when Raft no longer needs them.
 type announcer struct {
 	mu      sync.Mutex // guards the rest
 	index   uint64
 	term    uint64
-	changed broadcast.Signal // sent when index grows
+	changed broadcast.Signal // sent when index rises
 }
 
 func newAnnouncer() *announcer { return &announcer{} }
@@ -92,9 +92,9 @@ func (s *Store) announceTo(ctx context.Context, to raft.Server) error {
 	}
 }
 
-// announceRetries is how often an announcement is repeated if it arrived before its entry, which
-// travels on another connection. The delays are 1, 2, 4, 8 and 16 ms; after that, Raft's own
-// message is due.
+// announceRetries is the number of times that an announcement is repeated if it arrived before its
+// entry, which travels on another connection. The delays are 1, 2, 4, 8 and 16 ms. Raft's own
+// message follows soon after that.
 const announceRetries = 5
 
 // sendAnnouncement sends one announcement. It returns false if the member does not have the entry

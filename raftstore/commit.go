@@ -14,12 +14,19 @@ import (
 	"swarm/raftstore/watch"
 )
 
-// Commit applies changes as one group, all or none, whichever member leads, and returns the index
-// of the log entry. If the group is refused, the error is errdefs.ErrAborted (a row has another
-// version), ErrAlreadyExists (the row or its unique name exists) or ErrNotFound (the row does not
-// exist). It is ErrInvalidArgument for an invalid change, and ErrUnavailable if no leader answers
-// within Timeouts.Leader. The outcome is unknown after ErrUnavailable and after the error of ctx.
-// Commit retries transient failures itself; a retry never applies a change twice.
+// Commit applies changes as one group: all of them or none. Every member can call it, whichever
+// member leads. It returns the index of the log entry.
+//
+// If the group is refused, the error is errdefs.ErrAborted (a row has another version),
+// ErrAlreadyExists (the row or its unique name exists), ErrNotFound (the row does not exist) or
+// ErrFailedPrecondition (the leader has another cluster epoch, see Recover). A refused group has
+// changed nothing.
+//
+// Commit retries transient failures itself, and a retry never applies a change twice. It stops
+// after Timeouts.Leader with ErrUnavailable; a call to the leader that is running then may take as
+// long again. The error of ctx and ErrUnavailable leave the outcome unknown: the group may still be
+// applied. Commit does not retry if a change is invalid (ErrInvalidArgument), or if the leader does
+// not accept the call (ErrPermissionDenied, ErrUnauthenticated or ErrResourceExhausted).
 func (s *Store) Commit(ctx context.Context, actor string, changes ...*swarmv1.Change) (uint64, error) {
 	index, results, err := s.CommitGroups(ctx, actor, []*swarmv1.Group{{Changes: changes}})
 	if err != nil {
@@ -28,35 +35,30 @@ func (s *Store) Commit(ctx context.Context, actor string, changes ...*swarmv1.Ch
 	return index, results[0]
 }
 
-// CommitGroups applies groups independently: results[i] is nil if group i was applied, else the
-// reason why it was refused, as for Commit. Groups enter the log in the given order, but a change
-// of leader may reorder groups in different log entries. index is the highest log index that was
-// reported. If err is not nil, the outcome of some groups is unknown, and results holds only what
-// is known.
+// CommitGroups applies groups independently. results[i] is nil if group i was applied, or the error
+// of Commit that says why it was refused. Groups enter the log in the given order, but a change of
+// leader may reorder groups in different log entries. index is the highest index of these entries.
+// If err is not nil, the outcome of some groups is unknown, and results[i] is also nil for these
+// groups.
 func (s *Store) CommitGroups(ctx context.Context, actor string, groups []*swarmv1.Group) (index uint64, results []error, err error) {
 	reqs, err := split(actor, groups)
 	if err != nil {
 		return 0, nil, err
 	}
 	for _, r := range reqs {
-		s.client.begin(r)
-		defer s.client.end(r)
+		s.requests.begin(r)
+		defer s.requests.end(r)
+	}
+	// The leader queues all requests before it waits for the first answer, so that the requests
+	// share log entries. Another member sends one request after the other to the leader.
+	queued := make([]*proposal, len(reqs))
+	if s.raft.State() == raft.Leader {
+		queued = s.enqueue(ctx, reqs...)
 	}
 	results = make([]error, len(groups))
-	var first []*proposal
-	if s.raft.State() == raft.Leader {
-		first = s.enqueue(ctx, reqs...)
-	}
 	at := 0
 	for i, r := range reqs {
-		var a *swarmv1.Answer
-		var err error
-		if first != nil {
-			a, err = s.await(ctx, first[i])
-		}
-		if first == nil || isRetryable(err) {
-			a, err = s.commit(ctx, r, err)
-		}
+		a, err := s.commitRequest(ctx, r, queued[i])
 		if err != nil {
 			return index, results, fmt.Errorf("commit: %w", err)
 		}
@@ -114,18 +116,25 @@ func (s *Store) await(ctx context.Context, p *proposal) (*swarmv1.Answer, error)
 	}
 }
 
-// commit sends one request to the leader until it is answered. cause is the error of an earlier
-// try, or nil.
-func (s *Store) commit(ctx context.Context, r *swarmv1.Request, cause error) (a *swarmv1.Answer, err error) {
-	err = s.retry(ctx, cause, func() (err error) {
+// commitRequest returns the answer to one request. queued is the proposal of the request in the
+// queue of this member, or nil if the request was not queued. If that proposal fails, for example
+// because leadership moves, commitRequest proposes the request again.
+func (s *Store) commitRequest(ctx context.Context, r *swarmv1.Request, queued *proposal) (a *swarmv1.Answer, err error) {
+	if queued != nil {
+		if a, err = s.await(ctx, queued); !isRetryable(err) {
+			return a, err
+		}
+	}
+	err = s.retry(ctx, err, func() (err error) {
 		a, err = s.proposeOnce(ctx, r)
 		return err
 	})
 	return a, err
 }
 
-// retry calls attempt until it succeeds, fails with an error that is not retryable, or
-// Timeouts.Leader has passed. cause is the error of an earlier try, or nil.
+// retry calls attempt until it succeeds, until it fails with an error that is not retryable, or
+// until Timeouts.Leader has passed. It does not interrupt an attempt that is running at that time.
+// cause is the error of an attempt before the call of retry, or nil if there was none.
 func (s *Store) retry(ctx context.Context, cause error, attempt func() error) error {
 	deadline, cancel := context.WithTimeout(ctx, s.cfg.Timeouts.Leader)
 	defer cancel()
@@ -139,17 +148,14 @@ func (s *Store) retry(ctx context.Context, cause error, attempt func() error) er
 		if cause = attempt(); cause == nil {
 			return nil
 		}
-		if f, ok := cause.(*permanentError); ok {
-			return f.error
-		}
 		if !isRetryable(cause) {
 			return cause
 		}
 	}
 }
 
-// proposeOnce proposes the request once: to this member's Raft if it leads, else to the leader by
-// RPC.
+// proposeOnce proposes the request once. If this member leads, it gives the request to its Raft.
+// Otherwise it sends the request to the leader.
 func (s *Store) proposeOnce(ctx context.Context, r *swarmv1.Request) (*swarmv1.Answer, error) {
 	if s.raft.State() == raft.Leader {
 		return s.await(ctx, s.enqueue(ctx, r)[0])
@@ -160,7 +166,7 @@ func (s *Store) proposeOnce(ctx context.Context, r *swarmv1.Request) (*swarmv1.A
 		return err
 	})
 	if errdefs.IsInvalidArgument(err) || errdefs.IsResourceExhausted(err) || errdefs.IsPermissionDenied(err) || errdefs.IsUnauthorized(err) {
-		return nil, &permanentError{err}
+		return nil, permanentError{err} // the leader refuses the call itself
 	}
 	if err != nil {
 		return nil, err
@@ -178,7 +184,7 @@ func (s *Store) proposeOnce(ctx context.Context, r *swarmv1.Request) (*swarmv1.A
 func (s *Store) backOff(ctx, deadline context.Context, leaderChanged <-chan struct{}, try int, cause error) error {
 	wait := min(5*time.Millisecond<<min(try, 6), 200*time.Millisecond)
 	if s.Leader() == "" {
-		wait = time.Hour // only an election helps
+		wait = time.Hour // no attempt can succeed before an election, which closes leaderChanged
 	}
 	timer := time.NewTimer(wait/2 + rand.N(wait))
 	defer timer.Stop()
@@ -198,9 +204,6 @@ func (s *Store) backOff(ctx, deadline context.Context, leaderChanged <-chan stru
 	}
 	return nil
 }
-
-// permanentError marks an error that a retry cannot change.
-type permanentError struct{ error }
 
 // noLeaderError explains why no leader accepts a request: this member's disk fails, or the cluster
 // has no leader.

@@ -7,9 +7,9 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// compactLog takes a snapshot whenever the entries since the last snapshot exceed both that
-// snapshot's size and SnapshotBytes, and then truncates the log to TrailingBytes. So a member
-// writes less than three times the committed bytes, however large the state is.
+// compactLog takes a snapshot whenever the entries since the last snapshot are larger than that
+// snapshot and than SnapshotBytes. It then shortens the log to TrailingBytes. So a member writes
+// less than three times the committed bytes, however large the state is.
 func (s *Store) compactLog(ctx context.Context) error {
 	limit := s.cfg.SnapshotBytes
 	reserved := s.disk.ReservedSpace(s.log)
@@ -37,15 +37,15 @@ func (s *Store) compactLog(ctx context.Context) error {
 }
 
 // Trim frees the memory that is kept for followers and watchers that are behind. Call it when the
-// manager is idle, because then nobody is behind. A follower that is behind anyway is served from
-// the disk, and such a watcher gets ErrResync.
+// manager is idle, because then they have usually read everything. A follower that has not is
+// served from the disk, and a watcher that has not gets watch.ErrResync.
 func (s *Store) Trim() {
 	s.fsm.feed.DropOld()
 	s.disk.DropCache()
 }
 
-// snapshot takes a snapshot, truncates the log to trailing entries, but at least one, and returns
-// the size of the snapshot in bytes.
+// snapshot takes a snapshot, removes all entries from the log except the newest (the number is
+// trailing, or 1 if trailing is 0), and returns the size of the snapshot in bytes.
 func (s *Store) snapshot(trailing uint64) (int64, error) {
 	s.snapshots.Lock() // Raft reads TrailingLogs only when it truncates the log
 	defer s.snapshots.Unlock()
@@ -62,7 +62,7 @@ func (s *Store) snapshot(trailing uint64) (int64, error) {
 	s.disk.SnapshotTaken(before)
 	meta, r, err := f.Open()
 	if err != nil {
-		return 0, nil //nolint:nilerr // the size is only used to skip work
+		return 0, nil //nolint:nilerr // without the size, compactLog only takes the next snapshot earlier
 	}
 	return meta.Size, r.Close()
 }

@@ -5,10 +5,13 @@
 //
 // Below it: package table has the tables and the rules of Apply, watch publishes views and changes,
 // logstore keeps the log on disk, and transport carries Raft's messages. No other packages import
-// hashicorp/raft. Only managers use this package: control, planner, dispatch and ca call a Store,
-// and cmd constructs it.
+// hashicorp/raft.
+//
+// Only managers use this package. Packages adapter/member and cmd/swarm open a Store, and package
+// manager and those below it call it, except the planner, which gets a View and returns changes.
+// adapter/monitor reads the status.
 //
 // Goroutines: Open starts the goroutines of Raft and of the transport, and Close ends them. Run
-// starts the proposers, the leadership watcher, one announcer for each other member, and the log
-// compactor, and waits for all of them.
+// starts all others and waits for them, for example the proposers, the watcher of the leadership,
+// and the compactor of the log.
 package raftstore

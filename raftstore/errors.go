@@ -1,15 +1,19 @@
 package raftstore
 
 import (
+	"context"
+	"errors"
 	"fmt"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/hashicorp/raft"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore/table"
+	"swarm/raftstore/watch"
 )
 
 var errNoLeader = errdefs.ErrUnavailable.WithMessage("the managers have no leader: more than half of them must be up and reach each other (swarm node ls)")
@@ -18,20 +22,38 @@ func invalid(format string, args ...any) error {
 	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(format, args...))
 }
 
+// permanentError marks an error that a retry cannot change.
+type permanentError struct{ error }
+
+// Unwrap returns the error that is marked.
+func (e permanentError) Unwrap() error { return e.error }
+
+// isRetryable reports whether a request may be proposed again after err. Every error is retryable
+// except a permanentError, the end of a context, and the end of this store. Nearly all other errors
+// mean that leadership moves or that the disk of the leader fails. A request that was already
+// applied is not applied again (see requestSession).
+func isRetryable(err error) bool {
+	var permanent permanentError
+	return err != nil && !errors.As(err, &permanent) &&
+		!errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) &&
+		!errors.Is(err, watch.ErrClosed) && !errors.Is(err, raft.ErrRaftShutdown)
+}
+
 // refusalError returns the error for the result of a group, or nil if the group was applied. The
-// words of the error are made here, because the replicated result has none.
+// words of the error are made here, because a replicated result has words only in format 1.
 func refusalError(r *swarmv1.GroupResult) error {
 	if r.GetError() == "" && r.GetCode() == 0 {
 		return nil
 	}
-	text := r.GetError() // from an entry of format 1
+	text := r.GetError() // set only in format 1
 	if text == "" {
 		text = table.Explain(r.GetRefusal())
 	}
 	return errgrpc.ToNative(status.Error(codes.Code(r.GetCode()), text))
 }
 
-// fillResults stores the refusals of an answer in into, by group.
+// fillResults stores the refusals of an answer in the slice into, which has one error for each
+// group of the request.
 func fillResults(a *swarmv1.Answer, into []error) {
 	for _, r := range a.GetRefused() {
 		if int(r.GetGroup()) < len(into) {

@@ -6,7 +6,6 @@ import (
 
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore/table"
-	"swarm/raftstore/watch"
 )
 
 // actor is the author of the changes that the store commits by itself.
@@ -16,29 +15,25 @@ const actor = "raftstore"
 // knows, and the build's version. It writes the row at the start and whenever the row is wrong or
 // missing.
 func (s *Store) publishFormat(ctx context.Context) error {
-	for {
+	for ctx.Err() == nil && !s.isClosed() {
 		view, w := s.Watch(table.RaftMember, table.Cluster)
-		for err := error(nil); err == nil; {
+		for {
 			mine, _ := view.RaftMembers.Get(s.cfg.NodeID)
 			if view.Cluster() != nil && (mine.GetFormat() != table.Format || mine.GetBuild() != s.cfg.Build) {
 				row := &swarmv1.RaftMember{NodeId: s.cfg.NodeID, Format: table.Format, Build: s.cfg.Build}
 				if !s.commitUntilDone(ctx, table.Put(row)) {
-					return nil
+					break
 				}
 			}
-			var b watch.Batch
-			b, err = w.Next(ctx)
+			b, err := w.Next(ctx)
+			if err != nil {
+				break // ctx has ended, the store is closed, or the watcher fell behind and a new one is needed
+			}
 			view = b.View
 		}
 		w.Close()
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-s.closed:
-			return nil
-		default: // the watcher fell behind: start a new one
-		}
 	}
+	return nil
 }
 
 // commitUntilDone retries the commit until it succeeds. It returns false if ctx ends or the store
@@ -87,7 +82,7 @@ func (s *Store) reconcileMembers(ctx context.Context) error {
 					s.log.Debug("cannot update the cluster's format and members; retrying", "node", s.cfg.NodeID, "err", err)
 				}
 			}
-			_, _ = w.NextOr(ctx, changed) // any event, or an error: compare again
+			_, _ = w.NextOr(ctx, changed) // after any change or error, the loop compares again
 			w.Close()
 		}
 		return nil

@@ -46,6 +46,10 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 			answers, changed, err := f.state.Apply(l.Index, l.Data, changes)
 			if err != nil {
 				f.halt(fmt.Errorf("apply log entry %d: %w", l.Index, err))
+				// Raft runs this function on the goroutine that applies the log and takes
+				// snapshots. End that goroutine: no later entry is applied, no snapshot includes
+				// this entry, and the entry fails again at the next start.
+				runtime.Goexit()
 			}
 			out[i], changes = &result{term: l.Term, answers: answers}, changed
 		} else {
@@ -63,15 +67,13 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 // Apply applies one entry.
 func (f *fsm) Apply(l *raft.Log) any { return f.ApplyBatch([]*raft.Log{l})[0] }
 
-// halt stops the member because its state would diverge from the other members'. It ends the
-// goroutine that applies the log, so no later entry is applied and no snapshot is taken, and the
-// same entry fails again at the next start. Readers keep the last view.
+// halt gives Run the reason why this member must stop: its state would diverge from the state of
+// the other members. Run returns the first reason. Readers keep the last view.
 func (f *fsm) halt(err error) {
 	select {
 	case f.halted <- err:
-	default:
+	default: // halted already holds a reason
 	}
-	runtime.Goexit()
 }
 
 // Snapshot returns the current state. It copies no rows, because a view is immutable.

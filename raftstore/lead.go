@@ -11,13 +11,14 @@ import (
 	"swarm/internal/broadcast"
 )
 
-// leadership is what this member knows about leadership: its own as a context, and a signal for
-// every change.
+// leadership records whether this member leads, and since when it has known no leader.
 type leadership struct {
-	changes broadcast.Signal // sent at every change of leader
+	// changes is sent when this member learns of another leader or of the loss of the leader, and
+	// when its own leadership begins or ends.
+	changes broadcast.Signal
 
 	mu              sync.Mutex      // guards the rest
-	term            context.Context // ends with this leadership; nil while not leading
+	leading         context.Context // ends when this member no longer leads; nil if it does not lead
 	cancel          context.CancelFunc
 	leaderlessSince time.Time // zero while a leader is known
 }
@@ -47,25 +48,25 @@ func (l *leadership) notify() { l.changes.Broadcast() }
 func (l *leadership) begin(ctx context.Context) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.term, l.cancel = context.WithCancel(ctx)
+	l.leading, l.cancel = context.WithCancel(ctx)
 	l.changes.Broadcast()
 }
 
 func (l *leadership) end() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.term == nil {
+	if l.leading == nil {
 		return
 	}
 	l.cancel()
-	l.term, l.cancel = nil, nil
+	l.leading, l.cancel = nil, nil
 	l.changes.Broadcast()
 }
 
 func (l *leadership) current() (context.Context, <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.term, l.changes.Changed()
+	return l.leading, l.changes.Changed()
 }
 
 // watchLeadership turns Raft's leadership signals into a context. Leadership begins only after a
@@ -75,12 +76,13 @@ func (s *Store) watchLeadership(ctx context.Context) error {
 	for {
 		select {
 		case leads := <-s.raft.LeaderCh():
-			s.leadership.end() // if leadership was lost and regained, there may be only one signal
+			// A former leadership may have ended without a signal: LeaderCh keeps only the newest.
+			s.leadership.end()
 			if !leads {
 				continue
 			}
 			if err := s.ask(ctx, "wait for the barrier of the term", func() raft.Future { return s.raft.Barrier(0) }); err != nil {
-				continue // lost again, and the next signal says so, or the store closes
+				continue // leadership is lost already, which the next signal reports, or the store closes
 			}
 			s.log.Info("this manager leads", "node", s.cfg.NodeID, "index", s.View().Index())
 			s.peers.reset()
@@ -92,13 +94,14 @@ func (s *Store) watchLeadership(ctx context.Context) error {
 }
 
 // Lead runs fn each time this member becomes the leader. The view then includes everything that was
-// committed before. The context of fn ends with leadership; fn must then return, and may be run
-// again. Lead returns nil when ctx ends or the store is closed, and returns the error of fn if fn
-// fails while this member leads. Run must be running.
+// committed before. The context of fn ends when this member no longer leads, and fn must then
+// return. If fn returns nil earlier, Lead runs it again only in the next leadership. Lead returns
+// nil when ctx ends or the store is closed. It returns the error of fn if fn fails while this
+// member leads. Run must be running.
 func (s *Store) Lead(ctx context.Context, fn func(ctx context.Context) error) error {
 	for {
-		term, leaderChanged := s.leadership.current()
-		if term == nil {
+		leading, leaderChanged := s.leadership.current()
+		if leading == nil {
 			select {
 			case <-leaderChanged:
 				continue
@@ -108,25 +111,25 @@ func (s *Store) Lead(ctx context.Context, fn func(ctx context.Context) error) er
 				return nil
 			}
 		}
-		if err := within(ctx, term, fn); err != nil {
+		if err := runWhile(ctx, leading, fn); err != nil {
 			return err
 		}
 		select {
-		case <-term.Done():
+		case <-leading.Done():
 		case <-ctx.Done():
 			return nil
 		}
 	}
 }
 
-// within runs fn with a context that ends with ctx or with the term. It hides the error of fn if
-// either has ended.
-func within(ctx, term context.Context, fn func(context.Context) error) error {
+// runWhile runs fn with a context that ends when ctx or leading ends. It returns the error of fn,
+// or nil if the context of fn has ended, because that end is the usual reason for the error.
+func runWhile(ctx, leading context.Context, fn func(context.Context) error) error {
 	run, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(term, cancel)()
+	defer context.AfterFunc(leading, cancel)()
 	err := fn(run)
-	if run.Err() != nil || errors.Is(err, context.Canceled) && term.Err() != nil {
+	if run.Err() != nil || errors.Is(err, context.Canceled) && leading.Err() != nil {
 		return nil
 	}
 	return err
@@ -135,8 +138,8 @@ func within(ctx, term context.Context, fn func(context.Context) error) error {
 // IsLeader reports whether this member leads and has applied everything that earlier leaders
 // committed.
 func (s *Store) IsLeader() bool {
-	term, _ := s.leadership.current()
-	return term != nil && s.raft.State() == raft.Leader
+	leading, _ := s.leadership.current()
+	return leading != nil && s.raft.State() == raft.Leader
 }
 
 // Leader returns the node id of the leader as far as this member knows, or "" if it knows none.
@@ -146,7 +149,7 @@ func (s *Store) Leader() string {
 }
 
 // LeaderlessSince returns the time since which this member has known no leader, or the zero time if
-// it knows one. That leader may have failed a moment ago.
+// it knows one. A leader that has just failed counts as known until Raft notices the failure.
 func (s *Store) LeaderlessSince() time.Time {
 	if s.Leader() != "" {
 		return time.Time{}

@@ -23,7 +23,7 @@ const catchUpTimeout = time.Minute
 // Server is a member of the Raft configuration.
 type Server struct {
 	ID     string
-	Voter  bool // false while it catches up
+	Voter  bool // false while the member catches up
 	Leader bool
 	// Reachable is accurate only on the leader. Other members report true for the leader and
 	// themselves, and false for the rest.
@@ -32,9 +32,9 @@ type Server struct {
 
 // peers records what this member's Raft observes about the other members.
 type peers struct {
-	mu     sync.Mutex // guards the rest
-	failed map[raft.ServerID]bool
-	config broadcast.Signal // sent when the members change
+	mu     sync.Mutex             // guards the rest
+	failed map[raft.ServerID]bool // members whose heartbeats fail
+	config broadcast.Signal       // sent when the members change
 }
 
 func newPeers() *peers {
@@ -47,8 +47,9 @@ func (p *peers) configChanged() <-chan struct{} {
 	return p.config.Changed()
 }
 
-// set records whether the member's heartbeats fail, and reports whether that has changed.
-func (p *peers) set(id raft.ServerID, failed bool) bool {
+// setFailed records whether the heartbeats to a member fail. changed is true if the record was
+// different before.
+func (p *peers) setFailed(id raft.ServerID, failed bool) (changed bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	was := p.failed[id]
@@ -89,15 +90,15 @@ func (s *Store) watchPeers(ctx context.Context) error {
 				s.leadership.setLeaderKnown(s.Leader() != "")
 				s.leadership.notify()
 			case raft.FailedHeartbeatObservation:
-				if s.peers.set(d.PeerID, true) {
+				if changed := s.peers.setFailed(d.PeerID, true); changed {
 					s.log.Warn("another manager cannot be reached", "node", string(d.PeerID), "since", d.LastContact)
 				}
 			case raft.ResumedHeartbeatObservation:
-				if s.peers.set(d.PeerID, false) {
+				if changed := s.peers.setFailed(d.PeerID, false); changed {
 					s.log.Info("another manager can be reached again", "node", string(d.PeerID))
 				}
 			case raft.PeerObservation:
-				s.peers.set(d.Peer.ID, false)
+				s.peers.setFailed(d.Peer.ID, false)
 				s.peers.reconfigured()
 			}
 		case <-ctx.Done():
@@ -151,16 +152,18 @@ func (s *Store) Servers() []Server {
 	return out
 }
 
-// AddVoter makes the node a voter. The node first catches up as a non-voter, so that the others can
-// go on committing, and becomes a voter once it has applied the whole state. The node's store must
-// be open and reachable through Deps. AddVoter fails and removes the node again if it does not
-// catch up within a minute. It does nothing if the node is a voter already.
+// AddVoter makes the node a voter. The node first catches up without a vote, so that the other
+// members can commit without it, and becomes a voter once it has applied the whole state. The
+// node's store must be open and reachable through Deps. If the node does not catch up within a
+// minute, AddVoter removes it again and returns an error. AddVoter does nothing if the node is a
+// voter already.
 func (s *Store) AddVoter(ctx context.Context, id string) error {
 	return s.configure(ctx, swarmv1.ConfigureRequest_ADD, id)
 }
 
-// RemoveServer removes a member. It returns errdefs.ErrFailedPrecondition if fewer than a majority
-// of the remaining voters are reachable, and does nothing if the node is not a member.
+// RemoveServer removes a member. If the member leads, it first transfers leadership, and the next
+// leader removes it. RemoveServer returns errdefs.ErrFailedPrecondition if fewer than a majority of
+// the remaining voters are reachable, and does nothing if the node is not a member.
 func (s *Store) RemoveServer(ctx context.Context, id string) error {
 	return s.configure(ctx, swarmv1.ConfigureRequest_REMOVE, id)
 }
@@ -181,7 +184,7 @@ func (s *Store) configure(ctx context.Context, action swarmv1.ConfigureRequest_A
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*catchUpTimeout)
 	defer cancel()
-	// This does not use callLeader, because the action may move leadership.
+	// callLeader would cancel the call when leadership moves, which the action may cause.
 	_, err = rpc.Configure(ctx, &swarmv1.ConfigureRequest{Action: action, NodeId: id})
 	return errgrpc.ToNative(err)
 }
@@ -207,8 +210,8 @@ func (s *Store) add(ctx context.Context, id string) error {
 			return nil
 		}
 	}
-	// The log no longer reaches back to its first entry, so the new member starts from this
-	// snapshot (see logstore.Store.Protect).
+	// This snapshot removes the first entries from the log. The new member therefore gets the
+	// snapshot, which it needs as its start (see logstore.Store.Protect).
 	if _, err := s.snapshot(1); err != nil {
 		return fmt.Errorf("add manager %s: take a snapshot: %w", id, err)
 	}
@@ -268,8 +271,8 @@ func (s *Store) remove(ctx context.Context, id string) error {
 	return s.ask(ctx, "remove manager "+id, func() raft.Future { return s.raft.RemoveServer(raft.ServerID(id), 0, 0) })
 }
 
-// removeSelf transfers leadership first and lets the next leader remove this member, so that the
-// cluster is never without a leader.
+// removeSelf transfers leadership and then asks the next leader to remove this member. If the
+// leader removed itself, the cluster would have no leader until the next election.
 func (s *Store) removeSelf(ctx context.Context) error {
 	if err := s.ask(ctx, "hand over leadership", s.raft.LeadershipTransfer); err != nil {
 		return err
@@ -289,11 +292,11 @@ func (s *Store) removeSelf(ctx context.Context) error {
 	}
 }
 
-// ask gives Raft a request and waits for the answer or for the end of ctx. It gives Raft nothing
-// once the store closes, because a Raft that shuts down leaves some requests unanswered (see
-// quiesce).
+// ask gives Raft a request and waits for the answer or for the end of ctx. When the store closes,
+// ask returns watch.ErrClosed and gives Raft nothing, because a Raft that is shut down leaves some
+// requests unanswered (see quiesce).
 func (s *Store) ask(ctx context.Context, what string, request func() raft.Future) error {
-	if !s.queue.enter() {
+	if !s.queue.beginRequest() {
 		return fmt.Errorf("%s: %w", what, watch.ErrClosed)
 	}
 	done := make(chan error, 1)

@@ -2,7 +2,6 @@ package raftstore
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -24,7 +23,7 @@ const (
 	proposers = 2
 )
 
-// proposal is one request that waits to enter the log. This member is the leader.
+// proposal is a request in the queue of the leader.
 type proposal struct {
 	ctx  context.Context
 	req  *swarmv1.Request
@@ -43,22 +42,23 @@ type queue struct {
 	waiting []*proposal
 	wake    chan struct{}
 
-	// submit is held from taking a batch until Raft has it, so that the log keeps the order of the
-	// queue. It guards stopped.
-	submit   sync.Mutex
-	stopped  bool           // set by quiesce: nothing more is given to Raft
-	inFlight sync.WaitGroup // entries and requests that Raft has not answered
+	// submitting guards stopped. A proposer also holds it from the time when it takes a batch until
+	// Raft has the batch, so that the log keeps the order of the queue.
+	submitting sync.Mutex
+	stopped    bool           // set by quiesce: nothing more is given to Raft
+	inFlight   sync.WaitGroup // entries and requests that Raft has not answered
 }
 
 // quiesceTimeout bounds the wait in quiesce. Without a majority, Raft answers only when it is shut
 // down.
 const quiesceTimeout = 2 * time.Second
 
-// enter reports whether a request may be given to Raft. The caller must call inFlight.Done after
-// Raft has answered it.
-func (q *queue) enter() bool {
-	q.submit.Lock()
-	defer q.submit.Unlock()
+// beginRequest counts a request that the caller is about to give to Raft. The caller must call
+// inFlight.Done after Raft has answered the request. After quiesce, beginRequest counts nothing and
+// returns false: the caller must not give Raft the request.
+func (q *queue) beginRequest() bool {
+	q.submitting.Lock()
+	defer q.submitting.Unlock()
 	if q.stopped {
 		return false
 	}
@@ -66,13 +66,14 @@ func (q *queue) enter() bool {
 	return true
 }
 
-// quiesce stops giving entries and requests to Raft and waits until Raft has answered those in
-// flight. It must run before Raft is shut down, because Raft never answers an entry that is
-// committed but not yet applied at that moment, nor a request that no loop of Raft has taken.
+// quiesce ends the supply of entries and requests to Raft. It then waits, for at most
+// quiesceTimeout, until Raft has answered those that it has. Call it before Raft is shut down.
+// A Raft that is shut down leaves two kinds unanswered: entries that are committed but not applied
+// yet, and requests that wait in a channel of Raft, because nobody receives them any more.
 func (q *queue) quiesce() {
-	q.submit.Lock()
+	q.submitting.Lock()
 	q.stopped = true
-	q.submit.Unlock()
+	q.submitting.Unlock()
 	answered := make(chan struct{})
 	go func() {
 		defer close(answered)
@@ -163,8 +164,8 @@ func (s *Store) propose(ctx context.Context) error {
 	}
 }
 
-// awaitRaft waits for Raft's answer to an entry. It returns watch.ErrClosed after Raft was shut
-// down, because Raft then leaves entries unanswered (see quiesce and fsm.halt).
+// awaitRaft waits for Raft's answer to an entry. It returns watch.ErrClosed once Raft is shut down,
+// because Raft then leaves entries unanswered (see quiesce).
 func (s *Store) awaitRaft(future raft.ApplyFuture) error {
 	answer := make(chan error, 1)
 	go func() { answer <- future.Error() }()
@@ -179,8 +180,8 @@ func (s *Store) awaitRaft(future raft.ApplyFuture) error {
 // submit takes a batch and gives it to Raft as one entry. It does not wait for the disk or for
 // other members. The batch is empty if nothing waits.
 func (s *Store) submit() ([]*proposal, raft.ApplyFuture, error) {
-	s.queue.submit.Lock()
-	defer s.queue.submit.Unlock()
+	s.queue.submitting.Lock()
+	defer s.queue.submitting.Unlock()
 	if s.queue.stopped {
 		return nil, nil, nil
 	}
@@ -217,12 +218,4 @@ func (s *Store) deliver(batch []*proposal, future raft.ApplyFuture, err error) {
 		p.done <- outcome{answer: res.answers[i]}
 	}
 	s.announce.committed(future.Index(), res.term)
-}
-
-// isRetryable reports whether a request may be proposed again after err. Its session and sequence
-// number keep it from being applied twice. Nearly every error of Raft means that leadership is
-// changing or that the disk failed.
-func isRetryable(err error) bool {
-	return err != nil && !errors.Is(err, watch.ErrClosed) && !errors.Is(err, raft.ErrRaftShutdown) &&
-		!errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
 }

@@ -14,25 +14,26 @@ import (
 	"swarm/raftstore/table"
 )
 
-// SaveSnapshot writes this replica's state to w, not encrypted: the caller must encrypt it. Call
-// ReadIndex and WaitIndex first to include everything that is committed.
+// SaveSnapshot writes this replica's state to w, in plain text: the caller must encrypt it. To
+// include everything that is committed, call Latest first.
 func (s *Store) SaveSnapshot(w io.Writer) error {
-	// Sessions are left out: the restored cluster has other members, and no client waits for old
-	// answers.
+	// The saved state has no request sessions: the restored cluster has another epoch, so the old
+	// requests cannot be proposed again.
 	if err := (table.Snapshot{View: s.View()}).Write(w); err != nil {
 		return fmt.Errorf("save snapshot: %w", err)
 	}
 	return nil
 }
 
-// Recover makes this member the only one and applies everything in its log and snapshots, committed
-// or not. Use it when a majority is lost for good. It raises the cluster's epoch, so that members
-// with the old state cannot rejoin. No store may be open on Dir. Open the store afterwards.
+// Recover makes this member the only member of the cluster. It applies all entries of the log in
+// Dir, also those that were never committed. Use it when a majority of the members is lost for
+// good. It raises the cluster's epoch, so that members with the old state cannot rejoin. No store
+// may be open on Dir. Open the store afterwards.
 func Recover(cfg Config, deps Deps) error {
 	f := &recoveryFSM{newFSM()}
 	err := offline(cfg, deps, func(conf *raft.Config, disk *logstore.Store, trans raft.Transport) error {
 		done := make(chan error, 1)
-		go func() { // fsm.halt ends the goroutine that applies
+		go func() { // the fsm ends this goroutine if it cannot apply an entry
 			done <- raft.RecoverCluster(conf, f, disk, disk, disk.Snapshots(), trans, soleMember(cfg.NodeID))
 		}()
 		select {
@@ -56,10 +57,10 @@ func (r *recoveryFSM) Snapshot() (raft.FSMSnapshot, error) {
 	return r.fsm.Snapshot()
 }
 
-// Restore writes a saved state into an empty Dir, as a cluster with this member only and with a new
-// epoch. It reads the whole snapshot before it writes anything. It returns
-// errdefs.ErrInvalidArgument for an invalid snapshot, and ErrFailedPrecondition if Dir holds a
-// state. Open the store afterwards.
+// Restore writes a state that SaveSnapshot has saved into an empty Dir. The cluster then has only
+// this member, and a new epoch. Restore reads the whole snapshot before it writes anything. It
+// returns errdefs.ErrInvalidArgument for an invalid snapshot, and ErrFailedPrecondition if Dir
+// holds a state. Open the store afterwards.
 func Restore(cfg Config, deps Deps, saved io.Reader) error {
 	st, err := table.ReadSnapshot(saved)
 	if err != nil {
@@ -93,7 +94,7 @@ func Restore(cfg Config, deps Deps, saved io.Reader) error {
 	return nil
 }
 
-// offline opens the disk without running Raft, calls do, and closes the disk.
+// offline opens the disk, calls do, and closes the disk. It does not run Raft.
 func offline(
 	cfg Config, deps Deps, do func(conf *raft.Config, disk *logstore.Store, trans raft.Transport) error,
 ) error {
@@ -112,9 +113,9 @@ func offline(
 	return errors.Join(do(conf, disk, trans), disk.Close())
 }
 
-// EnsureSnapshot takes a snapshot unless the last one includes index. Then this replica knows the
-// state at index as soon as it is opened again. It applies entries that are only in the log later,
-// once a leader has told it which of them are committed.
+// EnsureSnapshot takes a snapshot unless the last one includes index. When the store is opened
+// again, its first view is the state of the last snapshot, so it includes index. Entries that are
+// only in the log are missing from that view until a leader says which of them are committed.
 func (s *Store) EnsureSnapshot(ctx context.Context, index uint64) error {
 	last, err := strconv.ParseUint(s.raft.Stats()["last_snapshot_index"], 10, 64)
 	if err == nil && last >= index {
@@ -123,8 +124,8 @@ func (s *Store) EnsureSnapshot(ctx context.Context, index uint64) error {
 	return s.Snapshot(ctx)
 }
 
-// Snapshot takes a snapshot and truncates the log. The store does so by itself when the log has
-// grown.
+// Snapshot takes a snapshot and removes old entries from the log. The store also does this by
+// itself when the log has grown.
 func (s *Store) Snapshot(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return ctx.Err()

@@ -27,7 +27,7 @@ type Refresher struct {
 	waiting atomic.Int32
 	queries atomic.Uint64 // requests to the leader so far
 
-	lock          chan struct{} // holds one token; its holder may use the fields below
+	lock          chan struct{} // a mutex for the fields below; one can wait for it in a select
 	lastQuery     time.Time     // time of the last request, answered or not
 	viewQueriedAt time.Time     // time of the request that returned view and err
 	view          *table.View
@@ -75,8 +75,9 @@ func (r *Refresher) View(ctx context.Context) (*table.View, error) {
 	return view, err
 }
 
-// ViewFor is View for a call from nodeID. If the replica knows the node, the leader is asked at
-// once. All other nodes, for example removed ones that keep calling, share the requests of View.
+// ViewFor returns a View for a call from nodeID. For a node that the replica knows, it asks the
+// leader without a wait. All other nodes, for example removed ones that still call, share the
+// requests of View.
 func (r *Refresher) ViewFor(ctx context.Context, nodeID string) (*table.View, error) {
 	if _, known := r.store.View().Nodes.Get(nodeID); known {
 		return r.store.Latest(ctx)

@@ -77,8 +77,8 @@ type service struct {
 // Service returns the RPC server for other members. Serve it to managers only.
 func (s *Store) Service() swarmv1.RaftServer { return &service{store: s} }
 
-// Propose proposes a request of another member; it is the leader's side of Commit. It does not
-// forward the request if this member does not lead, because the sender retries at the new leader.
+// Propose proposes a request of another member. It is the leader's part of Commit. If this member
+// does not lead, Propose returns errdefs.ErrUnavailable, and the sender asks the new leader.
 func (r *service) Propose(ctx context.Context, in *swarmv1.ProposeRequest) (*swarmv1.ProposeResponse, error) {
 	s, req := r.store, in.GetRequest()
 	for _, g := range req.GetGroups() {
@@ -127,7 +127,7 @@ func (r *service) ReadIndex(ctx context.Context, _ *swarmv1.ReadIndexRequest) (*
 }
 
 func (s *Store) readIndex(ctx context.Context) (uint64, error) {
-	if !s.IsLeader() { // also before the barrier of the term: the view may be old
+	if !s.IsLeader() { // IsLeader is also false before the barrier of the term, when the view may be old
 		return 0, s.notLeaderError()
 	}
 	index := s.View().Index()
@@ -147,10 +147,11 @@ func (s *Store) Latest(ctx context.Context) (*table.View, error) {
 	return s.WaitIndex(ctx, index)
 }
 
-// ReadIndex returns an index such that a view at that index includes every change whose commit was
-// reported before the call. With WaitIndex it makes reads linearizable. It costs one round of
-// heartbeats, and one RPC more if this member is not the leader. If there is no leader, ReadIndex
-// waits for one as long as Commit does, and then returns errdefs.ErrUnavailable.
+// ReadIndex returns an index. A view with that index or a higher one includes every change whose
+// Commit has returned, on any member, before the call. A read after ReadIndex and WaitIndex is
+// therefore linearizable. ReadIndex costs one round of heartbeats, and one RPC more if this member
+// is not the leader. It retries transient failures as Commit does, and then returns
+// errdefs.ErrUnavailable.
 func (s *Store) ReadIndex(ctx context.Context) (index uint64, err error) {
 	err = s.retry(ctx, nil, func() (err error) {
 		index, err = s.queryReadIndex(ctx)
@@ -175,7 +176,7 @@ func (s *Store) queryReadIndex(ctx context.Context) (uint64, error) {
 	return index, err
 }
 
-// Applied answers once this replica has applied the index.
+// Applied waits until this replica has applied the index. A leader calls it on a new member.
 func (r *service) Applied(ctx context.Context, in *swarmv1.AppliedRequest) (*swarmv1.AppliedResponse, error) {
 	view, err := r.store.WaitIndex(ctx, in.GetIndex())
 	if err != nil {

@@ -30,16 +30,17 @@ type Timeouts struct {
 	Heartbeat time.Duration
 	// Election is how long a candidate tries to win before it starts another election. 500 ms.
 	Election time.Duration
-	// Lease is how long a leader may fail to reach a majority before it steps down. 250 ms.
-	Lease time.Duration
-	// Leader is how long Commit and ReadIndex retry, and bounds each call to the leader. 5 s.
+	// LeaderLease is how long a leader may fail to reach a majority before it steps down. 250 ms.
+	LeaderLease time.Duration
+	// Leader is the limit for one call to the leader, and the time for which Commit and ReadIndex
+	// retry. 5 s.
 	Leader time.Duration
 }
 
 // Config describes the member and where it stores its state.
 type Config struct {
 	NodeID    string
-	ClusterID string // "" while unknown: then the cluster ids of peers are not compared
+	ClusterID string // if it is "", the cluster ids of peers are not checked
 	// Dir holds raft.db and snapshots/. If it is "", everything is kept in memory.
 	Dir      string
 	Timeouts Timeouts
@@ -53,13 +54,13 @@ type Config struct {
 	// TrailingBytes is how many bytes of entries stay in the log after a snapshot, for followers
 	// that are behind. 0 selects 32 MiB.
 	TrailingBytes int64
-	// SnapshotBytes is how many bytes of new entries cause a snapshot. The size of the last
-	// snapshot counts instead if that is larger. 0 selects 64 MiB.
+	// SnapshotBytes is the number of bytes of new entries after which the store takes a snapshot.
+	// If the last snapshot is larger, its size is the limit. 0 selects 64 MiB.
 	SnapshotBytes int64
-	// NoAnnouncements and NoImmediateElection turn off two workarounds for hashicorp/raft: the
-	// messages that tell followers about commits at once (see announcer), and the election that a
-	// sole voter starts at once (see electSoleVoter). Tests use them to find out whether Raft still
-	// needs the workarounds.
+	// NoAnnouncements and NoImmediateElection turn off two workarounds for hashicorp/raft. The
+	// first sends each commit to the followers immediately (see announcer). The second lets a sole
+	// voter start an election immediately (see electSoleVoter). Tests turn them off to find out
+	// whether Raft still needs them.
 	NoAnnouncements, NoImmediateElection bool
 }
 
@@ -70,12 +71,12 @@ func (c *Config) complete() error {
 	t := &c.Timeouts
 	t.Heartbeat = cmp.Or(t.Heartbeat, 500*time.Millisecond)
 	t.Election = cmp.Or(t.Election, 500*time.Millisecond)
-	t.Lease = cmp.Or(t.Lease, 250*time.Millisecond)
+	t.LeaderLease = cmp.Or(t.LeaderLease, 250*time.Millisecond)
 	t.Leader = cmp.Or(t.Leader, 5*time.Second)
 	c.TrailingBytes = cmp.Or(c.TrailingBytes, 32<<20)
 	c.SnapshotBytes = cmp.Or(c.SnapshotBytes, 64<<20)
-	if t.Lease > t.Heartbeat || t.Heartbeat > t.Election {
-		return invalid("open store: timeouts must not shrink from lease (%s) to heartbeat (%s) to election (%s)", t.Lease, t.Heartbeat, t.Election)
+	if t.LeaderLease > t.Heartbeat || t.Heartbeat > t.Election {
+		return invalid("open store: timeouts must not shrink from lease (%s) to heartbeat (%s) to election (%s)", t.LeaderLease, t.Heartbeat, t.Election)
 	}
 	return nil
 }
@@ -122,7 +123,7 @@ type Store struct {
 	disk   *logstore.Store
 	stable *logstore.StallingStable
 
-	client     *client
+	requests   *requestSession
 	queue      *queue
 	leadership *leadership
 	peers      *peers
@@ -145,7 +146,7 @@ func Open(cfg Config, deps Deps) (*Store, error) {
 	}
 	deps.Log = orDiscard(deps.Log)
 	s := &Store{
-		cfg: cfg, deps: deps, log: deps.Log, fsm: newFSM(), client: newClient(ident.RandomBytes(16)),
+		cfg: cfg, deps: deps, log: deps.Log, fsm: newFSM(), requests: newRequestSession(ident.RandomBytes(16)),
 		queue: newQueue(), leadership: newLeadership(), peers: newPeers(), announce: newAnnouncer(), closed: make(chan struct{}),
 		raftStopped: make(chan struct{}),
 	}
@@ -171,17 +172,21 @@ func (s *Store) open() (err error) {
 			return err
 		}
 	}
-	s.disk.Protect(s.checkRemoval)
+	s.disk.Protect(s.guardRemoval)
 	s.raft, err = raft.NewRaft(conf, s.fsm, s.disk, s.stable, s.disk.Snapshots(), s.trans)
 	return err
 }
 
-// checkRemoval is called before entries are removed from the log. It refuses to remove entries that
-// this member has applied but that no snapshot covers, and stops the member: after the removal, the
-// member's state would differ from the cluster's. Raft never asks for such a removal unless a
-// member has lost entries that it had acknowledged, for example because its disk was replaced with
-// an old copy. At the next start the member reads its state from the snapshot alone.
-func (s *Store) checkRemoval(from, to uint64) error {
+// guardRemoval is called before the entries with the indexes from to to are removed from the log.
+// It returns nil for the two removals that are normal:
+//   - Raft shortens the log from its first entry, up to an entry that a snapshot covers.
+//   - Raft removes entries that contradict the leader's log and that this member has not applied.
+//
+// If this member has applied a contradicting entry, its state differs from the cluster's.
+// guardRemoval then returns an error and halts the member. This happens only if another member has
+// lost entries that it had acknowledged, for example because its disk was replaced with an old
+// copy. At the next start the member reads its state from the snapshot alone.
+func (s *Store) guardRemoval(from, to uint64) error {
 	applied := s.View().Index()
 	if from > applied {
 		return nil
@@ -194,15 +199,17 @@ func (s *Store) checkRemoval(from, to uint64) error {
 	if err != nil {
 		return err
 	}
-	if from == first && min(to, applied) <= snapshot {
-		return nil // covered by a snapshot: the usual removal from the beginning of the log
+	// Raft compares an entry with the leader's only after it has found the previous entry, in the
+	// log or as the last entry of the snapshot. So it never removes from an index before the first
+	// entry, and a removal of covered entries from the first one cannot be a contradiction.
+	fromStart := from == first
+	covered := min(to, applied) <= snapshot
+	if fromStart && covered {
+		return nil
 	}
 	err = errdefs.ErrDataLoss.WithMessage(fmt.Sprintf("the leader's log contradicts entry %d, which this manager has applied (up to %d): "+
 		"another manager has lost its state; if this manager does not start again, demote it, remove its state and promote it", from, applied))
-	select {
-	case s.fsm.halted <- err:
-	default: // halted already holds a reason
-	}
+	s.fsm.halt(err)
 	return err
 }
 
@@ -223,20 +230,20 @@ func raftConfig(cfg Config, log *slog.Logger) *raft.Config {
 	conf.LocalID = raft.ServerID(cfg.NodeID)
 	conf.HeartbeatTimeout = cfg.Timeouts.Heartbeat
 	conf.ElectionTimeout = cfg.Timeouts.Election
-	conf.LeaderLeaseTimeout = cfg.Timeouts.Lease
+	conf.LeaderLeaseTimeout = cfg.Timeouts.LeaderLease
 	conf.Logger = raftLogger(log)
 	// The store takes snapshots by bytes (compactLog). Raft's own trigger counts entries and is
 	// disabled.
 	conf.SnapshotThreshold = 1 << 62
 	conf.TrailingLogs = 1 << 10
-	// Raft never answers proposals that are still in its buffer when it ends. The queue batches
-	// instead.
+	// The queue makes the batches. With its own batches, Raft has a buffer of proposals, and never
+	// answers those that are in the buffer when it is shut down.
 	conf.BatchApplyCh = false
 	return conf
 }
 
-// Run runs the store until ctx ends or the store is closed, and then returns nil. If the member can
-// no longer follow the log, Run returns the reason, and the process must exit.
+// Run runs the store until ctx ends or the store is closed, and then returns nil. If the member
+// cannot apply the log any further, Run returns the reason, and the process must exit.
 func (s *Store) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for range proposers {
@@ -273,8 +280,9 @@ func (s *Store) Run(ctx context.Context) error {
 	return err
 }
 
-// Close transfers leadership if this member leads other voters, and shuts Raft down. Call it after
-// Run has returned, or cancel Run's context right after it.
+// Close shuts Raft down. If this member leads a cluster with other voters, Close first transfers
+// the leadership to one of them. Call Close after Run has returned, or cancel the context of Run
+// directly after Close.
 func (s *Store) Close() error {
 	s.closeOnce.Do(func() {
 		if s.raft.State() == raft.Leader && s.voters() > 1 {
@@ -290,7 +298,7 @@ func (s *Store) Close() error {
 	return s.closeErr
 }
 
-// release frees whatever open has acquired, also after open failed.
+// release frees what open has acquired, also if open failed half-way.
 func (s *Store) release() error {
 	var errs []error
 	if s.raft != nil {
@@ -315,8 +323,8 @@ func (s *Store) NodeID() string { return s.cfg.NodeID }
 func (s *Store) View() *table.View { return s.fsm.view() }
 
 // WaitIndex waits until this replica has applied the entry with the given index, and returns a View
-// that includes it. Without a leader that may never happen, so bound ctx. It fails with the error
-// of ctx, or with errdefs.ErrUnavailable if the store is closed.
+// that includes it. Without a leader the wait may never end, so give ctx a deadline. WaitIndex
+// returns the error of ctx, or errdefs.ErrUnavailable if the store is closed.
 func (s *Store) WaitIndex(ctx context.Context, index uint64) (*table.View, error) {
 	return s.fsm.feed.WaitIndex(ctx, index)
 }
@@ -326,8 +334,8 @@ func (s *Store) Watch(tables ...table.ID) (*table.View, *watch.Watcher) {
 	return s.fsm.feed.Watch(tables...)
 }
 
-// Since returns a watcher of the changes after index, which an earlier view or batch reported. It
-// returns watch.ErrResync if those changes are no longer kept, or if index is newer than this
+// Since returns a watcher of the changes after index, which is the index of an earlier View. It
+// returns watch.ErrResync if these changes are no longer kept, or if index is newer than this
 // replica.
 func (s *Store) Since(index uint64, tables ...table.ID) (*watch.Watcher, error) {
 	return s.fsm.feed.Since(index, tables...)

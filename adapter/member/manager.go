@@ -93,5 +93,5 @@ func standing(self, leader string, nodes int, servers []raftstore.Server) node.M
 // starts an election. A leader that has lost the majority steps down in half of that time, before
 // another leader can be elected. Calls to the leader wait for a few elections, at least 5 seconds.
 func RaftTimeouts(silence time.Duration) raftstore.Timeouts {
-	return raftstore.Timeouts{Heartbeat: silence, Election: silence, Lease: silence / 2, Leader: max(5*time.Second, 4*silence)}
+	return raftstore.Timeouts{Heartbeat: silence, Election: silence, LeaderLease: silence / 2, Leader: max(5*time.Second, 4*silence)}
 }

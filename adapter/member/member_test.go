@@ -37,7 +37,7 @@ func TestStatus(t *testing.T) {
 func TestRaftTimeouts_LeaseEndsBeforeAnElection(t *testing.T) {
 	for _, silence := range []time.Duration{100 * time.Millisecond, 500 * time.Millisecond, 10 * time.Second} {
 		got := RaftTimeouts(silence)
-		if got.Lease >= got.Heartbeat || got.Heartbeat != silence || got.Leader < 5*time.Second || got.Leader < got.Heartbeat+got.Election {
+		if got.LeaderLease >= got.Heartbeat || got.Heartbeat != silence || got.Leader < 5*time.Second || got.Leader < got.Heartbeat+got.Election {
 			t.Errorf("%v: got %+v", silence, got)
 		}
 	}

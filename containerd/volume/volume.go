@@ -102,7 +102,7 @@ func (s *Store) closeFolders() error {
 	var all error
 	above := slices.Concat([]string{s.cfg.Dir, s.cfg.TasksDir}, folders(s.cfg.TasksDir), s.aboveData())
 	for _, dir := range above {
-		if err := private.Close(dir); !errors.Is(err, fs.ErrNotExist) {
+		if err := private.Restrict(dir); !errors.Is(err, fs.ErrNotExist) {
 			all = errors.Join(all, err)
 		}
 	}

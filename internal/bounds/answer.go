@@ -8,8 +8,8 @@ import (
 )
 
 const (
-	// MaxRecord is the longest log record that LogRecords accepts, in bytes. Workers cut lines at a
-	// quarter of it.
+	// MaxRecord is the longest log record that LogRecords accepts, in bytes. Workers split longer
+	// lines into records of at most a quarter of MaxRecord.
 	MaxRecord = 64 << 10
 	// MaxOutput is the largest output message of a process that Output accepts, in bytes.
 	MaxOutput = 1 << 20

@@ -12,8 +12,8 @@ const (
 	// MaxDescription is the largest description that Description returns, in bytes. A list of nodes
 	// has one description for each node.
 	MaxDescription = 128 << 10
-	// maxRawDescription is more than the description of any honest worker, whatever its host is, in
-	// bytes.
+	// maxRawDescription limits a description before it is cleaned, in bytes. No honest worker has a
+	// larger one, even on a large host.
 	maxRawDescription = 256 << 10
 
 	maxWord      = 128 // the length of a version, an architecture or the kind of a resource

@@ -4,11 +4,11 @@ package broadcast
 
 import "sync"
 
-// Signal announces changes to every goroutine that waits for one. Its zero value is ready for use,
-// and all methods may be called at once. A Signal must not be copied after its first use.
+// Signal announces changes to every goroutine that waits for one. Its zero value is ready for use.
+// A Signal is safe for concurrent use, and must not be copied after its first use.
 //
 // A waiter calls Changed first and reads the state second. A change between the two closes the
-// channel, so that no change is missed:
+// channel, so no change is missed:
 //
 //	for {
 //		changed := signal.Changed()
@@ -23,7 +23,7 @@ import "sync"
 //	}
 type Signal struct {
 	mu      sync.Mutex    // guards changed
-	changed chan struct{} // nil when nobody has asked since the last Broadcast
+	changed chan struct{} // nil until the first call of Changed after a Broadcast
 }
 
 // Changed returns a channel that the next call of Broadcast closes.

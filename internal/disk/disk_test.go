@@ -111,7 +111,7 @@ func TestAhead(t *testing.T) {
 	if err := f.Truncate(2 << 20); err != nil { // a hole
 		t.Fatal(err)
 	}
-	if err := Ahead(path, 1<<20); err != nil {
+	if err := ReserveBeyondEnd(path, 1<<20); err != nil {
 		t.Fatal(err)
 	}
 	if st, err := f.Stat(); err != nil || st.Size() != 2<<20 {
@@ -124,7 +124,7 @@ func TestAhead(t *testing.T) {
 	if _, err := f.WriteAt([]byte{1}, 4<<20); err == nil {
 		t.Error("the disk is not full after all")
 	}
-	if err := Ahead(path, 1<<20); !IsFull(err) {
+	if err := ReserveBeyondEnd(path, 1<<20); !IsFull(err) {
 		t.Errorf("more, of a full disk: got %v, want %v", err, syscall.ENOSPC)
 	}
 }

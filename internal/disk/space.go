@@ -19,7 +19,7 @@ type Space struct {
 	NoInodes bool
 }
 
-// Of returns the space of the file system that contains a folder.
+// Of returns the Space of the file system that contains a folder.
 func Of(dir string) (Space, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
@@ -48,10 +48,11 @@ func IsFull(err error) bool {
 		strings.Contains(err.Error(), unix.ENOSPC.Error()) || strings.Contains(err.Error(), unix.EDQUOT.Error()))
 }
 
-// Ahead reserves room for a file, so that writes succeed up to bytes beyond its present end, even
-// in holes and on a full disk. The size of the file does not change. Ahead does nothing on a file
+// ReserveBeyondEnd reserves disk blocks for a file, up to the given number of bytes beyond its
+// present end. Writes to the file up to that position then succeed even on a full disk, also in
+// holes of the file. The size of the file does not change. ReserveBeyondEnd does nothing on a file
 // system that does not support this.
-func Ahead(path string, bytes int64) error {
+func ReserveBeyondEnd(path string, bytes int64) error {
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
 		return err

@@ -48,8 +48,8 @@ type Watch struct {
 	complaint string // the last text that was logged; only Run uses it
 }
 
-// NewWatch makes a Watch and checks the disk once, so that Full is correct from the start. It
-// ignores an error of the reserve; Run tries again.
+// NewWatch makes a Watch and checks the disk once, so that Full is correct from the start. If the
+// reserve file cannot be created, NewWatch ignores the error, and Run tries again.
 func NewWatch(dir string, log *slog.Logger) (*Watch, error) {
 	w := &Watch{dir: dir, log: log}
 	_, err := w.check()
@@ -119,8 +119,8 @@ func (w *Watch) Full() string {
 	return fmt.Sprintf("its disk is full: make room on the file system of %s (%s), or run `swarm system prune`", w.dir, units.HumanSize(float64(w.space.Total)))
 }
 
-// Room returns errdefs.ErrResourceExhausted if the disk is full, or if it has no room for bytes
-// more. With bytes = 0 it refuses only if the disk is full.
+// Room returns errdefs.ErrResourceExhausted if the disk counts as full, or would after a write of
+// the given number of bytes. With bytes = 0 it only checks whether the disk counts as full now.
 func (w *Watch) Room(bytes int64) error {
 	if full := w.Full(); full != "" {
 		return errdefs.ErrResourceExhausted.WithMessage(full)
@@ -163,9 +163,9 @@ func (w *Watch) check() (reserve, err error) {
 	return w.keepLocked(), nil
 }
 
-// isFullLocked reports whether the disk counts as full. A full disk still has a little room, so
-// that running tasks can go on. A full disk counts as free again only with clearly more room, not
-// counting the room of the released reserve.
+// isFullLocked reports whether the disk counts as full. It counts as full when it still has a
+// little room, which running tasks need. Afterwards it counts as full until it has twice that room,
+// beside the room that the deleted reserve file has left.
 func (w *Watch) isFullLocked(s Space) bool {
 	least := leastFree(s)
 	if w.full {
@@ -177,7 +177,8 @@ func (w *Watch) isFullLocked(s Space) bool {
 func leastFree(s Space) uint64 { return min(s.Total/fullPart, fullBytes) }
 func reserveOf(s Space) uint64 { return min(s.Total/fullPart, reserveBytes) }
 
-// keepLocked creates the reserve if it is missing and there is ample room for it.
+// keepLocked creates the reserve file if it is missing, and if the disk will not count as full
+// after that.
 func (w *Watch) keepLocked() error {
 	if w.kept || w.space.Free < 2*leastFree(w.space)+2*reserveOf(w.space) {
 		return nil
@@ -194,6 +195,7 @@ func (w *Watch) keepLocked() error {
 	return nil
 }
 
+// releaseLocked deletes the reserve file, so that its room can be used.
 func (w *Watch) releaseLocked() error {
 	w.kept = false
 	if err := os.Remove(filepath.Join(w.dir, reserveFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -10,16 +10,16 @@ import (
 // it.
 const roomInterval = 50 * time.Millisecond
 
-// WhileRoom runs do, which writes data of unknown size. It cancels the context of do when room, for
-// example Watch.Room, refuses another byte. It then returns the error of room, unless do succeeded
-// nevertheless. A nil room never refuses.
+// WhileRoom runs do, which writes data of unknown size. Several times a second, it asks room (for
+// example Watch.Room) for one more byte. If room returns an error, WhileRoom cancels the context of
+// do, and returns that error if do fails too. If room is nil, WhileRoom only runs do.
 func WhileRoom(ctx context.Context, room func(bytes int64) error, do func(context.Context) error) error {
 	if room == nil {
 		return do(ctx)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var refused error // read when watch is done
+	var refused error // the error of room; read only after watch.Wait
 	var watch sync.WaitGroup
 	ended := make(chan struct{})
 	watch.Go(func() {

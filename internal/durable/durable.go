@@ -1,12 +1,13 @@
-// Package durable replaces files so that a crash or a power failure leaves either the old content
-// or the new one. It is a thin layer over google/renameio, which writes a temporary file, syncs it
-// and renames it; this package also syncs the folder, without which the new name may be lost.
+// Package durable replaces files. After a crash or a power failure, the file has either the old
+// content or the new one. The package is a thin layer over google/renameio, which writes a
+// temporary file, syncs it to the disk and renames it. This package also syncs the folder: without
+// that, a power failure may undo the renaming.
 //
-// It is for what a node cannot lose: its membership, its keys, its program. Files that need to
-// survive only this process, such as records of exits, are renamed into place by their owners
-// without fsync, which takes milliseconds. A process that is killed during a call may leave the
-// temporary file, whose name begins with a dot and the name of the file. The package has no
-// goroutines.
+// Use the package for files that a node cannot lose: its membership, its keys, its program. Do not
+// use it for files that need to survive only the process, such as records of exits. A rename
+// without fsync is enough for these, and an fsync takes milliseconds. A process that is killed
+// during a call may leave the temporary file. The name of that file is a dot, the name of the
+// replaced file, and random digits. The package has no goroutines.
 package durable
 
 import (
@@ -21,27 +22,29 @@ import (
 	"github.com/google/renameio/v2"
 )
 
-// WriteFile is Replace with data.
+// WriteFile replaces file, like Replace, by a file with data.
 func WriteFile(file string, data []byte, mode fs.FileMode) error {
 	return Replace(file, bytes.NewReader(data), mode)
 }
 
-// WriteFileAsOwner is WriteFile for a file of a user that root may write too, with sudo: the new
-// file has the owner and the group of the old one, if this user may give files away.
+// WriteFileAsOwner is WriteFile for the file of a user who may run this program with sudo. If the
+// program runs as root, the new file gets the owner and the group of the old file. Any other user
+// owns the file that he writes.
 func WriteFileAsOwner(file string, data []byte, mode fs.FileMode) error {
 	return replace(file, bytes.NewReader(data), mode, func(next *os.File) { keepOwner(file, next) }, syncFolder)
 }
 
-// Replace replaces file, whose folder must exist, by what content yields, with the given mode
-// whatever the umask. When it returns nil, the new content and its name are on the disk. When it
-// fails, the old file is still there, unless only the last step failed, which syncs the folder. A
-// symbolic link is replaced by a file.
+// Replace replaces file by a new file with the content and the mode. It ignores the umask. The
+// folder of the file must exist. A symbolic link is replaced by a file. When Replace returns nil,
+// the new content and its name are on the disk. When it returns an error, the old file is still
+// there, with one exception: if the sync of the folder fails, which is the last step, the new file
+// is there.
 func Replace(file string, content io.Reader, mode fs.FileMode) error {
 	return replace(file, content, mode, func(*os.File) {}, syncFolder)
 }
 
-// replace calls prepare with the new file before that gets its name, and sync with the folder
-// afterwards.
+// replace is Replace with two functions: it calls prepare with the new file before it renames the
+// file, and sync with the folder after that.
 func replace(file string, content io.Reader, mode fs.FileMode, prepare func(*os.File), sync func(dir string) error) error {
 	dir := filepath.Dir(file)
 	next, err := renameio.NewPendingFile(file, renameio.WithTempDir(dir), renameio.WithStaticPermissions(mode))

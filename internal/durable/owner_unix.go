@@ -7,8 +7,8 @@ import (
 	"syscall"
 )
 
-// keepOwner gives a new file to the owner and the group of the file old. It does nothing if there
-// is no such file, or if this user may not give files away: the new file is then this user's.
+// keepOwner sets the owner and the group of file to those of the file at the path old. It does
+// nothing if there is no file at old. It ignores an error, because only root may change an owner.
 func keepOwner(old string, file *os.File) {
 	if info, err := os.Stat(old); err == nil {
 		if st, ok := info.Sys().(*syscall.Stat_t); ok {

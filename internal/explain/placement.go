@@ -8,8 +8,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Unplaced returns why no node takes a task: "no suitable node (2 nodes: ...; 1 node: ...);
-// nearest: ...".
+// Unplaced returns why no node is suitable for a task: "no suitable node (2 nodes: ...; 1 node:
+// ...); nearest: ...". The nearest node is the one that passed the most filters of the planner.
 func Unplaced(u *swarmv1.Unplaced) string {
 	line := Refused(u)
 	if u.GetNearest() != "" {
@@ -18,7 +18,7 @@ func Unplaced(u *swarmv1.Unplaced) string {
 	return line
 }
 
-// Refused returns the same as Unplaced without the node that came nearest.
+// Refused returns the text of Unplaced without the nearest node.
 func Refused(u *swarmv1.Unplaced) string {
 	reasons := make([]string, 0, len(u.GetRefusals()))
 	for _, r := range u.GetRefusals() {
@@ -50,9 +50,9 @@ func Refusal(r *swarmv1.Refusal) string {
 	return fmt.Sprintf("%d %s: %s", r.GetNodes(), nodes, reason)
 }
 
-// PlacementHint returns what the user can do so that a node takes the task, or "" if nothing is
-// known. It speaks of the filter that refused the most nodes. A missing image comes first, because
-// no node will have it by chance. image is the reference of the task's image.
+// PlacementHint returns what the user can do so that a node becomes suitable for the task, or "" if
+// nothing is known. The hint is for the filter that refused the most nodes. If the image is missing
+// on some nodes, the hint is always for the image. image is the reference of the task's image.
 func PlacementHint(u *swarmv1.Unplaced, image string) string {
 	var worst *swarmv1.Refusal
 	for _, r := range u.GetRefusals() {

@@ -49,8 +49,8 @@ func PortWarnings(ports []*swarmv1.PortConfig, nodes []*swarmv1.NodeInfo) []stri
 	return out
 }
 
-// about says whether the conflict is about the port. Several ports may have one number, each on
-// another address.
+// about reports whether the conflict is about the port. It compares the addresses too, because a
+// service may publish the same number on several addresses.
 func about(c *swarmv1.PortConflict, p *swarmv1.PortConfig) bool {
 	ip := ""
 	if a := publish.Address(p); a.IsValid() {

@@ -20,8 +20,8 @@ func TaskName(service string, t *swarmv1.Task) string {
 	return service + "." + t.GetNodeId()
 }
 
-// TaskError returns why the task has no node, or else the error that its worker reported. It
-// returns "" if there is neither.
+// TaskError returns why no node is suitable for the task, if it has no node, and the error that its
+// worker reported, if it has one. It returns "" if there is no error.
 func TaskError(st *swarmv1.TaskStatus) string {
 	if u := st.GetUnplaced(); u != nil && st.GetState() <= swarmv1.TaskState_PENDING {
 		return Unplaced(u)
@@ -60,7 +60,7 @@ func WithoutClass(text string) string {
 }
 
 // ImageHint returns what the user can do if the error of a task says that its image could not be
-// fetched, and "" if the error is about something else or already says what to do.
+// fetched. It returns "" for any other error, and for an error that already says what to do.
 func ImageHint(err, image string) string {
 	if spec.LacksImage(err) {
 		return ""

@@ -11,7 +11,8 @@ import (
 	"github.com/docker/docker-credential-helpers/credentials"
 )
 
-// A helper is a program docker-credential-NAME. Docker's library client speaks its protocol.
+// A helper is a program with the name docker-credential-NAME. Package client, which is a library of
+// Docker, speaks its protocol.
 
 // tokenUser is the username with which the secret is an identity token.
 const tokenUser = "<token>"
@@ -51,7 +52,7 @@ func erase(ctx context.Context, helper, key string) error {
 type program struct {
 	helper string
 	cmd    *exec.Cmd
-	err    error // of Output, because the library does not wrap it
+	err    error // the error of Output, which the error of the library does not wrap
 }
 
 // in returns the function that prepares the helper for the library. The helper is killed when ctx

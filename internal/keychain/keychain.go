@@ -1,13 +1,14 @@
 // Package keychain keeps a user's credentials for registries where Docker keeps them: in
-// config.json, or in the credential helper that config.json names. It finds what `docker login` has
-// stored, and Docker finds what it has stored.
+// config.json, or in the credential helper that config.json names. `swarm login` and `docker login`
+// therefore share their credentials.
 //
-// The package owns the format of the members auths, credsStore and credHelpers of the file, and the
-// protocol of the helpers. It leaves every other member as it is. It refuses to write a file that
-// it cannot read. Package cli calls it. It has no goroutines.
+// The package knows the members auths, credsStore and credHelpers of the file, and the protocol of
+// the helpers. It does not change any other member, and never writes a file that it cannot read.
+// Package cli calls it. It has no goroutines.
 //
-// The file is not read with github.com/docker/cli/cli/config/configfile, because that writes only
-// the members it knows, and refuses the whole file if the credentials of one registry are damaged.
+// The package does not use github.com/docker/cli/cli/config/configfile, because that package writes
+// only the members it knows, and cannot read a file in which the credentials of one registry are
+// damaged.
 package keychain
 
 import (
@@ -56,12 +57,13 @@ type entry struct {
 
 // File is Docker's config.json.
 type File struct {
-	path    string
-	foreign bool // this user may not read the file, so it must not be replaced
-	members map[string]json.RawMessage
-	auths   map[string]entry
-	store   string
-	helpers map[string]string
+	path string
+	// unreadable is true if this user may not read the file. The file must then not be replaced.
+	unreadable bool
+	members    map[string]json.RawMessage
+	auths      map[string]entry
+	store      string
+	helpers    map[string]string
 }
 
 // Key returns the key of a registry in the file. host is the host in the names of its images; it
@@ -81,9 +83,9 @@ func Host(address string) string {
 	return host
 }
 
-// Open reads config.json in a folder. A file that does not exist, or that this user may not read,
-// is taken as empty; so is that of an empty dir. The error is ErrInvalidArgument if the file is
-// damaged.
+// Open reads config.json in the folder dir. If the file does not exist, or if this user may not
+// read it, Open returns a File without credentials. It does the same if dir is "", and Store then
+// fails. Open returns errdefs.ErrInvalidArgument if the file is damaged.
 func Open(dir string) (*File, error) {
 	f := &File{path: filepath.Join(dir, "config.json"), members: map[string]json.RawMessage{}, auths: map[string]entry{}}
 	if dir == "" {
@@ -91,7 +93,7 @@ func Open(dir string) (*File, error) {
 		return f, nil
 	}
 	data, err := os.ReadFile(f.path)
-	if f.foreign = errors.Is(err, fs.ErrPermission); f.foreign || errors.Is(err, fs.ErrNotExist) || err == nil && len(bytes.TrimSpace(data)) == 0 {
+	if f.unreadable = errors.Is(err, fs.ErrPermission); f.unreadable || errors.Is(err, fs.ErrNotExist) || err == nil && len(bytes.TrimSpace(data)) == 0 {
 		return f, nil
 	}
 	if err == nil {
@@ -132,12 +134,13 @@ func (f *File) Helper(key string) string {
 	return f.store
 }
 
-// Find returns the credentials for a registry, or nil if there are none. As Docker does, it asks
-// the registry's own helper, or else the general one, and then looks into the file: first under
-// key, then under the other forms of the same host, such as "https://HOST/v1/". If there are
-// several of them, the first in the order of Registries wins. Docker takes any of them, in the
-// order of a map. The error is ErrInvalidArgument if the credentials in the file are damaged, or
-// that of the helper.
+// Find returns the credentials for a registry, or nil if there are none. Like Docker, it first asks
+// the credential helper: the one for this registry if the file names one, or the general one. If
+// the helper has no credentials, Find looks into the file: first under key, then under the other
+// forms of the same host, such as "https://HOST/v1/". If the file has several of these forms, Find
+// uses the first one in the order of Registries. (Docker's choice is random.) Find returns
+// errdefs.ErrInvalidArgument if the credentials in the file are damaged, and the error of the
+// helper if the helper fails.
 func (f *File) Find(ctx context.Context, key string) (*Credentials, error) {
 	if helper := f.Helper(key); helper != "" {
 		if c, err := get(ctx, helper, key); err != nil || c != nil {
@@ -168,9 +171,9 @@ func (f *File) Find(ctx context.Context, key string) (*Credentials, error) {
 	return c, nil
 }
 
-// Store stores the credentials for a registry, in its helper if it has one. Errors:
-// ErrFailedPrecondition if there is no folder for the file, ErrPermissionDenied if the file may not
-// be read, or that of the helper.
+// Store stores the credentials for a registry in its helper, or in the file if there is no helper.
+// It returns errdefs.ErrFailedPrecondition if there is no folder for the file, ErrPermissionDenied
+// if this user may not read the file, and the error of the helper if the helper fails.
 func (f *File) Store(ctx context.Context, key string, c Credentials) error {
 	if f.path == "" {
 		return errdefs.ErrFailedPrecondition.WithMessage("there is no folder for credentials: set HOME or DOCKER_CONFIG")
@@ -179,7 +182,7 @@ func (f *File) Store(ctx context.Context, key string, c Credentials) error {
 		if err := put(ctx, helper, key, c); err != nil {
 			return err
 		}
-		f.auths[key] = entry{} // as Docker does, to list the registry
+		f.auths[key] = entry{} // an empty entry, as Docker writes it, so that Registries has the key
 		return f.write()
 	}
 	e := entry{IdentityToken: c.IdentityToken}
@@ -220,7 +223,7 @@ func (f *File) Erase(ctx context.Context, key string) (bool, error) {
 
 // write replaces the file. Only its owner may read it.
 func (f *File) write() (err error) {
-	if f.foreign {
+	if f.unreadable {
 		return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("registry credentials in %s may not be read: make the file yours, or name another folder with DOCKER_CONFIG", f.path))
 	}
 	auths, err := json.Marshal(f.auths)
@@ -234,7 +237,7 @@ func (f *File) write() (err error) {
 	}
 	path := f.path
 	if target, err := filepath.EvalSymlinks(path); err == nil {
-		path = target // users keep the file elsewhere and link to it
+		path = target // replace the file and not the link, which some users have there
 	}
 	defer func() {
 		if err != nil {
@@ -244,6 +247,7 @@ func (f *File) write() (err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	// With sudo, the file must stay the user's: as root's, the user's own logins would be gone.
+	// With sudo, the file must still belong to the user afterwards. If root owned it, the user
+	// could no longer read his logins.
 	return durable.WriteFileAsOwner(path, append(data, '\n'), 0o600)
 }

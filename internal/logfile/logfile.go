@@ -3,9 +3,9 @@
 // Package logfile writes the log of a daemon to a file of limited size. It is for daemons whose
 // output no service manager collects.
 //
-// It uses the file NAME and one older file, NAME.1. If it cannot rename or open a file, it goes on
-// with the current one, because a daemon must not stop for its log. cmd/swarm calls it. It runs no
-// goroutine.
+// It uses the file NAME and one older file, NAME.1. If it cannot rename or open a file, it still
+// writes to the current one, because a daemon must not fail because of its log. cmd/swarm calls it.
+// It runs no goroutine.
 package logfile
 
 import (

@@ -1,6 +1,6 @@
-// Package logsample limits log lines that a stranger, a worker or a container can cause as often as
-// it likes. Of the lines with the same key, it writes the first one of each interval, with the
-// number of lines that it left out before. It runs no goroutine.
+// Package logsample limits the number of log lines that a stranger, a worker or a container can
+// cause. Of the lines with the same key, it writes only the first one in each interval, together
+// with the number of lines that it has left out since the last one. It runs no goroutine.
 package logsample
 
 import (
@@ -43,9 +43,9 @@ func New(log *slog.Logger) *Sampler {
 }
 
 // Log writes a line unless a line with the same key was written less than Interval ago. The key is
-// the kind of event and its origin, such as a reason and an address. It must not be chosen by the
-// caller on the network alone. The line has the number of lines that were left out before it, as
-// "suppressed".
+// the kind of event and its origin, such as a reason and an address. A caller on the network must
+// not be able to choose the whole key, because it could then cause a line for each of its keys. The
+// attribute "suppressed" of a line is the number of lines that were left out before it.
 func (s *Sampler) Log(level slog.Level, key, msg string, args ...any) {
 	if !s.log.Enabled(context.Background(), level) {
 		return

@@ -1,9 +1,9 @@
 // Package members holds what a node knows about the members of the cluster without asking a
-// manager: the public keys that each member may use now. Managers send the keys to every node with
-// the peerings of its session, and the worker stores them for the next run of the daemon. Code that
-// accepts data from another node asks this package: the blob server about its clients, and gossip
-// about the senders of packets. A manager checks connections with the rows themselves instead. The
-// package does no I/O and runs no goroutine.
+// manager: the public keys that each member may use now. In the session of a node, a manager sends
+// one swarmv1.Peering for each member, which has the keys. The worker stores them for the next run
+// of the daemon. Code that accepts data from another node asks this package: the blob server about
+// its clients, and gossip about the senders of packets. A manager does not use it to check
+// connections, because it has the rows of all nodes. The package does no I/O and runs no goroutine.
 package members
 
 import (
@@ -53,8 +53,8 @@ func (m *Members) Apply(changes []*swarmv1.AssignmentChange) {
 	}
 }
 
-// Known reports whether the managers have sent any member. As long as it is false, Holds is false
-// for every node.
+// Known reports whether the managers have sent at least one member. Before that, Holds is false for
+// every node.
 func (m *Members) Known() bool {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
@@ -88,8 +88,8 @@ func NeverReported(st *swarmv1.NodeState) bool {
 	return st.GetState() != swarmv1.NodeState_READY && st.GetSessionEpoch() == 0
 }
 
-// guestLimit is the total time that a node must have been up so that it no longer counts as a
-// guest.
+// guestLimit is the total time for which a node counts as a guest. Guest is false for a node that
+// has been up for longer.
 const guestLimit = 10 * time.Minute
 
 // Guest reports whether a node is down and has been up for less than ten minutes in total. A host
@@ -101,7 +101,8 @@ func Guest(st *swarmv1.NodeState) bool {
 }
 
 // KeysOf returns the public keys that the row of a node allows: the key of its newest certificate,
-// and the key before it until a session with the newest key has been seen.
+// and the previous key. The managers delete the previous key from the row when the node opens a
+// session with the newest one.
 func KeysOf(n *swarmv1.Node) [][]byte {
 	var out [][]byte
 	for _, k := range [][]byte{n.GetPublicKey(), n.GetPreviousKey()} {

@@ -54,8 +54,8 @@ type Source func(ctx context.Context, emit Emit) error
 
 // Registry holds the metrics of this process. Several goroutines may call its methods.
 type Registry struct {
-	log *slog.Logger
-	of  *prometheus.Registry
+	log  *slog.Logger
+	prom *prometheus.Registry
 
 	mu      sync.Mutex // guards sources
 	sources map[*Source]Source
@@ -63,8 +63,8 @@ type Registry struct {
 
 // New returns a registry with the metrics of the process and of its Go runtime.
 func New(log *slog.Logger) *Registry {
-	r := &Registry{log: log, of: prometheus.NewRegistry(), sources: make(map[*Source]Source)}
-	r.of.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), sources{r})
+	r := &Registry{log: log, prom: prometheus.NewRegistry(), sources: make(map[*Source]Source)}
+	r.prom.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), sources{r})
 	return r
 }
 
@@ -118,7 +118,7 @@ func (k Kind) value() prometheus.ValueType {
 }
 
 // Duration is a histogram of durations for each set of label values.
-type Duration struct{ of *prometheus.HistogramVec }
+type Duration struct{ vec *prometheus.HistogramVec }
 
 // NewDuration adds a histogram to the registry, with the upper bounds of its buckets in ascending
 // order.
@@ -128,39 +128,39 @@ func (r *Registry) NewDuration(f *Family, bounds ...time.Duration) *Duration {
 		seconds[i] = b.Seconds()
 	}
 	d := &Duration{prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: f.Name, Help: f.Help, Buckets: seconds}, f.Labels)}
-	r.of.MustRegister(d.of)
+	r.prom.MustRegister(d.vec)
 	if len(f.Labels) == 0 {
-		d.of.WithLabelValues() // shows it before the first observation
+		d.vec.WithLabelValues() // shows it before the first observation
 	}
 	return d
 }
 
 // Observe counts one duration.
 func (d *Duration) Observe(took time.Duration, labels ...string) {
-	d.of.WithLabelValues(labels...).Observe(took.Seconds())
+	d.vec.WithLabelValues(labels...).Observe(took.Seconds())
 }
 
 // Forget removes the histogram with these label values.
-func (d *Duration) Forget(labels ...string) { d.of.DeleteLabelValues(labels...) }
+func (d *Duration) Forget(labels ...string) { d.vec.DeleteLabelValues(labels...) }
 
 // Count is a number of events for each set of label values.
-type Count struct{ of *prometheus.CounterVec }
+type Count struct{ vec *prometheus.CounterVec }
 
 // NewCount adds a number of events to the registry.
 func (r *Registry) NewCount(f *Family) *Count {
 	c := &Count{prometheus.NewCounterVec(prometheus.CounterOpts{Name: f.Name, Help: f.Help}, f.Labels)}
-	r.of.MustRegister(c.of)
+	r.prom.MustRegister(c.vec)
 	if len(f.Labels) == 0 {
-		c.of.WithLabelValues() // shows it before the first event
+		c.vec.WithLabelValues() // shows it before the first event
 	}
 	return c
 }
 
 // Add adds n events. With 0, the number is shown before the first event.
-func (c *Count) Add(n int, labels ...string) { c.of.WithLabelValues(labels...).Add(float64(n)) }
+func (c *Count) Add(n int, labels ...string) { c.vec.WithLabelValues(labels...).Add(float64(n)) }
 
 // Forget removes the number with these label values.
-func (c *Count) Forget(labels ...string) { c.of.DeleteLabelValues(labels...) }
+func (c *Count) Forget(labels ...string) { c.vec.DeleteLabelValues(labels...) }
 
 const (
 	// readTimeout bounds reading a request, and writeTimeout writing the answer.
@@ -172,7 +172,7 @@ const (
 // Serve serves the metrics at /metrics until ctx ends, and closes the listener.
 func (r *Registry) Serve(ctx context.Context, ln net.Listener) error {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(r.of, promhttp.HandlerOpts{
+	mux.Handle("GET /metrics", promhttp.HandlerFor(r.prom, promhttp.HandlerOpts{
 		ErrorLog: errorLog{r.log}, ErrorHandling: promhttp.ContinueOnError, MaxRequestsInFlight: 2, DisableCompression: true,
 	}))
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {

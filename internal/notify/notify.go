@@ -61,8 +61,8 @@ func (s *Socket) Close() error { return s.conn.Close() }
 // there is none.
 type Starter string
 
-// TakeStarter reads the address from the environment and removes it there, so that child processes
-// do not report in the name of this process.
+// TakeStarter reads the address from the environment and removes it there. A child process could
+// otherwise report to the starter as if it were this process.
 func TakeStarter() (Starter, error) {
 	address := os.Getenv(variable)
 	return Starter(address), os.Unsetenv(variable)

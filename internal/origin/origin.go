@@ -7,8 +7,8 @@ import (
 	"net/netip"
 )
 
-// ipv6Bits is the prefix length of the smallest network that a customer gets. A caller with one
-// address of it can use all of them.
+// ipv6Bits is the prefix length of the smallest IPv6 network that a provider gives to a customer. A
+// caller with one address of such a network can usually use all addresses of it.
 const ipv6Bits = 64
 
 // Of returns the origin of a connection: its IPv4 address, or the /64 network of its IPv6 address.

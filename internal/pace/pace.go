@@ -1,5 +1,5 @@
-// Package pace implements rate limits: a burst of actions at once, and one more action in each
-// period. It runs no goroutine.
+// Package pace implements rate limits. A caller may do a number of actions without a pause (the
+// burst), and then one more action in each period. The package runs no goroutine.
 package pace
 
 import (
@@ -7,16 +7,17 @@ import (
 	"time"
 )
 
-// Budget is a rate limit: Burst actions at once, and one more in each Period.
+// Budget is a rate limit: Burst actions without a pause, and one more action in each Period.
 type Budget struct {
 	Burst  int
 	Period time.Duration
 }
 
-// take spends n actions of a budget that is full again at the time full, if at least one action is
-// left. Actions beyond the budget are a debt, which the following periods pay. take returns the
-// time at which the budget is full again. If no action is left, it returns how long the caller must
-// wait for one.
+// take spends n actions if at least one action is left. full is the time at which the budget is
+// full again, and next is that time after the n actions. n may be larger than the rest of the
+// budget: the caller then has no action until the following periods have made up for the
+// difference. If no action is left, take spends nothing, and returns how long the caller must wait
+// for one.
 func (b Budget) take(n int, full, now time.Time) (next time.Time, wait time.Duration) {
 	if full.Before(now) {
 		full = now
@@ -30,9 +31,9 @@ func (b Budget) take(n int, full, now time.Time) (next time.Time, wait time.Dura
 // maxKeys limits the remembered callers.
 const maxKeys = 4096
 
-// Each gives every caller a budget of its own. It remembers up to 4096 callers whose budget is not
-// full. Further callers share one budget, that of the zero K. New makes an Each. It is safe for
-// concurrent use.
+// Each has a separate budget for every caller. K identifies a caller. Each remembers up to 4096
+// callers whose budget is not full. Further callers share the budget of the zero K. New makes an
+// Each. It is safe for concurrent use.
 type Each[K comparable] struct {
 	budget Budget
 
@@ -52,8 +53,10 @@ func New[K comparable](b Budget) *Each[K] {
 // must wait for one.
 func (e *Each[K]) Take(who K) (wait time.Duration) { return e.TakeN(who, 1) }
 
-// TakeN is Take for n actions at once. n may exceed the rest of the budget and even the burst: the
-// caller then waits until the debt is paid. With n = 0 it spends nothing.
+// TakeN spends n actions of the budget of a caller if at least one is left. n may be larger than
+// the rest of the budget, and even than the burst: the next actions then have to wait longer. With
+// n = 0 it spends nothing. If no action is left, TakeN returns how long the caller must wait for
+// one.
 func (e *Each[K]) TakeN(who K, n int) (wait time.Duration) {
 	now := time.Now()
 	e.mu.Lock()

@@ -1,10 +1,10 @@
 // Package pki makes and verifies the identities of a cluster: root certificates and bundles of
 // them, node and user certificates, join tokens, and their keys.
 //
-// A node's certificate names the node and its cluster, nothing else. What a node may do is read
-// from the replicated state at every call. A manager holds a second certificate, which says that
-// the node is a manager. It is for peers that cannot look into the replicated state: joiners,
-// users, and managers whose replica is older than the certificate.
+// A node's certificate names the node and its cluster, and nothing else. Managers read from the
+// replicated state what a node may do, for every call. A manager holds a second certificate, which
+// says that the node is a manager. It presents this certificate to peers that cannot read the
+// replicated state: joiners, users, and managers whose replica is older than the certificate.
 //
 // The package knows no roles, sockets or store, and it has no clock: callers pass the time. It runs
 // no goroutine. The certificate authority (manager/ca) signs with it, internal/transport verifies

@@ -1,7 +1,8 @@
-// Package publish holds the rules of published ports: who answers at a port, on which address,
-// which keys the claims of ports have, and which claims exclude each other. It is pure and runs no
-// goroutine. It stores nothing, and it does not choose ports: the control API and the planner do
-// that. Packages on managers, nodes and in the command line use it.
+// Package publish holds the rules of published ports: which nodes answer at a port, on which
+// address they answer, which keys the claims of ports have, and which claims exclude each other. It
+// is pure and runs no goroutine. It stores nothing and chooses no ports. The control API chooses
+// the ports of the mesh, and the node of a task chooses a port in HOST mode. Managers, nodes and
+// the command line use the package.
 //
 // A port is published in one of three modes. With INGRESS and LOCAL, every node answers at the port
 // and the routing mesh passes the traffic on. With HOST, only the nodes with a task of the service
@@ -14,5 +15,5 @@
 //	port/<node id>/tcp/8080             one node, on every address
 //	port/<node id>/tcp/8080/192.0.2.7   one node, on one address
 //
-// A service owns the claims of the mesh. A task owns the claims of its node.
+// The owner of a claim of the mesh is a service. The owner of a claim of one node is a task there.
 package publish

@@ -11,13 +11,13 @@ import (
 const (
 	// KeyPrefix begins the key of every claim of a port.
 	KeyPrefix = "port/"
-	// mesh stands where the keys of a node have its id.
-	mesh = "ingress"
+	// meshID takes the place of the node id in the key of a port that the mesh publishes.
+	meshID = "ingress"
 )
 
 // Key is the key of the claim of a port.
 type Key struct {
-	// NodeID is the node that publishes the port. It is empty if the mesh does.
+	// NodeID is the node that publishes the port. It is empty if the mesh publishes the port.
 	NodeID   string
 	Protocol swarmv1.PortConfig_Protocol
 	// Port is from 1 to 65535.
@@ -37,13 +37,13 @@ func NodeKey(nodeID string, p *swarmv1.PortConfig) Key {
 	return Key{NodeID: nodeID, Protocol: p.GetProtocol(), Port: p.GetPublishedPort(), Address: Address(p)}
 }
 
-// At returns the key of the same port on one address. The zero Addr means every address.
+// At returns the key with another address. The zero Addr means every address.
 func (k Key) At(a netip.Addr) Key {
 	k.Address = a
 	return k
 }
 
-// On returns the key of the same port on another node. An empty id means the mesh.
+// On returns the key with another node. An empty id means the mesh.
 func (k Key) On(nodeID string) Key {
 	k.NodeID = nodeID
 	return k
@@ -53,13 +53,13 @@ func (k Key) On(nodeID string) Key {
 func (k Key) String() string {
 	at := k.NodeID
 	if at == "" {
-		at = mesh
+		at = meshID
 	}
 	return KeyPrefix + at + "/" + k.Suffix()
 }
 
-// Suffix returns the stored key from the protocol on: "tcp/8080", or "tcp/8080/192.0.2.7" for a
-// port on one address.
+// Suffix returns the part of the stored key that begins with the protocol: "tcp/8080", or
+// "tcp/8080/192.0.2.7" for a port on one address.
 func (k Key) Suffix() string {
 	s := Protocol(k.Protocol) + "/" + strconv.FormatUint(uint64(k.Port), 10)
 	if k.Address.IsValid() {
@@ -85,7 +85,7 @@ func ParseKey(s string) (Key, bool) {
 		return Key{}, false
 	}
 	k := Key{NodeID: parts[0], Protocol: swarmv1.PortConfig_Protocol(protocol), Port: uint32(port)}
-	if k.NodeID == mesh {
+	if k.NodeID == meshID {
 		k.NodeID = ""
 	}
 	if len(parts) == 4 {
@@ -96,8 +96,9 @@ func ParseKey(s string) (Key, bool) {
 	return k, k.String() == s
 }
 
-// Conflicts reports whether one host cannot publish both ports: they have the same protocol and
-// number, share an address, and share a node. The mesh shares every node.
+// Conflicts reports whether both keys name the same port of a host. This is so if they have the
+// same protocol and number, an address in common, and a node in common. A key of the mesh has all
+// nodes, and a key without an address has all addresses.
 func (k Key) Conflicts(o Key) bool {
 	node := k.NodeID == o.NodeID || k.NodeID == "" || o.NodeID == ""
 	address := k.Address == o.Address || !k.Address.IsValid() || !o.Address.IsValid()

@@ -9,8 +9,7 @@ import (
 )
 
 // FirstChosen and LastChosen bound the range from which a published port is chosen if the service
-// names none, as in Docker. The control API chooses the ports of the mesh, the node of the task its
-// own.
+// names none. The range is that of Docker. See the package comment for who chooses.
 const FirstChosen, LastChosen = 30000, 32767
 
 // ByMesh reports whether the routing mesh publishes the port: every node answers at it. If not,
@@ -27,9 +26,9 @@ func Address(p *swarmv1.PortConfig) netip.Addr {
 	return a.Unmap()
 }
 
-// Serves reports whether a node may report the port got for one of its tasks, whose service
-// publishes want: want is published by the nodes of the tasks, and got is the same port, or one of
-// the range that nodes choose from if want names none.
+// Serves reports whether a node may report that it publishes the port got for a task whose service
+// has the port want. want must be in HOST mode. got must be the same port, or a port between
+// FirstChosen and LastChosen if want names none.
 func Serves(got, want *swarmv1.PortConfig) bool {
 	n := got.GetPublishedPort()
 	number := n == want.GetPublishedPort() || want.GetPublishedPort() == 0 && n >= FirstChosen && n <= LastChosen

@@ -8,7 +8,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// RestartPolicy says whether and when a new task follows a task that ended by itself.
+// RestartPolicy says whether and when a new task replaces a task that ended by itself.
 // RestartPolicyOf makes one from a specification. The zero value allows every restart, without a
 // delay.
 type RestartPolicy struct {

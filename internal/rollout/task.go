@@ -8,7 +8,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Task is the rows of one task.
+// Task holds the rows of one task.
 type Task struct {
 	Row    *swarmv1.Task
 	Status *swarmv1.TaskStatus
@@ -28,8 +28,8 @@ func (t Task) LacksImage() bool {
 	return t.Status.GetState() == swarmv1.TaskState_REJECTED && spec.LacksImage(t.Status.GetErr())
 }
 
-// endedEarly says whether the task ended by itself although its restart policy lets no task of the
-// service end.
+// endedEarly reports whether the task ended by itself although it should not: it failed, or it
+// ended with exit code 0 and its restart policy restarts tasks in that case too.
 func (t Task) endedEarly() bool {
 	condition := t.Revision.GetSpec().GetTaskTemplate().GetRestartPolicy().GetCondition()
 	return t.Failure() || t.Status.GetState() == swarmv1.TaskState_COMPLETE && condition == swarmv1.RestartPolicy_ANY

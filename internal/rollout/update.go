@@ -46,8 +46,8 @@ func (u Update) Active() bool {
 	return u.State == swarmv1.UpdateStatus_UPDATING || u.State == swarmv1.UpdateStatus_ROLLBACK_STARTED
 }
 
-// Paused says whether the update or the rollback is paused. A task that must be replaced for
-// another reason keeps its revision then.
+// Paused says whether the update or the rollback is paused. If a task must be replaced for another
+// reason in that time, the new task has the revision of the old one.
 func (u Update) Paused() bool {
 	return u.State == swarmv1.UpdateStatus_PAUSED || u.State == swarmv1.UpdateStatus_ROLLBACK_PAUSED
 }
@@ -64,10 +64,10 @@ func (u Update) RollingBack() bool {
 // StartFirst says whether a new task starts before the task that it replaces stops.
 func (u Update) StartFirst() bool { return u.Config.GetOrder() == swarmv1.UpdateConfig_START_FIRST }
 
-// Failed says whether the task has failed in this update: the update created the task, the task
-// has the template of the current revision, and it ended by itself before it had run for the
-// monitor time. A task that ended with exit code 0 has failed, too, if its restart policy starts
-// another one after it, because the service is not meant to end.
+// Failed says whether the task has failed in this update: the update created the task, the task has
+// the template of the current revision, and it ended by itself before it had run for the monitor
+// time. A task that ended with exit code 0 has failed, too, if its restart policy starts another
+// one after it, because the service should run for ever.
 func (u Update) Failed(t Task) bool {
 	if t.Revision.GetTemplate() != u.Template || t.Row.GetUpdate() != u.Version || !t.endedEarly() {
 		return false

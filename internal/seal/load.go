@@ -8,10 +8,10 @@ import (
 	"swarm/internal/durable"
 )
 
-// LoadRing reads the keys in a file. If the file does not exist, LoadRing makes a ring with a new
-// key and writes it. A new ring is durable when LoadRing returns it, because a log whose key is
-// lost in a power failure can never be read again. LoadRing returns ErrLocked if the file is under
-// autolock.
+// LoadRing reads the key file. If the file does not exist, LoadRing makes a ring with a new key and
+// writes it to the file. The file is then safe against a power failure when LoadRing returns,
+// because a log whose key is lost can never be read again. LoadRing returns ErrLocked if the file
+// is encrypted.
 func LoadRing(file string) (*Ring, error) {
 	data, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -18,15 +18,15 @@ const (
 )
 
 var (
-	// ErrLocked means that the key file is under autolock and that the caller gave no unlock key.
+	// ErrLocked means that the key file is encrypted and that the caller gave no unlock key.
 	ErrLocked = errdefs.ErrFailedPrecondition.WithMessage("swarm is locked: run `swarm unlock` with the unlock key")
-	// ErrWrongUnlockKey means that the key file is locked with another unlock key, or that its
-	// header was changed.
+	// ErrWrongUnlockKey means that another unlock key encrypted the key file, or that the header of
+	// the file was changed.
 	ErrWrongUnlockKey = errdefs.ErrInvalidArgument.WithMessage("unlock key does not open the keys of this node: use the newest one, which `swarm unlock-key` prints on an unlocked manager")
 )
 
-// UnlockKey encrypts the data keys under autolock. Only the operator has it. Its text form has the
-// shape of Docker's unlock keys.
+// UnlockKey encrypts the data keys in the key file of a locked cluster (autolock). Only the
+// operator has it. Its text form has the shape of Docker's unlock keys.
 type UnlockKey struct{ key Key }
 
 // NewUnlockKey makes a random unlock key.
@@ -75,9 +75,9 @@ func (r *Ring) Encode(lock *UnlockKey) []byte {
 	return pem.EncodeToMemory(block)
 }
 
-// ParseRing parses the output of Encode. A file without encryption needs no lock and ignores a
-// given one. ParseRing returns ErrLocked if the file is encrypted and lock is nil,
-// ErrWrongUnlockKey if another key encrypted it, and errdefs.ErrDataLoss if the file is damaged.
+// ParseRing parses the output of Encode. If the keys are not encrypted, it ignores lock. ParseRing
+// returns ErrLocked if they are encrypted and lock is nil, ErrWrongUnlockKey if another key
+// encrypted it, and errdefs.ErrDataLoss if the file is damaged.
 func ParseRing(data []byte, lock *UnlockKey) (*Ring, error) {
 	block, rest := pem.Decode(data)
 	if block == nil || block.Type != pemRing || len(strings.TrimSpace(string(rest))) != 0 {
@@ -107,8 +107,8 @@ func ParseRing(data []byte, lock *UnlockKey) (*Ring, error) {
 	return NewRing(keys[0], keys[1:]...), nil
 }
 
-// unlockError distinguishes another unlock key, whose id is not the one in the header, from a
-// damaged file.
+// unlockError explains why the keys cannot be decrypted. If the header names another key, the
+// unlock key is wrong. Otherwise the file is damaged.
 func unlockError(err error) error {
 	if errors.Is(err, errdefs.ErrNotFound) {
 		return ErrWrongUnlockKey

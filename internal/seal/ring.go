@@ -36,12 +36,11 @@ func (k Key) String() string { return fmt.Sprintf("key %x", k.ID()) }
 // Format implements fmt.Formatter like String, so that no verb of fmt prints the key.
 func (k Key) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(k.String())) }
 
-// Ring holds the data keys of a store. The first key seals, and all keys open. A Ring is immutable
-// and safe for concurrent use.
+// Ring holds the data keys of a store. It encrypts with the first key, and decrypts with every key.
+// A Ring is immutable and safe for concurrent use.
 type Ring struct{ keys []Key }
 
-// NewRing makes a ring that seals with current. It opens data that current or one of the older keys
-// sealed.
+// NewRing makes a ring that encrypts with current and decrypts with current and the older keys.
 func NewRing(current Key, older ...Key) *Ring {
 	keys := []Key{current}
 	for _, k := range older {
@@ -52,13 +51,14 @@ func NewRing(current Key, older ...Key) *Ring {
 	return &Ring{keys: keys}
 }
 
-// Current returns the id of the key that seals.
+// Current returns the id of the key that encrypts.
 func (r *Ring) Current() KeyID { return r.keys[0].ID() }
 
-// Rotate returns a ring that seals with a new key and opens everything that this ring opens.
+// Rotate returns a ring that encrypts with a new key and decrypts everything that this ring
+// decrypts.
 func (r *Ring) Rotate() *Ring { return NewRing(NewKey(), r.keys...) }
 
-// OnlyCurrent returns the ring without its older keys. Use it when no data that they sealed is
+// OnlyCurrent returns the ring without its older keys. Use it when no data that they encrypted is
 // left.
 func (r *Ring) OnlyCurrent() *Ring { return NewRing(r.keys[0]) }
 
@@ -75,26 +75,26 @@ func (r *Ring) find(id KeyID) (Key, error) {
 }
 
 const (
-	magicEntry  = 0xE2 // also the version of the format
-	nonceSize   = chacha20poly1305.NonceSizeX
-	entryHeader = 1 + len(KeyID{}) + nonceSize
+	magicRecord  = 0xE2 // also the version of the format
+	nonceSize    = chacha20poly1305.NonceSizeX
+	recordHeader = 1 + len(KeyID{}) + nonceSize
 
 	// Overhead is the difference in bytes between the sealed and the plain form of a record.
-	Overhead = entryHeader + 16
+	Overhead = recordHeader + 16
 )
 
-// Seal encrypts one record and returns a new slice. Open needs the same aad, which is not stored.
-// Pass the position of the record as aad, such as its index, so that a record is detected if it was
-// moved.
+// Seal encrypts one record and returns a new slice. aad is data that is authenticated with the
+// record but not stored, and Open needs the same aad. Pass the position of the record, such as its
+// index: if somebody moves the record to another position, Open then fails.
 func (r *Ring) Seal(plain, aad []byte) []byte {
 	key := r.keys[0]
 	id := key.ID()
-	out := make([]byte, entryHeader, entryHeader+len(plain)+16)
-	out[0] = magicEntry
+	out := make([]byte, recordHeader, recordHeader+len(plain)+16)
+	out[0] = magicRecord
 	copy(out[1:], id[:])
-	nonce := out[1+len(id) : entryHeader]
+	nonce := out[1+len(id) : recordHeader]
 	copy(nonce, ident.RandomBytes(nonceSize))
-	return recordAEAD(key).Seal(out, nonce, plain, bind(out[:entryHeader], aad))
+	return recordAEAD(key).Seal(out, nonce, plain, bind(out[:recordHeader], aad))
 }
 
 // Open decrypts the output of Seal. It returns errdefs.ErrNotFound if the ring lacks the key, and
@@ -103,24 +103,25 @@ func (r *Ring) Open(sealed, aad []byte) ([]byte, error) {
 	if len(sealed) < Overhead {
 		return nil, damaged("%d bytes are too short for a sealed record", len(sealed))
 	}
-	if sealed[0] != magicEntry {
+	if sealed[0] != magicRecord {
 		return nil, damaged("it does not start as a sealed record does (%#x)", sealed[0])
 	}
 	key, err := r.find(KeyID(sealed[1:]))
 	if err != nil {
 		return nil, err
 	}
-	header := sealed[:entryHeader]
-	nonce := header[entryHeader-nonceSize:]
-	plain, err := recordAEAD(key).Open(nil, nonce, sealed[entryHeader:], bind(header, aad))
+	header := sealed[:recordHeader]
+	nonce := header[recordHeader-nonceSize:]
+	plain, err := recordAEAD(key).Open(nil, nonce, sealed[recordHeader:], bind(header, aad))
 	if err != nil {
 		return nil, damaged("it was changed, or belongs elsewhere")
 	}
 	return plain, nil
 }
 
-// bind returns the additional data of a record: the magic byte and key id of its header, preceded
-// by their length, then aad. The length makes the border to aad unambiguous.
+// bind returns the data that is authenticated with a record: the length of the next two, the magic
+// byte and the key id of its header, and then aad. With the length, no other header and aad give
+// the same bytes.
 func bind(header, aad []byte) []byte {
 	fixed := header[:1+len(KeyID{})]
 	out := binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(fixed)+len(aad)), uint16(len(fixed)))

@@ -18,7 +18,9 @@ import (
 // that ends early differs from a complete one. This is the STREAM construction of Hoang,
 // Reyhanitabar, Rogaway and Vizár.
 const (
-	magicStream  = 0xE2 // also the version of the format
+	// magicStream is the first byte of a stream and the version of its format. It has the value of
+	// magicRecord, because a reader always knows which of the two it reads.
+	magicStream  = 0xE2
 	saltSize     = 32
 	streamHeader = 1 + len(KeyID{}) + saltSize
 	chunkSize    = 64 << 10
@@ -34,8 +36,9 @@ var (
 	errTooLong = damaged("it has more chunks than a stream can have")
 )
 
-// Writer seals the data that is written to it. Close seals the last chunk. A stream without Close
-// reads as truncated, so a caller that gives up must not call Close.
+// Writer encrypts the data that is written to it. Close writes the last chunk. Without Close, a
+// Reader of the stream returns ErrTruncated. A caller that cannot write all of its data must
+// therefore not call Close.
 type Writer struct {
 	w    io.Writer
 	aead cipher.AEAD
@@ -100,8 +103,8 @@ func (w *Writer) flush(last bool) {
 	w.buf = w.buf[:0]
 }
 
-// Reader opens a sealed stream. It returns only authenticated bytes, and io.EOF only after the last
-// chunk.
+// Reader decrypts a sealed stream. It returns only authenticated bytes, and io.EOF only after the
+// last chunk.
 type Reader struct {
 	r     io.Reader
 	aead  cipher.AEAD

@@ -73,8 +73,8 @@ func (c Constraint) Key() string {
 	return "?"
 }
 
-// PerNode reports whether the constraint compares the id or the hostname, which differ between
-// nodes that are otherwise alike.
+// PerNode reports whether the constraint compares the id or the hostname. All other attributes may
+// have the same value on several nodes.
 func (c Constraint) PerNode() bool { return c.Attr == AttrNodeID || c.Attr == AttrHostname }
 
 // Matches reports whether a node whose attribute has the value have satisfies the constraint. The

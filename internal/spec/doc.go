@@ -8,8 +8,8 @@
 // and the command line checks specs before it sends them. It is pure and runs no goroutine.
 //
 // Service, Node, Cluster, Network, Secret and Config take the spec that a user sent, and return
-// either a complete copy to store or an error. The defaults are filled in once, when the object is
-// created: a returned spec that is passed in again comes back unchanged.
+// either a complete copy to store or an error. They fill in the defaults. If they get a spec that
+// they have returned before, they return it unchanged.
 package spec
 
 import (

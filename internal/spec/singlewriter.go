@@ -7,13 +7,13 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// hostFolders are folders that differ from host to host. A service that binds a path in one of them
-// observes or controls its own host, and does not share files between nodes.
+// hostFolders are folders that nodes do not share. A service that mounts a path in one of them
+// observes or controls the host of its task.
 var hostFolders = []string{"/", "/boot", "/dev", "/etc", "/proc", "/run", "/sys", "/tmp", "/usr", "/var/lib", "/var/log", "/var/run"}
 
 // AdviseSingleWriter returns a recommendation to use single-writer for a service with one replica
-// that writes to files which several nodes may share. It returns "" if no second task can write
-// beside the first, or if the user wants that (start-first).
+// that writes to files which several nodes may share. It returns "" if the service can never have
+// two tasks that write at the same time, or if the user wants two for a time (start-first).
 func AdviseSingleWriter(s *swarmv1.ServiceSpec) string {
 	if s.GetSingleWriter() || s.GetMode().GetReplicated().GetReplicas() != 1 || tiedToNode(s) ||
 		s.GetUpdateConfig().GetOrder() == swarmv1.UpdateConfig_START_FIRST {

@@ -12,9 +12,9 @@ import (
 func SameTasks(a, b *swarmv1.ServiceSpec) bool {
 	ta, tb := a.GetTaskTemplate(), b.GetTaskTemplate()
 	if !ta.EqualVT(tb) && !withoutLimits(ta).EqualVT(withoutLimits(tb)) {
-		// Placement and the restart policy decide only where and whether the next task starts. They
-		// still count as a difference, as in Docker: the revision of a task says by which
-		// rules the task was placed.
+		// A change of the placement or of the restart policy alone is a difference too, as in
+		// Docker, although it affects only where and whether the next task starts. The revision of
+		// a task must say by which rules the task was placed.
 		return false
 	}
 	// The lease of a single-writer task is set when its container is created.

@@ -1,6 +1,6 @@
-// Package sysctl raises the kernel limits that all containers of a host share, if a single
-// container can use up the default. Root in a container is root of the host, so the kernel counts
-// the use of both together.
+// Package sysctl raises kernel limits that all containers of a host share and whose default a
+// single container can use up. The kernel counts these resources for each user, and root in a
+// container is the same user as root of the host, so the host would also have none left.
 //
 // The package raises limits and never lowers them. It saves the former values in a file of the run
 // folder, so that `swarm uninstall` can restore them. It runs no goroutine.

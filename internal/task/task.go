@@ -23,8 +23,8 @@ type State = swarmv1.TaskState
 type Event uint8
 
 const (
-	// Look means that the loop has started or that the desired state has changed: decide again what
-	// to do.
+	// Look means that the loop of the task has started or that the desired state has changed. Step
+	// then decides again what to do.
 	Look Event = iota
 	// Accepted means that the worker has accepted the task.
 	Accepted

@@ -13,8 +13,8 @@ type Trust uint8
 
 // The levels of trust.
 const (
-	// Stranger is a peer without a certificate that counts now: it has none, or one that has
-	// expired, was replaced or revoked, or belongs to a removed node.
+	// Stranger is a peer without a valid certificate: it has none, or its certificate has expired,
+	// was replaced or revoked, or belongs to a removed node.
 	Stranger Trust = iota
 	// Worker is a node that sends and receives little. An attacker that broke out of a container
 	// may control its host.
@@ -28,8 +28,8 @@ var (
 	errLimitsChanged = errdefs.ErrUnavailable.WithMessage("the limits for the peer have changed: connect again")
 )
 
-// admitted describes an open connection: its protocol, its peer, and the trust that the peer had at
-// accept.
+// admitted describes an open connection: its protocol, its peer, and the trust that the peer had
+// when the connection was accepted.
 type admitted struct {
 	proto string
 	who   AuthInfo
@@ -54,9 +54,9 @@ func (a admitted) subName() string {
 	return a.proto
 }
 
-// admit checks the peer of a connection, counts the connection, and checks the peer again. The
-// second check covers a change of membership between the first check and the count: from the count
-// on, Review sees the connection. The result has the trust of the peer.
+// admit checks the peer of a connection, counts the connection, and checks the peer again. Review
+// checks only connections that are counted. A change of membership between the first check and the
+// count would go unnoticed without the second check. The result has the trust of the peer.
 func (l *Listener) admit(conn *trackedConn, a admitted) (admitted, error) {
 	trust, err := l.checkTrust(a)
 	if err != nil {
@@ -69,8 +69,8 @@ func (l *Listener) admit(conn *trackedConn, a admitted) (admitted, error) {
 	return a, l.recheck(a)
 }
 
-// checkTrust calls Admit. A peer without a valid certificate is a Stranger whatever Admit says, and
-// a Stranger may use gRPC only.
+// checkTrust calls Admit. A peer without a valid certificate is a Stranger even if Admit returns
+// more trust. A Stranger may use gRPC only.
 func (l *Listener) checkTrust(a admitted) (Trust, error) {
 	trust := Full
 	if l.deps.Admit != nil {
@@ -89,9 +89,9 @@ func (l *Listener) checkTrust(a admitted) (Trust, error) {
 }
 
 // recheck checks the peer of an admitted connection again. It returns an error if the connection
-// must end: the peer is no longer admitted, or its limits have changed. For the gRPC connection of
-// a member, a key that was current at accept still counts. A blob connection with a former key
-// ends, because it is cheap to open again.
+// must end: the peer is no longer admitted, or its limits have changed. The gRPC connection of a
+// member stays open if its key was the newest when the connection was accepted. A blob connection
+// with a former key ends, because it is cheap to open a new one.
 func (l *Listener) recheck(a admitted) error {
 	a.who.Established = a.proto == ProtoGRPC && (a.trust != Stranger || a.who.User() != "")
 	trust, err := l.checkTrust(a)
@@ -111,7 +111,7 @@ func (l *Listener) Review() {
 	l.connsMu.Unlock()
 	for conn, a := range open {
 		if a.proto == "" {
-			continue // the handshake is not over
+			continue // the handshake is not finished
 		}
 		if err := l.recheck(a); err != nil {
 			_ = conn.Close()

@@ -31,9 +31,9 @@ type AuthInfo struct {
 	// other connection has (RFC 9266, with our own label). Proofs of a join token are computed over
 	// it. It is empty for a local peer.
 	Binding []byte
-	// Established is set if a call that the peer was allowed to begin is checked again. A key that
-	// was current when the call began is then sufficient. Otherwise the renewal of a certificate
-	// would end the streams of its node.
+	// Established is set if the peer is checked again for a connection or a call that was accepted
+	// before. A key that was the newest at that time is then sufficient. If it were not, the
+	// renewal of a certificate would end the streams of its node.
 	Established bool
 
 	conn *peerConn // nil for calls within one process
@@ -128,7 +128,7 @@ func PeerOf(c net.Conn) (AuthInfo, bool) {
 }
 
 // peerConn is a connection after its handshake. It hides the *tls.Conn from net/http and gRPC,
-// which would otherwise treat the connection as TLS of their own.
+// which handle a connection of that type as if they had made its handshake themselves.
 type peerConn struct {
 	net.Conn
 	info   AuthInfo
@@ -140,8 +140,9 @@ type peerConn struct {
 	reading chan struct{}
 }
 
-// Write implements net.Conn. A peer that does not read loses its connection, which frees the data
-// that waits to be sent. gRPC would keep that data for as long as the peer sends something.
+// Write implements net.Conn. If the peer does not read within writeTimeout, the connection ends and
+// the data that waits to be sent is freed. gRPC would keep the data as long as the peer sends
+// something.
 func (c *peerConn) Write(p []byte) (int, error) {
 	if c.writeTimeout > 0 {
 		if err := c.SetWriteDeadline(time.Now().Add(c.writeTimeout)); err != nil {

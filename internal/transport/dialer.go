@@ -61,9 +61,9 @@ func (d *Dialer) DialGRPC(nodeID string) (*Conn, error) {
 	return c, nil
 }
 
-// DialAddr returns a connection for RPCs to any manager of the cluster that answers at addr.
-// Nothing is sent to another node that answers there, because the requests of joiners and users are
-// for managers. The caller closes the connection.
+// DialAddr returns a connection for RPCs to the manager of the cluster that answers at addr. If the
+// node that answers is not a manager, the calls fail and it receives no request, because the
+// requests of joiners and users are for managers only. The caller closes the connection.
 func (d *Dialer) DialAddr(addr string) *Conn {
 	return newConn(d.id, addr, expectedPeer{manager: true, alpn: ProtoGRPC}, func() (string, error) { return addr, nil },
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)))

@@ -11,7 +11,7 @@
 // change while connections are open. A connection ends when the certificate of its peer expires.
 //
 // A caller is a stranger until it has proved a valid certificate. Strangers share limits on
-// handshakes, connections and bytes, and have a gRPC server of their own (StrangerOptions), so
+// handshakes, connections and bytes, and a separate gRPC server serves them (StrangerOptions), so
 // strangers cannot use up the resources of members.
 //
 // The daemon and the CLI use this package. Listener.Run starts one goroutine for each unfinished

@@ -12,8 +12,9 @@ const firstMessageTimeout = 10 * time.Second
 
 // limitFirstMessage returns an interceptor for streams. It lets one call of a connection at a time
 // read its first message, and closes the connection if that read takes longer than timeout. gRPC
-// has no such limit: it keeps the received part of a message for as long as the peer likes. Of a
-// first message that waits, the server takes no more than the first flow-control window.
+// has no such limit: a peer that never sends the rest of a message makes the server keep the first
+// part for ever. While a call waits for its turn, the server receives no more of its message than
+// the first flow-control window.
 //
 // gRPC calls an interceptor of a unary call only after it has read the message. The limit therefore
 // needs streams, or a server that serves all calls as streams through grpc.UnknownServiceHandler.

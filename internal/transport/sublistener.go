@@ -18,25 +18,25 @@ const (
 var errNotServed = errdefs.ErrUnavailable.WithMessage("this node does not serve the requested protocol now")
 
 // GRPC opens the sub-listener for gRPC connections of peers with Full trust. Serve it with
-// ServerOptions. The Listener refuses connections for a sub-listener that is not open. GRPC may be
-// called again, also after the Close of the sub-listener, as when a node becomes a manager for the
-// second time. The newest sub-listener gets the connections.
+// ServerOptions. The Listener refuses connections for a sub-listener that is not open. A second
+// call of GRPC closes the first sub-listener and opens a new one. A node does this when it becomes
+// a manager for the second time.
 func (l *Listener) GRPC() net.Listener { return l.open(ProtoGRPC) }
 
-// Workers opens the sub-listener for gRPC connections of workers. Serve it with WorkerOptions.
-// Otherwise it is like GRPC.
+// Workers opens the sub-listener for gRPC connections of workers. Serve it with WorkerOptions. In
+// all other respects it is like GRPC.
 func (l *Listener) Workers() net.Listener { return l.open(subWorkers) }
 
 // Strangers opens the sub-listener for gRPC connections of strangers. Serve it with
-// StrangerOptions. Otherwise it is like GRPC.
+// StrangerOptions. In all other respects it is like GRPC.
 func (l *Listener) Strangers() net.Listener { return l.open(subStrangers) }
 
-// Raft opens the sub-listener for Raft connections. PeerOf names the node of a connection.
-// Otherwise it is like GRPC.
+// Raft opens the sub-listener for Raft connections. PeerOf names the node of a connection. In all
+// other respects it is like GRPC.
 func (l *Listener) Raft() net.Listener { return l.open(ProtoRaft) }
 
 // Blob opens the sub-listener for connections to the blob server. PeerOf names the node of a
-// connection. Otherwise it is like GRPC.
+// connection. In all other respects it is like GRPC.
 func (l *Listener) Blob() net.Listener { return l.open(ProtoBlob) }
 
 func (l *Listener) open(name string) *subListener {

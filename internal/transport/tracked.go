@@ -49,9 +49,9 @@ func (l *Listener) track(c net.Conn) *trackedConn {
 }
 
 // addToPool adds a connection to a pool and returns the connection that must be closed for it, or
-// nil. The evicted connection leaves all counts at once: its handshake may end at this moment, and
-// must find that the connection is not counted any more. The caller holds connsMu, and calls
-// closeEvicted after it has released connsMu.
+// nil. addToPool removes the evicted connection from all counts: if its handshake ends before it is
+// closed, count then returns net.ErrClosed for it. The caller holds connsMu, and calls closeEvicted
+// after it has released connsMu.
 func (l *Listener) addToPool(p *pool, t *trackedConn) (evicted *trackedConn) {
 	if evicted = p.add(t); evicted != nil {
 		evicted.evicted.Store(true)

@@ -18,13 +18,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxLevels is the most levels of a tree that a walk keeps open at once.
+// maxLevels limits the number of nested folders that a walk keeps open.
 const maxLevels = 64
 
 // RemoveAll removes the file or tree at path. A missing path is not an error. The tree may have any
 // depth. os.RemoveAll keeps a descriptor open for each level, and a container can make more levels
 // than the daemon may have descriptors. RemoveAll keeps at most maxLevels open, and moves deeper
-// folders to the top of the tree. It follows no links. After an error it goes on with the rest. It
+// folders to the top of the tree. It follows no links. After an error it removes the rest. It
 // returns the first error, which names the entry but not the folders above it.
 func RemoveAll(ctx context.Context, path string) error {
 	parent, err := os.OpenFile(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -79,11 +79,13 @@ func (r *remover) fail(name string, err error) bool {
 // entry removes one entry of a folder. It reports whether the entry is gone from the folder.
 func (r *remover) entry(dir *os.File, name string, level int) bool {
 	fd := int(dir.Fd())
+	// For a folder, Unlinkat without a flag returns EISDIR or EPERM. It may also return EPERM for a
+	// file, for which AT_REMOVEDIR then returns ENOTDIR.
 	err := unix.Unlinkat(fd, name, 0)
 	if errors.Is(err, unix.EISDIR) || errors.Is(err, unix.EPERM) {
-		first := err
+		fileErr := err
 		if err = unix.Unlinkat(fd, name, unix.AT_REMOVEDIR); errors.Is(err, unix.ENOTDIR) {
-			err = first
+			err = fileErr
 		}
 	}
 	switch {

@@ -18,11 +18,11 @@ const maxSizeEntries = 4 << 20
 var ErrPartial = errors.New("it has too many files or too many levels of folders to count them all")
 
 // Size returns the disk usage in bytes of all files below the folder at path. A file with several
-// names counts a share for each name, so that Size need not remember millions of files. A file with
-// other names outside of the tree therefore counts in part. Size follows no symbolic links and
-// keeps at most maxLevels folders open. Containers may change the tree during the call; entries
-// that disappear do not count. A missing folder has size 0. With ErrPartial, Size returns the size
-// of the entries that it has counted.
+// names (hard links) counts a share for each name, so Size need not remember which files it has
+// counted. If a file also has names outside of the tree, only a part of its size counts. Size
+// follows no symbolic links and keeps at most maxLevels folders open. Containers may change the
+// tree during the call; entries that disappear do not count. A missing folder has size 0. With
+// ErrPartial, Size returns the size of the entries that it has counted.
 func Size(ctx context.Context, path string) (int64, error) {
 	top, err := os.OpenFile(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -19,9 +19,9 @@ import (
 	bberrors "go.etcd.io/bbolt/errors"
 )
 
-// Sealer encrypts and decrypts records on disk; seal.Ring implements it. aad is the associated
-// data: Open must fail if it differs from the aad of Seal. Sealing must add the same number of
-// bytes to every record.
+// Sealer encrypts and decrypts records on disk. seal.Ring implements it. aad is associated data,
+// which is not stored: Open must fail if its aad differs from the aad of Seal. Seal must add the
+// same number of bytes to every record.
 type Sealer interface {
 	Seal(plain, aad []byte) []byte
 	Open(sealed, aad []byte) ([]byte, error)
@@ -36,8 +36,8 @@ type Disk interface {
 
 const logFile = "raft.db"
 
-// keptSnapshots is the number of snapshots on disk: the newest one, and the one before it in case
-// the newest is damaged.
+// keptSnapshots is the number of snapshots on disk: the newest one, and the previous one, which is
+// used if the newest is damaged.
 const keptSnapshots = 2
 
 // Config says where a Store keeps its files.
@@ -89,8 +89,8 @@ func Open(cfg Config, log hclog.Logger) (*Store, error) {
 	return store, nil
 }
 
-// openBolt opens the log file. Without the freelist on disk, an append after a truncation takes
-// 0.19 ms instead of 2.2 ms.
+// openBolt opens the log file. It does not store the freelist on disk, because then an append after
+// a removal of entries takes 0.19 ms instead of 2.2 ms.
 func openBolt(path string) (Disk, error) {
 	bolt, err := raftboltdb.New(raftboltdb.Options{
 		Path: path, MsgpackUseNewTimeFormat: true,
@@ -136,7 +136,7 @@ func (m *memorySnapshots) Create(version raft.SnapshotVersion, index, term uint6
 	return &memorySink{SnapshotSink: sink, store: m, next: next}, err
 }
 
-// memorySink replaces the snapshot in the store when it is closed.
+// memorySink is a snapshot that is being written. Its Close makes it the newest one of the store.
 type memorySink struct {
 	raft.SnapshotSink
 	store    *memorySnapshots

@@ -7,12 +7,12 @@ import (
 	"swarm/internal/disk"
 )
 
-// reserveBytes is how far the log can grow after the disk is full. Space inside the file is reused,
-// so this is enough for some hundred thousand small entries.
+// reserveBytes is the size by which the log file can grow after the disk is full. Space inside the
+// file is reused, so this is enough for some hundred thousand small entries.
 const reserveBytes = 16 << 20
 
-// ReservedSpace allocates disk blocks ahead of the log file's size, so that a full disk does not
-// stop the managers at once. One goroutine uses it.
+// ReservedSpace allocates disk blocks beyond the end of the log file, so that the managers can
+// write to the log for some time after the disk is full. Only one goroutine may use it.
 type ReservedSpace struct {
 	path          string // "" if the log is in memory
 	log           *slog.Logger
@@ -35,7 +35,7 @@ func (r *ReservedSpace) Extend() {
 	if err != nil || st.Size() == r.sizeAtReserve && !r.failed {
 		return
 	}
-	err = disk.Ahead(r.path, reserveBytes)
+	err = disk.ReserveBeyondEnd(r.path, reserveBytes)
 	if err != nil && !r.failed {
 		r.log.Warn("cannot reserve disk space for the Raft log; free space on the disk", "err", err)
 	}

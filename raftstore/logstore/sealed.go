@@ -10,16 +10,18 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// sealedSnapshots encrypts snapshot files. A file consists of records of sealedPlain plain bytes;
-// the last record is shorter and may be empty. Each record is bound to its number and to whether it
-// is the last one, so records cannot be swapped, dropped or cut off. Raft sends snapshots to
-// members with other keys, so it sees contents and sizes decrypted.
+// sealedSnapshots encrypts snapshot files. A file consists of encrypted records. Each has
+// plainRecord bytes of the snapshot; the last one has fewer and may have none. Each record is bound
+// to its number and to whether it is the last one, so records cannot be swapped, dropped or cut
+// off. Raft sends snapshots to members with other keys, so it gets contents and sizes in plain
+// form.
 type sealedSnapshots struct {
 	raft.SnapshotStore
 	sealer Sealer
 }
 
-const sealedPlain = 256 << 10
+// plainRecord is the size in bytes of a record before its encryption.
+const plainRecord = 256 << 10
 
 func (s *sealedSnapshots) overhead() int64 { return int64(len(s.sealer.Seal(nil, sealedAAD(0, true)))) }
 
@@ -34,8 +36,8 @@ func sealedAAD(number uint64, last bool) []byte {
 // plainSize returns the decrypted size of a file.
 func (s *sealedSnapshots) plainSize(sealed int64) int64 {
 	over := s.overhead()
-	full := sealed / (sealedPlain + over)
-	return max(full*sealedPlain+sealed-full*(sealedPlain+over)-over, 0)
+	full := sealed / (plainRecord + over)
+	return max(full*plainRecord+sealed-full*(plainRecord+over)-over, 0)
 }
 
 // List returns the snapshots with their decrypted sizes.
@@ -57,7 +59,7 @@ func (s *sealedSnapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, er
 	}
 	c := *m
 	c.Size = s.plainSize(m.Size)
-	return &c, &sealedReader{ReadCloser: r, sealer: s.sealer, record: make([]byte, sealedPlain+s.overhead())}, nil
+	return &c, &sealedReader{ReadCloser: r, sealer: s.sealer, record: make([]byte, plainRecord+s.overhead())}, nil
 }
 
 // Create returns a sink that encrypts what is written to it.
@@ -82,10 +84,10 @@ type sealedSink struct {
 func (s *sealedSink) Write(p []byte) (int, error) {
 	total := len(p)
 	for len(p) > 0 {
-		n := min(len(p), sealedPlain-len(s.buf))
+		n := min(len(p), plainRecord-len(s.buf))
 		s.buf = append(s.buf, p[:n]...)
 		p = p[n:]
-		if len(s.buf) == sealedPlain {
+		if len(s.buf) == plainRecord {
 			if err := s.flush(false); err != nil {
 				return 0, err
 			}
@@ -133,7 +135,7 @@ func (r *sealedReader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// next decrypts one record. The last record is the one that is shorter.
+// next decrypts the next record. A record is the last one if it is shorter than the others.
 func (r *sealedReader) next() {
 	n, err := io.ReadFull(r.ReadCloser, r.record)
 	last := errors.Is(err, io.ErrUnexpectedEOF)

@@ -14,6 +14,7 @@ import (
 const (
 	cacheBytes  = 16 << 20 // bytes of the newest entries kept decrypted in memory, for replication
 	deleteBatch = 256      // entries deleted in one transaction; more would delay appends
+	entryCost   = 64       // bytes that Trailing counts for an entry besides its data
 )
 
 // Store is a raft.LogStore and raft.StableStore. It encrypts entries on their way to disk, caches
@@ -25,15 +26,15 @@ type Store struct {
 	sealer Sealer
 	snaps  raft.SnapshotStore
 
-	mu            sync.Mutex // guards the rest; not held during I/O
-	first         uint64     // index of sizes[0]
-	sizes         []int64    // of every entry on disk
-	recent        []*raft.Log
-	cached        int64 // bytes in recent, which holds the newest entries
-	sinceSnapshot int64 // bytes stored since the last snapshot
-	grown         chan struct{}
+	mu            sync.Mutex  // guards the fields down to sinceSnapshot; not held during I/O
+	first         uint64      // index of the entry of sizes[0]
+	sizes         []int64     // sizes of the entries in the log, without gaps; first is the oldest
+	recent        []*raft.Log // the cache: the newest entries, decrypted
+	cached        int64       // bytes in recent
+	sinceSnapshot int64       // bytes stored since the last snapshot
 
-	guard    func(from, to uint64) error // refuses removals; nil until Protect is called
+	grown    chan struct{}               // see Grown
+	guard    func(from, to uint64) error // returns an error to refuse a removal; nil until Protect is called
 	writeErr atomic.Pointer[error]       // the error of the last append; nil if it succeeded
 }
 
@@ -56,7 +57,7 @@ func newStore(disk Disk, snaps raft.SnapshotStore, sealer Sealer) (*Store, error
 		var l raft.Log
 		err := s.read(i, &l)
 		if errors.Is(err, raft.ErrLogNotFound) {
-			continue // Raft keeps entries from before a snapshot that it installed
+			continue // a gap: Raft installed a snapshot, kept older entries, and received newer ones
 		}
 		if err != nil {
 			return nil, fmt.Errorf("read log entry %d: %w", i, err)
@@ -66,16 +67,19 @@ func newStore(disk Disk, snaps raft.SnapshotStore, sealer Sealer) (*Store, error
 	return s, nil
 }
 
-// errNoSnapshot refuses entry 1 from another member.
+// errNoSnapshot is the error of StoreLogs for entry 1 from another member.
 var errNoSnapshot = errors.New("a new member refuses log entry 1: it must start from a snapshot")
 
-// Protect makes the store refuse entry 1 and every removal of entries that guard refuses. Only
-// bootstrap writes entry 1; every other member must start from a snapshot. A member that replayed
-// the log from entry 1 would pass through old configurations. If one of them has this member as the
-// only voter, a missed heartbeat would make it the leader of a cluster that no longer exists.
+// Protect adds two checks. Before each removal of entries, the store calls guard with the first and
+// the last index, and removes nothing if guard returns an error. The store also refuses to store
+// entry 1. Only the bootstrap of a cluster writes entry 1, before Protect is called; every other
+// member must start from a snapshot. A member that replayed the log from entry 1 would pass through
+// old configurations. If one of them has this member as the only voter, a missed heartbeat would
+// make it the leader of a cluster that no longer exists.
 func (s *Store) Protect(guard func(from, to uint64) error) { s.guard = guard }
 
-// associatedData binds a sealed entry to its index, term and type.
+// associatedData returns the index, term and type of an entry in the form to which the encryption
+// binds the entry.
 func (s *Store) associatedData(l *raft.Log) []byte {
 	aad := binary.BigEndian.AppendUint64(make([]byte, 0, 17), l.Index)
 	return append(binary.BigEndian.AppendUint64(aad, l.Term), byte(l.Type))
@@ -93,10 +97,10 @@ func (s *Store) read(index uint64, l *raft.Log) error {
 	return nil
 }
 
-// GetLog reads an entry from memory or from disk. For the last entry of the newest snapshot, if it
-// is no longer in the log, GetLog returns the index and the term without the data. Raft needs that
-// term: without it, the member would refuse the following entry when the leader sends it again, and
-// the leader would send the snapshot again and again.
+// GetLog reads an entry from memory or from disk. If the last entry of the newest snapshot is no
+// longer in the log, GetLog returns its index and its term, without the data. Raft needs this term
+// to accept the entry that follows. Without it, the member would refuse that entry, and the leader
+// would send the snapshot again and again.
 func (s *Store) GetLog(index uint64, l *raft.Log) error {
 	if c := s.cachedEntry(index); c != nil {
 		*l = *c
@@ -198,8 +202,8 @@ func (s *Store) DropCache() {
 	s.recent = slices.Clone(s.recent)
 }
 
-// DeleteRange removes entries. From the old end it removes them in steps, so that appends can run
-// in between.
+// DeleteRange removes the entries with the indexes from to to. It removes the oldest entries in
+// steps, so that appends can run in between, and the newest ones in one transaction.
 func (s *Store) DeleteRange(from, to uint64) error {
 	if s.guard != nil {
 		if err := s.guard(from, to); err != nil {
@@ -208,21 +212,21 @@ func (s *Store) DeleteRange(from, to uint64) error {
 	}
 	s.mu.Lock()
 	end := s.first + uint64(len(s.sizes))
-	oldEnd := from <= s.first
+	oldest := from <= s.first // the removal begins with the oldest entry
 	if len(s.recent) > 0 && to >= s.recent[0].Index {
 		s.recent, s.cached = nil, 0
 	}
 	switch {
-	case oldEnd && to+1 < end:
+	case oldest && to+1 < end:
 		s.sizes = append([]int64(nil), s.sizes[to+1-s.first:]...)
 		s.first = to + 1
-	case oldEnd:
+	case oldest:
 		s.sizes = nil
 	case from < end:
 		s.sizes = s.sizes[:from-s.first]
 	}
 	s.mu.Unlock()
-	if !oldEnd { // one transaction, so that a crash leaves no gap
+	if !oldest { // in one transaction, so that a crash leaves no gap
 		return s.Disk.DeleteRange(from, to)
 	}
 	for from <= to {
@@ -235,7 +239,7 @@ func (s *Store) DeleteRange(from, to uint64) error {
 	return nil
 }
 
-// Snapshots returns the store of the snapshots in the same folder. It decrypts what it reads.
+// Snapshots returns the store of the snapshots in the same folder. It encrypts and decrypts them.
 func (s *Store) Snapshots() raft.SnapshotStore { return s.snaps }
 
 // Grown returns a channel that receives after entries were stored. Only one goroutine may wait on
@@ -257,8 +261,8 @@ func (s *Store) BytesSinceSnapshot() int64 {
 	return s.sinceSnapshot
 }
 
-// SnapshotTaken restarts the count. before is the count at the start of the snapshot; entries
-// stored during the snapshot stay counted.
+// SnapshotTaken reduces the count of BytesSinceSnapshot by before, which is the count at the start
+// of the snapshot. Entries that were stored during the snapshot stay counted.
 func (s *Store) SnapshotTaken(before int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -270,7 +274,7 @@ func (s *Store) Trailing(bytes int64) (entries uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := len(s.sizes) - 1; i >= 0; i-- {
-		if bytes -= s.sizes[i] + 64; bytes < 0 {
+		if bytes -= s.sizes[i] + entryCost; bytes < 0 {
 			break
 		}
 		entries++

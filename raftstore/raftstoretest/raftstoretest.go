@@ -19,7 +19,7 @@ func New(tb testing.TB) *raftstore.Store {
 	tb.Helper()
 	s, err := raftstore.Open(raftstore.Config{
 		NodeID: "m1", Bootstrap: true,
-		Timeouts: raftstore.Timeouts{Heartbeat: 20 * time.Millisecond, Election: 20 * time.Millisecond, Lease: 20 * time.Millisecond},
+		Timeouts: raftstore.Timeouts{Heartbeat: 20 * time.Millisecond, Election: 20 * time.Millisecond, LeaderLease: 20 * time.Millisecond},
 	}, raftstore.Deps{})
 	if err != nil {
 		tb.Fatal(err)

@@ -20,7 +20,7 @@ type RowChange struct {
 	Time     *timestamppb.Timestamp // when the leader proposed the change
 }
 
-// Row returns the row after the change, or the row before it if the change deleted it.
+// Row returns the row after the change, or the deleted row if the change deleted it.
 func (c RowChange) Row() proto.Message {
 	if c.New != nil {
 		return c.New
@@ -41,9 +41,10 @@ func Update(obj proto.Message) *swarmv1.Change {
 // Put writes obj without a precondition. Use it only for rows with one writer.
 func Put(obj proto.Message) *swarmv1.Change { return &swarmv1.Change{Op: put(obj)} }
 
-// Touch writes obj, unchanged since it was read, if its row still exists. Concurrent Touches of a
-// row all succeed, but they change its version, so that a concurrent Delete by version is refused.
-// Use it only for rows that are never updated otherwise.
+// Touch writes obj as it was read, if its row still exists. It only changes the version of the row,
+// so a concurrent Delete, which names the old version, is refused. Several concurrent Touches of a
+// row all succeed. Use Touch only for rows that are never edited: it would undo an edit that was
+// committed after the read.
 func Touch(obj proto.Message) *swarmv1.Change {
 	return &swarmv1.Change{Precondition: &swarmv1.Change_IfPresent{IfPresent: true}, Op: put(obj)}
 }
@@ -83,9 +84,9 @@ func ifVersion(obj proto.Message) *swarmv1.Change_IfVersion {
 	return &swarmv1.Change_IfVersion{IfVersion: row.GetMeta().GetVersion()}
 }
 
-// Validate returns errdefs.ErrInvalidArgument if Apply could not execute the change. Call it before
-// a proposal, so that an invalid change never enters the log. Apply checks again and fails if a
-// change in the log is invalid.
+// Validate returns errdefs.ErrInvalidArgument if Apply cannot execute the change. Call it before a
+// proposal, so that an invalid change never enters the log. An invalid change in the log makes
+// Apply return an error, which halts the member.
 func Validate(c *swarmv1.Change) error {
 	var table ID
 	switch op := c.GetOp().(type) {

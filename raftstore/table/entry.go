@@ -7,17 +7,17 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Format is the newest format of log entries and rows that this build knows. Raise it with every
-// change of Apply or of the rows that an older build would handle differently. Write data of a new
-// format only if View.Format allows it.
+// Format is the newest format of log entries and rows that this build knows. Raise it whenever
+// Apply or the rows change in a way that an older build would handle differently. Write data of a
+// new format only if View.Format allows it.
 const Format = 2
 
-// Apply applies the log entry with the given index: an encoded swarmv1.Envelope. It returns one
-// answer for each request of the entry, and changes with the changes of the entry appended. It is a
-// pure function of the state and the entry.
+// Apply applies the log entry with the given index. data is an encoded swarmv1.Envelope. Apply
+// returns one answer for each request of the entry. It appends the changes of the entry to the
+// slice changes, and returns that slice too. It is a pure function of the state and the entry.
 //
-// Apply fails if this build cannot know what other members do with the entry: the entry has a newer
-// format (ErrUnknownFormat), or it is damaged. The State must not be used afterwards.
+// Apply returns an error if this build cannot know what other members do with the entry: the entry
+// has a newer format (ErrUnknownFormat), or it is damaged. The State must not be used afterwards.
 func (s *State) Apply(index uint64, data []byte, changes []RowChange) ([]*swarmv1.Answer, []RowChange, error) {
 	env, err := decode(data)
 	if err != nil {
@@ -26,13 +26,13 @@ func (s *State) Apply(index uint64, data []byte, changes []RowChange) ([]*swarmv
 	e := &entry{index: index, time: env.GetTime(), changes: changes}
 	answers := make([]*swarmv1.Answer, len(env.GetRequests()))
 	for i, r := range env.GetRequests() {
-		a := s.sessions.lookup(r)
+		a := s.requests.lookup(r)
 		if a == nil {
 			a = s.applyRequest(e, env, r)
 			if env.GetFormat() < formatRefusals {
 				addWords(a)
 			}
-			s.sessions.remember(index, r, a)
+			s.requests.remember(index, r, a)
 		}
 		answers[i] = a
 	}

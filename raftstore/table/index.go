@@ -6,7 +6,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// index is a second order over the same rows. It holds pointers to rows, not keys.
+// index holds the rows of a table in another order. It has pointers to rows, not keys.
 type index[T Row] struct {
 	less func(a, b T) bool // a total order: ties are broken by key
 	has  func(T) bool      // whether the index includes the row

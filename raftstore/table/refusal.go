@@ -8,8 +8,9 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// formatRefusals is the first format in which answers have no words. Members of an older build
-// recognise a refusal by its words.
+// formatRefusals is the first format in which a replicated answer has only the reason of a refusal.
+// In format 1 it also has the words for the user, because builds that know only format 1 recognise
+// a refusal by its words.
 const formatRefusals = 2
 
 // refuse returns the result of a refused group.

@@ -35,7 +35,8 @@ func (t Rows[T]) ByName(name string) (T, bool) {
 	return t.trees.byName.Get(t.trees.fold(name))
 }
 
-// ascend yields the rows of an index from a row on, while in returns true for them.
+// ascend yields the rows of an index in its order. It begins at the position of the row from, and
+// ends before the first row for which in returns false.
 func (t Rows[T]) ascend(index int, from T, in func(T) bool) iter.Seq[T] {
 	return func(yield func(T) bool) {
 		if t.trees != nil {
@@ -70,8 +71,8 @@ func (t Rows[T]) Prefix(p string) iter.Seq[T] {
 	}
 }
 
-// trees are a table with its indexes. Apply writes the trees of the State; the trees in a View are
-// a frozen copy.
+// trees is a table with its indexes. Apply writes to the trees of the State. A View has a frozen
+// copy.
 type trees[T Row] struct {
 	schema[T]
 	byKey   *btree.Map[string, T]
@@ -100,9 +101,9 @@ type anyTrees interface {
 	index() error
 }
 
-// freeze returns a copy of the table for a View. The trees of both share their nodes: a copy costs
-// a few words now, and later each write copies the path to its row. If the table was not written
-// since the last call, freeze returns the same copy.
+// freeze returns a copy of the table for a View. The copy shares the nodes of the trees, so it
+// costs a few words. Each later write to the table copies the path to its row. If the table was not
+// written since the last call, freeze returns the same copy.
 func (t *trees[T]) freeze() *trees[T] {
 	if t.frozen != nil {
 		return t.frozen
@@ -121,7 +122,7 @@ func (t *trees[T]) get(key string) Row {
 	if r, ok := t.byKey.Get(key); ok {
 		return r
 	}
-	return nil // not a nil T in an interface
+	return nil // a nil T as a Row would not equal nil
 }
 
 // nameHolder returns the key of another row that has the unique name of r, or "" if the name is

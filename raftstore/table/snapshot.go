@@ -11,8 +11,8 @@ import (
 )
 
 // A snapshot consists of snapshotMagic, a SnapshotHeader, and SnapshotChunks of about chunkBytes. A
-// uvarint length precedes each message. Rows are ordered by table and key, so that a restore only
-// appends. The last chunk is marked as the end and contains the number of rows.
+// uvarint length precedes each message. Rows are ordered by table and key, so a restore only
+// appends. The last chunk has a SnapshotEnd, which contains the number of rows.
 const (
 	snapshotMagic = "swarm snapshot 1\n"
 	chunkBytes    = 256 << 10
@@ -26,10 +26,11 @@ type Snapshot struct {
 }
 
 // Snapshot returns a snapshot of the state. It copies no rows, because a view is immutable.
-func (s *State) Snapshot() Snapshot { return Snapshot{View: s.View(), sessions: s.sessions.save()} }
+func (s *State) Snapshot() Snapshot { return Snapshot{View: s.View(), sessions: s.requests.save()} }
 
-// Write writes the snapshot to w. A Snapshot without sessions, as one that is made from a View
-// alone, is valid too: it forgets which requests were applied.
+// Write writes the snapshot to w. A caller may make a Snapshot from a View alone. Such a snapshot
+// has no request sessions, so a state that is read from it does not know which requests were
+// already applied.
 func (s Snapshot) Write(w io.Writer) error {
 	out := &chunkWriter{w: bufio.NewWriterSize(w, chunkBytes)}
 	_, out.err = out.w.WriteString(snapshotMagic)
@@ -146,7 +147,8 @@ func (c *chunkReader) message(m interface{ UnmarshalVT([]byte) error }) error {
 		return fmt.Errorf("a chunk of %d bytes is too large", n)
 	}
 	if uint64(cap(c.buf)) < n {
-		// The buffer grows with the data that arrives, so that a damaged length costs no memory.
+		// The buffer grows with the data that is read, so that a damaged length cannot make this
+		// process allocate gigabytes.
 		c.buf = make([]byte, 0, min(n, 4*chunkBytes))
 	}
 	c.buf = c.buf[:0]
@@ -182,7 +184,7 @@ func (c *chunkReader) load(st *State) error {
 			rows++
 		}
 		for _, s := range chunk.GetSessions() {
-			st.sessions.load(s)
+			st.requests.load(s)
 		}
 		if end := chunk.GetEnd(); end != nil {
 			if end.GetObjects() != rows {

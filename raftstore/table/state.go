@@ -10,13 +10,13 @@ import (
 // entries and makes Views, which others read.
 type State struct {
 	index    uint64
-	sessions sessions
+	requests requestSessions
 
 	tables *tables
 }
 
 // NewState returns the empty state.
-func NewState() *State { return &State{sessions: newSessions(), tables: newTables()} }
+func NewState() *State { return &State{requests: newRequestSessions(), tables: newTables()} }
 
 // Advance records that the log entry with the given index has no changes for the tables. Raft's
 // configuration entries are such entries.
@@ -36,12 +36,13 @@ func (s *State) cluster() *swarmv1.Cluster {
 }
 
 // IncrementEpoch raises the epoch of the cluster by one. It does nothing if there is no Cluster
-// row.
+// row. It also raises the row's version to the index of the state, because every change of a row
+// must change its version: an Update that was made from the old row must not restore the old epoch.
 func (s *State) IncrementEpoch() {
 	if c := s.cluster(); c != nil {
 		c = c.CloneVT()
 		c.Epoch++
-		if c.Meta != nil {
+		if c.Meta != nil { // a snapshot from a file may have a row with a version above the index
 			c.Meta.Version = max(s.index, c.Meta.Version)
 		}
 		s.tables.Clusters.put(c.GetId(), c)
@@ -55,9 +56,9 @@ type entry struct {
 	changes []RowChange // of the groups applied so far, in order
 }
 
-// applyGroup applies one group, all or nothing. Each change sees the changes before it. It returns
-// nil, or why the group was refused. The result is replicated, so it depends only on the state and
-// the group.
+// applyGroup applies all changes of a group, or none of them. Each change sees the changes before
+// it. applyGroup returns nil, or the reason why the group is refused. The result is replicated, so
+// it depends only on the state and the group.
 func (s *State) applyGroup(e *entry, g *swarmv1.Group) *swarmv1.GroupResult {
 	before := len(e.changes)
 	for _, c := range g.GetChanges() {
@@ -69,7 +70,7 @@ func (s *State) applyGroup(e *entry, g *swarmv1.Group) *swarmv1.GroupResult {
 	return nil
 }
 
-// revert undoes the changes from index from on, newest first.
+// revert undoes the changes e.changes[from:], newest first.
 func (s *State) revert(e *entry, from int) {
 	for i := len(e.changes) - 1; i >= from; i-- {
 		c := &e.changes[i]

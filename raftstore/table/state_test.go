@@ -62,7 +62,7 @@ func (r *random) change() *swarmv1.Change {
 func (r *random) envelope() *swarmv1.Envelope {
 	env := &swarmv1.Envelope{Format: Format, Time: timestamppb.Now()}
 	for range 1 + r.IntN(3) {
-		req := &swarmv1.Request{Session: []byte{byte(r.IntN(3))}, Sequence: uint64(r.IntN(60)), Answered: uint64(r.IntN(20)), Actor: "test"}
+		req := &swarmv1.Request{Session: []byte{byte(r.IntN(3))}, Sequence: uint64(r.IntN(60)), LowestUnanswered: uint64(r.IntN(20)), Actor: "test"}
 		for range 1 + r.IntN(3) {
 			g := &swarmv1.Group{}
 			for range 1 + r.IntN(3) {
@@ -112,7 +112,7 @@ func dump(f replica) string {
 	v.Tasks.trees.indexes[bySlot].tree.Scan(func(t *swarmv1.Task) bool { fmt.Fprintln(&b, "slot", t.ServiceId, t.Slot, t.Id); return true })
 	v.Tasks.trees.indexes[byNode].tree.Scan(func(t *swarmv1.Task) bool { fmt.Fprintln(&b, "node", t.NodeId, t.Id); return true })
 	v.Services.trees.byName.Scan(func(n string, s *swarmv1.Service) bool { fmt.Fprintln(&b, "name", n, s.Id); return true })
-	for _, s := range f.sessions.save() {
+	for _, s := range f.requests.save() {
 		data, _ := proto.MarshalOptions{Deterministic: true}.Marshal(s)
 		fmt.Fprintf(&b, "session %x\n", data)
 	}
@@ -281,7 +281,7 @@ func TestApply_AgainstAModel(t *testing.T) {
 
 func TestApply_ARequestIsCarriedOutOnce(t *testing.T) {
 	f := newReplica()
-	req := &swarmv1.Request{Session: []byte("x"), Sequence: 1, Answered: 1, Groups: []*swarmv1.Group{
+	req := &swarmv1.Request{Session: []byte("x"), Sequence: 1, LowestUnanswered: 1, Groups: []*swarmv1.Group{
 		Group(Create(&swarmv1.Claim{Key: "a"})), Group(Delete(&swarmv1.Task{Id: "gone"})),
 	}}
 	env := &swarmv1.Envelope{Format: Format, Requests: []*swarmv1.Request{req}}
@@ -297,16 +297,16 @@ func TestApply_ARequestIsCarriedOutOnce(t *testing.T) {
 	}
 	// A later request acknowledges the answer of the first. A delayed copy of the first request is
 	// then refused.
-	later := &swarmv1.Request{Session: []byte("x"), Sequence: 2, Answered: 2}
+	later := &swarmv1.Request{Session: []byte("x"), Sequence: 2, LowestUnanswered: 2}
 	f.apply(t, 10, &swarmv1.Envelope{Format: Format, Requests: []*swarmv1.Request{later}})
 	if a := f.apply(t, 11, env)[0]; len(a.GetRefused()) != 2 {
 		t.Errorf("a request that was given up is carried out: %v", a)
 	}
 	for i := range uint64(200) {
-		r := &swarmv1.Request{Session: fmt.Append(nil, i), Sequence: 1, Answered: 1}
+		r := &swarmv1.Request{Session: fmt.Append(nil, i), Sequence: 1, LowestUnanswered: 1}
 		f.apply(t, 20+i, &swarmv1.Envelope{Format: Format, Requests: []*swarmv1.Request{r}})
 	}
-	if n := len(f.sessions.byID); n != maxSessions {
+	if n := len(f.requests.byID); n != maxSessions {
 		t.Errorf("%d sessions are remembered, want %d", n, maxSessions)
 	}
 }

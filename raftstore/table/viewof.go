@@ -11,8 +11,8 @@ import (
 )
 
 // ViewOf builds a view that holds objs, for tests and simulations. An object without a version gets
-// version 1. ViewOf modifies such objects, and panics if objs cannot form a state: an object is not
-// a row, or two objects have the same key or the same unique name.
+// version 1, in place. ViewOf panics if an object is not a row, or if two objects have the same key
+// or the same unique name.
 func ViewOf(objs ...proto.Message) *View {
 	type keyed struct {
 		key string

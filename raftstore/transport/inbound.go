@@ -16,7 +16,7 @@ import (
 // if every id in it is the id of the authenticated peer. Any other id ends the connection.
 type inbound struct {
 	layer *streamLayer
-	conf  raft.NetworkTransportConfig // template for each transport; Stream is set per connection
+	conf  raft.NetworkTransportConfig // for the transport of each connection, without its Stream
 	rpcs  chan raft.RPC               // consumed by Raft
 
 	heartbeat atomic.Pointer[func(raft.RPC)] // handles heartbeats; set by Raft, nil before
@@ -67,8 +67,7 @@ func (in *inbound) accept() {
 
 // serve forwards the RPCs of one connection until it ends.
 func (in *inbound) serve(accepted net.Conn) {
-	// Deps.PeerOf knows the accepted connection, not the wrapped one, so the hello is read from the
-	// former.
+	// readHello gets the accepted connection and not c, because Deps.PeerOf does not know c.
 	c := in.layer.track(accepted)
 	defer c.Close()
 	from, err := in.layer.readHello(accepted)
@@ -81,7 +80,7 @@ func (in *inbound) serve(accepted net.Conn) {
 	conf.Stream = stream
 	trans := raft.NewNetworkTransportWithConfig(&conf)
 	defer trans.Close()
-	forged := make(chan error, 1) // set by a heartbeat that names another id
+	forged := make(chan error, 1) // receives the error of a heartbeat that names another id
 	trans.SetHeartbeatHandler(func(rpc raft.RPC) {
 		handle := in.heartbeat.Load()
 		err := checkSender(from, rpc.Command)
@@ -141,9 +140,9 @@ func (in *inbound) sendToSelf(command any) error {
 	}
 }
 
-// checkSender returns an error unless every id in an RPC is the id of the member that sent it.
+// checkSender returns an error unless every sender's id in an RPC is the given id.
 func checkSender(id string, command any) error {
-	var old []byte // deprecated field with the sender's id; may be empty
+	var old []byte // the sender's id in a deprecated field; may be empty
 	switch r := command.(type) {
 	case *raft.AppendEntriesRequest:
 		//lint:ignore SA1019 Raft still reads it if Addr is empty
@@ -170,12 +169,13 @@ func checkSender(id string, command any) error {
 	return nil
 }
 
-// singleConnLayer is a raft.StreamLayer with one connection. It reports when that connection ends.
+// singleConnLayer is a raft.StreamLayer that accepts one connection and no other. It closes ended
+// when that connection is closed.
 type singleConnLayer struct {
 	net.Conn
 	accepted  atomic.Bool
-	ended     chan struct{} // closed with the connection
-	closed    chan struct{} // closed with the layer
+	ended     chan struct{} // closed when the connection is closed
+	closed    chan struct{} // closed when the layer is closed
 	endOnce   sync.Once
 	closeOnce sync.Once
 }
@@ -198,8 +198,8 @@ func (o *singleConnLayer) Close() error {
 // Addr implements net.Listener.
 func (o *singleConnLayer) Addr() net.Addr { return o.LocalAddr() }
 
-// Dial implements raft.StreamLayer. It always fails: a peer's connection is never used to open
-// another one.
+// Dial implements raft.StreamLayer. It always fails, because the transport of an accepted
+// connection only receives RPCs.
 func (o *singleConnLayer) Dial(raft.ServerAddress, time.Duration) (net.Conn, error) {
 	return nil, errors.ErrUnsupported
 }

@@ -6,8 +6,8 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// pipeline reads every answer at once and buffers it until Raft reads it. The buffer stays small,
-// because Raft stops sending soon after it stops reading.
+// pipeline reads every answer immediately and buffers it until Raft reads it. See Transport for the
+// reason. The buffer stays small, because Raft stops sending soon after it stops reading.
 type pipeline struct {
 	raft.AppendPipeline
 	answers chan raft.AppendFuture

@@ -17,9 +17,9 @@ import (
 )
 
 // Every connection starts with a hello, which names the caller's node, cluster and epoch. It keeps
-// out members of other clusters, and members of this cluster from before a forced recovery. The
-// hello travels with the first write and costs no round trip. The connection itself authenticates
-// the caller; see Deps.PeerOf.
+// out members of other clusters, and members of this cluster that still have the state from before
+// a recovery (see raftstore.Recover). The hello is sent in front of the first write, so it costs no
+// round trip. It proves nothing: Deps.PeerOf returns the node that the caller has proved to be.
 const (
 	helloMagic = "swr1"
 	// helloTimeout bounds how long a caller may take to send its hello.
@@ -32,13 +32,13 @@ type streamLayer struct {
 	cfg  Config
 	deps Deps
 	log  *slog.Logger
-	done context.Context // cancelled by Close; ends every dial
-	stop context.CancelFunc
+	done context.Context    // the parent of the contexts of all dials; ends when Close calls stop
+	stop context.CancelFunc // ends done
 
 	sampler *logsample.Sampler
 
 	mu   sync.Mutex            // guards open
-	open map[net.Conn]struct{} // dialled and accepted; nil once closed
+	open map[net.Conn]struct{} // dialled and accepted connections; nil after Close
 }
 
 func newStreamLayer(cfg Config, deps Deps) *streamLayer {
@@ -126,7 +126,7 @@ func (l *streamLayer) hello() []byte {
 	return b
 }
 
-// helloConn is a dialled connection. Its first write is preceded by the hello.
+// helloConn is a dialled connection. It sends the hello in front of the first write.
 type helloConn struct {
 	net.Conn
 	layer *streamLayer
@@ -143,8 +143,8 @@ func (c *helloConn) Write(p []byte) (int, error) {
 	return max(n-len(hello), 0), err
 }
 
-// logRefusal logs a refused connection once a minute for each reason, because a refused peer
-// retries for ever.
+// logRefusal logs a refused connection. It logs each reason at most once a minute, because a
+// refused peer retries for ever.
 func (l *streamLayer) logRefusal(from net.Addr, err error) {
 	level := slog.LevelWarn
 	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe) {

@@ -13,7 +13,7 @@ import (
 // Config names the member.
 type Config struct {
 	NodeID    string
-	ClusterID string // "" while unknown: then the cluster ids of peers are not compared
+	ClusterID string // if it is "", the cluster ids of peers are not checked
 	// Epoch returns the cluster's epoch, or 0 while it is unknown. It is called for every
 	// connection, from several goroutines.
 	Epoch func() uint64
@@ -34,11 +34,12 @@ type Deps struct {
 // Transport is a raft.Transport. Outgoing RPCs use a raft.NetworkTransport, and incoming ones use
 // inbound.
 //
-// Its pipelines cannot block the sender. A pipeline of hashicorp/raft has no buffer for answers: a
-// send blocks until the previous answer is read. If a follower refuses entries or knows a newer
-// term, Raft stops reading answers, and a pending send blocks for ever, because only the sending
-// goroutine closes the pipeline. Then the follower gets nothing but heartbeats until the leader
-// changes, and the leader can never be shut down (hashicorp/raft#612).
+// A pipeline sends entries without waiting for the answers to earlier ones. The pipelines of this
+// Transport buffer the answers (see pipeline), so that a send never waits for a reader of answers.
+// In a pipeline of hashicorp/raft, a send blocks until the previous answer is read. If a follower
+// refuses entries or knows a newer term, Raft stops reading answers, and a pending send blocks for
+// ever, because only the sending goroutine closes the pipeline. The follower then gets nothing but
+// heartbeats until the leader changes, and the leader cannot be shut down (hashicorp/raft#612).
 type Transport struct {
 	*raft.NetworkTransport
 	in    *inbound
@@ -62,8 +63,8 @@ func New(cfg Config, deps Deps, raftLog hclog.Logger) *Transport {
 	return &Transport{NetworkTransport: raft.NewNetworkTransportWithConfig(&out), in: newInbound(layer, conf), layer: layer}
 }
 
-// CloseConnections closes the listener and every connection, and cancels dials. It unblocks
-// goroutines of Raft that wait for an unresponsive peer. Call Close afterwards.
+// CloseConnections closes the listener and every connection, and cancels all dials. So it ends the
+// waits of Raft for a peer that does not answer. Call Close afterwards.
 func (t *Transport) CloseConnections() error { return t.layer.Close() }
 
 // SendToSelf makes Raft handle an RPC from this member to itself, without a connection. It returns

@@ -12,8 +12,9 @@ import (
 	"swarm/raftstore/table"
 )
 
-// ErrResync means that a watcher missed changes: the store dropped them before the watcher read
-// them, or a snapshot replaced the state. Take a new view and start a new watch.
+// ErrResync means that a watcher has missed changes: the broker dropped them before the watcher
+// read them, or a snapshot replaced the state. The caller must call Watch again and start from its
+// view.
 var ErrResync = errors.New("watch fell behind: take a view and watch anew")
 
 const (
@@ -21,19 +22,20 @@ const (
 	// Since: their number, and their approximate memory in bytes.
 	keepChanges = 1 << 16
 	keepBytes   = 16 << 20
-	// restBytes of them stay at rest, for clients that come back after a short time.
-	restBytes = 64 << 10
+	// idleBytes is the bound that DropOld uses when the manager is idle. The changes that remain
+	// are for clients that reconnect after a short time.
+	idleBytes = 64 << 10
 )
 
-// batch is a link of the list of changes. ready is closed when next is set.
+// batch is an element of the linked list of changes.
 type batch struct {
-	index   uint64                            // of the newest entry in the batch
+	index   uint64                            // index of the newest log entry in the batch
 	count   int                               // number of changes
 	bytes   int                               // estimated memory
 	changes atomic.Pointer[[]table.RowChange] // nil once dropped
-	dropped atomic.Bool                       // the batches after it may be gone
+	dropped atomic.Bool                       // the changes of the next batch are dropped, and next is nil
 	next    atomic.Pointer[batch]
-	ready   chan struct{}
+	ready   chan struct{} // closed when next is set
 }
 
 func newBatch(index uint64, changes []table.RowChange) *batch {
@@ -56,10 +58,10 @@ type Broker struct {
 
 	closeOnce sync.Once
 
-	mu         sync.Mutex // guards the rest, and appending
-	head       *batch     // oldest batch; its own changes are dropped
-	kept       int        // changes and links after head
-	bytes      int        // estimated memory of them
+	mu         sync.Mutex // guards the rest; also held to append a batch
+	head       *batch     // the oldest batch; its changes are dropped, those of later batches are kept
+	kept       int        // number of kept changes, plus the number of their batches
+	bytes      int        // estimated memory of the kept changes
 	maxChanges int
 }
 
@@ -85,8 +87,8 @@ func (b *Broker) Publish(view *table.View, changes []table.RowChange) {
 	b.append(view.Index(), changes)
 }
 
-// Reset publishes a view that was not reached by changes, but read from a snapshot. Watchers get
-// ErrResync.
+// Reset publishes a view that was read from a snapshot. The changes between the last view and this
+// one are not known, so all watchers get ErrResync.
 func (b *Broker) Reset(view *table.View) {
 	b.view.Store(view)
 	b.reset(view.Index())
@@ -116,22 +118,20 @@ func (b *Broker) append(index uint64, changes []table.RowChange) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.appendLocked(newBatch(index, changes))
-	for (b.kept > b.maxChanges || b.bytes > keepBytes) && b.head.next.Load() != b.tail.Load() {
-		b.dropLocked()
-	}
+	b.dropWhileLocked(func() bool { return b.kept > b.maxChanges || b.bytes > keepBytes })
 }
 
-// DropOld drops all changes but the newest, which take at most restBytes. A watcher that has read
-// the dropped changes goes on. A watcher that has not read them gets ErrResync.
+// DropOld drops the oldest changes until the others take at most idleBytes. A watcher that has
+// already read the dropped changes does not notice. A watcher that has not read them gets
+// ErrResync.
 func (b *Broker) DropOld() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if tail := b.tail.Load(); tail != b.head && tail.bytes > restBytes {
-		b.appendLocked(newBatch(tail.index, nil)) // so that the newest batch may be dropped, too
+	if tail := b.tail.Load(); tail != b.head && tail.bytes > idleBytes {
+		// dropWhileLocked never drops the newest batch. After this one it may drop the large one.
+		b.appendLocked(newBatch(tail.index, nil))
 	}
-	for b.bytes > restBytes && b.head.next.Load() != b.tail.Load() {
-		b.dropLocked()
-	}
+	b.dropWhileLocked(func() bool { return b.bytes > idleBytes })
 }
 
 const (
@@ -143,8 +143,8 @@ const (
 	rowCost = 256
 )
 
-// cost estimates the memory that a batch keeps in use. It counts only old rows: a new row belongs
-// to the state, and when it leaves the state, it is the old row of a later change.
+// cost estimates the memory that a batch keeps in use. It counts only the old rows of its changes.
+// A new row is part of the state, and when it is replaced, it is the old row of a later change.
 func cost(changes []table.RowChange) int {
 	sum := changeCost
 	for i := range changes {
@@ -161,13 +161,21 @@ func (b *Broker) appendLocked(n *batch) {
 	old.next.Store(n)
 	b.tail.Store(n)
 	close(old.ready)
-	// Every link counts as a change, so that empty batches are bounded too.
+	// Every batch counts as one more change, so that the number of empty batches is bounded too.
 	b.kept += n.count + 1
 	b.bytes += n.bytes
 }
 
-// dropLocked drops the changes of the second batch and makes it the head. Watchers that are still
-// before it have missed changes.
+// dropWhileLocked drops the oldest changes while tooMany returns true. It never drops the newest
+// batch, whatever its size, so that a watcher which waits for it can read it.
+func (b *Broker) dropWhileLocked(tooMany func() bool) {
+	for tooMany() && b.head.next.Load() != b.tail.Load() {
+		b.dropLocked()
+	}
+}
+
+// dropLocked drops the changes of the batch after the head and makes it the head. Watchers that
+// have not read these changes get ErrResync.
 func (b *Broker) dropLocked() {
 	old := b.head
 	b.head = old.next.Load()

@@ -19,20 +19,21 @@ type Watcher struct {
 	broker *Broker
 	at     *batch
 	tables uint32 // bit set of table.IDs
-	after  uint64 // changes up to this index are in the view that Watch returned
+	after  uint64 // changes up to this index are skipped: the caller has a View that includes them
 	closed bool
 }
 
 // Watch returns a view and a watcher of all changes after it. Without tables it watches all tables.
 func (b *Broker) Watch(tables ...table.ID) (*table.View, *Watcher) {
-	// The position is taken before the view. available skips changes that the view includes.
+	// Take the position before the view, so that no change is missed between the two. A change that
+	// the view includes already is skipped later, in available.
 	at := b.tail.Load()
 	view := b.View()
 	return view, &Watcher{broker: b, at: at, tables: tableSet(tables), after: view.Index()}
 }
 
-// Since returns a watcher of the changes after index, which an earlier view or batch reported. It
-// returns ErrResync if those changes are no longer kept, or if index is newer than this replica.
+// Since returns a watcher of the changes after index, which is the index of an earlier View. It
+// returns ErrResync if these changes are no longer kept, or if index is newer than this replica.
 func (b *Broker) Since(index uint64, tables ...table.ID) (*Watcher, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -57,15 +58,15 @@ func tableSet(ids []table.ID) uint32 {
 	return set
 }
 
-// maxNextChanges is about the number of changes that one Next returns, so that a slow watcher
-// catches up in steps.
+// maxNextChanges is the approximate limit for the changes that one Next returns, so that a slow
+// watcher catches up in steps.
 const maxNextChanges = 4096
 
 // Next waits for changes in the watched tables. It fails with ErrResync, the error of ctx, or
 // ErrClosed if the broker or the watcher is closed.
 func (w *Watcher) Next(ctx context.Context) (Batch, error) { return w.NextOr(ctx, nil) }
 
-// NextOr is Next that also returns, with a batch without changes, when other is closed.
+// NextOr is like Next. It also returns when other is closed, with a batch without changes.
 func (w *Watcher) NextOr(ctx context.Context, other <-chan struct{}) (Batch, error) {
 	changes, err := w.next(ctx, other)
 	if err != nil {
@@ -123,7 +124,7 @@ func (w *Watcher) next(ctx context.Context, other <-chan struct{}) ([]table.RowC
 
 // available returns changes that the watcher has not read yet, without waiting.
 func (w *Watcher) available() (out []table.RowChange, err error) {
-	shared := false // out is a slice that belongs to a batch
+	shared := false // out is the slice of a batch, which this function must not append to
 	for len(out) < maxNextChanges {
 		next := w.at.next.Load()
 		if w.at.dropped.Load() {

@@ -269,7 +269,7 @@ const reservedSpace = 4 << 20
 // full. If the allocation fails, the next commit tries again.
 func (s *DB) reserve() {
 	st, err := os.Stat(s.db.Path())
-	if err == nil && st.Size() != s.size && disk.Ahead(s.db.Path(), reservedSpace) == nil {
+	if err == nil && st.Size() != s.size && disk.ReserveBeyondEnd(s.db.Path(), reservedSpace) == nil {
 		s.size = st.Size()
 	}
 }

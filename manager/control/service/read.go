@@ -36,7 +36,7 @@ func (s *Server) ListRevisions(_ context.Context, req *swarmv1.GetRequest) (*swa
 		return nil, err
 	}
 	out := &swarmv1.ListRevisionsResponse{}
-	for rev := range v.Revisions.Prefix(svc.GetId() + "/") {
+	for rev := range v.RevisionsOf(svc.GetId()) {
 		out.Revisions = append(out.Revisions, object.ShownRevision(rev))
 	}
 	return out, nil

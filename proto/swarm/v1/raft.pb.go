@@ -227,16 +227,17 @@ func (x *Envelope) GetRequests() []*Request {
 	return nil
 }
 
-// Request is what one caller wants changed. (session, sequence) names it: Apply carries out a name once, however often
-// it is proposed, and answers a repetition with what it answered the first time.
+// Request holds the changes of one caller. The pair (session, sequence) identifies a request. Apply executes a request
+// only the first time. If the request is proposed again, Apply returns its first answer.
 type Request struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Drawn anew by every start of a manager.
+	// A random id. Each start of a manager begins a new session.
 	Session []byte `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
 	// Numbers the session's requests from 1.
 	Sequence uint64 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
-	// The session waits for no answer below this number; what was remembered of them is forgotten.
-	Answered uint64 `protobuf:"varint,3,opt,name=answered,proto3" json:"answered,omitempty"`
+	// The lowest sequence number for which the session still waits for an answer. Apply drops the stored answers to lower
+	// numbers.
+	LowestUnanswered uint64 `protobuf:"varint,3,opt,name=lowest_unanswered,json=lowestUnanswered,proto3" json:"lowest_unanswered,omitempty"`
 	// Who asks: a user, a node, or a part of the manager.
 	Actor         string   `protobuf:"bytes,4,opt,name=actor,proto3" json:"actor,omitempty"`
 	Groups        []*Group `protobuf:"bytes,5,rep,name=groups,proto3" json:"groups,omitempty"`
@@ -288,9 +289,9 @@ func (x *Request) GetSequence() uint64 {
 	return 0
 }
 
-func (x *Request) GetAnswered() uint64 {
+func (x *Request) GetLowestUnanswered() uint64 {
 	if x != nil {
-		return x.Answered
+		return x.LowestUnanswered
 	}
 	return 0
 }
@@ -1274,12 +1275,14 @@ func (x *SnapshotEnd) GetObjects() uint64 {
 	return 0
 }
 
-// Session is what Apply remembers of the requests of one start of a manager.
+// Session holds the answers to the requests of one start of a manager.
 type Session struct {
-	state    protoimpl.MessageState `protogen:"open.v1"`
-	Id       []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Answered uint64                 `protobuf:"varint,2,opt,name=answered,proto3" json:"answered,omitempty"`
-	// Newest entry that held a request of it: the session unused for longest is dropped first.
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The highest Request.lowest_unanswered of the session.
+	LowestUnanswered uint64 `protobuf:"varint,2,opt,name=lowest_unanswered,json=lowestUnanswered,proto3" json:"lowest_unanswered,omitempty"`
+	// The log index of the newest entry with a request of this session. The session with the lowest index is dropped
+	// first.
 	Index         uint64    `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`
 	Answers       []*Answer `protobuf:"bytes,4,rep,name=answers,proto3" json:"answers,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1323,9 +1326,9 @@ func (x *Session) GetId() []byte {
 	return nil
 }
 
-func (x *Session) GetAnswered() uint64 {
+func (x *Session) GetLowestUnanswered() uint64 {
 	if x != nil {
-		return x.Answered
+		return x.LowestUnanswered
 	}
 	return 0
 }
@@ -1474,11 +1477,11 @@ const file_swarm_v1_raft_proto_rawDesc = "" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12.\n" +
 	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12-\n" +
-	"\brequests\x18\x04 \x03(\v2\x11.swarm.v1.RequestR\brequests\"\x9a\x01\n" +
+	"\brequests\x18\x04 \x03(\v2\x11.swarm.v1.RequestR\brequests\"\xab\x01\n" +
 	"\aRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\fR\asession\x12\x1a\n" +
-	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12\x1a\n" +
-	"\banswered\x18\x03 \x01(\x04R\banswered\x12\x14\n" +
+	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12+\n" +
+	"\x11lowest_unanswered\x18\x03 \x01(\x04R\x10lowestUnanswered\x12\x14\n" +
 	"\x05actor\x18\x04 \x01(\tR\x05actor\x12'\n" +
 	"\x06groups\x18\x05 \x03(\v2\x0f.swarm.v1.GroupR\x06groups\"3\n" +
 	"\x05Group\x12*\n" +
@@ -1559,10 +1562,10 @@ const file_swarm_v1_raft_proto_rawDesc = "" +
 	"\bsessions\x18\x02 \x03(\v2\x11.swarm.v1.SessionR\bsessions\x12'\n" +
 	"\x03end\x18\x03 \x01(\v2\x15.swarm.v1.SnapshotEndR\x03end\"'\n" +
 	"\vSnapshotEnd\x12\x18\n" +
-	"\aobjects\x18\x01 \x01(\x04R\aobjects\"w\n" +
+	"\aobjects\x18\x01 \x01(\x04R\aobjects\"\x88\x01\n" +
 	"\aSession\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\fR\x02id\x12\x1a\n" +
-	"\banswered\x18\x02 \x01(\x04R\banswered\x12\x14\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12+\n" +
+	"\x11lowest_unanswered\x18\x02 \x01(\x04R\x10lowestUnanswered\x12\x14\n" +
 	"\x05index\x18\x03 \x01(\x04R\x05index\x12*\n" +
 	"\aanswers\x18\x04 \x03(\v2\x10.swarm.v1.AnswerR\aanswers\"\x7f\n" +
 	"\x06Answer\x12\x1a\n" +

@@ -53,7 +53,7 @@ func (m *Request) CloneVT() *Request {
 	}
 	r := new(Request)
 	r.Sequence = m.Sequence
-	r.Answered = m.Answered
+	r.LowestUnanswered = m.LowestUnanswered
 	r.Actor = m.Actor
 	if rhs := m.Session; rhs != nil {
 		tmpBytes := make([]byte, len(rhs))
@@ -454,7 +454,7 @@ func (m *Session) CloneVT() *Session {
 		return (*Session)(nil)
 	}
 	r := new(Session)
-	r.Answered = m.Answered
+	r.LowestUnanswered = m.LowestUnanswered
 	r.Index = m.Index
 	if rhs := m.Id; rhs != nil {
 		tmpBytes := make([]byte, len(rhs))
@@ -577,7 +577,7 @@ func (this *Request) EqualVT(that *Request) bool {
 	if this.Sequence != that.Sequence {
 		return false
 	}
-	if this.Answered != that.Answered {
+	if this.LowestUnanswered != that.LowestUnanswered {
 		return false
 	}
 	if this.Actor != that.Actor {
@@ -1164,7 +1164,7 @@ func (this *Session) EqualVT(that *Session) bool {
 	if string(this.Id) != string(that.Id) {
 		return false
 	}
-	if this.Answered != that.Answered {
+	if this.LowestUnanswered != that.LowestUnanswered {
 		return false
 	}
 	if this.Index != that.Index {
@@ -1375,8 +1375,8 @@ func (m *Request) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i--
 		dAtA[i] = 0x22
 	}
-	if m.Answered != 0 {
-		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Answered))
+	if m.LowestUnanswered != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.LowestUnanswered))
 		i--
 		dAtA[i] = 0x18
 	}
@@ -2309,8 +2309,8 @@ func (m *Session) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i--
 		dAtA[i] = 0x18
 	}
-	if m.Answered != 0 {
-		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Answered))
+	if m.LowestUnanswered != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.LowestUnanswered))
 		i--
 		dAtA[i] = 0x10
 	}
@@ -2471,8 +2471,8 @@ func (m *Request) SizeVT() (n int) {
 	if m.Sequence != 0 {
 		n += 1 + protohelpers.SizeOfVarint(uint64(m.Sequence))
 	}
-	if m.Answered != 0 {
-		n += 1 + protohelpers.SizeOfVarint(uint64(m.Answered))
+	if m.LowestUnanswered != 0 {
+		n += 1 + protohelpers.SizeOfVarint(uint64(m.LowestUnanswered))
 	}
 	l = len(m.Actor)
 	if l > 0 {
@@ -2843,8 +2843,8 @@ func (m *Session) SizeVT() (n int) {
 	if l > 0 {
 		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 	}
-	if m.Answered != 0 {
-		n += 1 + protohelpers.SizeOfVarint(uint64(m.Answered))
+	if m.LowestUnanswered != 0 {
+		n += 1 + protohelpers.SizeOfVarint(uint64(m.LowestUnanswered))
 	}
 	if m.Index != 0 {
 		n += 1 + protohelpers.SizeOfVarint(uint64(m.Index))
@@ -3144,9 +3144,9 @@ func (m *Request) UnmarshalVT(dAtA []byte) error {
 			}
 		case 3:
 			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Answered", wireType)
+				return fmt.Errorf("proto: wrong wireType = %d for field LowestUnanswered", wireType)
 			}
-			m.Answered = 0
+			m.LowestUnanswered = 0
 			for shift := uint(0); ; shift += 7 {
 				if shift >= 64 {
 					return protohelpers.ErrIntOverflow
@@ -3156,7 +3156,7 @@ func (m *Request) UnmarshalVT(dAtA []byte) error {
 				}
 				b := dAtA[iNdEx]
 				iNdEx++
-				m.Answered |= uint64(b&0x7F) << shift
+				m.LowestUnanswered |= uint64(b&0x7F) << shift
 				if b < 0x80 {
 					break
 				}
@@ -5086,9 +5086,9 @@ func (m *Session) UnmarshalVT(dAtA []byte) error {
 			iNdEx = postIndex
 		case 2:
 			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Answered", wireType)
+				return fmt.Errorf("proto: wrong wireType = %d for field LowestUnanswered", wireType)
 			}
-			m.Answered = 0
+			m.LowestUnanswered = 0
 			for shift := uint(0); ; shift += 7 {
 				if shift >= 64 {
 					return protohelpers.ErrIntOverflow
@@ -5098,7 +5098,7 @@ func (m *Session) UnmarshalVT(dAtA []byte) error {
 				}
 				b := dAtA[iNdEx]
 				iNdEx++
-				m.Answered |= uint64(b&0x7F) << shift
+				m.LowestUnanswered |= uint64(b&0x7F) << shift
 				if b < 0x80 {
 					break
 				}
