@@ -130,7 +130,7 @@ func runInit(ctx context.Context, deps *command.Deps, o initOptions) error {
 		term.Printf(deps.Out, "Swarm initialized: current node (%s) is now a manager.\n\n", r.NodeId)
 		term.Printf(deps.Out, "To add a worker to this swarm, run the following command:\n\n    swarm join --token %s %s\n\n", r.WorkerToken, r.Addr)
 		fmt.Fprintln(deps.Out, "To add a manager to this swarm, run 'swarm join-token manager' and follow the instructions.")
-		fmt.Fprintln(deps.Out, tokenFileHint) // printf: our own text
+		fmt.Fprintln(deps.Out, tokenFileHint) // not term.Printf: our own text
 		warnProfiles(ctx, deps, c)
 		return nil
 	})
@@ -333,7 +333,7 @@ func runJoinToken(ctx context.Context, deps *command.Deps, o joinTokenOptions) e
 			term.Printf(deps.Out, "Successfully rotated %s join token.\n\n", o.role)
 		}
 		term.Printf(deps.Out, "To add a %s to this swarm, run the following command:\n\n    swarm join --token %s %s\n\n", o.role, token, addr)
-		fmt.Fprintln(deps.Out, tokenFileHint) // printf: our own text
+		fmt.Fprintln(deps.Out, tokenFileHint) // not term.Printf: our own text
 		return nil
 	})
 }

@@ -187,14 +187,14 @@ type usageTable struct {
 func (t usageTable) print(w io.Writer, nodes []*swarmv1.NodeUsage) error {
 	term.Printf(w, "%s space usage:\n\n", t.title)
 	tw := tabwriter.NewWriter(w, 10, 1, 3, ' ', 0)
-	fmt.Fprintln(tw, "NODE\t"+t.header) // printf: the header is ours, with tabs
+	fmt.Fprintln(tw, "NODE\t"+t.header) // not term.Printf: the header is ours, with tabs
 	for _, n := range nodes {
 		t.rows(n.GetUsage(), func(cells ...any) {
 			words := []string{printable.Line(n.GetHostname())}
 			for _, c := range cells {
 				words = append(words, printable.Line(fmt.Sprint(c)))
 			}
-			fmt.Fprintln(tw, strings.Join(words, "\t")) // printf: each word is a line already
+			fmt.Fprintln(tw, strings.Join(words, "\t")) // not term.Printf: each word is a line already
 		})
 	}
 	if err := tw.Flush(); err != nil {

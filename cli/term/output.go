@@ -58,7 +58,7 @@ func Flush(streams ...io.Writer) {
 
 // PrintList prints heading as it is, and a line for each item.
 func PrintList(w io.Writer, heading string, items []string) {
-	fmt.Fprint(w, heading) // printf: the heading is ours
+	fmt.Fprint(w, heading) // not term.Printf: the heading is ours
 	for _, i := range items {
 		Printf(w, "%s\n", i)
 	}

@@ -62,7 +62,7 @@ func (v *View) Draw(lines []string) {
 	}
 	var b strings.Builder
 	if v.drawn > 0 {
-		fmt.Fprintf(&b, "\x1b[%dA", v.drawn) // printf: moves the cursor
+		fmt.Fprintf(&b, "\x1b[%dA", v.drawn) // not term.Printf: moves the cursor
 	}
 	for _, line := range lines {
 		line = printable.Line(line)
