@@ -148,7 +148,7 @@ func warnProfiles(ctx context.Context, deps *command.Deps, c command.Client) {
 	}
 }
 
-// tokenFileHint tells how to keep a join token from other users of the host.
+// tokenFileHint says how to hide a join token from other users of the host.
 const tokenFileHint = "On a host with other users, put the token into a file and use --token-file: they can read command lines."
 
 type joinOptions struct {
@@ -219,7 +219,7 @@ func runJoin(ctx context.Context, deps *command.Deps, o joinOptions) error {
 	})
 }
 
-// checkAddresses refuses what is neither an address nor the name of an interface.
+// checkAddresses refuses a value that is neither an address nor the name of an interface.
 func checkAddresses(advertise, listen, dataPath string) error {
 	for _, f := range []struct {
 		flag, value string
@@ -250,7 +250,8 @@ func checkAddresses(advertise, listen, dataPath string) error {
 }
 
 // interfaceName reports whether s may be the name of an interface under Linux: at most 15 bytes
-// without blanks, slashes and colons. Digits and dots alone are a mistyped address.
+// without blanks, slashes and colons. A name of only digits and dots is refused, because the user
+// has probably mistyped an address.
 func interfaceName(s string) bool {
 	return s != "" && len(s) <= 15 && !strings.ContainsAny(s, " \t/:") && strings.Trim(s, "0123456789.") != ""
 }
@@ -338,8 +339,8 @@ func runJoinToken(ctx context.Context, deps *command.Deps, o joinTokenOptions) e
 	})
 }
 
-// managerAddr returns the address at which a new node finds a manager: that of the leader, else of
-// a manager that is reachable, else of any.
+// managerAddr returns the address of a manager for new nodes: the leader's, or that of a reachable
+// manager if no leader is known, or that of any manager if none is reachable.
 func managerAddr(ctx context.Context, c command.Client) (string, error) {
 	nodes, err := c.ListNodes(ctx, &swarmv1.ListRequest{})
 	if err != nil {

@@ -151,8 +151,8 @@ func (d *Deps) Connect(ctx context.Context, fn func(Client) error) error {
 	}))
 }
 
-// noticing asks for answers that may be old if the user wants them, and warns once when an answer
-// may be old.
+// noticing is a connection that asks for stale answers if the user gave --stale. It warns once when
+// a manager says that its answer may be stale.
 type noticing struct {
 	grpc.ClientConnInterface
 	deps *Deps
@@ -172,8 +172,8 @@ func (n noticing) Invoke(ctx context.Context, method string, args, reply any, op
 	return err
 }
 
-// DefaultStateDir is where a daemon keeps what must survive a reboot, and DefaultRunDir what need
-// not.
+// DefaultStateDir is the folder in which a daemon keeps the files that must survive a reboot.
+// DefaultRunDir is the folder for its other files.
 const (
 	DefaultStateDir = "/var/lib/swarm"
 	DefaultRunDir   = "/run/swarm"

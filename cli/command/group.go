@@ -11,7 +11,7 @@ import (
 	"swarm/cli/usage"
 )
 
-// typed is the key of the words of a command line in its context.
+// typed is the key under which a context has the words of the command line.
 type typed struct{}
 
 // WithArgs returns a context that carries the words of the command line. Group needs them to name
@@ -20,8 +20,8 @@ func WithArgs(ctx context.Context, args []string) context.Context {
 	return context.WithValue(ctx, typed{}, args)
 }
 
-// unknownFlag is the first flag of the command line that no command up to c has; "" when there is
-// none.
+// unknownFlag returns the first flag of the command line that neither c nor a command above c has.
+// It returns "" if there is none.
 func unknownFlag(c *cobra.Command) string {
 	words, _ := c.Context().Value(typed{}).([]string)
 	for _, word := range words {
@@ -65,8 +65,8 @@ func Group(c *cobra.Command, sub ...*cobra.Command) *cobra.Command {
 	return c
 }
 
-// elsewhere has the hints for words that users of Docker type: which command does it here, or that
-// there is none yet.
+// elsewhere has hints for commands of Docker that this program does not have: the command to use
+// instead, or that there is none yet.
 var elsewhere = map[string]string{
 	"ps":     "tasks are listed by `swarm service ps SERVICE`, `swarm node ps NODE` and `swarm task ls`",
 	"logs":   "logs are shown by `swarm service logs SERVICE` and `swarm task logs TASK`",
@@ -80,7 +80,8 @@ var elsewhere = map[string]string{
 	"volume": "volumes are created by the tasks that mount them; commands for volumes are not supported yet",
 }
 
-// Verb finishes a command that is no group: its usage line names its options itself. It returns c.
+// Verb completes a command that is no group, and returns it. The text of Use has "[OPTIONS]"
+// already, so cobra must not add its own.
 func Verb(c *cobra.Command) *cobra.Command {
 	c.DisableFlagsInUseLine = true
 	return c

@@ -193,8 +193,8 @@ func revoke(ctx context.Context, deps *command.Deps, c command.Client, ref strin
 	return nil
 }
 
-// completeRefs completes ids, with names as descriptions, because several credentials may have one
-// name.
+// completeRefs completes ids, with names as descriptions, because several credentials may have the
+// same name.
 func completeRefs(deps *command.Deps) cobra.CompletionFunc {
 	return func(c *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		return complete.Names(deps, c, func(ctx context.Context, c command.Client) ([]string, error) {

@@ -36,8 +36,7 @@ type Options struct {
 	// ContainerdAddress is the socket of a containerd of the host. If it is empty, the embedded
 	// containerd is used.
 	ContainerdAddress string
-	// InsecureRegistries (HOST[:PORT] or ADDRESS/BITS) are used without a valid certificate, or
-	// without TLS.
+	// InsecureRegistries (HOST[:PORT] or ADDRESS/BITS) may have an invalid certificate, or no TLS.
 	InsecureRegistries []string
 	// RegistryCertsDirs are the folders of registries' certificates and mirrors.
 	RegistryCertsDirs []string
@@ -46,30 +45,32 @@ type Options struct {
 	// PeerBandwidth bounds the bytes of images that are sent to other nodes per second. 0 is no
 	// bound.
 	PeerBandwidth int64
-	// CleanStart and CleanStop are how full the disk is, in percent, when its clean-up begins and
-	// ends. ImageAge is how long an image stays that nothing uses; 0 is until the disk fills.
+	// The clean-up of the disk begins when CleanStart percent are used, and ends at CleanStop.
+	// ImageAge is how long an unused image stays. If ImageAge is 0, the image stays until the disk
+	// fills.
 	CleanStart, CleanStop int
 	ImageAge              time.Duration
-	// LogsAge and LogsSize, in bytes, bound the logs of removed tasks that stay.
+	// LogsAge and LogsSize (in bytes) bound the logs of removed tasks that a node keeps.
 	LogsAge  time.Duration
 	LogsSize int64
-	// RaftTimeout is after how long without a message from the leader a manager starts an election.
+	// RaftTimeout is how long a manager waits for a message from the leader before it starts an
+	// election.
 	RaftTimeout time.Duration
-	// MetricsAddr is the address at which Prometheus reads this node's metrics; empty is none.
-	// MetricsAsked reports whether the user named it.
+	// MetricsAddr is the address at which Prometheus reads this node's metrics. If it is empty,
+	// there are no metrics. MetricsAsked is set if the user named the address.
 	MetricsAddr  string
 	MetricsAsked bool
 	// LogLevel is debug, info, warn or error. LogFormat is text or json.
 	LogLevel, LogFormat string
-	// LogFile is the file of the log, which is set aside at 10 MB. If it is empty, the log goes to
-	// standard error.
+	// LogFile is the file of the log. A file of 10 MB is renamed, and a new one begins. If LogFile
+	// is empty, the log goes to standard error.
 	LogFile string
-	// Simulated tells to only pretend to run containers, for tests of scale.
+	// Simulated is set if the node only pretends to run containers, for tests of scale.
 	Simulated bool
 }
 
-// CgroupFS and CgroupSystemd are the cgroup drivers: runc itself or systemd makes the containers'
-// cgroups.
+// CgroupFS and CgroupSystemd are the cgroup drivers. With CgroupFS runc makes the cgroups of
+// containers, and with CgroupSystemd systemd does.
 const (
 	CgroupFS      = "cgroupfs"
 	CgroupSystemd = "systemd"
@@ -134,7 +135,8 @@ func New(run func(context.Context, Options) error) *cobra.Command {
 	return c
 }
 
-// minRaftTimeout is the least RaftTimeout. A busy host may be silent for that long.
+// minRaftTimeout is the smallest RaftTimeout. A leader on a busy host may send nothing for that
+// long.
 const minRaftTimeout = 100 * time.Millisecond
 
 // DefaultMetricsAddr is the address at which Prometheus reads a node's metrics, on the host itself.
@@ -168,8 +170,8 @@ func DefaultRegistryCertsDirs() []string {
 	return []string{"/etc/swarm/certs.d", "/etc/containerd/certs.d", "/etc/docker/certs.d"}
 }
 
-// maxSocketPath is the longest run folder, in bytes: the length of a socket's address less the
-// longest name that is put into the folder.
+// maxSocketPath is the maximum length of the run folder's path, in bytes: the maximum length of a
+// socket's path less the longest name of a socket in the folder.
 const maxSocketPath = 107 - len("/containerd.sock.ttrpc")
 
 func (o *Options) validate() error {

@@ -300,8 +300,8 @@ func runRm(ctx context.Context, deps *command.Deps, force bool, refs []string) e
 	})
 }
 
-// isHeld returns which services that are being removed keep a network from its removal, "" if there
-// are none.
+// isHeld returns a sentence about the services that are being removed and still use the network. It
+// returns "" if there are none.
 func isHeld(ctx context.Context, c command.Client, ref string) string {
 	n, err := c.GetNetwork(ctx, &swarmv1.GetRequest{Id: ref})
 	if err != nil {
@@ -373,8 +373,8 @@ func runPrune(ctx context.Context, deps *command.Deps, o pruneOptions) error {
 	})
 }
 
-// networksUntil returns the ids of the networks that were created before all of the times, nil if
-// there are no times.
+// networksUntil returns the ids of the networks that were created before all of the times. It
+// returns nil if there are no times.
 func networksUntil(ctx context.Context, deps *command.Deps, c command.Client, times []string) ([]string, error) {
 	if len(times) == 0 {
 		return nil, nil

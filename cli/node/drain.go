@@ -82,8 +82,9 @@ type drain struct {
 	grace time.Duration
 }
 
-// begin sets the availability of a node and notes the services that have tasks on it. It looks
-// before the edit, because a task may stop at once, and after it, because a task may have come.
+// begin sets the availability of a node and notes the services that have tasks on the node. It
+// lists the tasks before the edit, because a task may stop at once, and again after the edit,
+// because a task may have started meanwhile.
 func (d *drain) begin(ctx context.Context, ref string) error {
 	n, err := command.FindNode(ctx, d.client, ref)
 	if err != nil {
@@ -189,7 +190,7 @@ func (d *drain) awaitEmpty(ctx context.Context, ref string) error {
 			return nil
 		case err != nil && (late || !command.IsUnavailable(err)):
 			return err
-		case err != nil: // The next call may reach another manager.
+		case err != nil: // Another manager may answer the next call.
 		case len(left) == 0:
 			d.done(ref)
 			return nil

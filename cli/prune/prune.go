@@ -126,8 +126,8 @@ func agreed(deps *command.Deps, o options) bool {
 	return deps.Confirm()
 }
 
-// printPruned prints what was removed: names, then what the nodes removed by kind, each once. It
-// also prints which nodes took no part.
+// printPruned prints the removed objects by kind, and the nodes that were not cleaned. It returns
+// an error with exit code 1 if there are such nodes.
 func printPruned(deps *command.Deps, r *swarmv1.DisksPruneResponse, networks []string) error {
 	var containers, logs, digests []string
 	var reclaimed int64

@@ -88,8 +88,8 @@ func runLogin(ctx context.Context, deps *command.Deps, o loginOptions) error {
 	return nil
 }
 
-// loginAgain tries the credentials that are stored, as Docker does. If the registry refuses them
-// and a user sits at a terminal, it returns their user name, to be offered as the default.
+// loginAgain tries the stored credentials, as Docker does. If the registry refuses them and the
+// input is a terminal, it returns their user name, which askUser then offers as the default.
 func loginAgain(ctx context.Context, deps *command.Deps, keys *keychain.File, key string) (done bool, user string, err error) {
 	c, err := keys.Find(ctx, key)
 	if err != nil || c == nil {
@@ -163,7 +163,7 @@ func askCredentials(deps *command.Deps, o *loginOptions, key string) error {
 	return nil
 }
 
-// askUser asks for the user name. An empty answer takes the name that is known.
+// askUser asks for the user name. An empty answer stands for the name that was stored.
 func askUser(deps *command.Deps, o *loginOptions, key string) error {
 	offer := ""
 	if o.known != "" {
@@ -181,8 +181,9 @@ func askUser(deps *command.Deps, o *loginOptions, key string) error {
 	return nil
 }
 
-// enter reads a line from a terminal, not beyond its end, and shows it on echo. Meanwhile the
-// terminal is raw, so that it shows nothing by itself and an interrupt ends the reading.
+// enter reads one line from a terminal and shows the typed characters on echo. While it reads, the
+// terminal is in raw mode, so that the terminal shows nothing itself and an interrupt ends the
+// reading. It does not read beyond the end of the line.
 func enter(in io.Reader, echo io.Writer) (string, error) {
 	restore, err := term.TerminalOf(in).Raw()
 	if err != nil {

@@ -92,7 +92,7 @@ func runDf(ctx context.Context, deps *command.Deps, o dfOptions) error {
 	})
 }
 
-// share is the use of the disk by one kind of object, on one node or on all.
+// share is the disk space of one kind of object, on one node or on all nodes.
 type share struct {
 	total, active     int
 	size, reclaimable int64
@@ -114,7 +114,7 @@ func (s *shares) count(u *swarmv1.DiskUsageResponse) {
 	for _, i := range u.GetImages() {
 		s.images.add(i.GetContainers() > 0, 0, i.GetUnique())
 	}
-	s.images.size += u.GetImagesSize() // what images share is counted once
+	s.images.size += u.GetImagesSize() // counts layers that several images share once
 	for _, c := range u.GetContainers() {
 		s.containers.add(!c.GetDead(), c.GetSize(), c.GetSize())
 	}
@@ -178,7 +178,7 @@ func dfDetails(deps *command.Deps, nodes []*swarmv1.NodeUsage) error {
 	return nil
 }
 
-// usageTable describes the table of one kind of object: who takes how much room on which node.
+// usageTable describes the table of one kind of object: the objects on each node and their sizes.
 type usageTable struct {
 	title, header string
 	rows          func(u *swarmv1.DiskUsageResponse, row func(cells ...any))

@@ -92,7 +92,8 @@ func ShortImage(image string) string {
 	return reference.FamiliarString(ref)
 }
 
-// must returns the reference of which a part was taken off. The rest of a valid reference is valid.
+// must returns a reference from which a part was removed, and ignores the error: the rest of a
+// valid reference is valid.
 func must(ref reference.NamedTagged, err error) reference.Named {
 	if err != nil {
 		panic("cli: a part of a valid reference is not valid: " + err.Error())
@@ -179,9 +180,9 @@ func SortBy[T any](list []T, key func(T) string) {
 	slices.SortStableFunc(list, func(a, b T) int { return strings.Compare(key(a), key(b)) })
 }
 
-// WithoutProfiles returns a warning if containers of this build run without seccomp profiles, else
-// "". It returns "" too for a build without a runc of its own: what the runc of the host can do is
-// found out on the node.
+// WithoutProfiles returns a warning if containers of this build run without seccomp profiles, and
+// "" if they have them. It also returns "" for a build without an embedded runc, because only the
+// node can find out what the runc of its host can do.
 func WithoutProfiles(v *swarmv1.VersionInfo) string {
 	if v.GetSeccomp() || v.GetRunc() == "" || v.GetRunc() == hostRunc {
 		return ""
@@ -189,5 +190,5 @@ func WithoutProfiles(v *swarmv1.VersionInfo) string {
 	return "containers run without a seccomp profile and may make any system call: this swarm was built without libseccomp"
 }
 
-// hostRunc is the version of runc that a build without one names.
+// hostRunc is the version of runc that a build without an embedded runc reports.
 const hostRunc = "of the host"
