@@ -47,8 +47,8 @@ import (
 // Deps is what the command line needs from its surroundings.
 type Deps struct {
 	// In, Out and Err are the streams of the process. A terminal is recognised if they are files.
-	// Control characters are escaped in what is printed, so that text from containers and other
-	// users cannot control the terminal.
+	// Control characters in printed text are escaped, so that text from containers and other users
+	// cannot control the terminal.
 	In       io.Reader
 	Out, Err io.Writer
 	// Env reads the environment; os.Getenv outside of tests.

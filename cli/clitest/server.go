@@ -464,7 +464,7 @@ func (s *Server) RemoveImage(ctx context.Context, r *swarmv1.RemoveClusterImageR
 	return &swarmv1.RemoveResponse{}, err
 }
 
-// disksServer tells what the fake's nodes hold.
+// disksServer reports the disk usage of the fake's nodes, and cleans them.
 type disksServer struct {
 	swarmv1.UnimplementedDisksServer
 	fake *Server

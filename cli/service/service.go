@@ -192,7 +192,8 @@ func row(s *swarmv1.ServiceInfo, short bool) term.Row {
 	}
 }
 
-// replicasWord returns "2/3", with what Docker adds for jobs and for a limit of tasks per node.
+// replicasWord returns "2/3". As in Docker, more words follow for jobs and for a limit of tasks per
+// node.
 func replicasWord(s *swarmv1.ServiceInfo) string {
 	st, asked := s.GetStatus(), s.GetRevision().GetSpec()
 	word := fmt.Sprintf("%d/%d", st.GetRunningTasks(), st.GetDesiredTasks())

@@ -206,7 +206,7 @@ func templateFuncs() template.FuncMap {
 	}
 }
 
-// execTemplate writes one line: what t makes of data.
+// execTemplate writes the output of template t for data as one line.
 func execTemplate(w io.Writer, t *template.Template, data any) error {
 	var b bytes.Buffer
 	if err := t.Execute(&b, data); err != nil {

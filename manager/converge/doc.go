@@ -1,5 +1,6 @@
-// Package converge judges whether a service has converged after a change: whether the cluster runs
-// what the service asks for and will keep running it, or cannot get there without another change.
+// Package converge judges whether a service has converged after a change, or will not converge
+// without another change. A converged service has the tasks that its specification asks for, and
+// they keep running.
 //
 // A service has converged when these three things are true. The update that the change began, if
 // any, has completed. Every slot has a task of the wanted specification that has run for the

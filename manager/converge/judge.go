@@ -37,7 +37,7 @@ type Change struct {
 	Revision uint64
 }
 
-// State is what a Judge looks at: one service in one view.
+// State is the input of a look: one service in one view.
 type State struct {
 	// Index is the index of the view.
 	Index   uint64

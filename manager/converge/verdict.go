@@ -110,7 +110,7 @@ func (l *look) hopeless() *swarmv1.ServiceVerdict {
 	inFlight := false
 	for _, s := range l.slots {
 		t, failures := l.current(s), l.failures[s.key]
-		if !l.update.Active() { // The planner decides what becomes of an update with failures.
+		if !l.update.Active() { // The planner decides whether an update with failures goes on.
 			if t != nil && len(failures) >= failureLimit {
 				return l.taskVerdict(newestFailure(failures), fmt.Sprintf("failed %d times", len(failures)), true)
 			}
