@@ -5,7 +5,7 @@ import "context"
 // StartRequest asks for a daemon with the default options on this host. If NoSystemd is set, the
 // daemon does not become a service of systemd, even if systemd is the init.
 type StartRequest struct {
-	// Socket is the path of the socket at which the daemon shall answer.
+	// Socket is the path of the socket at which the daemon must answer.
 	Socket    string
 	NoSystemd bool
 }

@@ -68,7 +68,7 @@ func expandPorts(p *swarmv1.PortConfig, published, target string) ([]*swarmv1.Po
 		return nil, err
 	}
 	count, first := to-from+1, uint32(0)
-	if published != "" && published != "0" { // Otherwise the cluster chooses.
+	if published != "" && published != "0" { // For "" and 0 the cluster chooses the port.
 		last := uint32(0)
 		if first, last, err = portRange("published", published); err != nil {
 			return nil, err

@@ -44,7 +44,7 @@ type logSource struct {
 type logPart struct {
 	first *swarmv1.LogRecord // has its time
 	data  []byte
-	// began tells that the data before is printed already.
+	// began is set when a part of the line has been printed.
 	began bool
 }
 

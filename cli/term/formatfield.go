@@ -17,8 +17,8 @@ import (
 // absent is the value of a member that is not set. JSON leaves the member out; templates may name
 // it.
 type absent struct {
-	// message makes the zero message of a field that holds one; nil for the others, and for maps,
-	// whose keys are the user's.
+	// message makes the zero message of a field that holds a message. It is nil for other fields,
+	// and for maps, because users choose their keys.
 	message func() protoreflect.Message
 }
 
