@@ -129,7 +129,8 @@ func (l *look) ended(s slot) (t *swarmv1.TaskInfo, ok bool) {
 	t = s.tasks[0]
 	rows := l.rows(t)
 	complete := t.GetStatus().GetState() == swarmv1.TaskState_COMPLETE
-	if l.current(s) != nil || !l.wanted(t) || !complete && !rows.Failure() {
+	endedByItself := complete || rows.Failure()
+	if !endedByItself || !l.wanted(t) || l.current(s) != nil {
 		return nil, false
 	}
 	policy := rows.Revision.GetSpec().GetTaskTemplate().GetRestartPolicy()
@@ -166,7 +167,8 @@ func (l *look) survey() (complete bool) {
 		if replicated == nil && t == nil {
 			continue
 		}
-		if place++; place > p.GetDesired() && replicated != nil {
+		place++
+		if replicated != nil && place > p.GetDesired() {
 			surplus = surplus || t != nil
 			continue
 		}

@@ -107,7 +107,7 @@ func blame(v *swarmv1.ServiceVerdict, t *swarmv1.TaskInfo) {
 // hopeless returns the verdict on a service that will not converge without another change, or nil.
 func (l *look) hopeless() *swarmv1.ServiceVerdict {
 	var unplaced []*swarmv1.TaskInfo
-	inFlight := false
+	starting := false
 	for _, s := range l.slots {
 		t, failures := l.current(s), l.failures[s.key]
 		if !l.update.Active() { // The planner decides whether an update with failures goes on.
@@ -122,15 +122,20 @@ func (l *look) hopeless() *swarmv1.ServiceVerdict {
 				return l.taskVerdict(done, what, false)
 			}
 		}
-		stuck := t != nil && t.GetStatus().GetState() == swarmv1.TaskState_PENDING && t.GetStatus().GetUnplaced() != nil
-		if stuck {
+		if t == nil {
+			continue
+		}
+		switch state := t.GetStatus().GetState(); {
+		case state == swarmv1.TaskState_PENDING && t.GetStatus().GetUnplaced() != nil:
 			if l.hold("unplaced "+s.key, confirmAfter) >= confirmAfter {
 				unplaced = append(unplaced, t)
 			}
+		case state < swarmv1.TaskState_RUNNING:
+			starting = true
 		}
-		inFlight = inFlight || t != nil && !stuck && t.GetStatus().GetState() < swarmv1.TaskState_RUNNING
 	}
-	if len(unplaced) > 0 && !inFlight {
+	// There is no verdict while a task still starts, because its progress may change the placement.
+	if len(unplaced) > 0 && !starting {
 		return l.placementVerdict(unplaced)
 	}
 	return nil
