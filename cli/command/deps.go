@@ -92,13 +92,13 @@ func (d *Deps) Warn(warnings []string) {
 	}
 }
 
-// slowAnswer is how long a call takes before SaySlow explains the delay.
+// slowAnswer is how long a call takes before ExplainDelay explains the delay.
 const slowAnswer = time.Second
 
-// SaySlow explains the delay of a call. If the call has not ended after a second, a goroutine
+// ExplainDelay explains the delay of a call. If the call has not ended after a second, a goroutine
 // prints the text that why returns, or nothing if the text is "". The caller calls the returned
 // function when the call has ended. That function ends the goroutine and waits for it.
-func (d *Deps) SaySlow(ctx context.Context, why func(context.Context) string) func() {
+func (d *Deps) ExplainDelay(ctx context.Context, why func(context.Context) string) func() {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {

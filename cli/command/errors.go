@@ -65,8 +65,8 @@ func (e plainError) Unwrap() error { return e.error }
 // dialFailure matches the errors of gRPC and of the kernel for a failed dial or handshake.
 var dialFailure = regexp.MustCompile(`(?i)error while dialing|is not running on this host|dial (unix|tcp)|connection refused|no such file or directory|no route to host|network is unreachable|i/o timeout|reading server preface`)
 
-// silence matches the error of a connection that the daemon accepted and then did not answer.
-var silence = regexp.MustCompile(`^(raw-)?read (unix|tcp) .*use of closed network connection|keepalive ping failed`)
+// noAnswer matches the error of a connection that the daemon accepted and then did not answer.
+var noAnswer = regexp.MustCompile(`^(raw-)?read (unix|tcp) .*use of closed network connection|keepalive ping failed`)
 
 // Explain turns the error of a call into one on which the user can act. It says which daemon cannot
 // be reached and why, or that the daemon is too old for the call. Explain returns other errors, and
@@ -75,7 +75,7 @@ func (d *Deps) Explain(err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case IsUnavailable(err) && silence.MatchString(term.ErrorLine(err)):
+	case IsUnavailable(err) && noAnswer.MatchString(term.ErrorLine(err)):
 		t, _ := d.Target()
 		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("the swarm daemon at %s does not answer: it hangs, or its host is overloaded; see its log, or restart it", t))
 	// An error about a registry comes from a daemon, which could not reach that registry.

@@ -11,19 +11,19 @@ import (
 	"swarm/cli/usage"
 )
 
-// typed is the key under which a context has the words of the command line.
-type typed struct{}
+// argsKey is the key under which a context has the words of the command line.
+type argsKey struct{}
 
 // WithArgs returns a context that carries the words of the command line. Group needs them to name
 // an unknown flag.
 func WithArgs(ctx context.Context, args []string) context.Context {
-	return context.WithValue(ctx, typed{}, args)
+	return context.WithValue(ctx, argsKey{}, args)
 }
 
 // unknownFlag returns the first flag of the command line that neither c nor a command above c has.
 // It returns "" if there is none.
 func unknownFlag(c *cobra.Command) string {
-	words, _ := c.Context().Value(typed{}).([]string)
+	words, _ := c.Context().Value(argsKey{}).([]string)
 	for _, word := range words {
 		name, _, _ := strings.Cut(strings.TrimLeft(word, "-"), "=")
 		short := !strings.HasPrefix(word, "--") && name != "" && c.Flags().ShorthandLookup(name[:1]) != nil
@@ -53,7 +53,7 @@ func Group(c *cobra.Command, sub ...*cobra.Command) *cobra.Command {
 			name += " "
 		}
 		msg := fmt.Sprintf("unknown command %q", name+args[0])
-		if hint := elsewhere[name+args[0]]; hint != "" {
+		if hint := dockerHints[name+args[0]]; hint != "" {
 			msg += ": " + hint
 		} else if near := c.SuggestionsFor(args[0]); len(near) > 0 {
 			nearest := max(slices.IndexFunc(near, func(s string) bool { return strings.HasPrefix(args[0], s) }), 0)
@@ -65,9 +65,9 @@ func Group(c *cobra.Command, sub ...*cobra.Command) *cobra.Command {
 	return c
 }
 
-// elsewhere has hints for commands of Docker that this program does not have: the command to use
+// dockerHints has hints for commands of Docker that this program does not have: the command to use
 // instead, or that there is none yet.
-var elsewhere = map[string]string{
+var dockerHints = map[string]string{
 	"ps":     "tasks are listed by `swarm service ps SERVICE`, `swarm node ps NODE` and `swarm task ls`",
 	"logs":   "logs are shown by `swarm service logs SERVICE` and `swarm task logs TASK`",
 	"run":    "containers are run by `swarm service create IMAGE`",

@@ -74,7 +74,7 @@ func runCreate(ctx context.Context, deps *command.Deps, o createOptions) error {
 		return err
 	}
 	return deps.Connect(ctx, func(c command.Client) error {
-		answered := sayWhyWaiting(ctx, deps, c, asked.Name)
+		answered := explainDelay(ctx, deps, c, asked.Name)
 		r, err := c.CreateService(ctx, &swarmv1.CreateServiceRequest{Spec: asked, RegistryAuth: auth, NoResolveImage: o.flags.noResolve})
 		answered()
 		if err != nil {
@@ -89,10 +89,10 @@ func runCreate(ctx context.Context, deps *command.Deps, o createOptions) error {
 	})
 }
 
-// sayWhyWaiting explains a creation that takes long because a service of the same name is still
+// explainDelay explains a creation that takes long because a service of the same name is still
 // being removed. The caller calls the returned function when the creation has ended.
-func sayWhyWaiting(ctx context.Context, deps *command.Deps, c command.Client, name string) func() {
-	return deps.SaySlow(ctx, func(ctx context.Context) string {
+func explainDelay(ctx context.Context, deps *command.Deps, c command.Client, name string) func() {
+	return deps.ExplainDelay(ctx, func(ctx context.Context) string {
 		if s, err := c.GetService(ctx, &swarmv1.GetRequest{Id: name}); err == nil && s.GetService().GetPendingDelete() {
 			return fmt.Sprintf("service %s is still being removed: waiting until its tasks have stopped", name)
 		}
