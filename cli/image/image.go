@@ -98,7 +98,7 @@ func row(i *swarmv1.ImageInfo, o listOptions, now time.Time) term.Row {
 	if !o.noTrunc {
 		id = term.ShortID(strings.TrimPrefix(id, "sha256:"))
 	}
-	// docs/registries.md says why only managers are asked for the size of an image.
+	// The size is 0 until a manager has fetched the image: see docs/registries.md.
 	size := "N/A"
 	if image.GetSize() > 0 {
 		size = units.HumanSizeWithPrecision(float64(image.GetSize()), 3)

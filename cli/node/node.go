@@ -84,8 +84,8 @@ func runLs(ctx context.Context, deps *command.Deps, o command.ListOptions) error
 	})
 }
 
-// row returns the row of a node. With marked, the id of self, the node that was asked, has Docker's
-// asterisk.
+// row returns the row of a node. self is the id of the node that has answered. If marked is set,
+// the row of that node has Docker's asterisk after the id.
 func row(n *swarmv1.NodeInfo, self string, marked bool) term.Row {
 	node := n.GetNode()
 	id := node.GetId()
