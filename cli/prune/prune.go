@@ -32,7 +32,7 @@ func NewSystem(deps *command.Deps) *cobra.Command {
 	nodes := flag.List{Kind: "list"}
 	c := command.Verb(&cobra.Command{
 		Use: "prune [OPTIONS]", Short: "Remove unused data", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
-		Long: "Remove what nothing uses on the nodes: dead containers with their anonymous volumes, logs of removed tasks, networks, and images without a name.",
+		Long: "Remove unused objects from the nodes: dead containers with their anonymous volumes, logs of removed tasks, networks, and images without a name.",
 		RunE: func(c *cobra.Command, _ []string) error {
 			o.nodes = nodes.Values
 			return run(c.Context(), deps, o)

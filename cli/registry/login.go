@@ -26,8 +26,8 @@ func NewLogin(deps *command.Deps) *cobra.Command {
 	var o loginOptions
 	c := command.Verb(&cobra.Command{
 		Use: "login [OPTIONS] [SERVER]", Short: "Log in to a registry", Args: usage.MaxArgs(1), ValidArgsFunction: completeRegistries(deps),
-		Long: "Log in to a registry.\n\nA manager asks the registry whether it takes the user name and password; they are then kept where `docker login` keeps\n" +
-			"them. Without a server it is Docker Hub.",
+		Long: "Log in to a registry.\n\nA manager tries the user name and password at the registry. If the registry accepts them, they are stored where\n" +
+			"`docker login` stores them. Without a server, the registry is Docker Hub.",
 		Example: "  swarm login registry.example.com\n  swarm login -u jane --password-stdin registry.example.com <password.txt",
 		RunE: func(c *cobra.Command, args []string) error {
 			o.server, o.passwordGiven = strings.Join(args, ""), c.Flags().Changed("password")
@@ -38,7 +38,7 @@ func NewLogin(deps *command.Deps) *cobra.Command {
 		},
 	})
 	c.Flags().StringVarP(&o.user, "username", "u", "", "Username")
-	c.Flags().StringVarP(&o.password, "password", "p", "", "Password (others on this machine see it: prefer --password-stdin)")
+	c.Flags().StringVarP(&o.password, "password", "p", "", "Password (other users of this machine can read it: prefer --password-stdin)")
 	c.Flags().BoolVar(&o.fromStdin, "password-stdin", false, "Take the password from stdin")
 	return c
 }

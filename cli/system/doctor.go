@@ -41,14 +41,14 @@ func NewDoctor(deps *command.Deps, diagnose func(context.Context, DoctorRequest)
 	var o doctorOptions
 	c := command.Verb(&cobra.Command{
 		Use: "doctor [OPTIONS]", Short: "Look for what keeps swarm from working on this host", Args: usage.NoArgs,
-		Long: "Look for what keeps swarm from working on this host, and say what to do about it.\n\n" +
-			"Nothing has to run for it. On a member of a swarm, the ports between it and the other nodes are tried too, in both " +
-			"directions. The exit code is 1 when something does not work.",
+		Long: "Find faults that prevent swarm from working on this host, and print a remedy for each.\n\n" +
+			"No daemon need run. On a member of a swarm, the ports between this host and the other nodes are tried too, in both " +
+			"directions. The exit code is 1 if something does not work.",
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE:              func(c *cobra.Command, _ []string) error { return runDoctor(c.Context(), deps, diagnose, o) },
 	})
 	f := c.Flags()
-	f.StringVar(&o.stateDir, "state-dir", "", "Folder of what must survive a reboot (default: the daemon's, else "+command.DefaultStateDir+")")
+	f.StringVar(&o.stateDir, "state-dir", "", "Folder of the files that must survive a reboot (default: the daemon's, else "+command.DefaultStateDir+")")
 	f.StringVar(&o.format.Template, "format", "", term.FormatHelp)
 	f.BoolVarP(&o.format.Quiet, "quiet", "q", false, "Only display findings that have a remedy")
 	return c
