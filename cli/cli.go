@@ -1,16 +1,16 @@
 // Package cli is the command line: it turns words into one request to a daemon, and prints the
 // answer.
 //
-// It owns the root command: Main, New, the flags of the whole program, help, and which completion
-// each flag has. The verbs of each noun have a package below it (service, node, network, ...). What
-// they share lies below them: command (connection, errors, lists), complete, flag (values and
+// The package owns the root command: Main, New, the flags of the whole program, help, and the
+// completion of each flag. The verbs of each noun have a package below cli (service, node, network,
+// ...). These packages share command (connection, errors, lists), complete, flag (values and
 // parsers), term (output) and usage (errors of command lines). Nouns do not import each other.
 //
-// It holds no state and decides nothing about the cluster: the meaning of a flag is decided here,
-// but managers decide whether the cluster can do what it asks. It reaches daemons only through
-// Deps.Dial and the machine only through Deps, so it compiles for every system that a user may
-// have. Standard output is data, standard error is talk. Callers: cmd/swarm, and tests. Goroutines:
-// only those of verbs, which end with their verb.
+// The command line holds no state. It decides what a flag means; managers decide whether the
+// cluster can do what the command asks. It reaches daemons only through Deps.Dial and the machine
+// only through Deps, so it compiles for every system that a user may have. Results go to standard
+// output, and warnings, progress and errors to standard error. Callers: cmd/swarm, and tests.
+// Goroutines: only those of verbs, which end with their verb.
 package cli
 
 import (
@@ -47,12 +47,13 @@ import (
 // Deps is what the command line needs from its surroundings.
 type Deps struct {
 	// In, Out and Err are the streams of the process. A terminal is recognised if they are files.
-	// What is printed is escaped, so that a terminal does not act on what others wrote.
+	// Control characters in printed text are escaped, so that text from containers and other users
+	// cannot control the terminal.
 	In       io.Reader
 	Out, Err io.Writer
 	// Env reads the environment; os.Getenv outside of tests.
 	Env func(string) string
-	// Now is the clock of everything that is printed.
+	// Now returns the time from which printed ages count.
 	Now func() time.Time
 	// Dial connects to a daemon. It may connect lazily: the error then comes with the first call.
 	Dial func(ctx context.Context, target command.Target) (command.Conn, error)

@@ -38,8 +38,8 @@ func newCompletion(deps *command.Deps) *cobra.Command {
 // fileFlags take the name of a file or a folder.
 var fileFlags = []string{"credential", "env-file", "token-file", "input", "root", "state-dir", "run-dir", "registry-certs-dir", "log-file", "containerd-address"}
 
-// completeFlags gives each flag of c and of the commands below it a completion, because a shell
-// completes names of files for a flag without one.
+// completeFlags gives a completion to each flag of c and of the commands below c, because a shell
+// completes names of files for a flag that has no completion.
 func completeFlags(deps *command.Deps, c *cobra.Command) {
 	c.NonInheritedFlags().VisitAll(func(f *pflag.Flag) {
 		if _, has := c.GetFlagCompletionFunc(f.Name); has || slices.Contains(fileFlags, f.Name) {
@@ -77,7 +77,7 @@ func flagCompletion(deps *command.Deps, f *pflag.Flag) cobra.CompletionFunc {
 	return cobra.NoFileCompletions
 }
 
-// beginnings completes words after which the user goes on typing.
+// beginnings completes words to which the user adds more, such as "node=". No blank follows them.
 func beginnings(end string, words []string) cobra.CompletionFunc {
 	out := make([]string, 0, len(words))
 	for _, w := range words {

@@ -66,7 +66,8 @@ func writeHelp(w io.Writer, c *cobra.Command, width int) {
 	}
 }
 
-// own returns the flags that c itself has, also if the program has a flag of the same name.
+// own returns the flags that c itself defines. A flag of the program with the same name does not
+// hide them.
 func own(c *cobra.Command) *pflag.FlagSet {
 	out := pflag.NewFlagSet("", pflag.ContinueOnError)
 	shared := c.InheritedFlags()
@@ -95,8 +96,8 @@ func inherited(c *cobra.Command) *pflag.FlagSet {
 	return out
 }
 
-// flagUsages returns the usage of flags wrapped to width, without the blanks and empty lines that
-// pflag leaves at ends.
+// flagUsages returns the usage of flags wrapped to width, without the blanks at the end of lines
+// and the empty lines that pflag writes.
 func flagUsages(fs *pflag.FlagSet, width int) string {
 	var b strings.Builder
 	for line := range strings.Lines(fs.FlagUsagesWrapped(width)) {

@@ -249,8 +249,8 @@ func TestOutput_Error(t *testing.T) {
 	}
 }
 
-// Whatever is printed with a value in it is printed by term.Printf, which keeps the value on its
-// line. Help is our own text. An exception carries its reason on its line.
+// Values are printed with term.Printf, which escapes them so that each stays on its line. Help is
+// our own text. An exception has a comment "not term.Printf: REASON" at the end of its line.
 func TestOutput_ValuesGoThroughPrintf(t *testing.T) {
 	files := []string{}
 	if err := filepath.WalkDir(".", func(path string, _ fs.DirEntry, err error) error {
@@ -271,7 +271,7 @@ func TestOutput_ValuesGoThroughPrintf(t *testing.T) {
 			t.Fatal(err)
 		}
 		for n, line := range strings.Split(string(text), "\n") {
-			if direct.MatchString(line) && !strings.Contains(line, "// printf: ") {
+			if direct.MatchString(line) && !strings.Contains(line, "// not term.Printf: ") {
 				t.Errorf("%s:%d: use term.Printf: %s", file, n+1, strings.TrimSpace(line))
 			}
 		}

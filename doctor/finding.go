@@ -1,10 +1,10 @@
-// Package doctor says what would keep swarm from working on a host, or between the host and the
-// other nodes, and what to do about it.
+// Package doctor finds the faults of a host, and of the paths between the host and the other nodes,
+// that would prevent swarm from working. Each finding has a remedy.
 //
 // The package owns the judgement, which is pure: Judge turns Observations into Findings, each with
-// a remedy in one line. It looks at nothing itself and repairs nothing; package doctor/observe
-// looks. cmd/swarm calls it for `swarm doctor`, and package adapter/dataplane before a host joins
-// (JudgeJoin). It has no goroutines.
+// a remedy in one line. Package doctor/observe makes the observations. Neither package repairs
+// anything. cmd/swarm calls this package for `swarm doctor`, and package adapter/dataplane calls it
+// before a host joins (JudgeJoin). It has no goroutines.
 package doctor
 
 // Level is the severity of a finding.
@@ -14,9 +14,9 @@ type Level string
 const (
 	// OK: nothing is wrong.
 	OK Level = "ok"
-	// Note: it works, and the operator should know about it.
+	// Note: the subject works, and the operator should know the text.
 	Note Level = "note"
-	// Warning: it works badly, or stops to work if something else happens.
+	// Warning: the subject works badly, or will stop working if something else happens.
 	Warning Level = "warning"
 	// Failure: a part of swarm does not work, or will not.
 	Failure Level = "failure"
@@ -29,7 +29,7 @@ type Finding struct {
 	Subject string
 	Level   Level
 	Text    string
-	// Remedy is what to do, in one line. It is empty if there is nothing to do.
+	// Remedy tells the operator in one line what to do. It is empty if there is nothing to do.
 	Remedy string
 }
 
@@ -43,7 +43,7 @@ func (v *verdict) add(level Level, text, remedy string) {
 	v.findings = append(v.findings, Finding{Subject: v.subject, Level: level, Text: text, Remedy: remedy})
 }
 
-// orOK returns the findings or, if there is none, the finding that all is well, with text.
+// orOK returns the findings. If there is none, it returns one finding of level OK with the text.
 func (v *verdict) orOK(text string) []Finding {
 	if len(v.findings) == 0 {
 		v.add(OK, text, "")

@@ -11,8 +11,8 @@ import (
 	"swarm/internal/sysctl"
 )
 
-// Judge returns what the observations mean. The order of the findings is that
-// of the layers of a host, from the kernel up.
+// Judge returns the findings of the observations, in the order of the layers of a host, from the
+// kernel up. Each subject has at least one finding.
 func Judge(o Observations) []Finding {
 	return slices.Concat(
 		judgeKernel(o.Features), judgeRunc(o.Runc), judgeCgroup(o.Cgroup), judgeDisk(o.Disk), judgeSysctls(o.Sysctls, o.Firewall),
@@ -46,8 +46,8 @@ func judgeRunc(r Runc) []Finding {
 	return v.orOK(fmt.Sprintf("version %s, with seccomp profiles", r.Version))
 }
 
-// controllers are needed with both cgroup versions, and v1Controllers with version 1, because they
-// are no controllers in version 2.
+// controllers are needed with both cgroup versions. v1Controllers are needed with version 1 only,
+// because version 2 has these functions without a controller.
 var (
 	controllers   = []string{"cpu", "cpuset", "memory", "pids"}
 	v1Controllers = []string{"devices", "freezer"}
@@ -93,8 +93,8 @@ func judgeCgroup(c Cgroup) []Finding {
 const (
 	syncSlow = 20 * time.Millisecond
 	syncLost = 500 * time.Millisecond
-	// At diskFull percent of the space, nodes begin to clean up. nearlyFull leaves no room for
-	// that.
+	// Nodes begin to clean up when diskFull percent of the space are used. When nearlyFull percent
+	// are used, the clean-up has not helped.
 	diskFull   = 85
 	nearlyFull = 95
 	leastFree  = 512 << 20
@@ -187,7 +187,7 @@ func judgeSysctls(settings []Sysctl, fw Firewall) []Finding {
 	return v.orOK("ip_forward, rp_filter and bridge-nf-call-iptables let containers talk")
 }
 
-// dnsSlow is the time of an answer from which on users notice the name server.
+// dnsSlow is the time of an answer above which users notice that a name server is slow.
 const dnsSlow = 500 * time.Millisecond
 
 func judgeDNS(d DNS) []Finding {

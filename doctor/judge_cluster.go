@@ -7,9 +7,9 @@ import (
 )
 
 const (
-	// From clockApart on, log lines of two nodes come in the wrong order. clockBroken is half of
-	// the time by which a new certificate is backdated; a node that is off by more than all of that
-	// time cannot join.
+	// If clocks differ by clockApart or more, log lines of two nodes come in the wrong order.
+	// clockBroken is half of the time by which new certificates are backdated. A node whose clock
+	// differs by more than that whole time cannot join.
 	clockApart  = time.Second
 	clockBroken = 30 * time.Minute
 )

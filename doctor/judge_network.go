@@ -137,7 +137,7 @@ func judgePorts(ports []Port, n Networks, member bool) []Finding {
 		v.add(Failure, unable+": no service is answered there", "see what is said of kernel and ports here, or publish with mode=host")
 	}
 	if member {
-		// This host's daemon has the ports: the nodes report whether they are reached.
+		// This host's daemon listens on the ports. The other nodes report whether they reach them.
 		return v.orOK("no other program has a port that services publish")
 	}
 	return v.orOK(strings.Join(names, ", ") + " are free")

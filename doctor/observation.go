@@ -7,8 +7,8 @@ import (
 	"swarm/internal/sysctl"
 )
 
-// Observations are what was seen of a host, without judgement. The fields Reason, Problem and Taken
-// are empty if the attempt succeeded.
+// Observations are facts about a host, without judgement. The fields Reason, Problem and Taken are
+// empty if the attempt succeeded.
 type Observations struct {
 	Features []Feature
 	Runc     Runc
@@ -32,7 +32,7 @@ type Feature struct {
 	Name string
 	// Module is the kernel module with the feature, if there is one.
 	Module string
-	// For is what does not work without the feature.
+	// For names the function that does not work without the feature.
 	For    string
 	Reason string
 }
@@ -44,7 +44,7 @@ type Runc struct {
 	NoProfiles string
 }
 
-// Cgroup is what the host has of cgroups.
+// Cgroup describes the cgroups of the host.
 type Cgroup struct {
 	// Version is 1 or 2, or 0 if no hierarchy is mounted.
 	Version int
@@ -85,7 +85,7 @@ func SysctlKeys() []string {
 	return keys
 }
 
-// Firewall is what the rules of other programs do to swarm's packets.
+// Firewall describes the effect of other programs' rules on swarm's packets.
 type Firewall struct {
 	// ForwardDrop and InputDrop are the base chains with the policy drop.
 	ForwardDrop, InputDrop []string
@@ -103,7 +103,7 @@ type Device struct {
 	Dropped []string
 }
 
-// Networks is what is seen of the cluster's networks, and of the ranges that this host routes.
+// Networks describes the cluster's networks, and the ranges that this host routes.
 type Networks struct {
 	Networks []Network
 	// Pools are the ranges from which the subnets of new networks are taken.
@@ -115,7 +115,7 @@ type Networks struct {
 	// Held are the ports published on all nodes that another program of this host has, with its
 	// name.
 	Held []string
-	// Unable are the published ports that this host cannot serve, with what it lacks.
+	// Unable are the published ports that this host cannot serve, each with the missing feature.
 	Unable  []string
 	Problem string
 }
@@ -136,7 +136,7 @@ type Range struct {
 	Device string
 }
 
-// Clock is what the kernel knows about its clock.
+// Clock is the state of the host's clock, as the kernel reports it.
 type Clock struct {
 	Synchronised bool
 	// Error is the maximum error of the clock if it is synchronised.
@@ -171,7 +171,8 @@ type NameServer struct {
 	Problem  string
 }
 
-// Cluster is what this host's daemon says about its membership and about the paths to other nodes.
+// Cluster describes the membership of this host and the paths to other nodes, as the daemon reports
+// them.
 type Cluster struct {
 	// State is that of the membership. It is empty if no daemon answers.
 	State string

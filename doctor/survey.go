@@ -7,8 +7,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// SurveyedNodes translates what the daemon found when it tried the network paths to and from the
-// other nodes. A nil answer has no nodes.
+// SurveyedNodes translates the daemon's report about the network paths to and from the other nodes.
+// It returns no nodes for a nil report.
 func SurveyedNodes(answer *swarmv1.SurveyResponse) []Node {
 	var nodes []Node
 	for _, n := range answer.GetNodes() {
@@ -17,8 +17,8 @@ func SurveyedNodes(answer *swarmv1.SurveyResponse) []Node {
 	return nodes
 }
 
-// SurveyedNode translates what was found about one node. A node without a hostname is named by its
-// ID, which commands accept too.
+// SurveyedNode translates the report about one node. A node without a hostname is named by its
+// ID.
 func SurveyedNode(n *swarmv1.SurveyedNode) Node {
 	return Node{
 		Name: cmp.Or(n.GetHostname(), n.GetNodeId()), Address: n.GetAddr(), Problem: n.GetError(), Offset: n.GetClockOffset().AsDuration(), RoundTrip: n.GetRoundTrip().AsDuration(),

@@ -13,7 +13,7 @@ import (
 	"github.com/containerd/cgroups/v3"
 )
 
-// The cgroup drivers: who makes the containers' cgroups.
+// The cgroup drivers say which program makes the containers' cgroups.
 const (
 	// CgroupFS: runc makes them in the cgroup file system.
 	CgroupFS = "cgroupfs"
@@ -24,9 +24,9 @@ const (
 // cgroupParent is the parent of the containers' cgroups with the driver cgroupfs.
 const cgroupParent = "/swarm"
 
-// Cgroup fills in the cgroup driver, and the parent of the containers' cgroups, where they are
-// empty. As in Docker, the driver is systemd if systemd is the init and the host has cgroup v2
-// only. A parent that is given decides about the driver.
+// Cgroup returns the cgroup driver and the parent of the containers' cgroups. It replaces empty
+// arguments by defaults. As in Docker, the default driver is systemd if systemd is the init and the
+// host has only cgroup v2. If a parent is given, the form of the parent decides about the driver.
 func (h *Host) Cgroup(driver, parent string) (filledDriver, filledParent string) {
 	return chooseCgroup(driver, parent, h.Systemd(), unified())
 }
@@ -59,7 +59,8 @@ func CgroupVersion() string {
 }
 
 // removeCgroups removes the default parent of the containers' cgroups, from each hierarchy of
-// cgroup v1 or from that of v2. It returns what it has removed. It fails if a container is left.
+// cgroup v1 or from that of v2. It returns the folders that it has removed. It fails if a container
+// is left.
 func (h *Host) removeCgroups() ([]string, error) {
 	var removed []string
 	for _, pattern := range []string{"/sys/fs/cgroup/*" + cgroupParent, "/sys/fs/cgroup" + cgroupParent} {

@@ -25,10 +25,11 @@ import (
 )
 
 const (
-	// logTail is how much is shown of the log of a daemon that died, in bytes.
+	// logTail is how many bytes of the end of the log are shown when a daemon has died.
 	logTail = 2 << 10
-	// lockTimeout bounds how long a daemon that was killed may hold its lock: the kernel ends its
-	// threads, and children that it was just starting, one after another.
+	// lockTimeout bounds the wait for the lock of a daemon that was killed. The daemon holds the
+	// lock until the kernel has ended its threads, and the children that it was just starting, one
+	// after another.
 	lockTimeout = 3 * time.Second
 	// endTimeout bounds how long a daemon may take to end after SIGTERM.
 	endTimeout = 20 * time.Second
@@ -37,9 +38,9 @@ const (
 )
 
 // Detach starts a daemon that outlives this process, its terminal and its session, and returns when
-// the daemon is ready. The daemon is named program in its command line and runs the file content.
-// The error is ErrUnavailable, with the end of its log, if it ended or was not ready when ctx
-// ended; then it has been killed.
+// the daemon is ready. The daemon's command line begins with program, but the daemon runs the file
+// content. If the daemon ends, or is not ready when ctx ends, Detach kills the daemon and returns
+// ErrUnavailable with the end of its log.
 func Detach(ctx context.Context, program, content, logFile string) (pid int, err error) {
 	if err := private.Folder(filepath.Dir(logFile)); err != nil {
 		return 0, err
@@ -72,11 +73,11 @@ func Detach(ctx context.Context, program, content, logFile string) (pid int, err
 	return cmd.Process.Pid, nil
 }
 
-// awaitReady returns when the daemon has reported that it is ready. It kills the daemon when ctx
-// ends before.
+// awaitReady returns when the daemon has reported that it is ready. If ctx ends earlier, it kills
+// the daemon.
 func awaitReady(ctx context.Context, cmd *exec.Cmd, ready *notify.Socket) error {
-	// A daemon that dies reports nothing: its end unblocks the wait. A daemon that serves outlives
-	// this process, and is reaped by the init process.
+	// A daemon that dies reports nothing, so this goroutine ends the wait. A daemon that has
+	// reported outlives this process, and the init process reaps it.
 	died := make(chan struct{})
 	go func() {
 		_ = cmd.Wait() // the result is in ProcessState
@@ -95,7 +96,7 @@ func awaitReady(ctx context.Context, cmd *exec.Cmd, ready *notify.Socket) error 
 	return fmt.Errorf("it ended at once (%s)", cmd.ProcessState)
 }
 
-// tail returns the last lines of what was written into a log after an offset, as one line.
+// tail returns the last lines after an offset of a log, joined to one line.
 func tail(log *os.File, since int64) string {
 	size, err := log.Seek(0, io.SeekEnd)
 	if err != nil {

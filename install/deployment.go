@@ -27,8 +27,8 @@ type DeploymentConfig struct {
 	StateDir, RunDir string
 	// Program is the path of the program to install or start. The default is the running one.
 	Program string
-	// Content is a file with what Program really runs, /proc/self/exe for the running one: another
-	// file may have been put at Program since it was started.
+	// Content is a file with the content of Program. For the running program it is /proc/self/exe,
+	// because the file at the path Program may have been replaced since the start.
 	Content string
 }
 
@@ -36,7 +36,8 @@ type DeploymentConfig struct {
 type DeploymentDeps struct {
 	// StopRuntime ends the container runtime and with it every container.
 	StopRuntime func(ctx context.Context) error
-	// RemoveTraces removes what a daemon makes in the kernel: networks, rules, raised limits.
+	// RemoveTraces removes the objects that a daemon makes in the kernel (networks and rules), and
+	// restores the limits that it has raised.
 	RemoveTraces func(ctx context.Context) error
 }
 
@@ -56,14 +57,15 @@ func NewDeployment(h *Host, cfg DeploymentConfig, deps DeploymentDeps) *Deployme
 // Started is a daemon that was started.
 type Started struct {
 	// Unit is the service that runs the daemon. If it is empty, the daemon runs as process PID with
-	// the log file Log. Both are zero if nothing was started.
+	// the log file Log. Unit and PID are zero if nothing was started.
 	Unit string
 	PID  int
 	Log  string
-	// Program is the program that was started. Copied is set if it was put there now.
+	// Program is the path of the program that was started. Copied is set if this call has copied
+	// the program to that path.
 	Program string
 	Copied  bool
-	// Undo ends the daemon, and removes what was installed with it.
+	// Undo ends the daemon, and removes the program and the units that were installed with it.
 	Undo func(context.Context) error
 }
 
@@ -135,13 +137,13 @@ func (d *Deployment) program() (string, error) {
 	return os.Executable()
 }
 
-// Member reports whether this host remembers to be part of a cluster.
+// Member reports whether the state folder says that this host is a member of a cluster.
 func (d *Deployment) Member() bool { return d.host.exists(filepath.Join(d.cfg.StateDir, "node.json")) }
 
-// Uninstall ends the daemon and every container, and removes what was installed and what the daemon
-// has made outside its folders, then its runtime folder and, with purge, its state folder. It
-// returns what it has removed, also when it fails. The program and the units are removed after the
-// traces in the kernel, so that a call that has failed can be made again.
+// Uninstall ends the daemon and every container. Then it removes, in this order, the daemon's
+// traces in the kernel, the program and the units, the runtime folder and, with purge, the state
+// folder. The program is removed after the traces, so that the user can repeat a call that has
+// failed. Uninstall returns the names of the things that it has removed, even if it fails.
 func (d *Deployment) Uninstall(ctx context.Context, purge bool) (removed []string, err error) {
 	if err := d.host.Stop(ctx); err != nil {
 		return nil, err

@@ -19,11 +19,11 @@ import (
 )
 
 // RemoveFolder unmounts everything below dir and removes dir with its content. If dir is itself a
-// mount point or a symbolic link, the operator made it: then only its content is removed. Nothing
-// behind a mount or a symbolic link inside dir is removed. RemoveFolder reports whether there was a
-// folder. It refuses with ErrInvalidArgument a path that is not absolute, or that is or leads to
-// the root folder or a folder of the system such as /etc, and with ErrFailedPrecondition a folder
-// below which a mount is left.
+// mount point or a symbolic link, the operator has made dir, and RemoveFolder removes only its
+// content. It removes nothing behind a mount or a symbolic link inside dir. It reports whether
+// there was a folder. The error is ErrInvalidArgument for a path that is not absolute, or that is
+// or leads to the root folder or a folder of the system such as /etc. It is ErrFailedPrecondition
+// if a mount below dir cannot be unmounted.
 func RemoveFolder(ctx context.Context, dir string) (bool, error) {
 	real, err := filepath.EvalSymlinks(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -64,8 +64,9 @@ var systemFolders = []string{
 	"/sys", "/tmp", "/usr", "/usr/bin", "/usr/lib", "/usr/local", "/usr/sbin", "/usr/share", "/var", "/var/lib", "/var/log", "/var/run",
 }
 
-// unmountBelow unmounts everything below a folder, and then looks again: the kernel does not
-// unmount what a user namespace has locked, and the content behind such a mount is not ours.
+// unmountBelow unmounts everything below a folder, and fails if a mount is left. The kernel does
+// not unmount mounts that a user namespace has locked, and the files behind such a mount do not
+// belong to swarm.
 func unmountBelow(dir string) error {
 	mounts, err := mountsBelow(dir)
 	if err != nil {

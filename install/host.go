@@ -14,11 +14,11 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// Config says which host is meant.
+// Config selects the host.
 type Config struct {
 	// Root is the top of the host's file system. The default is /. Other values are for tests.
 	Root string
-	// StateDir is the daemon's state folder, in which the record of what was copied is kept.
+	// StateDir is the daemon's state folder. It has the record of the program that was copied.
 	StateDir string
 }
 
@@ -40,10 +40,10 @@ type Installed struct {
 }
 
 // Install puts the program self into its place, unless it is in a folder of programs already, and
-// writes and enables the units if systemd is the init. It starts nothing. Another call changes only
-// what is out of date. Install reads the program from content, which for the running one is
-// /proc/self/exe: another file may have been put at self since it was started. The error is
-// ErrPermissionDenied for other users than root.
+// writes and enables the units if systemd is the init. It starts nothing. A second call writes only
+// files that are out of date. Install reads the program from content. For the running program,
+// content is /proc/self/exe, because the file at the path self may have been replaced since the
+// start. The error is ErrPermissionDenied for other users than root.
 func (h *Host) Install(ctx context.Context, self, content string) (Installed, error) {
 	in := Installed{Program: self}
 	before, err := h.record()
@@ -64,8 +64,8 @@ func (h *Host) Install(ctx context.Context, self, content string) (Installed, er
 	return in, h.writeUnits(ctx, in.Program)
 }
 
-// Uninstall undoes Install: it stops and removes the service, and removes the program if it was
-// copied. It returns what it has removed, also when it fails.
+// Uninstall undoes Install: it stops and removes the service, and removes the program if Install
+// has copied it. It returns the paths that it has removed, even if it fails.
 func (h *Host) Uninstall(ctx context.Context) ([]string, error) {
 	var removed []string
 	units, err := h.removeUnits(ctx)

@@ -131,7 +131,7 @@ func (h *Host) Start(ctx context.Context) error {
 }
 
 // Stop stops the service, if there is one, and returns when the daemon has ended. systemd does not
-// restart it before the next boot.
+// start the service again before the next boot.
 func (h *Host) Stop(ctx context.Context) error {
 	if !h.Systemd() || !h.exists(filepath.Join(unitDir, Service)) {
 		return nil
@@ -150,8 +150,8 @@ func systemctl(ctx context.Context, args ...string) error {
 	return nil
 }
 
-// journalTail returns the end of the journal of a daemon that did not start, as the end of a
-// sentence.
+// journalTail returns the last lines of the journal of a daemon that did not start. The text is the
+// end of a sentence.
 func journalTail(ctx context.Context) string {
 	out, err := exec.CommandContext(ctx, "journalctl", "--unit", Service, "--lines", "3", "--output", "cat", "--no-pager").Output()
 	if err != nil || len(bytes.TrimSpace(out)) == 0 {

@@ -36,13 +36,13 @@ type Staged struct {
 	Version *swarmv1.VersionInfo
 }
 
-// maxProgram bounds the size of a file that is taken for a program, in bytes; swarm has some 50
-// MiB.
+// maxProgram is the largest size of a program that Stage copies, in bytes. swarm has about 50 MiB.
 const maxProgram = 1 << 30
 
-// Stage copies the program at path into a folder of its own in stateDir, which only root can write,
-// and asks the copy for its version. Install the copy: the file at path may change. release removes
-// the copy. The error is ErrInvalidArgument if the file is not a swarm that runs on this host.
+// Stage copies the program at path into a new folder in stateDir, which only root can write, and
+// asks the copy for its version. The caller must install the copy, because the file at path may
+// change. release removes the copy. The error is ErrInvalidArgument if the file is not a swarm that
+// runs on this host.
 func Stage(ctx context.Context, path, stateDir string) (p Staged, release func() error, err error) {
 	dir, err := os.MkdirTemp(stateDir, "upgrade-")
 	if err != nil {
@@ -108,8 +108,9 @@ func inspect(ctx context.Context, path, staged string) (Staged, error) {
 	return Staged{Path: staged, Version: &v}, nil
 }
 
-// Replace installs a staged program in the place of the one that the daemon behind socket runs, and
-// has the daemon exec it. It returns where that is, and what puts the former program back.
+// Replace puts a staged program in the place of the program that the daemon behind socket runs, and
+// sends the daemon the signal to exec it. It returns the path of the program, and a function that
+// puts the former program back.
 func Replace(socket string, p Staged) (installed string, undo func() error, err error) {
 	pid, err := DaemonBehind(socket)
 	if err != nil {
@@ -130,8 +131,8 @@ func Replace(socket string, p Staged) (installed string, undo func() error, err 
 	return installed, undo, nil
 }
 
-// putInPlace replaces target by a copy of file in one step, and returns what undoes it. The former
-// target stays beside it as NAME.old.
+// putInPlace replaces target by a copy of file in one step, and returns a function that undoes the
+// replacement. The former target stays beside the new one as NAME.old.
 func putInPlace(file, target string) (undo func() error, err error) {
 	from, err := os.Open(file)
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"swarm/cli/system"
 )
 
-// Maker is a dev.Maker that writes down what it is asked, unless Said is nil.
+// Maker is a dev.Maker that makes nothing. It appends each call to Said, unless Said is nil.
 type Maker struct{ Said *[]string }
 
 func (d Maker) say(format string, args ...any) error {
@@ -56,7 +56,8 @@ func (d Maker) Cut(p string, c dev.Cut) error { return d.say("cut %q %+v", p, c)
 
 func (d Maker) Heal(p string, hosts []string) error { return d.say("heal %q %v", p, hosts) }
 
-// Findings returns a doctor that always finds the same, and writes what it was asked to asked.
+// Findings returns a function for Deps.Diagnose that always returns the same findings, and stores
+// its request in asked.
 func Findings(asked *system.DoctorRequest, found ...system.Finding) func(context.Context, system.DoctorRequest) ([]system.Finding, error) {
 	return func(_ context.Context, r system.DoctorRequest) ([]system.Finding, error) {
 		*asked = r
@@ -64,8 +65,8 @@ func Findings(asked *system.DoctorRequest, found ...system.Finding) func(context
 	}
 }
 
-// Installer is a daemon.Installer that changes nothing. Its fields are what it answers, and Purged
-// what it was asked; Purged is nil until Uninstall is called.
+// Installer is a daemon.Installer that changes nothing. Its fields are its answers, but Purged is
+// the argument of Uninstall; Purged is nil until Uninstall is called.
 type Installer struct {
 	Joined  bool
 	Removed []string
@@ -87,7 +88,7 @@ func (f *Installer) Uninstall(_ context.Context, purge bool) ([]string, error) {
 // Member implements daemon.Installer.
 func (f *Installer) Member() bool { return f.Joined }
 
-// Starter counts the daemons that it is asked to start and to undo.
+// Starter is a fake of Deps.StartDaemon. It counts the starts and how many of them were undone.
 type Starter struct {
 	Asked   []command.StartRequest
 	Undone  int

@@ -26,8 +26,9 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Refused checks that a command line failed with exit code 1, or 125 for a flag that was not
-// understood, that it printed nothing to standard output, and one line with want to standard error.
+// Refused checks that a command line failed with exit code 1 (125 for an unknown flag or a wrong
+// value of a flag), printed nothing to standard output, and printed one line that contains want to
+// standard error.
 func Refused(t *testing.T, line string, got Result, want string) {
 	t.Helper()
 	code := 1
@@ -37,7 +38,7 @@ func Refused(t *testing.T, line string, got Result, want string) {
 	RefusedWith(t, code, line, got, want)
 }
 
-// badFlag matches what is said of a flag, or of the value it was given.
+// badFlag matches the errors about an unknown flag or about the value of a flag.
 var badFlag = regexp.MustCompile(`^Error: (unknown (shorthand )?flag|flag needs an argument|invalid argument "[^\n]*" for "|--[a-z-]+: )`)
 
 // RefusedWith is Refused for one exit code.
@@ -72,8 +73,8 @@ func Golden(t *testing.T, path, got string) {
 	}
 }
 
-// Run is one command line in a test, with what the program finds around it. Zero values are an
-// empty input and environment, the real clock, and no daemon.
+// Run is one command line in a test, with its input, environment, clock and daemon. Zero values are
+// an empty input and environment, the real clock, and no daemon.
 type Run struct {
 	Stdin     io.Reader
 	Env       map[string]string
@@ -146,7 +147,8 @@ func (r Run) RunContext(ctx context.Context, t *testing.T, args ...string) Resul
 	return Result{Code: code, Out: out.String(), ErrOut: errOut.String()}
 }
 
-// dial connects to the server through memory; without one as through a socket that nobody made.
+// dial connects to the server through memory. Without a server the connection fails as if the
+// daemon's socket did not exist.
 func (s *Server) dial(t *testing.T, target command.Target) (command.Conn, error) {
 	t.Helper()
 	if s == nil {
@@ -185,8 +187,9 @@ func (c *fakeConn) Close() error {
 	return err
 }
 
-// StartSignals starts the runtime's goroutine for signals, which never ends. A test that runs the
-// command line in a synctest bubble calls it before.
+// StartSignals starts the goroutine of the Go runtime that handles signals. It never ends, so it
+// must start outside of a synctest bubble: call StartSignals before a bubble that runs the command
+// line.
 func StartSignals(t *testing.T) {
 	t.Helper()
 	Run{Server: &Server{}}.Run(t, "node", "ls")

@@ -22,7 +22,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Server is a manager that remembers what it was asked and does what its hooks say.
+// Server is a fake manager. It records requests, and calls its hooks for some of them.
 type Server struct {
 	swarmv1.UnimplementedControlServer
 
@@ -33,7 +33,7 @@ type Server struct {
 	Services []*swarmv1.ServiceInfo
 	Tasks    []*swarmv1.TaskInfo
 	Images   []*swarmv1.ImageInfo
-	// Revisions are those that services had before.
+	// Revisions are the earlier revisions of the services.
 	Revisions []*swarmv1.Revision
 	Usage     []*swarmv1.NodeUsage
 	Info      *swarmv1.InfoResponse
@@ -64,13 +64,13 @@ type Server struct {
 	// is removed, or a node leaves.
 	BeforeCreate, BeforeRemove func()
 	// Waits are the messages of WaitService. A call ends after a verdict or an error, and the next
-	// call continues behind it. If Waits is nil, every service has converged.
+	// call continues with the message after that. If Waits is nil, every service has converged.
 	Waits   []WaitStep
 	WaitReq *swarmv1.WaitServiceRequest
 	OnExec  func(stream swarmv1.Control_ExecServer) error
 }
 
-// Change edits the state and wakes watchers.
+// Change calls a function that edits the state, and wakes the watchers.
 func (s *Server) Change(edit func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -78,7 +78,7 @@ func (s *Server) Change(edit func()) {
 	s.changed.Broadcast()
 }
 
-// NotFound returns the error of a manager that has no such object.
+// NotFound returns the error with which a manager answers a request for an unknown object.
 func NotFound(kind, id string) error {
 	return status.Errorf(codes.NotFound, "%s %s: not found", kind, id)
 }
@@ -464,7 +464,7 @@ func (s *Server) RemoveImage(ctx context.Context, r *swarmv1.RemoveClusterImageR
 	return &swarmv1.RemoveResponse{}, err
 }
 
-// disksServer tells what the fake's nodes hold.
+// disksServer reports the disk usage of the fake's nodes, and cleans them.
 type disksServer struct {
 	swarmv1.UnimplementedDisksServer
 	fake *Server

@@ -130,7 +130,7 @@ func runInit(ctx context.Context, deps *command.Deps, o initOptions) error {
 		term.Printf(deps.Out, "Swarm initialized: current node (%s) is now a manager.\n\n", r.NodeId)
 		term.Printf(deps.Out, "To add a worker to this swarm, run the following command:\n\n    swarm join --token %s %s\n\n", r.WorkerToken, r.Addr)
 		fmt.Fprintln(deps.Out, "To add a manager to this swarm, run 'swarm join-token manager' and follow the instructions.")
-		fmt.Fprintln(deps.Out, tokenFileHint) // printf: our own text
+		fmt.Fprintln(deps.Out, tokenFileHint) // not term.Printf: our own text
 		warnProfiles(ctx, deps, c)
 		return nil
 	})
@@ -148,7 +148,7 @@ func warnProfiles(ctx context.Context, deps *command.Deps, c command.Client) {
 	}
 }
 
-// tokenFileHint tells how to keep a join token from other users of the host.
+// tokenFileHint says how to hide a join token from other users of the host.
 const tokenFileHint = "On a host with other users, put the token into a file and use --token-file: they can read command lines."
 
 type joinOptions struct {
@@ -219,7 +219,7 @@ func runJoin(ctx context.Context, deps *command.Deps, o joinOptions) error {
 	})
 }
 
-// checkAddresses refuses what is neither an address nor the name of an interface.
+// checkAddresses refuses a value that is neither an address nor the name of an interface.
 func checkAddresses(advertise, listen, dataPath string) error {
 	for _, f := range []struct {
 		flag, value string
@@ -250,7 +250,8 @@ func checkAddresses(advertise, listen, dataPath string) error {
 }
 
 // interfaceName reports whether s may be the name of an interface under Linux: at most 15 bytes
-// without blanks, slashes and colons. Digits and dots alone are a mistyped address.
+// without blanks, slashes and colons. A name of only digits and dots is refused, because the user
+// has probably mistyped an address.
 func interfaceName(s string) bool {
 	return s != "" && len(s) <= 15 && !strings.ContainsAny(s, " \t/:") && strings.Trim(s, "0123456789.") != ""
 }
@@ -268,7 +269,7 @@ func NewLeave(deps *command.Deps) *cobra.Command {
 
 func runLeave(ctx context.Context, deps *command.Deps, force bool) error {
 	return deps.Connect(ctx, func(c command.Client) error {
-		answered := deps.SaySlow(ctx, func(context.Context) string {
+		answered := deps.ExplainDelay(ctx, func(context.Context) string {
 			return "waiting until the tasks of this node have stopped: each has its grace period"
 		})
 		_, err := c.Daemon.Leave(ctx, &swarmv1.LeaveRequest{Force: force})
@@ -333,13 +334,13 @@ func runJoinToken(ctx context.Context, deps *command.Deps, o joinTokenOptions) e
 			term.Printf(deps.Out, "Successfully rotated %s join token.\n\n", o.role)
 		}
 		term.Printf(deps.Out, "To add a %s to this swarm, run the following command:\n\n    swarm join --token %s %s\n\n", o.role, token, addr)
-		fmt.Fprintln(deps.Out, tokenFileHint) // printf: our own text
+		fmt.Fprintln(deps.Out, tokenFileHint) // not term.Printf: our own text
 		return nil
 	})
 }
 
-// managerAddr returns the address at which a new node finds a manager: that of the leader, else of
-// a manager that is reachable, else of any.
+// managerAddr returns the address of a manager for new nodes: the leader's, or that of a reachable
+// manager if no leader is known, or that of any manager if none is reachable.
 func managerAddr(ctx context.Context, c command.Client) (string, error) {
 	nodes, err := c.ListNodes(ctx, &swarmv1.ListRequest{})
 	if err != nil {

@@ -1,7 +1,7 @@
 // Package cluster holds the verbs that make, join, leave and change a cluster: init, join, leave,
 // join-token and update.
 //
-// It owns the checks of addresses and join tokens, and it starts the daemon of this host if the
-// host is to become a member and no daemon runs. Callers: cli. Goroutines: only that of
-// command.Deps.SaySlow while a node leaves, which ends with the verb.
+// The package owns the checks of addresses and join tokens. Its init and join start the daemon of
+// this host if no daemon runs. Callers: cli. Goroutines: while a node leaves,
+// command.Deps.ExplainDelay runs one, which ends with the verb.
 package cluster

@@ -11,12 +11,12 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// undoTimeout bounds how long a daemon may take to end that was started for a host which did not
-// become a member.
+// undoTimeout bounds how long the end of a daemon may take. It is for a daemon that was started for
+// a host which did not become a member.
 const undoTimeout = 30 * time.Second
 
-// becomeMember makes this host a member by a call to its daemon, which it starts if none runs. If
-// the host does not become a member, a daemon that was started for it is ended again.
+// becomeMember makes this host a member by a call to its daemon. If no daemon runs, becomeMember
+// starts one, and ends it again if the host does not become a member.
 func becomeMember(ctx context.Context, deps *command.Deps, noSystemd bool, call func(command.Client) error) error {
 	started, err := deps.StartLocal(ctx, noSystemd)
 	if err != nil {
@@ -46,7 +46,7 @@ func becomeMember(ctx context.Context, deps *command.Deps, noSystemd bool, call 
 	return err
 }
 
-// inactive reports whether a daemon says that it is part of no cluster.
+// inactive reports whether a daemon is reached and its host is a member of no cluster.
 func inactive(ctx context.Context, c command.Client) bool {
 	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()

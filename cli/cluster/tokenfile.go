@@ -11,7 +11,7 @@ import (
 	"swarm/internal/pki"
 )
 
-// maxTokenFile bounds, in bytes, what is read as a join token, which has about 90 characters.
+// maxTokenFile is the largest size of a file with a join token, in bytes. A token has about 90.
 const maxTokenFile = 4 << 10
 
 // readToken returns the join token that --token and --token-file name. The value "-" of either

@@ -142,7 +142,7 @@ func (d *Deps) Connect(ctx context.Context, fn func(Client) error) error {
 		return d.Explain(err)
 	}
 	defer conn.Close()
-	noticed := noticing{ClientConnInterface: conn, deps: d}
+	noticed := staleWarner{ClientConnInterface: conn, deps: d}
 	return d.Explain(fn(Client{
 		ControlClient: swarmv1.NewControlClient(noticed),
 		Daemon:        swarmv1.NewDaemonClient(conn),
@@ -151,15 +151,15 @@ func (d *Deps) Connect(ctx context.Context, fn func(Client) error) error {
 	}))
 }
 
-// noticing asks for answers that may be old if the user wants them, and warns once when an answer
-// may be old.
-type noticing struct {
+// staleWarner is a connection that asks for stale answers if the user gave --stale. It warns once
+// when a manager says that its answer may be stale.
+type staleWarner struct {
 	grpc.ClientConnInterface
 	deps *Deps
 }
 
 // Invoke implements grpc.ClientConnInterface.
-func (n noticing) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+func (n staleWarner) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
 	if n.deps.acceptStale {
 		ctx = metadata.AppendToOutgoingContext(ctx, stale.Accept, "1")
 	}
@@ -172,8 +172,8 @@ func (n noticing) Invoke(ctx context.Context, method string, args, reply any, op
 	return err
 }
 
-// DefaultStateDir is where a daemon keeps what must survive a reboot, and DefaultRunDir what need
-// not.
+// DefaultStateDir is the folder in which a daemon keeps the files that must survive a reboot.
+// DefaultRunDir is the folder for its other files.
 const (
 	DefaultStateDir = "/var/lib/swarm"
 	DefaultRunDir   = "/run/swarm"

@@ -16,27 +16,28 @@ import (
 	"swarm/internal/pause"
 )
 
-// Deps is what every verb works with: the streams, the clock, and the daemon that the command line
-// is for.
+// Deps has what every verb needs: the streams, the clock, and the connection to the daemon that the
+// command line names.
 type Deps struct {
-	// In, Out and Err are the process's own. What is printed to Out and Err is escaped.
+	// In, Out and Err are the streams of the process. Control characters in text that is printed to
+	// Out and Err are escaped.
 	In       io.Reader
 	Out, Err io.Writer
 	// Env reads the environment.
 	Env func(string) string
-	// Now is the clock of everything that is printed.
+	// Now returns the time from which printed ages count.
 	Now func() time.Time
 	// Dial connects to a daemon. It may connect lazily; the error then comes with the first call.
 	Dial func(ctx context.Context, target Target) (Conn, error)
-	// StartDaemon starts a daemon in the background unless one answers already; then it returns
-	// nil. If StartDaemon is nil, daemons are not started.
+	// StartDaemon starts a daemon in the background. It returns nil if a daemon answers already. If
+	// StartDaemon is nil, verbs start no daemon.
 	StartDaemon func(context.Context, StartRequest) (*StartedDaemon, error)
 
 	host       string // flag --host
 	credential string // flag --credential
 	// acceptStale is the flag --stale.
 	acceptStale bool
-	// stale is why answers of this command may be old; "" while they are not.
+	// stale is why an answer to this command may be old. It is "" if no answer may be old.
 	stale string
 }
 
@@ -50,7 +51,7 @@ func (d *Deps) RegisterFlags(flags *pflag.FlagSet) {
 // DaemonNamed reports whether the user named a daemon, with -H or SWARM_HOST.
 func (d *Deps) DaemonNamed() bool { return d.host != "" || d.Env("SWARM_HOST") != "" }
 
-// PrintTable prints rows as f says. In JSON, rows that may be old have a field Stale with the
+// PrintTable prints rows in format f. In JSON, rows that may be old have a field Stale with the
 // reason.
 func (d *Deps) PrintTable(l term.Table, f term.Format, rows []term.Row) error {
 	if d.stale != "" && f.Template == "json" {
@@ -61,8 +62,8 @@ func (d *Deps) PrintTable(l term.Table, f term.Format, rows []term.Row) error {
 	return l.Print(d.Out, f, rows)
 }
 
-// OnEach runs fn on each reference, in their order, also after one failed. It returns the errors
-// joined, each different text once.
+// OnEach calls fn for each reference in order, and continues after an error. It returns the errors
+// joined. Errors with the same text appear once.
 func (d *Deps) OnEach(refs []string, fn func(ref string) error) error {
 	var errs []error
 	for _, ref := range refs {
@@ -76,8 +77,8 @@ func (d *Deps) OnEach(refs []string, fn func(ref string) error) error {
 	return errors.Join(errs...)
 }
 
-// Confirm asks the user whether to continue. Any answer but "y" or "yes" is a no, and so is the end
-// of the input.
+// Confirm asks the user whether to continue. It returns true only for the answers "y" and "yes".
+// The end of the input means no.
 func (d *Deps) Confirm() bool {
 	fmt.Fprint(d.Err, "Are you sure you want to continue? [y/N] ")
 	answer, _ := bufio.NewReader(d.In).ReadString('\n') // the end of input is no
@@ -91,13 +92,13 @@ func (d *Deps) Warn(warnings []string) {
 	}
 }
 
-// slowAnswer is how long a call may take before SaySlow explains the delay.
+// slowAnswer is how long a call takes before ExplainDelay explains the delay.
 const slowAnswer = time.Second
 
-// SaySlow prints why a call takes so long, once it has taken a second: the text that why returns,
-// nothing if that is "". The caller calls the returned function when the call has ended; it waits
-// for the goroutine that SaySlow starts.
-func (d *Deps) SaySlow(ctx context.Context, why func(context.Context) string) func() {
+// ExplainDelay explains the delay of a call. If the call has not ended after a second, a goroutine
+// prints the text that why returns, or nothing if the text is "". The caller calls the returned
+// function when the call has ended. That function ends the goroutine and waits for it.
+func (d *Deps) ExplainDelay(ctx context.Context, why func(context.Context) string) func() {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {

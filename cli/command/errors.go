@@ -15,8 +15,8 @@ import (
 	"swarm/cli/usage"
 )
 
-// The functions below tell the class of an error, whether the connection translates gRPC statuses
-// into error classes or not.
+// The functions below return the class of an error. They know gRPC statuses and the error classes
+// of errdefs, because only some connections translate statuses into classes.
 
 // IsNotFound reports whether the object that a call named does not exist.
 func IsNotFound(err error) bool { return errdefs.IsNotFound(err) || code(err) == codes.NotFound }
@@ -53,33 +53,33 @@ func code(err error) codes.Code {
 	return codes.Unknown
 }
 
-// plainError is an error with the text of term.ErrorLine, for lists of several errors.
+// plainError is an error whose text is that of term.ErrorLine. Lists of several errors have them.
 type plainError struct{ error }
 
 // Error implements error.
 func (e plainError) Error() string { return term.ErrorLine(e.error) }
 
-// Unwrap returns the error that is worded.
+// Unwrap returns the error whose text is changed.
 func (e plainError) Unwrap() error { return e.error }
 
-// dialFailure matches the words in which gRPC and the kernel report failures of dialing and of
-// handshakes.
+// dialFailure matches the errors of gRPC and of the kernel for a failed dial or handshake.
 var dialFailure = regexp.MustCompile(`(?i)error while dialing|is not running on this host|dial (unix|tcp)|connection refused|no such file or directory|no route to host|network is unreachable|i/o timeout|reading server preface`)
 
-// silence matches the error of a connection that the other side accepted and then left without an
-// answer.
-var silence = regexp.MustCompile(`^(raw-)?read (unix|tcp) .*use of closed network connection|keepalive ping failed`)
+// noAnswer matches the error of a connection that the daemon accepted and then did not answer.
+var noAnswer = regexp.MustCompile(`^(raw-)?read (unix|tcp) .*use of closed network connection|keepalive ping failed`)
 
-// Explain returns the error of a call in words that the user can act on: which daemon was not
-// reached and why, or which one is too old for the call. Other errors, and nil, return as they are.
+// Explain turns the error of a call into one on which the user can act. It says which daemon cannot
+// be reached and why, or that the daemon is too old for the call. Explain returns other errors, and
+// nil, unchanged.
 func (d *Deps) Explain(err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case IsUnavailable(err) && silence.MatchString(term.ErrorLine(err)):
+	case IsUnavailable(err) && noAnswer.MatchString(term.ErrorLine(err)):
 		t, _ := d.Target()
 		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("the swarm daemon at %s does not answer: it hangs, or its host is overloaded; see its log, or restart it", t))
-	case IsUnavailable(err) && d.notDialled(err.Error()) && !strings.Contains(err.Error(), "registry "): // which a daemon could not reach
+	// An error about a registry comes from a daemon, which could not reach that registry.
+	case IsUnavailable(err) && d.notDialled(err.Error()) && !strings.Contains(err.Error(), "registry "):
 		t, _ := d.Target()
 		hint := "is it running? (`swarm init` and `swarm join` start it, `swarm daemon` runs it in the foreground)"
 		switch {
@@ -95,11 +95,12 @@ func (d *Deps) Explain(err error) error {
 	return err
 }
 
-// transportFailure matches how package transport words a failed dial, with the address before it.
+// transportFailure matches the errors of package transport for a failed dial. The first group is
+// the address.
 var transportFailure = regexp.MustCompile(`(\S+): (connection refused: is swarm|no route to it: |no answer: |its name cannot be looked up )`)
 
-// notDialled reports whether an error is of the connection to the daemon. A daemon tells in the
-// words of package transport of other hosts too.
+// notDialled reports whether the command line could not connect to its daemon. An error of package
+// transport that names another address comes from the daemon, which could not connect to that host.
 func (d *Deps) notDialled(text string) bool {
 	if m := transportFailure.FindStringSubmatch(text); m != nil {
 		t, _ := d.Target()
@@ -108,8 +109,8 @@ func (d *Deps) notDialled(text string) bool {
 	return dialFailure.MatchString(text)
 }
 
-// unreached is why a connection by TCP failed, with what to check: the words that package transport
-// puts after the address.
+// unreached returns why a TCP connection to the daemon failed, and what the user should check. It
+// is the text that package transport puts after the address.
 func unreached(text string, t Target) string {
 	if _, why, ok := strings.Cut(text, t.Address+": "); ok {
 		return strings.TrimSuffix(why, `"`)

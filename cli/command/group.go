@@ -11,19 +11,19 @@ import (
 	"swarm/cli/usage"
 )
 
-// typed is the key of the words of a command line in its context.
-type typed struct{}
+// argsKey is the key under which a context has the words of the command line.
+type argsKey struct{}
 
 // WithArgs returns a context that carries the words of the command line. Group needs them to name
 // an unknown flag.
 func WithArgs(ctx context.Context, args []string) context.Context {
-	return context.WithValue(ctx, typed{}, args)
+	return context.WithValue(ctx, argsKey{}, args)
 }
 
-// unknownFlag is the first flag of the command line that no command up to c has; "" when there is
-// none.
+// unknownFlag returns the first flag of the command line that neither c nor a command above c has.
+// It returns "" if there is none.
 func unknownFlag(c *cobra.Command) string {
-	words, _ := c.Context().Value(typed{}).([]string)
+	words, _ := c.Context().Value(argsKey{}).([]string)
 	for _, word := range words {
 		name, _, _ := strings.Cut(strings.TrimLeft(word, "-"), "=")
 		short := !strings.HasPrefix(word, "--") && name != "" && c.Flags().ShorthandLookup(name[:1]) != nil
@@ -53,7 +53,7 @@ func Group(c *cobra.Command, sub ...*cobra.Command) *cobra.Command {
 			name += " "
 		}
 		msg := fmt.Sprintf("unknown command %q", name+args[0])
-		if hint := elsewhere[name+args[0]]; hint != "" {
+		if hint := dockerHints[name+args[0]]; hint != "" {
 			msg += ": " + hint
 		} else if near := c.SuggestionsFor(args[0]); len(near) > 0 {
 			nearest := max(slices.IndexFunc(near, func(s string) bool { return strings.HasPrefix(args[0], s) }), 0)
@@ -65,9 +65,9 @@ func Group(c *cobra.Command, sub ...*cobra.Command) *cobra.Command {
 	return c
 }
 
-// elsewhere has the hints for words that users of Docker type: which command does it here, or that
-// there is none yet.
-var elsewhere = map[string]string{
+// dockerHints has hints for commands of Docker that this program does not have: the command to use
+// instead, or that there is none yet.
+var dockerHints = map[string]string{
 	"ps":     "tasks are listed by `swarm service ps SERVICE`, `swarm node ps NODE` and `swarm task ls`",
 	"logs":   "logs are shown by `swarm service logs SERVICE` and `swarm task logs TASK`",
 	"run":    "containers are run by `swarm service create IMAGE`",
@@ -80,7 +80,8 @@ var elsewhere = map[string]string{
 	"volume": "volumes are created by the tasks that mount them; commands for volumes are not supported yet",
 }
 
-// Verb finishes a command that is no group: its usage line names its options itself. It returns c.
+// Verb completes a command that is no group, and returns it. The text of Use has "[OPTIONS]"
+// already, so cobra must not add its own.
 func Verb(c *cobra.Command) *cobra.Command {
 	c.DisableFlagsInUseLine = true
 	return c

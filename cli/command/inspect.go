@@ -13,8 +13,9 @@ import (
 	"swarm/cli/usage"
 )
 
-// Inspection describes the verb `inspect` of a noun. Object returns the object that a reference, a
-// name or an id, names. Write prints it for people; it is nil if there is no --pretty.
+// Inspection describes the verb `inspect` of a noun. Object returns the object that a reference (a
+// name or an id) stands for. Write prints the object for people. It is nil if the verb has no flag
+// --pretty.
 type Inspection struct {
 	Use, Short string
 	Complete   cobra.CompletionFunc
@@ -28,8 +29,8 @@ type inspectOptions struct {
 	refs     []string
 }
 
-// NewInspect returns the verb `inspect` of a noun. Objects that exist are printed in the order in
-// which they were named, then the error names the others.
+// NewInspect returns the verb `inspect` of a noun. It prints the objects that exist, in the order
+// of the arguments. Its error names the objects that do not exist.
 func NewInspect(deps *Deps, i Inspection) *cobra.Command {
 	var o inspectOptions
 	c := Verb(&cobra.Command{
@@ -72,7 +73,7 @@ func runInspect(ctx context.Context, deps *Deps, i Inspection, o inspectOptions)
 	})
 }
 
-// writeEach prints one after the other, with an empty line between.
+// writeEach prints the objects one after another, with an empty line between two of them.
 func writeEach(ctx context.Context, deps *Deps, c Client, i Inspection, refs []string) error {
 	first := true
 	return deps.OnEach(refs, func(ref string) error {

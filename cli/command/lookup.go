@@ -6,7 +6,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// SelfID returns the id of the node that answers, or "" if its daemon does not say.
+// SelfID returns the id of the node that answers, or "" if its daemon does not report the id.
 func SelfID(ctx context.Context, c Client) string {
 	r, err := c.Daemon.Info(ctx, &swarmv1.InfoRequest{})
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 func RegistryAuth(ctx context.Context, deps *Deps, image string) (string, error) {
 	ref, err := reference.ParseNormalizedNamed(image)
 	if err != nil {
-		return "", nil // The daemon reports what is wrong with it.
+		return "", nil // The daemon reports what is wrong with the reference.
 	}
 	keys, err := Keychain(deps)
 	if err != nil {

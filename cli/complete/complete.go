@@ -28,11 +28,11 @@ func Choices(c *cobra.Command, flag string, values []string) {
 	}
 }
 
-// completionTimeout bounds how long a key press may take.
+// completionTimeout bounds how long the shell waits after the user has pressed the key.
 const completionTimeout = time.Second
 
-// Names completes what ask returns. A daemon that does not answer within a second completes
-// nothing.
+// Names completes the names that ask returns. If the daemon does not answer within a second,
+// nothing is offered.
 func Names(deps *command.Deps, c *cobra.Command, ask func(context.Context, command.Client) ([]string, error)) ([]cobra.Completion, cobra.ShellCompDirective) {
 	ctx := c.Context()
 	if ctx == nil {
@@ -99,15 +99,15 @@ func taskNames(ctx context.Context, c command.Client) ([]string, error) {
 	return out, nil
 }
 
-// Tasks completes the ids of tasks that shall run.
+// Tasks completes the ids of tasks whose desired state is RUNNING.
 func Tasks(deps *command.Deps) cobra.CompletionFunc {
 	return func(c *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		return Names(deps, c, taskNames)
 	}
 }
 
-// Images completes the names of images. After the image of `service create` comes a command, for
-// which the shell completes names of files.
+// Images completes the names of images for the first argument. The next arguments of
+// `service create` are a command, for which the shell completes names of files.
 func Images(deps *command.Deps) cobra.CompletionFunc {
 	return func(c *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		if len(args) > 0 && c.Name() == "create" {

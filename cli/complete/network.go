@@ -29,7 +29,7 @@ func Networks(deps *command.Deps, offered func(*swarmv1.Network) bool) cobra.Com
 	}
 }
 
-// IsAnyNetwork reports true: every network fits.
+// IsAnyNetwork returns true for every network.
 func IsAnyNetwork(*swarmv1.Network) bool { return true }
 
 // IsCustom reports whether a user created the network.

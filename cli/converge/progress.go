@@ -24,21 +24,21 @@ func newView(w io.Writer, quiet bool) *view {
 func (v *view) show(p *swarmv1.ServiceProgress) {
 	v.last = p
 	slots := term.MaxLines
-	if height := v.Height(); height > 0 { // Lines that have scrolled off the screen cannot be drawn again.
+	if height := v.Height(); height > 0 { // A line that has scrolled off the screen cannot be drawn again.
 		slots = min(slots, height-len(lines(p, true, 0))-1)
 	}
 	v.Draw(lines(p, v.OnTerminal(), slots))
 }
 
-// done says that the service has converged.
+// done prints that the service has converged.
 func (v *view) done() {
 	if !v.quiet {
 		term.Printf(v.w, "verify: Service %s converged%s\n", v.last.GetServiceName(), rest(v.last))
 	}
 }
 
-// rest returns what a user should know about a service that has converged although not all of its
-// tasks run, or tasks still stop. It returns "" if there is nothing.
+// rest returns the end of the sentence "Service web converged": how many tasks have ended and are
+// not restarted, and how many tasks still stop. It returns "" if there are none.
 func rest(p *swarmv1.ServiceProgress) string {
 	be := func(n uint64) string {
 		if n == 1 {
@@ -56,9 +56,10 @@ func rest(p *swarmv1.ServiceProgress) string {
 	return words
 }
 
-// lines returns the lines that show progress, in Docker's words. Only a terminal, where the lines
-// are drawn again, shows a countdown, and the tasks that the update has not touched yet. If there
-// are more slots than the given number, no slot has a line of its own.
+// lines returns the lines that show progress, in Docker's words. Lines on a terminal are drawn
+// again in their place, so they have a countdown and all slots. Elsewhere each line is a line of a
+// log, so slots without news are left out. With more slots than the given number, all slots are
+// left out.
 func lines(p *swarmv1.ServiceProgress, terminal bool, slots int) []string {
 	overall := fmt.Sprintf("overall progress: %d out of %d tasks", p.GetRunning(), p.GetDesired())
 	if p.GetJob() {
@@ -67,8 +68,8 @@ func lines(p *swarmv1.ServiceProgress, terminal bool, slots int) []string {
 	out := []string{overall}
 	if len(p.GetSlots()) <= slots {
 		for _, s := range p.GetSlots() {
-			if line := slotLine(s); terminal || line != s.GetLabel()+":" && !s.GetOutdated() {
-				out = append(out, line)
+			if terminal || hasNews(s) {
+				out = append(out, slotLine(s))
 			}
 		}
 	}
@@ -85,8 +86,14 @@ func lines(p *swarmv1.ServiceProgress, terminal bool, slots int) []string {
 	return out
 }
 
-// slotLine returns the line of one slot: "1/3: preparing", or "1/3:" if it has no task and there is
-// nothing to say about it.
+// hasNews reports whether a line about the slot belongs in a log: the slot has a task or a reason
+// why it has none, and does not still have the task from before the update.
+func hasNews(s *swarmv1.SlotProgress) bool {
+	return !s.GetOutdated() && (s.GetState() != swarmv1.TaskState_NEW || s.GetDetail() != "")
+}
+
+// slotLine returns the line of one slot: "1/3: preparing", or "1/3:" for a slot without a task and
+// without a reason why it has none.
 func slotLine(s *swarmv1.SlotProgress) string {
 	line := s.GetLabel() + ":"
 	if s.GetState() != swarmv1.TaskState_NEW {

@@ -20,23 +20,27 @@ import (
 )
 
 const (
-	// outage is how long no manager may answer before Wait gives up.
+	// outage is how long Wait goes on while no manager answers.
 	outage = 30 * time.Second
 	// retryPause is how long Wait pauses before it calls a manager again.
 	retryPause = time.Second
 )
 
-// Change names the change to wait for, from the response of the call that made it. Without Revision
-// and Index, Wait waits for the service as it is.
+// Change names the change to wait for, from the response of the call that made it.
 type Change struct {
-	ServiceID       string
-	Revision, Index uint64
+	ServiceID string
+	// Revision is the revision that the change made current. 0 stands for the revision that is
+	// current when the wait begins; for a new service that is its first one.
+	Revision uint64
+	// Index is the log index of the change. Failures of tasks before it do not count. With 0, the
+	// failures of all tasks of the revision count.
+	Index uint64
 }
 
 // Wait shows the progress of the service on deps.Err, unless quiet is set, and returns when the
 // service has converged. It returns ErrFailedPrecondition with the reason if the service will not
-// converge, and ErrNotFound if it is removed. If ctx ends, the change goes on without it: Wait says
-// so and returns nil.
+// converge, and ErrNotFound if the service is removed. If ctx ends, Wait prints that the cluster
+// goes on with the change, and returns nil.
 func Wait(ctx context.Context, deps *command.Deps, c command.Client, change Change, quiet bool) error {
 	view := newView(deps.Err, quiet)
 	name, lastAnswer := change.ServiceID, deps.Now()
@@ -102,7 +106,7 @@ func report(deps *command.Deps, name string, v *swarmv1.ServiceVerdict) error {
 	if len(v.GetLog()) > 0 {
 		term.Printf(deps.Err, "last lines of %s (%s):\n", term.TaskName(v.GetTask()), term.ShortID(v.GetTask().GetTask().GetId()))
 		for line := range strings.Lines(logs.Text(v.GetLog())) {
-			fmt.Fprintln(deps.Err, "  "+strings.TrimRight(line, "\r\n")) // printf: a line of a log keeps its tabs
+			fmt.Fprintln(deps.Err, "  "+strings.TrimRight(line, "\r\n")) // not term.Printf: a line of a log keeps its tabs
 		}
 	}
 	msg := v.GetReason()

@@ -155,9 +155,9 @@ func newRm(deps *command.Deps) *cobra.Command {
 		Use: "rm [OPTIONS] CREDENTIAL [CREDENTIAL...]", Aliases: []string{"remove"}, Short: "Revoke one or more client certificates", Args: usage.MinArgs(1),
 		Long: `Revoke client certificates by ID, by the beginning of an ID (4 characters or more), or by name.
 
-A name revokes all certificates of that name. Whoever holds one is refused from
-then on, and open connections are closed. Certificates that were created with
-one of them stay: they are listed, to be revoked too if they are not trusted.`,
+A name revokes all certificates of that name. Managers refuse their holders from
+then on, and close open connections. Certificates that were created with a
+revoked one stay valid. The command lists them, so that you can revoke them too.`,
 		ValidArgsFunction: completeRefs(deps),
 		RunE:              func(c *cobra.Command, args []string) error { return runRm(c.Context(), deps, force, args) },
 	})
@@ -193,8 +193,8 @@ func revoke(ctx context.Context, deps *command.Deps, c command.Client, ref strin
 	return nil
 }
 
-// completeRefs completes ids, with names as descriptions, because several credentials may have one
-// name.
+// completeRefs completes ids, with names as descriptions, because several credentials may have the
+// same name.
 func completeRefs(deps *command.Deps) cobra.CompletionFunc {
 	return func(c *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		return complete.Names(deps, c, func(ctx context.Context, c command.Client) ([]string, error) {

@@ -36,8 +36,7 @@ type Options struct {
 	// ContainerdAddress is the socket of a containerd of the host. If it is empty, the embedded
 	// containerd is used.
 	ContainerdAddress string
-	// InsecureRegistries (HOST[:PORT] or ADDRESS/BITS) are used without a valid certificate, or
-	// without TLS.
+	// InsecureRegistries (HOST[:PORT] or ADDRESS/BITS) may have an invalid certificate, or no TLS.
 	InsecureRegistries []string
 	// RegistryCertsDirs are the folders of registries' certificates and mirrors.
 	RegistryCertsDirs []string
@@ -46,30 +45,32 @@ type Options struct {
 	// PeerBandwidth bounds the bytes of images that are sent to other nodes per second. 0 is no
 	// bound.
 	PeerBandwidth int64
-	// CleanStart and CleanStop are how full the disk is, in percent, when its clean-up begins and
-	// ends. ImageAge is how long an image stays that nothing uses; 0 is until the disk fills.
+	// The clean-up of the disk begins when CleanStart percent are used, and ends at CleanStop.
+	// ImageAge is how long an unused image stays. If ImageAge is 0, the image stays until the disk
+	// fills.
 	CleanStart, CleanStop int
 	ImageAge              time.Duration
-	// LogsAge and LogsSize, in bytes, bound the logs of removed tasks that stay.
+	// LogsAge and LogsSize (in bytes) bound the logs of removed tasks that a node keeps.
 	LogsAge  time.Duration
 	LogsSize int64
-	// RaftTimeout is after how long without a message from the leader a manager starts an election.
+	// RaftTimeout is how long a manager waits for a message from the leader before it starts an
+	// election.
 	RaftTimeout time.Duration
-	// MetricsAddr is the address at which Prometheus reads this node's metrics; empty is none.
-	// MetricsAsked reports whether the user named it.
+	// MetricsAddr is the address at which Prometheus reads this node's metrics. If it is empty,
+	// there are no metrics. MetricsAsked is set if the user named the address.
 	MetricsAddr  string
 	MetricsAsked bool
 	// LogLevel is debug, info, warn or error. LogFormat is text or json.
 	LogLevel, LogFormat string
-	// LogFile is the file of the log, which is set aside at 10 MB. If it is empty, the log goes to
-	// standard error.
+	// LogFile is the file of the log. A file of 10 MB is renamed, and a new one begins. If LogFile
+	// is empty, the log goes to standard error.
 	LogFile string
-	// Simulated tells to only pretend to run containers, for tests of scale.
+	// Simulated is set if the node only pretends to run containers, for tests of scale.
 	Simulated bool
 }
 
-// CgroupFS and CgroupSystemd are the cgroup drivers: runc itself or systemd makes the containers'
-// cgroups.
+// CgroupFS and CgroupSystemd are the cgroup drivers. With CgroupFS runc makes the cgroups of
+// containers, and with CgroupSystemd systemd does.
 const (
 	CgroupFS      = "cgroupfs"
 	CgroupSystemd = "systemd"
@@ -103,27 +104,27 @@ func New(run func(context.Context, Options) error) *cobra.Command {
 		},
 	})
 	f := c.Flags()
-	f.StringVar(&o.StateDir, "state-dir", command.DefaultStateDir, "Folder of what must survive a reboot")
-	f.StringVar(&o.RunDir, "run-dir", command.DefaultRunDir, "Folder of sockets and of what a reboot may take")
+	f.StringVar(&o.StateDir, "state-dir", command.DefaultStateDir, "Folder of the files that must survive a reboot")
+	f.StringVar(&o.RunDir, "run-dir", command.DefaultRunDir, "Folder of sockets and of files that a reboot may remove")
 	f.StringVar(&o.Hostname, "hostname", "", "Name of this node (default: the machine's)")
 	f.StringVar(&o.MachineID, "machine-id", "", "Identity of this machine (default: that of /etc/machine-id, else one kept in the state folder)")
 	f.StringVar(&o.CgroupParent, "cgroup-parent", "", "Parent of the containers' cgroups: a path, or a slice of systemd (default /swarm, or swarm.slice)")
-	f.Var(&driver, "cgroup-driver", `Who makes the containers' cgroups ("cgroupfs", "systemd"; default systemd where it is the init and has cgroup v2)`)
+	f.Var(&driver, "cgroup-driver", `Program that makes the containers' cgroups ("cgroupfs", "systemd"; default systemd if it is the init and the host has cgroup v2)`)
 	f.StringVar(&o.ContainerdAddress, "containerd-address", "", "Socket of a containerd to use instead of the embedded one")
 	f.StringArrayVar(&o.InsecureRegistries, "insecure-registry", nil, "Registry (HOST[:PORT], or a network as ADDRESS/BITS) to use without a valid certificate, or without TLS")
 	f.StringArrayVar(&o.RegistryCertsDirs, "registry-certs-dir", DefaultRegistryCertsDirs(), "Folder of registries' certificates and mirrors, one folder each (HOST/hosts.toml as in containerd, HOST/ca.crt as in Docker); repeat for several")
-	f.StringVar(&o.SocketGroup, "group", "", "Group that may use the local socket besides root")
-	f.Var(&bandwidth, "peer-bandwidth", "Bytes of images that go to other nodes in a second, at most, such as 50MB/s (default: any number)")
-	f.IntVar(&o.CleanStart, "disk-clean-start", 85, "Percentage of the disk in use at which images and logs that nothing needs are removed")
-	f.IntVar(&o.CleanStop, "disk-clean-stop", 75, "Percentage of the disk in use at which that ends")
-	f.DurationVar(&o.ImageAge, "image-max-age", 720*time.Hour, "How long an image stays that nothing uses; 0: until the disk fills")
+	f.StringVar(&o.SocketGroup, "group", "", "Group whose members may use the local socket, in addition to root")
+	f.Var(&bandwidth, "peer-bandwidth", "Largest rate at which this node sends images to other nodes, such as 50MB/s (default: no limit)")
+	f.IntVar(&o.CleanStart, "disk-clean-start", 85, "Percentage of the disk in use at which the node begins to remove unused images and old logs")
+	f.IntVar(&o.CleanStop, "disk-clean-stop", 75, "Percentage of the disk in use at which the node stops removing them")
+	f.DurationVar(&o.ImageAge, "image-max-age", 720*time.Hour, "How long an unused image stays (0: until the disk fills)")
 	f.DurationVar(&o.LogsAge, "removed-logs-max-age", 7*24*time.Hour, "How long the log of a removed task stays")
-	f.Var(&logs, "removed-logs-max-size", "Bytes that the logs of removed tasks take on the disk, at most: the oldest go first")
-	f.DurationVar(&o.RaftTimeout, "raft-timeout", 500*time.Millisecond, "How long a manager hears nothing from its leader before it seeks another: the same on all of them, more on slow hosts and lines")
-	f.StringVar(&o.MetricsAddr, "metrics-addr", DefaultMetricsAddr, `Address and port for Prometheus to read metrics at, without a password ("off": nowhere)`)
-	f.Var(&level, "log-level", `Least level to log ("debug", "info", "warn", "error")`)
+	f.Var(&logs, "removed-logs-max-size", "Largest size of all logs of removed tasks on the disk; the oldest are removed first")
+	f.DurationVar(&o.RaftTimeout, "raft-timeout", 500*time.Millisecond, "How long a manager waits for a message from the leader before it starts an election; use the same value on all managers, and a higher one on slow hosts and networks")
+	f.StringVar(&o.MetricsAddr, "metrics-addr", DefaultMetricsAddr, `Address and port at which Prometheus reads metrics, without a password ("off": no metrics)`)
+	f.Var(&level, "log-level", `Lowest level to log ("debug", "info", "warn", "error")`)
 	f.Var(&format, "log-format", `Format of the log ("text", "json")`)
-	f.StringVar(&o.LogFile, "log-file", "", "File to log to instead of standard error, set aside as FILE.1 at 10 MB")
+	f.StringVar(&o.LogFile, "log-file", "", "File to log to instead of standard error; renamed to FILE.1 at 10 MB")
 	f.BoolVar(&o.Simulated, "simulated", false, "Only pretend to run containers: for tests of scale")
 	if err := f.MarkHidden("simulated"); err != nil {
 		panic("cli: " + err.Error())
@@ -134,7 +135,8 @@ func New(run func(context.Context, Options) error) *cobra.Command {
 	return c
 }
 
-// minRaftTimeout is the least RaftTimeout. A busy host may be silent for that long.
+// minRaftTimeout is the smallest RaftTimeout. A leader on a busy host may send nothing for that
+// long.
 const minRaftTimeout = 100 * time.Millisecond
 
 // DefaultMetricsAddr is the address at which Prometheus reads a node's metrics, on the host itself.
@@ -168,8 +170,8 @@ func DefaultRegistryCertsDirs() []string {
 	return []string{"/etc/swarm/certs.d", "/etc/containerd/certs.d", "/etc/docker/certs.d"}
 }
 
-// maxSocketPath is the longest run folder, in bytes: the length of a socket's address less the
-// longest name that is put into the folder.
+// maxSocketPath is the maximum length of the run folder's path, in bytes: the maximum length of a
+// socket's path less the longest name of a socket in the folder.
 const maxSocketPath = 107 - len("/containerd.sock.ttrpc")
 
 func (o *Options) validate() error {
@@ -262,6 +264,6 @@ func NewRuntime(run func(context.Context, RuntimeOptions) error) *cobra.Command 
 	f.StringVar(&o.State, "state", "", "Transient folder")
 	f.StringVar(&o.Address, "address", "", "Socket to serve on")
 	f.StringVar(&o.BinDir, "bin-dir", "", "Folder of the shim")
-	f.Var(&level, "log-level", "Least level to log: trace, debug, info, warn, error or fatal")
+	f.Var(&level, "log-level", "Lowest level to log: trace, debug, info, warn, error or fatal")
 	return c
 }

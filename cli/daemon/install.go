@@ -19,10 +19,11 @@ type Installer interface {
 	// Install copies the program if needed. If systemd is the init, it makes the daemon a service,
 	// which it enables and starts.
 	Install(context.Context) (*command.StartedDaemon, error)
-	// Uninstall stops what runs, and removes what was installed and what the daemon made outside of
-	// its folders; with purge also its state. It returns what it removed.
+	// Uninstall ends the daemon and the containers. It removes the program, the units, and
+	// everything that the daemon made outside of its folders. If purge is set, it also removes the
+	// daemon's state. It returns the names of the things that it removed.
 	Uninstall(ctx context.Context, purge bool) (removed []string, err error)
-	// Member reports whether this host is part of a cluster, also if no daemon runs.
+	// Member reports whether this host is a member of a cluster. No daemon need run.
 	Member() bool
 }
 
@@ -84,8 +85,8 @@ func runUninstall(ctx context.Context, deps *command.Deps, installer Installer, 
 	return nil
 }
 
-// leaveFirst ends the membership of this host. Only a daemon knows what to clean up, so one is
-// started if none runs.
+// leaveFirst ends the membership of this host. Only a daemon can clean up, so leaveFirst starts one
+// if none runs.
 func leaveFirst(ctx context.Context, deps *command.Deps, force bool) error {
 	if !force {
 		return errdefs.ErrFailedPrecondition.WithMessage("this host is part of a swarm: run `swarm leave` first, or use --force to leave it and uninstall")

@@ -26,8 +26,8 @@ type Program struct {
 // Upgrader replaces the program that the daemon of this host runs.
 type Upgrader interface {
 	// Stage copies a file into the daemon's state folder, to a place that only root can change, and
-	// asks the copy which build of swarm it is. Later changes of the file do not matter. Release
-	// removes the copy.
+	// runs the copy to ask for its build. A later change of the file does not change the copy.
+	// Release removes the copy.
 	Stage(ctx context.Context, path, stateDir string) (p Program, release func() error, err error)
 	// Replace puts the program in the place of the file from which the daemon behind a socket was
 	// started, and makes the daemon run it. It returns before the new program answers. Undo puts
@@ -89,7 +89,7 @@ func runUpgrade(ctx context.Context, deps *command.Deps, upgrader Upgrader, file
 	return nil
 }
 
-// askInfo returns what the daemon says of itself.
+// askInfo returns the daemon's information about itself.
 func askInfo(ctx context.Context, deps *command.Deps) (info *swarmv1.InfoResponse, err error) {
 	err = deps.Connect(ctx, func(c command.Client) error {
 		info, err = c.Daemon.Info(ctx, &swarmv1.InfoRequest{})
@@ -98,7 +98,7 @@ func askInfo(ctx context.Context, deps *command.Deps) (info *swarmv1.InfoRespons
 	return info, err
 }
 
-// awaitBuild waits until the daemon is of that build.
+// awaitBuild waits until a daemon of the build answers.
 func awaitBuild(ctx context.Context, deps *command.Deps, build string) error {
 	ctx, cancel := context.WithTimeout(ctx, upgradeTimeout)
 	defer cancel()

@@ -14,7 +14,8 @@ import (
 	"swarm/cli/usage"
 )
 
-// Maker makes clusters of hosts on this machine. An empty name of a playground is the default one.
+// Maker makes playgrounds: clusters of hosts on this machine. The empty name stands for the default
+// playground.
 type Maker interface {
 	// Up makes a playground. It calls progress with one line for each step.
 	Up(ctx context.Context, o Options, progress func(string)) error
@@ -22,8 +23,8 @@ type Maker interface {
 	// Playgrounds returns the names of the playgrounds that are up.
 	Playgrounds() ([]string, error)
 	Hosts(playground string) ([]Host, error)
-	// Shell replaces this process by a command inside of a host, by default the user's shell. It
-	// returns only if that fails.
+	// Shell replaces this process by a command in a host. The default command is the user's shell.
+	// Shell returns only if it fails.
 	Shell(playground, host string, argv []string) error
 	// Kill ends the daemon of a host at once. Stop asks it to end. PowerOff ends everything on the
 	// host. Start brings the host back.
@@ -43,8 +44,8 @@ type Options struct {
 	Root            string
 	Subnet          netip.Prefix
 	MTU             int
-	// Disk is the size in bytes of the file system of each host's state; 0 is no file system of its
-	// own.
+	// Disk is the size in bytes of the file system of each host's state. If Disk is 0, the state is
+	// on the file system of this machine.
 	Disk int64
 	// DaemonArgs, InitArgs and JoinArgs are added to the commands daemon, init and join.
 	DaemonArgs, InitArgs, JoinArgs []string
@@ -188,7 +189,7 @@ func runLs(deps *command.Deps, d Maker, playground string, f term.Format) error 
 		}
 	}
 	l := listing
-	if len(names) > 1 { // Their hosts have the same names.
+	if len(names) > 1 { // Hosts of different playgrounds have the same names.
 		l.Columns = append([]term.Column{{"Playground", "PLAYGROUND"}}, l.Columns...)
 	}
 	return deps.PrintTable(l, f, rows)
@@ -232,7 +233,7 @@ func newHostVerb(deps *command.Deps, d Maker, playground *string, name, short st
 	})
 }
 
-// report prints a host unless its command failed, and returns the error.
+// report prints the name of a host if err is nil, and returns err.
 func report(deps *command.Deps, host string, err error) error {
 	if err == nil {
 		term.Printf(deps.Out, "%s\n", host)

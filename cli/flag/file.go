@@ -8,9 +8,9 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// parseFile parses what --secret and --config have in common: NAME, or
-// source=NAME,target=PATH,uid=ID,gid=ID,mode=0444. The target is defaultTarget with the name by
-// default.
+// parseFile parses a value of --secret or --config: NAME, or
+// source=NAME,target=PATH,uid=ID,gid=ID,mode=0444. The default target is defaultTarget followed by
+// the name.
 func parseFile(s, defaultTarget string) (source string, file *swarmv1.FileTarget, err error) {
 	file = &swarmv1.FileTarget{Uid: "0", Gid: "0", Mode: 0o444}
 	if !strings.Contains(s, "=") && !strings.Contains(s, ",") {
@@ -60,7 +60,8 @@ func ParseSecret(s string) (*swarmv1.SecretReference, error) {
 	return &swarmv1.SecretReference{SecretName: source, File: file}, nil
 }
 
-// ParseConfig parses --config as ParseSecret parses --secret. The file lies in / by default.
+// ParseConfig parses --config, whose values are like those of --secret. The default folder of the
+// file is /.
 func ParseConfig(s string) (*swarmv1.ConfigReference, error) {
 	source, file, err := parseFile(s, "/")
 	if err != nil {

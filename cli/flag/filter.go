@@ -32,9 +32,9 @@ func (f *Filter) Set(s string) error {
 	return nil
 }
 
-// ParseFilters returns the filters in the form in which managers take them, and by key the values
-// of those that the caller has to apply itself. A key that is not one of allowed is an invalid
-// argument, and so is a value that no object can have.
+// ParseFilters returns the filters that managers apply as a Filter, and the other filters, which
+// the caller must apply itself, as values by key. It returns an invalid argument error for a key
+// that is not in allowed, and for a value that no object can have.
 func ParseFilters(filters []string, allowed ...string) (*swarmv1.Filter, map[string][]string, error) {
 	out, rest := &swarmv1.Filter{}, map[string][]string{}
 	for _, f := range filters {
@@ -73,8 +73,8 @@ func ParseFilters(filters []string, allowed ...string) (*swarmv1.Filter, map[str
 	return out, rest, nil
 }
 
-// desiredStates are the states that each word of --filter desired-state stands for. As in Docker, a
-// task that shall be removed counts as shut down.
+// desiredStates has the states for each word of --filter desired-state. As in Docker, a task with
+// the desired state REMOVE counts as shut down.
 var desiredStates = map[string][]swarmv1.TaskState{
 	"running":  {swarmv1.TaskState_RUNNING},
 	"ready":    {swarmv1.TaskState_READY},

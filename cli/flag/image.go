@@ -6,7 +6,7 @@ import (
 	"swarm/cli/usage"
 )
 
-// CheckImage refuses what is no reference to an image.
+// CheckImage refuses a value that is not a valid reference to an image.
 func CheckImage(image string) error {
 	if _, err := reference.ParseNormalizedNamed(image); err != nil {
 		return usage.Invalidf("image %q is not a valid reference: %s; use NAME[:TAG|@DIGEST]", image, usage.Reason(err.Error()))

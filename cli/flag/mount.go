@@ -50,7 +50,7 @@ func mountField(m *swarmv1.Mount, key, value string) (err error) {
 		m.Target = value
 	case "readonly", "ro":
 		m.ReadOnly, err = parseBool(key, value)
-	case "consistency": // Docker Desktop's; means nothing on Linux
+	case "consistency": // Docker Desktop has it; it has no effect on Linux.
 	default:
 		switch {
 		case strings.HasPrefix(key, "bind-"):

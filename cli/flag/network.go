@@ -53,7 +53,7 @@ func ParseNetwork(s string) (*swarmv1.NetworkAttachmentConfig, error) {
 	return n, nil
 }
 
-// CheckIP refuses what is no IP address.
+// CheckIP refuses a value that is not an IP address.
 func CheckIP(s string) error {
 	if _, err := netip.ParseAddr(s); err != nil {
 		return fmt.Errorf("%q is not an IP address", s)
@@ -61,7 +61,7 @@ func CheckIP(s string) error {
 	return nil
 }
 
-// CheckExtraHost refuses what ParseExtraHost cannot parse.
+// CheckExtraHost refuses a value that ParseExtraHost cannot parse.
 func CheckExtraHost(s string) error {
 	if _, _, err := ParseExtraHost(s); err != nil {
 		return err

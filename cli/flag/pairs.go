@@ -12,7 +12,7 @@ import (
 	"swarm/cli/usage"
 )
 
-// AddPairs sets the pairs KEY=VALUE in m and returns m, which it makes if it is nil. A pair without
+// AddPairs sets the pairs KEY=VALUE in m and returns m. If m is nil, it makes a map. A pair without
 // "=" has the value "".
 func AddPairs(m map[string]string, pairs []string) map[string]string {
 	for _, p := range pairs {
@@ -39,7 +39,7 @@ func fields(s string) ([]string, error) {
 	return out, nil
 }
 
-// parseBool returns the value of a switch of a list of pairs. A switch without a value is on.
+// parseBool returns the value of a switch in a list of pairs. A switch without a value is on.
 func parseBool(key, value string) (bool, error) {
 	if value == "" {
 		return true, nil

@@ -19,7 +19,7 @@ func ParsePreference(s string) (*swarmv1.PlacementPreference, error) {
 	}}, nil
 }
 
-// CheckConstraint refuses what managers would refuse as a constraint.
+// CheckConstraint refuses a constraint that managers would refuse.
 func CheckConstraint(s string) error {
 	_, err := spec.ParseConstraint(s)
 	return err

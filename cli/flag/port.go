@@ -12,7 +12,8 @@ import (
 )
 
 // ParsePorts parses --publish: [[IP:]PUBLISHED:]TARGET[/PROTOCOL], or
-// published=,target=,protocol=,mode=,ip=. Ports may be ranges, which give one element per port.
+// published=,target=,protocol=,mode=,ip=. Ports may be ranges. The result has one element for each
+// port of a range.
 func ParsePorts(s string) ([]*swarmv1.PortConfig, error) {
 	if strings.Contains(s, "=") {
 		return parseLongPorts(s)
@@ -67,7 +68,7 @@ func expandPorts(p *swarmv1.PortConfig, published, target string) ([]*swarmv1.Po
 		return nil, err
 	}
 	count, first := to-from+1, uint32(0)
-	if published != "" && published != "0" { // Otherwise the cluster chooses.
+	if published != "" && published != "0" { // For "" and 0 the cluster chooses the port.
 		last := uint32(0)
 		if first, last, err = portRange("published", published); err != nil {
 			return nil, err
@@ -153,8 +154,8 @@ func portRange(what, s string) (from, to uint32, err error) {
 	return from, to, nil
 }
 
-// CheckPorts refuses ports of which two publish the same port of the same protocol on one address.
-// A port without an address is published on all.
+// CheckPorts refuses a list in which the same port of the same protocol is published twice on one
+// address. A port without an address is published on all addresses.
 func CheckPorts(ports []*swarmv1.PortConfig) error {
 	type key struct {
 		proto swarmv1.PortConfig_Protocol

@@ -47,8 +47,8 @@ func ParseGeneric(s string) (*swarmv1.GenericResource, error) {
 	return &swarmv1.GenericResource{Kind: kind, Named: value}, nil
 }
 
-// ParseDevice parses --device: /dev/HOST[:/dev/CONTAINER[:rwm]]. The path in the container is that
-// on the host by default, and all accesses are allowed.
+// ParseDevice parses --device: /dev/HOST[:/dev/CONTAINER[:rwm]]. By default the path in the
+// container is the path on the host, and all accesses are allowed.
 func ParseDevice(s string) (*swarmv1.DeviceMapping, error) {
 	d := &swarmv1.DeviceMapping{CgroupPermissions: "rwm"}
 	parts := strings.Split(s, ":")

@@ -77,8 +77,8 @@ func applySELinux(p *swarmv1.Privileges, s string) error {
 	return nil
 }
 
-// SecurityOpts sets options as --security-opt takes them in p, which it makes if it is nil, and
-// returns p. Profiles for seccomp are read from files of this machine.
+// SecurityOpts sets the values of --security-opt in p and returns p. If p is nil, it makes a
+// message. It reads profiles for seccomp from files of this machine.
 func SecurityOpts(p *swarmv1.Privileges, opts []string) (*swarmv1.Privileges, error) {
 	if p == nil {
 		p = &swarmv1.Privileges{}

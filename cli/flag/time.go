@@ -10,13 +10,13 @@ import (
 	"swarm/cli/usage"
 )
 
-// maxSeconds bounds seconds since 1970 so that their nanoseconds fit into 64 bits: it is a time in
-// 2262.
+// maxSeconds is the largest number of seconds since 1970, because the nanoseconds must fit into 64
+// bits. It is in the year 2262.
 const maxSeconds = math.MaxInt64/1e9 - 1
 
-// ParseTime returns the moment that s names: RFC 3339 with or without its later parts, seconds
-// since 1970, or how long before now it was, as in 42m. It returns nil for "". flag is the name of
-// the flag for the error.
+// ParseTime parses a moment: RFC 3339, of which the end may be missing (such as 2006-01-02),
+// seconds since 1970, or a duration before now, such as 42m. It returns nil for "". The error names
+// flag.
 func ParseTime(flag, s string, now time.Time) (*timestamppb.Timestamp, error) {
 	if s == "" {
 		return nil, nil

@@ -33,7 +33,7 @@ func CheckWord(s string) error {
 }
 
 // List is a flag that may be given several times. A value is not split at commas. Kind is the word
-// for a value in the help; Check refuses a value, and may be nil.
+// for a value in the help. Check returns an error for a value that is refused, and may be nil.
 type List struct {
 	Kind   string
 	Values []string
@@ -126,7 +126,7 @@ func (r *Rate) String() string {
 		return ""
 	}
 	text := units.HumanSize(float64(r.PerSecond))
-	if n, err := units.FromHumanSize(text); err != nil || n != r.PerSecond { // It was rounded.
+	if n, err := units.FromHumanSize(text); err != nil || n != r.PerSecond { // HumanSize has rounded.
 		text = strconv.FormatInt(r.PerSecond, 10)
 	}
 	return text + "/s"
@@ -158,7 +158,7 @@ func (m *Memory) String() string {
 		return ""
 	}
 	text := units.BytesSize(float64(m.Bytes))
-	if n, err := units.RAMInBytes(text); err != nil || n != m.Bytes { // It was rounded, or is -1.
+	if n, err := units.RAMInBytes(text); err != nil || n != m.Bytes { // rounded, or -1
 		text = strconv.FormatInt(m.Bytes, 10)
 	}
 	return text

@@ -37,9 +37,9 @@ func (w *Words) Set(s string) (err error) {
 	return err
 }
 
-// splitWords splits at blanks outside of quotes, as Docker does and by the library that Docker
-// uses: a backslash takes the next character literally except in single quotes, and an unquoted "#"
-// at the start of a word begins a comment, which ends with the line.
+// splitWords splits at blanks outside of quotes. It uses the same library as Docker: after a
+// backslash, except in single quotes, the next character is literal, and an unquoted "#" at the
+// start of a word begins a comment, which ends with the line.
 func splitWords(s string) ([]string, error) {
 	if !utf8.ValidString(s) { // shlex would replace the bytes by U+FFFD.
 		return nil, errors.New("the command is not valid UTF-8")

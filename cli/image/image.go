@@ -98,7 +98,7 @@ func row(i *swarmv1.ImageInfo, o listOptions, now time.Time) term.Row {
 	if !o.noTrunc {
 		id = term.ShortID(strings.TrimPrefix(id, "sha256:"))
 	}
-	// docs/registries.md says why only managers are asked for the size of an image.
+	// The size is 0 until a manager has fetched the image: see docs/registries.md.
 	size := "N/A"
 	if image.GetSize() > 0 {
 		size = units.HumanSizeWithPrecision(float64(image.GetSize()), 3)
@@ -129,7 +129,7 @@ func newLoad(deps *command.Deps) *cobra.Command {
 	return c
 }
 
-// loadChunk is how many bytes of an archive one message carries.
+// loadChunk is the number of bytes of an archive in one message.
 const loadChunk = 512 << 10
 
 func runLoad(ctx context.Context, deps *command.Deps, o loadOptions) error {
@@ -154,7 +154,7 @@ func runLoad(ctx context.Context, deps *command.Deps, o loadOptions) error {
 		go func() {
 			err := sendArchive(stream, in, size, o.name)
 			if err != nil {
-				cancel() // The other side would wait for the rest of the archive.
+				cancel() // Without it, the manager would wait for the rest of the archive.
 			}
 			read <- err
 		}()
@@ -173,7 +173,8 @@ func runLoad(ctx context.Context, deps *command.Deps, o loadOptions) error {
 	})
 }
 
-// openArchive opens the archive, and refuses what cannot be one before anything is sent.
+// openArchive opens the archive. It refuses a file that cannot be an archive before anything is
+// sent.
 func openArchive(deps *command.Deps, path string) (io.ReadCloser, int64, error) {
 	if path == "" {
 		if term.TerminalOf(deps.In) != nil {
@@ -200,8 +201,8 @@ func openArchive(deps *command.Deps, path string) (io.ReadCloser, int64, error) 
 	return f, info.Size(), nil
 }
 
-// sendArchive sends the archive in pieces. It returns io.EOF if the other side wants no more; the
-// reason is then received from it.
+// sendArchive sends the archive in pieces. It returns io.EOF if the manager has ended the call; the
+// error of receiving is then the reason.
 func sendArchive(stream swarmv1.Control_LoadImageClient, in io.Reader, size int64, name string) error {
 	first := true
 	for {

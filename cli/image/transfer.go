@@ -59,8 +59,8 @@ func progress(deps *command.Deps, stream progressStream, quiet bool) ([]*swarmv1
 	}
 }
 
-// stepLine returns a step in Docker's words. Amounts are for terminals only, because each would be
-// a line of a log.
+// stepLine returns a step in Docker's words. It names amounts on terminals only: elsewhere each
+// line is printed once more when it changes, and amounts change often.
 func stepLine(p *swarmv1.ImageProgress, amounts bool) string {
 	line := p.Step
 	for _, prefix := range []string{p.Id, p.Node} {
@@ -139,7 +139,7 @@ func transfer(ctx context.Context, deps *command.Deps, image string, quiet bool,
 	})
 }
 
-// printDigests prints each image that was transferred once, also if several nodes took part.
+// printDigests prints each transferred image once, even if several nodes took part.
 func printDigests(deps *command.Deps, images []*swarmv1.Image, quiet bool) {
 	seen := map[string]bool{}
 	for _, i := range images {

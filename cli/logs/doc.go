@@ -1,6 +1,7 @@
-// Package logs prints what tasks have written, for `service logs`, `task logs`, and for waiting,
-// which shows the last lines of a task that failed.
+// Package logs prints the output of tasks, for `service logs` and `task logs`. Package converge
+// uses it to show the last lines of a task that failed.
 //
-// It turns the records that a manager sends into lines, with where they come from in front. It
-// refuses to mix two lines. Callers: the packages service and task. It starts no goroutines.
+// The package turns the records that a manager sends into lines, and puts the origin before each
+// line. A line that comes in several records is not mixed with another line. Callers: the packages
+// service, task and converge. It starts no goroutines.
 package logs

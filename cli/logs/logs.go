@@ -99,8 +99,9 @@ func run(ctx context.Context, deps *command.Deps, o options) error {
 	})
 }
 
-// taskFinder returns a function that looks a task up for the prefix of a line. It lists the tasks
-// of the service at once. It asks for other tasks when they first print a line.
+// taskFinder returns a function that returns the task for the prefix of a line. taskFinder lists
+// the tasks of the service in one call. The function asks for a newer task when it first prints a
+// line.
 func taskFinder(ctx context.Context, c command.Client, service string) func(id string) *swarmv1.TaskInfo {
 	known := map[string]*swarmv1.TaskInfo{}
 	if service != "" {
@@ -139,8 +140,8 @@ func follow(ctx context.Context, c command.Client, req *swarmv1.LogsRequest, p *
 	}
 }
 
-// Text returns the lines of records of one task, of both of its streams, without prefixes. They are
-// not escaped.
+// Text returns the lines of records of one task, from both of its streams, without prefixes. It
+// does not escape them.
 func Text(records []*swarmv1.LogRecord) string {
 	var lines strings.Builder
 	p := &printer{out: &lines, err: &lines, raw: true}

@@ -14,8 +14,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// longestPart is up to how many bytes of a line that comes in several records are kept. A longer
-// line is printed as it comes.
+// longestPart is the largest number of bytes that are kept of a line which comes in several
+// records. The parts of a longer line are printed when they come.
 const longestPart = 1 << 20
 
 // printer writes records as lines, with their origin in front.
@@ -24,12 +24,13 @@ type printer struct {
 	out, err io.Writer
 	raw      bool
 	find     func(taskID string) *swarmv1.TaskInfo
-	width    int // of the prefixes so far
+	width    int // the widest prefix so far
 	// details are the details of tasks as they are printed, by task id.
 	details map[string]string
 	// parts are the beginnings of lines that came in several records.
 	parts map[logSource]*logPart
-	// open is the line that was printed without its end, nil if there is none.
+	// open is the line whose beginning was printed last, without its end. It is nil if the last
+	// line that was printed is complete.
 	open *logPart
 }
 
@@ -43,7 +44,7 @@ type logSource struct {
 type logPart struct {
 	first *swarmv1.LogRecord // has its time
 	data  []byte
-	// began tells that the data before is printed already.
+	// began is set when a part of the line has been printed.
 	began bool
 }
 
@@ -67,7 +68,7 @@ func (p *printer) write(m *swarmv1.TaskLogsResponse) {
 	}
 }
 
-// note prints a line to the reader that is not part of the logs.
+// note prints a line for the user that is not part of the logs.
 func (p *printer) note(text string) {
 	p.close()
 	term.Printf(p.err, "swarm: %s\n", text)
@@ -101,10 +102,10 @@ func (p *printer) print(r *swarmv1.LogRecord) {
 	p.parts[source] = part
 }
 
-// emit prints a line, or the part of it that has come.
+// emit prints a line, or the part of a line that has come so far.
 func (p *printer) emit(part *logPart) {
 	r := part.first
-	if !part.began || p.open != part { // its beginning, or what goes on after somebody else's line
+	if !part.began || p.open != part { // the line begins, or continues after another line
 		p.close()
 		_, _ = io.WriteString(p.writer(r), p.front(r))
 	}
@@ -128,7 +129,7 @@ func (p *printer) writer(r *swarmv1.LogRecord) io.Writer {
 	return p.out
 }
 
-// front returns what stands before a line, in Docker's order: time, origin, details.
+// front returns the text before a line, in Docker's order: time, origin, details.
 func (p *printer) front(r *swarmv1.LogRecord) string {
 	var b strings.Builder
 	if p.timestamps {
@@ -143,10 +144,10 @@ func (p *printer) front(r *swarmv1.LogRecord) string {
 	return b.String()
 }
 
-// timestampLayout has a fixed width, so that columns stay where they are.
+// timestampLayout has a fixed width, so that the columns after it are aligned.
 const timestampLayout = "2006-01-02T15:04:05.000000000Z07:00"
 
-// flush prints the lines that never ended. Raw ones get no end.
+// flush prints the lines whose end has not come. It adds no line end to raw output.
 func (p *printer) flush() {
 	for _, source := range slices.SortedFunc(maps.Keys(p.parts), func(a, b logSource) int {
 		return cmp.Or(strings.Compare(a.task, b.task), cmp.Compare(a.stream, b.stream))

@@ -1,5 +1,5 @@
 // Package network holds the verbs of `swarm network`: create, inspect, ls, prune and rm.
 //
-// Callers: cli. Goroutines: only that of command.Deps.SaySlow while a network is removed, which
+// Callers: cli. Goroutines: while a network is removed, command.Deps.ExplainDelay runs one, which
 // ends with the removal.
 package network

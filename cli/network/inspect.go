@@ -113,7 +113,7 @@ func backendObject(info *swarmv1.NetworkInfo, r *swarmv1.Routing, b *swarmv1.Bac
 			addresses = append(addresses, n.GetAddresses()...)
 		}
 	}
-	slot := b.GetNodeId() // As the task is called in the network.
+	slot := b.GetNodeId() // the slot's part of the task's name on the network
 	if b.GetSlot() != 0 {
 		slot = fmt.Sprint(b.GetSlot())
 	}

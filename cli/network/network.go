@@ -287,7 +287,7 @@ func newRm(deps *command.Deps) *cobra.Command {
 func runRm(ctx context.Context, deps *command.Deps, force bool, refs []string) error {
 	return deps.Connect(ctx, func(c command.Client) error {
 		return deps.OnEach(refs, func(ref string) error {
-			answered := deps.SaySlow(ctx, func(ctx context.Context) string { return isHeld(ctx, c, ref) })
+			answered := deps.ExplainDelay(ctx, func(ctx context.Context) string { return whyHeld(ctx, c, ref) })
 			_, err := c.RemoveNetwork(ctx, &swarmv1.GetRequest{Id: ref})
 			answered()
 			if err == nil {
@@ -300,9 +300,9 @@ func runRm(ctx context.Context, deps *command.Deps, force bool, refs []string) e
 	})
 }
 
-// isHeld returns which services that are being removed keep a network from its removal, "" if there
-// are none.
-func isHeld(ctx context.Context, c command.Client, ref string) string {
+// whyHeld returns a sentence about the services that are being removed and still use the network.
+// It returns "" if there are none.
+func whyHeld(ctx context.Context, c command.Client, ref string) string {
 	n, err := c.GetNetwork(ctx, &swarmv1.GetRequest{Id: ref})
 	if err != nil {
 		return ""
@@ -373,8 +373,8 @@ func runPrune(ctx context.Context, deps *command.Deps, o pruneOptions) error {
 	})
 }
 
-// networksUntil returns the ids of the networks that were created before all of the times, nil if
-// there are no times.
+// networksUntil returns the ids of the networks that were created before all of the times. It
+// returns nil if there are no times.
 func networksUntil(ctx context.Context, deps *command.Deps, c command.Client, times []string) ([]string, error) {
 	if len(times) == 0 {
 		return nil, nil

@@ -1,6 +1,6 @@
 // Package node holds the verbs of `swarm node`: ls, ps, inspect, update, drain, promote, demote and
 // rm.
 //
-// It edits the specification of nodes. Managers act on the edit; promote and drain wait until they
-// have. Callers: cli. It starts no goroutines.
+// The verbs edit the specification of nodes, and managers act on the edit. promote and drain wait
+// until the managers have done so. Callers: cli. It starts no goroutines.
 package node

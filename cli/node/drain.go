@@ -82,8 +82,9 @@ type drain struct {
 	grace time.Duration
 }
 
-// begin sets the availability of a node and notes the services that have tasks on it. It looks
-// before the edit, because a task may stop at once, and after it, because a task may have come.
+// begin sets the availability of a node and notes the services that have tasks on the node. It
+// lists the tasks before the edit, because a task may stop at once, and again after the edit,
+// because a task may have started meanwhile.
 func (d *drain) begin(ctx context.Context, ref string) error {
 	n, err := command.FindNode(ctx, d.client, ref)
 	if err != nil {
@@ -109,7 +110,7 @@ func (d *drain) begin(ctx context.Context, ref string) error {
 	return err
 }
 
-// left returns the tasks on a node that have not ended, and notes their services.
+// left returns the tasks on a node that have not ended, and adds their services to d.services.
 func (d *drain) left(ctx context.Context, id string) ([]*swarmv1.TaskInfo, error) {
 	r, err := d.client.ListTasks(ctx, &swarmv1.ListRequest{Filter: &swarmv1.Filter{NodeIds: []string{id}}})
 	if err != nil {
@@ -137,8 +138,8 @@ func (d *drain) wait(ctx context.Context) error {
 	return errors.Join(err, d.deps.OnEach(refs, func(ref string) error { return d.awaitEmpty(ctx, ref) }))
 }
 
-// awaitService waits until a service has converged. It does not wait for a service that is being
-// removed, nor for a job, whose tasks may run for days on their new nodes.
+// awaitService waits until a service has converged. It waits neither for a service that is being
+// removed, nor for a job, because the tasks of a job may run for days on their new nodes.
 func (d *drain) awaitService(ctx context.Context, id string) error {
 	if ctx.Err() != nil {
 		return nil
@@ -170,8 +171,8 @@ func (d *drain) awaitService(ctx context.Context, id string) error {
 	return nil
 }
 
-// awaitEmpty waits until no task is left on a node. It gives up when only tasks are left that
-// nothing will stop, when the node is down, and when nothing has changed for too long.
+// awaitEmpty waits until no task is left on a node. It returns an error if no task that is left is
+// going to stop, if the node is down, or if the number of tasks has not changed for too long.
 func (d *drain) awaitEmpty(ctx context.Context, ref string) error {
 	view, id := term.NewView(d.deps.Err, d.quiet), d.ids[ref]
 	count, changed := -1, d.deps.Now()
@@ -189,7 +190,7 @@ func (d *drain) awaitEmpty(ctx context.Context, ref string) error {
 			return nil
 		case err != nil && (late || !command.IsUnavailable(err)):
 			return err
-		case err != nil: // The next call may reach another manager.
+		case err != nil: // Another manager may answer the next call.
 		case len(left) == 0:
 			d.done(ref)
 			return nil

@@ -61,7 +61,7 @@ func runLs(ctx context.Context, deps *command.Deps, o command.ListOptions) error
 	if err != nil {
 		return err
 	}
-	// There are no pending nodes as in Docker: a node that joins is accepted or refused at once.
+	// Docker also has pending nodes. Here a node that joins is accepted or refused at once.
 	for _, m := range rest["membership"] {
 		if m != "accepted" {
 			return usage.Invalidf("unknown membership %q: use accepted, which every node is", m)
@@ -84,8 +84,8 @@ func runLs(ctx context.Context, deps *command.Deps, o command.ListOptions) error
 	})
 }
 
-// row returns the row of a node. With marked, the id of self, the node that was asked, has Docker's
-// asterisk.
+// row returns the row of a node. self is the id of the node that has answered. If marked is set,
+// the row of that node has Docker's asterisk after the id.
 func row(n *swarmv1.NodeInfo, self string, marked bool) term.Row {
 	node := n.GetNode()
 	id := node.GetId()
@@ -106,8 +106,8 @@ func row(n *swarmv1.NodeInfo, self string, marked bool) term.Row {
 	}
 }
 
-// status returns the state of a node in Docker's word, and briefly why a node that is ready takes
-// no tasks.
+// status returns Docker's word for the state of a node. If a ready node takes no tasks, status adds
+// the reason briefly.
 func status(s *swarmv1.NodeState) string {
 	word := term.Capitalized(term.EnumWord(s.GetState()))
 	if why, _, _ := strings.Cut(s.GetDescription().GetUnavailable(), ":"); why != "" && s.GetState() == swarmv1.NodeState_READY {

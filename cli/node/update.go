@@ -145,8 +145,8 @@ const (
 	votePoll = 100 * time.Millisecond
 )
 
-// awaitVote waits until a new manager votes, because only then the cluster survives the loss of one
-// more manager. The error completes a sentence whose subject is the node.
+// awaitVote waits until a new manager votes, because only voters count for the majority. The text
+// of the error follows the name of the node in a sentence.
 func awaitVote(ctx context.Context, c command.Client, id string) error {
 	for began := time.Now(); ; {
 		n, err := c.GetNode(ctx, &swarmv1.GetRequest{Id: id})

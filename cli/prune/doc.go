@@ -1,5 +1,6 @@
-// Package prune removes what nothing uses from the nodes, for `system prune` and `image prune`.
+// Package prune removes unused objects from the nodes, for `system prune` and `image prune`.
 //
-// It asks before it removes, unless told otherwise, and prints what went and from how many nodes
-// nothing could be removed. Callers: the packages system and image. It starts no goroutines.
+// It asks the user before it removes them, unless --force is given. It prints the removed objects
+// and the nodes that were not cleaned. Callers: the packages system and image. It starts no
+// goroutines.
 package prune

@@ -32,7 +32,7 @@ func NewSystem(deps *command.Deps) *cobra.Command {
 	nodes := flag.List{Kind: "list"}
 	c := command.Verb(&cobra.Command{
 		Use: "prune [OPTIONS]", Short: "Remove unused data", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
-		Long: "Remove what nothing uses on the nodes: dead containers with their anonymous volumes, logs of removed tasks, networks, and images without a name.",
+		Long: "Remove unused objects from the nodes: dead containers with their anonymous volumes, logs of removed tasks, networks, and images without a name.",
 		RunE: func(c *cobra.Command, _ []string) error {
 			o.nodes = nodes.Values
 			return run(c.Context(), deps, o)
@@ -126,8 +126,8 @@ func agreed(deps *command.Deps, o options) bool {
 	return deps.Confirm()
 }
 
-// printPruned prints what was removed: names, then what the nodes removed by kind, each once. It
-// also prints which nodes took no part.
+// printPruned prints the removed objects by kind, and the nodes that were not cleaned. It returns
+// an error with exit code 1 if there are such nodes.
 func printPruned(deps *command.Deps, r *swarmv1.DisksPruneResponse, networks []string) error {
 	var containers, logs, digests []string
 	var reclaimed int64

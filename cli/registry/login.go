@@ -26,8 +26,8 @@ func NewLogin(deps *command.Deps) *cobra.Command {
 	var o loginOptions
 	c := command.Verb(&cobra.Command{
 		Use: "login [OPTIONS] [SERVER]", Short: "Log in to a registry", Args: usage.MaxArgs(1), ValidArgsFunction: completeRegistries(deps),
-		Long: "Log in to a registry.\n\nA manager asks the registry whether it takes the user name and password; they are then kept where `docker login` keeps\n" +
-			"them. Without a server it is Docker Hub.",
+		Long: "Log in to a registry.\n\nA manager tries the user name and password at the registry. If the registry accepts them, they are stored where\n" +
+			"`docker login` stores them. Without a server, the registry is Docker Hub.",
 		Example: "  swarm login registry.example.com\n  swarm login -u jane --password-stdin registry.example.com <password.txt",
 		RunE: func(c *cobra.Command, args []string) error {
 			o.server, o.passwordGiven = strings.Join(args, ""), c.Flags().Changed("password")
@@ -38,7 +38,7 @@ func NewLogin(deps *command.Deps) *cobra.Command {
 		},
 	})
 	c.Flags().StringVarP(&o.user, "username", "u", "", "Username")
-	c.Flags().StringVarP(&o.password, "password", "p", "", "Password (others on this machine see it: prefer --password-stdin)")
+	c.Flags().StringVarP(&o.password, "password", "p", "", "Password (other users of this machine can read it: prefer --password-stdin)")
 	c.Flags().BoolVar(&o.fromStdin, "password-stdin", false, "Take the password from stdin")
 	return c
 }
@@ -88,8 +88,8 @@ func runLogin(ctx context.Context, deps *command.Deps, o loginOptions) error {
 	return nil
 }
 
-// loginAgain tries the credentials that are stored, as Docker does. If the registry refuses them
-// and a user sits at a terminal, it returns their user name, to be offered as the default.
+// loginAgain tries the stored credentials, as Docker does. If the registry refuses them and the
+// input is a terminal, it returns their user name, which askUser then offers as the default.
 func loginAgain(ctx context.Context, deps *command.Deps, keys *keychain.File, key string) (done bool, user string, err error) {
 	c, err := keys.Find(ctx, key)
 	if err != nil || c == nil {
@@ -163,7 +163,7 @@ func askCredentials(deps *command.Deps, o *loginOptions, key string) error {
 	return nil
 }
 
-// askUser asks for the user name. An empty answer takes the name that is known.
+// askUser asks for the user name. An empty answer stands for the name that was stored.
 func askUser(deps *command.Deps, o *loginOptions, key string) error {
 	offer := ""
 	if o.known != "" {
@@ -181,8 +181,9 @@ func askUser(deps *command.Deps, o *loginOptions, key string) error {
 	return nil
 }
 
-// enter reads a line from a terminal, not beyond its end, and shows it on echo. Meanwhile the
-// terminal is raw, so that it shows nothing by itself and an interrupt ends the reading.
+// enter reads one line from a terminal and shows the typed characters on echo. While it reads, the
+// terminal is in raw mode, so that the terminal shows nothing itself and an interrupt ends the
+// reading. It does not read beyond the end of the line.
 func enter(in io.Reader, echo io.Writer) (string, error) {
 	restore, err := term.TerminalOf(in).Raw()
 	if err != nil {

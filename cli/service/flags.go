@@ -20,8 +20,8 @@ var (
 	endpointModes     = []string{"vip", "dnsrr"}
 )
 
-// flags are the flags that `service create` and `service update` share, except lists. A flag that
-// was not given changes nothing.
+// flags are the flags that `service create` and `service update` share, without those that take
+// several values (see lists). A flag that the user did not give changes nothing.
 type flags struct {
 	set *pflag.FlagSet // knows which flags were given
 
@@ -89,8 +89,8 @@ func (o *flags) given(names ...string) bool {
 	return false
 }
 
-// register adds the flags to c. The help names defaults only for create: update keeps what the
-// service has.
+// register adds the flags to c. The help names the defaults for create only, because update keeps
+// the values that the service has.
 func (o *flags) register(c *cobra.Command, create bool) {
 	o.set = c.Flags()
 	o.set.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
@@ -150,14 +150,14 @@ func (o *flags) registerResources(defaults func(string) string) {
 	f := o.set
 	f.Var(&o.limitCPU, "limit-cpu", "Limit CPUs")
 	f.Var(&o.limitMemory, "limit-memory", "Limit Memory")
-	f.Int64Var(&o.limitPids, "limit-pids", 0, "Limit maximum number of processes and threads (0 = unlimited, default 4096)")
+	f.Int64Var(&o.limitPids, "limit-pids", 0, "Limit maximum number of processes and threads (0 = unlimited)"+defaults("4096"))
 	f.Var(&o.reserveCPU, "reserve-cpu", "Reserve CPUs")
 	f.Var(&o.reserveMemory, "reserve-memory", "Reserve Memory")
 	f.Var(&o.memorySwap, "memory-swap", "Swap Bytes (-1 for unlimited)")
 	f.Int64Var(&o.memorySwappiness, "memory-swappiness", 0, "Tune memory swappiness (0 to 100)")
 	f.Uint64Var(&o.replicas, "replicas", 0, "Number of tasks")
-	f.Uint64Var(&o.maxConcurrent, "max-concurrent", 0, "Number of job tasks to run concurrently (default equal to --replicas)")
-	f.Uint64Var(&o.maxPerNode, "replicas-max-per-node", 0, "Maximum number of tasks per node (default 0 = unlimited)")
+	f.Uint64Var(&o.maxConcurrent, "max-concurrent", 0, "Number of job tasks to run concurrently"+defaults("equal to --replicas"))
+	f.Uint64Var(&o.maxPerNode, "replicas-max-per-node", 0, "Maximum number of tasks per node (0 = unlimited)"+defaults("0"))
 	f.Var(&o.endpointMode, "endpoint-mode", "Endpoint mode (vip or dnsrr)"+defaults(`"vip"`))
 }
 
@@ -199,8 +199,16 @@ func (o *flags) registerPolicies(defaults func(string) string) {
 	f.Uint64Var(&p.parallelism, "rollback-parallelism", 0, "Maximum number of tasks rolled back simultaneously (0 to roll back all at once)"+defaults("1"))
 }
 
-// lists are the flags with several values. Create takes the values, update adds them to those that
-// the service has.
+// These texts end the help of flags that are parsed but can name nothing: no command creates
+// secrets or configs, and no node offers generic resources.
+const (
+	noSecrets = " (not usable yet: secrets cannot be created)"
+	noConfigs = " (not usable yet: configs cannot be created)"
+	noGeneric = " (not usable yet: nodes offer none)"
+)
+
+// lists are the flags that take several values. Create sets the values, and update adds them to
+// those that the service has.
 type lists struct {
 	capAdd, capDrop, constraints, containerLabels, labels, dns, dnsOptions, dnsSearch, env, envFiles flag.List
 	groups, hosts, sysctls                                                                           flag.List
@@ -237,7 +245,7 @@ func newLists() *lists {
 func (l *lists) registerCreate(f *pflag.FlagSet) {
 	f.Var(&l.capAdd, "cap-add", "Add Linux capabilities")
 	f.Var(&l.capDrop, "cap-drop", "Drop Linux capabilities")
-	f.Var(&l.configs, "config", "Specify configurations to expose to the service")
+	f.Var(&l.configs, "config", "Specify configurations to expose to the service"+noConfigs)
 	f.Var(&l.constraints, "constraint", "Placement constraints")
 	f.Var(&l.containerLabels, "container-label", "Container labels")
 	f.Var(&l.devices, "device", "Add a host device to the containers (format: host[:container[:rwm]])")
@@ -246,7 +254,7 @@ func (l *lists) registerCreate(f *pflag.FlagSet) {
 	f.Var(&l.dnsSearch, "dns-search", "Set custom DNS search domains")
 	f.VarP(&l.env, "env", "e", "Set environment variables")
 	f.Var(&l.envFiles, "env-file", "Read in a file of environment variables")
-	f.Var(&l.generic, "generic-resource", "User defined resources")
+	f.Var(&l.generic, "generic-resource", "User defined resources"+noGeneric)
 	f.Var(&l.groups, "group", "Set one or more supplementary user groups for the container")
 	f.Var(&l.hosts, "host", "Set one or more custom host-to-IP mappings (host:ip)")
 	f.VarP(&l.labels, "label", "l", "Service labels")
@@ -254,7 +262,7 @@ func (l *lists) registerCreate(f *pflag.FlagSet) {
 	f.Var(&l.networks, "network", "Network attachments")
 	f.Var(&l.prefs, "placement-pref", "Add a placement preference")
 	f.VarP(&l.ports, "publish", "p", "Publish a port as a node port")
-	f.Var(&l.secrets, "secret", "Specify secrets to expose to the service")
+	f.Var(&l.secrets, "secret", "Specify secrets to expose to the service"+noSecrets)
 	f.Var(&l.sysctls, "sysctl", "Sysctl options")
 	f.Var(&l.ulimits, "ulimit", "Ulimit options")
 }
@@ -263,7 +271,7 @@ func (l *lists) registerCreate(f *pflag.FlagSet) {
 func (l *lists) registerUpdate(f *pflag.FlagSet) {
 	f.Var(&l.capAdd, "cap-add", "Add Linux capabilities")
 	f.Var(&l.capDrop, "cap-drop", "Drop Linux capabilities")
-	f.Var(&l.configs, "config-add", "Add or update a config file on a service")
+	f.Var(&l.configs, "config-add", "Add or update a config file on a service"+noConfigs)
 	f.Var(&l.constraints, "constraint-add", "Add or update a placement constraint")
 	f.Var(&l.containerLabels, "container-label-add", "Add or update a container label")
 	f.Var(&l.devices, "device-add", "Add or update a host device of the containers (format: host[:container[:rwm]])")
@@ -271,7 +279,7 @@ func (l *lists) registerUpdate(f *pflag.FlagSet) {
 	f.Var(&l.dnsOptions, "dns-option-add", "Add or update a DNS option")
 	f.Var(&l.dnsSearch, "dns-search-add", "Add or update a custom DNS search domain")
 	f.Var(&l.env, "env-add", "Add or update an environment variable")
-	f.Var(&l.generic, "generic-resource-add", "Add a Generic resource")
+	f.Var(&l.generic, "generic-resource-add", "Add a Generic resource"+noGeneric)
 	f.Var(&l.groups, "group-add", "Add an additional supplementary user group to the container")
 	f.Var(&l.hosts, "host-add", `Add a custom host-to-IP mapping ("host:ip")`)
 	f.Var(&l.labels, "label-add", "Add or update a service label")
@@ -279,7 +287,7 @@ func (l *lists) registerUpdate(f *pflag.FlagSet) {
 	f.Var(&l.networks, "network-add", "Add a network")
 	f.Var(&l.prefs, "placement-pref-add", "Add a placement preference")
 	f.Var(&l.ports, "publish-add", "Add or update a published port")
-	f.Var(&l.secrets, "secret-add", "Add or update a secret on a service")
+	f.Var(&l.secrets, "secret-add", "Add or update a secret on a service"+noSecrets)
 	f.Var(&l.sysctls, "sysctl-add", "Add or update a Sysctl option")
 	f.Var(&l.ulimits, "ulimit-add", "Add or update a ulimit option")
 }

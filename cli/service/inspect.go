@@ -161,7 +161,7 @@ func (p pretty) policy(name string, u *swarmv1.UpdateConfig) {
 	p.line(" Order", term.EnumWord(u.GetOrder()))
 }
 
-// each writes a line for every value.
+// each writes one line for each value.
 func (p pretty) each(name string, values []string) {
 	for _, v := range values {
 		p.line(name, v)

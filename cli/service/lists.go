@@ -150,8 +150,8 @@ func capability(name string) string {
 	return "CAP_" + name
 }
 
-// takeFrom removes what the flags --*-rm name. Removing what the service does not have is no error,
-// as in Docker; idle has a warning for each flag that removed nothing.
+// takeFrom removes the values that the flags --*-rm name. As in Docker, it is no error if the
+// service does not have a value; idle then has a warning.
 func (r removals) takeFrom(s *swarmv1.ServiceSpec) (idle []string, err error) {
 	for _, rm := range removalHelp {
 		for _, value := range r[rm.name].Values {

@@ -74,7 +74,7 @@ func runCreate(ctx context.Context, deps *command.Deps, o createOptions) error {
 		return err
 	}
 	return deps.Connect(ctx, func(c command.Client) error {
-		answered := sayWhyWaiting(ctx, deps, c, asked.Name)
+		answered := explainDelay(ctx, deps, c, asked.Name)
 		r, err := c.CreateService(ctx, &swarmv1.CreateServiceRequest{Spec: asked, RegistryAuth: auth, NoResolveImage: o.flags.noResolve})
 		answered()
 		if err != nil {
@@ -89,10 +89,10 @@ func runCreate(ctx context.Context, deps *command.Deps, o createOptions) error {
 	})
 }
 
-// sayWhyWaiting explains a creation that takes long because a service of the same name is still
+// explainDelay explains a creation that takes long because a service of the same name is still
 // being removed. The caller calls the returned function when the creation has ended.
-func sayWhyWaiting(ctx context.Context, deps *command.Deps, c command.Client, name string) func() {
-	return deps.SaySlow(ctx, func(ctx context.Context) string {
+func explainDelay(ctx context.Context, deps *command.Deps, c command.Client, name string) func() {
+	return deps.ExplainDelay(ctx, func(ctx context.Context) string {
 		if s, err := c.GetService(ctx, &swarmv1.GetRequest{Id: name}); err == nil && s.GetService().GetPendingDelete() {
 			return fmt.Sprintf("service %s is still being removed: waiting until its tasks have stopped", name)
 		}
@@ -100,8 +100,8 @@ func sayWhyWaiting(ctx context.Context, deps *command.Deps, c command.Client, na
 	})
 }
 
-// generatedName returns a name for a service after its image, such as "redis-k3x9q". Docker's
-// random names do not show what runs.
+// generatedName returns a name for a service that is made from the name of its image, such as
+// "redis-k3x9q". A random name, as Docker chooses, would not show which image runs.
 func generatedName(image string) string {
 	name := ""
 	if ref, err := reference.ParseNormalizedNamed(image); err == nil {
@@ -192,7 +192,8 @@ func row(s *swarmv1.ServiceInfo, short bool) term.Row {
 	}
 }
 
-// replicasWord returns "2/3", with what Docker adds for jobs and for a limit of tasks per node.
+// replicasWord returns "2/3". As in Docker, more words follow for jobs and for a limit of tasks per
+// node.
 func replicasWord(s *swarmv1.ServiceInfo) string {
 	st, asked := s.GetStatus(), s.GetRevision().GetSpec()
 	word := fmt.Sprintf("%d/%d", st.GetRunningTasks(), st.GetDesiredTasks())
@@ -241,7 +242,7 @@ func runPs(ctx context.Context, deps *command.Deps, o tasktable.Options, refs []
 		for _, t := range tasks {
 			if hint := explain.StartFirstHint(services[t.GetTask().GetServiceId()].GetRevision().GetSpec(), t.GetTask(), t.GetStatus()); hint != "" {
 				term.Printf(deps.Err, "the update of service %s waits for what its old tasks hold: %s\n", t.GetServiceName(), hint)
-				delete(services, t.GetTask().GetServiceId())
+				delete(services, t.GetTask().GetServiceId()) // One line for each service is enough.
 			}
 		}
 		return errors.Join(err, missing)
@@ -259,36 +260,36 @@ func newScale(deps *command.Deps) *cobra.Command {
 	return c
 }
 
-// parseScale parses all words SERVICE=REPLICAS, before any service is scaled.
-func parseScale(args []string) (refs []string, replicas []uint64, err error) {
-	for _, arg := range args {
-		ref, count, ok := strings.Cut(arg, "=")
-		if !ok || ref == "" {
-			return nil, nil, usage.Invalidf("invalid scale specifier %q: use SERVICE=REPLICAS", arg)
-		}
-		n, err := strconv.ParseUint(count, 10, 32)
-		if errors.Is(err, strconv.ErrRange) {
-			return nil, nil, usage.Invalidf("replicas value %s for %s is out of range: use 0 to %d", count, ref, math.MaxUint32)
-		}
-		if err != nil {
-			return nil, nil, usage.Invalidf("invalid replicas value %q for %s: use a whole number, 0 or more", count, ref)
-		}
-		refs, replicas = append(refs, ref), append(replicas, n)
+// parseScale parses a word SERVICE=REPLICAS.
+func parseScale(arg string) (ref string, replicas uint64, err error) {
+	ref, count, ok := strings.Cut(arg, "=")
+	if !ok || ref == "" {
+		return "", 0, usage.Invalidf("invalid scale specifier %q: use SERVICE=REPLICAS", arg)
 	}
-	return refs, replicas, nil
+	replicas, err = strconv.ParseUint(count, 10, 32)
+	if errors.Is(err, strconv.ErrRange) {
+		return "", 0, usage.Invalidf("replicas value %s for %s is out of range: use 0 to %d", count, ref, math.MaxUint32)
+	}
+	if err != nil {
+		return "", 0, usage.Invalidf("invalid replicas value %q for %s: use a whole number, 0 or more", count, ref)
+	}
+	return ref, replicas, nil
 }
 
 func runScale(ctx context.Context, deps *command.Deps, detach bool, args []string) error {
-	refs, replicas, err := parseScale(args)
-	if err != nil {
-		return err
+	for _, arg := range args { // No service is scaled if one of the words is wrong.
+		if _, _, err := parseScale(arg); err != nil {
+			return err
+		}
 	}
 	return deps.Connect(ctx, func(c command.Client) error {
 		var changes []converge.Change
-		err := deps.OnEach(refs, func(ref string) error {
-			n := replicas[0]
-			replicas = replicas[1:]
-			change, err := editService(ctx, deps, c, ref, edit{edit: func(s *swarmv1.ServiceSpec) error { return setReplicas(s, n) }})
+		err := deps.OnEach(args, func(arg string) error {
+			ref, n, err := parseScale(arg)
+			if err != nil {
+				return err
+			}
+			change, err := writeEdit(ctx, deps, c, ref, edit{apply: func(s *swarmv1.ServiceSpec) error { return setReplicas(s, n) }})
 			if err != nil {
 				return err
 			}
@@ -308,6 +309,12 @@ func runScale(ctx context.Context, deps *command.Deps, detach bool, args []strin
 	})
 }
 
+// isScalable reports whether services of the mode have a number of replicas.
+func isScalable(m *swarmv1.ServiceMode) bool {
+	return m.GetReplicated() != nil || m.GetReplicatedJob() != nil
+}
+
+// setReplicas sets the number of replicas. It fails if the mode is not scalable.
 func setReplicas(s *swarmv1.ServiceSpec, n uint64) error {
 	switch m := s.GetMode().GetMode().(type) {
 	case *swarmv1.ServiceMode_Replicated:
@@ -352,7 +359,7 @@ func completeScale(deps *command.Deps) cobra.CompletionFunc {
 			}
 			var out []string
 			for _, s := range r.Services {
-				if setReplicas(s.GetRevision().GetSpec().CloneVT(), 0) == nil { // The others cannot be scaled.
+				if isScalable(s.GetRevision().GetSpec().GetMode()) {
 					out = append(out, s.GetService().GetName()+"=")
 				}
 			}

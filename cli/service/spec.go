@@ -15,7 +15,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// apply sets the flags that were given, other than lists, in the specification.
+// apply sets the flags that the user gave in the specification. Flags with several values are not
+// among them (see lists).
 func (o *flags) apply(s *swarmv1.ServiceSpec) error {
 	if s.TaskTemplate == nil {
 		s.TaskTemplate = &swarmv1.TaskSpec{}
@@ -62,7 +63,7 @@ func set[T any](o *flags, flag string, dst *T, v T) {
 	}
 }
 
-// setDuration is set for durations, which cannot be negative.
+// setDuration writes a duration when its flag was given. It refuses a negative one.
 func setDuration(o *flags, flag string, dst **durationpb.Duration, v time.Duration) error {
 	if !o.given(flag) {
 		return nil
@@ -156,7 +157,7 @@ func (o *flags) applyHealth(c *swarmv1.ContainerSpec) error {
 	return nil
 }
 
-// resourcesOf returns the resources of a task, which it makes if there are none.
+// resourcesOf returns the resources of a task. It adds an empty message if there is none.
 func resourcesOf(t *swarmv1.TaskSpec) *swarmv1.ResourceRequirements {
 	if t.Resources == nil {
 		t.Resources = &swarmv1.ResourceRequirements{}
@@ -245,12 +246,12 @@ func restartCondition(word string) swarmv1.RestartPolicy_Condition {
 	return swarmv1.RestartPolicy_Condition(swarmv1.RestartPolicy_Condition_value[enumName(word)])
 }
 
-// enumName returns the name that the protocol has for a word of the command line: ON_FAILURE for
+// enumName returns the name in the protocol for a word of the command line: ON_FAILURE for
 // "on-failure".
 func enumName(word string) string { return strings.ToUpper(strings.ReplaceAll(word, "-", "_")) }
 
-// applyPolicy sets the flags of an update or a rollback in its policy. A new policy updates one
-// task at a time, because 0 means all at once.
+// applyPolicy sets the flags of an update or a rollback in its policy. If there is no policy yet,
+// the new one has a parallelism of 1, because 0 would update all tasks at once.
 func (o *flags) applyPolicy(kind string, p policyFlags, dst **swarmv1.UpdateConfig) error {
 	flag := func(name string) string { return kind + "-" + name }
 	if !o.given(flag("parallelism"), flag("delay"), flag("monitor"), flag("failure-action"), flag("max-failure-ratio"), flag("order")) {

@@ -50,9 +50,10 @@ func newUpdate(deps *command.Deps) *cobra.Command {
 	return c
 }
 
-// edit changes a specification as the options say: it removes first, then it adds. warn is called
-// with the removals that removed nothing.
-func (o updateOptions) edit(s *swarmv1.ServiceSpec, getenv func(string) string, warn func([]string)) error {
+// applyTo changes a specification as the options say: first the flags with one value, the image and
+// the arguments, then the removals from lists, then the additions to lists. It calls warn with the
+// removals that removed nothing.
+func (o updateOptions) applyTo(s *swarmv1.ServiceSpec, getenv func(string) string, warn func([]string)) error {
 	if err := o.flags.apply(s); err != nil {
 		return err
 	}
@@ -100,8 +101,8 @@ func runUpdate(ctx context.Context, deps *command.Deps, o updateOptions) error {
 	}
 	var once sync.Once
 	e := edit{
-		edit: func(s *swarmv1.ServiceSpec) error {
-			return o.edit(s, deps.Env, func(idle []string) {
+		apply: func(s *swarmv1.ServiceSpec) error {
+			return o.applyTo(s, deps.Env, func(idle []string) {
 				once.Do(func() { deps.Warn(idle) }) // The edit is repeated if another write came first.
 			})
 		},
@@ -112,7 +113,8 @@ func runUpdate(ctx context.Context, deps *command.Deps, o updateOptions) error {
 	return updateAndWait(ctx, deps, o.ref, e, o.flags.detach, o.flags.quiet)
 }
 
-// otherFlag returns the first flag given that changes the specification, "" if there is none.
+// otherFlag returns the name of a flag that the user gave beside --rollback and that goes with an
+// update only. It returns "" if there is none.
 func (o updateOptions) otherFlag() (name string) {
 	o.flags.set.Visit(func(f *pflag.Flag) {
 		if name == "" && !slices.Contains([]string{"rollback", "detach", "quiet"}, f.Name) {
@@ -122,23 +124,25 @@ func (o updateOptions) otherFlag() (name string) {
 	return name
 }
 
-// edit is a change of the specification of a service.
+// edit is a change of the specification of a service. One of apply, rollback and to says what the
+// new specification is.
 type edit struct {
-	edit func(*swarmv1.ServiceSpec) error
-	// byName reports whether edit needs the names of networks instead of their ids.
+	// apply changes a copy of the current specification. byName reports whether apply needs the
+	// names of networks instead of their ids.
+	apply  func(*swarmv1.ServiceSpec) error
 	byName bool
-	// rollback returns to the previous revision without calling edit. If to is not 0, the
-	// specification of that revision is written as a new one, because managers go back only one
-	// revision.
-	rollback            bool
+	// rollback asks the managers to return to the previous revision.
+	rollback bool
+	// to is the number of an earlier revision whose specification is written as a new revision,
+	// because managers go back only one revision. 0 is no revision.
 	to                  uint64
-	newImage            bool // the registry of the image will be asked
+	newImage            bool // the managers will ask the registry of the image
 	withAuth, noResolve bool
 }
 
 func updateAndWait(ctx context.Context, deps *command.Deps, ref string, e edit, detach, quiet bool) error {
 	return deps.Connect(ctx, func(c command.Client) error {
-		change, err := editService(ctx, deps, c, ref, e)
+		change, err := writeEdit(ctx, deps, c, ref, e)
 		if err != nil {
 			return err
 		}
@@ -150,9 +154,9 @@ func updateAndWait(ctx context.Context, deps *command.Deps, ref string, e edit, 
 	})
 }
 
-// editService writes the edited spec, again when another write came first, and returns what to wait
-// for.
-func editService(ctx context.Context, deps *command.Deps, c command.Client, ref string, e edit) (converge.Change, error) {
+// writeEdit sends the edit of a service to a manager, and returns the change to wait for. If
+// another write came first, writeEdit reads the service again and repeats the edit.
+func writeEdit(ctx context.Context, deps *command.Deps, c command.Client, ref string, e edit) (converge.Change, error) {
 	for try := 0; ; try++ {
 		s, err := c.GetService(ctx, &swarmv1.GetRequest{Id: ref})
 		if err != nil {
@@ -174,7 +178,8 @@ func editService(ctx context.Context, deps *command.Deps, c command.Client, ref 
 	}
 }
 
-// updateRequest is the request that makes the edit of the service as it is.
+// updateRequest returns the request that makes the edit of service s. ref is the user's reference
+// to the service.
 func updateRequest(ctx context.Context, deps *command.Deps, c command.Client, ref string, s *swarmv1.ServiceInfo, e edit) (*swarmv1.UpdateServiceRequest, error) {
 	req := &swarmv1.UpdateServiceRequest{
 		Id: s.Service.Id, Version: s.Service.GetMeta().GetVersion(), NoResolveImage: e.noResolve, Rollback: e.rollback,
@@ -204,7 +209,7 @@ func updateRequest(ctx context.Context, deps *command.Deps, c command.Client, re
 			return nil, err
 		}
 	}
-	if err := e.edit(req.Spec); err != nil {
+	if err := e.apply(req.Spec); err != nil {
 		return nil, err
 	}
 	if _, err := spec.Service(req.Spec); err != nil {

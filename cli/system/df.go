@@ -92,7 +92,7 @@ func runDf(ctx context.Context, deps *command.Deps, o dfOptions) error {
 	})
 }
 
-// share is the use of the disk by one kind of object, on one node or on all.
+// share is the disk space of one kind of object, on one node or on all nodes.
 type share struct {
 	total, active     int
 	size, reclaimable int64
@@ -114,7 +114,7 @@ func (s *shares) count(u *swarmv1.DiskUsageResponse) {
 	for _, i := range u.GetImages() {
 		s.images.add(i.GetContainers() > 0, 0, i.GetUnique())
 	}
-	s.images.size += u.GetImagesSize() // what images share is counted once
+	s.images.size += u.GetImagesSize() // counts layers that several images share once
 	for _, c := range u.GetContainers() {
 		s.containers.add(!c.GetDead(), c.GetSize(), c.GetSize())
 	}
@@ -178,7 +178,7 @@ func dfDetails(deps *command.Deps, nodes []*swarmv1.NodeUsage) error {
 	return nil
 }
 
-// usageTable describes the table of one kind of object: who takes how much room on which node.
+// usageTable describes the table of one kind of object: the objects on each node and their sizes.
 type usageTable struct {
 	title, header string
 	rows          func(u *swarmv1.DiskUsageResponse, row func(cells ...any))
@@ -187,14 +187,14 @@ type usageTable struct {
 func (t usageTable) print(w io.Writer, nodes []*swarmv1.NodeUsage) error {
 	term.Printf(w, "%s space usage:\n\n", t.title)
 	tw := tabwriter.NewWriter(w, 10, 1, 3, ' ', 0)
-	fmt.Fprintln(tw, "NODE\t"+t.header) // printf: the header is ours, with tabs
+	fmt.Fprintln(tw, "NODE\t"+t.header) // not term.Printf: the header is ours, with tabs
 	for _, n := range nodes {
 		t.rows(n.GetUsage(), func(cells ...any) {
 			words := []string{printable.Line(n.GetHostname())}
 			for _, c := range cells {
 				words = append(words, printable.Line(fmt.Sprint(c)))
 			}
-			fmt.Fprintln(tw, strings.Join(words, "\t")) // printf: each word is a line already
+			fmt.Fprintln(tw, strings.Join(words, "\t")) // not term.Printf: each word is a line already
 		})
 	}
 	if err := tw.Flush(); err != nil {

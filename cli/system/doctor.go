@@ -13,21 +13,21 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// DoctorRequest is what `swarm doctor` examines.
+// DoctorRequest says which host `swarm doctor` examines, and how to reach its daemon.
 type DoctorRequest struct {
 	StateDir string
-	// Info is what this host's daemon says of itself; nil if no daemon answers.
+	// Info is the daemon's information about itself. It is nil if no daemon answers.
 	Info *swarmv1.InfoResponse
 	// Conn is a connection to that daemon; nil if no daemon answers.
 	Conn command.Conn
 }
 
-// Finding is one result of the doctor. Level, Subject and Text are shown as they are.
+// Finding is one result of the doctor. Level, Subject and Text are printed unchanged.
 type Finding struct {
 	Level, Subject, Text string
 	// Remedy is what to do; "" if there is nothing to do.
 	Remedy string
-	// Broken reports whether something does not work, so that the verb ends with exit code 1.
+	// Broken reports whether something does not work. The verb then ends with exit code 1.
 	Broken bool
 }
 
@@ -41,14 +41,14 @@ func NewDoctor(deps *command.Deps, diagnose func(context.Context, DoctorRequest)
 	var o doctorOptions
 	c := command.Verb(&cobra.Command{
 		Use: "doctor [OPTIONS]", Short: "Look for what keeps swarm from working on this host", Args: usage.NoArgs,
-		Long: "Look for what keeps swarm from working on this host, and say what to do about it.\n\n" +
-			"Nothing has to run for it. On a member of a swarm, the ports between it and the other nodes are tried too, in both " +
-			"directions. The exit code is 1 when something does not work.",
+		Long: "Find faults that prevent swarm from working on this host, and print a remedy for each.\n\n" +
+			"No daemon need run. On a member of a swarm, the ports between this host and the other nodes are tried too, in both " +
+			"directions. The exit code is 1 if something does not work.",
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE:              func(c *cobra.Command, _ []string) error { return runDoctor(c.Context(), deps, diagnose, o) },
 	})
 	f := c.Flags()
-	f.StringVar(&o.stateDir, "state-dir", "", "Folder of what must survive a reboot (default: the daemon's, else "+command.DefaultStateDir+")")
+	f.StringVar(&o.stateDir, "state-dir", "", "Folder of the files that must survive a reboot (default: the daemon's, else "+command.DefaultStateDir+")")
 	f.StringVar(&o.format.Template, "format", "", term.FormatHelp)
 	f.BoolVarP(&o.format.Quiet, "quiet", "q", false, "Only display findings that have a remedy")
 	return c
@@ -86,7 +86,7 @@ func runDoctor(ctx context.Context, deps *command.Deps, diagnose func(context.Co
 			request.StateDir = info.StateDir
 		}
 	case deps.DaemonNamed() || !command.IsUnavailable(err):
-		return deps.Explain(err) // The user named a daemon, so it is an error that it does not answer.
+		return deps.Explain(err) // The user named a daemon, so the daemon must answer.
 	}
 	if request.StateDir == "" {
 		request.StateDir = command.DefaultStateDir

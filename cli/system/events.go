@@ -48,8 +48,8 @@ var (
 	eventActions = []string{"create", "update", "remove"}
 )
 
-// request returns the request to a manager. Managers do not filter by actions, so those are
-// returned.
+// request returns the request to a manager, and the actions by which the caller must filter,
+// because managers do not.
 func (o eventsOptions) request(ctx context.Context, c command.Client) (req *swarmv1.WatchRequest, actions []string, err error) {
 	filter, rest, err := flag.ParseFilters(o.filters, eventFilters...)
 	if err != nil {
@@ -120,7 +120,8 @@ func runEvents(ctx context.Context, deps *command.Deps, o eventsOptions) error {
 	})
 }
 
-// eventObject returns an event as --format sees it. Its attributes depend on its type.
+// eventObject returns an event as the object that --format prints. The attributes depend on the
+// type of the event.
 func eventObject(e *swarmv1.Event) term.Object {
 	return term.Object{
 		{"Action", term.EnumWord(e.Action)},

@@ -124,7 +124,8 @@ func NewVersion(deps *command.Deps, own *swarmv1.VersionInfo) *cobra.Command {
 	return c
 }
 
-// runVersion prints the version of this program also if no daemon answers, and then succeeds.
+// runVersion prints the versions of this program and of the daemon. If no daemon answers, it prints
+// only its own version and returns nil.
 func runVersion(ctx context.Context, deps *command.Deps, own *swarmv1.VersionInfo, tmpl string) error {
 	var server *swarmv1.VersionInfo
 	err := deps.Connect(ctx, func(c command.Client) error {
@@ -171,7 +172,7 @@ func writeVersion(w io.Writer, name string, v *swarmv1.VersionInfo) {
 	}
 }
 
-// seccompWord returns "true", or "false" with what that means.
+// seccompWord returns "true", or "false" with an explanation.
 func seccompWord(v *swarmv1.VersionInfo) string {
 	if missing := term.WithoutProfiles(v); missing != "" {
 		return "false (" + missing + ")"

@@ -79,13 +79,13 @@ func runExec(ctx context.Context, deps *command.Deps, o execOptions) error {
 	return nil
 }
 
-// codeNoAnswer is the exit code of `swarm exec`, as in Docker, if the command did not run or nobody
-// knows how it ended. The codes 126 and 127 come from the node: the command cannot be executed, or
+// codeNoAnswer is the exit code of `swarm exec`, as in Docker, if the command did not run or its
+// result is unknown. The codes 126 and 127 come from the node: the command cannot be executed, or
 // was not found.
 const codeNoAnswer = 125
 
-// exec runs the session: it sends what is typed and prints the output of the command until the exit
-// code arrives.
+// exec runs the command: it sends the user's input and prints the output of the command until the
+// exit code arrives.
 func exec(ctx context.Context, deps *command.Deps, c command.Client, start *swarmv1.ExecStart, keyboard, screen term.Terminal) (int, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -144,8 +144,8 @@ func readInput(ctx context.Context, in io.Reader, up chan<- *swarmv1.ExecInput) 
 	}
 }
 
-// sendInput is the only sender on the stream, until ctx ends. Errors of sending are reported by the
-// receiver.
+// sendInput sends the user's input until ctx ends. Nothing else sends on the stream. It ignores
+// errors, because the receiver gets the reason.
 func sendInput(ctx context.Context, stream swarmv1.Control_ExecClient, start *swarmv1.ExecStart, up <-chan *swarmv1.ExecInput, screen term.Terminal) {
 	var resized <-chan struct{}
 	if start.Tty && screen != nil {
@@ -170,8 +170,8 @@ func sendInput(ctx context.Context, stream swarmv1.Control_ExecClient, start *sw
 	}
 }
 
-// receive prints the output of the command until its exit code arrives. A command that has a
-// terminal of its own may control the user's terminal; the output of others is escaped there.
+// receive prints the output of the command until its exit code arrives. If tty is set, the command
+// may control the user's terminal. If not, output to a terminal is escaped.
 func receive(deps *command.Deps, stream swarmv1.Control_ExecClient, tty bool) (int, error) {
 	stdout, stderr := term.Content(deps.Out, tty), term.Content(deps.Err, tty)
 	defer term.Flush(stdout, stderr)
@@ -202,7 +202,7 @@ func receive(deps *command.Deps, stream swarmv1.Control_ExecClient, tty bool) (i
 	}
 }
 
-// completeExec completes tasks by the name of their slot, because people remember names better than
+// completeExec completes tasks by names such as web.2, because people remember names better than
 // ids.
 func completeExec(deps *command.Deps) cobra.CompletionFunc {
 	return func(c *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {

@@ -72,7 +72,7 @@ func Print(ctx context.Context, deps *command.Deps, c command.Client, o Options,
 	return r.Tasks, deps.PrintTable(listing, o.Format, taskRows(r.Tasks, o, deps.Now()))
 }
 
-// taskRows sorts the tasks and marks those that were replaced as Docker does.
+// taskRows sorts the tasks, and marks replaced tasks in the same way as Docker.
 func taskRows(tasks []*swarmv1.TaskInfo, o Options, now time.Time) []term.Row {
 	Sort(tasks)
 	rows := make([]term.Row, 0, len(tasks))
@@ -87,8 +87,8 @@ func sameSlot(a, b *swarmv1.TaskInfo) bool {
 	return a.Task.GetServiceId() == b.Task.GetServiceId() && SlotKey(a) == SlotKey(b)
 }
 
-// SlotKey returns what identifies the slot of a task within its service: its number, or the node
-// for tasks of global services.
+// SlotKey identifies the slot of a task within its service: by its number, or by the node for a
+// task of a global service.
 func SlotKey(t *swarmv1.TaskInfo) string {
 	if t.GetTask().GetSlot() != 0 {
 		return fmt.Sprintf("%010d", t.GetTask().GetSlot())
@@ -129,7 +129,7 @@ func taskRow(t *swarmv1.TaskInfo, o Options, history bool, now time.Time) term.R
 	if !o.noTrunc {
 		image = term.ShortImage(image)
 	}
-	// Only the default table is cut. The reason why a task waits is shown in full.
+	// Errors are cut in the default table only. The reason why a task waits is never cut.
 	if !o.noTrunc && o.Format.IsTable() {
 		id = term.ShortID(id)
 		if r := []rune(failure); len(r) > errorWidth && st.GetUnplaced() == nil {
@@ -152,7 +152,8 @@ func taskRow(t *swarmv1.TaskInfo, o Options, history bool, now time.Time) term.R
 	}
 }
 
-// restartIn returns "restart 4 in 20s" for a task that waits for its restart delay, "" for others.
+// restartIn returns "restart 4 in 20s" for a task that waits for its restart delay, and "" for any
+// other task.
 func restartIn(task *swarmv1.Task, st *swarmv1.TaskStatus, now time.Time) string {
 	left := task.GetStartAfter().AsTime().Sub(now)
 	if task.GetRestarts().GetAttempts() == 0 || st.GetState() > swarmv1.TaskState_READY || task.GetDesiredState() > swarmv1.TaskState_RUNNING || left <= 0 {

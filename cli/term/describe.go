@@ -32,7 +32,7 @@ func describeMessage(m protoreflect.Message) Object {
 	return out
 }
 
-// alwaysShown reports whether a field is shown also when it has its zero value, because that value
+// alwaysShown reports whether a field is shown even if it has its zero value, because that value
 // has a meaning.
 func alwaysShown(fd protoreflect.FieldDescriptor) bool {
 	if fd.HasPresence() || fd.IsList() || fd.IsMap() {
@@ -136,7 +136,8 @@ func Stored(id string, meta *swarmv1.Meta) Object {
 	}
 }
 
-// With returns the object with a member for m, which JSON leaves out if m is nil.
+// With returns the object with one more member for the message m. JSON leaves the member out if m
+// is nil.
 func (o Object) With(name string, m proto.Message) Object {
 	if !m.ProtoReflect().IsValid() {
 		return append(o, Member{name, absent{func() protoreflect.Message { return m.ProtoReflect().New() }}})

@@ -1,8 +1,8 @@
-// Package term is what the command line prints: escaped output, tables, JSON and templates, the
-// words for states, times and ports, and the progress of what takes long.
+// Package term prints for the command line: escaped output, tables, JSON and templates, the words
+// for states, times and ports, and the progress of long operations.
 //
-// It owns the streams' escaping (Printf, Unescaped, Content), the flag --format (Format, Table,
-// ObjectFormat), the shape in which messages are shown as JSON (Describe), and terminals. It
-// refuses to decide: it is given what to print and asks no daemon. Callers: the packages of verbs
-// below cli. Goroutines: only the one that Terminal.Resized starts, which ends with its context.
+// The package owns the escaping of output (Printf, Unescaped, Content), the flag --format (Format,
+// Table, ObjectFormat), the JSON form of messages (Describe), and terminals. It prints the values
+// that verbs pass to it, and calls no daemon. Callers: the packages of verbs below cli. Goroutines:
+// only the one that Terminal.Resized starts, which ends with its context.
 package term

@@ -30,7 +30,7 @@ type Table struct {
 	Id string
 }
 
-// Format is how a list is printed, as the flags --format and --quiet say.
+// Format is the form in which a list is printed. The flags --format and --quiet choose it.
 type Format struct {
 	Template string
 	Quiet    bool
@@ -57,8 +57,8 @@ func (r Row) oneLine() Row {
 	return out
 }
 
-// Print writes the rows as f says. A template that names a field which the table does not have is
-// an invalid argument, also if there are no rows.
+// Print writes the rows in format f. A template that names a field which the table does not have is
+// an invalid argument, even if there are no rows.
 func (l Table) Print(w io.Writer, f Format, rows []Row) error {
 	id := l.Id
 	if id == "" {
@@ -87,7 +87,7 @@ func (l Table) Print(w io.Writer, f Format, rows []Row) error {
 	if err != nil {
 		return err
 	}
-	if len(rows) == 0 { // A field that does not exist is an error with nothing in the list too.
+	if len(rows) == 0 { // An unknown field is an error even if the list is empty.
 		if err := execTemplate(io.Discard, t, l.header()); err != nil && strings.Contains(err.Error(), noField) {
 			return err
 		}
@@ -101,7 +101,7 @@ func (l Table) Print(w io.Writer, f Format, rows []Row) error {
 	return nil
 }
 
-// header returns a row with the header of each field, those of More too.
+// header returns a row with the header of each field, including the fields of More.
 func (l Table) header() Row {
 	out := Row{}
 	for _, c := range append(append([]Column{}, l.Columns...), l.More...) {
@@ -206,7 +206,7 @@ func templateFuncs() template.FuncMap {
 	}
 }
 
-// execTemplate writes one line: what t makes of data.
+// execTemplate writes the output of template t for data as one line.
 func execTemplate(w io.Writer, t *template.Template, data any) error {
 	var b bytes.Buffer
 	if err := t.Execute(&b, data); err != nil {
@@ -225,8 +225,7 @@ const noField = "there is no field"
 // noEntry matches the error of text/template for a row that does not have a field.
 var noEntry = regexp.MustCompile(`map has no entry for key "([^"]*)"`)
 
-// coordinates matches the position that text/template names in an error of a template without a
-// name.
+// coordinates matches the position in an error of text/template. The template has no name.
 var coordinates = regexp.MustCompile(`^template: (:\d+)+: `)
 
 // templateReason returns the reason of an error of text/template, without the position.

@@ -17,8 +17,8 @@ import (
 // absent is the value of a member that is not set. JSON leaves the member out; templates may name
 // it.
 type absent struct {
-	// message makes the zero message of a field that holds one; nil for the others, and for maps,
-	// whose keys are the user's.
+	// message makes the zero message of a field that holds a message. It is nil for other fields,
+	// and for maps, because users choose their keys.
 	message func() protoreflect.Message
 }
 
@@ -41,8 +41,8 @@ func absentField(m protoreflect.Message, fd protoreflect.FieldDescriptor) absent
 	return absent{func() protoreflect.Message { return m.NewField(fd).Message() }}
 }
 
-// checkFields refuses a template that names a field which root can never have. Variables and
-// results of functions are not followed.
+// checkFields refuses a template that names a field which root can never have. It does not check
+// fields of variables and of the results of functions.
 func checkFields(t *template.Template, root Object) error {
 	c := fieldCheck{root: root}
 	c.list(t.Root, root)
@@ -78,7 +78,8 @@ func (c *fieldCheck) branch(b *parse.BranchNode, dot, inner any) {
 	c.list(b.ElseList, dot)
 }
 
-// pipe checks a pipeline, and returns its value if that is a field of dot, else nil.
+// pipe checks a pipeline. It returns the value of the pipeline if that is a field of dot, and nil
+// if it is not.
 func (c *fieldCheck) pipe(p *parse.PipeNode, dot any) (value any) {
 	if p == nil {
 		return nil
@@ -144,7 +145,7 @@ func (o Object) index(name string) int {
 	return -1
 }
 
-// element returns the value of "." in a range over v. It has the members of all elements.
+// element returns a value for "." in a range over v. The value has the members of all elements.
 func element(v any) any {
 	var all Object
 	switch v := v.(type) {

@@ -44,8 +44,8 @@ func (o Object) MarshalJSON() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// plain returns the value in the form in which templates walk it: objects as maps, without members
-// that are not set.
+// plain returns the value for use in a template: objects become maps without the members that are
+// not set.
 func plain(v any) any {
 	switch v := v.(type) {
 	case Object:

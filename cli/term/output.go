@@ -7,12 +7,12 @@ import (
 	"swarm/internal/printable"
 )
 
-// The streams of verbs are printable.Writers, so that a terminal does not act on what others wrote.
-// Unescaped and Content are the ways around that, for the bytes of containers, and for the
-// sequences that draw progress.
+// The streams of verbs are printable.Writers, which escape control characters, so that text from
+// containers and other users cannot control the terminal. Unescaped and Content go around the
+// escaping, for the bytes of containers and for the sequences that draw progress.
 
-// Printf writes formatted text. Strings, errors and Stringers among args are escaped so that they
-// stay on their line: the names and messages of others can forge neither lines nor rows of a table.
+// Printf writes formatted text. Strings, errors and Stringers among args are escaped so that each
+// stays on its line: a name or a message cannot forge a line or a row of a table.
 func Printf(w io.Writer, text string, args ...any) error {
 	safe := make([]any, len(args))
 	for i, arg := range args {
@@ -29,7 +29,7 @@ func Printf(w io.Writer, text string, args ...any) error {
 	return err
 }
 
-// Unescaped returns the stream below an escaped one. It takes bytes as they are.
+// Unescaped returns the stream below an escaped one, which writes bytes unchanged.
 func Unescaped(w io.Writer) io.Writer {
 	if p, ok := w.(*printable.Writer); ok {
 		return p.Unwrap()
@@ -37,8 +37,8 @@ func Unescaped(w io.Writer) io.Writer {
 	return w
 }
 
-// Content returns the stream for the output of containers: escaped if it is a terminal, unless raw
-// is set; otherwise it takes bytes as they are.
+// Content returns the stream for the output of containers. Bytes to a terminal are escaped, unless
+// raw is set. Other bytes are written unchanged.
 func Content(w io.Writer, raw bool) io.Writer {
 	if raw || TerminalOf(w) == nil {
 		return Unescaped(w)
@@ -46,8 +46,8 @@ func Content(w io.Writer, raw bool) io.Writer {
 	return w
 }
 
-// Flush writes what escaped streams still hold: the beginning of a character that was never
-// completed.
+// Flush writes the bytes that escaped streams still hold: the beginning of a character whose other
+// bytes have not come.
 func Flush(streams ...io.Writer) {
 	for _, w := range streams {
 		if p, ok := w.(*printable.Writer); ok {
@@ -58,7 +58,7 @@ func Flush(streams ...io.Writer) {
 
 // PrintList prints heading as it is, and a line for each item.
 func PrintList(w io.Writer, heading string, items []string) {
-	fmt.Fprint(w, heading) // printf: the heading is ours
+	fmt.Fprint(w, heading) // not term.Printf: the heading is ours
 	for _, i := range items {
 		Printf(w, "%s\n", i)
 	}

@@ -12,7 +12,8 @@ import (
 // MaxLines is the number of objects up to which each has a line of progress of its own.
 const MaxLines = 20
 
-// View shows progress: redrawn in place on a terminal, elsewhere a line for each change.
+// View shows progress. On a terminal it draws the lines again in their place. Elsewhere it prints
+// each line that has changed.
 type View struct {
 	w     io.Writer
 	quiet bool
@@ -39,10 +40,10 @@ func (v *View) Height() int {
 	return height
 }
 
-// End leaves the lines where they are: what is drawn next begins below them.
+// End keeps the lines that are drawn. The next lines are drawn below them.
 func (v *View) End() { v.drawn = 0 }
 
-// Draw shows lines in the place of the lines before. A quiet view shows nothing.
+// Draw shows lines in the place of the lines that were drawn before. A quiet view shows nothing.
 func (v *View) Draw(lines []string) {
 	if v.quiet {
 		return
@@ -62,7 +63,7 @@ func (v *View) Draw(lines []string) {
 	}
 	var b strings.Builder
 	if v.drawn > 0 {
-		fmt.Fprintf(&b, "\x1b[%dA", v.drawn) // printf: moves the cursor
+		fmt.Fprintf(&b, "\x1b[%dA", v.drawn) // not term.Printf: moves the cursor
 	}
 	for _, line := range lines {
 		line = printable.Line(line)

@@ -14,13 +14,13 @@ import (
 // DefaultWidth is the width, in columns, of output that does not go to a terminal.
 const DefaultWidth = 80
 
-// Terminal is a stream with a person at its other end.
+// Terminal is a stream at which a person types and reads.
 type Terminal interface {
 	// Size returns the size in columns and lines.
 	Size() (width, height int, err error)
 	// Raw switches off echo and line editing until restore is called.
 	Raw() (restore func(), err error)
-	// Resized sends whenever the size has changed, until ctx ends.
+	// Resized returns a channel that gets a value when the size has changed, until ctx ends.
 	Resized(ctx context.Context) <-chan struct{}
 }
 

@@ -62,8 +62,8 @@ func Capitalized(s string) string {
 	return strings.ToUpper(s[:1]) + s[1:]
 }
 
-// Ago returns how long before now t was: "5 seconds ago", "About a minute ago"; "" if t is not set.
-// A t after now counts as now.
+// Ago returns the time from t to now as text: "5 seconds ago", "About a minute ago". It returns ""
+// if t is not set. A time t after now counts as now.
 func Ago(now time.Time, t *timestamppb.Timestamp) string {
 	if !t.IsValid() || t.AsTime().IsZero() {
 		return ""
@@ -71,7 +71,7 @@ func Ago(now time.Time, t *timestamppb.Timestamp) string {
 	return units.HumanDuration(max(now.Sub(t.AsTime()), 0)) + " ago"
 }
 
-// Stamp returns t in RFC 3339 with nanoseconds, in UTC; "" if t is not set.
+// Stamp returns t in RFC 3339 with nanoseconds, in UTC. It returns "" if t is not set.
 func Stamp(t *timestamppb.Timestamp) string {
 	if !t.IsValid() {
 		return ""
@@ -92,7 +92,8 @@ func ShortImage(image string) string {
 	return reference.FamiliarString(ref)
 }
 
-// must returns the reference of which a part was taken off. The rest of a valid reference is valid.
+// must returns a reference from which a part was removed. It panics on an error, because the rest
+// of a valid reference is always valid.
 func must(ref reference.NamedTagged, err error) reference.Named {
 	if err != nil {
 		panic("cli: a part of a valid reference is not valid: " + err.Error())
@@ -165,8 +166,8 @@ func TaskName(t *swarmv1.TaskInfo) string {
 	return explain.TaskName(cmp.Or(t.GetServiceName(), t.GetTask().GetServiceId()), t.GetTask())
 }
 
-// TaskNode returns the name of the node of a task, or its id if the name is not known; "" if the
-// task has no node yet.
+// TaskNode returns the name of a task's node, or the id of the node if the name is not known. It
+// returns "" if the task has no node yet.
 func TaskNode(t *swarmv1.TaskInfo) string {
 	if t.GetNodeName() != "" {
 		return t.GetNodeName()
@@ -179,9 +180,9 @@ func SortBy[T any](list []T, key func(T) string) {
 	slices.SortStableFunc(list, func(a, b T) int { return strings.Compare(key(a), key(b)) })
 }
 
-// WithoutProfiles returns a warning if containers of this build run without seccomp profiles, else
-// "". It returns "" too for a build without a runc of its own: what the runc of the host can do is
-// found out on the node.
+// WithoutProfiles returns a warning if containers of this build run without seccomp profiles, and
+// "" if they have them. It also returns "" for a build without an embedded runc, because only the
+// node can find out what the runc of its host can do.
 func WithoutProfiles(v *swarmv1.VersionInfo) string {
 	if v.GetSeccomp() || v.GetRunc() == "" || v.GetRunc() == hostRunc {
 		return ""
@@ -189,5 +190,5 @@ func WithoutProfiles(v *swarmv1.VersionInfo) string {
 	return "containers run without a seccomp profile and may make any system call: this swarm was built without libseccomp"
 }
 
-// hostRunc is the version of runc that a build without one names.
+// hostRunc is the version of runc that a build without an embedded runc reports.
 const hostRunc = "of the host"

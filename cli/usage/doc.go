@@ -1,6 +1,6 @@
-// Package usage words what is wrong with a command line, and holds the exit codes of the program.
+// Package usage has the errors of wrong command lines and the exit codes of the program.
 //
-// It owns the checks of the number of arguments, the error of a value that can be nothing sensible
-// (Invalidf), the error that points to a command's help (Errorf), and the exit codes of errors. It
-// knows nothing of daemons. Callers: all packages below cli. It starts no goroutines.
+// The package owns the checks of the number of arguments, the error of an invalid value (Invalidf),
+// the error that points to a command's help (Errorf), and the exit codes of errors. It has nothing
+// to do with daemons. Callers: all packages below cli. It starts no goroutines.
 package usage

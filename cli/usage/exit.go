@@ -18,11 +18,12 @@ type codedError struct {
 // Unwrap returns the error that has the code.
 func (e codedError) Unwrap() error { return e.error }
 
-// WithCode returns err with the exit code that a process shall end with when it fails with err.
+// WithCode returns err together with the exit code of a process that fails with err.
 func WithCode(err error, code int) error { return codedError{err, code} }
 
-// ExitCode returns the exit code of a process that fails with err, and the error to report: those
-// that WithCode was given if err wraps them, else 1 and err itself.
+// ExitCode returns the exit code of a process that fails with err, and the error to report. If err
+// wraps an error of WithCode, they are the code and the error that WithCode was called with. If
+// not, they are 1 and err.
 func ExitCode(err error) (code int, reported error) {
 	var coded codedError
 	if errors.As(err, &coded) {

@@ -11,14 +11,14 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// Errorf returns the error of a command line that cannot be understood. It is one line, which ends
-// with how to see the help of c.
+// Errorf returns the error of a command line that cannot be understood. Its text is one line, which
+// ends with the command that shows the help of c.
 func Errorf(c *cobra.Command, format string, args ...any) error {
 	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(format, args...) + fmt.Sprintf(" (see '%s --help')", c.CommandPath()))
 }
 
-// FlagReason returns what is wrong with a flag, from the error with which pflag refused it. Values
-// that pflag itself parses are explained in the words of this program.
+// FlagReason returns the reason why pflag refused a flag. If pflag itself has parsed the value, the
+// reason is in the words of this program.
 func FlagReason(err error) string {
 	var bad *pflag.InvalidValueError
 	if !errors.As(err, &bad) {
@@ -38,7 +38,7 @@ func FlagReason(err error) string {
 	case ok:
 		return fmt.Sprintf("invalid argument %s for %q flag: %s", quoted, name, hint)
 	case strings.Contains(bad.Unwrap().Error(), quoted):
-		return name + ": " + bad.Unwrap().Error() // It has the value already.
+		return name + ": " + bad.Unwrap().Error() // The error names the value already.
 	}
 	return strings.TrimSuffix(err.Error(), "\n")
 }
@@ -48,7 +48,7 @@ func Invalidf(format string, args ...any) error {
 	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(format, args...))
 }
 
-// ExactArgs refuses a command line that has not n arguments.
+// ExactArgs refuses a command line that does not have exactly n arguments.
 func ExactArgs(n int) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
 		if len(args) == n {
@@ -97,7 +97,7 @@ func arguments(n int) string {
 	return fmt.Sprintf("%d arguments", n)
 }
 
-// Reason is the last clause of an error's text: what follows the last colon, without quotes.
+// Reason returns the last part of an error's text: the words after the last colon, without quotes.
 func Reason(s string) string {
 	if i := strings.LastIndex(s, ": "); i >= 0 {
 		return strings.Trim(s[i+2:], `"`)

@@ -5,8 +5,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// builds returns the build of each part of this node that runs: after an upgrade, the shims of
-// former builds go on.
+// builds returns the build of each running part of this node. The builds differ after an upgrade,
+// because the shims of former builds go on.
 func (h *host) builds() []*swarmv1.RunningBuild {
 	out := []*swarmv1.RunningBuild{{Part: "daemon", Build: versionInfo().Build}}
 	if h.companion == nil {

@@ -19,7 +19,7 @@ func diagnose(ctx context.Context, r system.DoctorRequest) ([]system.Finding, er
 	if os.Geteuid() != 0 {
 		return nil, errdefs.ErrPermissionDenied.WithMessage("the doctor tries what the daemon will do, which only root may: run this command as root")
 	}
-	// If a daemon runs, its build starts the containers, and not this program's.
+	// If a daemon runs, the runc of its build starts the containers, not the runc of this program.
 	build := cmp.Or(r.Info.GetVersion(), versionInfo())
 	o, err := observe.Host(ctx, observe.Request{
 		StateDir: r.StateDir, ClusterPort: command.DefaultPort, Info: r.Info, Conn: r.Conn,

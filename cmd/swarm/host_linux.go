@@ -33,12 +33,12 @@ import (
 // orphanTimeout bounds the search for execs of a former daemon.
 const orphanTimeout = 10 * time.Second
 
-// host is what a daemon has whether it is a member or not: containers, images, and the node's
-// bridge network. The fields that say so are nil with a simulated runtime.
+// host has the parts of a daemon that do not depend on a membership: containers, images, and the
+// node's bridge network. Some fields are nil with a simulated runtime; their comments say so.
 type host struct {
 	options   daemon.Options
 	log       *slog.Logger
-	companion *companion.Companion // nil also with a containerd of the host's own
+	companion *companion.Companion // nil with a simulated runtime and with --containerd-address
 	client    *client.Client       // nil with a simulated runtime
 	bridge    *bridge.Bridge       // nil with a simulated runtime
 	store     *image.Store         // nil with a simulated runtime
@@ -127,7 +127,7 @@ func (h *host) layout() layout.Layout {
 	return layout.Layout{Data: h.options.StateDir, Run: h.options.RunDir}
 }
 
-// prune removes the programs of earlier builds. The daemon runs also if it cannot.
+// prune removes the programs of earlier builds. If that fails, it only logs a warning.
 func (h *host) prune(l layout.Layout, own binary.Set) {
 	removed, err := binary.Prune(l.Bin(), layout.Bundles(l.State()), own.Build)
 	if err != nil {
@@ -220,7 +220,7 @@ func (h *host) containerdAddress() string {
 	}
 }
 
-// changes lists for operators what this daemon changes outside its folders.
+// changes lists, for operators, the changes that this daemon makes to the host outside its folders.
 func (h *host) changes() []string {
 	if h.bridge == nil {
 		return nil
@@ -231,11 +231,11 @@ func (h *host) changes() []string {
 	return append(changes, install.New(install.Config{}).Units()...)
 }
 
-// describe returns what this node is and has.
+// describe returns the description of this node: its platform, resources and software.
 func (h *host) describe() *swarmv1.NodeDescription {
 	routed, err := dataplane.Routed()
 	if err != nil {
-		// The operator names subnets then.
+		// Without the routes, new networks may overlap them, and the operator must name subnets.
 		h.log.Warn("the host's routes cannot be read: subnets of new networks may overlap them", "err", err)
 	}
 	d := node.Describe()

@@ -11,7 +11,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// runningProgram is the file that this process runs. Another one may be at its path by now.
+// runningProgram is the file that this process runs, even if another file is at its path now.
 const runningProgram = "/proc/self/exe"
 
 // build returns the ID of this program's build. It reads the file of the program once.

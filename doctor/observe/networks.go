@@ -75,8 +75,8 @@ func networks(ctx context.Context, r Request, self *swarmv1.SurveyedSelf) doctor
 	return out
 }
 
-// clusterNetworks adds what a manager knows: the networks that this host does not have, which are
-// those not in known, and the address pools.
+// clusterNetworks adds the networks of the cluster that are not in known, because this host does
+// not have them, and the address pools. It asks a manager for both.
 func clusterNetworks(ctx context.Context, conn grpc.ClientConnInterface, known map[string]bool, to *doctor.Networks) error {
 	control := swarmv1.NewControlClient(conn)
 	cluster, err := control.GetCluster(ctx, &swarmv1.GetRequest{})

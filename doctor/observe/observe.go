@@ -3,9 +3,10 @@
 // Package observe looks at this host, and through its daemon at the other nodes, for package
 // doctor.
 //
-// The package owns what `swarm doctor` looks at and how: it makes each device, rule, cgroup, mount
-// and socket that swarm needs, reads what cannot be tried, and asks the daemon what only that
-// knows. It takes back what it has made before it returns. It judges nothing and repairs nothing.
+// The package makes a device, rule, cgroup, mount and socket of each kind that swarm needs, to see
+// whether the host allows it. It reads the settings that cannot be tried, and asks the daemon for
+// the state that only the daemon has. Before it returns, it removes everything that it has made. It
+// judges nothing and repairs nothing.
 //
 // cmd/swarm calls it for `swarm doctor`, as root. Goroutines: one that is locked to a thread, in
 // which the overlay file system is tried, and those of package overlay/survey; Host waits for both.
@@ -25,7 +26,7 @@ import (
 // defaultGossipPort is the gossip port unless `swarm init` chooses another one.
 const defaultGossipPort = 7946
 
-// Request says which host to look at.
+// Request says where the parts of swarm are on this host.
 type Request struct {
 	// StateDir is the daemon's state folder, which need not exist.
 	StateDir string
@@ -33,14 +34,14 @@ type Request struct {
 	ClusterPort uint16
 	// Runc is the program that starts the containers of this host.
 	Runc doctor.Runc
-	// Info is what this host's daemon says about itself, and Conn leads to that daemon. Both are
-	// nil if no daemon answers.
+	// Info is the daemon's information about itself, and Conn is a connection to the daemon. Both
+	// are nil if no daemon answers.
 	Info *swarmv1.InfoResponse
 	Conn grpc.ClientConnInterface
 }
 
-// Host returns what is seen of this host. A part that cannot be seen has its problem in the result;
-// the error is that of ctx, or says that no network namespace could be made.
+// Host returns the observations of this host. If a part cannot be observed, the result has the
+// problem. Host fails only if ctx ends or if no network namespace can be made.
 func Host(ctx context.Context, r Request) (doctor.Observations, error) {
 	features, err := survey.Kernel()
 	if err != nil {

@@ -1,13 +1,14 @@
 //go:build linux
 
-// Package process owns how a daemon's process ends: which signals end it, whether its host goes
-// down with it, how long its tasks and parts may take then, and how another build takes its place.
+// Package process owns the end of a daemon's process: the signals that end it, the question whether
+// its host shuts down, the time that its tasks and parts may take to end, and the exec of another
+// build.
 //
-// A daemon that only restarts leaves its containers running. A daemon whose host goes down stops
-// them first, with their grace, while its init waits. The package does not know what a daemon
-// consists of: cmd/swarm, its only caller, passes functions. Goroutines: one in Watch, which ends
-// with its context; one in Depart and one in Wait, which are left alone if the function that they
-// run does not return in time, because the process ends then.
+// A daemon that only restarts leaves its containers running. A daemon whose host shuts down first
+// stops the containers, with their stop grace period, while the init waits. cmd/swarm is the only
+// caller, and passes functions for the parts of a daemon. Goroutines: one in Watch, which ends with
+// its context, one in Depart and one in Wait. If the function that Depart or Wait runs does not
+// return in time, its goroutine goes on until the process ends.
 package process
 
 import (
@@ -24,22 +25,22 @@ import (
 	"swarm/internal/notify"
 )
 
-// downSignal tells a daemon that its host goes down, on hosts whose init cannot be asked. It is the
-// signal of a power failure.
+// downSignal tells a daemon that its host shuts down. It is for hosts whose init cannot be asked.
+// The signal is the one for a power failure.
 const downSignal = syscall.SIGPWR
 
 var (
 	// errReplaced ends a daemon whose program was replaced by another build.
 	errReplaced = errors.New("another build takes over")
-	// errDown ends a daemon whose host goes down.
+	// errDown ends a daemon whose host shuts down.
 	errDown = errors.New("the host is going down")
 )
 
 const (
-	// askTimeout bounds how long the init may take to say whether the host goes down.
+	// askTimeout bounds how long the init may take to say whether the host shuts down.
 	askTimeout = 5 * time.Second
-	// departTimeout bounds how long tasks with a long grace may delay a shutdown. Systemd ends what
-	// is left.
+	// departTimeout bounds how long tasks with a long grace period may delay a shutdown. Then the
+	// daemon ends, and systemd kills the containers that are left.
 	departTimeout = 5 * time.Minute
 	// departInterval is how often Depart asks the service manager for more time. It asks for twice
 	// that.
@@ -53,8 +54,8 @@ const (
 // away. The signals are caught and not ignored, because child processes inherit ignored signals.
 func IgnoreHangups() { signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE, syscall.SIGHUP) }
 
-// Watch returns a context that also ends when this process is told to become another build, or that
-// its host goes down. Other signals are the caller's.
+// Watch returns a context that ends with ctx, and on the signals to exec another build and that the
+// host shuts down. The caller handles all other signals.
 func Watch(ctx context.Context) (context.Context, context.CancelFunc) {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, install.ReplaceSignal, downSignal)
@@ -86,9 +87,10 @@ func Become(s notify.Starter) error {
 	return fmt.Errorf("restart as the installed build %s: %w", program, syscall.Exec(program, os.Args, append(os.Environ(), s.Env()...)))
 }
 
-// Depart calls leave, which says goodbye to the cluster and stops the tasks, if the host goes down
-// and not only this daemon. ended is the context of Watch, which has ended. Depart returns when
-// leave has returned, or after 5 minutes, and asks the service manager for time meanwhile.
+// Depart calls leave if the host shuts down. If only this daemon ends, Depart does nothing. leave
+// says goodbye to the cluster and stops the tasks. ended is the context of Watch, which has ended.
+// Depart returns when leave has returned, or after 5 minutes. Until then it asks the service
+// manager for more time.
 func Depart(ended context.Context, leave func(context.Context) error, s notify.Starter, log *slog.Logger) {
 	depart(ended, leave, install.New(install.Config{}).GoingDown, s.Tell, log)
 }

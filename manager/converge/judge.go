@@ -13,27 +13,31 @@ import (
 )
 
 const (
-	// reaction is how long a service must look converged before it counts. The planner may not have
-	// seen the change yet, and a change which needs no action leaves no trace.
+	// reaction is how long a service must look converged before the verdict is that it has
+	// converged. The planner may not have seen the change yet, and for a change that needs no
+	// action the rows do not show whether the planner has seen it.
 	reaction = time.Second
-	// patience is how long a state that may pass in a moment is watched before it counts: a task
-	// that no node takes, or a global service without a single task.
-	patience = 2 * time.Second
-	// failureLimit is after how many failures in one slot waiting for a success is pointless.
+	// confirmAfter is how long a state that may be transient must last before there is a verdict on
+	// it: a task that no node takes, or a global service without a single task.
+	confirmAfter = 2 * time.Second
+	// failureLimit is the number of failures in one slot after which the verdict is that its tasks
+	// will go on failing.
 	failureLimit = 3
 	// shownSlots is the largest number of slots whose progress is reported one by one.
 	shownSlots = 100
 )
 
-// Change names the change that is waited for. The zero Change stands for the service as it is.
+// Change names the change that the Judge follows.
 type Change struct {
-	// Index is the index of the log entry that made the change. Failures before it do not count.
+	// Index is the index of the log entry that made the change. Failures before it do not count. If
+	// Index is 0, all failures of tasks of the wanted template count.
 	Index uint64
-	// Revision is the revision that the change made current. 0: the one that the first look finds.
+	// Revision is the revision that the change made current. If Revision is 0, the Judge takes the
+	// revision that is current in the first look.
 	Revision uint64
 }
 
-// State is what a Judge looks at: one service in one view.
+// State is the input of a look: one service in one view.
 type State struct {
 	// Index is the index of the view.
 	Index   uint64
@@ -48,10 +52,10 @@ type State struct {
 // Report is the result of one look.
 type Report struct {
 	Progress *swarmv1.ServiceProgress
-	// Verdict is nil as long as nothing is certain. After a verdict no further look is needed.
+	// Verdict is nil until the Judge is certain. After a verdict no further look is needed.
 	Verdict *swarmv1.ServiceVerdict
-	// Again is how long to wait at most before the next look. 0: until a row of the service
-	// changes.
+	// Again is how long to wait at most before the next look. If Again is 0, the next look is
+	// needed when a row of the service has changed.
 	Again time.Duration
 }
 
@@ -59,15 +63,16 @@ type Report struct {
 // use.
 type Judge struct {
 	change Change
-	// startedAt and startIndex are those of the first look.
+	// startedAt and startIndex are the time of the first look and the index of its view.
 	startedAt  time.Time
 	startIndex uint64
-	// since has the conditions that held in the last look, and since when.
+	// since has the conditions that held in the last look, each with the time since which it holds.
 	since map[string]time.Time
-	// failures are the tasks of the wanted template that have failed, by slot and task id.
+	// failures are the failed tasks of the template, by slot and task id. template is the wanted
+	// template of the last look.
 	failures map[string]map[string]*swarmv1.TaskInfo
-	template uint64 // of failures
-	// cause is why the planner rolls the change back; nil: it does not.
+	template uint64
+	// cause is why the planner rolls the change back. It is nil if the planner does not.
 	cause *swarmv1.ServiceVerdict
 }
 
@@ -84,7 +89,8 @@ type look struct {
 	update   rollout.Update
 	progress *swarmv1.ServiceProgress
 	slots    []slot
-	held     map[string]time.Time // the next value of Judge.since
+	shown    int                  // how often show was called
+	holding  map[string]time.Time // the next value of Judge.since
 	again    time.Duration
 }
 
@@ -98,14 +104,11 @@ func (j *Judge) Look(now time.Time, s State) Report {
 		j.change.Revision = row.GetRevision()
 	}
 	l := &look{
-		Judge: j, State: s, now: now, update: rollout.UpdateOf(row, current), held: map[string]time.Time{},
+		Judge: j, State: s, now: now, update: rollout.UpdateOf(row, current), holding: map[string]time.Time{},
 		progress: &swarmv1.ServiceProgress{ServiceName: row.GetName()},
 	}
 	verdict := l.judge()
-	j.since = l.held
-	if len(l.progress.Slots) > shownSlots {
-		l.progress.Slots = nil
-	}
+	j.since = l.holding
 	return Report{Progress: l.progress, Verdict: verdict, Again: l.again}
 }
 
@@ -124,7 +127,7 @@ func (l *look) judge() *swarmv1.ServiceVerdict {
 	}
 	l.rememberFailures()
 	complete := l.survey()
-	if l.counting() {
+	if l.awaitFirstTask() {
 		return nil
 	}
 	l.progress.Note = l.updateNote()
@@ -144,30 +147,35 @@ func (l *look) judge() *swarmv1.ServiceVerdict {
 func (l *look) name() string               { return l.Service.GetService().GetName() }
 func (l *look) spec() *swarmv1.ServiceSpec { return l.Service.GetRevision().GetSpec() }
 
-// heldFor returns for how long the condition has held without interruption, in the looks so far.
-// Every look must ask for it again. If that is less than limit, the next look comes in time for the
-// limit.
-func (l *look) heldFor(condition string, limit time.Duration) time.Duration {
-	return l.heldSince(condition, l.now, limit)
+// hold records that the condition holds in this look, and returns for how long it has held in all
+// looks without a gap. A look that does not call hold for a condition ends that time. If the time
+// is shorter than limit, hold sets l.again so that the next look comes when the limit is reached.
+func (l *look) hold(condition string, limit time.Duration) time.Duration {
+	return l.holdSince(condition, l.now, limit)
 }
 
-// heldSince is heldFor for a condition which, if it is new, has held since first.
-func (l *look) heldSince(condition string, first time.Time, limit time.Duration) time.Duration {
+// holdSince is hold for a condition that may be older than the first look which finds it: the
+// condition then counts from start.
+func (l *look) holdSince(condition string, start time.Time, limit time.Duration) time.Duration {
 	since, ok := l.since[condition]
 	if !ok {
-		since = first
+		since = start
 	}
-	l.held[condition] = since
-	d := l.now.Sub(since)
-	if left := limit - d; left > 0 && (l.again == 0 || left < l.again) {
+	l.holding[condition] = since
+	lasted := l.now.Sub(since)
+	if left := limit - lasted; left > 0 && (l.again == 0 || left < l.again) {
 		l.again = left
 	}
-	return d
+	return lasted
 }
 
-// counting says whether the planner may not have created the first task of a global service yet.
-func (l *look) counting() bool {
-	return l.progress.GetDesired() == 0 && l.replicated() == nil && l.heldFor("no nodes", patience) < patience
+// awaitFirstTask reports whether the service is global, has no task, and must be looked at again
+// before that counts: the planner may not have created the first task yet.
+func (l *look) awaitFirstTask() bool {
+	if l.progress.GetDesired() > 0 || l.replicated() != nil {
+		return false
+	}
+	return l.hold("no tasks", confirmAfter) < confirmAfter
 }
 
 func (l *look) replicated() *swarmv1.ReplicatedService { return l.spec().GetMode().GetReplicated() }
@@ -180,7 +188,7 @@ func (l *look) judgeComplete() *swarmv1.ServiceVerdict {
 	}
 	var left time.Duration
 	if l.progress.GetDesired() > 0 {
-		left = reaction - l.heldFor("complete", reaction)
+		left = reaction - l.hold("complete", reaction)
 	}
 	monitor := l.update.Config.GetMonitor().AsDuration()
 	for _, s := range l.slots {
@@ -189,9 +197,10 @@ func (l *look) judgeComplete() *swarmv1.ServiceVerdict {
 		}
 	}
 	if n := l.progress.GetStopping(); n > 0 {
-		// A node that is out of contact may never report that its task has stopped.
-		limit := spec.StopGrace(l.spec().GetTaskTemplate().GetContainerSpec()) + patience
-		if l.heldFor("stopping", limit) < limit && left <= 0 {
+		// Do not wait longer than the limit: a node that is out of contact may never report that
+		// its task has stopped.
+		limit := spec.StopGrace(l.spec().GetTaskTemplate().GetContainerSpec()) + confirmAfter
+		if l.hold("stopping", limit) < limit && left <= 0 {
 			l.progress.Note = fmt.Sprintf("%d task%s still to stop", n, plural(n))
 			return nil
 		}
@@ -207,17 +216,19 @@ func (l *look) judgeComplete() *swarmv1.ServiceVerdict {
 	return &swarmv1.ServiceVerdict{Converged: true}
 }
 
-// runningFor returns for how long the task has been RUNNING. A status that is older than the first
-// look counts from when it was written. Its time comes from another clock, so it counts at most up
-// to the first look. Later ones count from the look that found them.
+// runningFor returns for how long the task has been RUNNING. If the first look found the status
+// RUNNING, the time begins when the status was written. That moment is on the clock of another
+// manager: if it is later than the first look, the time begins at the first look. If a later look
+// found the status first, the time begins at that look.
 func (l *look) runningFor(t *swarmv1.TaskInfo, limit time.Duration) time.Duration {
-	first := l.now
+	start := l.now
 	if m := t.GetStatus().GetMeta(); m.GetVersion() <= l.startIndex {
-		if first = m.GetUpdatedAt().AsTime(); first.After(l.startedAt) {
-			first = l.startedAt
+		start = m.GetUpdatedAt().AsTime()
+		if start.After(l.startedAt) {
+			start = l.startedAt
 		}
 	}
-	return l.heldSince("running "+t.GetTask().GetId(), first, limit)
+	return l.holdSince("running "+t.GetTask().GetId(), start, limit)
 }
 
 func (l *look) job() bool {
@@ -235,7 +246,7 @@ func (l *look) judgeJob() *swarmv1.ServiceVerdict {
 		p.Desired = job.GetTotalCompletions()
 	} else {
 		p.Desired = max(p.GetDesired(), uint64(len(l.slots)))
-		if l.counting() {
+		if l.awaitFirstTask() {
 			return nil
 		}
 	}

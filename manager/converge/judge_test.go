@@ -149,8 +149,8 @@ func TestJudge_Verdicts(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		change Change
-		// looks are taken one after the other, with more than patience between them. The last one
-		// is repeated.
+		// looks are taken one after the other, with more than confirmAfter between them. The last
+		// one is repeated.
 		looks []scene
 		// end is the outcome. says is text that the verdict must contain, and not is text that it
 		// must not contain.
@@ -243,7 +243,7 @@ func TestJudge_Verdicts(t *testing.T) {
 			j, at := New(c.change), time.Duration(0)
 			var got Report
 			for _, look := range append(c.looks, slices.Repeat(c.looks[len(c.looks)-1:], 3)...) {
-				got, at = j.see(at, look), at+patience+time.Second
+				got, at = j.see(at, look), at+confirmAfter+time.Second
 			}
 			end, says := outcome(got), text(got.Verdict)
 			if strings.HasPrefix(end, "failure") {
@@ -300,19 +300,19 @@ func TestJudge_Unplaced(t *testing.T) {
 	j := New(Change{})
 	placed := replicated(3).with(unplaced(1, "memory"), tsk(2, 1, running), tsk(3, 1, preparing))
 	j.see(0, placed)
-	if got := outcome(j.see(patience, placed)); got != "waiting" {
+	if got := outcome(j.see(confirmAfter, placed)); got != "waiting" {
 		t.Errorf("another task is on its way: got %s", got)
 	}
 	stuck := replicated(3).with(placed.tasks[0], placed.tasks[1], unplaced(3, "memory"))
-	j.see(patience, stuck)
-	got := j.see(2*patience, stuck)
+	j.see(confirmAfter, stuck)
+	got := j.see(2*confirmAfter, stuck)
 	want := "failure: 2 of 3 tasks cannot be placed: no suitable node (3 nodes: it does not fit); nearest: host2 lacks 1 GiB"
 	if outcome(got) != want || !strings.Contains(got.Verdict.GetHint(), "--reserve-") {
 		t.Errorf("got %s, hint %q, want %s", outcome(got), got.Verdict.GetHint(), want)
 	}
 	j = New(Change{})
 	j.see(0, replicated(1).with(unplaced(1, "down")))
-	if got := outcome(j.see(patience, replicated(1).with(tsk(1, 1, assigned)))); got != "waiting" {
+	if got := outcome(j.see(confirmAfter, replicated(1).with(tsk(1, 1, assigned)))); got != "waiting" {
 		t.Errorf("placed in time: got %s", got)
 	}
 }
@@ -360,7 +360,7 @@ func TestJudge_Global(t *testing.T) {
 		sp.Mode = &swarmv1.ServiceMode{Mode: &swarmv1.ServiceMode_Global{Global: &swarmv1.GlobalService{}}}
 	})
 	j := New(Change{})
-	if got := j.see(0, sc); outcome(got) != "waiting" || got.Again != patience {
+	if got := j.see(0, sc); outcome(got) != "waiting" || got.Again != confirmAfter {
 		t.Errorf("no task yet: got %s, again in %s", outcome(got), got.Again)
 	}
 	sc.service.Status.DesiredTasks = 2
@@ -419,7 +419,7 @@ func TestJudge_StuckStartFirst(t *testing.T) {
 		sc := replicated(1).with(stuck).edit(func(sp *swarmv1.ServiceSpec) { sp.UpdateConfig.Order = order })
 		j := New(Change{})
 		j.see(0, sc)
-		if got := j.see(patience, sc).Verdict.GetHint(); !strings.Contains(got, want) {
+		if got := j.see(confirmAfter, sc).Verdict.GetHint(); !strings.Contains(got, want) {
 			t.Errorf("%s: got %q, want %q in it", order, got, want)
 		}
 	}

@@ -11,7 +11,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// slot is the tasks of one slot, newest first. A global service has one slot for each node.
+// slot has the tasks of one slot, newest first. A global service has one slot for each node.
 type slot struct {
 	key   string
 	tasks []*swarmv1.TaskInfo
@@ -51,7 +51,7 @@ func nodeName(t *swarmv1.TaskInfo) string {
 	return cmp.Or(t.GetNodeName(), t.GetTask().GetNodeId())
 }
 
-// wanted says whether the task is of the current template of the service.
+// wanted reports whether the task has the current template of the service.
 func (l *look) wanted(t *swarmv1.TaskInfo) bool {
 	rev, ok := l.Revisions[t.GetTask().GetRevision()]
 	return ok && rev.GetTemplate() == l.update.Template
@@ -61,12 +61,14 @@ func (l *look) rows(t *swarmv1.TaskInfo) rollout.Task {
 	return rollout.Task{Row: t.GetTask(), Status: t.GetStatus(), Revision: l.Revisions[t.GetTask().GetRevision()]}
 }
 
-// live says whether the task runs or is going to: it should, and it has not ended.
+// live reports whether the task runs or is about to run: its desired state is RUNNING or lower, and
+// it has not ended.
 func live(t *swarmv1.TaskInfo) bool {
 	return t.GetTask().GetDesiredState() <= swarmv1.TaskState_RUNNING && t.GetStatus().GetState() <= swarmv1.TaskState_RUNNING
 }
 
-// current returns the live task of the slot, one of the wanted template if there is one, or nil.
+// current returns the newest live task of the slot. It prefers tasks of the wanted template. It
+// returns nil if no task of the slot is live.
 func (l *look) current(s slot) *swarmv1.TaskInfo {
 	var old *swarmv1.TaskInfo
 	for _, t := range s.tasks {
@@ -97,8 +99,8 @@ func (l *look) rememberFailures() {
 	}
 }
 
-// failed says whether the task has failed since the change, by the rule of the planner. A task of a
-// job has no monitor time: it fails whenever it does not complete.
+// failed reports whether the task has failed since the change, by the rule of the planner. A task
+// of a job has no monitor time: it has failed if it has ended in any state but COMPLETE.
 func (l *look) failed(t *swarmv1.TaskInfo) bool {
 	if t.GetStatus().GetMeta().GetVersion() <= l.change.Index || !l.wanted(t) {
 		return false
@@ -109,7 +111,7 @@ func (l *look) failed(t *swarmv1.TaskInfo) bool {
 	return l.update.Failed(l.rows(t))
 }
 
-// newestFailure returns the task that was created last, or nil.
+// newestFailure returns the failed task that was created last, or nil if there is none.
 func newestFailure(failed map[string]*swarmv1.TaskInfo) *swarmv1.TaskInfo {
 	var newest *swarmv1.TaskInfo
 	for _, t := range failed {
@@ -120,14 +122,15 @@ func newestFailure(failed map[string]*swarmv1.TaskInfo) *swarmv1.TaskInfo {
 	return newest
 }
 
-// ended returns the newest task of the slot if it has ended by itself and no other task will follow
-// it, and nil otherwise. ok says that this is how the service is meant to end: the task completed,
-// and its restart policy starts tasks again only after a failure.
+// ended returns the newest task of the slot if the task has ended by itself and no other task will
+// follow it. Otherwise ended returns nil. ok reports whether the task has ended as the service
+// intends: the task has completed, and its restart policy starts tasks again only after a failure.
 func (l *look) ended(s slot) (t *swarmv1.TaskInfo, ok bool) {
 	t = s.tasks[0]
 	rows := l.rows(t)
 	complete := t.GetStatus().GetState() == swarmv1.TaskState_COMPLETE
-	if l.current(s) != nil || !l.wanted(t) || !complete && !rows.Failure() {
+	endedByItself := complete || rows.Failure()
+	if !endedByItself || !l.wanted(t) || l.current(s) != nil {
 		return nil, false
 	}
 	policy := rows.Revision.GetSpec().GetTaskTemplate().GetRestartPolicy()
@@ -137,7 +140,8 @@ func (l *look) ended(s slot) (t *swarmv1.TaskInfo, ok bool) {
 	return t, complete && (l.job() || policy.GetCondition() != swarmv1.RestartPolicy_ANY)
 }
 
-// stopping counts the tasks of the slot that still run although they are to stop.
+// stopping returns the number of tasks of the slot that still run although their desired state is
+// to stop.
 func (s slot) stopping() (n uint64) {
 	for _, t := range s.tasks {
 		state := t.GetStatus().GetState()
@@ -148,7 +152,7 @@ func (s slot) stopping() (n uint64) {
 	return n
 }
 
-// survey fills in the progress, and says whether every slot has the task that it should have and no
+// survey fills in l.progress. It reports whether every slot has the task that it should have and no
 // task is left over.
 func (l *look) survey() (complete bool) {
 	p, replicated := l.progress, l.replicated()
@@ -163,7 +167,8 @@ func (l *look) survey() (complete bool) {
 		if replicated == nil && t == nil {
 			continue
 		}
-		if place++; place > p.GetDesired() && replicated != nil {
+		place++
+		if replicated != nil && place > p.GetDesired() {
 			surplus = surplus || t != nil
 			continue
 		}
@@ -178,14 +183,19 @@ func (l *look) survey() (complete bool) {
 	return p.GetRunning()+p.GetEnded() >= p.GetDesired() && !surplus
 }
 
-// show adds the progress of a slot to the report. It stops after one slot too many.
+// show adds the progress of a slot to the report. A report with more than shownSlots slots would be
+// long, so it has none of them.
 func (l *look) show(s *swarmv1.SlotProgress) {
-	if len(l.progress.Slots) <= shownSlots {
-		l.progress.Slots = append(l.progress.Slots, s)
+	l.shown++
+	if l.shown > shownSlots {
+		l.progress.Slots = nil
+		return
 	}
+	l.progress.Slots = append(l.progress.Slots, s)
 }
 
-// label returns what a user calls the slot: its place, or its node if every node has one.
+// label returns the user's name for a slot: its place, such as "2/3", or the name of its node if
+// the service has one task on each node.
 func (l *look) label(place int, t *swarmv1.TaskInfo) string {
 	if m := l.spec().GetMode(); m.GetGlobal() != nil || m.GetGlobalJob() != nil {
 		return nodeName(t)
@@ -193,7 +203,7 @@ func (l *look) label(place int, t *swarmv1.TaskInfo) string {
 	return fmt.Sprintf("%d/%d", place, l.progress.GetDesired())
 }
 
-// slotProgress describes a slot whose live task is t; nil: it has none.
+// slotProgress returns the progress of a slot. t is the current task of the slot, or nil.
 func (l *look) slotProgress(label string, s slot, t *swarmv1.TaskInfo) *swarmv1.SlotProgress {
 	out := &swarmv1.SlotProgress{Label: label}
 	failed := newestFailure(l.failures[s.key])
@@ -204,7 +214,7 @@ func (l *look) slotProgress(label string, s slot, t *swarmv1.TaskInfo) *swarmv1.
 		}
 		out.Detail = explainTask(t)
 		if out.GetState() >= swarmv1.TaskState_ASSIGNED {
-			return out // The failure of the task before it has been shown.
+			return out // Earlier reports have shown the failure of the previous task.
 		}
 	}
 	if done, _ := l.ended(s); done != nil && done.GetStatus().GetState() == swarmv1.TaskState_COMPLETE {
@@ -221,7 +231,8 @@ func (l *look) slotProgress(label string, s slot, t *swarmv1.TaskInfo) *swarmv1.
 	return out
 }
 
-// explainTask returns why the task does not run. Which node came nearest is left to the verdict.
+// explainTask returns why the task does not run. It leaves out the node that came nearest, because
+// the verdict has it.
 func explainTask(t *swarmv1.TaskInfo) string {
 	if u := t.GetStatus().GetUnplaced(); u != nil {
 		return explain.Refused(u)

@@ -10,19 +10,20 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// rolledBack says whether the planner has undone the change that is waited for. A rollback that is
-// the change itself does not count.
+// rolledBack reports whether the planner has rolled the change back completely. If the change is
+// itself a rollback, which a user has asked for, rolledBack returns false.
 func (l *look) rolledBack() bool {
 	return l.update.State == swarmv1.UpdateStatus_ROLLBACK_COMPLETED && l.undone()
 }
 
-// undone says whether the service went back from the revision of the change to an older one.
+// undone reports whether the planner has begun to roll the change back: the current revision is no
+// longer the revision of the change.
 func (l *look) undone() bool {
 	return l.update.RollingBack() && l.Service.GetService().GetRevision() != l.change.Revision
 }
 
-// noteRollback remembers why the planner rolls back, because the update status no longer says so
-// once the rollback has completed.
+// noteRollback stores in l.cause why the planner rolls the change back, because the update status
+// no longer has the reason when the rollback has completed.
 func (l *look) noteRollback() {
 	if l.cause != nil || !l.undone() {
 		return
@@ -35,7 +36,7 @@ func (l *look) noteRollback() {
 		blame(l.cause, t)
 		return
 	}
-	for _, t := range l.Tasks { // This is the first look, and it came after the failure.
+	for _, t := range l.Tasks { // The first look came after the failure, so l.failures is empty.
 		if t.GetTask().GetRevision() == l.change.Revision && l.rows(t).Failure() {
 			blame(l.cause, t)
 			return
@@ -43,16 +44,16 @@ func (l *look) noteRollback() {
 	}
 }
 
-// firstFailure returns a task that has failed since the change: of the first slot with failures,
-// the newest. It returns nil if none has failed.
+// firstFailure returns the newest failed task of the first slot that has failures since the change.
+// It returns nil if no slot has any.
 func (l *look) firstFailure() *swarmv1.TaskInfo {
-	for _, key := range slices.Sorted(maps.Keys(l.failures)) {
-		return newestFailure(l.failures[key])
+	if len(l.failures) == 0 {
+		return nil
 	}
-	return nil
+	return newestFailure(l.failures[slices.Min(slices.Collect(maps.Keys(l.failures)))])
 }
 
-// rollbackVerdict is the verdict on a change that the planner has undone.
+// rollbackVerdict is the verdict on a change that the planner has rolled back.
 func (l *look) rollbackVerdict() *swarmv1.ServiceVerdict {
 	v := l.cause.CloneVT()
 	v.Outlook = fmt.Sprintf("service %s runs its previous specification again", l.name())
@@ -82,7 +83,7 @@ func (l *look) pausedVerdict() *swarmv1.ServiceVerdict {
 		v.Reason = "update paused"
 		v.Outlook = fmt.Sprintf("tasks of service %s that were not updated yet keep the previous specification: go on with `swarm service update`, or back with `swarm service rollback %s`", name, name)
 	}
-	// The planner's message begins with the same words if it says more.
+	// A longer message of the planner begins with the same words, which need not be repeated.
 	if why := l.Service.GetService().GetUpdateStatus().GetMessage(); strings.HasPrefix(why, v.GetReason()) {
 		v.Reason = why
 	} else if why != "" {
@@ -106,10 +107,10 @@ func blame(v *swarmv1.ServiceVerdict, t *swarmv1.TaskInfo) {
 // hopeless returns the verdict on a service that will not converge without another change, or nil.
 func (l *look) hopeless() *swarmv1.ServiceVerdict {
 	var unplaced []*swarmv1.TaskInfo
-	inFlight := false
+	starting := false
 	for _, s := range l.slots {
 		t, failures := l.current(s), l.failures[s.key]
-		if !l.update.Active() { // The planner decides what becomes of an update with failures.
+		if !l.update.Active() { // The planner decides whether an update with failures goes on.
 			if t != nil && len(failures) >= failureLimit {
 				return l.taskVerdict(newestFailure(failures), fmt.Sprintf("failed %d times", len(failures)), true)
 			}
@@ -121,20 +122,27 @@ func (l *look) hopeless() *swarmv1.ServiceVerdict {
 				return l.taskVerdict(done, what, false)
 			}
 		}
-		stuck := t != nil && t.GetStatus().GetState() == swarmv1.TaskState_PENDING && t.GetStatus().GetUnplaced() != nil
-		if stuck && l.heldFor("unplaced "+s.key, patience) >= patience {
-			unplaced = append(unplaced, t)
+		if t == nil {
+			continue
 		}
-		inFlight = inFlight || t != nil && !stuck && t.GetStatus().GetState() < swarmv1.TaskState_RUNNING
+		switch state := t.GetStatus().GetState(); {
+		case state == swarmv1.TaskState_PENDING && t.GetStatus().GetUnplaced() != nil:
+			if l.hold("unplaced "+s.key, confirmAfter) >= confirmAfter {
+				unplaced = append(unplaced, t)
+			}
+		case state < swarmv1.TaskState_RUNNING:
+			starting = true
+		}
 	}
-	if len(unplaced) > 0 && !inFlight {
+	// There is no verdict while a task still starts, because its progress may change the placement.
+	if len(unplaced) > 0 && !starting {
 		return l.placementVerdict(unplaced)
 	}
 	return nil
 }
 
-// taskVerdict is the verdict on a slot whose tasks fail. again says that the planner has another
-// task for the slot.
+// taskVerdict is the verdict on a slot whose tasks fail. t is the newest of them. again reports
+// whether the planner starts further tasks in the slot.
 func (l *look) taskVerdict(t *swarmv1.TaskInfo, what string, again bool) *swarmv1.ServiceVerdict {
 	outlook := fmt.Sprintf("service %s stays as asked for, and its tasks are started again until they run", l.name())
 	if !again {

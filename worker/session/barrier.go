@@ -43,8 +43,8 @@ func (c *Client) AwaitProgrammed(ctx context.Context, taskID string) {
 	}
 }
 
-// askProgrammed makes one request to the manager of the session. The manager answers once every ready
-// node has programmed what it knows.
+// askProgrammed makes one request to the manager of the session. The manager answers once every
+// ready node has programmed what it knows.
 func (c *Client) askProgrammed(ctx context.Context) error {
 	conn, err := c.Conn()
 	if err != nil {
