@@ -67,7 +67,7 @@ type Plane struct {
 	plane     *plane.Plane
 	directory *directory.Directory
 	fabric    *fabric.Fabric
-	tables    *vip.Tables
+	balancer  *vip.Balancer
 	feed      *resolve.Feed
 	meshes    *meshes
 	gossip    *Gossip
@@ -83,7 +83,7 @@ func New(b node.Base, cfg Config, deps Deps) (*Plane, error) {
 		return nil, fmt.Errorf("data path address: %w", err)
 	}
 	p := &Plane{
-		directory: directory.New(m.NodeID), tables: vip.New(),
+		directory: directory.New(m.NodeID), balancer: vip.New(),
 		feed:   resolve.NewFeed(resolve.FeedConfig{Socket: cfg.Resolver}, resolve.Deps{Log: b.Log}),
 		meshes: &meshes{port: m.DataPathPort, log: b.Log},
 		gossip: deps.Gossip,
@@ -102,7 +102,7 @@ func New(b node.Base, cfg Config, deps Deps) (*Plane, error) {
 		return nil, err
 	}
 	p.plane = plane.New(plane.Deps{
-		Log: b.Log, Directory: p.directory, Bridge: deps.Bridge, Fabric: p.fabric, Tables: p.tables,
+		Log: b.Log, Directory: p.directory, Bridge: deps.Bridge, Fabric: p.fabric, Balancer: p.balancer,
 		Names: p.feed, Mesh: p.meshes.get, Gossip: p.report,
 		RoundDone: deps.RoundDone, ConflictsChanged: deps.ConflictsChanged,
 	})
@@ -179,7 +179,7 @@ func (p *Plane) Run(ctx context.Context) error {
 // Close frees the handles of the data plane. Networks and rules stay in the kernel, so that tasks
 // keep their connections while the daemon restarts.
 func (p *Plane) Close() error {
-	return errors.Join(p.tables.Close(), p.fabric.Close(), p.meshes.close(), p.dnsConn.Close())
+	return errors.Join(p.balancer.Close(), p.fabric.Close(), p.meshes.close(), p.dnsConn.Close())
 }
 
 // Network returns the worker's view of the data plane.

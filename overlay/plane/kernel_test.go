@@ -80,24 +80,24 @@ func (f fakeFabric) Restore(_ context.Context, keep []fabric.Attachment) error {
 	return f.note("restore-fabric %d", len(keep))
 }
 
-type fakeTables struct{ *kernel }
+type fakeBalancer struct{ *kernel }
 
-func (t fakeTables) Program(_ context.Context, netns string, want vip.Table) error {
-	return t.note("program %s %v", netns, want.Services)
+func (b fakeBalancer) Program(_ context.Context, netns string, want []vip.Service) error {
+	return b.note("program %s %v", netns, want)
 }
 
-func (t fakeTables) Update(_ context.Context, netns string, changed vip.Table, gone []netip.Addr) error {
-	return t.note("update %s %v %v", netns, changed.Services, gone)
+func (b fakeBalancer) Update(_ context.Context, netns string, changed []vip.Service, gone []netip.Addr) error {
+	return b.note("update %s %v %v", netns, changed, gone)
 }
 
-func (t fakeTables) Reset(_ context.Context, netns string, gone []netip.Addr) error {
-	return t.note("reset %s %v", netns, gone)
+func (b fakeBalancer) Reset(_ context.Context, netns string, gone []netip.Addr) error {
+	return b.note("reset %s %v", netns, gone)
 }
 
-func (t fakeTables) Connections(context.Context, string) (map[string]vip.Connections, error) {
+func (b fakeBalancer) Connections(context.Context, string) (map[string]vip.Connections, error) {
 	return nil, nil
 }
-func (t fakeTables) Forget(netns string) error { return t.note("forget %s", netns) }
+func (b fakeBalancer) Forget(netns string) error { return b.note("forget %s", netns) }
 
 type fakeNames struct{ *kernel }
 

@@ -59,10 +59,10 @@ type Fabric interface {
 	Restore(ctx context.Context, keep []fabric.Attachment) error
 }
 
-// Tables is the part of package vip that is used here.
-type Tables interface {
-	Program(ctx context.Context, netns string, want vip.Table) error
-	Update(ctx context.Context, netns string, changed vip.Table, gone []netip.Addr) error
+// Balancer is the part of vip.Balancer that is used here.
+type Balancer interface {
+	Program(ctx context.Context, netns string, want []vip.Service) error
+	Update(ctx context.Context, netns string, changed []vip.Service, gone []netip.Addr) error
 	Reset(ctx context.Context, netns string, gone []netip.Addr) error
 	Connections(ctx context.Context, netns string) (map[string]vip.Connections, error)
 	Forget(netns string) error
@@ -92,7 +92,7 @@ type Deps struct {
 	Directory *directory.Directory
 	Bridge    Bridge
 	Fabric    Fabric
-	Tables    Tables
+	Balancer  Balancer
 	Names     Names
 	// Mesh returns the routing mesh for a VNI. Calls with the same VNI return the same instance.
 	Mesh func(vni uint32) Mesh
@@ -178,11 +178,11 @@ type Plane struct {
 // attached is a task of this host.
 type attached struct {
 	Existing
-	// mu is held while the task's namespace is programmed, so that changes are written in the order
-	// in which they were computed.
+	// mu is held while the task's namespace is programmed. Attach, Detach and Run may do so at the
+	// same time.
 	mu sync.Mutex
-	// needsFullWrite says that the namespace may lack earlier changes, so that its whole table must
-	// be written.
+	// needsFullWrite says that the namespace may lack earlier changes. All its service addresses
+	// must then be written, and not only those that change.
 	needsFullWrite atomic.Bool
 	// failures is the number of rounds in a row that could not write the namespace. Plane.programMu
 	// guards it.
@@ -281,7 +281,7 @@ func (p *Plane) connect(ctx context.Context, t *attached) error {
 		// An error may concern only another task or the mesh, so it must not fail this task. Run
 		// tries again and logs it.
 		_ = p.catchUp(ctx)
-		g.Go(func() error { return p.program(ctx, t, func() vip.Table { return p.table(t) }) })
+		g.Go(func() error { return p.program(ctx, t, func() []vip.Service { return p.servicesFor(t) }) })
 		ctx, cancel := context.WithTimeout(ctx, nameServerTimeout)
 		defer cancel()
 		return p.deps.Names.Serve(ctx, t.resolverContainer())
@@ -299,7 +299,7 @@ func (p *Plane) Detach(ctx context.Context, taskID string) error {
 	if t != nil && len(t.Overlays) > 0 {
 		p.deps.Names.RemoveContainer(taskID)
 		t.mu.Lock()
-		errs = append(errs, p.deps.Tables.Forget(t.Result.Netns))
+		errs = append(errs, p.deps.Balancer.Forget(t.Result.Netns))
 		t.mu.Unlock()
 	}
 	errs = append(errs, p.deps.Fabric.Detach(ctx, taskID), p.deps.Bridge.Detach(ctx, taskID))
@@ -385,21 +385,22 @@ func (t *attached) networks() string {
 	return b.String()
 }
 
-// program writes the whole table of service addresses of the task.
-func (p *Plane) program(ctx context.Context, t *attached, table func() vip.Table) error {
-	return p.recordWrite(t, func() error { return p.deps.Tables.Program(ctx, t.Result.Netns, table()) })
+// program writes all service addresses of the task. It calls services with the task's lock held,
+// because the services may change while it waits for the lock.
+func (p *Plane) program(ctx context.Context, t *attached, services func() []vip.Service) error {
+	return p.recordWrite(t, func() error { return p.deps.Balancer.Program(ctx, t.Result.Netns, services()) })
 }
 
 // update writes only the service addresses that have changed.
-func (p *Plane) update(ctx context.Context, t *attached, changed vip.Table, gone []netip.Addr) error {
-	return p.recordWrite(t, func() error { return p.deps.Tables.Update(ctx, t.Result.Netns, changed, gone) })
+func (p *Plane) update(ctx context.Context, t *attached, changed []vip.Service, gone []netip.Addr) error {
+	return p.recordWrite(t, func() error { return p.deps.Balancer.Update(ctx, t.Result.Netns, changed, gone) })
 }
 
-// recordWrite writes to the task's namespace and records whether the namespace then has all
-// changes.
-func (p *Plane) recordWrite(t *attached, do func() error) error {
+// recordWrite calls write, which writes to the task's namespace, and records whether the namespace
+// then has all changes.
+func (p *Plane) recordWrite(t *attached, write func() error) error {
 	return p.withNamespace(t, func() error {
-		err := do()
+		err := write()
 		t.needsFullWrite.Store(err != nil)
 		return err
 	})

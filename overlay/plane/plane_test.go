@@ -27,7 +27,7 @@ func newRig() (*Plane, *directory.Directory, *kernel) {
 	k := &kernel{fail: map[string]error{}}
 	d := directory.New("n1")
 	p := New(Deps{
-		Log: slog.New(slog.DiscardHandler), Directory: d, Bridge: fakeBridge{k}, Fabric: fakeFabric{k}, Tables: fakeTables{k},
+		Log: slog.New(slog.DiscardHandler), Directory: d, Bridge: fakeBridge{k}, Fabric: fakeFabric{k}, Balancer: fakeBalancer{k},
 		Names: fakeNames{k}, Mesh: func(uint32) Mesh { return fakeMesh{k} },
 	})
 	return p, d, k

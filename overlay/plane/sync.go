@@ -182,14 +182,14 @@ const namespaceWriters = 8
 
 // syncTasks programs the service addresses of the tasks.
 func (p *Plane) syncTasks(ctx context.Context, tasks []*attached, d difference, on roundErrors) error {
-	// Tasks on the same networks share a table. A change that arrives during the write is part of
-	// the next round.
-	tables := map[string]vip.Table{}
+	// Tasks on the same networks share one list of services. A change that arrives during the write
+	// is part of the next round.
+	lists := map[string][]vip.Service{}
 	errs := make([]error, len(tasks))
 	var g errgroup.Group
 	g.SetLimit(namespaceWriters)
 	for i, t := range tasks {
-		write := p.taskWrite(t, d, tables)
+		write := p.taskWrite(t, d, lists)
 		g.Go(func() error {
 			errs[i] = write(ctx)
 			return nil
@@ -231,30 +231,31 @@ func (p *Plane) hasFailedTasks() bool {
 }
 
 // taskWrite returns a function that programs a task's service addresses. The function writes only
-// the differences, unless the task needs its whole table.
-func (p *Plane) taskWrite(t *attached, d difference, tables map[string]vip.Table) func(context.Context) error {
-	if !t.needsFullWrite.Load() && !t.sharesAddresses() {
-		var (
-			changed vip.Table
-			gone    []netip.Addr
-		)
-		for _, o := range t.Overlays {
-			changed.Services = append(changed.Services, d.services[o.Network.GetId()]...)
-			gone = append(gone, d.unusedVIPs[o.Network.GetId()]...)
+// the differences, unless the task needs a full write. lists has the services of the tasks of this
+// round that need one, by the tasks' networks; taskWrite adds to it.
+func (p *Plane) taskWrite(t *attached, d difference, lists map[string][]vip.Service) func(context.Context) error {
+	if t.needsFullWrite.Load() || t.sharesAddresses() {
+		services, ok := lists[t.networks()]
+		if !ok {
+			services = p.servicesFor(t)
+			lists[t.networks()] = services
 		}
-		if len(changed.Services)+len(gone) == 0 {
-			return func(context.Context) error { return nil }
+		return func(ctx context.Context) error {
+			return p.program(ctx, t, func() []vip.Service { return services })
 		}
-		return func(ctx context.Context) error { return p.update(ctx, t, changed, gone) }
 	}
-	table, ok := tables[t.networks()]
-	if !ok {
-		table = p.table(t)
-		tables[t.networks()] = table
+	var (
+		changed []vip.Service
+		gone    []netip.Addr
+	)
+	for _, o := range t.Overlays {
+		changed = append(changed, d.services[o.Network.GetId()]...)
+		gone = append(gone, d.unusedVIPs[o.Network.GetId()]...)
 	}
-	return func(ctx context.Context) error {
-		return p.program(ctx, t, func() vip.Table { return table })
+	if len(changed)+len(gone) == 0 {
+		return func(context.Context) error { return nil }
 	}
+	return func(ctx context.Context) error { return p.update(ctx, t, changed, gone) }
 }
 
 func endpoints(members []directory.Member) []fabric.Endpoint {
@@ -339,7 +340,7 @@ func (d *difference) addEnded(was, now directory.Service) {
 	}
 }
 
-// affectedTasks returns the tasks that the changes concern, and those that need their whole table.
+// affectedTasks returns the tasks that the changes concern, and those that need a full write.
 func (p *Plane) affectedTasks(d difference) []*attached {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -365,9 +366,10 @@ func addresses(s directory.Service, network string) vip.Service {
 	return out
 }
 
-// table returns all services with virtual addresses on the task's networks, and their backends.
-func (p *Plane) table(t *attached) vip.Table {
-	var out vip.Table
+// servicesFor returns all services with virtual addresses on the task's networks, and their
+// backends.
+func (p *Plane) servicesFor(t *attached) []vip.Service {
+	var out []vip.Service
 	taken := map[netip.Addr]bool{} // Networks with overlapping subnets may share addresses. The first network wins.
 	for _, o := range t.Overlays {
 		network := o.Network.GetId()
@@ -381,7 +383,7 @@ func (p *Plane) table(t *attached) vip.Table {
 			for _, vip := range service.VIPs {
 				taken[vip] = true
 			}
-			out.Services = append(out.Services, service)
+			out = append(out, service)
 		}
 	}
 	return out
@@ -401,7 +403,7 @@ func (p *Plane) queueReset(t *attached, gone map[string][]netip.Addr) {
 			return nil
 		}
 		// Do not hold the lock of the task, so that other changes do not wait for the reset.
-		err := p.deps.Tables.Reset(ctx, t.Result.Netns, all)
+		err := p.deps.Balancer.Reset(ctx, t.Result.Netns, all)
 		if err == nil || !p.attached(t) {
 			return nil
 		}

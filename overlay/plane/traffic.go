@@ -70,7 +70,7 @@ func (p *Plane) addConnections(ctx context.Context, t *attached, networks []Netw
 		return nil
 	}
 	return p.withNamespace(t, func() error {
-		all, err := p.deps.Tables.Connections(ctx, t.Result.Netns)
+		all, err := p.deps.Balancer.Connections(ctx, t.Result.Netns)
 		for i := range networks {
 			networks[i].Connections, networks[i].Known = all[Interface(i)], all != nil
 		}
