@@ -103,7 +103,7 @@ func New(b node.Base, cfg Config, deps Deps) (*Plane, error) {
 	}
 	p.plane = plane.New(plane.Deps{
 		Log: b.Log, Directory: p.directory, Bridge: deps.Bridge, Fabric: p.fabric, Balancer: p.balancer,
-		Names: p.feed, Mesh: p.meshes.get, Gossip: p.report,
+		Names: p.feed, Mesh: p.meshes.get, Dead: p.report,
 		RoundDone: deps.RoundDone, ConflictsChanged: deps.ConflictsChanged,
 	})
 	return p, nil

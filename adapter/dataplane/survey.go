@@ -95,7 +95,7 @@ func portConflicts(conflicts []mesh.Conflict) []*swarmv1.PortConflict {
 // Self returns what this host has of the cluster's networks, for `swarm doctor`. Room is the size
 // in bytes of the largest packet that fits into a network.
 func (p *Plane) Self(ctx context.Context) (*swarmv1.SurveyedSelf, error) {
-	room, err := p.fabric.MaxMTU()
+	room, err := p.fabric.MaxMTU(ctx)
 	if err != nil {
 		return nil, err
 	}

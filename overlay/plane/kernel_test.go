@@ -72,8 +72,8 @@ func (f fakeFabric) Sync(_ context.Context, network string, e []fabric.Endpoint)
 	return f.note("sync-members %s %v", network, e)
 }
 
-func (f fakeFabric) Update(_ context.Context, network string, there []fabric.Endpoint, gone []string) error {
-	return f.note("update-members %s %v %v", network, there, gone)
+func (f fakeFabric) Update(_ context.Context, network string, placed []fabric.Endpoint, gone []string) error {
+	return f.note("update-endpoints %s %v %v", network, placed, gone)
 }
 
 func (f fakeFabric) Restore(_ context.Context, keep []fabric.Attachment) error {
