@@ -93,7 +93,7 @@ func New(b node.Base, cfg Config, deps Deps) (*Plane, error) {
 	}
 	dataPort := cmp.Or(m.DataPathPort, probe.DefaultDataPort)
 	deps.Bridge.BlockUDPPort(dataPort)
-	deps.Bridge.Guard(bridge.ClusterPorts{
+	deps.Bridge.BlockClusterPorts(bridge.ClusterPorts{
 		Cluster: cmp.Or(m.ListenPort, m.Port), Gossip: m.GossipPort, Data: dataPort,
 	})
 	// The connection is opened by the first call.

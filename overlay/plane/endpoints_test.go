@@ -20,9 +20,9 @@ import (
 // memoryFabric is a fake fabric that stores what it was sent, and sometimes fails.
 type memoryFabric struct {
 	fakeFabric
-	rng     *rand.Rand
+	rng       *rand.Rand
 	endpoints map[string]map[string]fabric.Endpoint // by network and task
-	synced  int
+	synced    int
 }
 
 func (l *memoryFabric) Sync(_ context.Context, network string, all []fabric.Endpoint) error {

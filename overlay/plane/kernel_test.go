@@ -20,8 +20,8 @@ import (
 type kernel struct {
 	mu    sync.Mutex // guards the fields below
 	lines []string
-	// guarded are the ports of the last call of GuardPorts.
-	guarded []uint16
+	// blocked are the ports of the last call of BlockPeerPorts.
+	blocked []uint16
 	fail    map[string]error // by the first word of a line
 }
 
@@ -53,10 +53,10 @@ func (b fakeBridge) Restore(_ context.Context, keep []bridge.Existing) error {
 	return b.note("restore-bridge %d", len(keep))
 }
 
-func (b fakeBridge) GuardPorts(_ context.Context, others []uint16) error {
+func (b fakeBridge) BlockPeerPorts(_ context.Context, others []uint16) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.guarded = others
+	b.blocked = others
 	return nil
 }
 

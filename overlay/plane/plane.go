@@ -47,7 +47,7 @@ type Bridge interface {
 	Attach(ctx context.Context, a bridge.Attachment) (bridge.Result, error)
 	Detach(ctx context.Context, taskID string) error
 	Restore(ctx context.Context, keep []bridge.Existing) error
-	GuardPorts(ctx context.Context, others []uint16) error
+	BlockPeerPorts(ctx context.Context, others []uint16) error
 }
 
 // Fabric is the part of package fabric that is used here.

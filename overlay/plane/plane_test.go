@@ -264,7 +264,7 @@ func TestBridgeGuardsPorts(t *testing.T) {
 			calls()
 			k.mu.Lock()
 			defer k.mu.Unlock()
-			return fmt.Sprint(k.guarded)
+			return fmt.Sprint(k.blocked)
 		}
 		setPeer(&swarmv1.Peering{NodeId: "n1", Addr: "192.0.2.1", Port: 2377})
 		if got := setPeer(&swarmv1.Peering{NodeId: "n3", Addr: "192.0.2.3", Port: 2377}); got != "[2377]" {

@@ -145,7 +145,7 @@ func (p *Plane) blockPeerPorts(ctx context.Context) error {
 		}
 	}
 	slices.Sort(ports)
-	if err := p.deps.Bridge.GuardPorts(ctx, slices.Compact(ports)); err != nil {
+	if err := p.deps.Bridge.BlockPeerPorts(ctx, slices.Compact(ports)); err != nil {
 		return fmt.Errorf("block containers from the cluster ports of nodes: %w", err)
 	}
 	return nil
