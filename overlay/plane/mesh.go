@@ -98,7 +98,7 @@ func (p *Plane) published(s directory.Service) []mesh.Published {
 			Port: mesh.Port{
 				IP: publish.Address(port), Published: uint16(port.GetPublishedPort()), Protocol: publish.Protocol(port.GetProtocol()),
 			},
-			Target: uint16(port.GetTargetPort()), Number: uint16(port.GetMeshPort()),
+			Target: uint16(port.GetTargetPort()), MeshPort: uint16(port.GetMeshPort()),
 			Local:    port.GetPublishMode() == swarmv1.PortConfig_LOCAL,
 			Backends: backends, Standby: standby,
 		})
