@@ -33,8 +33,8 @@ import (
 type Service struct {
 	// VIPs has one or more virtual addresses, usually one of each family.
 	VIPs []netip.Addr
-	// Backends are addresses of both families. A virtual address uses the backends of its own
-	// family. If it has none, connections to it are refused at once.
+	// Backends are addresses of both families. A virtual address uses the backends of its family.
+	// If there are none, connections to the virtual address are refused at once.
 	Backends []netip.Addr
 }
 
