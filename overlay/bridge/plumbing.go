@@ -30,7 +30,8 @@ const (
 	isolatedPrefix = "swa-"
 )
 
-// plumbing is the bridge device with its cables, and the rules.
+// plumbing is the bridge device with its cables, and the rules. The embedded rules have the subnets
+// and the interface index of the bridge, and the nftables connection.
 type plumbing struct {
 	rules
 	name   string

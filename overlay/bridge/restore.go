@@ -65,9 +65,8 @@ func (b *Bridge) Restore(ctx context.Context, keep []Existing) error {
 	return b.adopt(keep)
 }
 
-// adopt takes over each task and makes the kernel match all of them. If one task fails, adopt logs
-// the error, removes what exists of the task, and continues: the next Attach of that task starts
-// from nothing.
+// adopt takes over each task, and then makes the kernel match the tasks that it has taken over. If
+// a task fails, adopt logs the error, detaches the task, and continues with the next one.
 func (b *Bridge) adopt(keep []Existing) error {
 	var errs []error
 	for _, k := range keep {
@@ -100,7 +99,7 @@ func (b *Bridge) repair(t *attached) error {
 		t.Result.Address = netip.Prefix{} // disconnect must not release an address of another task.
 		return err
 	}
-	// The caller may have stored the address only: the other fields derive from it.
+	// The caller may have stored only the address. The other fields derive from it.
 	b.fillResult(t, addr)
 	t.published = true
 	var err error

@@ -34,7 +34,7 @@ type staleFlows struct {
 }
 
 // addLeft adds the UDP flows of an entry to the backends that have left. UDP has no handshake, so
-// such a flow would go to the old backend for as long as its client sends.
+// such a flow would go to the old backend until its client stops sending.
 func (d *staleFlows) addLeft(e entry, before, after []target) {
 	if e.port.Protocol != "udp" {
 		return

@@ -200,8 +200,8 @@ func (s *Switch) connectMachine(ns *netns.Namespace) error {
 func (s *Switch) Exists() bool { return netns.Pinned(s.switchPath()) }
 
 // Remove deletes the switch, all pins and the folder. It also works after a crash, and returns nil
-// if there is no switch. The caller must end the processes inside the hosts first, because a
-// namespace lives as long as one of its processes.
+// if there is no switch. The caller must end the processes inside the hosts first, because each
+// process keeps its namespace alive.
 func (s *Switch) Remove() error {
 	var errs []error
 	pins, err := filepath.Glob(filepath.Join(s.cfg.Dir, "*.ns"))
