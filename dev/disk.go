@@ -15,8 +15,8 @@ import (
 	"github.com/moby/sys/mountinfo"
 )
 
-// mountDisk mounts a file system on the host's state folder if Options.Disk is set. It is in a file
-// beside the folder, which stays when the host is turned off.
+// mountDisk mounts a file system on the host's state folder if Options.Disk is set. The file system
+// is in a file beside the folder. The file stays when the host is turned off.
 func (r *record) mountDisk(h *hostRecord) error {
 	if r.Disk == 0 {
 		return nil

@@ -11,11 +11,12 @@ import (
 	"swarm/overlay/vswitch"
 )
 
-// Cut describes which packets are dropped: for one host all of its packets, and for two hosts those
-// between them in both directions. The second host may be Machine.
+// Cut describes which packets are dropped. With one host these are all packets from and to the
+// host. With two hosts these are the packets between them, in both directions. The second host may
+// be Machine.
 type Cut struct {
 	Hosts []string
-	// Port limits the cut to TCP and UDP packets to a port; 0 is all packets.
+	// Port limits the cut to TCP and UDP packets to a port. 0 cuts all packets.
 	Port uint16
 	// Protocol limits the cut of a port to "tcp" or "udp".
 	Protocol string
@@ -114,8 +115,8 @@ func (p *Playground) Heal(hosts ...string) error {
 	})
 }
 
-// applyFaults programs the faults between hosts that are on the switch. Those of a host that is off
-// are programmed when it comes back.
+// applyFaults programs the faults between hosts that are on the switch. The faults of a host that
+// is off are programmed when the host is turned on again.
 func (r *record) applyFaults(lab *Lab) error {
 	off := func(name string) bool {
 		h, err := r.host(name)

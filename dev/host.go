@@ -39,7 +39,7 @@ type Host struct {
 	Address netip.Addr
 	// Address6 is not valid if the hosts have no IPv6 addresses.
 	Address6 netip.Addr
-	// PID is that of the daemon, or 0 if it does not run.
+	// PID is the process ID of the daemon, or 0 if the daemon does not run.
 	PID   int
 	State State
 	// Unplugged is set if the host is cut off from all other hosts.
@@ -96,8 +96,8 @@ func (r *record) describe(h hostRecord) Host {
 	return out
 }
 
-// Start starts the daemon of a stopped host, or a host that is off with its daemon. It returns when
-// the daemon answers.
+// Start starts the daemon of a stopped host. If the host is off, Start turns it on first. Start
+// returns when the daemon answers.
 func (p *Playground) Start(ctx context.Context, host string) error {
 	return p.change(host, func(r *record, lab *Lab, h *hostRecord) error {
 		if h.Daemon.alive() {
@@ -113,15 +113,15 @@ func (p *Playground) Start(ctx context.Context, host string) error {
 	})
 }
 
-// Stop asks a host's daemon to end, as a restart of its service does, and waits for that. The
-// container runtime and the containers go on.
+// Stop asks a host's daemon to end, as a restart of its service does, and waits until it has ended.
+// The container runtime and the containers continue to run.
 func (p *Playground) Stop(ctx context.Context, host string) error {
 	return p.change(host, func(_ *record, _ *Lab, h *hostRecord) error {
 		return h.Daemon.kill(ctx, unix.SIGTERM)
 	})
 }
 
-// Kill ends a host's daemon with SIGKILL. Its containers go on.
+// Kill ends a host's daemon with SIGKILL. The containers continue to run.
 func (p *Playground) Kill(ctx context.Context, host string) error {
 	return p.change(host, func(_ *record, _ *Lab, h *hostRecord) error {
 		return h.Daemon.kill(ctx, unix.SIGKILL)
@@ -147,7 +147,7 @@ func (p *Playground) PowerOff(ctx context.Context, host string) error {
 		if h.Off {
 			return nil
 		}
-		// The network goes first: the peers must not see a connection being closed.
+		// Cut the network first, because the peers must not see that connections are closed.
 		if err := lab.SetCable(h.Name, false); err != nil {
 			return err
 		}
@@ -241,7 +241,7 @@ func (r *record) powerOn(lab *Lab, h *hostRecord) error {
 	cmd.Env = append(cmd.Env, r.Env...)
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log
-	// In a session of its own, the daemon does not get the terminal's Ctrl-C.
+	// Start the daemon in a new session, so that it does not get the terminal's Ctrl-C.
 	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
 	if err := lab.Start(h.Name, cmd); err != nil {
 		return fmt.Errorf("start daemon of %s: %w", h.Name, err)

@@ -5,13 +5,13 @@
 //
 // The package has two layers. A Lab has hosts on a switch, network faults between them, and
 // processes in them; it does not know swarm. A Playground runs `swarm daemon` in every host of a
-// lab and makes the hosts a cluster. Both keep their state in files, so that any process can find,
-// disturb and remove what another process has made, also after a crash.
+// lab and makes the hosts a cluster. Both keep their state in files. So any process can find,
+// change and remove a playground that another process has made, even after a crash of that process.
 //
 // The package owns /run/swarm-dev/NAME, the playground's root folder, and the processes, mounts and
-// cgroups of its hosts. It changes nothing else on the machine, and none of its settings. It talks
-// to the daemons only through the swarm program, as a user does. cmd/swarm and the scenarios call
-// it. No goroutine outlives a call.
+// cgroups of its hosts. It changes no settings of the machine. It talks to the daemons only through
+// the swarm program, as a user does. Its callers are cmd/swarm and the scenarios. No goroutine
+// outlives a call.
 package dev
 
 import (
@@ -40,7 +40,7 @@ type LabConfig struct {
 	Name string
 	// Subnet is the IPv4 range of the hosts. The machine has its first address.
 	Subnet netip.Prefix
-	// MTU is that of every cable in bytes. The default is 1500.
+	// MTU is the MTU of every cable in bytes. The default is 1500.
 	MTU int
 	// IPv6 gives the hosts IPv6 addresses too.
 	IPv6 bool
@@ -52,7 +52,7 @@ type Lab struct {
 	hosts []vswitch.Host
 }
 
-// NewLab makes a lab without hosts. Only root can.
+// NewLab makes a lab without hosts. The caller must be root.
 func NewLab(cfg LabConfig) (*Lab, error) {
 	l, err := openLab(cfg, nil)
 	if err != nil {

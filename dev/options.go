@@ -22,14 +22,14 @@ const (
 	runRoot = "/run/swarm-dev"
 	// stateRoot is the default parent of the playgrounds' root folders.
 	stateRoot = "/var/lib/swarm-dev"
-	// hostOffset is the index of the address before the first host's, so that node1 ends in .11
-	// and is not mistaken for the machine, which ends in .1.
+	// hostOffset is the index of the address before that of the first host. The address of node1
+	// ends in .11, which differs clearly from that of the machine, which ends in .1.
 	hostOffset = 10
 	// controlPort is the port at which managers answer joins.
 	controlPort = 2377
 )
 
-// Options are those of a playground. The zero value has five hosts, of which three are managers.
+// Options configure a playground. The zero value has five hosts, of which three are managers.
 type Options struct {
 	// Name is unique on the machine: at most 12 lower-case letters, digits and dashes. The default
 	// is "dev".
@@ -39,19 +39,20 @@ type Options struct {
 	// Root is the folder with one folder of state for each host. It must be absent or empty. The
 	// default is /var/lib/swarm-dev/NAME.
 	Root string
-	// Subnet is that of the hosts. The default is the first 10.213.N.0/24 that the machine does not
-	// route.
+	// Subnet is the IPv4 range of the hosts. The default is the first 10.213.N.0/24 that the
+	// machine does not route.
 	Subnet netip.Prefix
-	// MTU is that of the hosts' interfaces in bytes. The default is 1500.
+	// MTU is the MTU of the hosts' interfaces in bytes. The default is 1500.
 	MTU int
-	// IPv6 gives the hosts IPv6 addresses too. With Advertise6, the cluster uses those.
+	// IPv6 gives the hosts IPv6 addresses too. Advertise6 makes the cluster use the IPv6 addresses,
+	// and implies IPv6.
 	IPv6, Advertise6 bool
 	// Disk is the size in bytes of a file system for each host's state. With 0, the state is on the
 	// machine's file system.
 	Disk int64
 	// Binary is the path of the swarm program. The default is the running program.
 	Binary string
-	// Simulated is the number of hosts, the last ones, that simulate containers.
+	// Simulated is the number of hosts that simulate containers. They are the last hosts.
 	Simulated int
 	// DaemonArgs, InitArgs and JoinArgs are added to `swarm daemon`, `swarm init` and `swarm join`.
 	DaemonArgs, InitArgs, JoinArgs []string
@@ -59,7 +60,7 @@ type Options struct {
 	Env []string
 	// NoCluster leaves the daemons running without init and join.
 	NoCluster bool
-	// KeepFailed leaves a playground that could not be brought up as it is, for inspection.
+	// KeepFailed keeps the playground if Up fails, so that it can be inspected.
 	KeepFailed bool
 	// StartTimeout bounds the start of each daemon, and each init and join. The default is 30 s.
 	StartTimeout time.Duration
@@ -121,10 +122,11 @@ func (o Options) validate() error {
 	return nil
 }
 
-// defaultName is that of a playground for which none is given.
+// defaultName is the name of a playground if no name is given.
 const defaultName = "dev"
 
-// nameFlag is the flag by which the command line finds a playground.
+// nameFlag returns the flag that selects the playground on the command line. It is empty for the
+// default name.
 func nameFlag(name string) string {
 	if name == defaultName {
 		return ""
@@ -132,8 +134,9 @@ func nameFlag(name string) string {
 	return " --name " + name
 }
 
-// validName keeps the name fit for a folder, a cgroup and, with a host's name, for
-// a unix socket's path of at most 107 bytes.
+// validName returns ErrInvalidArgument if the name is too long or has other characters than
+// lower-case letters, digits and dashes. The name is part of the names of a folder and a cgroup,
+// and of a unix socket's path, which has at most 107 bytes.
 func validName(name string) error {
 	if name == "" || len(name) > 12 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
 		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("playground name %q is not valid: give 1 to 12 small letters, digits and dashes", name))
@@ -141,7 +144,7 @@ func validName(name string) error {
 	return nil
 }
 
-// chooseSubnet takes the wish when the machine does not route it, or finds a free range.
+// chooseSubnet returns wish if the machine does not route it, or a free range if wish is not valid.
 func chooseSubnet(wish netip.Prefix) (netip.Prefix, error) {
 	here, err := netns.Current()
 	if err != nil {

@@ -18,7 +18,7 @@ import (
 	"swarm/overlay/hostnet"
 )
 
-// Playground is a handle on a cluster of hosts, which outlives the handle and the process.
+// Playground is a handle for a cluster of hosts. The cluster outlives the handle and the process.
 type Playground struct {
 	name string
 }
@@ -55,8 +55,8 @@ func Up(ctx context.Context, o Options) (*Playground, error) {
 	return &Playground{name: o.Name}, nil
 }
 
-// removeLeftover removes what a crash has left under this name. If there is a record, it removes
-// nothing, and Up refuses later.
+// removeLeftover removes what a crash has left under this name. If there is a record, the
+// playground exists: removeLeftover removes nothing, and Up returns an error later.
 func removeLeftover(ctx context.Context, o Options) error {
 	unlock, err := lock(runDir(o.Name))
 	if err != nil {
@@ -107,7 +107,7 @@ func claim(o Options) (*record, error) {
 	if err := r.save(); err != nil {
 		return nil, err
 	}
-	// Others see by the route to the hosts that the subnet is taken.
+	// The route to the hosts shows other processes that the subnet is in use.
 	_, err = NewLab(LabConfig{Dir: r.pinDir(), Name: r.Name, Subnet: r.Subnet, MTU: r.MTU, IPv6: r.IPv6})
 	if err != nil {
 		return nil, errors.Join(err, remove(context.Background(), r))
@@ -260,8 +260,8 @@ func Down(ctx context.Context, name string) error {
 	return nil
 }
 
-// leftover returns a record in place of one that is lost. Removal looks at the machine and not at
-// the record; the subnet only makes the record valid.
+// leftover returns a record that replaces a lost one, so that remove can use it. remove looks for
+// the remains on the machine and not in the record. The subnet only makes the record valid.
 func leftover(name, root string) *record {
 	return &record{Name: name, Root: root, Subnet: netip.MustParsePrefix("10.213.0.0/24")}
 }
@@ -288,7 +288,7 @@ func remove(ctx context.Context, r *record) error {
 	}
 	defer unlock()
 	for _, dir := range []string{runRoot, stateRoot} {
-		// The folder may have those of other playgrounds: it is removed only if it is empty.
+		// The folder may have the folders of other playgrounds, so remove it only if it is empty.
 		_ = os.Remove(dir)
 	}
 	return nil

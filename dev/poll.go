@@ -13,7 +13,7 @@ import (
 )
 
 // poll calls a function every few milliseconds until it succeeds or fails, or ctx ends. It is for
-// changes that the kernel and other processes announce to nobody.
+// changes of the kernel and of other processes for which there is no notification.
 func poll(ctx context.Context, ok func() (bool, error)) error {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()

@@ -15,7 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// process identifies a process for ever. A PID alone is reused.
+// process identifies a process. A PID is not enough, because the kernel uses it again after the
+// process has ended.
 type process struct {
 	PID int
 	// Start is the start time of the process in ticks since boot.
@@ -58,15 +59,15 @@ func parseStat(line string) (stat, error) {
 	return stat{process: process{pid, start}, parent: parent, state: rest[0][0]}, nil
 }
 
-// identifyProcess returns the process with a PID, which is alive.
+// identifyProcess returns the process that has the PID now.
 func identifyProcess(pid int) (process, error) {
 	s, err := readStat(pid)
 	return s.process, err
 }
 
-// alive is false for a zombie: its parent has not reaped it, but it has ended. One whose main
-// thread is a zombie while others still end, in a system call that does not return at once, holds
-// its files and locks and is not gone.
+// alive reports whether the process holds files and locks. A zombie does not: it has ended, and
+// only its parent has not reaped it. But if the main thread is a zombie and another thread has not
+// ended yet, because it is in a slow system call, the process still holds its files and locks.
 func (p process) alive() bool {
 	if p.PID == 0 {
 		return false
@@ -117,13 +118,13 @@ func (p process) wait(ctx context.Context) error {
 	fd, err := unix.PidfdOpen(p.PID, 0)
 	if err == nil {
 		defer unix.Close(fd)
-		// The end of the first thread is not enough: the others hold files open, and locks with
-		// them.
+		// The end of the first thread is not enough, because the other threads may hold files and
+		// locks.
 		for ended := !p.is(); !ended; {
 			if err := ctx.Err(); err != nil {
 				return fmt.Errorf("process %d has not ended: %w", p.PID, err)
 			}
-			// The wait is short so that the end of ctx is seen.
+			// Wait only for a short time, to notice when ctx ends.
 			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 100)
 			if err != nil && !errors.Is(err, unix.EINTR) {
 				return fmt.Errorf("wait for process %d: %w", p.PID, err)
@@ -152,8 +153,8 @@ func (p process) kill(ctx context.Context, sig unix.Signal) error {
 	return p.wait(ctx)
 }
 
-// killAll kills every process that find returns until it returns none: processes fork while they
-// are being killed.
+// killAll kills every process that find returns, and repeats this until find returns none, because
+// the processes may fork meanwhile.
 func killAll(ctx context.Context, find func() ([]process, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()

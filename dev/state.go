@@ -21,8 +21,8 @@ import (
 	"swarm/overlay/vswitch"
 )
 
-// Role is the role that a host joined with; the cluster may have changed it since. It is empty for
-// a host that is not a member.
+// Role is the role with which a host joined. The cluster may have changed the role since then. It
+// is empty for a host that is not a member.
 type Role string
 
 // The roles.
@@ -34,7 +34,7 @@ const (
 // marker is the name of a file that proves to Down that it may remove the root folder.
 const marker = ".swarm-dev"
 
-// record is what a process must know about a playground that another process has made.
+// record is the state of a playground on disk. Every process that works on the playground reads it.
 type record struct {
 	Name       string
 	Root       string
@@ -136,7 +136,7 @@ func (r *record) save() error {
 	if err != nil {
 		return err
 	}
-	// Another process may read the record at any time, and must not see half of it.
+	// Replace the file atomically, because another process may read it at any time.
 	if err := durable.WriteFile(recordPath(r.Name), append(b, '\n'), 0o600); err != nil {
 		return fmt.Errorf("save playground %s: %w", r.Name, err)
 	}
@@ -192,7 +192,8 @@ func flock(f *os.File) error {
 
 func (r *record) cgroupRoot() string { return "/swarm-dev-" + r.Name }
 
-// machineID returns an ID for a host in place of that in /etc/machine-id, which all hosts share.
+// machineID returns an ID for a host. The hosts cannot use /etc/machine-id, because they share this
+// file.
 func (r *record) machineID(h string) string {
 	sum := sha256.Sum256([]byte(r.key(h)))
 	return hex.EncodeToString(sum[:16])

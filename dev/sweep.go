@@ -19,8 +19,8 @@ import (
 	"swarm/overlay/netns"
 )
 
-// The variables in the environment of every daemon, its container runtime and its shims, but not of
-// containers. The value of envHost is PLAYGROUND/HOST.
+// These variables are in the environment of every daemon, its container runtime and its shims, but
+// not in that of containers. The value of envHost is PLAYGROUND/HOST.
 const (
 	envPlayground = "SWARM_DEV"
 	envHost       = "SWARM_DEV_HOST"
@@ -49,7 +49,7 @@ func (r *record) hostScope(host string) Scope {
 	}
 }
 
-// wholeScope returns the scope of the playground, with hosts that the record does not have.
+// wholeScope returns the scope of the playground. It includes hosts that the record does not have.
 func (r *record) wholeScope() Scope {
 	s := Scope{
 		markers: []string{envPlayground + "=" + r.Name},
@@ -78,9 +78,9 @@ func (s Scope) Sweep(ctx context.Context) error {
 	return s.removeCgroups(ctx)
 }
 
-// processes lists what runs in the scope: by its network namespace, its program's
-// folder, its environment or its cgroup; and the children of all these. This
-// process and its ancestors are never among them.
+// processes lists the processes of the scope. A process belongs to the scope by its network
+// namespace, its program's folder, its environment or its cgroup, or because its parent belongs to
+// the scope. This process and its ancestors are never in the list.
 func (s Scope) processes() ([]process, error) {
 	spaces := s.namespaces()
 	entries, err := os.ReadDir("/proc")
@@ -128,8 +128,8 @@ func descends(all map[int]stat, inside map[int]bool, pid int) bool {
 	return false
 }
 
-// namespaces identifies the scope's pins. The machine's own namespace is never
-// among them, whatever has been mounted there.
+// namespaces returns the network namespaces of the scope's pins. The machine's namespace is never
+// among them, even if it is mounted at one of the pins.
 func (s Scope) namespaces() map[netns.ID]bool {
 	ids := make(map[netns.ID]bool)
 	for _, pin := range s.Pins {
@@ -190,7 +190,7 @@ func (s Scope) unmount() error {
 		if len(mounts) == 0 {
 			return nil
 		}
-		// The table is in the order of mounting, so it is read backwards.
+		// The table is in the order of mounting, so read it backwards.
 		slices.Reverse(mounts)
 		slices.SortStableFunc(mounts, func(a, b *mountinfo.Info) int { return len(b.Mountpoint) - len(a.Mountpoint) })
 		for _, m := range mounts {
@@ -203,8 +203,8 @@ func (s Scope) unmount() error {
 	return fmt.Errorf("mounts under %v keep coming back", s.Dirs)
 }
 
-// removeFiles removes the scope's folders. It refuses if something is mounted there, because it
-// would remove the content of the mount.
+// removeFiles removes the scope's folders. If something is still mounted below a folder, it returns
+// an error, because it would delete the content of the mount.
 func (s Scope) removeFiles() error {
 	mounts, err := mountinfo.GetMounts(nil)
 	if err != nil {

@@ -13,8 +13,9 @@ import (
 	"swarm/internal/transport"
 )
 
-// callers is a set of kinds of callers that a node which is no manager distinguishes. Such a node
-// has no replica. It knows the managers and the keys of all members as the managers last sent them.
+// callers is a set of kinds of callers. A node that is not a manager decides by the kind of the
+// caller. Such a node has no replica. It knows only the managers and the keys of all members, as
+// the managers last sent them.
 type callers uint8
 
 const (
@@ -23,8 +24,8 @@ const (
 	anyMember                      // any node of the cluster, including managers
 )
 
-// workerRules has the methods that a node which is no manager serves, by prefix. The longest prefix
-// that matches applies.
+// workerRules says who may call the methods of a node that is not a manager, by prefix. The longest
+// prefix that matches applies.
 var workerRules = map[string]callers{
 	"/swarm.v1.Daemon/":       localUser,
 	"/swarm.v1.Worker/":       anyManager,
@@ -33,8 +34,8 @@ var workerRules = map[string]callers{
 	"/swarm.v1.Doctor/Probe":  anyMember,
 }
 
-// workerProtocols has the protocols that a node which is no manager accepts. It refuses connections
-// with any other protocol.
+// workerProtocols says who may connect to a node that is not a manager, by protocol. Such a node
+// accepts no other protocols.
 var workerProtocols = map[string]callers{
 	transport.ProtoGRPC: anyMember | anyManager,
 	transport.ProtoBlob: anyMember,
@@ -105,8 +106,9 @@ func (n *Node) unservedError(fullMethod string) error {
 }
 
 // admit decides about every connection from another host, as authorise does about calls. A node
-// that does not know the members yet accepts connections from the managers that admitted it. It
-// serves blobs to nobody until then, because a client can fetch them from another node.
+// that does not know the members yet accepts connections only from the managers that admitted it.
+// It does not serve blobs until it knows the members, because a client can fetch them from another
+// node.
 func (m *member) admit(proto string, peer transport.AuthInfo) (transport.Trust, error) {
 	if manager, _ := m.currentManager(); manager != nil {
 		return manager.Admit(proto, peer)

@@ -8,12 +8,12 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// buildsInterval is the time between two looks at which builds run. After an upgrade, the shims of
-// the former build go on until their containers end.
+// buildsInterval is the time between two calls of builds. After an upgrade, shims of the former
+// build continue to run until their containers end.
 const buildsInterval = 30 * time.Second
 
-// WatchBuilds calls changed each time that the result of builds has changed, until ctx ends. It
-// looks every 30 seconds.
+// WatchBuilds calls builds every buildsInterval, and calls changed if the result has changed, until
+// ctx ends.
 func WatchBuilds(ctx context.Context, builds func() []*swarmv1.RunningBuild, changed func()) {
 	tick := time.NewTicker(buildsInterval)
 	defer tick.Stop()

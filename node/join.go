@@ -90,15 +90,16 @@ func (n *Node) requestAdmission(ctx context.Context, req *swarmv1.JoinClusterReq
 }
 
 const (
-	// joinRetryTimeout is the time for which a join is repeated if a manager was reached and did
-	// not answer: a manager serves only a few hosts of one network at once, or its cluster has no
-	// leader now. The pauses double from joinBackoffMin to joinBackoffMax.
+	// joinRetryTimeout is how long Join repeats the request if a manager was reached and did not
+	// answer. The manager may be busy, because it serves only a few hosts of one network at a time,
+	// or the cluster may have no leader at the moment. The pauses double from joinBackoffMin to
+	// joinBackoffMax.
 	joinRetryTimeout               = 30 * time.Second
 	joinBackoffMin, joinBackoffMax = 250 * time.Millisecond, 4 * time.Second
 )
 
-// requestJoin sends the request to the managers until one has answered. It does not repeat a
-// request that was refused.
+// requestJoin sends the request to the managers until one has answered. If a manager refuses the
+// request, requestJoin returns the refusal.
 func (n *Node) requestJoin(ctx context.Context, how *swarmv1.JoinClusterRequest, token pki.Token, state Membership, req *swarmv1.JoinRequest) (*swarmv1.JoinResponse, error) {
 	began := time.Now()
 	for wait := joinBackoffMin; ; wait = min(2*wait, joinBackoffMax) {
@@ -114,7 +115,7 @@ func (n *Node) requestJoin(ctx context.Context, how *swarmv1.JoinClusterRequest,
 }
 
 // tryManagers sends the request to the managers in order until one proves that it knows the token.
-// It goes on to the next one only if a manager is unavailable. retry reports whether a manager was
+// It tries the next manager only if a manager is unavailable. retry reports whether a manager was
 // reached and did not answer.
 func (n *Node) tryManagers(ctx context.Context, how *swarmv1.JoinClusterRequest, token pki.Token, state Membership, req *swarmv1.JoinRequest) (answer *swarmv1.JoinResponse, retry bool, err error) {
 	var lastErr error
@@ -163,9 +164,9 @@ func (n *Node) tryManager(ctx context.Context, addr string, how *swarmv1.JoinClu
 	return answer, errdefs.IsUnavailable(err), err
 }
 
-// checkNetwork returns an error if a network path to the cluster is blocked, because the host would
-// be only partly connected. If the manager cannot do the test, the join goes on, and reports the
-// manager's problem itself.
+// checkNetwork returns an error if a network path to the cluster is blocked. A host that joined
+// nevertheless would be only partly connected. If the manager cannot do the test, checkNetwork
+// returns nil: the join then reports the manager's problem.
 func (n *Node) checkNetwork(ctx context.Context, conn grpc.ClientConnInterface, state Membership) error {
 	if n.deps.CheckNetwork == nil {
 		return nil

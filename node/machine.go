@@ -13,10 +13,11 @@ import (
 	"swarm/internal/ident"
 )
 
-// MachineID returns the ID that tells this host from every other one. It derives from own, or from
-// the ID that the operating system gives the machine, or from one that is kept in the state folder:
-// minimal systems have none. The state folder is part of it, because two daemons on one machine are
-// two hosts. Machines that were cloned with their ID have the same one.
+// MachineID returns an ID that differs between hosts. It is a hash of the machine's ID and of the
+// state folder's path, because two daemons on one machine are two hosts. The machine's ID is own if
+// it is given, or else the ID of the operating system. Minimal systems have no such ID; MachineID
+// then makes one and stores it in the state folder. If a machine was cloned together with its ID,
+// both machines have the same ID.
 func MachineID(own, stateDir string) (string, error) {
 	return machineID(own, stateDir, "/etc/machine-id", "/var/lib/dbus/machine-id")
 }

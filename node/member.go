@@ -33,7 +33,8 @@ var (
 	errRemoved = errors.New("removed from the cluster")
 )
 
-// member is one membership of the host, from joining to leaving.
+// member is this host as a member of a cluster, from the join until it leaves. A Membership is what
+// it stores on disk.
 type member struct {
 	node     *Node
 	base     Base
@@ -44,10 +45,10 @@ type member struct {
 	// bootstrapRows are the first objects of a new cluster. Only the first manager gets them, once.
 	bootstrapRows []*swarmv1.Change
 
-	// end ends the membership with a cause.
+	// end makes run return, with a cause.
 	end context.CancelCauseFunc
-	// running is closed when the parts run. gone is closed when the membership has ended and its
-	// files are deleted.
+	// running is closed when the parts run. gone is closed when run has returned and the files of
+	// the membership are deleted.
 	running, gone chan struct{}
 	// roleChanged wakes runManager.
 	roleChanged chan struct{}
@@ -58,7 +59,7 @@ type member struct {
 	changed broadcast.Signal // sent when manager changes
 }
 
-// closeParts closes the parts of a member that never ran.
+// closeParts closes the parts of a member whose run was never called.
 func (m *member) closeParts() {
 	if err := errors.Join(m.ln.Close(), m.gossip.Close(), m.worker.Close()); err != nil {
 		m.base.Log.Warn("cannot close a member that did not start: its ports may stay in use until the daemon restarts", "err", err)
@@ -163,6 +164,7 @@ func (m *member) runManager(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
+		// The role may have changed while the manager ran.
 		if !m.membership().Manager {
 			// The cluster's secrets must not stay on a demoted manager.
 			if err := os.RemoveAll(m.node.disk.managerDir()); err != nil {
@@ -209,9 +211,11 @@ func (m *member) runManagerOnce(ctx context.Context) error {
 		case err := <-done:
 			return err
 		case <-m.roleChanged:
-			if !m.membership().Manager {
-				m.awaitVoteRemoval(ctx, manager)
+			if m.membership().Manager {
+				continue
 			}
+			m.awaitVoteRemoval(ctx, manager)
+			// The node may have been promoted again during the wait.
 			if !m.membership().Manager {
 				cancel()
 			}

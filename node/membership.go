@@ -23,14 +23,14 @@ import (
 type Membership struct {
 	NodeID    string `json:"node_id"`
 	ClusterID string `json:"cluster_id"`
-	// Manager reports whether this node's last known role is manager.
+	// Manager says that the last known role of this node is manager.
 	Manager bool `json:"manager"`
 	// Addr is the address at which others reach this node, without port.
 	Addr         string `json:"addr"`
 	DataPathAddr string `json:"data_path_addr"`
-	// AddrOf and DataPathOf are the interfaces that have the addresses. They are anyInterface if
-	// the operator gave no address, and empty if no interface has the address or an older build
-	// wrote the file.
+	// AddrOf and DataPathOf are the names of the interfaces that have Addr and DataPathAddr. They
+	// are anyInterface if the operator gave no address. They are empty if no interface has the
+	// address, or if an older build wrote the file.
 	AddrOf     string `json:"addr_of,omitempty"`
 	DataPathOf string `json:"data_path_of,omitempty"`
 	// ListenAddr is the address on which this node listens for the cluster port. Empty means all

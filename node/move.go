@@ -61,7 +61,7 @@ func (n *Node) updateAddresses(m *Membership) error {
 }
 
 // currentAddress returns the address to use instead of addr, which was an address of the interface
-// of. It returns addr if the host still has it.
+// named of. It returns addr if the host still has this address.
 func (n *Node) currentAddress(addr, of string, all map[string][]netip.Addr) string {
 	at, err := netip.ParseAddr(addr)
 	if of == "" || err != nil || at.IsLoopback() {

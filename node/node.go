@@ -67,9 +67,9 @@ type Manager interface {
 	// Register registers the manager's gRPC services.
 	Register(grpc.ServiceRegistrar)
 	// Authorise decides about every call to this node while it is a manager, and Admit about every
-	// connection. They do not block, except for a user whose credential the replica does not have:
-	// then they ask the leader for a few seconds at most. They never ask the leader if
-	// AuthInfo.Established is set. The manager calls Base.Review when their answers may have
+	// connection. They ask the leader only if the replica does not have the credential of a user,
+	// and wait a few seconds at most. They never ask the leader if AuthInfo.Established is set. In
+	// all other cases they do not block. The manager calls Base.Review when their answers may have
 	// changed.
 	Authorise(ctx context.Context, fullMethod string) error
 	Admit(proto string, who transport.AuthInfo) (transport.Trust, error)
@@ -124,8 +124,8 @@ type WorkerHooks struct {
 	OnKeys func([]*swarmv1.EncryptionKey)
 }
 
-// Gossip is the node's member of the gossip group, which detects failed nodes. While it has no
-// peer, it keeps looking for the others.
+// Gossip is this node's part of gossip, by which the nodes detect failed nodes. While it sees no
+// other node, it continues to look for them.
 type Gossip interface {
 	// Run takes part in gossip until ctx ends. It does not announce that the node leaves; see
 	// Leave.

@@ -189,8 +189,8 @@ func (m *member) readyToManage(ctx context.Context) error {
 	}
 }
 
-// Leave implements the Daemon service: it ends the membership and deletes its files. A manager
-// needs req.Force.
+// Leave implements the Daemon service: it ends the membership and deletes its files. On a manager
+// it returns an error unless req.Force is set.
 func (n *Node) Leave(ctx context.Context, req *swarmv1.LeaveRequest) (*swarmv1.LeaveResponse, error) {
 	if !n.operation.TryLock() {
 		return nil, errdefs.ErrUnavailable.WithMessage("another init, join or leave is under way on this host: wait until it ends")
@@ -282,10 +282,10 @@ func (m *member) leaveGossip(ctx context.Context) {
 	}
 }
 
-// Depart prepares a host that shuts down, while Run runs. The other nodes replace this node's tasks
-// at once, the tasks stop with their grace period, and gossip announces that the node leaves. The
-// node stays a member and takes part again at the next Run. Depart returns nil if the host is not a
-// member.
+// Depart prepares the cluster for the shutdown of this host. Call it while Run runs. The managers
+// replace this node's tasks at once, the tasks here stop with their grace period, and gossip
+// announces that the node leaves. The node stays a member, and the next Run connects it again.
+// Depart returns nil if the host is not a member.
 func (n *Node) Depart(ctx context.Context) error {
 	m := n.current()
 	if m == nil {

@@ -17,8 +17,8 @@ const (
 	renewBackoffMax  = time.Minute
 )
 
-// renew replaces the certificate after about half of its lifetime. It does so at once if the
-// certificate expired while the host was off.
+// renew replaces the certificate after about half of its lifetime. If the certificate expired while
+// the host was off, renew replaces it immediately.
 func (m *member) renew(ctx context.Context) error {
 	backoff := renewBackoffMin
 	due := pki.RenewAt(m.base.Identity.Credential().Cert, 2*rand.Float64()-1)

@@ -14,9 +14,9 @@ import (
 	"swarm/internal/transport"
 )
 
-// Services is a grpc.ServiceRegistrar whose services can be added and removed while the server
-// runs. So a node can become a manager, or stop being one, without interrupting streams such as
-// logs. It authorises every call.
+// Services has the gRPC services of a node. They can be added and removed while the server runs, so
+// a node can become a manager, or stop being one, without interrupting streams such as logs.
+// Services authorises every call.
 type Services struct {
 	mu        sync.RWMutex // guards the three fields below; not held while a call runs
 	methods   map[string]method
@@ -107,7 +107,8 @@ func (s *Services) Review() {
 }
 
 // begin records a call for Review, and returns a function that removes the record. It does not
-// record a call that came by another listener than ours, because such a call is refused.
+// record a call that did not come through a listener of package transport, because such a call is
+// refused.
 func (s *Services) begin(ctx context.Context, name string) (end func()) {
 	who, err := transport.FromContext(ctx)
 	if err != nil {
@@ -140,7 +141,7 @@ func (s *Services) handle(_ any, stream grpc.ServerStream) error {
 		return s.unserved(name)
 	}
 	ctx := stream.Context()
-	// Record the call before authorising it. Otherwise a change between the two would be missed.
+	// Record the call before authorising it, so that a Review between the two steps sees the call.
 	defer s.begin(ctx, name)()
 	if err := judge(ctx, name); err != nil {
 		return err

@@ -97,8 +97,9 @@ func (g *Gossip) Members() []*swarmv1.Member {
 	return out
 }
 
-// Resolve implements node.Gossip. It takes the cluster port from what the managers say about the
-// node. The node's own gossip does not name the port: other nodes connect to it.
+// Resolve implements node.Gossip. It takes the address and the cluster port from what the managers
+// say about the node, and not from the node's own gossip. Other nodes connect there, so a node must
+// not be able to send them to any address that it likes.
 func (g *Gossip) Resolve(nodeID string) (node.Peer, bool) {
 	p, ok := g.Peer(nodeID)
 	return node.Peer{NodeID: nodeID, Addr: p.Addr.String(), Port: p.Port}, ok && p.Addr.IsValid() && p.Port != 0
@@ -136,8 +137,9 @@ func (g *Gossip) Status(nodeID string) liveness.GossipStatus {
 	return statusOf(m.Status, slices.Contains(verdict.Dead, nodeID))
 }
 
-// statusOf combines gossip's status of a node with the detector's verdict. Only a node that gossip
-// reports as failed can be dead: a verdict may be older than the node's return.
+// statusOf combines gossip's status of a node with the detector's verdict. If gossip does not
+// report the node as failed, statusOf ignores the verdict, because the verdict may be from before
+// the node came back.
 func statusOf(s gossip.Status, dead bool) liveness.GossipStatus {
 	switch {
 	case s == gossip.Failed && dead:
@@ -158,7 +160,8 @@ func (g *Gossip) Changed() (members, verdicts <-chan struct{}) {
 	return members, verdicts
 }
 
-// suspects returns the nodes that gossip has lost, and a channel that is closed at the next change.
+// suspects returns the nodes that gossip reports as failed or left, and a channel that is closed at
+// the next change.
 func (g *Gossip) suspects() (detector.Suspects, <-chan struct{}) {
 	members, changed := g.Gossip.Members()
 	return suspectsOf(members), changed
@@ -177,8 +180,8 @@ func suspectsOf(members []gossip.Member) detector.Suspects {
 	return s
 }
 
-// dial connects to a node's cluster port and hangs up. The detector counts any answer, also a
-// refusal, as a sign of life.
+// dial connects to a node's cluster port and closes the connection. The detector counts each answer
+// as a sign of life, even a refusal.
 func (g *Gossip) dial(ctx context.Context, id string) error {
 	peer, ok := g.Resolve(id)
 	if !ok {

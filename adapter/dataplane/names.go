@@ -11,9 +11,10 @@ import (
 	"swarm/overlay/resolve"
 )
 
-// ServeNames runs the name server of this host's containers until ctx ends. The daemon sends it its
-// records through the Unix socket. A name server that fails is logged and started again after a
-// second, because containers run without it.
+// ServeNames runs the name server of this host's containers until ctx ends. The daemon sends the
+// records to the name server through the Unix socket. If the name server fails, ServeNames logs the
+// error and starts it again after a second. It returns no error, because the containers can run
+// without names.
 func ServeNames(ctx context.Context, socket string, log *slog.Logger) {
 	for {
 		err := resolve.New(resolve.Config{Socket: socket}, resolve.Deps{Log: log}).Run(ctx)

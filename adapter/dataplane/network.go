@@ -67,9 +67,9 @@ func (n taskNetwork) Restore(ctx context.Context, keep []engine.Attachment) erro
 	return n.plane.Restore(ctx, existing)
 }
 
-// planeAttachment translates what a task needs for the plane. A task on overlay networks also has
-// an interface on the bridge network, for outgoing connections and for published ports. If all its
-// networks are internal, or if it has none, that interface has no egress.
+// planeAttachment translates the attachment of a task for package plane. A task on overlay networks
+// also gets an interface on the bridge network, for outgoing connections and for published ports.
+// If all its overlay networks are internal, that interface has no egress.
 func planeAttachment(a engine.Attachment) (plane.Attachment, error) {
 	out := plane.Attachment{TaskID: a.TaskID, NoEgress: true, SearchFirst: a.SearchFirst}
 	for _, use := range a.Networks {
@@ -102,8 +102,8 @@ func planeAttachment(a engine.Attachment) (plane.Attachment, error) {
 	return out, err
 }
 
-// planeExisting translates the attachment of a task that an earlier process made. Records of former
-// builds have no Local: there, Addresses are those on the bridge network.
+// planeExisting translates the attachment of a task that an earlier process made. In the records of
+// former builds Local is empty, and Addresses has the addresses on the bridge network.
 func planeExisting(a engine.Attachment) (plane.Existing, error) {
 	wanted, err := planeAttachment(a)
 	if err != nil {

@@ -33,10 +33,11 @@ import (
 )
 
 const (
-	// maxHealth is the memberlist health score at which this node assumes that it is itself the
-	// faulty one. The score goes from 0, which is healthy, to 8.
+	// maxHealth is the memberlist health score from which on this node assumes that the fault is on
+	// this node. The score goes from 0, which is healthy, to 8.
 	maxHealth = 4
-	// rulesDelay collects a burst of changes to the host's nftables rules into one check.
+	// rulesDelay is the minimum time between two checks of the mesh's rules, so that many changes
+	// of the host's nftables rules cause one check.
 	rulesDelay = 200 * time.Millisecond
 )
 
@@ -67,15 +68,15 @@ type Plane struct {
 	plane     *plane.Plane
 	directory *directory.Directory
 	fabric    *fabric.Fabric
-	tables    *vip.Tables
+	balancer  *vip.Balancer
 	feed      *resolve.Feed
 	meshes    *meshes
 	gossip    *Gossip
 	dnsConn   *grpc.ClientConn
 }
 
-// New builds the data plane for a membership. From then on the bridge network keeps containers away
-// from the cluster's own ports. New changes nothing else in the kernel.
+// New builds the data plane for a membership. It also tells the bridge network which ports serve
+// the cluster, so that containers cannot reach them. New does not change the kernel.
 func New(b node.Base, cfg Config, deps Deps) (*Plane, error) {
 	m := b.Membership
 	underlay, err := netip.ParseAddr(m.DataPathAddr)
@@ -83,7 +84,7 @@ func New(b node.Base, cfg Config, deps Deps) (*Plane, error) {
 		return nil, fmt.Errorf("data path address: %w", err)
 	}
 	p := &Plane{
-		directory: directory.New(m.NodeID), tables: vip.New(),
+		directory: directory.New(m.NodeID), balancer: vip.New(),
 		feed:   resolve.NewFeed(resolve.FeedConfig{Socket: cfg.Resolver}, resolve.Deps{Log: b.Log}),
 		meshes: &meshes{port: m.DataPathPort, log: b.Log},
 		gossip: deps.Gossip,
@@ -93,7 +94,7 @@ func New(b node.Base, cfg Config, deps Deps) (*Plane, error) {
 	}
 	dataPort := cmp.Or(m.DataPathPort, probe.DefaultDataPort)
 	deps.Bridge.BlockUDPPort(dataPort)
-	deps.Bridge.Guard(bridge.ClusterPorts{
+	deps.Bridge.BlockClusterPorts(bridge.ClusterPorts{
 		Cluster: cmp.Or(m.ListenPort, m.Port), Gossip: m.GossipPort, Data: dataPort,
 	})
 	// The connection is opened by the first call.
@@ -102,8 +103,8 @@ func New(b node.Base, cfg Config, deps Deps) (*Plane, error) {
 		return nil, err
 	}
 	p.plane = plane.New(plane.Deps{
-		Log: b.Log, Directory: p.directory, Bridge: deps.Bridge, Fabric: p.fabric, Tables: p.tables,
-		Names: p.feed, Mesh: p.meshes.get, Gossip: p.report,
+		Log: b.Log, Directory: p.directory, Bridge: deps.Bridge, Fabric: p.fabric, Balancer: p.balancer,
+		Names: p.feed, Mesh: p.meshes.get, Dead: p.report,
 		RoundDone: deps.RoundDone, ConflictsChanged: deps.ConflictsChanged,
 	})
 	return p, nil
@@ -114,11 +115,10 @@ func newFabric(runDir string, underlay netip.Addr, port uint16, log *slog.Logger
 	return fabric.New(fabric.Config{PinDir: filepath.Join(runDir, "networks"), Underlay: underlay, Port: port}, fabric.Deps{Log: log})
 }
 
-// Purge removes from the kernel everything that the networks of tasks consist of: overlay networks,
-// the routing mesh, and the bridge network. runDir is the daemon's runtime folder. No task may be
-// running.
+// Purge removes the networks of tasks from the kernel: overlay networks, the routing mesh, and the
+// bridge network. runDir is the daemon's runtime folder. The caller must have stopped all tasks.
 func Purge(ctx context.Context, runDir string, b *bridge.Bridge, log *slog.Logger) error {
-	networks, err := newFabric(runDir, netip.IPv6Loopback(), 0, log) // it sends no packets any more
+	networks, err := newFabric(runDir, netip.IPv6Loopback(), 0, log) // The underlay address does not matter: no packets are sent.
 	if err == nil {
 		err = errors.Join(networks.Purge(ctx), networks.Close())
 	}
@@ -145,7 +145,7 @@ func HostChanges() []string {
 	return []string{
 		"nftables tables swarm-bridge (families inet and bridge) and device swarm0, while tasks use the bridge network",
 		"nftables tables swarm-mesh and swarm-mesh-zones, device swmesh, routing rules and tables, while ports are published on all nodes",
-		"accept rules for these devices in others' chains that drop what is forwarded; net.ipv4.ip_forward and net.ipv6.conf.all.forwarding: as long",
+		"while these devices exist: accept rules for them in chains of other programs that drop forwarded packets; net.ipv4.ip_forward and net.ipv6.conf.all.forwarding are 1",
 	}
 }
 
@@ -179,7 +179,7 @@ func (p *Plane) Run(ctx context.Context) error {
 // Close frees the handles of the data plane. Networks and rules stay in the kernel, so that tasks
 // keep their connections while the daemon restarts.
 func (p *Plane) Close() error {
-	return errors.Join(p.tables.Close(), p.fabric.Close(), p.meshes.close(), p.dnsConn.Close())
+	return errors.Join(p.balancer.Close(), p.fabric.Close(), p.meshes.close(), p.dnsConn.Close())
 }
 
 // Network returns the worker's view of the data plane.
@@ -207,8 +207,8 @@ type meshes struct {
 	current *mesh.Mesh
 }
 
-// get returns the mesh for a VNI. Another VNI belongs to another cluster: get then makes a new mesh
-// and leaves the former one as it is.
+// get returns the mesh for a VNI. If the VNI is not that of the current mesh, this host has joined
+// another cluster: get then makes a new mesh, and does not touch the former one.
 func (m *meshes) get(vni uint32) plane.Mesh {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -17,8 +17,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// NewProber returns the Doctor service of a member. It tries the network paths to and from the
-// other members. self reports what this node has of networks.
+// NewProber returns the Doctor service of a member. It tests the network paths to and from the
+// other members. self describes the networks on this host (Plane.Self).
 func NewProber(hostname string, b node.Base, g *Gossip, self func(context.Context) (*swarmv1.SurveyedSelf, error)) *probe.Prober {
 	return probe.New(probe.Config{Hostname: hostname, Data: dataPath(b.Membership)}, probe.Deps{
 		Others: func() []probe.Node {
@@ -30,9 +30,9 @@ func NewProber(hostname string, b node.Base, g *Gossip, self func(context.Contex
 	})
 }
 
-// targets lists the other nodes of the cluster, also those that do not answer. It takes their
-// addresses from the managers, because packets are sent there, and leaves out nodes that the
-// managers do not know: gossip keeps the name of a node that was removed while it was dead. The
+// targets lists the other nodes of the cluster, also those that do not answer. It uses the
+// addresses that the managers list, because the other nodes send packets there. It leaves out nodes
+// that the managers do not list: gossip still knows a node that was removed while it was dead. The
 // ports of gossip and of overlay networks are the same on all nodes.
 func targets(self string, members []gossip.Member, peer func(id string) (gossip.Peer, bool), own node.Membership) []probe.Node {
 	var out []probe.Node
@@ -53,13 +53,13 @@ func targets(self string, members []gossip.Member, peer func(id string) (gossip.
 func dataPath(m node.Membership) netip.AddrPort {
 	addr, err := netip.ParseAddr(m.DataPathAddr)
 	if err != nil {
-		addr, _ = netip.ParseAddr(m.Addr) // node has parsed it when the host joined
+		addr, _ = netip.ParseAddr(m.Addr) // It is valid: package node parsed it when the host joined.
 	}
 	return netip.AddrPortFrom(addr, cmp.Or(m.DataPathPort, probe.DefaultDataPort))
 }
 
-// NewGatekeeper returns the Admission service of a manager, with which hosts that are about to join
-// try the network paths. admits returns nil if the caller of an RPC has proved a join token.
+// NewGatekeeper returns the Admission service of a manager. A host that is about to join calls it
+// to test the network paths. admits returns nil if the caller of the RPC has proved a join token.
 func NewGatekeeper(hostname string, own node.Membership, admits func(context.Context) error) *probe.JoinServer {
 	return probe.NewJoinServer(func(ctx context.Context) (probe.Manager, error) {
 		if err := admits(ctx); err != nil {
@@ -70,9 +70,9 @@ func NewGatekeeper(hostname string, own node.Membership, admits func(context.Con
 	})
 }
 
-// CheckJoin tries the network paths between this host, which is about to become the member m, and
-// the manager at the other end of conn. The error is ErrFailedPrecondition, with the remedy, if a
-// path is blocked.
+// CheckJoin tests the network paths between this host, which is about to join as m, and the manager
+// at the other end of conn. It returns ErrFailedPrecondition if a path is blocked; the text says
+// what to do.
 func CheckJoin(ctx context.Context, conn grpc.ClientConnInterface, m node.Membership) error {
 	addr, err := netip.ParseAddr(m.Addr)
 	if err != nil {

@@ -15,12 +15,11 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// meshDevice is the device with this node's addresses on the network `ingress`. It is the default
-// of package mesh.
+// meshDevice is the name of the routing mesh's device. It is the default of mesh.Config.Device.
 const meshDevice = "swmesh"
 
-// Inspect returns what this host's kernel has of the overlay network with an ID. Absent is set if
-// it has nothing.
+// Inspect describes an overlay network as this host's kernel has it. Absent is set if the kernel
+// does not have the network.
 func (p *Plane) Inspect(ctx context.Context, id string) (*swarmv1.NodeNetwork, error) {
 	all, err := p.Networks(ctx)
 	if err != nil {
@@ -92,10 +91,10 @@ func portConflicts(conflicts []mesh.Conflict) []*swarmv1.PortConflict {
 	return out
 }
 
-// Self returns what this host has of the cluster's networks, for `swarm doctor`. Room is the size
-// in bytes of the largest packet that fits into a network.
+// Self describes the cluster's networks on this host for `swarm doctor`. Room is the greatest MTU
+// in bytes that a new network can have on this host.
 func (p *Plane) Self(ctx context.Context) (*swarmv1.SurveyedSelf, error) {
-	room, err := p.fabric.MaxMTU()
+	room, err := p.fabric.MaxMTU(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -2,9 +2,10 @@
 // from which nodes it can fetch an image and opens the connections; Serve serves this node's images
 // to the others.
 //
-// The package owns the order in which nodes are asked: the nodes that hold the image as far as a
-// manager knows, or else all nodes that are alive. It does not know what an image is: requests are
-// HTTP requests whose host is a node ID. A Peers without a cluster refuses with ErrUnavailable.
+// The package decides which nodes are asked for an image: the nodes that hold the image according
+// to a manager, or all nodes that are alive if no manager knows one. It does not know what an image
+// is: it passes on HTTP requests whose host is a node ID. While this host is in no cluster, Peers
+// returns ErrUnavailable.
 //
 // Only cmd/swarm imports this package. Goroutines: those of the HTTP server, while Serve runs.
 package imagepeer
@@ -35,7 +36,7 @@ const (
 	maxHeader     = 16 << 10 // bytes
 )
 
-// Cluster is how the nodes of a cluster are reached.
+// Cluster has the functions that reach the nodes of a cluster.
 type Cluster struct {
 	// Transport sends requests whose host is a node ID.
 	Transport http.RoundTripper
@@ -43,16 +44,16 @@ type Cluster struct {
 	Alive func() []string
 	// Managers returns the managers that can be asked for the holders of an image.
 	Managers func() []node.Peer
-	// Dial returns a connection to a node. The connection belongs to the callee.
+	// Dial returns a connection to a node. The caller must not close the connection.
 	Dial func(nodeID string) (grpc.ClientConnInterface, error)
 	Log  *slog.Logger
 }
 
-// Peers are the nodes from which images can be fetched: those of the cluster of which this host is
-// a member now. The zero value has none. Several goroutines may call its methods.
+// Peers are the nodes from which images can be fetched: the nodes of the cluster of which this host
+// is a member now. The zero value has no nodes. Several goroutines may call its methods.
 type Peers struct{ current atomic.Pointer[Cluster] }
 
-// Join takes the nodes of a cluster as peers until leave is called.
+// Join sets the cluster whose nodes are the peers, until the caller calls leave.
 func (p *Peers) Join(c Cluster) (leave func()) {
 	p.current.Store(&c)
 	return func() { p.current.Store(nil) }
@@ -67,8 +68,9 @@ func (p *Peers) RoundTrip(r *http.Request) (*http.Response, error) {
 	return cluster.Transport.RoundTrip(r)
 }
 
-// Holders returns the IDs of the nodes to ask for the image with a digest: those that hold it, as
-// far as the first manager that answers knows, or else all that are alive.
+// Holders returns the IDs of the nodes to ask for the image with a digest. It asks the managers in
+// turn until one answers, and returns the nodes that hold the image according to this manager. If
+// there are none, it returns all nodes that are alive.
 func (p *Peers) Holders(ctx context.Context, digest string) []string {
 	cluster := p.current.Load()
 	if cluster == nil {
@@ -77,7 +79,7 @@ func (p *Peers) Holders(ctx context.Context, digest string) []string {
 	for _, m := range cluster.Managers() {
 		known, err := cluster.holders(ctx, m.NodeID, digest)
 		if err != nil {
-			cluster.Log.Debug("ask who holds an image", "node", m.NodeID, "image", digest, "err", err)
+			cluster.Log.Debug("cannot ask a manager which nodes hold an image: the next manager is asked", "node", m.NodeID, "image", digest, "err", err)
 			continue
 		}
 		if len(known) > 0 {
@@ -88,7 +90,7 @@ func (p *Peers) Holders(ctx context.Context, digest string) []string {
 	return cluster.Alive()
 }
 
-// holders asks one manager.
+// holders asks one manager which nodes hold an image.
 func (c *Cluster) holders(ctx context.Context, managerID, digest string) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, holdersTimeout)
 	defer cancel()

@@ -68,8 +68,8 @@ type Runtime interface {
 }
 
 // Clean stops and removes every container of a former membership, and then calls purge, which
-// removes the networks. A container that cannot be removed keeps neither the others nor the
-// networks from being removed. If the containers cannot be listed, the networks stay.
+// removes the networks. If a container cannot be removed, Clean still removes the others and the
+// networks. If the containers cannot be listed, Clean does not call purge.
 func Clean(ctx context.Context, r Runtime, purge func(context.Context) error) error {
 	found, err := r.List(ctx)
 	if err != nil {

@@ -33,8 +33,8 @@ type Manager struct {
 	Running *atomic.Pointer[raftstore.Store]
 }
 
-// Run implements node.Manager. It closes the store, which hands leadership over, after the manager
-// has ended. The manager ends if the store does.
+// Run implements node.Manager. If the store ends, Run ends the manager. When the manager has ended,
+// Run closes the store, which transfers leadership first.
 func (m *Manager) Run(ctx context.Context) error {
 	defer m.Monitor.AddManager(m.Manager, m.Store)()
 	m.Running.Store(m.Store)

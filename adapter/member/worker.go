@@ -3,10 +3,10 @@
 // Package member gives package node a running worker and a running manager. It implements
 // node.Worker and node.Manager with packages worker, manager and raftstore.
 //
-// The package owns what runs beside the worker and the manager, and in which order that ends: a
-// store is closed after the manager that uses it, and a data plane after the worker. It makes none
-// of its parts; cmd/swarm, its only caller, does. Goroutines: those in Worker.Run and Manager.Run,
-// which wait for them.
+// The package decides what runs beside the worker and the manager, and in which order these parts
+// end: it closes a store after the manager that uses the store, and a data plane after the worker.
+// Its only caller is cmd/swarm, which constructs all parts. Goroutines: those in Worker.Run and
+// Manager.Run, which wait for them.
 package member
 
 import (
@@ -32,7 +32,7 @@ import (
 type WorkerDeps struct {
 	Gossip  *dataplane.Gossip
 	Monitor *monitor.Monitor
-	// Prober returns the Doctor service. self reports what this node has of networks.
+	// Prober returns the Doctor service. self describes the networks on this node.
 	Prober func(self func(context.Context) (*swarmv1.SurveyedSelf, error)) *probe.Prober
 	Images engine.ImageStore
 	// Peers takes the nodes of Cluster as sources of images while the worker runs.
@@ -59,15 +59,15 @@ type Worker struct {
 	connected chan struct{} // closed at the first contact with a manager
 }
 
-// NewWorker returns a worker without its embedded worker, whose dependencies include methods of the
-// result.
+// NewWorker returns a Worker whose embedded worker is not set. The caller makes the embedded worker
+// afterwards, because it needs methods of the result.
 func NewWorker(deps WorkerDeps) *Worker {
 	m := &Worker{deps: deps, connected: make(chan struct{})}
 	m.prober = deps.Prober(m.self)
 	return m
 }
 
-// OnContact is for worker.Deps.
+// OnContact implements worker.Deps.OnContact.
 func (m *Worker) OnContact(_ string, up bool) {
 	if up {
 		m.once.Do(func() { close(m.connected) })
@@ -136,8 +136,8 @@ func (m *Worker) measured() monitor.Node {
 	return n
 }
 
-// self returns what this node has of networks, for the doctor. With a simulated runtime it has
-// nothing.
+// self describes the networks on this node for `swarm doctor`. With a simulated runtime it
+// describes none.
 func (m *Worker) self(ctx context.Context) (*swarmv1.SurveyedSelf, error) {
 	if m.Plane == nil {
 		return &swarmv1.SurveyedSelf{}, nil

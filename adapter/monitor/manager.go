@@ -12,7 +12,7 @@ import (
 	"swarm/raftstore/table"
 )
 
-// Manager is the part of manager.Manager that is measured.
+// Manager is the part of manager.Manager from which metrics are read.
 type Manager interface {
 	// Sessions is the number of workers connected to this manager.
 	Sessions() int
@@ -20,8 +20,8 @@ type Manager interface {
 	WrongTokens() uint64
 }
 
-// AddManager shows a manager's part in Raft and its sessions, and on the leader also the numbers of
-// nodes, tasks and services, until remove is called.
+// AddManager adds the metrics of a manager, until the caller calls remove: its state in Raft and
+// its sessions, and on the leader also the numbers of nodes, tasks and services.
 func (m *Monitor) AddManager(manager Manager, store *raftstore.Store) (remove func()) {
 	f := m.families
 	return m.Add(func(_ context.Context, emit metrics.Emit) error {

@@ -2,11 +2,11 @@
 
 // Package monitor defines the daemon's metrics and reads their values at each scrape.
 //
-// The package owns the names, labels and help texts of all metrics that begin with `swarm_`, and
-// the translation from the counters of the worker, gossip, the data plane and the manager. A metric
-// that docs/metrics.md does not list fails a test. The package keeps no counters of its own except
-// those of events that cannot be read afterwards: how long a commit and a round of changes to the
-// kernel took. Package internal/metrics, which serves them, is the only one that knows Prometheus.
+// The package owns the names, labels and help texts of all metrics that begin with `swarm_`. It
+// translates the counters of the worker, gossip, the data plane and the manager into metrics. A
+// test checks that docs/metrics.md lists every metric. The package stores only the values that
+// nobody else keeps: how long each commit and each round of changes to the kernel took. Package
+// internal/metrics serves the metrics, and is the only package that knows Prometheus.
 //
 // Only cmd/swarm imports this package. It starts no goroutines.
 package monitor
@@ -22,8 +22,8 @@ import (
 	"swarm/overlay/plane"
 )
 
-// Monitor is what a daemon shows to Prometheus. Run its Serve method. Several goroutines may call
-// its methods.
+// Monitor has the metrics of a daemon. Its method Serve answers Prometheus. Several goroutines may
+// call its methods.
 type Monitor struct {
 	*metrics.Registry
 	families   *families
@@ -32,8 +32,8 @@ type Monitor struct {
 	commits    *metrics.Duration
 }
 
-// New returns a monitor that shows the version and the build of this program, its process and its
-// Go runtime. AddWorker and AddManager show more while the host is a member of a cluster.
+// New returns a monitor with metrics of this program: version, build, process and Go runtime.
+// AddWorker and AddManager add more while the host is a member of a cluster.
 func New(log *slog.Logger, version, build string) *Monitor {
 	m := &Monitor{Registry: metrics.New(log), families: newFamilies()}
 	m.programmed = m.NewDuration(m.families.programTime,
@@ -49,10 +49,11 @@ func New(log *slog.Logger, version, build string) *Monitor {
 	return m
 }
 
-// Listen opens the address of the metrics, HOST:PORT. It returns nil if the address is empty, or if
-// it cannot be opened and was not asked for: a daemon with the default address starts without
-// metrics then, and Listen logs a warning.
-func Listen(ctx context.Context, address string, asked bool, log *slog.Logger) (net.Listener, error) {
+// Listen listens at the address of the metrics, HOST:PORT. It returns nil if the address is empty.
+// If the address cannot be opened, the result depends on given, which says that the user gave the
+// address. Listen returns an error for such an address. For the default address it logs a warning
+// and returns nil, and the daemon starts without metrics.
+func Listen(ctx context.Context, address string, given bool, log *slog.Logger) (net.Listener, error) {
 	if address == "" {
 		return nil, nil
 	}
@@ -61,17 +62,18 @@ func Listen(ctx context.Context, address string, asked bool, log *slog.Logger) (
 	switch {
 	case err == nil:
 		return ln, nil
-	case asked:
-		return nil, fmt.Errorf("metrics: %w: stop what uses it, or give another with --metrics-addr", err)
+	case given:
+		return nil, fmt.Errorf("metrics: %w: stop the program that uses the address, or give another address with --metrics-addr", err)
 	}
-	log.Warn("metrics are not shown: give the daemon another --metrics-addr, or --metrics-addr off", "err", err)
+	log.Warn("metrics are not served: start the daemon with another --metrics-addr, or with --metrics-addr off", "err", err)
 	return nil, nil
 }
 
-// CommitTook counts one commit of this manager, from the proposal to its being applied.
+// CommitTook records how long one commit of this manager took, from the proposal until this manager
+// had applied it.
 func (m *Monitor) CommitTook(d time.Duration) { m.commits.Observe(d) }
 
-// RoundDone counts one round of changes to the kernel, for each network that it concerned.
+// RoundDone records one round of changes to the kernel, for each network that the round changed.
 func (m *Monitor) RoundDone(r plane.Round) {
 	for _, network := range r.Gone {
 		m.programmed.Forget(network)

@@ -16,7 +16,7 @@ import (
 	"swarm/worker/tasks"
 )
 
-// Worker is the part of worker.Worker that is measured.
+// Worker is the part of worker.Worker from which metrics are read.
 type Worker interface {
 	// Seen returns the index of the newest state that the worker has applied, and whether it has a
 	// session with a manager.
@@ -25,7 +25,7 @@ type Worker interface {
 	Summaries() []tasks.Summary
 }
 
-// Gossip is the part of dataplane.Gossip that is measured.
+// Gossip is the part of dataplane.Gossip from which metrics are read.
 type Gossip interface {
 	// StatusCounts returns the number of members by gossip status.
 	StatusCounts() map[string]int
@@ -33,7 +33,7 @@ type Gossip interface {
 	Health() int
 }
 
-// Plane is the part of dataplane.Plane that is measured.
+// Plane is the part of dataplane.Plane from which metrics are read.
 type Plane interface {
 	Conflicts() []mesh.Conflict
 	Traffic(ctx context.Context) []plane.Traffic
@@ -42,7 +42,7 @@ type Plane interface {
 	NameServer(ctx context.Context) (*swarmv1.ResolverStats, error)
 }
 
-// Node is what AddWorker measures.
+// Node has the parts of a member from which AddWorker reads metrics.
 type Node struct {
 	Worker Worker
 	Gossip Gossip
@@ -52,7 +52,8 @@ type Node struct {
 	Images func(ctx context.Context) (int, error)
 }
 
-// AddWorker shows the worker, the gossip and the networks of a member until remove is called.
+// AddWorker adds the metrics of a member's worker, gossip and networks, until the caller calls
+// remove.
 func (m *Monitor) AddWorker(n Node) (remove func()) {
 	f := m.families
 	return m.Add(func(ctx context.Context, emit metrics.Emit) error {
@@ -85,8 +86,8 @@ func (m *Monitor) AddWorker(n Node) (remove func()) {
 	})
 }
 
-// plane emits the counters of the data plane. service has the name of the service of each task, by
-// task ID.
+// plane emits the counters of the data plane. service maps the ID of each task to the name of its
+// service.
 func (f *families) plane(ctx context.Context, p Plane, service map[string]string, emit metrics.Emit) error {
 	conflicts := slices.DeleteFunc(p.Conflicts(), func(c mesh.Conflict) bool { return c.AddressMissing })
 	emit(f.conflicts, float64(len(conflicts)))

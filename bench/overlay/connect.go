@@ -46,7 +46,7 @@ func connects(ctx context.Context, e testbed.Env) error {
 type connectSpace struct {
 	pin      string
 	ns       *netns.Namespace
-	tables   *vip.Tables
+	balancer *vip.Balancer
 	listener net.Listener
 	target   netip.AddrPort
 }
@@ -55,7 +55,7 @@ func newConnectSpace(ctx context.Context, pin string, services int) (*connectSpa
 	if err := netns.Create(pin); err != nil {
 		return nil, err
 	}
-	s := &connectSpace{pin: pin, tables: vip.New()}
+	s := &connectSpace{pin: pin, balancer: vip.New()}
 	if err := s.open(ctx, services); err != nil {
 		s.close()
 		return nil, err
@@ -84,18 +84,18 @@ func (s *connectSpace) open(ctx context.Context, services int) (err error) {
 		}
 	}()
 	at := func(n int) netip.Addr { return netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)}) }
-	var all vip.Table
+	var all []vip.Service
 	for i := range services {
 		one := vip.Service{VIPs: []netip.Addr{at(1 + i)}}
 		for b := range scaleBackends {
 			one.Backends = append(one.Backends, at(100_000+i*scaleBackends+b))
 		}
-		all.Services = append(all.Services, one)
+		all = append(all, one)
 	}
-	target := &all.Services[services/2]
+	target := &all[services/2]
 	target.Backends = []netip.Addr{netip.MustParseAddr("127.0.0.1")}
 	s.target = netip.AddrPortFrom(target.VIPs[0], s.listener.Addr().(*net.TCPAddr).AddrPort().Port())
-	return s.tables.Program(ctx, s.pin, all)
+	return s.balancer.Program(ctx, s.pin, all)
 }
 
 // connect returns the median time of some connections.
@@ -125,7 +125,7 @@ func (s *connectSpace) close() {
 	if s.listener != nil {
 		_ = s.listener.Close()
 	}
-	if err := s.tables.Close(); err != nil {
+	if err := s.balancer.Close(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench: leave a namespace:", err)
 	}
 	if s.ns != nil {

@@ -72,7 +72,7 @@ type planeHost struct {
 	directory  *directory.Directory
 	bridge     *bridge.Bridge
 	fabric     *fabric.Fabric
-	tables     *vip.Tables
+	balancer   *vip.Balancer
 	server     *resolve.Server
 	names      *resolve.Feed
 	plane      *plane.Plane
@@ -92,9 +92,9 @@ func (h *planeHost) open() (err error) {
 	socket := filepath.Join(h.dir, "names.sock")
 	h.server = resolve.New(resolve.Config{Socket: socket}, resolve.Deps{Log: log})
 	h.names = resolve.NewFeed(resolve.FeedConfig{Socket: socket}, resolve.Deps{Log: log})
-	h.tables, h.directory = vip.New(), directory.New("self")
+	h.balancer, h.directory = vip.New(), directory.New("self")
 	h.plane = plane.New(plane.Deps{
-		Log: slog.New(listener{h.programmed}), Directory: h.directory, Bridge: h.bridge, Fabric: h.fabric, Tables: h.tables, Names: h.names,
+		Log: slog.New(listener{h.programmed}), Directory: h.directory, Bridge: h.bridge, Fabric: h.fabric, Balancer: h.balancer, Names: h.names,
 		Mesh: func(uint32) plane.Mesh { return nil }, // There is no network ingress.
 	})
 	return h.plane.Restore(context.Background(), nil)
@@ -105,7 +105,7 @@ func (h *planeHost) close() error {
 	for _, id := range h.tasks {
 		errs = append(errs, h.plane.Detach(context.Background(), id))
 	}
-	return errors.Join(append(errs, h.tables.Close(), h.fabric.Close())...)
+	return errors.Join(append(errs, h.balancer.Close(), h.fabric.Close())...)
 }
 
 // listener is a log handler that reads how long the plane took to program a change.

@@ -57,8 +57,8 @@ type Config struct {
 	// The default is 30000-32767.
 	FirstPort, LastPort uint16
 
-	blockedUDPPort uint16
-	guard          guard
+	blockedUDPPort uint16       // see BlockUDPPort
+	blocked        blockedPorts // see BlockClusterPorts
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -102,7 +102,8 @@ type Attachment struct {
 	PortIsolated bool
 	// NoEgress stops connections that the task opens. The task can answer at its published ports.
 	NoEgress bool
-	// HostAccess lets the task connect to the cluster's own ports on the nodes, see Guard.
+	// HostAccess lets the task connect to the cluster's own ports on the nodes, see
+	// BlockClusterPorts.
 	HostAccess bool
 	// Ports are the ports to publish. They must be empty if LoopbackOnly is set.
 	Ports []Port
@@ -149,7 +150,8 @@ type attached struct {
 	published bool
 }
 
-// New returns a bridge network. It does not change the kernel. The error is ErrInvalidArgument.
+// New returns a bridge network. It does not change the kernel. It returns ErrInvalidArgument if cfg
+// is invalid.
 func New(cfg Config, deps Deps) (*Bridge, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
@@ -185,7 +187,7 @@ func (b *Bridge) acquire(ctx context.Context) (release func(), err error) {
 // Errors: ErrInvalidArgument if a is invalid; ErrAlreadyExists if a port is in use (the text names
 // the user of the port); ErrResourceExhausted if no address or no port is free.
 func (b *Bridge) Attach(ctx context.Context, a Attachment) (Result, error) {
-	if err := a.validate(); err != nil {
+	if err := a.normalise(); err != nil {
 		return Result{}, err
 	}
 	release, err := b.acquire(ctx)
@@ -234,7 +236,7 @@ func (b *Bridge) connect(t *attached) error {
 	}
 	t.published = true
 	if err := b.net.publish(addr, t.rules()); err != nil {
-		// Another program may have flushed the rules: write all of them again.
+		// Another program may have flushed the rules, so write all rules again.
 		all := b.published()
 		all[addr] = t.rules()
 		if err := b.net.sync(all); err != nil {
@@ -244,8 +246,8 @@ func (b *Bridge) connect(t *attached) error {
 	return t.listen()
 }
 
-// listen starts to listen at the task's published ports. The rules must redirect the ports already:
-// otherwise the socket would accept a connection that is meant for the task.
+// listen starts to listen at the task's published ports. The rules must redirect the ports already.
+// If they did not, the socket would accept a connection that is meant for the task.
 func (t *attached) listen() error {
 	for _, h := range t.sockets {
 		if err := h.Listen(); err != nil {
@@ -329,13 +331,13 @@ func (b *Bridge) removeIfUnused() error {
 // may have flushed them, or may have added a chain that drops forwarded packets.
 func (b *Bridge) Check(ctx context.Context) error {
 	release, err := b.acquire(ctx)
-	if err != nil || !b.up {
-		if err == nil {
-			release()
-		}
+	if err != nil {
 		return err
 	}
 	defer release()
+	if !b.up {
+		return nil
+	}
 	return b.net.check(b.published())
 }
 

@@ -232,7 +232,7 @@ func TestAttach_TasksReachEachOtherAndTheWorld(t *testing.T) {
 	}
 	wantNoAnswer(t, "world to task's address", w.client, b.Address.Addr().String()+":80")
 	w.do(unguard)
-	wantAnswer(t, "without the guard", w.client, b.Address.Addr().String()+":80", "b "+clientAddr)
+	wantAnswer(t, "without the rule", w.client, b.Address.Addr().String()+":80", "b "+clientAddr)
 }
 
 func TestAttach_PublishedPorts(t *testing.T) {
@@ -284,7 +284,7 @@ func TestAttach_TaskCannotReachTheHostsLoopback(t *testing.T) {
 	wantNoAnswer(t, "task to the host's 127.0.0.1", w.in(a), "127.0.0.1:99")
 	// The rules stop it, not the routing.
 	w.do(unguard)
-	wantAnswer(t, "without the guard", w.in(a), "127.0.0.1:99", "private "+a.Address.Addr().String())
+	wantAnswer(t, "without the rule", w.in(a), "127.0.0.1:99", "private "+a.Address.Addr().String())
 }
 
 func TestAttach_PortConflicts(t *testing.T) {

@@ -13,8 +13,8 @@ import (
 )
 
 // deleteUDPFlows deletes the conntrack entries of flows to published UDP ports. UDP has no
-// handshake, so an existing entry would lead the client's packets to the old destination for as
-// long as it sends.
+// handshake, so an entry would send the client's packets to the former task for as long as the
+// client sends.
 func deleteUDPFlows(ports []Port) error {
 	var f udpFlows
 	for _, p := range ports {

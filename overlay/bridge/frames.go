@@ -27,8 +27,8 @@ func (r *rules) frameTable() *nftables.Table {
 
 // frameChains returns the chains of the bridge table.
 func (r *rules) frameChains() []*nft.Chain {
-	// br_netfilter comes earlier and passes redirected packets through the chain `forward-filter`,
-	// which marks them.
+	// br_netfilter has a lower priority number. It passes redirected packets through the chain
+	// `forward-filter`, which marks them before the chain `isolated` sees them.
 	last := nftables.ChainPriorityRef(200) // NF_BR_PRI_FILTER_OTHER
 	isolated := &nft.Chain{Name: "isolated", Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookForward, Prio: last}
 	bridgeInput := &nft.Chain{Name: "bridge-input", Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookInput, Prio: last}
@@ -79,8 +79,8 @@ func (r *rules) senderChains() []*nft.Chain {
 	// link-local address, because the host would start neighbour discovery for it.
 	sender.Add(etherType(ipv6.EtherType()), ipv6.DstIn(expr.CmpOpEq, linkLocals()), nft.Drop())
 	sender.Add(etherType(ipv6.EtherType()), ownSource, nft.Return())
-	// The rest is nothing that a task needs: frames with a VLAN tag, other protocols, DHCP without
-	// a source address.
+	// A task needs no other frames. Examples are frames with a VLAN tag, other protocols, and DHCP
+	// requests, which have no source address.
 	sender.Add(nft.Drop())
 	return []*nft.Chain{source, sender}
 }

@@ -11,7 +11,7 @@ import (
 
 // One task opens as many connections as it can. Most of the host's conntrack table stays free, and
 // another task can connect.
-func TestGuard_ConnectionsOfATaskArePaced(t *testing.T) {
+func TestConnectionRate_OfATaskIsLimited(t *testing.T) {
 	w := newWorld(t)
 	greedy, other := w.attach("greedy"), w.attach("other")
 	w.answer(w.listen(w.client, 90), "world")

@@ -30,7 +30,8 @@ const (
 	isolatedPrefix = "swa-"
 )
 
-// plumbing is the bridge device with its cables, and the rules.
+// plumbing is the bridge device with its cables, and the rules. The embedded rules have the subnets
+// and the interface index of the bridge, and the nftables connection.
 type plumbing struct {
 	rules
 	name   string
@@ -80,7 +81,7 @@ func (b *Bridge) ensureUp(published map[netip.Addr]taskRules) error {
 		return err
 	}
 	b.net.subnet, b.net.subnet6, b.net.mtu = b.cfg.Subnet, b.cfg.Subnet6, b.cfg.MTU
-	b.net.blockedUDPPort, b.net.guard = b.cfg.blockedUDPPort, b.cfg.guard
+	b.net.blockedUDPPort, b.net.blocked = b.cfg.blockedUDPPort, b.cfg.blocked
 	if err := b.net.ensureBridge(); err != nil {
 		return fmt.Errorf("bridge %s: %w", b.cfg.BridgeName, err)
 	}
@@ -171,9 +172,9 @@ func (p *plumbing) setUp(link netlink.Link) error {
 	return errors.Join(p.h.LinkSetUp(link), p.routeLoopback6())
 }
 
-// filterReservedMulticast makes frames for 01:80:c2:00:00:0e pass the rules of the bridge, like the
-// other reserved multicast addresses. Otherwise the bridge would learn from these frames and the
-// host would receive them on the cable itself, before any rule.
+// filterReservedMulticast makes frames for 01:80:c2:00:00:0e pass the rules of the bridge, as
+// frames for the other reserved multicast addresses do. By default the bridge learns from these
+// frames, and the host receives them on the cable itself, before any rule.
 func (p *plumbing) filterReservedMulticast(link netlink.Link) error {
 	mask := uint16(1 << 0x0e)
 	attrs := netlink.NewLinkAttrs()
@@ -305,8 +306,8 @@ func (p *plumbing) plugged(t *attached) bool {
 	return c.Complete(p.h, t.Result.Netns)
 }
 
-// unplug takes the task's cable off the bridge, under either of its names. The kernel deletes the
-// cable with the task's namespace.
+// unplug takes the task's cable off the bridge. The name of the cable tells whether the task is
+// isolated, so unplug tries both names. The kernel deletes the cable with the task's namespace.
 func (p *plumbing) unplug(taskID string) error {
 	return errors.Join(
 		cable.Unplug(p.h, cable.PortName(cablePrefix, taskID)), cable.Unplug(p.h, cable.PortName(isolatedPrefix, taskID)))

@@ -16,8 +16,8 @@ import (
 // macBridge is the second byte of the hardware addresses on the bridge.
 const macBridge = 0x53
 
-// macOf derives the hardware address from the IPv4 address. So an old neighbour entry stays correct
-// if another task gets the address.
+// macOf derives the hardware address of a task from its IPv4 address. If another task gets the
+// address later, the neighbour entries for it are still correct.
 func macOf(a netip.Addr) net.HardwareAddr { return hostnet.MAC(macBridge, a) }
 
 // pool allocates the addresses of a subnet in turn. A released address is allocated again as late
@@ -60,7 +60,7 @@ func (p *pool) reserve(a netip.Addr) error {
 		return fmt.Errorf("address %s is in use by another task: %w", a, errdefs.ErrAlreadyExists)
 	}
 	p.used[a] = true
-	// Continue after the highest address: a lower one may have been released a moment ago.
+	// Continue after the highest address, because a lower one may have been released a moment ago.
 	p.last = max(p.last, indexOf(a, p.subnet))
 	return nil
 }

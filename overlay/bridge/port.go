@@ -48,8 +48,9 @@ func validTaskID(id string) error {
 	return nil
 }
 
-// validate checks the attachment. It also sets the defaults and normalises the host addresses.
-func (a *Attachment) validate() error {
+// normalise sets the defaults of the attachment and brings its host addresses into one form. It
+// returns ErrInvalidArgument if the attachment is invalid.
+func (a *Attachment) normalise() error {
 	if err := validTaskID(a.TaskID); err != nil {
 		return err
 	}

@@ -16,7 +16,7 @@ import (
 	"swarm/overlay/netns"
 )
 
-// Existing is a task that an earlier process attached, and the result which Attach returned for it.
+// Existing is a task that an earlier process attached. Result is what Attach returned for it.
 type Existing struct {
 	Attachment
 	Result Result
@@ -29,7 +29,7 @@ type Existing struct {
 func (b *Bridge) Restore(ctx context.Context, keep []Existing) error {
 	keep = slices.Clone(keep)
 	for i := range keep {
-		if err := keep[i].validate(); err != nil {
+		if err := keep[i].normalise(); err != nil {
 			return err
 		}
 	}
@@ -52,7 +52,7 @@ func (b *Bridge) Restore(ctx context.Context, keep []Existing) error {
 		err := b.takeDown()
 		return errors.Join(err, b.adopt(keep))
 	}
-	// One transaction replaces the rules by equal ones, so that no connection is refused meanwhile.
+	// One transaction replaces the rules by equal rules, so no connection is refused meanwhile.
 	published := make(map[netip.Addr]taskRules)
 	for _, k := range keep {
 		if !k.LoopbackOnly {
@@ -65,9 +65,8 @@ func (b *Bridge) Restore(ctx context.Context, keep []Existing) error {
 	return b.adopt(keep)
 }
 
-// adopt takes over each task and makes the kernel match all of them. If one task fails, adopt logs
-// the error, removes what exists of the task, and continues: the next Attach of that task starts
-// from nothing.
+// adopt takes over each task, and then makes the kernel match the tasks that it has taken over. If
+// a task fails, adopt logs the error, detaches the task, and continues with the next one.
 func (b *Bridge) adopt(keep []Existing) error {
 	var errs []error
 	for _, k := range keep {
@@ -100,7 +99,7 @@ func (b *Bridge) repair(t *attached) error {
 		t.Result.Address = netip.Prefix{} // disconnect must not release an address of another task.
 		return err
 	}
-	// The caller may have stored the address only: the other fields derive from it.
+	// The caller may have stored only the address. The other fields derive from it.
 	b.fillResult(t, addr)
 	t.published = true
 	var err error
@@ -108,7 +107,7 @@ func (b *Bridge) repair(t *attached) error {
 		err = t.listen()
 	}
 	if err != nil {
-		// This is not fatal: the rules redirect the port to the task even without the socket.
+		// Continue: the rules redirect the port to the task even without the socket.
 		b.log.Warn("another program bound a published port while the daemon was stopped; the port still leads to the task", "task", t.TaskID, "err", err)
 	}
 	if b.net.plugged(t) {

@@ -25,7 +25,7 @@ const portDst = 2
 //	map any4:       protocol . port -> address . port            ports published on all addresses of the host
 //	map one4:       address . protocol . port -> address . port  ports published on one address of the host
 //	set noegress4:  address                                      tasks that may not open connections
-//	sets ports, hostaccess4 and connrate4:                       see guard
+//	sets ports, hostaccess4 and connrate4:                       see blockedPorts
 //
 //	in (prerouting, nat): drops connections to task addresses that come neither from the bridge nor
 //	      from lo, and connections from the bridge to 127.0.0.0/8 or [::1]
@@ -37,9 +37,9 @@ const portDst = 2
 //	      sends packets from the bridge to `egress`
 //	egress, and host-input (input): both drop packets to the blocked UDP port and packets that
 //	      conntrack finds invalid, limit the rate of new connections, reject connections that tasks in
-//	      `noegress` open, and reject packets to the cluster's own ports, see guard. egress also marks
-//	      redirected packets, which the chain `isolated` must let through. host-input also drops
-//	      packets to loopback addresses
+//	      `noegress` open, and reject packets to the cluster's own ports, see blockedPorts. egress
+//	      also marks redirected packets, which the chain `isolated` must let through. host-input also
+//	      drops packets to loopback addresses
 //
 // A table of the same name in the bridge family filters frames. It also sees frames that never
 // reach the hooks of the inet table:
@@ -63,7 +63,7 @@ type rules struct {
 	subnet, subnet6 netip.Prefix
 	// blockedUDPPort is a UDP port to which tasks cannot send. Zero blocks no port.
 	blockedUDPPort uint16
-	guard          guard
+	blocked        blockedPorts
 	log            *slog.Logger
 	conn           nft.Conn
 }
@@ -190,7 +190,7 @@ func (r *rules) sync(uses map[netip.Addr]taskRules) error {
 				}
 			}
 		}
-		if err := r.syncGuard(c); err != nil {
+		if err := r.addPorts(c); err != nil {
 			return err
 		}
 		nft.WriteChains(c, t, r.chains())
@@ -382,5 +382,5 @@ func (r *rules) intact(c *nftables.Conn, uses map[netip.Addr]taskRules) (bool, e
 			}
 		}
 	}
-	return r.guardIntact(c)
+	return r.portsIntact(c)
 }

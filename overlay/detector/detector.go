@@ -1,19 +1,22 @@
 // Package detector is the failure detector: it probes the nodes that gossip reports as failed, and
 // decides which of them are dead.
 //
-// Gossip alone is not enough, for three reasons. Its packets are not sent again when they are lost,
-// so a lossy line or a host that pauses for a moment makes it report live nodes as failed. It
-// cannot tell a dead host from a dead daemon, whose containers run on. And any member can claim
-// that another member has failed. So a node is dead only if gossip reports it as failed and nothing
-// answers at its cluster port. A refused connection is an answer, because the host is up.
+// Gossip alone is not enough, for three reasons. Gossip does not send a lost packet again, so it
+// reports a live node as failed if the network loses packets or if the host pauses for a moment. It
+// cannot distinguish a dead host from a dead daemon, whose containers continue to run. And any
+// member can claim that another member has failed. So the detector counts a node as dead only if
+// gossip reports it as failed and nothing answers at its cluster port. A refused connection is an
+// answer, because the host is up.
 //
-// A node that has left is dead without a probe: its goodbye carries its own signature. The death of
-// a node is confirmed when it has left, or has not answered for ConfirmAfter: no other fault lasts
-// so long. A confirmed node is probed less and less often.
+// The detector does not probe a node that has left: the node is dead, because it has signed its
+// goodbye. The death of a node is confirmed when the node has left, or has not answered for
+// ConfirmAfter. A lossy network or a paused host recovers sooner. A firewall that blocks the
+// cluster port and gossip looks like a dead host, and is treated as one. The detector probes a
+// confirmed node less and less often.
 //
-// The detector judges only nodes that gossip reports as failed or left, and repeats its probes for
-// as long as gossip does so. Caller: adapter/dataplane. Goroutines: those of one
-// round of probes; Run waits for them.
+// The detector judges only nodes that gossip reports as failed or left, and repeats its probes
+// while gossip does so. Its caller is adapter/dataplane. Goroutines: those of one round of probes;
+// Run waits for them.
 package detector
 
 import (
@@ -34,9 +37,9 @@ import (
 const (
 	// ProbeTimeout is how long a node has to answer in one round.
 	ProbeTimeout = time.Second
-	// probeAttempts is how many connections one round tries, attemptPause apart, until one is
-	// answered. On a line that loses one packet in twenty, all of them fail in one round of a
-	// thousand.
+	// probeAttempts is how many connections to a node one round tries, attemptPause apart, until
+	// the node answers one. If the network loses 5 % of the packets, all of them fail in one round
+	// of a thousand.
 	probeAttempts = 3
 	attemptPause  = ProbeTimeout / 5
 	// maxConcurrent is how many nodes are probed at the same time. It bounds the traffic if a
@@ -47,20 +50,21 @@ const (
 	// gossip's traffic is blocked.
 	probeInterval    = time.Second
 	maxProbeInterval = 16 * time.Second
-	// ConfirmAfter is how long a node must be silent before its death is confirmed. A host that
-	// pauses is back sooner.
+	// ConfirmAfter is how long a node must not answer before its death is confirmed. A host that
+	// only pauses answers sooner.
 	ConfirmAfter = 5 * time.Second
 )
 
 // Suspects are the nodes that gossip reports as failed or left.
 type Suspects struct {
-	// Failed has the ids of the nodes that do not answer gossip, or of which a member claims so.
+	// Failed has the ids of the nodes that gossip reports as failed. A node may be among them only
+	// because another member claims that it has failed.
 	Failed []string
 	// Left has the ids of the nodes that have said goodbye with their own signature.
 	Left []string
 }
 
-// Deps are what a Detector calls.
+// Deps are the live objects that a Detector uses.
 type Deps struct {
 	Log *slog.Logger
 	// Suspects returns the present suspects, and a channel that is closed when they change.
@@ -70,11 +74,12 @@ type Deps struct {
 	Probe func(ctx context.Context, id string) error
 }
 
-// Verdict is which nodes are dead. Both lists are sorted by id.
+// Verdict lists the dead nodes. Both lists are sorted by id.
 type Verdict struct {
 	// Dead has the ids of the nodes that do not answer or have left.
 	Dead []string
-	// Confirmed has the ids in Dead of nodes that have left or have not answered for ConfirmAfter.
+	// Confirmed has the ids of those nodes in Dead that have left or have not answered for
+	// ConfirmAfter.
 	Confirmed []string
 }
 
@@ -102,14 +107,18 @@ func (d *Detector) Verdict() (Verdict, <-chan struct{}) {
 type silence struct {
 	since time.Time     // when the first of these rounds ended
 	next  time.Time     // when to probe the node again; zero: in each round
-	pause time.Duration // until next, once the death is confirmed
+	pause time.Duration // the last pause before next; zero until the death is confirmed
 }
 
-// Run probes the suspects until ctx ends, and then returns nil.
+// Run probes the suspects until ctx ends, and then returns nil. It works in rounds, with a pause of
+// probeInterval between two rounds. A suspect that gossip reports during a round or a pause is
+// first probed in the next round, so that a member cannot cause more rounds by its claims.
 func (d *Detector) Run(ctx context.Context) error {
 	silences := map[string]silence{} // by node
 	for {
 		s, changed := d.deps.Suspects()
+		// due are the nodes to probe now. silent are the failed nodes that do not answer, those
+		// that are not due included.
 		var due, silent []string
 		for _, id := range s.Failed {
 			if time.Now().Before(silences[id].next) {
@@ -153,7 +162,7 @@ func (d *Detector) Run(ctx context.Context) error {
 	}
 }
 
-// probe runs one round, and returns the ids of the nodes that do not answer.
+// probe probes the nodes with these ids, and returns the ids of those that do not answer.
 func (d *Detector) probe(ctx context.Context, ids []string) []string {
 	var (
 		probes errgroup.Group
@@ -182,8 +191,8 @@ func (d *Detector) answers(ctx context.Context, id string) bool {
 	results := make(chan bool, probeAttempts)
 	for i := range probeAttempts {
 		go func() {
-			if pause.For(ctx, time.Duration(i)*attemptPause) != nil { // Another attempt was answered.
-				results <- false
+			if pause.For(ctx, time.Duration(i)*attemptPause) != nil {
+				results <- false // The node has answered another attempt, or ctx has ended.
 				return
 			}
 			err := d.deps.Probe(ctx, id)
@@ -200,8 +209,8 @@ func (d *Detector) answers(ctx context.Context, id string) bool {
 	return alive
 }
 
-// setVerdict sorts and stores the verdict. If it differs from the former one, setVerdict logs it
-// and closes the channel of the former one.
+// setVerdict sorts the verdict. If it differs from the stored verdict, setVerdict stores and logs
+// it, and closes the channel that Verdict has returned.
 func (d *Detector) setVerdict(v Verdict) {
 	slices.Sort(v.Dead)
 	slices.Sort(v.Confirmed)

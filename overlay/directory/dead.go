@@ -2,23 +2,24 @@ package directory
 
 import "slices"
 
-// Report is which nodes are dead according to gossip and the failure detector (overlay/detector).
+// Report lists the nodes that are dead according to gossip and the failure detector
+// (overlay/detector).
 type Report struct {
-	// Dead has the ids of the nodes that do not answer or have left. Nodes that gossip does not
-	// know are not in it.
+	// Dead has the ids of the nodes that do not answer or have left. It does not have nodes that
+	// gossip does not know.
 	Dead []string
-	// Confirmed has the ids in Dead of nodes that have not answered for so long that there is no
-	// doubt. They count even if the rest of the report is ignored.
+	// Confirmed has the ids of those nodes in Dead which have left, or have not answered for
+	// detector.ConfirmAfter. SetDead counts them as dead even if it ignores the rest of the report.
 	Confirmed []string
-	// Faulty says that this node is likely to be the one with the fault, because its own probes are
-	// not answered.
+	// Faulty says that the fault is likely to be on this node, because its own probes are not
+	// answered.
 	Faulty bool
 }
 
-// SetDead replaces the set of dead nodes. It ignores nodes that are newly dead if the report is
-// Faulty or if more than half of the other nodes are dead: then this node is likely to be paused or
-// cut off, and the former set is closer to the truth. Confirmed nodes, and nodes that are alive
-// again, count in any case.
+// SetDead replaces the set of dead nodes. It does not add a node if the report is Faulty, or if the
+// report lists more than half of the other nodes as dead: this node is then likely to be paused or
+// cut off, and the former set is closer to the truth. Two changes apply in any case: SetDead adds
+// confirmed nodes, and it removes the nodes that the report does not list.
 func (d *Directory) SetDead(r Report) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -58,10 +59,10 @@ func (d *Directory) touch(node string) {
 	}
 }
 
-// live marks the backends of a service that new connections may go to, and returns them. If all
-// nodes of the service are dead, it returns the backends on them: the report may be wrong, and a
-// connection that fails is no worse than one that is refused.
-func (d *Directory) live(all []Backend) []Backend {
+// markLive sets Live of the tasks to which new connections may go, and returns these tasks. If all
+// ready tasks are on dead nodes, it returns all of them: the report of dead nodes may be wrong, and
+// a connection that fails is no worse than one that is refused.
+func (d *Directory) markLive(all []Task) []Task {
 	var ready, live []int
 	for i, b := range all {
 		if !b.GetReady() {
@@ -75,7 +76,7 @@ func (d *Directory) live(all []Backend) []Backend {
 	if len(live) == 0 {
 		live = ready
 	}
-	out := make([]Backend, 0, len(live))
+	out := make([]Task, 0, len(live))
 	for _, i := range live {
 		all[i].Live = true
 		out = append(out, all[i])

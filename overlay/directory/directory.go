@@ -20,13 +20,15 @@ type Directory struct {
 	peers    map[string]Peer
 	services map[string]*service
 	tasks    map[string]*task
-	members  map[string]map[string]*task // by network and task id
-	dead     map[string]bool
-	dirty    Changes
-	changed  broadcast.Signal // sent when dirty is no longer empty
+	// endpoints has, by network and task id, the tasks that have an address on the network.
+	endpoints map[string]map[string]*task
+	dead      map[string]bool
+	dirty     Changes
+	changed   broadcast.Signal // sent when dirty is no longer empty
 }
 
-// service is the assignments about one service. routing is nil while only its tasks are known.
+// service is what the managers have sent about one service. routing is nil while the managers have
+// sent only tasks of the service.
 type service struct {
 	routing *swarmv1.Routing
 	vips    map[string][]netip.Prefix // by network
@@ -43,32 +45,33 @@ type task struct {
 func New(self string) *Directory {
 	return &Directory{
 		self: self, networks: map[string]*swarmv1.Network{}, peers: map[string]Peer{}, services: map[string]*service{},
-		tasks: map[string]*task{}, members: map[string]map[string]*task{}, dead: map[string]bool{},
+		tasks: map[string]*task{}, endpoints: map[string]map[string]*task{}, dead: map[string]bool{},
 		dirty: newChanges(),
 	}
 }
 
 // Changes names the objects that have changed.
 type Changes struct {
-	// Networks has the ids of networks that were added, removed or changed, or of which a member's
-	// node moved. All members of these networks must be programmed again.
+	// Networks has the ids of networks that were added, removed or changed, and of networks with a
+	// task on a node whose address changed. All endpoints of these networks must be programmed
+	// again.
 	Networks map[string]bool
-	// Members has the tasks that were added, removed or moved, by network and task id.
-	Members map[string]map[string]bool
+	// Endpoints has, by network and task id, the endpoints that were added, removed or moved.
+	Endpoints map[string]map[string]bool
 	// Services has the ids of services whose names, addresses, ports or backends changed, or that
 	// were removed.
 	Services map[string]bool
-	// Peers says that a node was added, removed or moved.
+	// Peers says that a node was added or removed, or that a node's addresses or port changed.
 	Peers bool
 }
 
 func newChanges() Changes {
-	return Changes{Networks: map[string]bool{}, Members: map[string]map[string]bool{}, Services: map[string]bool{}}
+	return Changes{Networks: map[string]bool{}, Endpoints: map[string]map[string]bool{}, Services: map[string]bool{}}
 }
 
 // Empty says whether nothing has changed.
 func (c Changes) Empty() bool {
-	return !c.Peers && len(c.Networks) == 0 && len(c.Members) == 0 && len(c.Services) == 0
+	return !c.Peers && len(c.Networks) == 0 && len(c.Endpoints) == 0 && len(c.Services) == 0
 }
 
 // Merge adds the objects in o to c, and returns c.
@@ -76,20 +79,20 @@ func (c Changes) Merge(o Changes) Changes {
 	c.Peers = c.Peers || o.Peers
 	maps.Copy(c.Networks, o.Networks)
 	maps.Copy(c.Services, o.Services)
-	for network, tasks := range o.Members {
+	for network, tasks := range o.Endpoints {
 		for id := range tasks {
-			c.member(network, id)
+			c.addEndpoint(network, id)
 		}
 	}
 	return c
 }
 
-// member adds a member of a network.
-func (c Changes) member(network, id string) {
-	if c.Members[network] == nil {
-		c.Members[network] = map[string]bool{}
+// addEndpoint adds a task on a network to the changes.
+func (c Changes) addEndpoint(network, id string) {
+	if c.Endpoints[network] == nil {
+		c.Endpoints[network] = map[string]bool{}
 	}
-	c.Members[network][id] = true
+	c.Endpoints[network][id] = true
 }
 
 // Take returns the changes since the last call, and forgets them.
@@ -109,7 +112,8 @@ func (d *Directory) Changed() <-chan struct{} {
 	return d.changed.Changed()
 }
 
-// MarkAll marks all objects as changed. Call it if the state of the kernel is no longer known.
+// MarkAll marks all nodes, networks and services as changed, so that the caller programs all of
+// them. Call it if the state of the kernel is not known.
 func (d *Directory) MarkAll() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -184,8 +188,8 @@ func (d *Directory) putPeer(id string, now Peer) {
 		delete(d.peers, id)
 	}
 	d.dirty.Peers = true
-	for network, members := range d.members {
-		for _, t := range members {
+	for network, tasks := range d.endpoints {
+		for _, t := range tasks {
 			if t.GetNodeId() == id {
 				d.dirty.Networks[network] = true
 				break
@@ -216,9 +220,9 @@ func (d *Directory) putTask(id string, now *swarmv1.Backend) {
 		delete(d.tasks, id)
 		delete(d.services[was.GetServiceId()].tasks, id)
 		for network := range was.addresses {
-			delete(d.members[network], id)
-			if len(d.members[network]) == 0 {
-				delete(d.members, network)
+			delete(d.endpoints[network], id)
+			if len(d.endpoints[network]) == 0 {
+				delete(d.endpoints, network)
 			}
 		}
 	}
@@ -228,21 +232,21 @@ func (d *Directory) putTask(id string, now *swarmv1.Backend) {
 		d.tasks[id] = t
 		d.service(t.GetServiceId()).tasks[id] = t
 		for network := range t.addresses {
-			if d.members[network] == nil {
-				d.members[network] = map[string]*task{}
+			if d.endpoints[network] == nil {
+				d.endpoints[network] = map[string]*task{}
 			}
-			d.members[network][id] = t
+			d.endpoints[network][id] = t
 		}
 	}
-	d.movedMember(id, was, t)
+	d.markMovedEndpoint(id, was, t)
 	if was != nil {
 		d.forgetEmpty(was.GetServiceId())
 	}
 }
 
-// movedMember marks a task on the networks on which it was added, removed or moved. Whether the
-// task is ready does not matter to a network.
-func (d *Directory) movedMember(id string, was, now *task) {
+// markMovedEndpoint marks a task as changed on the networks on which it was added, removed or
+// moved. A task that only becomes ready or unready is not a change of a network.
+func (d *Directory) markMovedEndpoint(id string, was, now *task) {
 	for _, pair := range [][2]*task{{was, now}, {now, was}} {
 		a, b := pair[0], pair[1]
 		if a == nil {
@@ -250,7 +254,7 @@ func (d *Directory) movedMember(id string, was, now *task) {
 		}
 		for network, addresses := range a.addresses {
 			if b == nil || a.GetNodeId() != b.GetNodeId() || !slices.Equal(addresses, b.addresses[network]) {
-				d.dirty.member(network, id)
+				d.dirty.addEndpoint(network, id)
 			}
 		}
 	}

@@ -63,12 +63,12 @@ func backends(d *Directory, service string) []string {
 
 func TestApply_Changes(t *testing.T) {
 	for _, tt := range []struct {
-		name     string
-		change   *swarmv1.AssignmentChange
-		networks []string
-		members  []string
-		services []string
-		peers    bool
+		name      string
+		change    *swarmv1.AssignmentChange
+		networks  []string
+		endpoints []string
+		services  []string
+		peers     bool
 	}{
 		{"no longer ready", backend("t1", "web", "n1", false, "net", "10.0.1.11/24"), nil, nil, []string{"web"}, false},
 		{"moved", backend("t1", "web", "n2", true, "net", "10.0.1.11/24"), nil, []string{"net/t1"}, []string{"web"}, false},
@@ -89,15 +89,15 @@ func TestApply_Changes(t *testing.T) {
 			if diff := cmp.Diff(tt.networks, slices.Sorted(maps.Keys(got.Networks))); diff != "" {
 				t.Errorf("networks: %s", diff)
 			}
-			var members []string
-			for network, tasks := range got.Members {
+			var endpoints []string
+			for network, tasks := range got.Endpoints {
 				for id := range tasks {
-					members = append(members, network+"/"+id)
+					endpoints = append(endpoints, network+"/"+id)
 				}
 			}
-			slices.Sort(members)
-			if diff := cmp.Diff(tt.members, members); diff != "" {
-				t.Errorf("members: %s", diff)
+			slices.Sort(endpoints)
+			if diff := cmp.Diff(tt.endpoints, endpoints); diff != "" {
+				t.Errorf("endpoints: %s", diff)
 			}
 			if diff := cmp.Diff(tt.services, slices.Sorted(maps.Keys(got.Services))); diff != "" {
 				t.Errorf("services: %s", diff)
@@ -167,7 +167,7 @@ func TestLastBackendIsKept(t *testing.T) {
 	}
 }
 
-func TestRemoteMembers(t *testing.T) {
+func TestRemoteEndpoints(t *testing.T) {
 	d := testDirectory()
 	d.Apply([]*swarmv1.AssignmentChange{gone(swarmv1.AssignmentRef_PEERING, "n4"), backend("t3", "web", "n3", false, "net", "10.0.1.13/24")})
 	var got []string
@@ -176,7 +176,7 @@ func TestRemoteMembers(t *testing.T) {
 	}
 	want := []string{"t1 [10.0.1.11] at 192.0.2.2", "t2 [10.0.1.12] at 192.0.2.3", "t3 [10.0.1.13] at 192.0.2.4"}
 	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("Remote must return members that are not ready, and omit members on unknown nodes: %s", diff)
+		t.Errorf("Remote must return endpoints that are not ready, and omit endpoints on unknown nodes: %s", diff)
 	}
 }
 
@@ -208,8 +208,8 @@ func TestServiceView(t *testing.T) {
 	for i := range 5 {
 		d.Apply([]*swarmv1.AssignmentChange{gone(swarmv1.AssignmentRef_BACKEND, fmt.Sprintf("t%d", i))})
 	}
-	if len(d.services)+len(d.tasks)+len(d.members) != 0 {
-		t.Errorf("after all was removed: got services %v, tasks %v, members %v, want none", d.services, d.tasks, d.members)
+	if len(d.services)+len(d.tasks)+len(d.endpoints) != 0 {
+		t.Errorf("after all was removed: got services %v, tasks %v, endpoints %v, want none", d.services, d.tasks, d.endpoints)
 	}
 }
 

@@ -1,10 +1,10 @@
-// Package directory is what a node knows of the cluster's networks: which tasks are on them, which
-// services they belong to, and at which addresses the other nodes are.
+// Package directory stores what a node knows of the cluster's networks: which tasks are on each
+// network, to which service each task belongs, and which addresses the other nodes have.
 //
-// Apply takes the managers' assignments, and SetDead the nodes that gossip counts as dead. The
-// other methods return values that package plane can program. A service gets no backends on dead
-// nodes, so connections avoid a dead node even while no manager answers; dead.go says when a report
-// of dead nodes is ignored. The directory remembers what has changed since the last call of Take.
-// It does not touch the kernel, the disk or a clock, and runs no goroutine. Its caller is package
-// plane.
+// Apply takes the assignments that the managers send. SetDead takes the nodes that gossip and the
+// failure detector report as dead. The other methods return values that package plane can program.
+// A service gets no backends on dead nodes, so connections avoid a dead node even while no manager
+// answers; dead.go says when a report of dead nodes is ignored. The directory records what has
+// changed since the last call of Take. It does not touch the kernel, the disk or a clock, and runs
+// no goroutine. Its callers are overlay/plane, and adapter/dataplane, which calls Apply.
 package directory

@@ -43,7 +43,7 @@ func FuzzApply(f *testing.F) {
 			s.Networks()
 			s.Meshed()
 		}
-		for id, tasks := range changes.Members {
+		for id, tasks := range changes.Endpoints {
 			d.Remote(id)
 			d.RemoteOf(id, tasks)
 			d.ServicesOn(id)

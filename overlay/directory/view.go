@@ -52,7 +52,7 @@ func (p Peer) equal(o Peer) bool {
 		slices.Equal(p.Others, o.Others) && p.Port == o.Port
 }
 
-// Peers returns all nodes with this one, sorted by id.
+// Peers returns all nodes, this node included, sorted by id.
 func (d *Directory) Peers() []Peer {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -64,65 +64,68 @@ func (d *Directory) Peers() []Peer {
 	return out
 }
 
-// Member is a task on one network.
-type Member struct {
+// Endpoint is a task on one network.
+type Endpoint struct {
 	TaskID    string
 	NodeID    string
 	Addresses []netip.Addr
-	// Underlay is the underlay address of its node.
+	// Underlay is the address to which VXLAN packets for the task's node go.
 	Underlay netip.Addr
 }
 
-// Remote returns the members of a network on other nodes, sorted by task id. It leaves out members
-// of nodes without an underlay address.
-func (d *Directory) Remote(network string) []Member {
+// Remote returns the endpoints of a network on other nodes, sorted by task id. It leaves out the
+// endpoints on nodes without an underlay address.
+func (d *Directory) Remote(network string) []Endpoint {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	var out []Member
-	for id := range d.members[network] {
+	var out []Endpoint
+	for id := range d.endpoints[network] {
 		if m, ok := d.remote(network, id); ok {
 			out = append(out, m)
 		}
 	}
-	slices.SortFunc(out, func(a, b Member) int { return cmp.Compare(a.TaskID, b.TaskID) })
+	slices.SortFunc(out, func(a, b Endpoint) int { return cmp.Compare(a.TaskID, b.TaskID) })
 	return out
 }
 
-// RemoteOf divides tasks into those that Remote returns for the network, and the ids of the others.
-func (d *Directory) RemoteOf(network string, tasks map[string]bool) (there []Member, gone []string) {
+// RemoteOf returns the endpoints of some tasks on a network. remote has the endpoints that Remote
+// would return. gone has the ids of the tasks that Remote would not return. Both are sorted by task
+// id.
+func (d *Directory) RemoteOf(network string, tasks map[string]bool) (remote []Endpoint, gone []string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, id := range slices.Sorted(maps.Keys(tasks)) {
 		if m, ok := d.remote(network, id); ok {
-			there = append(there, m)
+			remote = append(remote, m)
 		} else {
 			gone = append(gone, id)
 		}
 	}
-	return there, gone
+	return remote, gone
 }
 
-func (d *Directory) remote(network, id string) (Member, bool) {
-	t := d.members[network][id]
+func (d *Directory) remote(network, id string) (Endpoint, bool) {
+	t := d.endpoints[network][id]
 	if t == nil || t.GetNodeId() == d.self {
-		return Member{}, false
+		return Endpoint{}, false
 	}
 	peer := d.peers[t.GetNodeId()]
-	return Member{TaskID: id, NodeID: peer.ID, Addresses: t.addresses[network], Underlay: peer.Underlay}, peer.Underlay.IsValid()
+	return Endpoint{TaskID: id, NodeID: peer.ID, Addresses: t.addresses[network], Underlay: peer.Underlay}, peer.Underlay.IsValid()
 }
 
-// Backend is a task of a service.
-type Backend struct {
+// Task is a task of a service.
+type Task struct {
 	*swarmv1.Backend
 	// Addresses has the addresses of the task by network id.
 	Addresses map[string][]netip.Addr
 	// Local says that the task is on this node.
 	Local bool
-	// Live says that new connections may go to the task.
+	// Live says that new connections may go to the task: the managers say that it is ready, and its
+	// node is not dead. If all ready tasks of the service are on dead nodes, all of them are Live.
 	Live bool
 }
 
-// Service is a service with what this node knows of it.
+// Service is a service as this node knows it.
 type Service struct {
 	ID       string
 	Name     string
@@ -131,8 +134,10 @@ type Service struct {
 	VIPs map[string][]netip.Prefix
 	// Aliases has the further names by network id. It has an entry for each network of the service.
 	Aliases map[string][]string
-	// Tasks are all tasks of the service, sorted by id. Backends are those that are live.
-	Tasks, Backends []Backend
+	// Tasks are all tasks of the service, sorted by id.
+	Tasks []Task
+	// Backends are the tasks in Tasks that are Live.
+	Backends []Task
 }
 
 // Service returns a service, or false if it does not exist.
@@ -143,15 +148,15 @@ func (d *Directory) Service(id string) (Service, bool) {
 	if s == nil || s.routing == nil {
 		return Service{ID: id}, false
 	}
-	all := make([]Backend, 0, len(s.tasks))
+	all := make([]Task, 0, len(s.tasks))
 	for _, t := range s.tasks {
-		all = append(all, Backend{Backend: t.Backend, Addresses: t.addresses, Local: t.GetNodeId() == d.self})
+		all = append(all, Task{Backend: t.Backend, Addresses: t.addresses, Local: t.GetNodeId() == d.self})
 	}
-	slices.SortFunc(all, func(a, b Backend) int { return cmp.Compare(a.GetTaskId(), b.GetTaskId()) })
-	live := d.live(all)
+	slices.SortFunc(all, func(a, b Task) int { return cmp.Compare(a.GetTaskId(), b.GetTaskId()) })
+	backends := d.markLive(all)
 	return Service{
 		ID: id, Name: s.routing.GetName(), Endpoint: s.routing.GetEndpoint(), VIPs: s.vips, Aliases: s.aliases,
-		Tasks: all, Backends: live,
+		Tasks: all, Backends: backends,
 	}, true
 }
 
@@ -193,7 +198,7 @@ func (s *service) on(network string) bool {
 	return false
 }
 
-// Published returns the ids of the services that publish a port by the routing mesh, sorted.
+// Published returns the ids of the services with a port that the routing mesh publishes, sorted.
 func (d *Directory) Published() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -6,15 +6,16 @@
 //
 // The package owns one network namespace for each network that has a task on this host. The
 // namespace is pinned in Config.PinDir under the id of the network. It holds the bridge, the VXLAN
-// device with the entries for other hosts, and the cables (veth pairs) of the tasks. So networks
-// may have equal subnets, and a network is removed with its namespace. The first task creates the
-// namespace and the last one removes it.
+// device with the entries for other hosts, and the cables (veth pairs) of the tasks. Because each
+// network has a namespace, two networks may have the same subnet, and deleting the namespace
+// removes the whole network. The first task on a network creates the namespace, and the last one
+// removes it.
 //
 // The kernel has the only copy of the state of this host. After a restart the caller passes the
-// attachments of the tasks to Restore, which compares them with the kernel. Nothing is learned from
-// traffic: the caller tells where each address is (Sync, Update). The package does not choose
-// addresses, and knows neither services nor names. Caller: the worker, through adapter/dataplane.
-// It starts no goroutines.
+// attachments of the tasks to Restore, which compares them with the kernel. The devices do not
+// learn addresses from traffic: the caller says on which host each address is (Sync, Update). The
+// package does not choose addresses, and knows neither services nor names. Its caller is
+// overlay/plane. The package starts no goroutines.
 package fabric
 
 import (
@@ -41,12 +42,12 @@ type Config struct {
 	Port uint16
 	// Underlay is the address to which other hosts send VXLAN packets. Required.
 	Underlay netip.Addr
-	// MTU is the MTU of networks that set none; default: that of the underlay less the
-	// encapsulation.
+	// MTU is the MTU of a network whose Network.MTU is 0, in bytes. The default is the MTU of the
+	// underlay minus the headers of VXLAN.
 	MTU int
 }
 
-// Deps are what a Fabric calls.
+// Deps are the live objects that a Fabric uses.
 type Deps struct {
 	Log *slog.Logger
 }
@@ -57,8 +58,8 @@ type Network struct {
 	// VNI is the VXLAN network identifier, 1 to 1<<24 - 1. The cluster allocates VNIs from 65536
 	// and leaves lower ones to other programs.
 	VNI uint32
-	// MTU is the MTU of the interfaces on the network; 0 means Config.MTU. It is lowered to what
-	// the underlay can carry.
+	// MTU is the MTU of the interfaces on the network in bytes; 0 means Config.MTU. If the underlay
+	// carries only smaller packets, the interfaces get the largest MTU that it can carry.
 	MTU int
 }
 
@@ -78,10 +79,10 @@ type Attachment struct {
 // Endpoint is a task on another host.
 type Endpoint struct {
 	TaskID string
-	// Addresses has at least one address, and at most one of each family, in the same order as in
-	// the Attachment on its own host.
+	// Addresses has at least one address, and at most one of each family. The order must be that of
+	// Attachment.Addresses on the task's host, because the hardware address derives from the first.
 	Addresses []netip.Addr
-	// Host is the underlay address of its host.
+	// Host is the underlay address of the task's host.
 	Host netip.Addr
 }
 
@@ -95,9 +96,10 @@ type Fabric struct {
 	sem chan struct{}
 	// The fields below are guarded by sem.
 	host     *host
-	networks map[string]*network // by id, those in use on this host
-	// remote has the tasks on other hosts of each network, whether in use on this host or not.
-	remote map[string]*members
+	networks map[string]*network // the networks that are in use on this host, by id
+	// remote has the tasks on other hosts, by network id. It also has networks that are not in use
+	// on this host, but none without such tasks.
+	remote map[string]*remoteTasks
 }
 
 // host is the network namespace of the underlay.
@@ -121,7 +123,7 @@ func New(cfg Config, deps Deps) (*Fabric, error) {
 	cfg.Underlay = cfg.Underlay.Unmap()
 	return &Fabric{
 		cfg: cfg, log: deps.Log, sem: make(chan struct{}, 1),
-		networks: make(map[string]*network), remote: make(map[string]*members),
+		networks: make(map[string]*network), remote: make(map[string]*remoteTasks),
 	}, nil
 }
 
@@ -153,9 +155,9 @@ func validID(id string) bool {
 	return id != "" && !strings.HasPrefix(id, ".") && !strings.Contains(id, "/")
 }
 
-// Attach connects a task to a network. It creates the network if this is the first task of this
-// host on it. If the connection is complete already, Attach changes nothing. After an error the
-// task is not attached. It returns ErrInvalidArgument for an invalid attachment.
+// Attach connects a task to a network. If no task of this host is on the network yet, Attach
+// creates the network here. If the connection is complete already, Attach changes nothing. After an
+// error the task is not attached. Attach returns ErrInvalidArgument for an invalid attachment.
 func (f *Fabric) Attach(ctx context.Context, a Attachment) error {
 	if err := a.validate(); err != nil {
 		return err
@@ -180,8 +182,8 @@ func (f *Fabric) attach(ctx context.Context, a Attachment) error {
 	return n.attach(a)
 }
 
-// network returns the network with the id of want. It creates the network, or takes over the
-// namespace of an earlier process, if this process has not opened it yet.
+// network returns the network with the id of want. If this process has not opened the network yet,
+// network creates it or takes over the namespace of an earlier process.
 func (f *Fabric) network(ctx context.Context, want Network) (*network, error) {
 	if n, ok := f.networks[want.ID]; ok {
 		return n, nil
@@ -200,8 +202,8 @@ func (f *Fabric) network(ctx context.Context, want Network) (*network, error) {
 	return n, nil
 }
 
-// Detach disconnects a task from all networks, and removes the networks on which it was the last
-// task of this host. A task that is on no network is not an error.
+// Detach disconnects a task from all its networks. It removes each network on which no other task
+// of this host is. It returns nil if the task is on no network.
 func (f *Fabric) Detach(ctx context.Context, taskID string) error {
 	release, err := f.acquire(ctx)
 	if err != nil {
@@ -235,33 +237,35 @@ func (f *Fabric) detach(networkID, taskID string) error {
 	return f.remove(networkID, n)
 }
 
-// Sync sets where the tasks of the network on other hosts are; endpoints must have all of them. It
-// writes only what has changed. For a network without a task on this host the set is kept until
-// there is one; an empty set is not kept. The addresses of a task that is attached here are never
-// sent to another host.
+// Sync tells the fabric on which host each remote task of a network is. endpoints must have all
+// tasks of the network that are on other hosts. Sync writes only the entries that have changed. If
+// no task of this host is on the network, Sync stores the endpoints, and Attach of the first task
+// writes them. If a task that is attached on this host has the address of an endpoint, frames to
+// that address stay on this host.
 func (f *Fabric) Sync(ctx context.Context, networkID string, endpoints []Endpoint) error {
-	return f.setMembers(ctx, networkID, endpoints, func() (*members, []Endpoint, bool) {
-		return newMembers(endpoints), nil, true
+	return f.setRemote(ctx, networkID, endpoints, func() (*remoteTasks, []Endpoint, bool) {
+		return newRemoteTasks(endpoints), nil, true
 	})
 }
 
-// Update is Sync for a change: there has the tasks that are new or have moved, gone the ids of
-// those that are on no other host any more. Its cost does not depend on the number of other tasks.
-// After an error the caller repeats the call, or calls Sync.
-func (f *Fabric) Update(ctx context.Context, networkID string, there []Endpoint, gone []string) error {
-	return f.setMembers(ctx, networkID, there, func() (*members, []Endpoint, bool) {
+// Update changes what the last Sync set. placed has the endpoints that are new or have moved to
+// another host or address. gone has the ids of tasks that are on no other host any more. The cost
+// of a call does not depend on the number of other tasks. After an error the caller repeats the
+// call, or calls Sync.
+func (f *Fabric) Update(ctx context.Context, networkID string, placed []Endpoint, gone []string) error {
+	return f.setRemote(ctx, networkID, placed, func() (*remoteTasks, []Endpoint, bool) {
 		m, ok := f.remote[networkID]
 		if !ok {
-			m = newMembers(nil)
+			m = newRemoteTasks(nil)
 		}
-		changed, all := m.apply(there, gone)
+		changed, all := m.apply(placed, gone)
 		return m, changed, all
 	})
 }
 
-// setMembers validates given, stores the members that change returns, and writes their entries. If
-// change returns false for all, only the entries of the endpoints in changed may differ.
-func (f *Fabric) setMembers(ctx context.Context, networkID string, given []Endpoint, change func() (m *members, changed []Endpoint, all bool)) error {
+// setRemote validates given, stores the remote tasks that change returns, and writes their entries.
+// If change returns false for all, only the entries of the endpoints in changed may differ.
+func (f *Fabric) setRemote(ctx context.Context, networkID string, given []Endpoint, change func() (m *remoteTasks, changed []Endpoint, all bool)) error {
 	for _, e := range given {
 		if err := e.validate(); err != nil {
 			return fmt.Errorf("network %s: %w", networkID, err)
@@ -293,12 +297,12 @@ func (f *Fabric) setMembers(ctx context.Context, networkID string, given []Endpo
 	return nil
 }
 
-// Restore takes over the networks of an earlier process. It must be called once, before any Attach,
-// with the attachments of all tasks of this host. It removes everything else that the earlier
-// process left behind, and repairs attachments that are not complete. Tasks whose attachments are
-// complete notice nothing. Entries for other hosts stay as they are until the next Sync. An
-// attachment that cannot be repaired is logged and detached. Restore returns ErrFailedPrecondition
-// if networks are in use.
+// Restore takes over the networks of an earlier process. The caller calls it once, before any
+// Attach, with the attachments of all tasks of this host. Restore repairs attachments that are not
+// complete, and removes everything else that the earlier process left. It does not interrupt the
+// traffic of a task whose attachments are complete. The entries for other hosts stay as they are
+// until the next Sync. Restore logs and detaches an attachment that it cannot repair. It returns
+// ErrFailedPrecondition if this process has attached tasks already.
 func (f *Fabric) Restore(ctx context.Context, keep []Attachment) error {
 	for _, a := range keep {
 		if err := a.validate(); err != nil {
@@ -345,7 +349,7 @@ func (f *Fabric) removeUnused(keep []Attachment) error {
 	return errors.Join(errs...)
 }
 
-// Purge removes every network, also those that tasks still use.
+// Purge removes all networks, even if tasks still use them.
 func (f *Fabric) Purge(ctx context.Context) error {
 	release, err := f.acquire(ctx)
 	if err != nil {

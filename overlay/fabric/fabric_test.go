@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"testing"
@@ -451,5 +452,19 @@ func TestHostNetwork_DescribesTheMesh(t *testing.T) {
 	want.MTU = 1350
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); !ok || diff != "" {
 		t.Errorf("with a device: got ok=%t, -want +got:\n%s", ok, diff)
+	}
+}
+
+// `swarm doctor` may ask for the MTU before the worker has restored its tasks.
+func TestMaxMTU_BeforeRestore(t *testing.T) {
+	f, err := fabric.New(fabric.Config{PinDir: t.TempDir(), Underlay: netip.MustParseAddr("192.0.2.1")}, fabric.Deps{Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if mtu, err := f.MaxMTU(t.Context()); err == nil && mtu < 500 {
+		t.Errorf("MTU of a network: got %d, want what the underlay leaves", mtu)
+	}
+	if err := f.Close(); err != nil {
+		t.Error(err)
 	}
 }

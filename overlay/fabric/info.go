@@ -15,7 +15,7 @@ import (
 	"swarm/overlay/vxlan"
 )
 
-// Info describes a network as it is on this host.
+// Info describes a network in the kernel of this host.
 type Info struct {
 	Network
 	// Pin is the path of the network's namespace, as in `nsenter --net=PIN ip address`. It is empty
@@ -71,9 +71,8 @@ func (f *Fabric) Networks(ctx context.Context) ([]Info, error) {
 	return out, nil
 }
 
-// HostNetwork describes a network whose VXLAN device is in the namespace of the host itself and not
-// managed by this package, such as that of the routing mesh. It returns false if there is no such
-// device.
+// HostNetwork describes a network whose VXLAN device is in the host's namespace, which this package
+// does not manage: the device of the routing mesh. It returns false if there is no such device.
 func (f *Fabric) HostNetwork(ctx context.Context, id, device string) (Info, bool, error) {
 	release, err := f.acquire(ctx)
 	if err != nil {

@@ -39,22 +39,22 @@ type network struct {
 	ns      *netns.Namespace
 	h       *netlink.Handle
 	entries *vxlan.Entries
-	bridge  int
-	// attachments of the tasks of this host, by task.
+	bridge  int // interface index of the bridge
+	// attachments are the attachments of the tasks of this host, by task.
 	attachments map[string]Attachment
-	// kernel is the table of entries for other hosts that the kernel has; nil: it must be read
-	// first.
+	// kernel has the entries for other hosts that are in the kernel. It is nil if this process has
+	// not read them yet, or if a write has failed.
 	kernel *vxlan.Table
-	// remote are the tasks on other hosts; nil: the caller has not set them yet, so the entries in
-	// the kernel stay.
-	remote *members
-	// programmed is whether the kernel has the entries of remote, except those for the addresses in
-	// local: tasks of this host have these addresses too.
+	// remote has the tasks on other hosts. It is nil until the caller has set them; the entries in
+	// the kernel stay as they are until then.
+	remote *remoteTasks
+	// programmed says that the kernel has the entries of remote, except those for the addresses in
+	// local. Tasks of this host have the addresses in local too.
 	programmed bool
 	local      []netip.Addr
 }
 
-// openHost opens the namespace of the underlay, once.
+// openHost opens the namespace of the underlay, unless it is open. The caller holds sem.
 func (f *Fabric) openHost() error {
 	if f.host != nil {
 		return nil
@@ -87,8 +87,9 @@ func (f *Fabric) pinned() ([]string, error) {
 	return ids, nil
 }
 
-// networkSysctls are set in the namespace of a network, whatever the defaults of the distribution
-// are. The namespace only switches: it does not route or filter, and has no addresses.
+// networkSysctls are set in the namespace of a network, because the defaults differ between
+// distributions. The namespace only switches frames: it does not route or filter, and has no
+// addresses.
 var networkSysctls = map[string]string{
 	"ipv4/ip_forward":                "0",
 	"ipv4/conf/all/rp_filter":        "0",
@@ -106,8 +107,8 @@ var deviceSysctls = map[string]string{
 	"ipv6/conf/" + vxlanName + "/disable_ipv6":  "0",
 }
 
-// filterSysctls turn the filter of the bridge off. They do not exist if the kernel has not loaded
-// it, which has the same effect.
+// filterSysctls turn off br_netfilter, which would pass the frames of the bridge through the rules
+// of iptables. They do not exist if the kernel has not loaded br_netfilter.
 var filterSysctls = map[string]string{
 	"bridge/bridge-nf-call-iptables":  "0",
 	"bridge/bridge-nf-call-ip6tables": "0",
@@ -121,7 +122,8 @@ func (f *Fabric) open(ctx context.Context, want Network) (*network, error) {
 	if err != nil {
 		return nil, err
 	}
-	want.MTU = cmp.Or(min(want.MTU, u.mtu), f.cfg.MTU, u.mtu) // The underlay carries no larger packets.
+	// min is 0 if the network sets no MTU.
+	want.MTU = cmp.Or(min(want.MTU, u.mtu), f.cfg.MTU, u.mtu)
 	pin := f.pin(want.ID)
 	if !netns.Pinned(pin) {
 		if err := netns.Create(pin); err != nil {
@@ -167,20 +169,28 @@ func (n *network) open(ctx context.Context, f *Fabric, pin string, local netip.A
 // underlay describes the network of the host below the overlay networks.
 type underlay struct {
 	// local is the source address of VXLAN packets: Config.Underlay if an interface has it, else
-	// unspecified. Config.Underlay may be an address that only a router in front of this host has.
+	// the unspecified address. Behind NAT no interface of this host has Config.Underlay.
 	local netip.Addr
-	// mtu is the MTU that is left for a network.
+	// mtu is the MTU of the underlay minus the headers of VXLAN.
 	mtu int
 }
 
-// MaxMTU returns the greatest MTU that a network can have at present, in bytes. Networks keep the
-// MTU with which they were created. Restore or Attach must have been called before.
-func (f *Fabric) MaxMTU() (int, error) {
+// MaxMTU returns the greatest MTU that a new network can have at present, in bytes. A network that
+// exists keeps the MTU with which it was created.
+func (f *Fabric) MaxMTU(ctx context.Context) (int, error) {
+	release, err := f.acquire(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer release()
+	if err := f.openHost(); err != nil {
+		return 0, err
+	}
 	u, err := f.underlay()
 	return u.mtu, err
 }
 
-// underlay reads the state of the underlay.
+// underlay reads the state of the underlay. The caller holds sem and has called openHost.
 func (f *Fabric) underlay() (underlay, error) {
 	u := underlay{local: netip.IPv4Unspecified()}
 	overhead := vxlan.OverheadIPv4
@@ -233,8 +243,8 @@ func (n *network) ensureBridge() error {
 	return n.h.LinkSetUp(link)
 }
 
-// ensureVXLAN creates the VXLAN device, and replaces one with other settings. The next Sync writes
-// the entries of a new device. Connections of tasks survive that.
+// ensureVXLAN creates the VXLAN device, or replaces a device that has other settings. A new device
+// has no entries until the next Sync. The tasks' connections survive the replacement.
 func (n *network) ensureVXLAN(ctx context.Context, underlay *netlink.Handle, spec vxlan.Spec) (int, error) {
 	link, err := n.h.LinkByName(vxlanName)
 	if err != nil && !errors.As(err, &netlink.LinkNotFoundError{}) {
@@ -269,8 +279,8 @@ func (n *network) ensureVXLAN(ctx context.Context, underlay *netlink.Handle, spe
 }
 
 // disableLearning turns off learning and the flooding of unknown unicast frames at a port of the
-// bridge. So a task cannot take the address of another, and does not receive frames to unknown
-// addresses.
+// bridge. Without learning, a task cannot take the address of another. Without flooding, it does
+// not receive frames to unknown addresses.
 func (n *network) disableLearning(port int) error {
 	req := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
 	msg := nl.NewIfInfomsg(unix.AF_BRIDGE)
@@ -339,14 +349,15 @@ func (n *network) detach(taskID string) error {
 }
 
 // setRemote sets the tasks on other hosts and writes their entries.
-func (n *network) setRemote(m *members) error {
+func (n *network) setRemote(m *remoteTasks) error {
 	n.remote, n.programmed = m, false
 	return n.writeEntries()
 }
 
 // updateRemote writes the entries of remote after a change of some endpoints.
 func (n *network) updateRemote(changed []Endpoint) error {
-	// Write all entries if an address is on this host and on another, which is rare and soon over.
+	// If tasks on two hosts have the same address, write all entries. This is rare, and ends when
+	// one of the tasks ends.
 	if !n.programmed || len(n.local) > 0 || len(n.sharedAddrs()) > 0 {
 		return n.setRemote(n.remote)
 	}

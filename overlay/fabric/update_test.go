@@ -33,19 +33,19 @@ func TestUpdate_EqualsSync(t *testing.T) {
 	var here []*task
 	all := map[string]fabric.Endpoint{}
 	for step := range 120 {
-		var there []fabric.Endpoint
+		var placed []fabric.Endpoint
 		var gone []string
 		for range rng.IntN(4) {
 			e := randomEndpoint(rng)
-			there, all[e.TaskID] = append(there, e), e
+			placed, all[e.TaskID] = append(placed, e), e
 		}
 		for range rng.IntN(3) {
-			if id := fmt.Sprint("t", rng.IntN(40)); !slices.ContainsFunc(there, func(e fabric.Endpoint) bool { return e.TaskID == id }) {
+			if id := fmt.Sprint("t", rng.IntN(40)); !slices.ContainsFunc(placed, func(e fabric.Endpoint) bool { return e.TaskID == id }) {
 				gone = append(gone, id)
 				delete(all, id)
 			}
 		}
-		h.do(func() error { return h.f.Update(ctx, "red", there, gone) })
+		h.do(func() error { return h.f.Update(ctx, "red", placed, gone) })
 		switch step % 20 {
 		case 7:
 			address := fmt.Sprintf("10.0.1.%d/24", rng.IntN(100))
@@ -61,7 +61,7 @@ func TestUpdate_EqualsSync(t *testing.T) {
 		h.do(func() error { return h.f.Sync(ctx, "blue", slices.Collect(maps.Values(all))) })
 		want, got := kernelTable(t, h, "blue"), kernelTable(t, h, "red")
 		if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
-			t.Fatalf("seed %d, step %d, %v there and %v gone: kernel entries differ, -sync +update:\n%s", seed, step, there, gone, diff)
+			t.Fatalf("seed %d, step %d, %v placed and %v gone: kernel entries differ, -sync +update:\n%s", seed, step, placed, gone, diff)
 		}
 	}
 }

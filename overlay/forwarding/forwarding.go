@@ -1,12 +1,12 @@
 //go:build linux
 
-// Package forwarding turns on IP forwarding for as long as one of our devices needs it.
+// Package forwarding turns on IP forwarding while one of our devices needs it.
 //
 // It sets `net.ipv4.ip_forward` and `net.ipv6.conf.all.forwarding`. A host with IPv6 forwarding
 // ignores router advertisements, so the package also sets `accept_ra` of the interfaces that use
-// them. It writes the old values into the alias of each device that needs forwarding. So the record
-// survives the process and is deleted with the device. The removal of the last device restores the
-// values.
+// them. It writes the old values into the alias of each device that needs forwarding. So this
+// record survives the process, and the kernel deletes it together with the device. The removal of
+// the last device restores the old values.
 //
 // Its callers are overlay/bridge and overlay/mesh. It starts no goroutines.
 package forwarding
@@ -106,8 +106,8 @@ func newAlias(ns *netns.Namespace, h *netlink.Handle) (string, error) {
 		var names []string
 		for _, l := range links {
 			name := l.Attrs().Name
-			// The limit of 8 names is there because an alias has at most 255 bytes. A host with
-			// more interfaces has configured routes, and does not need router advertisements.
+			// Record at most 8 names, because an alias has at most 255 bytes. A host with more
+			// interfaces has configured routes, and does not need router advertisements.
 			if ra, err := ns.Sysctl(raKey(name)); err == nil && ra == "1" && name != "lo" && l.Attrs().MasterIndex == 0 && len(names) < 8 {
 				names = append(names, name)
 			}

@@ -9,9 +9,9 @@ import (
 	"swarm/overlay/gossip/envelope"
 )
 
-// The types of memberlist messages, by their first byte. The filter lets only these pass.
-// memberlist has more types (state of the application, compressed and encrypted messages, labels),
-// but this program never sends them.
+// These constants are the first bytes of memberlist messages. The first byte is the type of the
+// message, and the filter lets only these types pass. memberlist has more types (state of the
+// application, compressed and encrypted messages, labels), but this program never sends them.
 const (
 	msgPing         = 0
 	msgIndirectPing = 1
@@ -36,71 +36,76 @@ const (
 	number kind = iota
 	text
 	flag
-	address // 4 or 16 bytes
-	versions
-	deadIncarnation  // the incarnation of a node that a message calls suspect or dead
-	aliveIncarnation // the incarnation of a node that a message calls alive, or in an exchange of state
+	address          // 4 or 16 bytes
+	versions         // the protocol versions of a node, 6 bytes
+	deadIncarnation  // in a claim that a node is suspect or dead
+	aliveIncarnation // in a claim that a node is alive, or in an exchange of state
 )
 
 // maxClockSkew is how far the clocks of two hosts may differ, in seconds.
 const maxClockSkew = 3600
 
-// incarnation reads an incarnation and bounds it. memberlist orders the claims about a node by the
-// node's incarnation, a number of 32 bits that wraps. The claim with the higher number wins, and
-// the node objects to a claim with the next number. Any member can make a claim with the highest
-// number, to which the node could never object. So no incarnation above the present time in seconds
-// (1.8e9 in 2026) passes. The incarnation of a node grows by one with each restart, renewal and
-// objection, so it stays far below.
+// incarnation reads an incarnation and checks that it is not above a limit. The incarnation of a
+// node is a number of 32 bits. memberlist uses it to order the claims about the node: the claim
+// with the highest number wins. If a node hears a false claim that it is dead, it objects: it
+// claims that it is alive, with the next number. There is no next number after 1<<32-1, so without
+// a limit any member could declare a node dead for ever.
 //
-// A forged claim may use the highest permitted number. An objection must pass at once, so the limit
-// for claims that a node is alive is maxClockSkew higher. A second later there is room for other
-// claims again.
+// The limit for a claim that a node is suspect or dead is the present time in seconds since 1970.
+// True claims are far below it: they have the incarnation of the node, which grows by one with each
+// restart of the node, with each renewal of its certificate and with each objection.
+//
+// A false claim may use the limit itself. The objection then has a number above that limit, and
+// must pass on all hosts. So the limit for a claim that a node is alive is higher by maxClockSkew.
+// After such an objection, true claims that the node is dead are above their limit too. They pass
+// again when the clock has reached their number, which takes about a second.
 func (s *scanner) incarnation(k kind) {
-	limit := min(s.clock, 1<<32-1-2*maxClockSkew)
+	limit := min(s.clock, 1<<32-1-2*maxClockSkew) // The sums below stay in 32 bits after the year 2105 too.
 	if k == aliveIncarnation {
 		limit += maxClockSkew
 	}
 	s.number(limit)
 }
 
-// field is the kind of a field and the limit of its value: the largest number, or the greatest
-// length of a text.
+// field is the kind of a field. max is the largest number that it may have, or the greatest length
+// of a text in bytes. Other kinds do not use max.
 type field struct {
 	kind kind
 	max  uint64
 }
 
 var (
-	name32   = field{text, envelope.MaxID}
-	number32 = field{number, 1<<32 - 1}
-	number16 = field{number, 1<<16 - 1}
+	nodeName    = field{text, envelope.MaxID}
+	uint32Field = field{number, 1<<32 - 1}
+	uint16Field = field{number, 1<<16 - 1}
 )
 
-// messages lists the fields that each message may have. Every message that reaches the decoders of
-// memberlist has been checked against this table. The decoders allocate the length that a header
-// announces, and index into arrays that may be too short.
+// messages lists the fields that each message may have. The filter checks every message against
+// this list before the decoders of memberlist see it. These decoders are not safe: they allocate
+// the length that a header announces, and index into arrays that may be too short.
 var messages = map[byte]map[string]field{
-	msgPing: {"SeqNo": number32, "Node": name32, "SourceAddr": {address, 0}, "SourcePort": number16, "SourceNode": name32},
+	msgPing: {"SeqNo": uint32Field, "Node": nodeName, "SourceAddr": {address, 0}, "SourcePort": uint16Field, "SourceNode": nodeName},
 	msgIndirectPing: {
-		"SeqNo": number32, "Target": {address, 0}, "Port": number16, "Node": name32, "Nack": {flag, 0},
-		"SourceAddr": {address, 0}, "SourcePort": number16, "SourceNode": name32,
+		"SeqNo": uint32Field, "Target": {address, 0}, "Port": uint16Field, "Node": nodeName, "Nack": {flag, 0},
+		"SourceAddr": {address, 0}, "SourcePort": uint16Field, "SourceNode": nodeName,
 	},
-	msgAck:     {"SeqNo": number32, "Payload": {text, 0}},
-	msgNack:    {"SeqNo": number32},
-	msgSuspect: {"Incarnation": {deadIncarnation, 0}, "Node": name32, "From": name32},
-	msgDead:    {"Incarnation": {deadIncarnation, 0}, "Node": name32, "From": name32},
+	msgAck:     {"SeqNo": uint32Field, "Payload": {text, 0}},
+	msgNack:    {"SeqNo": uint32Field},
+	msgSuspect: {"Incarnation": {deadIncarnation, 0}, "Node": nodeName, "From": nodeName},
+	msgDead:    {"Incarnation": {deadIncarnation, 0}, "Node": nodeName, "From": nodeName},
 	msgAlive: {
-		"Incarnation": {aliveIncarnation, 0}, "Node": name32, "Addr": {address, 0}, "Port": number16, "Meta": {text, 512}, "Vsn": {versions, 0},
+		"Incarnation": {aliveIncarnation, 0}, "Node": nodeName, "Addr": {address, 0}, "Port": uint16Field, "Meta": {text, 512}, "Vsn": {versions, 0},
 	},
 	msgError: {"Error": {text, 1024}},
 }
 
 var (
-	// pushPullHeader has the fields of the header of an exchange of state. The header is followed
-	// by as many entries (nodeState) as its field Nodes says, and nothing else.
+	// pushPullHeader has the fields of the header of an exchange of state. After the header the
+	// message has one entry (nodeState) for each of the Nodes that the header announces, and
+	// nothing else.
 	pushPullHeader = map[string]field{"Nodes": {number, envelope.MaxMessage / 32}, "UserStateLen": {number, 0}, "Join": {flag, 0}}
 	nodeState      = map[string]field{
-		"Name": name32, "Addr": {address, 0}, "Port": number16, "Meta": {text, 512}, "Incarnation": {aliveIncarnation, 0},
+		"Name": nodeName, "Addr": {address, 0}, "Port": uint16Field, "Meta": {text, 512}, "Incarnation": {aliveIncarnation, 0},
 		"State": {number, 3}, "Vsn": {versions, 0},
 	}
 )
@@ -246,8 +251,8 @@ func (s *scanner) big(n int) (v uint64) {
 	return v
 }
 
-// length reads a length. A short one is the first byte less low, if that byte is between low and
-// high. The bytes b16 and b32 announce a length of 16 and 32 bits.
+// length reads a length. If the first byte is between low and high, the length is the first byte
+// minus low. The bytes b16 and b32 announce a length of 16 and 32 bits.
 func (s *scanner) length(low, high, b16, b32 byte) int {
 	switch b := s.next(); {
 	case b >= low && b <= high:
@@ -261,8 +266,8 @@ func (s *scanner) length(low, high, b16, b32 byte) int {
 	return 0
 }
 
-// bytes reads a text or byte string of at most limit bytes, or nil. The encoding of memberlist does
-// not distinguish them.
+// bytes reads a text or a byte string of at most limit bytes. The encoding of memberlist does not
+// distinguish the two. The result is nil for the value nil.
 func (s *scanner) bytes(limit int) []byte {
 	if len(s.rest) == 0 {
 		s.bad = true

@@ -4,18 +4,20 @@
 // docs/adr/0008.
 //
 // The Gossip of a node owns one memberlist with its TCP and UDP port. It reports the status,
-// address and tags of each member, and carries no other state. Its reports are hints without an
-// order: a caller may use them to decide sooner, but not as the only evidence.
+// address and tags of each member, and carries no other state. Its reports are hints. Two nodes may
+// get them in a different order. A caller may use them to decide sooner, but not as the only
+// evidence.
 //
 // Gossip listens only to members. All messages are encrypted with the gossip key of the cluster,
-// and signed with the key of the sender's certificate; the managers tell the public keys of all
-// members (Apply). The statement of a node about itself (tags, address, goodbye) has its own
-// signature. Any member can claim that another has failed, so a caller that acts on it must probe
-// that node first (package detector). If two machines use one node id, the conflict is reported and
-// the second machine is ignored.
+// and signed with the key of the sender's certificate. The managers send the public keys of all
+// members (Apply). The statement of a node about itself (tags, address, goodbye) has a second
+// signature, so that no member can change it when it passes it on. Any member can claim that
+// another has failed, so a caller that acts on such a claim must probe that node first (package
+// detector). If two machines use one node id, gossip reports the conflict and ignores the second
+// machine.
 //
-// Caller: the daemon. Goroutines: those of memberlist and of the transport, until Close, and the
-// one that calls Run.
+// Its caller is adapter/dataplane. Goroutines: those of memberlist and of the transport, until
+// Close, and the one that calls Run.
 package gossip
 
 import (
@@ -65,8 +67,8 @@ type Config struct {
 	Port uint16
 	// Keys has at least one key of KeySize bytes. The first encrypts; each decrypts.
 	Keys [][]byte
-	// Tags are what this node publishes about itself, 400 bytes in all. A name or value has at most
-	// 255.
+	// Tags are what this node publishes about itself. A name or a value has at most 255 bytes, and
+	// all tags together at most about 400 bytes.
 	Tags map[string]string
 
 	// ProbeInterval is the time between two probes that this node sends; default 500 ms.
@@ -74,12 +76,12 @@ type Config struct {
 	// same node; default 200 ms, and less than ProbeInterval. GossipInterval is the time between
 	// two rounds of sending news to random members; default 100 ms.
 	ProbeInterval, ProbeTimeout, GossipInterval time.Duration
-	// SuspicionMult is how long a suspected member has to object: SuspicionMult times ProbeInterval
-	// times the logarithm of the number of members; default 3.
+	// SuspicionMult decides how long a suspected member may take to object: SuspicionMult times
+	// ProbeInterval times the decimal logarithm of the number of members; default 3.
 	SuspicionMult int
 }
 
-// Deps are what a Gossip calls.
+// Deps are the live objects that a Gossip uses.
 type Deps struct {
 	Log *slog.Logger
 	// Key returns the private key of this node's certificate, which signs what the node sends.
@@ -138,8 +140,8 @@ type Gossip struct {
 	signing   atomic.Pointer[signingKeys]
 	signingMu sync.Mutex // held while signing is replaced
 
-	// mu guards the fields below, up to minIssued. memberlist calls the delegate with its own lock
-	// held, so no code may call memberlist while it holds mu.
+	// mu guards the fields below, up to minIssued. memberlist holds its own lock when it calls the
+	// delegate, which takes mu. So no code may call memberlist while it holds mu.
 	mu      sync.Mutex
 	members map[string]*record
 	up      map[string]bool // nodes that memberlist reports as alive, whether members or not
@@ -197,9 +199,9 @@ func New(cfg Config, deps Deps) (*Gossip, error) {
 }
 
 // exchangeInterval is the time between two exchanges of full state with a random member, in
-// clusters of up to 32; memberlist makes it longer in larger ones. News is sent to random members
-// in a bounded number of packets. In a small cluster that many nodes join at the same time, about
-// one time in a hundred a member misses some news, and only the exchange tells it.
+// clusters of up to 32 members; memberlist makes it longer in larger ones. Gossip sends each change
+// to random members in a bounded number of packets. If many nodes join a small cluster at the same
+// time, a member misses a change about one time in a hundred, and gets it only by the exchange.
 const exchangeInterval = 10 * time.Second
 
 // config returns the configuration of memberlist.
@@ -241,10 +243,9 @@ func (g *Gossip) updateStatement(leaving bool) error {
 }
 
 const (
-	// Run tries to reach a seed if this node sees no other member, or a member that does not
-	// answer. The pause between two attempts begins with firstSeedInterval and doubles up to
-	// seedInterval. It begins short because the managers refuse a node that has just joined until
-	// each of them has been told that it is a member.
+	// Run calls reconnect at intervals, which begin with firstSeedInterval and double up to
+	// seedInterval. The first interval is short because each manager refuses a node that has just
+	// joined until the manager knows that the node is a member.
 	seedInterval      = 5 * time.Second
 	firstSeedInterval = 250 * time.Millisecond
 	// seedsPerAttempt is how many addresses one attempt tries.
@@ -252,9 +253,10 @@ const (
 	// announceTimeout bounds how long this node waits for its statement to be sent to another
 	// member.
 	announceTimeout = 2 * time.Second
-	// goodbyes is how many times a node announces that it leaves. News goes to random members, and
-	// about one time in 200 one of five members hears none of it. Nothing tells that member later,
-	// because memberlist's exchange of state does not pass on the statements of dead nodes.
+	// goodbyes is how many times a node announces that it leaves. An announcement goes to random
+	// members. Of five members, about one time in 200 one gets no announcement at all. That member
+	// does not learn later that the node has left, because memberlist's exchange of state does not
+	// pass on the statements of dead nodes.
 	goodbyes = 3
 	// leaveDelay is the time for the goodbye to reach all members.
 	leaveDelay = 500 * time.Millisecond
@@ -295,8 +297,8 @@ func (g *Gossip) announce() error {
 	return g.list.UpdateNode(announceTimeout)
 }
 
-// SetSeeds sets the addresses ("host:port", or a host on our port) that Run tries for as long as
-// this node sees no other member. Run begins soon after the call.
+// SetSeeds sets the addresses ("host:port", or a host on our port) that Run tries while this node
+// sees no other member. Run tries the first of them soon after the call.
 func (g *Gossip) SetSeeds(addrs []string) {
 	g.mu.Lock()
 	g.seeds = slices.Clone(addrs)
@@ -304,8 +306,7 @@ func (g *Gossip) SetSeeds(addrs []string) {
 	wake(g.reconnectNow)
 }
 
-// reconnect tries to reach some other member if this node sees none, and otherwise at times a
-// member that does not answer.
+// reconnect tries to reach the addresses that unreached returns, until one answers.
 func (g *Gossip) reconnect(ctx context.Context) {
 	addrs, alone := g.unreached()
 	if alone {
@@ -320,10 +321,18 @@ func (g *Gossip) reconnect(ctx context.Context) {
 	}
 }
 
+// triesPerInterval is how often the members of a cluster together try each member that is not up,
+// in each seedInterval.
+const triesPerInterval = 8
+
 // unreached returns addresses of members that are not up, for reconnect to try. alone reports
-// whether this node sees no other member. If it sees some, it returns one address with a
-// probability that depends on their number. So all members together try each member that is not up
-// about eight times in each interval, in a cluster of any size.
+// whether this node sees no other member.
+//
+// If this node sees other members, most calls return nothing. Let n be the number of members that
+// are not up, and up the number of other members that are up. Each call returns one address with a
+// probability of triesPerInterval*n/up. All members do this once in each seedInterval, so each
+// member that is not up is tried about triesPerInterval times in it, whatever the size of the
+// cluster.
 func (g *Gossip) unreached() (addrs []string, alone bool) {
 	peers := g.roster.Load().peers
 	g.mu.Lock()
@@ -334,8 +343,8 @@ func (g *Gossip) unreached() (addrs []string, alone bool) {
 			up++
 		}
 	}
-	// seen has the members with a record, so they have existed. addrs has those that only the
-	// managers list.
+	// seen has the addresses of members that this node has seen before. addrs has those of members
+	// that only the managers list.
 	var seen []string
 	for id, p := range peers {
 		r := g.members[id]
@@ -355,7 +364,7 @@ func (g *Gossip) unreached() (addrs []string, alone bool) {
 	if up == 0 {
 		return pickRandom(seedsPerAttempt, seen, g.seeds, addrs), true
 	}
-	if n := len(seen) + len(addrs); n == 0 || rand.IntN(up) >= 8*n {
+	if n := len(seen) + len(addrs); n == 0 || rand.IntN(up) >= triesPerInterval*n {
 		return nil, false
 	}
 	groups := [][]string{seen, addrs}
@@ -381,9 +390,9 @@ func pickRandom(n int, groups ...[]string) (out []string) {
 	return out
 }
 
-// Join contacts the members at addrs ("host:port", or a host on our port), all of them, and returns
-// how many answered. It returns ErrUnavailable if none did, and ErrInvalidArgument for no address.
-// One answer is enough to join.
+// Join contacts all members at addrs ("host:port", or a host on our port) and returns how many
+// answered. One answer is enough to join. Join returns ErrUnavailable if no member answered, and
+// ErrInvalidArgument if addrs is empty.
 func (g *Gossip) Join(ctx context.Context, addrs []string) (int, error) {
 	if len(addrs) == 0 {
 		return 0, fmt.Errorf("join gossip: no address: %w", errdefs.ErrInvalidArgument)

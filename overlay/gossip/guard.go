@@ -22,23 +22,23 @@ import (
 )
 
 const (
-	// maxStreams is how many streams may be open at the same time from all addresses that are not
-	// of members.
+	// maxStreams is how many streams may be open at the same time from all addresses that do not
+	// belong to members.
 	maxStreams = 64
 	// maxStreamsEach is how many streams may be open at the same time from one address. A member
 	// needs two: an exchange of state and a probe.
 	maxStreamsEach = 8
 )
 
-// vxlanPrefix is the first byte of a VXLAN packet. A host that wants to join sends such packets to
-// test this port (overlay/probe).
+// vxlanPrefix is the first byte of a VXLAN packet. A host that wants to join tests whether its UDP
+// packets reach this port. It has no key for gossip yet, so it sends the packets with which it also
+// tests the port of overlay networks, and these are VXLAN packets (overlay/probe). The guard drops
+// them without a line in the log.
 var vxlanPrefix = []byte{8}
 
-// guard is a transport between memberlist and the network. It seals what memberlist sends. It
-// passes to memberlist only messages that members sent and that the filter admits. memberlist
-// itself has no key.
-//
-// It has one goroutine, until Shutdown.
+// guard is a transport between memberlist and the network. It encrypts and signs what memberlist
+// sends. It passes a received message to memberlist only if a member sent it and the filter admits
+// it. memberlist itself has no key. The guard has one goroutine, until Shutdown.
 type guard struct {
 	raw    memberlist.NodeAwareTransport
 	log    *logsample.Sampler
@@ -55,7 +55,7 @@ type guard struct {
 
 	mu        sync.Mutex           // guards the fields below
 	open      map[netip.Prefix]int // streams by origin; see admit
-	strangers int                  // streams from addresses that are not of members
+	strangers int                  // streams from addresses that do not belong to members
 }
 
 var _ memberlist.NodeAwareTransport = (*guard)(nil)
@@ -90,7 +90,7 @@ func (g *guard) receive() {
 	for {
 		select {
 		case p := <-g.raw.PacketCh():
-			fromJoiner := bytes.HasPrefix(p.Buf, vxlanPrefix)
+			fromJoiner := bytes.HasPrefix(p.Buf, vxlanPrefix) // Before unseal, which replaces Buf.
 			if err := g.unseal(p); err != nil {
 				if !fromJoiner {
 					g.logRefused("packet", p.From, err)
@@ -120,7 +120,8 @@ func (g *guard) receive() {
 	}
 }
 
-// unseal replaces the envelope in p by its payload, if memberlist may see it.
+// unseal replaces the envelope in p by its payload. It returns an error if memberlist must not see
+// the payload.
 func (g *guard) unseal(p *memberlist.Packet) error {
 	return recovered(func() error {
 		opened, err := g.opener.Open(p.Buf)
@@ -151,11 +152,12 @@ func (g *guard) logRefused(what string, from net.Addr, err error) {
 	g.log.Log(slog.LevelInfo, what+" "+at.String()+" "+err.Error(), "gossip "+what+" refused", "from", at, "err", err)
 }
 
-// admit accepts a stream, unless too many are open. Streams of a member are counted by its address.
-// Other streams are counted by origin, which for IPv6 is a whole network and may include members.
+// admit accepts a stream, unless too many are open. It counts the streams of a member by its
+// address. It counts other streams by origin, which for IPv6 is a whole network that may have
+// members too.
 func (g *guard) admit(conn net.Conn) (*stream, bool) {
 	at := origin.Of(conn.RemoteAddr())
-	from, _ := netip.ParseAddrPort(conn.RemoteAddr().String()) // the zero address is not a member's
+	from, _ := netip.ParseAddrPort(conn.RemoteAddr().String()) // After an error the address is no member's.
 	addr := from.Addr().Unmap().WithZone("")
 	stranger := !g.member(addr)
 	if !stranger {

@@ -12,10 +12,10 @@ import (
 	"time"
 )
 
-// newLogger returns a logger for memberlist that writes to l. The lines of memberlist are lowered
-// by one level or more: its information is for its developers, and its warnings describe the
-// network and come in great numbers. Only one of similar lines a minute keeps its level; the others
-// are debug lines.
+// newLogger returns a logger for memberlist that writes to l. It lowers the level of each line:
+// errors become warnings, warnings become information, and information becomes debug lines.
+// memberlist's information is for its developers, and its warnings describe the network. Of similar
+// lines, only one in each minute keeps this level; the others become debug lines.
 func newLogger(l *slog.Logger) *log.Logger {
 	return log.New(&lineWriter{log: l, last: make(map[string]time.Time)}, "", 0)
 }

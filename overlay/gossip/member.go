@@ -27,8 +27,9 @@ const (
 	Alive Status = "alive"
 	// Left: the member has said goodbye with its own signature.
 	Left Status = "left"
-	// Failed: the member did not answer this node or those that this node asked, or other members
-	// say so. Any member can claim it, so a caller that acts on it must probe the member first.
+	// Failed: the member did not answer this node, nor the members that this node asked to probe
+	// it, or another member claims that it has failed. Any member can claim this, so a caller that
+	// acts on it must probe the member first.
 	Failed Status = "failed"
 )
 
@@ -49,7 +50,7 @@ type record struct {
 	up    bool
 	since time.Time // when the status last changed
 	// meta is the newest statement of the member as it was received, and statement is its content.
-	// verified is whether the statement was signed with a key that the managers tell.
+	// verified is whether the statement was signed with a key that the managers have sent.
 	meta      []byte
 	statement statement
 	verified  bool
@@ -95,9 +96,9 @@ func (g *Gossip) Member(id string) (Member, bool) {
 	return r.member(id), true
 }
 
-// Ping sends a UDP packet to a member and returns when the answer has come. It repeats packets that
-// are lost. It returns ErrNotFound for an id that is no member, and ErrUnavailable if ctx ends
-// before an answer has come.
+// Ping sends a UDP packet to a member and returns when the answer has come. If no answer comes, it
+// sends the packet again. It returns ErrNotFound if no member has the id, and ErrUnavailable if ctx
+// ends before an answer has come.
 func (g *Gossip) Ping(ctx context.Context, id string) error {
 	m, ok := g.Member(id)
 	if !ok {
@@ -118,8 +119,8 @@ func (g *Gossip) Ping(ctx context.Context, id string) error {
 	}
 }
 
-// updateRecord sets whether memberlist reports the node as alive, and calls change with its record
-// if it has one. It notifies those that wait for a change of the status or address.
+// updateRecord stores whether memberlist reports the node as alive. If the node has a record, it
+// calls change with the record. If the status or the address changes, it calls notify.
 func (g *Gossip) updateRecord(id string, up bool, change func(*record)) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -143,7 +144,7 @@ func (g *Gossip) updateRecord(id string, up bool, change func(*record)) {
 	g.notify()
 }
 
-// notify tells those that wait in Members of a change. The caller holds mu.
+// notify closes the channel that Members has returned. The caller holds mu.
 func (g *Gossip) notify() {
 	close(g.changed)
 	g.changed = make(chan struct{})
@@ -218,8 +219,9 @@ func (g *Gossip) handleAlive(id string, addr netip.AddrPort, meta []byte) error 
 		r = &record{addr: addr, up: g.up[id], since: time.Now()}
 		g.members[id] = r
 	case id == g.self:
-		// The statement is one of this node from before its clock was set back. The node makes a
-		// new one with a later time.
+		// Another member passes on a statement of this node. If it is newer than the present one,
+		// this node made it before its clock was set back, and must make another one with a later
+		// time.
 		if s.issued > r.statement.issued {
 			g.minIssued = max(g.minIssued, s.issued)
 			wake(g.announceNow)

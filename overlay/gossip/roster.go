@@ -32,8 +32,8 @@ type roster struct {
 	addrs    map[netip.Addr]bool // the Addr of each peer
 }
 
-// trust returns the keys with which a node may sign. known is false if the node is no member.
-// Without a list from the managers every node is known and any key is accepted.
+// trust returns the keys with which a node may sign. known is false if the node is no member. Until
+// the managers have sent the list, every node is known and any key is accepted.
 func (r *roster) trust(id string) (t envelope.Trust, known bool) {
 	if !r.received {
 		return envelope.Trust{AnyKey: true}, true
@@ -165,7 +165,7 @@ func (p Peer) has(key *ecdsa.PrivateKey) bool {
 	return false
 }
 
-// wake sends a signal if none is pending. The receiver need not know how many there were.
+// wake sends a signal, unless a signal is pending already.
 func wake(c chan<- struct{}) {
 	select {
 	case c <- struct{}{}:

@@ -24,8 +24,8 @@ const (
 )
 
 // sockets is a memberlist transport: one TCP and one UDP socket with the same port. It replaces
-// memberlist's NetTransport, which allocates 64 KiB for each packet: nine tenths of what an idle
-// node allocates. Here a packet takes only its own length.
+// memberlist's NetTransport, which allocates 64 KiB for each packet. On an idle node this was 90 %
+// of all allocated memory. Here a packet takes only its own length.
 //
 // Two goroutines read, until Shutdown.
 type sockets struct {

@@ -67,7 +67,7 @@ func parseStatement(meta []byte) (s statement, sig, body []byte, err error) {
 	if len(meta) < 1 {
 		return s, nil, nil, malformed
 	}
-	end := 1 + int(meta[0]) // of the signature
+	end := 1 + int(meta[0]) // where the signature ends
 	if len(meta) < end+9 {
 		return s, nil, nil, malformed
 	}
@@ -109,15 +109,16 @@ func readStatement(meta []byte, id string, addr netip.AddrPort, trust envelope.T
 	return s, nil
 }
 
-// tooFarAhead reports whether a statement is dated further in the future than the clocks of hosts
-// may differ. Such a statement is rejected: with the last possible time, the node could never
-// replace it.
+// tooFarAhead reports whether the time of a statement is further in the future than maxClockSkew.
+// Such a statement is rejected, because a statement replaces only older ones: the node could never
+// replace a statement with the last possible time.
 func tooFarAhead(issued uint64) bool {
 	return issued > uint64(time.Now().Add(maxClockSkew*time.Second).UnixNano())
 }
 
-// nextIssued returns the time for a statement that replaces one of the given time. It is later than
-// that also if the clock was set back, unless the former statement is rejected for its time.
+// nextIssued returns the time for a statement that replaces a statement with the time issued. The
+// result is later than issued even if the clock was set back. If the former statement is rejected
+// for its time, the result is the present time.
 func nextIssued(issued uint64) uint64 {
 	now := uint64(time.Now().UnixNano())
 	if tooFarAhead(issued) {

@@ -23,9 +23,9 @@ type Notices struct {
 	Groups   uint32
 }
 
-// Watch calls check once notices are subscribed to, and again after notices, at most once an
-// interval, until ctx ends. The kernel may drop notices when there are too many: Watch takes that
-// for a notice.
+// Watch subscribes to the notices and calls check. Then it calls check again after each notice, at
+// most once an interval, until ctx ends. If there are too many notices, the kernel drops some and
+// reports this; Watch then calls check too.
 func Watch(ctx context.Context, n Notices, interval time.Duration, check func(context.Context)) error {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, n.Protocol)
 	if err != nil {

@@ -64,9 +64,10 @@ func (r *rules) fromPeers() []expr.Any {
 	return nft.Device(expr.MetaKeyIIF, expr.CmpOpEq, r.index)
 }
 
-// toOthers leaves a chain if the packet does not leave through the device. It must be the first
-// rule, because most packets of the host do not concern the mesh.
-func (r *rules) toOthers() []expr.Any {
+// skipUnlessToPeers is a rule that ends the chain for a packet which does not go out through the
+// device of the mesh. It must be the first rule of its chain, because most packets of the host do
+// not concern the mesh.
+func (r *rules) skipUnlessToPeers() []expr.Any {
 	return nft.Join(nft.Device(expr.MetaKeyOIF, expr.CmpOpNeq, r.index), nft.Return())
 }
 
@@ -75,7 +76,8 @@ func loadPeer() expr.Any {
 	return &expr.Payload{DestRegister: nft.Reg, Base: expr.PayloadBaseLLHeader, Offset: 6, Len: 6}
 }
 
-func number(n uint32) []byte { return binaryutil.NativeEndian.PutUint32(n) }
+// native32 encodes a register value in the byte order of the host.
+func native32(n uint32) []byte { return binaryutil.NativeEndian.PutUint32(n) }
 
 // restoreMark returns the chain that sends answers back through the host from which the connection
 // came: the chain `in` has stored that host in the mark of the connection. It also drops packets
@@ -93,7 +95,7 @@ func (r *rules) restoreMark() *nft.Chain {
 // from containers of this host, because the rules of their bridge masquerade them.
 func (r *rules) masquerade() *nft.Chain {
 	ch := base("masq", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
-	ch.Add(r.toOthers())
+	ch.Add(r.skipUnlessToPeers())
 	for _, f := range nft.Families() {
 		ch.Add(f.Is(), f.SrcIn(expr.CmpOpEq, f.Loopback()), &expr.Masq{})
 		hairpin := fixedSets()["hairpin"+f.Digit]
@@ -103,8 +105,9 @@ func (r *rules) masquerade() *nft.Chain {
 	return ch
 }
 
-// clampMSS returns the chain that writes the segment size which fits the mesh into the first
-// packets of both ends. The kernel can only lower the size. The chain also clears the mark.
+// clampMSS returns the chain that writes the TCP segment size that fits the mesh into the SYN
+// packets of client and backend. The kernel changes a packet only if its size is larger. The chain
+// also clears the mark.
 func (r *rules) clampMSS() *nft.Chain {
 	const (
 		tcpFlags   = 13
@@ -116,7 +119,7 @@ func (r *rules) clampMSS() *nft.Chain {
 		sizeOffset = 2
 	)
 	ch := base("clamp-mss", nftables.ChainTypeFilter, nftables.ChainHookPostrouting, nftables.ChainPriorityMangle)
-	ch.Add(r.toOthers())
+	ch.Add(r.skipUnlessToPeers())
 	for i, f := range nft.Families() {
 		size := binary.BigEndian.AppendUint16(nil, uint16(max(r.mtu-headers-i*longer, smallest)))
 		ch.Add(f.Is(), nft.Protocol(expr.CmpOpEq, unix.IPPROTO_TCP),
@@ -127,7 +130,7 @@ func (r *rules) clampMSS() *nft.Chain {
 	}
 	// The packet is routed already. VXLAN would copy the mark to the outer packet, which would be
 	// routed back into the device.
-	ch.Add(marked(), &expr.Immediate{Register: nft.Reg, Data: number(0)}, &expr.Meta{Key: expr.MetaKeyMARK, Register: nft.Reg, SourceRegister: true})
+	ch.Add(marked(), &expr.Immediate{Register: nft.Reg, Data: native32(0)}, &expr.Meta{Key: expr.MetaKeyMARK, Register: nft.Reg, SourceRegister: true})
 	return ch
 }
 
@@ -139,13 +142,13 @@ func marked() []expr.Any {
 // masked matches if the register contains a mark of the mesh.
 func masked() []expr.Any {
 	return []expr.Any{
-		&expr.Bitwise{SourceRegister: nft.Reg, DestRegister: nft.Reg, Len: 4, Mask: number(markMask), Xor: number(0)},
-		nft.Equal(number(markOurs)),
+		&expr.Bitwise{SourceRegister: nft.Reg, DestRegister: nft.Reg, Len: 4, Mask: native32(markMask), Xor: native32(0)},
+		nft.Equal(native32(markOurs)),
 	}
 }
 
-// hostInput returns the chain that rejects connections without a backend. Without it the sockets
-// that hold the ports would accept them and never answer.
+// hostInput returns the chain that rejects connections to ports without a backend. Without this
+// chain the sockets that hold the ports would accept such connections and never answer.
 func (r *rules) hostInput() *nft.Chain {
 	ch := base("host-input", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter)
 	refuse := &expr.Verdict{Kind: expr.VerdictGoto, Chain: "refuse"}

@@ -351,7 +351,7 @@ func TestRun_MendsWhatOthersFlush(t *testing.T) {
 	t.Error("the port does not answer again after a flush")
 }
 
-// A slots table that changes its size moves to another map. Each packet must find it in one of the
+// A port whose number of slots changes moves to another map. Each packet must find it in one of the
 // two maps.
 func TestSync_NothingIsMissedBetweenTwoMaps(t *testing.T) {
 	w := newWorld(t)

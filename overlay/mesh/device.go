@@ -280,7 +280,7 @@ func (m *Mesh) removeStrayPeers(peers []Node) error {
 // removeDevice removes the routing rules, the accept rules, the zones table, and the device with
 // its addresses, neighbours and routes.
 func (m *Mesh) removeDevice() error {
-	if err := errors.Join(m.removeStrayRules(nil), m.accepts().Remove(&m.conn), nft.RemoveTable(&m.conn, zonesTable())); err != nil {
+	if err := errors.Join(m.removeStrayRules(nil), m.accepts().Remove(&m.rules.conn), nft.RemoveTable(&m.rules.conn, zonesTable())); err != nil {
 		return err
 	}
 	link, err := m.h.LinkByName(m.cfg.Device)

@@ -20,20 +20,21 @@ import (
 type staleFlows struct {
 	// leftBackends are the backends that have left, by published UDP port.
 	leftBackends map[uint16][]netip.AddrPort
-	// validBackends are all backends, by published UDP port. Flows to other backends are stale.
+	// validBackends are all backends, by published UDP port. Flows to other backends are stale. It
+	// is nil if this process knows the backends before the sync.
 	validBackends map[uint16][]netip.AddrPort
-	// newUDPPorts are published UDP ports without a backend before. Flows of earlier packets go to
-	// this host itself.
+	// newUDPPorts are the published UDP ports that had no backend until now. The flows of packets
+	// that came before go to this host itself.
 	newUDPPorts map[uint16]bool
-	// retryTCPPorts are published TCP ports whose rules may have been missing. Deleting an
-	// unanswered flow lets the client's next SYN reach a backend.
+	// retryTCPPorts are the published TCP ports whose rules may have been missing. If the entry of
+	// an unanswered SYN is deleted, the client's next SYN reaches a backend.
 	retryTCPPorts map[uint16]bool
-	// goneAddresses are hosts and backends that no longer exist.
+	// goneAddresses are the addresses of hosts and backends that no longer exist.
 	goneAddresses []netip.Addr
 }
 
 // addLeft adds the UDP flows of an entry to the backends that have left. UDP has no handshake, so
-// such a flow would go to the old backend for as long as its client sends.
+// such a flow would go to the old backend until its client stops sending.
 func (d *staleFlows) addLeft(e entry, before, after []target) {
 	if e.port.Protocol != "udp" {
 		return

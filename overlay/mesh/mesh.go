@@ -12,13 +12,15 @@
 //   - accept rules in foreign chains that would drop forwarded packets
 //   - a bound socket for each published port
 //
-// The first published port creates all of these, and the last one to go removes them. The kernel is
-// the only lasting record: the first Sync of a process repairs what it finds and breaks no
-// connection. The package does not know services and tasks, only ports, hosts and addresses. Its
-// caller is overlay/plane. The package starts no goroutines; Run uses the goroutine of its caller.
+// A Sync with the first published port creates all of these, and a Sync without ports removes them.
+// The kernel is the only lasting record: the first Sync of a process repairs what it finds there
+// and breaks no connection. The package does not know services and tasks, only ports, hosts and
+// addresses. Its caller is overlay/plane, and adapter/dataplane calls Check. The package starts no
+// goroutines.
 package mesh
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,7 +36,8 @@ import (
 	"swarm/overlay/nft"
 )
 
-// Config configures the mesh. It must be the same on all hosts. A zero field selects its default.
+// Config configures the mesh. A zero field selects its default. VNI and Port must be the same on
+// all hosts.
 type Config struct {
 	// Device is the name of the VXLAN device. The default is "swmesh".
 	Device string
@@ -59,13 +62,15 @@ type Mesh struct {
 	lock   chan struct{}
 	hostNS *netns.Namespace
 	h      *netlink.Handle
-	rules
+	// rules has the nftables connection too.
+	rules   rules
 	applied appliedLinks
+	// sockets hold the published ports at which this host answers.
 	sockets map[Port]*hostport.Reservation
 }
 
 // appliedLinks are the nodes for which this process has programmed the device, neighbours and
-// routes. They are in the kernel only if valid is set.
+// routes. If valid is false, the kernel may have the objects of other nodes.
 type appliedLinks struct {
 	self  Node
 	peers []Node
@@ -112,17 +117,19 @@ func (m *Mesh) open() error {
 	return nil
 }
 
-// Sync programs the mesh of this host as the state says. It writes only the differences. New
-// connections go to the backends in the state. Established connections stay at their backend; UDP
-// flows to a backend that has left go to another one.
+// Sync makes the mesh of this host match the state. It writes only the differences. New connections
+// go to the backends in the state. Established connections stay at their backend; UDP flows to a
+// backend that has left go to another one.
 //
 // Sync returns a Conflict for each port that another program of this host uses, and for each port
-// on an address that this host does not have. Such a port works on the other hosts. The next Sync
-// tries it again. The error is ErrInvalidArgument if the state is invalid.
+// on an address that this host does not have. The other hosts still answer at such a port. The next
+// Sync tries the port again. The error is ErrInvalidArgument if the state is invalid.
 func (m *Mesh) Sync(ctx context.Context, s State) ([]Conflict, error) {
 	if err := s.validate(); err != nil {
 		return nil, err
 	}
+	// sync compares the peers with those of the last call, in order.
+	s.Peers = slices.SortedFunc(slices.Values(s.Peers), func(a, b Node) int { return cmp.Compare(a.ID, b.ID) })
 	release, err := m.acquire(ctx)
 	if err != nil {
 		return nil, err
@@ -153,7 +160,7 @@ func (m *Mesh) sync(s State) ([]Conflict, error) {
 	if err != nil {
 		return conflicts, err
 	}
-	left, err := m.rules.sync(s.tables(m.sockets))
+	left, err := m.rules.sync(s.desired(m.sockets))
 	if err != nil {
 		return conflicts, err
 	}
@@ -170,7 +177,7 @@ func (m *Mesh) sync(s State) ([]Conflict, error) {
 		}
 		m.applied = appliedLinks{self: s.Self, peers: slices.Clone(s.Peers), valid: true}
 		if len(s.Peers) > 0 {
-			m.accepts().Ensure(&m.conn, m.log)
+			m.accepts().Ensure(&m.rules.conn, m.log)
 		}
 	}
 	return conflicts, m.deleteFlows(left)
@@ -189,7 +196,8 @@ func (m *Mesh) connect(s State) error {
 	return errors.Join(m.ensureZones(), m.addPeers(link, s.Peers), m.addRoutes(link, s.Peers))
 }
 
-// disconnect removes what the peers in s do not need. It removes the device if there are none.
+// disconnect removes the neighbours, routes and routing rules of nodes that are not peers in s. If
+// s has no peers, it removes the device.
 func (m *Mesh) disconnect(s State) error {
 	if len(s.Peers) == 0 {
 		return m.removeDevice()
@@ -209,9 +217,10 @@ func (m *Mesh) takeDown() error {
 	return errors.Join(errs...)
 }
 
-// Reset ends the established connections to backends that no longer exist, or to hosts that no
-// longer exist, by their mesh addresses. The next packet of each connection is answered with a
-// reset. Pass many addresses in one call, because each call walks the conntrack table.
+// Reset ends the established connections to the addresses in gone: those of backends that no longer
+// exist, and the mesh addresses of hosts that no longer exist. The next packet of such a connection
+// is answered with a reset. Pass many addresses in one call, because each call reads the whole
+// conntrack table.
 func (m *Mesh) Reset(ctx context.Context, gone []netip.Addr) error {
 	release, err := m.acquire(ctx)
 	if err != nil {
@@ -238,7 +247,7 @@ func (m *Mesh) Check(ctx context.Context) error {
 	if err := m.rules.repair(m.log); err != nil || len(m.applied.peers) == 0 {
 		return err
 	}
-	return errors.Join(m.ensureZones(), m.accepts().Mend(&m.conn))
+	return errors.Join(m.ensureZones(), m.accepts().Mend(&m.rules.conn))
 }
 
 // Run calls Check after each change of the host's nftables rules, at most every 200 ms, until ctx
@@ -260,13 +269,13 @@ func (m *Mesh) Close() error {
 	m.rules.reset()
 	if m.h != nil {
 		m.h.Close()
-		errs = append(errs, m.hostNS.Close(), m.conn.Close())
+		errs = append(errs, m.hostNS.Close(), m.rules.conn.Close())
 		m.hostNS, m.h = nil, nil
 	}
 	return errors.Join(errs...)
 }
 
-// Purge removes all objects of the mesh. Call it when this host leaves the mesh.
+// Purge removes all objects of the mesh. Call it when this host leaves the cluster.
 func (m *Mesh) Purge(ctx context.Context) error {
 	release, err := m.acquire(ctx)
 	if err != nil {

@@ -18,9 +18,9 @@ import (
 	"swarm/overlay/slots"
 )
 
-// tableName is the name of the nftables table. Maps, sets and rules exist for IPv6 too, with the
-// suffix 6. The maps with ten slots for each port are named -10, and there is a map for each number
-// of slots in use:
+// tableName is the name of the nftables table. Each map and set with the digit 4 in its name exists
+// also with the digit 6, for IPv6. There is one map anyF-N, oneF-N and hereF-N for each number N of
+// slots that a port has. For example, any4-10 is the map of the ports with ten slots:
 //
 //	map any4-10:  protocol . port . 0-9 -> address . port            ports on all addresses
 //	map one4-10:  address . protocol . port . 0-9 -> address . port  ports on one address
@@ -31,6 +31,8 @@ import (
 //
 //	restore-mark (prerouting): copies the mark of the connection to answers, which are routed by it;
 //	      drops packets from peers to 127.0.0.0/8
+//	here: looks up the maps hereF-N and redirects the connection
+//	front: looks up the maps anyF-N and oneF-N and redirects the connection
 //	in (prerouting), nat: sets the mark of connections from peers and sends them to `here`, then
 //	      sends all connections to `front`
 //	out (output), nat: sends connections to `front`
@@ -44,7 +46,8 @@ import (
 //
 // A port is in one map of a kind at a time. It moves to a map of another size in one transaction.
 // The lookups of one packet are not atomic: if the kernel commits a transaction between two
-// lookups, both may miss the port. So each chain looks up all maps twice.
+// lookups, both may miss the port. So each packet passes `here` and `front` twice, from `in` and
+// from `in-again`.
 const tableName = "swarm-mesh"
 
 // kind is a kind of map: for ports on all addresses, for ports on one address, or for backends on
@@ -67,7 +70,7 @@ func (k kind) chain() string {
 	return "front"
 }
 
-// entry is the key of a slots table.
+// entry identifies a port in the maps of one kind and family.
 type entry struct {
 	kind   kind
 	family int // index of nft.Families
@@ -92,11 +95,11 @@ type rules struct {
 	port  int // UDP port of VXLAN
 	mtu   int
 	conn  nft.Conn
-	// lastWanted is the content of the last write. written is false until it is in the kernel.
+	// lastWanted is the content of the last sync. written says that the kernel has this content.
 	lastWanted  desired
 	written     bool
 	services    map[entry]service
-	sizeClasses map[sizeClass]bool
+	sizeClasses map[sizeClass]bool // the maps that exist in the kernel
 }
 
 // reset discards what is known about the table in the kernel, so that the next sync replaces it.
@@ -105,7 +108,7 @@ func (r *rules) reset() {
 }
 
 // sync makes the table match the desired content, in one transaction. The first sync of a process
-// replaces the whole table. The result lists the flows that are to be deleted.
+// replaces the whole table. sync returns the flows that the caller must delete afterwards.
 func (r *rules) sync(want desired) (staleFlows, error) {
 	next, left := r.fill(want)
 	if !r.written {
@@ -132,14 +135,14 @@ func (r *rules) sync(want desired) (staleFlows, error) {
 		return left, nil
 	}
 	if err := r.conn.Do(func(c *nftables.Conn) error { return change.write(c, r.sizeClasses) }); err != nil {
-		// Another program has changed the table: write all of it again.
+		// Another program may have changed the table, so write the whole table again.
 		return left, r.replace(want, next)
 	}
 	r.lastWanted, r.services = want, next
 	return left, nil
 }
 
-// fill assigns the slots and collects the flows that become stale.
+// fill assigns the slots of each entry, and returns the flows that become stale.
 func (r *rules) fill(want desired) (map[entry]service, staleFlows) {
 	next := make(map[entry]service, len(want.entries))
 	left := staleFlows{leftBackends: make(map[uint16][]netip.AddrPort), newUDPPorts: make(map[uint16]bool)}
@@ -206,8 +209,9 @@ func (r *rules) repair(log *slog.Logger) error {
 	return r.replace(r.lastWanted, r.services)
 }
 
-// intact compares only the length of each chain and the sizes of the fixed sets, which do not grow
-// with the backends. It must be cheap, because Run calls it after our own changes too.
+// intact reports whether the table in the kernel has what this process has written. It compares
+// only the length of each chain and the sizes of the fixed sets. These do not grow with the number
+// of backends. It must be cheap, because it also runs after our own changes.
 func (r *rules) intact(c *nftables.Conn) (bool, error) {
 	lengths := map[string]int{kindHere.chain(): 0, kindAny.chain(): 0}
 	for _, ch := range r.chains() {
@@ -236,11 +240,11 @@ func table() *nftables.Table {
 	return &nftables.Table{Family: nftables.TableFamilyINet, Name: tableName}
 }
 
-// sizeClass identifies the map of the slots tables with the same kind, family and number of slots.
+// sizeClass identifies the map of the entries with the same kind, family and number of slots.
 type sizeClass struct {
 	kind   kind
-	family int
-	size   int
+	family int // index of nft.Families
+	size   int // number of slots
 }
 
 func (g sizeClass) set() *nftables.Set {
@@ -251,7 +255,7 @@ func (g sizeClass) set() *nftables.Set {
 	}
 	return &nftables.Set{
 		Table: table(), Name: fmt.Sprintf("%s%s-%d", g.kind, f.Digit, g.size),
-		// Rules refer by this number to sets in the same batch.
+		// A rule refers to a set of the same batch by the ID of the set.
 		ID: uint32(1000 + 6*g.size + 2*int(g.kind) + g.family), IsMap: true, Concatenation: true,
 		KeyType:  nftables.MustConcatSetType(key...),
 		DataType: nftables.MustConcatSetType(f.Address, nftables.TypeInetService),
@@ -315,16 +319,18 @@ func element(e entry, slot int, t target) nftables.SetElement {
 	return nftables.SetElement{Key: append(e.port.key(), nft.Slot(slot)...), Val: append(t.to.Addr().AsSlice(), nft.Port(t.to.Port())...)}
 }
 
-func (c change) add(e entry, table []target)    { gather(c.added, e, table) }
-func (c change) remove(e entry, table []target) { gather(c.removed, e, table) }
+func (c change) add(e entry, slots []target)    { gather(c.added, e, slots) }
+func (c change) remove(e entry, slots []target) { gather(c.removed, e, slots) }
 
-func gather(to map[sizeClass][]nftables.SetElement, e entry, table []target) {
-	g := sizeClass{e.kind, e.family, len(table)}
-	for i, t := range table {
+// gather appends one element for each slot of the entry.
+func gather(to map[sizeClass][]nftables.SetElement, e entry, slots []target) {
+	g := sizeClass{e.kind, e.family, len(slots)}
+	for i, t := range slots {
 		to[g] = append(to[g], element(e, i, t))
 	}
 }
 
+// move replaces the slots of an entry.
 func (c change) move(e entry, from, to []target) {
 	if len(from) != len(to) {
 		c.remove(e, from)

@@ -33,10 +33,11 @@ type Node struct {
 	// Mesh has one or two addresses of the host on the network `ingress`, at most one of each
 	// family. The last 16 bits of the first address must be unique among the hosts.
 	Mesh []netip.Prefix
-	// Others are further addresses of the host. A program there may connect to a port at another
-	// host although the backend is on its own host. The own kernel would then take the answer for a
-	// local packet. So the other host masquerades such connections, if they come from Underlay or
-	// Others.
+	// Others are further addresses of the host. A program on the host may connect to a port at
+	// another host, which may forward the connection to a backend on the program's host. The answer
+	// of the backend would then not return through the other host, because its destination is an
+	// address of the program's host. So the other host masquerades a connection that comes from
+	// Underlay or Others of a host and goes to the same host.
 	Others []netip.Addr
 }
 
@@ -100,24 +101,25 @@ type Published struct {
 	Port
 	// Target is the port in the containers.
 	Target uint16
-	// Number is the port to which hosts forward the packets to each other. Zero means Published.
-	// Ports with the same Published on different addresses need different Numbers.
-	Number uint16
+	// MeshPort is the port to which hosts forward the packets to each other. Zero means Published.
+	// Ports with the same Published on different addresses need different values.
+	MeshPort uint16
 	// Local ports answer only on hosts with a backend, and use only the backends there
 	// (mode=local).
 	Local    bool
 	Backends []Backend
-	// Standby are containers of this host that are not backends now. Another host may forward
-	// connections to them because it does not know yet that one has left, or knows earlier than
-	// this host that one is new. Standby containers take such connections if this host has no
-	// backend. Without standby containers this host forwards them to another host.
+	// Standby are containers of this host that are not backends now: they were backends, or will be
+	// soon. Another host may forward connections to this host for one of them, because it learns of
+	// a change later or earlier than this host. If this host has no backend, the standby containers
+	// take these connections. If it has no standby containers either, it forwards the connections
+	// to another host.
 	Standby []Backend
 }
 
 // number returns the port to which hosts forward the packets to each other.
-func (p Published) number() uint16 {
-	if p.Number != 0 {
-		return p.Number
+func (p Published) meshPort() uint16 {
+	if p.MeshPort != 0 {
+		return p.MeshPort
 	}
 	return p.Published
 }
@@ -140,7 +142,8 @@ type Conflict struct {
 	AddressMissing bool
 }
 
-func (s *State) validate() error {
+// validate returns ErrInvalidArgument if a node or a port is invalid, or if a port is listed twice.
+func (s State) validate() error {
 	for _, n := range append([]Node{s.Self}, s.Peers...) {
 		if n.ID == "" || len(n.Mesh) == 0 || len(n.Mesh) > 2 || !n.Underlay.IsValid() {
 			return fmt.Errorf("routing mesh: node %q: give an ID, an address, and one or two addresses on the mesh: %w", n.ID, errdefs.ErrInvalidArgument)
@@ -153,12 +156,11 @@ func (s *State) validate() error {
 		}
 		seen[p.Port] = true
 	}
-	slices.SortFunc(s.Peers, func(a, b Node) int { return cmp.Compare(a.ID, b.ID) })
 	return nil
 }
 
-// target is a destination in a slots table. A host with several backends has one target for each; n
-// numbers them.
+// target is a destination of a port, and the content of a slot. A host with several backends is one
+// target for each of them; n numbers these targets.
 type target struct {
 	to netip.AddrPort
 	n  int
@@ -168,9 +170,9 @@ func compareTargets(a, b target) int {
 	return cmp.Or(a.to.Compare(b.to), cmp.Compare(a.n, b.n))
 }
 
-// tables returns the desired content of the nftables table. This host does not answer at a port
-// that is not in held, but its backends of such a port still serve the other hosts.
-func (s State) tables(held map[Port]*hostport.Reservation) desired {
+// desired returns the desired content of the nftables table. This host answers only at the ports in
+// held. Its backends of the other ports still serve the other hosts.
+func (s State) desired(held map[Port]*hostport.Reservation) desired {
 	d := desired{entries: make(map[entry][]target), peers: s.Peers}
 	peers := make(map[string]Node, len(s.Peers))
 	for _, p := range s.Peers {
@@ -183,12 +185,12 @@ func (s State) tables(held map[Port]*hostport.Reservation) desired {
 		}
 		for i, f := range nft.Families() {
 			here, all := p.targets(f, s.Self, peers)
-			taken := here
-			if len(taken) == 0 {
-				taken, _ = Published{Port: p.Port, Target: p.Target, Backends: p.Standby}.targets(f, s.Self, nil)
+			fromPeers := here
+			if len(fromPeers) == 0 {
+				fromPeers, _ = Published{Port: p.Port, Target: p.Target, Backends: p.Standby}.targets(f, s.Self, nil)
 			}
-			if len(taken) > 0 {
-				d.entries[entry{kindHere, i, Port{Published: p.number(), Protocol: p.Protocol}}] = taken
+			if len(fromPeers) > 0 {
+				d.entries[entry{kindHere, i, Port{Published: p.meshPort(), Protocol: p.Protocol}}] = fromPeers
 			}
 			if p.Local {
 				all = here
@@ -205,8 +207,9 @@ func (s State) tables(held map[Port]*hostport.Reservation) desired {
 	return d
 }
 
-// targets returns the destinations of a port: here are the backends on this host, by their own
-// addresses; all adds the backends on other hosts, by the mesh addresses of their hosts.
+// targets returns the destinations of a port. here has the backends on this host, each with its
+// address on the bridge. all has these and the backends on other hosts, each with the mesh address
+// of its host.
 func (p Published) targets(f nft.Family, self Node, peers map[string]Node) (here, all []target) {
 	count := make(map[netip.AddrPort]int)
 	for _, b := range p.Backends {
@@ -219,7 +222,7 @@ func (p Published) targets(f nft.Family, self Node, peers map[string]Node) (here
 			continue
 		}
 		if a := peers[b.Node].address(f); a.IsValid() {
-			to := netip.AddrPortFrom(a, p.number())
+			to := netip.AddrPortFrom(a, p.meshPort())
 			all = append(all, target{to, count[to]})
 			count[to]++
 		}
@@ -259,8 +262,9 @@ func (m *Mesh) holdPorts(ports []Published) ([]Conflict, error) {
 	return conflicts, errors.Join(errs...)
 }
 
-// listen starts to listen at the ports. The rules must redirect them already. If another program
-// has bound a port meanwhile, listen releases the port and returns a conflict.
+// listen starts listening at the ports. The rules must redirect the ports already, so that the
+// sockets get no connections. If another program has bound a port meanwhile, listen releases the
+// port and returns a conflict.
 func (m *Mesh) listen() []Conflict {
 	var conflicts []Conflict
 	for p, h := range m.sockets {

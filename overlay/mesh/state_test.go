@@ -14,7 +14,7 @@ import (
 
 // Hosts learn of a change at different times: a host still, or already, accepts what a host with
 // older state forwards to it.
-func TestTables_StandbyServesOtherHostsAlone(t *testing.T) {
+func TestDesired_StandbyServesOtherHostsAlone(t *testing.T) {
 	node := func(id, mesh string) Node { return Node{ID: id, Mesh: []netip.Prefix{netip.MustParsePrefix(mesh)}} }
 	here, there := Backend{Node: "n1", Addresses: []netip.Addr{netip.MustParseAddr("172.30.0.9")}}, Backend{Node: "n2"}
 	for _, tt := range []struct {
@@ -32,10 +32,10 @@ func TestTables_StandbyServesOtherHostsAlone(t *testing.T) {
 		{"nobody here", false, []Backend{there}, nil, map[string]string{"any": "10.0.0.3:8080"}, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			p := Published{Port: Port{Published: 8080, Protocol: "tcp"}, Target: 80, Number: tt.number, Local: tt.local, Backends: tt.backends, Standby: tt.standby}
+			p := Published{Port: Port{Published: 8080, Protocol: "tcp"}, Target: 80, MeshPort: tt.number, Local: tt.local, Backends: tt.backends, Standby: tt.standby}
 			s := State{Self: node("n1", "10.0.0.2/24"), Peers: []Node{node("n2", "10.0.0.3/24")}, Ports: []Published{p}}
 			got := map[string]string{}
-			for e, targets := range s.tables(map[Port]*hostport.Reservation{p.Port: {}}).entries {
+			for e, targets := range s.desired(map[Port]*hostport.Reservation{p.Port: {}}).entries {
 				text := ""
 				for _, target := range targets {
 					if text != "" {

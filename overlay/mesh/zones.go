@@ -11,16 +11,16 @@ import (
 	"swarm/overlay/nft"
 )
 
-// zonesName is the name of a second table. It is not replaced together with the first one, because
-// conntrack would not find the connection of a packet that passes while the rule is missing. For a
-// device with index 5 it contains:
+// zonesName is the name of a second nftables table. It is never replaced together with the table
+// `swarm-mesh`, because conntrack would not find the connection of a packet that passes while the
+// rule below is missing. If the device has index 5, the table has one chain:
 //
-//	device-5 (prerouting, raw): tracks connections from each peer in a conntrack zone of their own
+//	device-5 (prerouting, raw): tracks the connections from each peer in a separate conntrack zone
 //
 // A client, for example a load balancer, may use one source port for connections to two hosts. If
-// both hosts forward them to the same third host, only the peer distinguishes the two connections
-// there. The zone applies to the original direction only. In the direction of the answers the
-// kernel avoids a clash by changing the client's port.
+// both hosts forward them to the same third host, the two connections differ there only in the peer
+// from which they come. The zone applies only to packets from the peer. For the answers, the kernel
+// changes the client's port if two connections would have the same addresses and ports.
 const zonesName = "swarm-mesh-zones"
 
 func zonesTable() *nftables.Table {
@@ -37,7 +37,7 @@ func (m *Mesh) ensureZones() error {
 	if err != nil || rules == 1 {
 		return err
 	}
-	err = m.conn.Do(func(c *nftables.Conn) error {
+	err = m.rules.conn.Do(func(c *nftables.Conn) error {
 		c.AddTable(zonesTable())
 		c.DelTable(zonesTable())
 		c.AddTable(zonesTable())
@@ -50,8 +50,8 @@ func (m *Mesh) ensureZones() error {
 	if err != nil {
 		return err
 	}
-	// The zone is the last two bytes of the peer's hardware address, which are unique as in its
-	// mark.
+	// The zone is the last two bytes of the peer's hardware address. They are unique, because they
+	// are the last bytes of the peer's mesh address.
 	return nft.AddZoneRule(chain, nft.Join(m.rules.fromPeers(),
 		&expr.Payload{DestRegister: nft.Reg, Base: expr.PayloadBaseLLHeader, Offset: 10, Len: 2}), m.hostNS.FD())
 }

@@ -70,8 +70,7 @@ func Create(path string) error {
 // Delete removes the pin. The kernel deletes the namespace when its last process, handle and pin
 // are gone. Delete returns nil if there is no pin.
 func Delete(path string) error {
-	// There may be several pins on top of each other after a crash between the mount and the
-	// caller's record.
+	// After a crash there may be several pins on top of each other.
 	for Pinned(path) {
 		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
 			return fmt.Errorf("delete network namespace %s: %w", path, err)
@@ -219,7 +218,7 @@ func sysctlPath(key string) string {
 	return "/proc/sys/net/" + key
 }
 
-// Thread runs fn on an OS thread of its own, which ends with fn. So fn may change the thread's
+// Thread runs fn on a new OS thread, which ends when fn returns. So fn may change the thread's
 // namespaces. A process that fn starts inherits them.
 func Thread(fn func() error) error { return thread.Run(fn) }
 

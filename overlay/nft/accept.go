@@ -13,8 +13,8 @@ import (
 	"github.com/google/nftables/userdata"
 )
 
-// dockerUser is the chain that dockerd reserves for other programs. dockerd jumps to it first, and
-// keeps its rules when it rewrites its own.
+// dockerUser is the chain that dockerd reserves for other programs. dockerd jumps to this chain
+// first, and does not delete its rules.
 const dockerUser = "DOCKER-USER"
 
 // Accepts describes the accept rules for the packets of one interface in foreign chains which drop

@@ -9,8 +9,8 @@ import (
 
 // Chain is a chain with its rules. A chain without a hook runs only if another chain jumps to it.
 type Chain struct {
-	// Name must not be a keyword of the nft language, for example mark or masquerade. Otherwise nft
-	// cannot load a saved ruleset that contains the chain.
+	// Name must not be a keyword of the nft language, for example mark or masquerade, because nft
+	// could not load a saved ruleset that contains the chain.
 	Name  string
 	Type  nftables.ChainType
 	Hook  *nftables.ChainHook

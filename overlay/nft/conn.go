@@ -19,14 +19,14 @@ import (
 	"swarm/overlay/netns"
 )
 
-// Conn is a connection to the nftables of one network namespace. The first call of Do opens it, and
-// it stays open for two reasons. Closing a connection waits until the kernel has destroyed all
-// deleted objects (10 ms), also those that other connections deleted. Opening one costs as much as
-// a change. Only one goroutine at a time may use a Conn.
+// Conn is a connection to the nftables of one network namespace. The first call of Do opens it. It
+// stays open until Close, for two reasons. Closing a connection waits until the kernel has
+// destroyed all deleted objects (10 ms), also those that other connections deleted. Opening a
+// connection costs as much as a change. Only one goroutine at a time may use a Conn.
 type Conn struct {
 	// Netns is the path of the namespace's pin. If it is empty, the connection is to the namespace
-	// of the calling thread. The namespace lives for as long as the connection is open, so call
-	// Close after the last use.
+	// of the calling thread. An open connection keeps the namespace alive, so call Close after the
+	// last use.
 	Netns string
 
 	lasting *nftables.Conn

@@ -20,8 +20,8 @@ import (
 type kernel struct {
 	mu    sync.Mutex // guards the fields below
 	lines []string
-	// guarded are the ports of the last call of GuardPorts.
-	guarded []uint16
+	// blocked are the ports of the last call of BlockPeerPorts.
+	blocked []uint16
 	fail    map[string]error // by the first word of a line
 }
 
@@ -53,10 +53,10 @@ func (b fakeBridge) Restore(_ context.Context, keep []bridge.Existing) error {
 	return b.note("restore-bridge %d", len(keep))
 }
 
-func (b fakeBridge) GuardPorts(_ context.Context, others []uint16) error {
+func (b fakeBridge) BlockPeerPorts(_ context.Context, others []uint16) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.guarded = others
+	b.blocked = others
 	return nil
 }
 
@@ -72,32 +72,32 @@ func (f fakeFabric) Sync(_ context.Context, network string, e []fabric.Endpoint)
 	return f.note("sync-members %s %v", network, e)
 }
 
-func (f fakeFabric) Update(_ context.Context, network string, there []fabric.Endpoint, gone []string) error {
-	return f.note("update-members %s %v %v", network, there, gone)
+func (f fakeFabric) Update(_ context.Context, network string, placed []fabric.Endpoint, gone []string) error {
+	return f.note("update-endpoints %s %v %v", network, placed, gone)
 }
 
 func (f fakeFabric) Restore(_ context.Context, keep []fabric.Attachment) error {
 	return f.note("restore-fabric %d", len(keep))
 }
 
-type fakeTables struct{ *kernel }
+type fakeBalancer struct{ *kernel }
 
-func (t fakeTables) Program(_ context.Context, netns string, want vip.Table) error {
-	return t.note("program %s %v", netns, want.Services)
+func (b fakeBalancer) Program(_ context.Context, netns string, want []vip.Service) error {
+	return b.note("program %s %v", netns, want)
 }
 
-func (t fakeTables) Update(_ context.Context, netns string, changed vip.Table, gone []netip.Addr) error {
-	return t.note("update %s %v %v", netns, changed.Services, gone)
+func (b fakeBalancer) Update(_ context.Context, netns string, changed []vip.Service, gone []netip.Addr) error {
+	return b.note("update %s %v %v", netns, changed, gone)
 }
 
-func (t fakeTables) Reset(_ context.Context, netns string, gone []netip.Addr) error {
-	return t.note("reset %s %v", netns, gone)
+func (b fakeBalancer) Reset(_ context.Context, netns string, gone []netip.Addr) error {
+	return b.note("reset %s %v", netns, gone)
 }
 
-func (t fakeTables) Connections(context.Context, string) (map[string]vip.Connections, error) {
+func (b fakeBalancer) Connections(context.Context, string) (map[string]vip.Connections, error) {
 	return nil, nil
 }
-func (t fakeTables) Forget(netns string) error { return t.note("forget %s", netns) }
+func (b fakeBalancer) Forget(netns string) error { return b.note("forget %s", netns) }
 
 type fakeNames struct{ *kernel }
 

@@ -59,14 +59,16 @@ func meshNode(p directory.Peer) mesh.Node {
 	return mesh.Node{ID: p.ID, Underlay: p.Underlay, Mesh: p.Mesh, Others: p.Others}
 }
 
-// published returns the ports of a service that the mesh serves, with their backends.
+// published returns the ports of a service that the mesh publishes, with their backends. It also
+// records the local tasks in bridgeAddresses and hasServed.
 func (p *Plane) published(s directory.Service) []mesh.Published {
-	var backends, standby, served []mesh.Backend
+	var backends, hasServed, unused []mesh.Backend
 	for _, b := range s.Tasks {
 		backend := mesh.Backend{Node: b.GetNodeId()}
 		if b.Local {
-			if backend.Addresses = p.localAddresses(b.GetTaskId()); len(backend.Addresses) == 0 {
-				continue
+			backend.Addresses = p.recordAddresses(b.GetTaskId())
+			if len(backend.Addresses) == 0 {
+				continue // The task is not attached yet, or not any more.
 			}
 		}
 		switch {
@@ -76,49 +78,51 @@ func (p *Plane) published(s directory.Service) []mesh.Published {
 				p.hasServed[b.GetTaskId()] = true
 			}
 		case b.Local && p.hasServed[b.GetTaskId()]:
-			served = append(served, backend)
+			hasServed = append(hasServed, backend)
 		case b.Local:
-			standby = append(standby, backend)
+			unused = append(unused, backend)
 		}
 	}
 	// Prefer tasks that have already served. A new task may not be listening yet; use one only if
 	// there is no other.
-	if len(served)+len(backends) > 0 {
-		standby = served
+	standby := hasServed
+	if len(hasServed)+len(backends) == 0 {
+		standby = unused
 	}
 	var out []mesh.Published
 	for _, port := range s.Endpoint.GetPorts() {
 		if !publish.ByMesh(port) || port.GetPublishedPort() == 0 {
 			continue
 		}
-		one := mesh.Published{
-			Port:   mesh.Port{Published: uint16(port.GetPublishedPort()), Protocol: publish.Protocol(port.GetProtocol())},
-			Target: uint16(port.GetTargetPort()), Number: uint16(port.GetMeshPort()),
+		out = append(out, mesh.Published{
+			Port: mesh.Port{
+				IP: publish.Address(port), Published: uint16(port.GetPublishedPort()), Protocol: publish.Protocol(port.GetProtocol()),
+			},
+			Target: uint16(port.GetTargetPort()), MeshPort: uint16(port.GetMeshPort()),
 			Local:    port.GetPublishMode() == swarmv1.PortConfig_LOCAL,
 			Backends: backends, Standby: standby,
-		}
-		one.IP = publish.Address(port)
-		out = append(out, one)
+		})
 	}
 	return out
 }
 
-// announceToMesh makes the next round sync the mesh with a new task, before the task is a backend
-// here. Other hosts may learn that it is a backend before this host does. It reports whether the
-// mesh serves a port of the task.
+// announceToMesh makes the next round sync the mesh if the mesh publishes a port of the task, and
+// reports whether it does. The mesh must know the task as a standby before this host learns that it
+// is a backend, because other hosts may learn that earlier and forward connections to this host.
 func (p *Plane) announceToMesh(taskID string) (meshed bool) {
 	if s, ok := p.deps.Directory.ServiceOf(taskID); !ok || !s.Meshed() {
 		return false
 	}
 	p.programMu.Lock()
 	defer p.programMu.Unlock()
-	p.pending = p.pending.Merge(directory.Changes{Peers: true})
+	p.meshPending = true
 	return true
 }
 
-// localAddresses returns a task's addresses on the bridge. It records them until the managers
-// report that the task has ended, because the task is detached by then.
-func (p *Plane) localAddresses(taskID string) []netip.Addr {
+// recordAddresses returns a task's addresses on the bridge and stores them in bridgeAddresses. They
+// are needed there when the managers report that the task has ended, because the task is detached
+// by then.
+func (p *Plane) recordAddresses(taskID string) []netip.Addr {
 	p.mu.Lock()
 	t := p.tasks[taskID]
 	p.mu.Unlock()

@@ -3,6 +3,7 @@
 package plane
 
 import (
+	"context"
 	"time"
 
 	"swarm/overlay/directory"
@@ -14,7 +15,15 @@ import (
 // in the runtime process, which may be restarting.
 const nameServerTimeout = 10 * time.Second
 
-// sendNetwork sends a network to the name server, or its removal.
+// serveNames makes the name server serve the task, and waits until it does.
+func (p *Plane) serveNames(ctx context.Context, t *attached) error {
+	ctx, cancel := context.WithTimeout(ctx, nameServerTimeout)
+	defer cancel()
+	return p.deps.Names.Serve(ctx, t.resolverContainer())
+}
+
+// sendNetwork sends a network to the name server, or removes it there if the directory does not
+// have it any more.
 func (p *Plane) sendNetwork(id string) {
 	n, ok := p.deps.Directory.Network(id)
 	if !ok {
@@ -29,7 +38,8 @@ func (p *Plane) sendNetwork(id string) {
 	p.deps.Names.SetNetwork(r)
 }
 
-// sendService sends the tasks behind a service's names on a network to the name server.
+// sendService sends a service's names on a network, and the tasks to which they resolve, to the
+// name server. If the service has no name there any more, sendService removes it.
 func (p *Plane) sendService(network string, s directory.Service) {
 	backends := make([]*swarmv1.Backend, 0, len(s.Tasks))
 	for _, t := range s.Tasks {

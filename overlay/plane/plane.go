@@ -1,19 +1,19 @@
 //go:build linux
 
-// Package plane programs a host's data plane so that it matches the directory, which has the
+// Package plane programs a host's data plane so that it matches package directory, which has the
 // desired state.
 //
-// The package decides the order: what a task is connected to and when, and which package must write
-// its part after a change. These packages own the state in the kernel:
+// The package decides in which order a task is connected to its networks, and which package must
+// write its part after a change. These packages own the state in the kernel and the name server:
 //   - bridge: the task's namespace, its outgoing connections, and ports published on this host
 //   - fabric: overlay networks
 //   - vip: virtual addresses of services in each container
 //   - mesh: ports published on all nodes
 //   - resolve: names
 //
-// The package decides nothing about the cluster; the directory does. Its caller is the worker,
-// through adapter/dataplane. A method may start goroutines, for example to write several namespaces
-// in parallel, but waits for all of them before it returns.
+// The package makes no decision about the cluster; package directory does. Its caller is the
+// worker, through adapter/dataplane. A method may start goroutines, for example to write several
+// namespaces in parallel, but waits for all of them before it returns.
 package plane
 
 import (
@@ -47,7 +47,7 @@ type Bridge interface {
 	Attach(ctx context.Context, a bridge.Attachment) (bridge.Result, error)
 	Detach(ctx context.Context, taskID string) error
 	Restore(ctx context.Context, keep []bridge.Existing) error
-	GuardPorts(ctx context.Context, others []uint16) error
+	BlockPeerPorts(ctx context.Context, others []uint16) error
 }
 
 // Fabric is the part of package fabric that is used here.
@@ -55,14 +55,14 @@ type Fabric interface {
 	Attach(ctx context.Context, l fabric.Attachment) error
 	Detach(ctx context.Context, taskID string) error
 	Sync(ctx context.Context, networkID string, endpoints []fabric.Endpoint) error
-	Update(ctx context.Context, networkID string, there []fabric.Endpoint, gone []string) error
+	Update(ctx context.Context, networkID string, placed []fabric.Endpoint, gone []string) error
 	Restore(ctx context.Context, keep []fabric.Attachment) error
 }
 
-// Tables is the part of package vip that is used here.
-type Tables interface {
-	Program(ctx context.Context, netns string, want vip.Table) error
-	Update(ctx context.Context, netns string, changed vip.Table, gone []netip.Addr) error
+// Balancer is the part of vip.Balancer that is used here.
+type Balancer interface {
+	Program(ctx context.Context, netns string, want []vip.Service) error
+	Update(ctx context.Context, netns string, changed []vip.Service, gone []netip.Addr) error
 	Reset(ctx context.Context, netns string, gone []netip.Addr) error
 	Connections(ctx context.Context, netns string) (map[string]vip.Connections, error)
 	Forget(netns string) error
@@ -92,12 +92,12 @@ type Deps struct {
 	Directory *directory.Directory
 	Bridge    Bridge
 	Fabric    Fabric
-	Tables    Tables
+	Balancer  Balancer
 	Names     Names
 	// Mesh returns the routing mesh for a VNI. Calls with the same VNI return the same instance.
 	Mesh func(vni uint32) Mesh
-	// Gossip returns the dead nodes, and a channel that is closed at the next change. Optional.
-	Gossip func() (directory.Report, <-chan struct{})
+	// Dead returns the dead nodes, and a channel that is closed at the next change. Optional.
+	Dead func() (directory.Report, <-chan struct{})
 	// RoundDone is called after each round of writing changes. It must not block. Optional.
 	RoundDone func(Round)
 	// ConflictsChanged is called when the result of Conflicts has changed. It must not block.
@@ -124,7 +124,8 @@ type Attachment struct {
 	// Upstreams are the name servers for names outside the cluster. If it is empty, the host's
 	// servers are used.
 	Upstreams []netip.Addr
-	// SearchFirst: a name without a dot that the cluster does not know is not sent to any upstream.
+	// SearchFirst: the name server sends a name without a dot to no upstream, even if the cluster
+	// does not know the name.
 	SearchFirst bool
 }
 
@@ -134,7 +135,7 @@ type Overlay struct {
 	Addresses []netip.Prefix
 }
 
-// Existing is a task that an earlier process attached, and the result which Attach returned for it.
+// Existing is a task that an earlier process attached. Result is what Attach returned for it.
 type Existing struct {
 	Attachment
 	Result bridge.Result
@@ -143,8 +144,8 @@ type Existing struct {
 // Plane is a host's data plane. Several goroutines may call its methods at a time.
 type Plane struct {
 	deps Deps
-	// sampledErrors logs the errors of Run. It limits how often an error that occurs each second is
-	// written.
+	// sampledErrors logs the errors of Run. It limits how often it logs an error that each round
+	// repeats.
 	sampledErrors *logsample.Sampler
 	// restored is closed when Restore has succeeded.
 	restored chan struct{}
@@ -155,20 +156,24 @@ type Plane struct {
 
 	// programMu is held while changes are programmed. It guards the fields below.
 	programMu sync.Mutex
-	pending   directory.Changes
-	// meshPending says that the mesh must be synced. meshFailed says that the last sync failed.
-	meshPending, meshFailed bool
-	// lastServices are the services as they were programmed last. A comparison with them shows what
-	// has gone.
+	// pending are the changes of the directory that are not programmed yet.
+	pending directory.Changes
+	// meshPending says that the next round must sync the mesh, even if pending has no reason for
+	// it.
+	meshPending bool
+	// meshFailed says that the last sync of the mesh failed.
+	meshFailed bool
+	// lastServices are the services as they were in the last round. A comparison with them shows
+	// which addresses and tasks have gone.
 	lastServices map[string]directory.Service
 	// bridgeAddresses are the addresses on the bridge of the tasks that the mesh knows, by task ID.
 	bridgeAddresses map[string][]netip.Addr
-	// hasServed are the tasks in bridgeAddresses that have been backends.
+	// hasServed has the tasks in bridgeAddresses that have been backends.
 	hasServed map[string]bool
-	// pendingResets reset connections. Run calls them after all changes are programmed.
+	// pendingResets are functions that reset connections. Run calls them after each round.
 	pendingResets []func(context.Context) error
-	// loggedConflicts are the last reported ports at which this host does not answer, with the
-	// reason.
+	// loggedConflicts are the ports at which this host does not answer, with the reason, as they
+	// were last logged.
 	loggedConflicts map[mesh.Port]string
 	// networkNames are the names of the networks by ID. The directory does not have the name of a
 	// removed network.
@@ -178,11 +183,11 @@ type Plane struct {
 // attached is a task of this host.
 type attached struct {
 	Existing
-	// mu is held while the task's namespace is programmed, so that changes are written in the order
-	// in which they were computed.
+	// mu is held while the task's namespace is programmed. Attach, Detach and Run may do so at the
+	// same time.
 	mu sync.Mutex
-	// needsFullWrite says that the namespace may lack earlier changes, so that its whole table must
-	// be written.
+	// needsFullWrite says that the namespace may lack earlier changes. All its service addresses
+	// must then be written, and not only those that change.
 	needsFullWrite atomic.Bool
 	// failures is the number of rounds in a row that could not write the namespace. Plane.programMu
 	// guards it.
@@ -196,8 +201,8 @@ func newAttached(h Existing) *attached {
 	return t
 }
 
-// sharesAddresses reports whether two of the task's networks overlap. One address may then belong
-// to two services.
+// sharesAddresses reports whether two of the task's networks have overlapping subnets. One virtual
+// address may then belong to two services.
 func (t *attached) sharesAddresses() bool {
 	for i, a := range t.Overlays {
 		for _, b := range t.Overlays[i+1:] {
@@ -222,7 +227,7 @@ func New(deps Deps) *Plane {
 func (p *Plane) Restored() <-chan struct{} { return p.restored }
 
 // Programmed waits until the kernel and the name server match the current state of the directory.
-// It returns an error if a part cannot be programmed; the plane tries that part again.
+// It returns an error if a change cannot be programmed; Run tries the change again.
 func (p *Plane) Programmed(ctx context.Context) error {
 	select {
 	case <-p.restored:
@@ -235,10 +240,10 @@ func (p *Plane) Programmed(ctx context.Context) error {
 	return p.deps.Names.Applied(ctx)
 }
 
-// Attach creates the task's namespace and connects it to all its networks. When it returns, the
-// task can be reached, and can resolve and reach the services on its networks. It returns the same
-// result again if the task is already attached. If it fails, it detaches the task. The error is
-// ErrAlreadyExists if a port is in use; the text names the user of the port.
+// Attach creates the task's namespace and connects it to all its networks. When Attach returns, the
+// task can be reached, and can resolve and reach the services on its networks. If the task is
+// already attached, Attach returns the same result again. If Attach fails, it detaches the task.
+// The error is ErrAlreadyExists if a port is in use; the text names the user of the port.
 func (p *Plane) Attach(ctx context.Context, a Attachment) (bridge.Result, error) {
 	began := time.Now()
 	result, err := p.deps.Bridge.Attach(ctx, a.bridgeAttachment())
@@ -254,10 +259,10 @@ func (p *Plane) Attach(ctx context.Context, a Attachment) (bridge.Result, error)
 	return result, nil
 }
 
-// connect connects the overlay interfaces, programs the service addresses and has the name server
+// connect connects the overlay interfaces, programs the service addresses and makes the name server
 // serve the task, in parallel.
 func (p *Plane) connect(ctx context.Context, t *attached) error {
-	// Register the task first, so that it gets all changes from here on.
+	// Register the task first. Each later round then programs its changes for this task too.
 	p.mu.Lock()
 	p.tasks[t.TaskID] = t
 	p.mu.Unlock()
@@ -269,24 +274,27 @@ func (p *Plane) connect(ctx context.Context, t *attached) error {
 		return nil
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		for _, l := range t.fabricAttachments() {
-			if err := p.deps.Fabric.Attach(ctx, l); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	g.Go(func() error { return p.attachOverlays(ctx, t) })
 	g.Go(func() error {
 		// An error may concern only another task or the mesh, so it must not fail this task. Run
 		// tries again and logs it.
 		_ = p.catchUp(ctx)
-		g.Go(func() error { return p.program(ctx, t, func() vip.Table { return p.table(t) }) })
-		ctx, cancel := context.WithTimeout(ctx, nameServerTimeout)
-		defer cancel()
-		return p.deps.Names.Serve(ctx, t.resolverContainer())
+		// Start program only now. A round that has changes writes all service addresses of a new
+		// task, and program then finds nothing more to write.
+		g.Go(func() error { return p.program(ctx, t, func() []vip.Service { return p.servicesFor(t) }) })
+		return p.serveNames(ctx, t)
 	})
 	return g.Wait()
+}
+
+// attachOverlays connects the task to its overlay networks.
+func (p *Plane) attachOverlays(ctx context.Context, t *attached) error {
+	for _, a := range t.fabricAttachments() {
+		if err := p.deps.Fabric.Attach(ctx, a); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Detach undoes Attach. It returns nil if the task is not attached.
@@ -299,7 +307,7 @@ func (p *Plane) Detach(ctx context.Context, taskID string) error {
 	if t != nil && len(t.Overlays) > 0 {
 		p.deps.Names.RemoveContainer(taskID)
 		t.mu.Lock()
-		errs = append(errs, p.deps.Tables.Forget(t.Result.Netns))
+		errs = append(errs, p.deps.Balancer.Forget(t.Result.Netns))
 		t.mu.Unlock()
 	}
 	errs = append(errs, p.deps.Fabric.Detach(ctx, taskID), p.deps.Bridge.Detach(ctx, taskID))
@@ -337,8 +345,8 @@ func (p *Plane) Restore(ctx context.Context, keep []Existing) error {
 		}
 	}
 	p.deps.Directory.MarkAll()
-	// The name server must get its whole content in one round, because it then deletes everything
-	// that it was not sent.
+	// Send the whole content to the name server in this round: it deletes everything that this
+	// round does not send.
 	if err := p.catchUp(ctx); err != nil {
 		p.deps.Log.Error("cannot program a change of the network: it is tried again", "err", err)
 	}
@@ -346,8 +354,8 @@ func (p *Plane) Restore(ctx context.Context, keep []Existing) error {
 	return nil
 }
 
-// bridgeAttachment describes the task's bridge interface, which comes after those on overlay
-// networks.
+// bridgeAttachment describes the task's interface on the bridge, which comes after the interfaces
+// on overlay networks.
 func (a Attachment) bridgeAttachment() bridge.Attachment {
 	return bridge.Attachment{
 		TaskID: a.TaskID, LoopbackOnly: !a.OnBridge, Interface: Interface(len(a.Overlays)),
@@ -385,21 +393,22 @@ func (t *attached) networks() string {
 	return b.String()
 }
 
-// program writes the whole table of service addresses of the task.
-func (p *Plane) program(ctx context.Context, t *attached, table func() vip.Table) error {
-	return p.recordWrite(t, func() error { return p.deps.Tables.Program(ctx, t.Result.Netns, table()) })
+// program writes all service addresses of the task. It calls services with the task's lock held,
+// because the services may change while it waits for the lock.
+func (p *Plane) program(ctx context.Context, t *attached, services func() []vip.Service) error {
+	return p.recordWrite(t, func() error { return p.deps.Balancer.Program(ctx, t.Result.Netns, services()) })
 }
 
 // update writes only the service addresses that have changed.
-func (p *Plane) update(ctx context.Context, t *attached, changed vip.Table, gone []netip.Addr) error {
-	return p.recordWrite(t, func() error { return p.deps.Tables.Update(ctx, t.Result.Netns, changed, gone) })
+func (p *Plane) update(ctx context.Context, t *attached, changed []vip.Service, gone []netip.Addr) error {
+	return p.recordWrite(t, func() error { return p.deps.Balancer.Update(ctx, t.Result.Netns, changed, gone) })
 }
 
-// recordWrite writes to the task's namespace and records whether the namespace then has all
-// changes.
-func (p *Plane) recordWrite(t *attached, do func() error) error {
+// recordWrite calls write, which writes to the task's namespace, and records whether the namespace
+// then has all changes.
+func (p *Plane) recordWrite(t *attached, write func() error) error {
 	return p.withNamespace(t, func() error {
-		err := do()
+		err := write()
 		t.needsFullWrite.Store(err != nil)
 		return err
 	})

@@ -27,7 +27,7 @@ func newRig() (*Plane, *directory.Directory, *kernel) {
 	k := &kernel{fail: map[string]error{}}
 	d := directory.New("n1")
 	p := New(Deps{
-		Log: slog.New(slog.DiscardHandler), Directory: d, Bridge: fakeBridge{k}, Fabric: fakeFabric{k}, Tables: fakeTables{k},
+		Log: slog.New(slog.DiscardHandler), Directory: d, Bridge: fakeBridge{k}, Fabric: fakeFabric{k}, Balancer: fakeBalancer{k},
 		Names: fakeNames{k}, Mesh: func(uint32) Mesh { return fakeMesh{k} },
 	})
 	return p, d, k
@@ -149,12 +149,12 @@ func TestChangesReachAttachedTasks(t *testing.T) {
 				"removed: its connections are reset", func() {
 					d.Apply([]*swarmv1.AssignmentChange{{Change: &swarmv1.AssignmentChange_Remove{Remove: &swarmv1.AssignmentRef{Kind: swarmv1.AssignmentRef_BACKEND, Id: "t2"}}}})
 				},
-				[]string{"update-members net [] [t2]", "set-service web 10.0.1.3=true", "update /ns/t1 [{[10.0.1.2] [10.0.1.3]}] []", "reset /ns/t1 [10.0.1.4]"},
+				[]string{"update-endpoints net [] [t2]", "set-service web 10.0.1.3=true", "update /ns/t1 [{[10.0.1.2] [10.0.1.3]}] []", "reset /ns/t1 [10.0.1.4]"},
 			},
 			{
 				"another", func() { d.Apply(puts(backend("t3", "n2", "10.0.1.5/24", true))) },
 				[]string{
-					"update-members net [{t3 [10.0.1.5] 192.0.2.2}] []", "set-service web 10.0.1.3=true 10.0.1.5=true",
+					"update-endpoints net [{t3 [10.0.1.5] 192.0.2.2}] []", "set-service web 10.0.1.3=true 10.0.1.5=true",
 					"update /ns/t1 [{[10.0.1.2] [10.0.1.3 10.0.1.5]}] []",
 				},
 			},
@@ -226,7 +226,7 @@ func TestRoundDone_ByNetwork(t *testing.T) {
 			d.Apply(append(testCluster(), puts(&swarmv1.Assignment{Object: &swarmv1.Assignment_Network{Network: other}})...))
 		}, Round{Networks: map[string]error{"net": nil, "other": nil}})
 		k.mu.Lock()
-		k.fail["update-members"] = broken
+		k.fail["update-endpoints"] = broken
 		k.mu.Unlock()
 		step("a member", func() { d.Apply(puts(backend("t3", "n2", "10.0.1.5/24", true))) },
 			Round{Networks: map[string]error{"net": broken}})
@@ -238,15 +238,15 @@ func TestRoundDone_ByNetwork(t *testing.T) {
 }
 
 // The plane sends only the members that changed, and all members after a failure.
-func TestFailureSendsAllMembers(t *testing.T) {
+func TestFailureSendsAllEndpoints(t *testing.T) {
 	run(t, func(p *Plane, d *directory.Directory, k *kernel, calls func() []string) {
 		d.Apply(testCluster())
 		calls()
 		k.mu.Lock()
-		k.fail["update-members"] = errors.New("no buffer space")
+		k.fail["update-endpoints"] = errors.New("no buffer space")
 		k.mu.Unlock()
 		d.Apply(puts(backend("t3", "n2", "10.0.1.5/24", true)))
-		if got := calls(); !slices.Contains(got, "update-members net [{t3 [10.0.1.5] 192.0.2.2}] []") {
+		if got := calls(); !slices.Contains(got, "update-endpoints net [{t3 [10.0.1.5] 192.0.2.2}] []") {
 			t.Errorf("a member was added: %q", got)
 		}
 		time.Sleep(retryInterval) // in the bubble
@@ -264,7 +264,7 @@ func TestBridgeGuardsPorts(t *testing.T) {
 			calls()
 			k.mu.Lock()
 			defer k.mu.Unlock()
-			return fmt.Sprint(k.guarded)
+			return fmt.Sprint(k.blocked)
 		}
 		setPeer(&swarmv1.Peering{NodeId: "n1", Addr: "192.0.2.1", Port: 2377})
 		if got := setPeer(&swarmv1.Peering{NodeId: "n3", Addr: "192.0.2.3", Port: 2377}); got != "[2377]" {
@@ -350,7 +350,7 @@ func TestPublished_Address(t *testing.T) {
 	s, _ := d.Service("web")
 	var got []string
 	for _, one := range p.published(s) {
-		got = append(got, fmt.Sprint(one.IP, one.Published, one.Number))
+		got = append(got, fmt.Sprint(one.IP, one.Published, one.MeshPort))
 	}
 	if diff := cmp.Diff([]string{"invalid IP 80 0", "invalid IP 81 0", "192.0.2.7 82 65535"}, got); diff != "" {
 		t.Errorf("-want +got: %s", diff)

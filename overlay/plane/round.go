@@ -14,8 +14,8 @@ type Round struct {
 	// Networks maps the name of each network that the round changed to the error there, or nil. The
 	// routing mesh counts as network ingress.
 	Networks map[string]error
-	// Gone are the names of networks that this host no longer uses. A new network may have the same
-	// name and be in Networks.
+	// Gone are the names of networks that this host no longer uses. A name may also be in Networks,
+	// if a new network has the same name.
 	Gone []string
 }
 
@@ -25,9 +25,9 @@ type roundErrors map[string]error
 func (c roundErrors) add(id string, err error) { c[id] = errors.Join(c[id], err) }
 
 // report passes the result of a round to Deps.RoundDone.
-func (p *Plane) report(on roundErrors, took time.Duration) {
-	r := Round{Took: took, Networks: make(map[string]error, len(on))}
-	for id, err := range on {
+func (p *Plane) report(perNetwork roundErrors, took time.Duration) {
+	r := Round{Took: took, Networks: make(map[string]error, len(perNetwork))}
+	for id, err := range perNetwork {
 		name, named := p.networkNames[id]
 		_, stays := p.deps.Directory.Network(id)
 		switch {

@@ -24,10 +24,10 @@ const (
 	// portRetryRounds is the number of retry intervals between attempts to bind a port that another
 	// program uses.
 	portRetryRounds = 10
-	// maxTaskFailures is the number of rounds in a row that may fail for a task's namespace. After
-	// more failures the rounds succeed without it. A privileged container can break its own
-	// namespace, and this must not stop the host from reporting that the other changes are
-	// programmed.
+	// maxTaskFailures is the number of rounds in a row that fail if the namespace of one task
+	// cannot be written. Later rounds ignore the error of this namespace. A privileged container
+	// can break its own namespace, and this must not stop the host from reporting that the other
+	// changes are programmed.
 	maxTaskFailures = 3
 )
 
@@ -35,17 +35,17 @@ const (
 // returns, the data plane remains, and traffic continues.
 func (p *Plane) Run(ctx context.Context) error {
 	select {
-	case <-p.restored: // Programming earlier would remove the network of tasks that Restore has not passed yet.
+	case <-p.restored: // An earlier round would take tasks that Restore has not passed yet out of the mesh.
 	case <-ctx.Done():
 		return nil
 	}
 	retry := time.NewTicker(retryInterval)
 	defer retry.Stop()
 	for rounds := 0; ; {
-		var gossip <-chan struct{}
-		if p.deps.Gossip != nil {
+		var deadChanged <-chan struct{}
+		if p.deps.Dead != nil {
 			var report directory.Report
-			report, gossip = p.deps.Gossip()
+			report, deadChanged = p.deps.Dead()
 			p.deps.Directory.SetDead(report)
 		}
 		changed := p.deps.Directory.Changed()
@@ -59,7 +59,7 @@ func (p *Plane) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-changed:
-		case <-gossip:
+		case <-deadChanged:
 		case <-retry.C: // The next round tries failed changes again, because they are still pending.
 			if rounds++; rounds%portRetryRounds == 0 {
 				p.retryPorts()
@@ -68,76 +68,76 @@ func (p *Plane) Run(ctx context.Context) error {
 	}
 }
 
-// retryPorts makes the next round try the ports again that other programs used. The kernel sends no
-// notice when a port becomes free.
+// retryPorts makes the next round sync the mesh if other programs used some of its ports, because
+// the kernel sends no notice when a port becomes free.
 func (p *Plane) retryPorts() {
 	p.programMu.Lock()
 	defer p.programMu.Unlock()
-	if len(p.loggedConflicts) > 0 {
-		p.pending = p.pending.Merge(directory.Changes{Peers: true})
-	}
+	p.meshPending = p.meshPending || len(p.loggedConflicts) > 0
 }
 
-// catchUp programs all changes so far. If a part fails, the changes stay pending.
+// catchUp runs one round: it programs all changes that the directory has had so far. If a part
+// fails, all changes stay pending for the next round.
 func (p *Plane) catchUp(ctx context.Context) error {
 	p.programMu.Lock()
 	defer p.programMu.Unlock()
 	p.pending = p.deps.Directory.Take().Merge(p.pending)
-	if p.pending.Empty() && !p.hasFailedTasks() {
+	if p.pending.Empty() && !p.meshPending && !p.hasFailedTasks() {
 		return nil
 	}
 	began := time.Now()
-	on, err := p.sync(ctx, p.pending)
-	p.report(on, time.Since(began))
+	perNetwork, err := p.sync(ctx, p.pending)
+	p.report(perNetwork, time.Since(began))
 	if err != nil {
 		return err
 	}
-	p.deps.Log.Debug("programmed changes of the network", "networks", len(p.pending.Networks), "members", len(p.pending.Members), "services", len(p.pending.Services), "took", time.Since(began))
+	p.deps.Log.Debug("programmed changes of the network", "networks", len(p.pending.Networks), "endpoints", len(p.pending.Endpoints), "services", len(p.pending.Services), "took", time.Since(began))
 	p.pending = directory.Changes{}
 	return nil
 }
 
-// resetConnections runs the pending resets. They can take long if there are many connections, and
-// they are not urgent. So it does not hold programMu, and neither changes nor starting tasks wait
-// for it.
+// resetConnections runs the pending resets. A reset can take long if there are many connections,
+// and it is not urgent. resetConnections runs them without programMu, so that changes and starting
+// tasks do not wait for them.
 func (p *Plane) resetConnections(ctx context.Context) error {
 	p.programMu.Lock()
-	cuts := p.pendingResets
+	resets := p.pendingResets
 	p.pendingResets = nil
 	p.programMu.Unlock()
 	var errs []error
-	for _, c := range cuts {
-		errs = append(errs, c(ctx))
+	for _, reset := range resets {
+		errs = append(errs, reset(ctx))
 	}
 	return errors.Join(errs...)
 }
 
 // sync programs the changes. It tries all parts, even if one fails.
 func (p *Plane) sync(ctx context.Context, changes directory.Changes) (roundErrors, error) {
-	on := roundErrors{}
-	errs := []error{p.syncEndpoints(ctx, changes, on)}
+	perNetwork := roundErrors{}
+	errs := []error{p.syncEndpoints(ctx, changes, perNetwork)}
 	if changes.Peers {
-		errs = append(errs, p.guardPorts(ctx))
+		errs = append(errs, p.blockPeerPorts(ctx))
 	}
 	d := p.diff(changes)
 	tasks := p.affectedTasks(d)
-	errs = append(errs, p.syncTasks(ctx, tasks, d, on))
+	errs = append(errs, p.syncTasks(ctx, tasks, d, perNetwork))
 	for _, t := range tasks {
 		p.queueReset(t, d.goneAddresses)
 	}
-	// A round sees only once that a service no longer publishes ports. meshPending keeps the sync
-	// due until it succeeds.
-	if p.meshPending = p.meshPending || d.meshChanged || changes.Peers; p.meshPending {
+	// diff compares with lastServices, so only one round finds that a service no longer publishes
+	// ports. If the sync of the mesh fails in that round, meshPending makes the next one repeat it.
+	p.meshPending = p.meshPending || d.meshChanged || changes.Peers
+	if p.meshPending {
 		err := p.syncMesh(ctx, d.endedTasks)
 		p.meshPending = err != nil
-		on.add(p.deps.Directory.Ingress().GetId(), err)
+		perNetwork.add(p.deps.Directory.Ingress().GetId(), err)
 		errs = append(errs, err)
 	}
-	return on, errors.Join(errs...)
+	return perNetwork, errors.Join(errs...)
 }
 
-// guardPorts makes the bridge block the ports on which nodes serve the cluster.
-func (p *Plane) guardPorts(ctx context.Context) error {
+// blockPeerPorts makes the bridge block the ports on which nodes serve the cluster.
+func (p *Plane) blockPeerPorts(ctx context.Context) error {
 	var ports []uint16
 	for _, peer := range p.deps.Directory.Peers() {
 		if peer.Port != 0 {
@@ -145,51 +145,52 @@ func (p *Plane) guardPorts(ctx context.Context) error {
 		}
 	}
 	slices.Sort(ports)
-	if err := p.deps.Bridge.GuardPorts(ctx, slices.Compact(ports)); err != nil {
+	if err := p.deps.Bridge.BlockPeerPorts(ctx, slices.Compact(ports)); err != nil {
 		return fmt.Errorf("block containers from the cluster ports of nodes: %w", err)
 	}
 	return nil
 }
 
-// syncEndpoints programs the hosts of the tasks on other hosts: of all tasks on a changed network,
-// or else only of the members that changed.
-func (p *Plane) syncEndpoints(ctx context.Context, changes directory.Changes, on roundErrors) error {
+// syncEndpoints tells the fabric on which host each remote task is. For a changed network it passes
+// all remote tasks. For the other networks it passes only the tasks that were added, removed or
+// moved.
+func (p *Plane) syncEndpoints(ctx context.Context, changes directory.Changes, perNetwork roundErrors) error {
 	var errs []error
 	for id := range changes.Networks {
 		p.sendNetwork(id)
 		err := p.deps.Fabric.Sync(ctx, id, endpoints(p.deps.Directory.Remote(id)))
-		on.add(id, err)
+		perNetwork.add(id, err)
 		errs = append(errs, err)
 	}
-	for id, members := range changes.Members {
+	for id, tasks := range changes.Endpoints {
 		if changes.Networks[id] {
 			continue
 		}
-		there, gone := p.deps.Directory.RemoteOf(id, members)
-		err := p.deps.Fabric.Update(ctx, id, endpoints(there), gone)
+		placed, gone := p.deps.Directory.RemoteOf(id, tasks)
+		err := p.deps.Fabric.Update(ctx, id, endpoints(placed), gone)
 		if err != nil {
 			changes.Networks[id] = true // The next attempt writes the whole network.
 			errs = append(errs, err)
 		}
-		on.add(id, err)
+		perNetwork.add(id, err)
 	}
 	return errors.Join(errs...)
 }
 
-// namespaceWriters is the number of namespaces that are written in parallel. The kernel has no lock
-// that they share.
+// namespaceWriters is the number of namespaces that are written in parallel. Writes to different
+// namespaces do not wait for each other in the kernel.
 const namespaceWriters = 8
 
 // syncTasks programs the service addresses of the tasks.
-func (p *Plane) syncTasks(ctx context.Context, tasks []*attached, d difference, on roundErrors) error {
-	// Tasks on the same networks share a table. A change that arrives during the write is part of
-	// the next round.
-	tables := map[string]vip.Table{}
+func (p *Plane) syncTasks(ctx context.Context, tasks []*attached, d difference, perNetwork roundErrors) error {
+	// Tasks on the same networks share one list of services. A change that arrives during the write
+	// is part of the next round.
+	lists := map[string][]vip.Service{}
 	errs := make([]error, len(tasks))
 	var g errgroup.Group
 	g.SetLimit(namespaceWriters)
 	for i, t := range tasks {
-		write := p.taskWrite(t, d, tables)
+		write := p.taskWrite(t, d, lists)
 		g.Go(func() error {
 			errs[i] = write(ctx)
 			return nil
@@ -197,7 +198,7 @@ func (p *Plane) syncTasks(ctx context.Context, tasks []*attached, d difference, 
 	}
 	_ = g.Wait()
 	for id := range d.networks {
-		on.add(id, nil)
+		perNetwork.add(id, nil)
 	}
 	for i, t := range tasks {
 		if errs[i] == nil {
@@ -208,7 +209,7 @@ func (p *Plane) syncTasks(ctx context.Context, tasks []*attached, d difference, 
 			p.deps.Log.Error("cannot update the service addresses of a task: it may connect to tasks that have stopped; the update is tried again", "task", t.TaskID, "err", errs[i])
 		}
 		for _, o := range t.Overlays {
-			on.add(o.Network.GetId(), errs[i])
+			perNetwork.add(o.Network.GetId(), errs[i])
 		}
 		if t.failures > maxTaskFailures {
 			errs[i] = nil
@@ -231,41 +232,42 @@ func (p *Plane) hasFailedTasks() bool {
 }
 
 // taskWrite returns a function that programs a task's service addresses. The function writes only
-// the differences, unless the task needs its whole table.
-func (p *Plane) taskWrite(t *attached, d difference, tables map[string]vip.Table) func(context.Context) error {
-	if !t.needsFullWrite.Load() && !t.sharesAddresses() {
-		var (
-			changed vip.Table
-			gone    []netip.Addr
-		)
-		for _, o := range t.Overlays {
-			changed.Services = append(changed.Services, d.services[o.Network.GetId()]...)
-			gone = append(gone, d.unusedVIPs[o.Network.GetId()]...)
+// the differences, unless the task needs a full write. lists has the services of the tasks of this
+// round that need one, by the tasks' networks; taskWrite adds to it.
+func (p *Plane) taskWrite(t *attached, d difference, lists map[string][]vip.Service) func(context.Context) error {
+	if t.needsFullWrite.Load() || t.sharesAddresses() {
+		services, ok := lists[t.networks()]
+		if !ok {
+			services = p.servicesFor(t)
+			lists[t.networks()] = services
 		}
-		if len(changed.Services)+len(gone) == 0 {
-			return func(context.Context) error { return nil }
+		return func(ctx context.Context) error {
+			return p.program(ctx, t, func() []vip.Service { return services })
 		}
-		return func(ctx context.Context) error { return p.update(ctx, t, changed, gone) }
 	}
-	table, ok := tables[t.networks()]
-	if !ok {
-		table = p.table(t)
-		tables[t.networks()] = table
+	var (
+		changed []vip.Service
+		gone    []netip.Addr
+	)
+	for _, o := range t.Overlays {
+		changed = append(changed, d.services[o.Network.GetId()]...)
+		gone = append(gone, d.unusedVIPs[o.Network.GetId()]...)
 	}
-	return func(ctx context.Context) error {
-		return p.program(ctx, t, func() vip.Table { return table })
+	if len(changed)+len(gone) == 0 {
+		return func(context.Context) error { return nil }
 	}
+	return func(ctx context.Context) error { return p.update(ctx, t, changed, gone) }
 }
 
-func endpoints(members []directory.Member) []fabric.Endpoint {
-	out := make([]fabric.Endpoint, 0, len(members))
-	for _, m := range members {
-		out = append(out, fabric.Endpoint{TaskID: m.TaskID, Addresses: m.Addresses, Host: m.Underlay})
+func endpoints(all []directory.Endpoint) []fabric.Endpoint {
+	out := make([]fabric.Endpoint, 0, len(all))
+	for _, e := range all {
+		out = append(out, fabric.Endpoint{TaskID: e.TaskID, Addresses: e.Addresses, Host: e.Underlay})
 	}
 	return out
 }
 
-// difference lists the effects of changed services on the other packages.
+// difference is what has changed in the services since the last round.
 type difference struct {
 	// networks are the networks on which a service changed.
 	networks map[string]bool
@@ -281,8 +283,8 @@ type difference struct {
 	endedTasks []string
 }
 
-// diff compares the changed services with their last state. It also sends their names to the name
-// server.
+// diff compares the changed services with lastServices, and updates lastServices. It also sends the
+// names of the changed services to the name server.
 func (p *Plane) diff(changes directory.Changes) difference {
 	d := difference{
 		networks: map[string]bool{}, goneAddresses: map[string][]netip.Addr{},
@@ -316,13 +318,13 @@ func (p *Plane) diff(changes directory.Changes) difference {
 	return d
 }
 
-// meshKnows reports whether the mesh knows a task of the service. The service may publish no port
-// any more.
+// meshKnows reports whether the mesh knows a task of the service. The mesh must then learn of each
+// change of the service, even if the service no longer publishes a port.
 func (p *Plane) meshKnows(s directory.Service) bool {
-	return slices.ContainsFunc(s.Tasks, func(b directory.Backend) bool { return len(p.bridgeAddresses[b.GetTaskId()]) > 0 })
+	return slices.ContainsFunc(s.Tasks, func(b directory.Task) bool { return len(p.bridgeAddresses[b.GetTaskId()]) > 0 })
 }
 
-// addEnded adds the tasks that the service has no longer.
+// addEnded adds the tasks that the service had in the last round and does not have now.
 func (d *difference) addEnded(was, now directory.Service) {
 	has := make(map[string]bool, len(now.Tasks))
 	for _, b := range now.Tasks {
@@ -339,7 +341,7 @@ func (d *difference) addEnded(was, now directory.Service) {
 	}
 }
 
-// affectedTasks returns the tasks that the changes concern, and those that need their whole table.
+// affectedTasks returns the tasks that the changes concern, and those that need a full write.
 func (p *Plane) affectedTasks(d difference) []*attached {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -365,9 +367,10 @@ func addresses(s directory.Service, network string) vip.Service {
 	return out
 }
 
-// table returns all services with virtual addresses on the task's networks, and their backends.
-func (p *Plane) table(t *attached) vip.Table {
-	var out vip.Table
+// servicesFor returns all services with virtual addresses on the task's networks, and their
+// backends.
+func (p *Plane) servicesFor(t *attached) []vip.Service {
+	var out []vip.Service
 	taken := map[netip.Addr]bool{} // Networks with overlapping subnets may share addresses. The first network wins.
 	for _, o := range t.Overlays {
 		network := o.Network.GetId()
@@ -381,7 +384,7 @@ func (p *Plane) table(t *attached) vip.Table {
 			for _, vip := range service.VIPs {
 				taken[vip] = true
 			}
-			out.Services = append(out.Services, service)
+			out = append(out, service)
 		}
 	}
 	return out
@@ -401,7 +404,7 @@ func (p *Plane) queueReset(t *attached, gone map[string][]netip.Addr) {
 			return nil
 		}
 		// Do not hold the lock of the task, so that other changes do not wait for the reset.
-		err := p.deps.Tables.Reset(ctx, t.Result.Netns, all)
+		err := p.deps.Balancer.Reset(ctx, t.Result.Netns, all)
 		if err == nil || !p.attached(t) {
 			return nil
 		}

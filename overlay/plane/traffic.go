@@ -17,8 +17,8 @@ import (
 	"swarm/overlay/vip"
 )
 
-// Traffic holds the counters of a task's interfaces and TCP connections. The kernel counts them in
-// any case.
+// Traffic holds the counters of a task's interfaces and TCP connections. Reading them costs the
+// traffic nothing, because the kernel counts it anyway.
 type Traffic struct {
 	TaskID   string
 	Networks []NetworkTraffic
@@ -33,7 +33,8 @@ type NetworkTraffic struct {
 	Network        string
 	Received, Sent Count
 	// Connections counts connections of all protocols. It is valid only if Known is set. Known is
-	// false for a task without overlay networks, and for any task just after its start.
+	// false for a task without overlay networks, and until the task's service addresses have been
+	// programmed.
 	Connections vip.Connections
 	Known       bool
 }
@@ -70,7 +71,7 @@ func (p *Plane) addConnections(ctx context.Context, t *attached, networks []Netw
 		return nil
 	}
 	return p.withNamespace(t, func() error {
-		all, err := p.deps.Tables.Connections(ctx, t.Result.Netns)
+		all, err := p.deps.Balancer.Connections(ctx, t.Result.Netns)
 		for i := range networks {
 			networks[i].Connections, networks[i].Known = all[Interface(i)], all != nil
 		}
@@ -124,7 +125,7 @@ func parseDev(text []byte) map[string][2]Count {
 		}
 		n := make([]uint64, len(f))
 		for i := range f {
-			n[i], _ = strconv.ParseUint(f[i], 10, 64) // the kernel's own
+			n[i], _ = strconv.ParseUint(f[i], 10, 64) // The kernel writes only numbers.
 		}
 		out[strings.TrimSpace(name)] = [2]Count{{Bytes: n[0], Packets: n[1], Dropped: n[3]}, {Bytes: n[8], Packets: n[9], Dropped: n[11]}}
 	}
@@ -145,7 +146,7 @@ func parseSNMP(text []byte, protocol string) map[string]uint64 {
 			names = f
 		default:
 			for i := range min(len(names), len(f)) {
-				out[names[i]], _ = strconv.ParseUint(f[i], 10, 64) // negative: no limit
+				out[names[i]], _ = strconv.ParseUint(f[i], 10, 64) // MaxConn is negative if there is no limit; it counts as 0.
 			}
 		}
 	}

@@ -37,9 +37,9 @@ const (
 type Manager struct {
 	Hostname string
 	Addr     netip.Addr
-	// Port is its cluster port, GossipPort its gossip port.
+	// Port is the manager's cluster port, GossipPort its gossip port.
 	Port, GossipPort uint16
-	// Data is where it receives packets of overlay networks.
+	// Data is the address at which the manager receives packets of overlay networks.
 	Data netip.AddrPort
 }
 
@@ -48,7 +48,7 @@ type Manager struct {
 type JoinServer struct {
 	swarmv1.UnimplementedAdmissionServer
 	slots *slots
-	// permit returns an error if a caller must not have an address tested.
+	// permit returns an error if the manager must not test addr for this caller.
 	permit func(caller net.Addr, addr netip.Addr) error
 	// admit describes this manager. It returns an error if the caller has not proved a join token.
 	admit func(ctx context.Context) (Manager, error)
@@ -66,8 +66,8 @@ func NewJoinServer(admit func(ctx context.Context) (Manager, error)) *JoinServer
 type Joiner struct {
 	Addr netip.Addr
 	Port uint16
-	// DataAddr is where it receives packets of overlay networks. Bind is the address on which its
-	// gossip will listen.
+	// DataAddr is the address at which the host receives packets of overlay networks. Bind is the
+	// address on which the host's gossip will listen.
 	DataAddr, Bind netip.Addr
 }
 
@@ -268,8 +268,9 @@ func (s *JoinServer) Probe(stream swarmv1.Admission_ProbeServer) error {
 	return nil
 }
 
-// receiveRequest receives one request, or returns ErrUnavailable when ctx ends. After an error the
-// caller must return from the handler, which ends the stream and so the goroutine.
+// receiveRequest receives one request, or returns ErrUnavailable when ctx ends. It reads in a
+// goroutine, which continues after an error. So the caller must then return from the handler: this
+// ends the stream, and the goroutine with it.
 func receiveRequest(ctx context.Context, stream swarmv1.Admission_ProbeServer) (*swarmv1.AdmissionRequest, error) {
 	type received struct {
 		request *swarmv1.AdmissionRequest

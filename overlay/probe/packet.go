@@ -68,8 +68,8 @@ func matchProbe(datagram []byte, port uint16, nonce []byte) (large, ok bool) {
 	return got[frameSize-1] == 1, true
 }
 
-// packetReceiver receives the packets of one probe by a raw socket. It gets copies of what the
-// firewall lets through, so a VXLAN device of the kernel can use the same port.
+// packetReceiver receives the packets of one probe through a raw socket. A raw socket gets copies
+// of the packets that the firewall lets through, so a VXLAN device can use the same port.
 type packetReceiver struct {
 	conn  net.PacketConn
 	port  uint16
@@ -129,7 +129,7 @@ func (r *packetReceiver) record(large bool) {
 // arrived.
 func (r *packetReceiver) wait(ctx context.Context) (small, large bool) { return r.waitFor(ctx, true) }
 
-// waitFor is wait that does not need the large packet if both is false.
+// waitFor is like wait, but if both is false it does not wait for the large packet.
 func (r *packetReceiver) waitFor(ctx context.Context, both bool) (small, large bool) {
 	for {
 		r.mu.Lock()
@@ -183,8 +183,8 @@ func newSender(to netip.AddrPort, nonce []byte) (*packetSender, error) {
 	raw, err := conn.SyscallConn()
 	if err == nil {
 		var failure error
-		// The large packet must not be fragmented, and must be sent even if the kernel has learned
-		// of a smaller MTU, because the probe shall find out whether it arrives.
+		// The large packet must not be fragmented. It must be sent even if the kernel has learned
+		// of a smaller MTU, because the probe tests whether the packet arrives.
 		err = raw.Control(func(fd uintptr) { failure = unix.SetsockoptInt(int(fd), level, option, unix.IP_PMTUDISC_PROBE) })
 		err = errors.Join(err, failure)
 	}

@@ -1,16 +1,18 @@
 //go:build linux
 
 // Package probe tests the network between this node and the others with real packets. A way is one
-// port with its protocol, in one direction between two nodes. The ways of the cluster port and of
-// gossip over TCP are tested by connecting, that of gossip over UDP by the ping of gossip, and that
-// of overlay networks by VXLAN packets: small ones, and large ones that fill the MTU. Both nodes
-// test their ways to the other, because a firewall that lets answers through hides what it blocks
-// in the other direction.
+// port with its protocol, in one direction between two nodes. The package tests
+//   - the cluster port and gossip over TCP with a connection
+//   - gossip over UDP with a gossip packet (gossip.Ping)
+//   - overlay networks with VXLAN packets: small ones, and large ones that fill the MTU
+//
+// Both nodes test their ways to the other node. A test in one direction is not enough, because a
+// firewall may let answers through and block other packets in the same direction.
 //
 // The package reports which ways work and does not explain why. It sends packets only to members of
-// the cluster, and to a host that proves a join token. Callers: cmd/swarm registers a Prober and a
-// JoinServer; `swarm doctor` calls the Prober, and a host that joins calls Join. Goroutines: those
-// of a call, which waits for them.
+// the cluster, and to a host that proves a join token. Callers: adapter/dataplane makes a Prober
+// and a JoinServer, and calls Join on a host that joins; `swarm doctor` calls the Prober.
+// Goroutines: those of a call, which waits for them.
 package probe
 
 import (
@@ -59,10 +61,10 @@ const (
 type Node struct {
 	ID   string
 	Addr netip.Addr
-	// Port is its cluster port, GossipPort its gossip port.
+	// Port is the node's cluster port, GossipPort its gossip port.
 	Port, GossipPort uint16
-	// Data is where it receives packets of overlay networks. If it is zero, they are
-	// sent to Addr at the port of the request.
+	// Data is the address at which the node receives packets of overlay networks. If Data is zero,
+	// the packets are sent to Addr at the port of the request.
 	Data netip.AddrPort
 }
 
@@ -77,20 +79,20 @@ func (n Node) data(port uint16) netip.AddrPort {
 // Config is the configuration of a Prober.
 type Config struct {
 	Hostname string
-	// Data is where this node receives packets of overlay networks.
+	// Data is the address at which this node receives packets of overlay networks.
 	Data netip.AddrPort
 }
 
-// Deps are what a Prober calls.
+// Deps are the functions that a Prober calls.
 type Deps struct {
-	// Others returns the other members, with those that do not answer.
+	// Others returns all other members, also those that do not answer.
 	Others func() []Node
 	// Dial returns a connection to the cluster port of a member.
 	Dial func(nodeID string) (grpc.ClientConnInterface, error)
 	// Ping sends a gossip packet to a member and returns when the answer has come, or an error when
 	// ctx ends.
 	Ping func(ctx context.Context, nodeID string) error
-	// Self returns what this node knows of its own networks. It may be nil.
+	// Self describes the networks on this node. It may be nil.
 	Self func(ctx context.Context) (*swarmv1.SurveyedSelf, error)
 }
 
@@ -225,8 +227,9 @@ func clockOffset(sent, received, answered, back time.Time) (offset, roundTrip ti
 	return (there + here) / 2, max(roundTrip, 0)
 }
 
-// overlayWays returns the ways of overlay networks for the packets that arrived. The large packet
-// is reported only if the small one has arrived, because otherwise its loss says nothing new.
+// overlayWays returns the ways of overlay networks for the packets that arrived. It reports on the
+// large packet only if the small one has arrived. If the small one is lost, the loss of the large
+// one has no further meaning.
 func overlayWays(port uint16, small, large bool, size uint32) []*swarmv1.TriedWay {
 	way := &swarmv1.TriedWay{Network: "udp", Port: uint32(port), Purpose: "overlay networks"}
 	if !small {
@@ -340,8 +343,8 @@ func (p *Prober) Probe(ctx context.Context, r *swarmv1.ProbeRequest) (*swarmv1.P
 	return answer, ctx.Err()
 }
 
-// caller returns the member that makes the call. Packets are sent to the address under which the
-// cluster knows it, and nowhere else.
+// caller returns the member that makes the call. Probe sends packets only to the address that the
+// managers list for this member.
 func (p *Prober) caller(ctx context.Context) (Node, error) {
 	id, err := transport.FromContext(ctx)
 	if err != nil {

@@ -33,8 +33,8 @@ func newSlots(all, each int) *slots {
 	return &slots{all: make(chan struct{}, all), each: each, callers: map[string]*callerSlots{}}
 }
 
-// take waits for a slot of the caller and one of all. It returns ErrUnavailable after the time
-// wait.
+// take waits for a slot of the caller and a slot of the total. It returns ErrUnavailable if it has
+// not got both after the time wait.
 func (s *slots) take(ctx context.Context, caller string, wait time.Duration) (release func(), err error) {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()

@@ -83,9 +83,9 @@ func (n zones) local(c *swarmv1.ResolverContainer, req *dns.Msg) (*dns.Msg, int)
 }
 
 // answerUnknown answers a query for a name that no zone has. It returns nil if the query must be
-// forwarded. As in Docker, a name without a dot is forwarded too, so that hosts of the site are
-// found, unless the container's resolv.conf sets ndots. NAME.NETWORK is forwarded too, because a
-// network may have the name of a domain.
+// forwarded. As in Docker, a name without a dot is forwarded too, because it may be a host of the
+// site. It is not forwarded if SearchFirst is set, because the container's resolv.conf sets ndots
+// then. NAME.NETWORK is forwarded too, because a network may have the name of a domain.
 func answerUnknown(c *swarmv1.ResolverContainer, req *dns.Msg, name string) *dns.Msg {
 	kind := req.Question[0].Qtype
 	switch {

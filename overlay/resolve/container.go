@@ -46,8 +46,8 @@ const (
 	// container.
 	maxStreams, maxForwards = 64, 256
 	// reservedStreams and reservedForwards are the part of these limits that other containers
-	// cannot use up. sharedStreams and sharedForwards limit the rest over all containers of the
-	// server.
+	// cannot use up. sharedStreams and sharedForwards limit what all containers together use beyond
+	// their reserved parts.
 	reservedStreams, reservedForwards = 4, 16
 	sharedStreams, sharedForwards     = 256, 1024
 )
@@ -170,8 +170,8 @@ func (c *container) close() {
 	c.wg.Wait()
 }
 
-// serveUDP answers local queries in the loop. It forwards each of the others in a goroutine of its
-// own, or answers SERVFAIL if the container is at its limit.
+// serveUDP answers queries for names of the cluster in its loop. It forwards each other query in a
+// separate goroutine. If the container has too many forwarded queries, it answers SERVFAIL.
 func (c *container) serveUDP(ctx context.Context) {
 	buf := make([]byte, maxQuery)
 	for {

@@ -32,8 +32,9 @@ type FeedConfig struct {
 	Socket string
 }
 
-// Feed sends the daemon's state to a server, and all of it again when it connects to a new server.
-// Its methods only record changes, and Run sends them. They are safe for concurrent use.
+// Feed sends the daemon's state to a server. When it connects again, it sends the whole state
+// first. The Set and Remove methods only record changes, and Run sends them. All methods are safe
+// for concurrent use.
 type Feed struct {
 	socket string
 	log    *slog.Logger
@@ -44,10 +45,11 @@ type Feed struct {
 	containers map[string]*swarmv1.ResolverContainer
 	// unsent has the keys of objects that have changed since the last message.
 	unsent changes
-	// version is the number of the latest change, and applied that of the latest change that the
-	// server has applied. failed maps containers that the server cannot serve to the error.
+	// version is the number of the latest change. applied is the number of the latest change that
+	// the server has applied.
 	version, applied uint64
-	failed           map[string]string
+	// failed has the error for each container that the server cannot serve.
+	failed map[string]string
 	// changed is sent when one of the fields above changes.
 	changed broadcast.Signal
 }
@@ -80,10 +82,6 @@ func (f *Feed) change(fn func()) {
 	defer f.mu.Unlock()
 	f.version++
 	fn()
-	f.wakeLocked()
-}
-
-func (f *Feed) wakeLocked() {
 	f.changed.Broadcast()
 }
 
@@ -107,8 +105,7 @@ func (f *Feed) RemoveNetwork(id string) {
 	})
 }
 
-// SetService replaces a service's names on a network. It sends nothing if they are equal to the
-// last ones.
+// SetService replaces a service's names on a network. If s equals the last value, nothing is sent.
 func (f *Feed) SetService(s *swarmv1.ResolverService) {
 	key := serviceKey{s.NetworkId, s.ServiceId}
 	f.mu.Lock()
@@ -128,9 +125,9 @@ func (f *Feed) RemoveService(networkID, serviceID string) {
 	})
 }
 
-// Serve asks the server to answer a container's queries. It returns when the server does so, or an
-// error if it cannot. The error is ErrUnavailable if the server does not reply until ctx ends, and
-// ErrInternal if the server failed.
+// Serve asks the server to answer a container's queries, and waits until it does. It returns
+// ErrUnavailable if the server has not replied when ctx ends, and ErrInternal if the server cannot
+// serve the container.
 func (f *Feed) Serve(ctx context.Context, c *swarmv1.ResolverContainer) error {
 	f.change(func() {
 		f.containers[c.Id], f.unsent.containers[c.Id] = c, true
@@ -162,8 +159,8 @@ func (f *Feed) RemoveContainer(containerID string) {
 	})
 }
 
-// Applied returns nil when the server has applied all changes so far. It returns ErrUnavailable if
-// ctx ends before.
+// Applied waits until the server has applied all changes that were recorded before the call. It
+// returns ErrUnavailable if ctx ends first.
 func (f *Feed) Applied(ctx context.Context) error {
 	f.mu.Lock()
 	version := f.version
@@ -315,7 +312,7 @@ func (f *Feed) receiveAcks(stream swarmv1.Resolver_FeedClient) error {
 			}
 		}
 		f.applied = max(f.applied, ack.Version)
-		f.wakeLocked()
+		f.changed.Broadcast()
 		f.mu.Unlock()
 	}
 }

@@ -19,14 +19,15 @@ func redirectTable() *nftables.Table {
 	return &nftables.Table{Family: nftables.TableFamilyIPv4, Name: "swarm-dns"}
 }
 
-// redirect makes the container's queries to port 53 of its name server reach the server's port. It
-// writes a table of its own in the namespace that is pinned at pin. Port 53 itself stays free for
-// the container.
+// redirect sends the container's queries for port 53 of its name server to the server's port. It
+// writes the table `swarm-dns` in the namespace that is pinned at pin. The container can still bind
+// port 53.
 func redirect(pin string, port uint16) error {
-	// Usually an earlier process used the same port. Replacing the rules costs a grace period of
-	// the kernel (10 ms), and many containers would wait for it one after the other.
+	// After a restart the port and the rules are usually the same. Do not replace them then: each
+	// replacement waits for a grace period of the kernel (10 ms), one container after the other.
 	conn, known := nft.Conn{Netns: pin}, false
-	// If the rules cannot be read, write them. An error here only closes the connection.
+	// If the rules cannot be read, write them. Do closes the connection after an error, and the
+	// next call opens a new one.
 	_ = conn.Do(func(c *nftables.Conn) (err error) {
 		known, err = hasRedirect(c, port)
 		return err
@@ -70,7 +71,7 @@ func ruleComment(protocol byte, port uint16) []byte {
 
 // hasRedirect reports whether the rules for the port exist already.
 func hasRedirect(c *nftables.Conn, port uint16) (bool, error) {
-	if there, err := nft.Exists(c, redirectTable()); !there || err != nil {
+	if exists, err := nft.Exists(c, redirectTable()); !exists || err != nil {
 		return false, err
 	}
 	rules, err := c.GetRules(redirectTable(), &nftables.Chain{Name: "output", Table: redirectTable()})

@@ -5,14 +5,15 @@
 // For each container that the daemon names, a Server owns two sockets (UDP and TCP) and the
 // nftables table `swarm-dns`, both in the container's network namespace. The table redirects port
 // 53 to the sockets. The server also owns a cache of answers from other name servers, and a unix
-// socket on which it receives updates. A Feed is the client on that socket: it sends all networks,
+// socket on which it receives updates. A Feed is the client of that socket: it sends all networks,
 // services and containers first, and then each change.
 //
-// The server runs in `swarm runtime`, so that names resolve while the daemon is stopped: it keeps
-// the state of the last update. It does not find out where tasks are and whether they run; the feed
-// tells it. It never answers a container from a network that the container is not on.
+// The server runs in `swarm runtime` and stores the state of the last update, so that names resolve
+// while the daemon is stopped. The feed tells the server where tasks are and whether they run; the
+// server does not check it. The server never answers a container from a network that the container
+// is not on.
 //
-// Callers: cmd/swarm runs the server and constructs the feed; overlay/plane calls the feed.
+// Callers: adapter/dataplane runs the server and constructs the feed; overlay/plane calls the feed.
 // Goroutines: two for each container, one for each TCP connection and one for each UDP query that
 // is forwarded. Run ends all of them. Feed.Run has two.
 package resolve
@@ -58,8 +59,8 @@ type Server struct {
 	log      *slog.Logger
 	upstream *upstream
 
-	// streams and forwards count the connections and the forwarded queries of all containers beyond
-	// their reserved ones.
+	// streams and forwards count the connections and the forwarded queries of all containers. They
+	// do not count the part that is reserved for each container.
 	streams, forwards chan struct{}
 
 	queries, answered, failed atomic.Uint64
@@ -131,7 +132,8 @@ func listen(path string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	// When this process closes the socket, the path may already belong to the next one.
+	// Do not remove the path when this process closes the socket, because the path may already
+	// belong to the next process.
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
 	if err := os.Chmod(path, 0o600); err != nil {
 		return nil, errors.Join(err, l.Close())

@@ -23,9 +23,9 @@ import (
 )
 
 const (
-	// serverTimeout limits one attempt at one server, and queryTimeout all attempts. A client
-	// repeats its query after 5 s: by then each of up to four servers was tried, and each of up to
-	// two servers twice.
+	// serverTimeout limits one attempt at one server, and queryTimeout limits all attempts. A
+	// client repeats its query after 5 s. Until then there is time for four attempts: up to four
+	// servers can be tried, or each of two servers twice.
 	serverTimeout, queryTimeout = 1200 * time.Millisecond, 4800 * time.Millisecond
 	// failurePenalty is the time after a failure during which a server is tried after the others.
 	failurePenalty = 10 * time.Second
@@ -44,8 +44,8 @@ type upstream struct {
 	hits, misses atomic.Uint64
 
 	mu sync.Mutex // guards the fields below
-	// servers are those in the file at path when it had this version. checkedAt is the time of the
-	// last check.
+	// servers are the name servers in the file at path when the file had this version. checkedAt is
+	// the time of the last check whether the file has changed.
 	path      string
 	servers   []string
 	version   fileVersion
@@ -80,7 +80,8 @@ func (q query) String() string {
 }
 
 // resolve returns the answer to req from the cache or from the name servers. Clients that send the
-// same query at the same time share one upstream query.
+// same query at the same time share one query to the name servers. ctx ends when the container is
+// no longer served.
 func (u *upstream) resolve(ctx context.Context, c *swarmv1.ResolverContainer, req *dns.Msg, tcp bool) (*dns.Msg, error) {
 	q := query{name: dns.CanonicalName(req.Question[0].Name), qtype: req.Question[0].Qtype, qclass: req.Question[0].Qclass, checkingDisabled: req.CheckingDisabled}
 	if opt := req.IsEdns0(); opt != nil {
@@ -114,7 +115,8 @@ func (u *upstream) resolve(ctx context.Context, c *swarmv1.ResolverContainer, re
 			if r.Err == nil {
 				return adapt(r.Val.(*dns.Msg).Copy(), req), nil
 			}
-			// If the client whose query this one shares has gone, query again.
+			// The shared query has the context of the container that began it. If that container is
+			// no longer served, query again for this client.
 			if !errors.Is(r.Err, context.Canceled) {
 				return nil, r.Err
 			}
@@ -126,8 +128,8 @@ func (u *upstream) resolve(ctx context.Context, c *swarmv1.ResolverContainer, re
 	}
 }
 
-// adapt turns the answer to a shared or cached query into the answer to req: it sets the ID, the
-// flags and the question with the client's upper and lower case.
+// adapt changes m, the answer to a shared or cached query, into the answer to req. It sets the ID
+// and the flags, and the question as the client wrote it, with its upper and lower case.
 func adapt(m, req *dns.Msg) *dns.Msg {
 	m.Id, m.Question = req.Id, req.Question
 	m.Response, m.RecursionDesired, m.RecursionAvailable, m.Compress = true, req.RecursionDesired, true, true
@@ -137,9 +139,9 @@ func adapt(m, req *dns.Msg) *dns.Msg {
 	return m
 }
 
-// queryServers tries the servers in turn until one answers, first those that did not fail lately.
-// If all are silent, it tries each once more. An error code such as REFUSED or SERVFAIL is returned
-// only if no server gives a better answer.
+// queryServers tries the servers in turn until one answers. It begins with the servers that have
+// not failed recently. If no server answers, it tries each server once more. It returns an error
+// code such as REFUSED or SERVFAIL only if no server gives a better answer.
 func (u *upstream) queryServers(ctx context.Context, servers []string, pin string, q query, tcp bool) (*dns.Msg, error) {
 	var errorAnswer *dns.Msg
 	last := fmt.Errorf("no name server is configured: %w", errdefs.ErrUnavailable)
@@ -169,7 +171,8 @@ func (u *upstream) queryServers(ctx context.Context, servers []string, pin strin
 	return nil, last
 }
 
-// queryServer sends one query. It uses a new socket, and so a random source port, each time.
+// queryServer sends one query to one server. Each query has a new socket, so its source port is
+// random, which makes answers hard to forge.
 func (u *upstream) queryServer(ctx context.Context, server, pin string, q query, tcp bool) (*dns.Msg, error) {
 	ctx, cancel := context.WithTimeout(ctx, serverTimeout)
 	defer cancel()
@@ -182,7 +185,7 @@ func (u *upstream) queryServer(ctx context.Context, server, pin string, q query,
 		return nil, err
 	}
 	defer conn.Close()
-	// Only closing the socket ends the exchange when ctx ends.
+	// The exchange does not notice that ctx ends, so close its socket.
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	req := new(dns.Msg)
 	req.Id = dns.Id()
@@ -203,8 +206,8 @@ func (u *upstream) queryServer(ctx context.Context, server, pin string, q query,
 	return m, nil
 }
 
-// dial opens the socket in the network namespace that is pinned at pin, or in the host's if pin is
-// empty.
+// dial opens the socket in the network namespace that is pinned at pin. If pin is empty, it opens
+// the socket in the host's namespace.
 func dial(ctx context.Context, pin, network, server string) (net.Conn, error) {
 	var d net.Dialer
 	if pin == "" {
@@ -238,7 +241,8 @@ func (u *upstream) recordResult(server string, err error) {
 	u.lastFailure[server] = time.Now()
 }
 
-// byHealth returns the servers in their order, but with those that failed lately at the end.
+// byHealth returns the servers in their order, but with those that failed during the last
+// failurePenalty at the end.
 func (u *upstream) byHealth(servers []string) []string {
 	u.mu.Lock()
 	defer u.mu.Unlock()

@@ -197,9 +197,9 @@ func addressesOf(entries []nameEntry) []netip.Addr {
 	return all
 }
 
-// hostnameAddresses returns the addresses of containers with the same hostname: those of ready
-// ones, or of all if none is ready. Containers that look for each other before they are ready need
-// an answer.
+// hostnameAddresses returns the addresses of the ready containers with the same hostname. If none
+// is ready, it returns the addresses of all of them, because some containers must find each other
+// before they become ready.
 func hostnameAddresses(entries []nameEntry) []netip.Addr {
 	var ready, all []netip.Addr
 	for _, o := range entries {

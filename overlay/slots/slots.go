@@ -1,30 +1,32 @@
-// Package slots spreads backends over the slots of a table. The kernel chooses one of the slots at
-// random for each new connection.
+// Package slots assigns the slots of a service to its backends. A slot has one backend. For each
+// new connection the kernel chooses one of the service's slots at random.
 //
-// All backends hold the same number of slots, or one more. A change of the backends changes as few
-// slots as possible. The package is pure: the same former table and the same backends give the same
-// table on every host. Its callers are overlay/vip and overlay/mesh. It starts no goroutines.
+// All backends have the same number of slots, or one more. A change of the backends changes as few
+// slots as possible. The package is pure: the same former slots and the same backends give the same
+// slots on every host. Its callers are overlay/vip and overlay/mesh. It starts no goroutines.
 package slots
 
 import "slices"
 
 const (
-	// exact is the largest number of backends for which the table has one slot for each backend.
-	// Such a table is perfectly fair, and small enough to be written with one system call.
+	// exact is the largest number of backends for which there is one slot for each backend. Such
+	// slots are perfectly fair, and so few that one system call can write them.
 	exact = 32
-	// share is the least number of slots of a backend in a larger table, except in one that is too
-	// small for that many. With 4 slots the shares of two backends differ by at most a quarter.
+	// share is the least number of slots of a backend if there are more backends than exact. Only
+	// between 1024 and 4096 backends, and above 16384, a backend may have fewer. With 4 slots the
+	// shares of two backends differ by at most a quarter.
 	share = 4
-	// MaxSize is the number of slots of the largest table. Further backends get no slot. No subnet
-	// that swarm allocates has that many addresses.
+	// MaxSize is the largest number of slots. Further backends get no slot. No subnet that swarm
+	// allocates has that many addresses.
 	MaxSize = 65536
 )
 
-// sizeClasses are the sizes of larger tables. With few sizes a whole table is rarely written anew.
+// sizeClasses are the numbers of slots between exact and MaxSize. There are few of them, so that
+// the number of slots changes rarely. When it changes, all slots must be written again.
 func sizeClasses() []int { return []int{256, 1024, 4096} }
 
-// Size returns the number of slots for n backends. current is the size of the present table, 0 if
-// there is none.
+// Size returns the number of slots for n backends. current is the present number of slots, 0 if
+// there are none.
 func Size(n, current int) int {
 	want := ideal(n)
 	if current <= want || current <= exact {
@@ -52,8 +54,9 @@ func ideal(n int) int {
 	return MaxSize
 }
 
-// Fill returns the table for the backends, which may be in any order. former is the present table,
-// nil if there is none. Fill changes neither of them.
+// Fill returns the slots for the backends, which may be in any order. Each element of the result is
+// the backend of one slot. former has the present slots, nil if there are none. Fill does not
+// change its arguments.
 func Fill[B comparable](former, backends []B, compare func(a, b B) int) []B {
 	backends = slices.Compact(slices.SortedFunc(slices.Values(backends), compare))
 	backends = backends[:min(len(backends), MaxSize)]
@@ -63,16 +66,16 @@ func Fill[B comparable](former, backends []B, compare func(a, b B) int) []B {
 	}
 	m := Size(n, len(former))
 	if m != len(former) {
-		table := make([]B, m)
-		for i := range table {
-			table[i] = backends[i%n]
+		slots := make([]B, m)
+		for i := range slots {
+			slots[i] = backends[i%n]
 		}
-		return table
+		return slots
 	}
 	return refill(former, backends)
 }
 
-// refill changes only slots of backends that are gone or hold more than their share.
+// refill changes only slots of backends that are gone or have more than their share.
 func refill[B comparable](former, backends []B) []B {
 	m, n := len(former), len(backends)
 	has := make(map[B]int, n)
@@ -84,8 +87,8 @@ func refill[B comparable](former, backends []B) []B {
 			has[b]++
 		}
 	}
-	// m%n backends hold one slot more than m/n. Choose first the backends that hold more already,
-	// so that few slots change.
+	// m%n backends get one slot more than m/n. Choose first the backends that have more already, so
+	// that few slots change.
 	quota := make(map[B]int, n)
 	extra := m % n
 	for _, more := range []bool{true, false} {
@@ -100,9 +103,9 @@ func refill[B comparable](former, backends []B) []B {
 			}
 		}
 	}
-	table := slices.Clone(former)
+	slots := slices.Clone(former)
 	var free []int
-	for i, b := range table {
+	for i, b := range slots {
 		if quota[b] == 0 {
 			free = append(free, i)
 			continue
@@ -111,8 +114,8 @@ func refill[B comparable](former, backends []B) []B {
 	}
 	for _, b := range backends {
 		for range quota[b] {
-			table[free[0]], free = b, free[1:]
+			slots[free[0]], free = b, free[1:]
 		}
 	}
-	return table
+	return slots
 }

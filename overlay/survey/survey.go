@@ -32,9 +32,9 @@ type Feature struct {
 // firstVNI is the lowest VXLAN network identifier that swarm uses.
 const firstVNI = 65536
 
-// Kernel creates one of each device type that swarm uses and a table with rules like those of
-// swarm. It does so in a network namespace of its own. It needs root. The error says why nothing
-// could be tried.
+// Kernel tests the kernel features that swarm uses: it creates a device of each type, and a table
+// with rules like those of swarm, in a new network namespace. It needs root. If it cannot test
+// anything, the error says why.
 func Kernel() ([]Feature, error) {
 	var features []Feature
 	err := netns.Thread(func() error {

@@ -39,11 +39,11 @@ func BenchmarkLoad(b *testing.B) {
 				w := newWorld(b)
 				all := cluster(n, 10, dual)
 				for b.Loop() {
-					w.tables = vip.New()
+					w.balancer = vip.New()
 					w.program(all...)
 					b.StopTimer()
 					w.program()
-					if err := w.tables.Close(); err != nil {
+					if err := w.balancer.Close(); err != nil {
 						b.Fatal(err)
 					}
 					b.StartTimer()

@@ -14,7 +14,8 @@ import (
 	"swarm/overlay/nft"
 )
 
-// Connections counts the connections that began at one interface, with the flows of datagrams.
+// Connections counts the connections that began at one interface. A flow of datagrams counts as a
+// connection.
 type Connections struct{ Accepted, Made uint64 }
 
 // connectionCounter counts the connections of one direction: a chain adds interfaces to a set and
@@ -70,10 +71,11 @@ func (d connectionCounter) read(conn *nftables.Conn) (map[string]uint64, error) 
 	return out, nil
 }
 
-// Connections returns by interface the connections that began since this process wrote the whole
-// table of the namespace. The result is nil if it has not written the table.
-func (t *Tables) Connections(ctx context.Context, netns string) (map[string]Connections, error) {
-	s, release, err := t.acquire(ctx, netns)
+// Connections returns, by the name of the interface, the number of connections that began since
+// this process wrote the whole table of the namespace. It returns nil if this process has not
+// written the table.
+func (b *Balancer) Connections(ctx context.Context, netns string) (map[string]Connections, error) {
+	s, release, err := b.acquire(ctx, netns)
 	if err != nil {
 		return nil, err
 	}

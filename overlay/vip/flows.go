@@ -57,7 +57,8 @@ func (s *namespace) deleteDatagramFlows(left leftBackends) error {
 }
 
 // vipsWithDatagrams returns the virtual addresses to which packets other than TCP were sent since
-// this table was written. It makes walks of the conntrack table rare.
+// this process wrote the table. If a virtual address is not among them, the conntrack table, which
+// is slow to read, has no flows to delete for it.
 func (s *namespace) vipsWithDatagrams() (map[netip.Addr]bool, error) {
 	used := make(map[netip.Addr]bool)
 	err := s.conn.Do(func(c *nftables.Conn) error {

@@ -15,9 +15,9 @@ import (
 	"swarm/overlay/nft"
 )
 
-// tableName is the name of the nftables table in each namespace. Maps and sets exist for IPv6 too,
-// with the suffix 6. The map of services with ten slots is named -10, and there is a map for each
-// number of slots in use:
+// tableName is the name of the nftables table in each namespace. Each map and set with the digit 4
+// in its name exists also with the digit 6, for IPv6. There is one map slotsF-N for each number N
+// of slots that a service has. For example, slots4-10 is the map of the services with ten slots:
 //
 //	map slots4-10:  vip . 0-9 -> backend   services with ten slots
 //	set none4:      vip                    services without a backend
@@ -30,21 +30,22 @@ import (
 //
 // A service is in one map at a time. It moves to a map of another size in one transaction. The
 // lookups of one packet are not atomic: if the kernel commits a transaction between two lookups,
-// both may miss the service. So two chains look up all maps. The number of rules does not depend on
-// the number of services.
+// both may miss the service. So each packet passes `vip` twice, from `out` and from `again`. The
+// number of rules does not depend on the number of services.
 const tableName = "swarm-vip"
 
-// sizeClass identifies the map of the slots tables with the same family and number of slots.
+// sizeClass identifies the map of the services that have the same family and number of slots. Size
+// 0 stands for the set `none`, because a service without backends has no slots.
 type sizeClass struct {
 	family int // index of nft.Families
-	size   int
+	size   int // number of slots
 }
 
 func (r sizeClass) name() string {
 	return fmt.Sprintf("slots%s-%d", nft.Families()[r.family].Digit, r.size)
 }
 
-// sizeClassOf returns the size class of an address with a number of slots.
+// sizeClassOf returns the size class of a virtual address with a number of slots.
 func sizeClassOf(vip netip.Addr, size int) sizeClass {
 	if vip.Is4() {
 		return sizeClass{0, size}
@@ -58,10 +59,10 @@ func table() *nftables.Table {
 
 func vipChain() *nftables.Chain { return &nftables.Chain{Table: table(), Name: "vip"} }
 
-// set describes the map of the size class. For size 0 it is the set of addresses without a backend.
+// set describes the map of the size class, or the set `none` for size 0.
 func (r sizeClass) set() *nftables.Set {
 	f := nft.Families()[r.family]
-	// Rules refer by this number to sets in the same batch.
+	// A rule refers to a set of the same batch by the ID of the set.
 	s := &nftables.Set{Table: table(), ID: uint32(100 + 2*r.size + r.family)}
 	if r.size == 0 {
 		s.Name, s.KeyType = "none"+f.Digit, f.Address
@@ -89,15 +90,17 @@ func newChange() change {
 	return change{make(map[sizeClass][]nftables.SetElement), make(map[sizeClass][]nftables.SetElement)}
 }
 
-func (c change) add(vip netip.Addr, table []netip.Addr)    { gather(c.added, vip, table) }
-func (c change) remove(vip netip.Addr, table []netip.Addr) { gather(c.removed, vip, table) }
+func (c change) add(vip netip.Addr, slots []netip.Addr)    { gather(c.added, vip, slots) }
+func (c change) remove(vip netip.Addr, slots []netip.Addr) { gather(c.removed, vip, slots) }
 
-func gather(to map[sizeClass][]nftables.SetElement, vip netip.Addr, table []netip.Addr) {
-	r := sizeClassOf(vip, len(table))
-	if len(table) == 0 {
+// gather appends the elements of a virtual address: one for each slot, or one in the set `none` if
+// the address has no slots.
+func gather(to map[sizeClass][]nftables.SetElement, vip netip.Addr, slots []netip.Addr) {
+	r := sizeClassOf(vip, len(slots))
+	if len(slots) == 0 {
 		to[r] = append(to[r], nftables.SetElement{Key: vip.AsSlice()})
 	}
-	for i, backend := range table {
+	for i, backend := range slots {
 		to[r] = append(to[r], element(vip, i, backend))
 	}
 }

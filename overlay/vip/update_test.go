@@ -15,7 +15,7 @@ func TestUpdateChangesWhatItNames(t *testing.T) {
 	w := newWorld(t)
 	w.serve(w.server, 80)
 	update := func(gone []netip.Addr, changed ...vip.Service) error {
-		return w.tables.Update(t.Context(), w.path, vip.Table{Services: changed}, gone)
+		return w.balancer.Update(t.Context(), w.path, changed, gone)
 	}
 	if err := update(nil, service(1, 2)); !errdefs.IsFailedPrecondition(err) {
 		t.Fatalf("update of a namespace that nobody has programmed: %v", err)

@@ -3,14 +3,14 @@
 // Package vip balances the connections of containers to the virtual addresses of services. It works
 // inside the network namespace of each client container.
 //
-// The package owns one nftables table, `swarm-vip`, in each namespace that it programs, and the
-// conntrack entries of the flows to virtual addresses there. Rules on the OUTPUT hook of the
-// client's namespace choose a backend for each new connection, for every protocol and port. So the
-// backend sees the client's address, a container can connect to itself, and ping works.
+// The package owns one nftables table, `swarm-vip`, in each namespace that it programs. It also
+// deletes the conntrack entries of flows to virtual addresses there. Rules on the OUTPUT hook of
+// the client's namespace choose a backend for each new connection, for every protocol and port. So
+// the backend sees the client's address, a container can connect to itself, and ping works.
 //
 // The tables in the kernel are the only lasting record. A new process replaces each table in one
 // transaction, which breaks no connection. The package does not know networks, names and ports. Its
-// caller is overlay/plane. It starts no goroutines.
+// caller is overlay/plane. The package starts no goroutines.
 package vip
 
 import (
@@ -33,26 +33,20 @@ import (
 type Service struct {
 	// VIPs has one or more virtual addresses, usually one of each family.
 	VIPs []netip.Addr
-	// Backends are addresses of both families. A virtual address uses the backends of its own
-	// family. If it has none, connections to it are refused at once.
+	// Backends are addresses of both families. A virtual address uses the backends of its family.
+	// If there are none, connections to the virtual address are refused at once.
 	Backends []netip.Addr
 }
 
-// Table lists the services that a container can reach by virtual address. It may have fewer
-// services than the networks of the container.
-type Table struct {
-	Services []Service
-}
-
-// Tables programs any number of namespaces. Several goroutines may call its methods at a time.
+// Balancer programs any number of namespaces. Several goroutines may call its methods at a time.
 // Calls for the same namespace wait for each other, except Reset.
-type Tables struct {
-	mu         sync.Mutex // guards spaces
-	namespaces map[string]*namespace
+type Balancer struct {
+	mu         sync.Mutex            // guards namespaces
+	namespaces map[string]*namespace // by the path of the pin
 }
 
-// New returns Tables without any namespace. It does not change the kernel.
-func New() *Tables { return &Tables{namespaces: make(map[string]*namespace)} }
+// New returns a Balancer without any namespace. It does not change the kernel.
+func New() *Balancer { return &Balancer{namespaces: make(map[string]*namespace)} }
 
 // namespace is the state of one network namespace, as far as this process knows it.
 type namespace struct {
@@ -62,9 +56,9 @@ type namespace struct {
 	conn nft.Conn
 	// programmed is false until this process has written the table, and after an error.
 	programmed bool
-	// mayHaveOldFlows says that there may be flows from the time of an earlier table. Their virtual
-	// addresses are not in the set `datagrams` of this table. The first walk of the conntrack table
-	// collects them in datagramVIPs.
+	// mayHaveOldFlows says that there may be flows which began before this process wrote the table.
+	// The set `datagrams` of the table does not have their virtual addresses. The first walk of the
+	// conntrack table collects these addresses in datagramVIPs.
 	mayHaveOldFlows bool
 	datagramVIPs    map[netip.Addr]bool
 	services        map[netip.Addr]service
@@ -78,14 +72,14 @@ type service struct {
 	slots    []netip.Addr
 }
 
-func (t *Tables) acquire(ctx context.Context, netns string) (*namespace, func(), error) {
-	t.mu.Lock()
-	s := t.namespaces[netns]
+func (b *Balancer) acquire(ctx context.Context, netns string) (*namespace, func(), error) {
+	b.mu.Lock()
+	s := b.namespaces[netns]
 	if s == nil {
 		s = &namespace{lock: make(chan struct{}, 1), conn: nft.Conn{Netns: netns}}
-		t.namespaces[netns] = s
+		b.namespaces[netns] = s
 	}
-	t.mu.Unlock()
+	b.mu.Unlock()
 	select {
 	case s.lock <- struct{}{}:
 		return s, func() { <-s.lock }, nil
@@ -94,17 +88,18 @@ func (t *Tables) acquire(ctx context.Context, netns string) (*namespace, func(),
 	}
 }
 
-// Program writes the table of the namespace with its pin at netns, so that it has exactly these
-// services. The first call writes the whole table, later calls write only the differences, in one
-// transaction. New connections go to the given backends. Established TCP connections stay at their
-// backend; datagrams to a backend that has left go to another one. Errors: ErrNotFound if the
-// namespace does not exist; ErrInvalidArgument if two services have the same virtual address.
-func (t *Tables) Program(ctx context.Context, netns string, want Table) error {
+// Program writes the nftables table of the namespace that is pinned at netns. The table then has
+// exactly the services in want. The first call for a namespace writes the whole table. Later calls
+// write only the differences, in one transaction. New connections go to the given backends.
+// Established TCP connections stay at their backend; datagrams to a backend that has left go to
+// another one. Program returns ErrNotFound if the namespace does not exist, and ErrInvalidArgument
+// if two services have the same virtual address.
+func (b *Balancer) Program(ctx context.Context, netns string, want []Service) error {
 	next, err := wanted(want)
 	if err != nil {
 		return fmt.Errorf("service addresses of %s: %w", netns, err)
 	}
-	s, release, err := t.acquire(ctx, netns)
+	s, release, err := b.acquire(ctx, netns)
 	if err != nil {
 		return err
 	}
@@ -115,10 +110,11 @@ func (t *Tables) Program(ctx context.Context, netns string, want Table) error {
 	return nil
 }
 
-// wanted returns the sorted backends of each virtual address.
-func wanted(t Table) (map[netip.Addr][]netip.Addr, error) {
-	out := make(map[netip.Addr][]netip.Addr, len(t.Services))
-	for _, s := range t.Services {
+// wanted returns the backends of each virtual address, sorted and without duplicates. It returns
+// ErrInvalidArgument if a virtual address is not valid or belongs to two services.
+func wanted(services []Service) (map[netip.Addr][]netip.Addr, error) {
+	out := make(map[netip.Addr][]netip.Addr, len(services))
+	for _, s := range services {
 		for _, vip := range s.VIPs {
 			vip = vip.Unmap()
 			if _, twice := out[vip]; twice || !vip.IsValid() {
@@ -137,16 +133,17 @@ func wanted(t Table) (map[netip.Addr][]netip.Addr, error) {
 	return out, nil
 }
 
-// Update changes the table since the last call: changed has new and changed services, gone has the
-// virtual addresses that no service has any more. Its cost does not depend on the number of other
-// services. The error is ErrFailedPrecondition if this process has not programmed the namespace or
-// the last write failed. The caller must then call Program.
-func (t *Tables) Update(ctx context.Context, netns string, changed Table, gone []netip.Addr) error {
+// Update writes some changes to the nftables table of the namespace that is pinned at netns.
+// changed has the services that are new or have changed. gone has the virtual addresses that no
+// service has any more. The cost of a call does not depend on the number of other services. Update
+// returns ErrFailedPrecondition if this process has not programmed the namespace, or if the last
+// write failed. The caller must then call Program.
+func (b *Balancer) Update(ctx context.Context, netns string, changed []Service, gone []netip.Addr) error {
 	now, err := wanted(changed)
 	if err != nil {
 		return fmt.Errorf("service addresses of %s: %w", netns, err)
 	}
-	s, release, err := t.acquire(ctx, netns)
+	s, release, err := b.acquire(ctx, netns)
 	if err != nil {
 		return err
 	}
@@ -204,8 +201,8 @@ func (s *namespace) update(want map[netip.Addr][]netip.Addr, gone []netip.Addr) 
 	err := s.conn.Do(func(c *nftables.Conn) error { return change.write(c, s.sizeClasses) })
 	maps.Copy(s.services, next)
 	if err != nil {
-		// The transaction changed nothing. Another program may have changed the table before: write
-		// all of it again.
+		// A transaction that fails changes nothing. Another program may have changed the table
+		// before, so write the whole table again.
 		s.programmed, s.mayHaveOldFlows = false, true
 		if err := s.replace(s.backends()); err != nil {
 			return err
@@ -250,7 +247,7 @@ func (s *namespace) replace(want map[netip.Addr][]netip.Addr) error {
 // longer exist. The next packet of each connection is answered with a reset. Pass many addresses in
 // one call, because each call walks the conntrack table, which may take long. Other calls do not
 // wait for it. The error is ErrNotFound if the namespace does not exist.
-func (t *Tables) Reset(_ context.Context, netns string, gone []netip.Addr) error {
+func (b *Balancer) Reset(_ context.Context, netns string, gone []netip.Addr) error {
 	if len(gone) == 0 {
 		return nil
 	}
@@ -260,13 +257,13 @@ func (t *Tables) Reset(_ context.Context, netns string, gone []netip.Addr) error
 	return nil
 }
 
-// Forget closes the connection to a namespace. The table stays in the kernel until the namespace
-// ends, but the namespace cannot end before Forget is called.
-func (t *Tables) Forget(netns string) error {
-	t.mu.Lock()
-	s := t.namespaces[netns]
-	delete(t.namespaces, netns)
-	t.mu.Unlock()
+// Forget closes this process's netlink socket in a namespace. The kernel keeps the namespace until
+// the socket is closed, and keeps the table until the namespace ends.
+func (b *Balancer) Forget(netns string) error {
+	b.mu.Lock()
+	s := b.namespaces[netns]
+	delete(b.namespaces, netns)
+	b.mu.Unlock()
 	if s == nil {
 		return nil
 	}
@@ -276,16 +273,16 @@ func (t *Tables) Forget(netns string) error {
 }
 
 // Close calls Forget for each namespace.
-func (t *Tables) Close() error {
-	t.mu.Lock()
-	all := make([]string, 0, len(t.namespaces))
-	for netns := range t.namespaces {
+func (b *Balancer) Close() error {
+	b.mu.Lock()
+	all := make([]string, 0, len(b.namespaces))
+	for netns := range b.namespaces {
 		all = append(all, netns)
 	}
-	t.mu.Unlock()
+	b.mu.Unlock()
 	var errs []error
 	for _, netns := range all {
-		errs = append(errs, t.Forget(netns))
+		errs = append(errs, b.Forget(netns))
 	}
 	return errors.Join(errs...)
 }

@@ -83,7 +83,7 @@ func TestConnections_AreCountedByInterface(t *testing.T) {
 	w.serve(w.client, 80)
 	counts := func(want map[string]vip.Connections) {
 		t.Helper()
-		got, err := w.tables.Connections(t.Context(), w.path)
+		got, err := w.balancer.Connections(t.Context(), w.path)
 		delete(got, "lo") // A refusal is sent there.
 		if diff := cmp.Diff(want, got); diff != "" || err != nil {
 			t.Errorf("%v %s", err, diff)
@@ -186,7 +186,7 @@ func TestProgram_AConnectionDrainsAndIsResetWhenItsBackendIsGone(t *testing.T) {
 				t.Fatal(err)
 			}
 			w.program(next)
-			if err := w.tables.Reset(t.Context(), w.path, []netip.Addr{v4(2), v6(2)}); err != nil {
+			if err := w.balancer.Reset(t.Context(), w.path, []netip.Addr{v4(2), v6(2)}); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := c.ask(); !errors.Is(err, unix.ECONNRESET) && !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, io.EOF) {
@@ -207,10 +207,10 @@ func TestProgram_MendsATableThatWasFlushed(t *testing.T) {
 
 func TestProgram_Refusals(t *testing.T) {
 	w := newWorld(t)
-	if err := w.tables.Program(t.Context(), w.path, vip.Table{Services: []vip.Service{service(1, 2), service(1, 3)}}); !errors.Is(err, errdefs.ErrInvalidArgument) {
+	if err := w.balancer.Program(t.Context(), w.path, []vip.Service{service(1, 2), service(1, 3)}); !errors.Is(err, errdefs.ErrInvalidArgument) {
 		t.Errorf("one address of two services: %v, want invalid argument", err)
 	}
-	if err := w.tables.Program(t.Context(), w.path+"x", vip.Table{}); !errors.Is(err, errdefs.ErrNotFound) {
+	if err := w.balancer.Program(t.Context(), w.path+"x", nil); !errors.Is(err, errdefs.ErrNotFound) {
 		t.Errorf("no such namespace: %v, want not found", err)
 	}
 }
@@ -219,7 +219,7 @@ func TestForget_LetsTheNamespaceEnd(t *testing.T) {
 	w := newWorld(t)
 	path := filepath.Join(t.TempDir(), "short.ns")
 	ns := w.namespace(path)
-	if err := w.tables.Program(t.Context(), path, vip.Table{Services: []vip.Service{service(1, 2)}}); err != nil {
+	if err := w.balancer.Program(t.Context(), path, []vip.Service{service(1, 2)}); err != nil {
 		t.Fatal(err)
 	}
 	open := func() int {
@@ -230,13 +230,13 @@ func TestForget_LetsTheNamespaceEnd(t *testing.T) {
 		return len(entries)
 	}
 	before := open()
-	if err := w.tables.Forget(path); err != nil {
+	if err := w.balancer.Forget(path); err != nil {
 		t.Fatal(err)
 	}
 	if after := open(); after != before-1 {
 		t.Errorf("%d open files after Forget, %d before, want one less", after, before)
 	}
-	if err := w.tables.Forget(path); err != nil {
+	if err := w.balancer.Forget(path); err != nil {
 		t.Errorf("again: %v", err)
 	}
 	_ = ns

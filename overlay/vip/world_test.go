@@ -27,7 +27,7 @@ type world struct {
 	t              testing.TB
 	path           string
 	client, server *netns.Namespace
-	tables         *vip.Tables
+	balancer       *vip.Balancer
 }
 
 func newWorld(t testing.TB) *world {
@@ -35,11 +35,11 @@ func newWorld(t testing.TB) *world {
 	if os.Getuid() != 0 {
 		t.Skip("needs root: containers are network namespaces")
 	}
-	w := &world{t: t, path: filepath.Join(t.TempDir(), "client.ns"), tables: vip.New()}
+	w := &world{t: t, path: filepath.Join(t.TempDir(), "client.ns"), balancer: vip.New()}
 	w.client = w.namespace(w.path)
 	w.server = w.namespace(filepath.Join(t.TempDir(), "server.ns"))
 	t.Cleanup(func() {
-		if err := w.tables.Close(); err != nil {
+		if err := w.balancer.Close(); err != nil {
 			t.Error(err)
 		}
 	})
@@ -118,7 +118,7 @@ func service(n int, backends ...int) vip.Service {
 
 func (w *world) program(services ...vip.Service) {
 	w.t.Helper()
-	if err := w.tables.Program(w.t.Context(), w.path, vip.Table{Services: services}); err != nil {
+	if err := w.balancer.Program(w.t.Context(), w.path, services); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -241,10 +241,10 @@ func (w *world) want(network string, to netip.Addr, port int, answer string) {
 
 func (w *world) restart() {
 	w.t.Helper()
-	if err := w.tables.Close(); err != nil {
+	if err := w.balancer.Close(); err != nil {
 		w.t.Fatal(err)
 	}
-	w.tables = vip.New()
+	w.balancer = vip.New()
 }
 
 func (w *world) flush() {

@@ -106,8 +106,8 @@ func (s *Switch) program(conn *nftables.Conn, table *nftables.Table, hosts []Hos
 }
 
 func (s *Switch) match(f Fault, known map[string]Host) []expr.Any {
-	// ARP passes, as it does through most firewalls. Otherwise a host would resolve an address only
-	// up to one second after the fault has ended.
+	// ARP passes, as it does through most firewalls. If ARP were dropped, a host would resolve an
+	// address again only up to one second after the fault has ended.
 	e := []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: binaryutil.BigEndian.PutUint16(unix.ETH_P_ARP)},

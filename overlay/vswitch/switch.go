@@ -3,11 +3,11 @@
 // Package vswitch connects network namespaces with an Ethernet switch, so that one machine can
 // simulate several hosts in tests.
 //
-// The switch is a bridge in a namespace of its own. So the machine's firewall, its sysctl
+// The switch is a bridge in a separate namespace. So the machine's firewall, its sysctl
 // bridge-nf-call-iptables and its FORWARD policy do not apply to frames between the hosts, and
 // deleting the namespace deletes the whole switch. One cable, a veth pair, connects the switch to
-// the machine, which can reach every host. Faults are rules in the switch, outside the hosts, which
-// cannot see or remove them.
+// the machine, which can reach every host. Faults are rules in the switch. The hosts cannot see or
+// remove them.
 //
 // The package owns the folder in Config.Dir and the machine's end of the cable. It starts no
 // process, and its only state is the pins in that folder, so any process may open the switch.
@@ -200,8 +200,8 @@ func (s *Switch) connectMachine(ns *netns.Namespace) error {
 func (s *Switch) Exists() bool { return netns.Pinned(s.switchPath()) }
 
 // Remove deletes the switch, all pins and the folder. It also works after a crash, and returns nil
-// if there is no switch. The caller must end the processes inside the hosts first, because a
-// namespace lives as long as one of its processes.
+// if there is no switch. The caller must end the processes inside the hosts first, because each
+// process keeps its namespace alive.
 func (s *Switch) Remove() error {
 	var errs []error
 	pins, err := filepath.Glob(filepath.Join(s.cfg.Dir, "*.ns"))

@@ -19,9 +19,9 @@ type MAC [6]byte
 
 func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
 
-// MACOf derives the hardware address of the endpoint whose first address is a. So an old neighbour
-// entry stays correct if another endpoint gets the address. Of an IPv6 address only the last four
-// bytes count.
+// MACOf derives the hardware address of the endpoint whose first address is a. If another endpoint
+// gets the address later, the neighbour entries for it are still correct. For an IPv6 address MACOf
+// uses only the last four bytes.
 func MACOf(a netip.Addr) MAC {
 	if a.Is4() {
 		b := a.As4()

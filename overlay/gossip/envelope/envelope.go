@@ -1,11 +1,12 @@
-// Package envelope encrypts and signs what members send to each other by gossip, and opens it. The
-// encryption of memberlist proves only that the sender had the gossip key of the cluster, which
-// every member has and which a removed member has had. An envelope is encrypted with that key, and
-// inside it is signed with the key of the sender's certificate.
+// Package envelope encrypts and signs the messages that members send to each other by gossip, and
+// decrypts and verifies them. The encryption of memberlist would not be enough. It proves only that
+// the sender has the gossip key of the cluster, and every member and every removed member has this
+// key. So an envelope is signed with the key of the sender's certificate, and then encrypted with
+// the gossip key.
 //
-// The package does no I/O, has no goroutine, and does not look into the payload; package gossip
-// does. Caller: package gossip, and tests that play an attacker. All types are safe for concurrent
-// use.
+// The package does no I/O, has no goroutine, and does not read the payload; package gossip does.
+// Its callers are package gossip, and tests that play an attacker. All types are safe for
+// concurrent use.
 //
 //	byte       0     1..4     5..16    17..
 //	envelope   'S'   key id   nonce    AES-256-GCM of: signature's length, signature, signed part
@@ -100,8 +101,8 @@ func (r *Ring) find(id []byte) (cipher.AEAD, bool) {
 	return nil, false
 }
 
-// Sealer seals what one member sends. Its session is a random number, which tells its envelopes
-// from those of earlier Sealers with the same id.
+// Sealer makes the envelopes of one member. Its session is a random number. It distinguishes the
+// envelopes of this Sealer from those of earlier Sealers with the same id.
 type Sealer struct {
 	id      string
 	ring    *Ring

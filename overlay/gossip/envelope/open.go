@@ -23,12 +23,12 @@ var (
 	ErrMalformed = errors.New("malformed envelope")
 )
 
-// Trust is which signatures of a node are accepted.
+// Trust says which signatures of a node are accepted.
 type Trust struct {
 	// Keys are the public keys of the node: the newest, and the former one while it may be in use.
 	Keys []*ecdsa.PublicKey
-	// AnyKey means that every signature is accepted, because this node has only just joined and
-	// knows the keys of no node.
+	// AnyKey means that every signature is accepted, because this node has just joined and does not
+	// know the keys of any node.
 	AnyKey bool
 }
 
@@ -57,8 +57,8 @@ type Opened struct {
 }
 
 // Open decrypts an envelope in place and verifies its sender. It returns one of the errors above.
-// Data from somebody without a gossip key costs a look at five bytes, and an envelope from a node
-// that is not a member costs one decryption.
+// Its cost for unwanted data is small: it reads only five bytes of data that is not encrypted with
+// a gossip key, and only decrypts an envelope of a node that is not a member.
 func (o *Opener) Open(b []byte) (Opened, error) {
 	if len(b) < headerSize+tagLen || b[0] != magic {
 		return Opened{}, ErrForeign
@@ -112,7 +112,7 @@ func parse(plain []byte) (sig, signed []byte, out Opened, ok bool) {
 	return sig, signed, out, true
 }
 
-// Forget drops what the Opener remembers of senders for which keep returns false.
+// Forget removes the senders for which keep returns false.
 func (o *Opener) Forget(keep func(id string) bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -170,8 +170,8 @@ func (o *Opener) fresh(e Opened, record bool) bool {
 
 func (s *session) empty() bool { return s.packets.top == 0 && s.parts.top == 0 }
 
-// windowSize is the size of the window of sequence numbers. An envelope that arrives after one with
-// a number more than windowSize-64 higher may count as replayed.
+// windowSize is the size of the window of sequence numbers. If the number of an envelope is more
+// than windowSize-64 below the highest number received, the envelope may count as replayed.
 const windowSize = 256
 
 // window remembers which of the latest sequence numbers were recorded, as in RFC 6479. Numbers

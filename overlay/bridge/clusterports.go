@@ -16,52 +16,54 @@ import (
 	"swarm/overlay/nft"
 )
 
-// guard stops tasks without HostAccess from reaching the cluster's own ports. A firewall in front
-// of these ports would not stop a task: it sends with the address of its host, which is a node.
+// blockedPorts are the cluster's own ports. The rules stop tasks without HostAccess from reaching
+// them. A firewall in front of these ports would not stop a task, because the task's packets have
+// the address of its host, which is a node. The inet table has these sets for that:
 //
 //	set ports:       protocol . port   the cluster's own ports, at any address
 //	set hostaccess4: address           tasks with HostAccess
 //	set connrate4:   address           the rate at which each task opens connections
 //
 // The rules match ports and not addresses, because this host cannot know every address of another
-// node. A list that nodes report would let each node block any address for all tasks.
-type guard struct {
-	ports ClusterPorts
-	// otherPorts are the TCP ports that other nodes serve the cluster on.
-	otherPorts []uint16
+// node. If each node reported its addresses, a node could report any address and so block it for
+// all tasks.
+type blockedPorts struct {
+	own ClusterPorts
+	// peers are the TCP ports on which the nodes serve the cluster.
+	peers []uint16
 }
 
-// ClusterPorts are the ports that this host serves the cluster on: Cluster (TCP), Gossip (TCP and
+// ClusterPorts are the ports on which this host serves the cluster: Cluster (TCP), Gossip (TCP and
 // UDP) and Data (UDP, for VXLAN). Cluster may differ between nodes.
 type ClusterPorts struct{ Cluster, Gossip, Data uint16 }
 
-// Guard makes the rules reject packets from tasks without HostAccess to the given ports and to
-// those of GuardPorts, at every address. Call it before Attach and Restore.
-func (b *Bridge) Guard(ports ClusterPorts) { b.cfg.guard.ports = ports }
+// BlockClusterPorts makes the rules reject packets from tasks without HostAccess to these ports and
+// to the ports of BlockPeerPorts, at every address. Call it before Attach and Restore.
+func (b *Bridge) BlockClusterPorts(ports ClusterPorts) { b.cfg.blocked.own = ports }
 
-// GuardPorts sets the TCP ports that nodes serve the cluster on. It replaces the ports of the last
-// call.
-func (b *Bridge) GuardPorts(ctx context.Context, others []uint16) error {
+// BlockPeerPorts sets the TCP ports on which the nodes serve the cluster. It replaces the ports of
+// the last call. The rules reject them only after a call of BlockClusterPorts.
+func (b *Bridge) BlockPeerPorts(ctx context.Context, others []uint16) error {
 	release, err := b.acquire(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if slices.Equal(b.cfg.guard.otherPorts, others) {
+	if slices.Equal(b.cfg.blocked.peers, others) {
 		return nil
 	}
 	if !b.up {
-		b.cfg.guard.otherPorts = others
+		b.cfg.blocked.peers = others
 		return nil
 	}
-	b.net.guard.otherPorts = others
+	b.net.blocked.peers = others
 	if err := b.net.replacePorts(); err != nil {
-		// Another program may have flushed the rules: write all of them again.
+		// Another program may have flushed the rules, so write all rules again.
 		if err := b.net.sync(b.published()); err != nil {
 			return err
 		}
 	}
-	b.cfg.guard.otherPorts = others
+	b.cfg.blocked.peers = others
 	return nil
 }
 
@@ -77,19 +79,19 @@ func portKey(p Port) []byte {
 	return append(nft.Pad([]byte{hostport.Number(p.Protocol)}), nft.Port(p.Published)...)
 }
 
-// elements returns the elements of the set ports without duplicates. There are none if ports is
-// zero.
-func (g guard) elements() (out []nftables.SetElement) {
-	if g.ports == (ClusterPorts{}) {
+// elements returns the elements of the set ports without duplicates. It returns none if
+// BlockClusterPorts was not called.
+func (p blockedPorts) elements() (out []nftables.SetElement) {
+	if p.own == (ClusterPorts{}) {
 		return nil
 	}
 	all := []Port{
-		{Published: g.ports.Cluster, Protocol: "tcp"},
-		{Published: g.ports.Gossip, Protocol: "tcp"},
-		{Published: g.ports.Gossip, Protocol: "udp"},
-		{Published: g.ports.Data, Protocol: "udp"},
+		{Published: p.own.Cluster, Protocol: "tcp"},
+		{Published: p.own.Gossip, Protocol: "tcp"},
+		{Published: p.own.Gossip, Protocol: "udp"},
+		{Published: p.own.Data, Protocol: "udp"},
 	}
-	for _, port := range g.otherPorts {
+	for _, port := range p.peers {
 		all = append(all, Port{Published: port, Protocol: "tcp"})
 	}
 	seen := map[Port]bool{}
@@ -102,8 +104,8 @@ func (g guard) elements() (out []nftables.SetElement) {
 	return out
 }
 
-// syncGuard queues the sets of guard, and the elements of the set ports.
-func (r *rules) syncGuard(c *nftables.Conn) error {
+// addPorts queues the sets ports and connrate, and the elements of the set ports.
+func (r *rules) addPorts(c *nftables.Conn) error {
 	sets := []*nftables.Set{r.portsSet()}
 	for _, f := range nft.Families() {
 		sets = append(sets, r.connectionRateSet(f))
@@ -113,24 +115,24 @@ func (r *rules) syncGuard(c *nftables.Conn) error {
 			return fmt.Errorf("nftables: %w", err)
 		}
 	}
-	return nft.AddElements(c, r.portsSet(), r.guard.elements())
+	return nft.AddElements(c, r.portsSet(), r.blocked.elements())
 }
 
 // replacePorts replaces the elements of the set ports.
 func (r *rules) replacePorts() error {
 	return r.conn.Do(func(c *nftables.Conn) error {
 		c.FlushSet(r.portsSet())
-		if err := nft.AddElements(c, r.portsSet(), r.guard.elements()); err != nil {
+		if err := nft.AddElements(c, r.portsSet(), r.blocked.elements()); err != nil {
 			return err
 		}
 		return c.Flush()
 	})
 }
 
-// guardIntact compares the size of the set ports only.
-func (r *rules) guardIntact(c *nftables.Conn) (bool, error) {
+// portsIntact reports whether the set ports in the kernel has as many elements as it should have.
+func (r *rules) portsIntact(c *nftables.Conn) (bool, error) {
 	got, err := c.GetSetElements(r.portsSet())
-	return err == nil && len(got) == len(r.guard.elements()), err
+	return err == nil && len(got) == len(r.blocked.elements()), err
 }
 
 // rejectClusterPorts is the rule of one family that rejects packets to the cluster's own ports.
@@ -147,9 +149,10 @@ func (r *rules) rejectClusterPorts(f nft.Family) []expr.Any {
 }
 
 // connectionsPerSecond and connectionBurst limit how fast a task opens connections. The host tracks
-// the connections of all its tasks in one table, with 262,144 entries by default. At this rate one
-// task fills at most 60 % of it: the kernel keeps an entry without an answer for 30 s (UDP) or 120
-// s (TCP), and an entry with an answer for 120 s (UDP).
+// the connections of all its tasks in one table, with 262,144 entries by default. The kernel keeps
+// an entry of a UDP flow or of a TCP connection without an answer for at most 120 s. In 120 s one
+// task opens at most 120 * 1000 + 32768 connections, which is about 60 % of the
+// table.
 const (
 	connectionsPerSecond = 1000
 	connectionBurst      = 32768

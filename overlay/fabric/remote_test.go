@@ -14,19 +14,20 @@ import (
 )
 
 // After any changes, in any order, and with addresses that several tasks claim, the table is the
-// one that the present members make, and only the entries that apply returned differ.
-func TestMembers_ApplyEqualsRebuild(t *testing.T) {
+// one that newRemoteTasks builds for the present tasks, and only the entries of the endpoints that
+// apply returned differ.
+func TestRemoteTasks_ApplyEqualsRebuild(t *testing.T) {
 	seed := rand.Uint64()
 	rng := rand.New(rand.NewPCG(seed, 0))
-	m := newMembers(nil)
+	m := newRemoteTasks(nil)
 	want := map[string]Endpoint{}
 	kernel := vxlan.NewTable(0) // as it would be written
 	partial := 0
 	for step := range 2000 {
-		var there []Endpoint
+		var placed []Endpoint
 		var gone []string
 		for range rng.IntN(4) {
-			there = append(there, randomEndpoint(rng))
+			placed = append(placed, randomEndpoint(rng))
 		}
 		for range rng.IntN(3) {
 			gone = append(gone, fmt.Sprint("t", rng.IntN(40)))
@@ -34,20 +35,20 @@ func TestMembers_ApplyEqualsRebuild(t *testing.T) {
 		for _, id := range gone {
 			delete(want, id)
 		}
-		for _, e := range there {
+		for _, e := range placed {
 			want[e.TaskID] = e
 		}
-		changed, all := m.apply(there, gone)
+		changed, all := m.apply(placed, gone)
 		if all {
 			kernel = vxlan.Table{Forward: maps.Clone(m.table.Forward), Neighbours: maps.Clone(m.table.Neighbours)}
 		} else {
 			partial++
 			replace(kernel, changed, subset(m.table, changed))
 		}
-		full := newMembers(slices.Collect(maps.Values(want))).table
+		full := newRemoteTasks(slices.Collect(maps.Values(want))).table
 		for what, got := range map[string]vxlan.Table{"the table": m.table, "the kernel": kernel} {
 			if !maps.Equal(full.Forward, got.Forward) || !maps.Equal(full.Neighbours, got.Neighbours) {
-				t.Fatalf("seed %d, step %d, %v there, %v gone: %s has %v, want %v", seed, step, there, gone, what, got, full)
+				t.Fatalf("seed %d, step %d, %v placed, %v gone: %s has %v, want %v", seed, step, placed, gone, what, got, full)
 			}
 		}
 	}

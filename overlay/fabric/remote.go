@@ -13,14 +13,14 @@ import (
 	"swarm/overlay/vxlan"
 )
 
-// members are the tasks of a network on other hosts, and the entries for them. The entries depend
-// on the set of members only, and not on the order in which they were added.
-type members struct {
+// remoteTasks are the tasks of a network on other hosts, and the entries for them. The entries
+// depend only on the set of tasks, not on the order in which the tasks were added.
+type remoteTasks struct {
 	all   map[string]Endpoint // by task
 	table vxlan.Table
-	// conflict is whether two tasks claim the same address, as may be while one replaces the other.
-	// The table is then built anew with each change, because an entry that is removed for one task
-	// may belong to the other.
+	// conflict is whether two tasks claim the same address, which can happen while one replaces the
+	// other. Each change then rebuilds the table, because an entry that is removed for one task may
+	// belong to the other.
 	conflict bool
 }
 
@@ -32,9 +32,9 @@ func (e Endpoint) validate() error {
 	return nil
 }
 
-// newMembers returns the members that endpoints are.
-func newMembers(endpoints []Endpoint) *members {
-	m := &members{all: make(map[string]Endpoint, len(endpoints)), table: vxlan.NewTable(len(endpoints))}
+// newRemoteTasks returns the remote tasks that endpoints lists, with their entries.
+func newRemoteTasks(endpoints []Endpoint) *remoteTasks {
+	m := &remoteTasks{all: make(map[string]Endpoint, len(endpoints)), table: vxlan.NewTable(len(endpoints))}
 	for _, e := range endpoints {
 		m.all[e.TaskID] = e
 	}
@@ -42,9 +42,9 @@ func newMembers(endpoints []Endpoint) *members {
 	return m
 }
 
-// rebuild builds the table of all members. If several tasks claim an address, the task with the
-// highest id has it.
-func (m *members) rebuild() {
+// rebuild builds the table of all tasks. If several tasks claim an address, the table has the entry
+// of the task with the highest id.
+func (m *remoteTasks) rebuild() {
 	m.table, m.conflict = vxlan.NewTable(len(m.all)), false
 	for _, e := range m.all {
 		m.add(e)
@@ -59,7 +59,7 @@ func (m *members) rebuild() {
 }
 
 // add adds the entries of a task to the table.
-func (m *members) add(e Endpoint) {
+func (m *remoteTasks) add(e Endpoint) {
 	_, claimed := m.table.Forward[vxlan.MACOf(e.Addresses[0])]
 	for _, a := range e.Addresses {
 		_, also := m.table.Neighbours[a]
@@ -69,9 +69,10 @@ func (m *members) add(e Endpoint) {
 	m.table.Add(e.Host.Unmap(), e.Addresses...)
 }
 
-// apply adds or moves the tasks in there and removes those in gone. It returns the former and
-// present endpoints whose entries may have changed. If all is true, any entry may have.
-func (m *members) apply(there []Endpoint, gone []string) (changed []Endpoint, all bool) {
+// apply adds or moves the tasks in placed, and removes those in gone. changed has the former and
+// the new endpoints of these tasks, whose entries may have changed. If all is true, any entry of
+// the table may have changed.
+func (m *remoteTasks) apply(placed []Endpoint, gone []string) (changed []Endpoint, all bool) {
 	remove := func(task string) {
 		if old, ok := m.all[task]; ok {
 			delete(m.all, task)
@@ -82,7 +83,7 @@ func (m *members) apply(there []Endpoint, gone []string) (changed []Endpoint, al
 	for _, task := range gone {
 		remove(task)
 	}
-	for _, e := range there {
+	for _, e := range placed {
 		remove(e.TaskID)
 		m.all[e.TaskID] = e
 		m.add(e)
@@ -91,13 +92,13 @@ func (m *members) apply(there []Endpoint, gone []string) (changed []Endpoint, al
 		m.rebuild()
 		return nil, true
 	}
-	return append(changed, there...), false
+	return append(changed, placed...), false
 }
 
-// subset returns the entries of a table for some endpoints.
-func subset(t vxlan.Table, of []Endpoint) vxlan.Table {
-	out := vxlan.NewTable(len(of))
-	for _, e := range of {
+// subset returns the entries that a table has for some endpoints.
+func subset(t vxlan.Table, endpoints []Endpoint) vxlan.Table {
+	out := vxlan.NewTable(len(endpoints))
+	for _, e := range endpoints {
 		mac := vxlan.MACOf(e.Addresses[0])
 		if host, ok := t.Forward[mac]; ok {
 			out.Forward[mac] = host
@@ -111,10 +112,9 @@ func subset(t vxlan.Table, of []Endpoint) vxlan.Table {
 	return out
 }
 
-// replace replaces the entries of a table for some endpoints by those in now, and leaves the
-// others.
-func replace(t vxlan.Table, of []Endpoint, now vxlan.Table) {
-	for _, e := range of {
+// replace removes the entries of some endpoints from a table, and adds the entries in now.
+func replace(t vxlan.Table, endpoints []Endpoint, now vxlan.Table) {
+	for _, e := range endpoints {
 		t.Remove(e.Addresses...)
 	}
 	maps.Copy(t.Forward, now.Forward)

@@ -14,9 +14,9 @@ import (
 
 // Tasks cannot reach the cluster's own ports on any node, but can reach every other port. Tasks
 // with HostAccess can reach all.
-func TestGuard_TaskCannotReachTheCluster(t *testing.T) {
+func TestClusterPorts_TaskCannotReachTheCluster(t *testing.T) {
 	w := newWorld(t)
-	w.b.Guard(bridge.ClusterPorts{Cluster: 2377, Gossip: 7946, Data: 4789})
+	w.b.BlockClusterPorts(bridge.ClusterPorts{Cluster: 2377, Gossip: 7946, Data: 4789})
 	a := w.attach("task-a")
 	open, err := w.tryAttach(bridge.Attachment{TaskID: "task-open", HostAccess: true})
 	if err != nil {
@@ -54,7 +54,7 @@ func TestGuard_TaskCannotReachTheCluster(t *testing.T) {
 		clientAddr + ":2377": false, clientAddr + ":7946": false, clientAddr + ":2378": true, clientAddr + ":80": true,
 	})
 	// Another node serves the cluster on a different port. Its addresses are not known.
-	w.do(func() error { return w.b.GuardPorts(t.Context(), []uint16{2377, 2378}) })
+	w.do(func() error { return w.b.BlockPeerPorts(t.Context(), []uint16{2377, 2378}) })
 	want := map[string]bool{clientAddr + ":2378": false, clientAddr + ":7946": false, clientAddr + ":2377": false, clientAddr + ":80": true}
 	reached("a node", w.in(a), want)
 	for at := range want {
@@ -68,6 +68,6 @@ func TestGuard_TaskCannotReachTheCluster(t *testing.T) {
 	w.do(func() error { return w.b.Check(t.Context()) })
 	reached("after a flush", w.in(a), map[string]bool{clientAddr + ":2378": false, hostAddr + ":2377": false, clientAddr + ":80": true})
 	// The node leaves.
-	w.do(func() error { return w.b.GuardPorts(t.Context(), nil) })
+	w.do(func() error { return w.b.BlockPeerPorts(t.Context(), nil) })
 	reached("a port of no node", w.in(a), map[string]bool{clientAddr + ":2378": true, clientAddr + ":2377": false})
 }

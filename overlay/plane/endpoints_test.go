@@ -20,42 +20,42 @@ import (
 // memoryFabric is a fake fabric that stores what it was sent, and sometimes fails.
 type memoryFabric struct {
 	fakeFabric
-	rng     *rand.Rand
-	members map[string]map[string]fabric.Endpoint // by network and task
-	synced  int
+	rng       *rand.Rand
+	endpoints map[string]map[string]fabric.Endpoint // by network and task
+	synced    int
 }
 
 func (l *memoryFabric) Sync(_ context.Context, network string, all []fabric.Endpoint) error {
 	l.synced++
-	l.members[network] = map[string]fabric.Endpoint{}
+	l.endpoints[network] = map[string]fabric.Endpoint{}
 	for _, e := range all {
-		l.members[network][e.TaskID] = e
+		l.endpoints[network][e.TaskID] = e
 	}
 	return nil
 }
 
-func (l *memoryFabric) Update(_ context.Context, network string, there []fabric.Endpoint, gone []string) error {
+func (l *memoryFabric) Update(_ context.Context, network string, placed []fabric.Endpoint, gone []string) error {
 	if l.rng.IntN(10) == 0 {
 		return errors.New("no buffer space")
 	}
-	if l.members[network] == nil {
-		l.members[network] = map[string]fabric.Endpoint{}
+	if l.endpoints[network] == nil {
+		l.endpoints[network] = map[string]fabric.Endpoint{}
 	}
 	for _, id := range gone {
-		delete(l.members[network], id)
+		delete(l.endpoints[network], id)
 	}
-	for _, e := range there {
-		l.members[network][e.TaskID] = e
+	for _, e := range placed {
+		l.endpoints[network][e.TaskID] = e
 	}
 	return nil
 }
 
-// After any changes, in batches of any size, the fabric has the same members as the directory.
-func TestFabricGetsEveryMember(t *testing.T) {
+// After any changes, in batches of any size, the fabric has the same endpoints as the directory.
+func TestFabricGetsEveryEndpoint(t *testing.T) {
 	seed := rand.Uint64()
 	rng := rand.New(rand.NewPCG(seed, 0))
 	p, d, k := newRig()
-	l := &memoryFabric{fakeFabric: fakeFabric{k}, rng: rng, members: map[string]map[string]fabric.Endpoint{}}
+	l := &memoryFabric{fakeFabric: fakeFabric{k}, rng: rng, endpoints: map[string]map[string]fabric.Endpoint{}}
 	p.deps.Fabric, p.deps.Log = l, slog.New(slog.DiscardHandler)
 	const steps = 2000
 	for step := range steps {
@@ -71,7 +71,7 @@ func TestFabricGetsEveryMember(t *testing.T) {
 		}
 		for _, network := range []string{"net0", "net1"} {
 			want := endpoints(d.Remote(network))
-			got := slices.SortedFunc(maps.Values(l.members[network]), func(a, b fabric.Endpoint) int { return cmp.Compare(a.TaskID, b.TaskID) })
+			got := slices.SortedFunc(maps.Values(l.endpoints[network]), func(a, b fabric.Endpoint) int { return cmp.Compare(a.TaskID, b.TaskID) })
 			if fmt.Sprint(got) != fmt.Sprint(want) {
 				t.Fatalf("seed %d, step %d: the fabric has %v, want %v", seed, step, got, want)
 			}
