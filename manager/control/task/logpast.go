@@ -26,8 +26,8 @@ const (
 	openAtOnce = 32
 )
 
-// head is the stream of one task, with the records that were received and not passed on yet. Only
-// the records of one task are certain to be in order.
+// head is the stream of one task, with the records that were received and not passed on yet. There
+// is one for each task, because a node sends only the records of one task in order.
 type head struct {
 	node, task string
 	options    *swarmv1.LogOptions
