@@ -79,7 +79,7 @@ func (n currentRegistrar) serveRead(ctx context.Context, req any, handle grpc.Un
 		return handle(ctx, req)
 	}
 	wait := readWait
-	if alone := n.store.LeaderlessSince(); !alone.IsZero() && time.Since(alone) > readWait {
+	if since := n.store.LeaderlessSince(); !since.IsZero() && time.Since(since) > readWait {
 		wait = 0 // A leader that is missing for so long is not likely to come now.
 	}
 	bounded, cancel := context.WithTimeout(ctx, wait)

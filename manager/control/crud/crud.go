@@ -139,7 +139,8 @@ func (k Kind[T]) removal(v *table.View, row T, check func(*table.View, T) ([]*sw
 	var others []*swarmv1.Change
 	if check != nil {
 		var err error
-		if others, err = check(v, row); err != nil {
+		others, err = check(v, row)
+		if err != nil {
 			return nil, err
 		}
 	}

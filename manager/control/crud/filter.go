@@ -19,10 +19,10 @@ type Subject struct {
 	Labels []map[string]string
 	// Services and Nodes have the ids of the services and nodes to which the object belongs.
 	Services, Nodes []string
-	// Role is that of a node. HasRole is true for nodes alone.
+	// Role is that of a node. HasRole is true only for nodes.
 	Role    swarmv1.NodeSpec_Role
 	HasRole bool
-	// Desired is the desired state of a task. IsTask is true for tasks alone.
+	// Desired is the desired state of a task. IsTask is true only for tasks.
 	Desired swarmv1.TaskState
 	IsTask  bool
 	// Mode is that of a service, like "replicated".

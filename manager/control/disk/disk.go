@@ -90,7 +90,8 @@ func (s *Server) Prune(ctx context.Context, req *swarmv1.DisksPruneRequest) (*sw
 	if req.GetImages() || req.GetAllImages() {
 		usage := s.usage(ctx, nodes)
 		if req.GetAllImages() && len(req.GetNodes()) == 0 {
-			if out.Untagged, err = s.untag(ctx, usage, req); err != nil {
+			out.Untagged, err = s.untag(ctx, usage, req)
+			if err != nil {
 				return nil, err
 			}
 		}

@@ -63,7 +63,7 @@ func (s *Server) Release(ctx context.Context, req *swarmv1.ReleaseRequest) (*swa
 }
 
 // release decides whether a node may remove its copy of a digest, and returns the changes that
-// permit it. They also write the copies that must remain, without changing them, so that the commit
+// permit it. They also write the copies that must remain, without a difference, so that the commit
 // fails if one of those is removed at the same time. With undo, they take a permission back.
 func release(v *table.View, node, digest string, undo bool) (changes []*swarmv1.Change, granted bool) {
 	own := &swarmv1.ImageCopy{Digest: digest, NodeId: node}

@@ -98,7 +98,8 @@ func (s *Server) loaded(ctx context.Context, img *swarmv1.Image) (*swarmv1.Image
 func (s *Server) recordCopy(ctx context.Context, digest, node string, edit func(*table.View) (*swarmv1.Image, *swarmv1.Change)) (stored *swarmv1.Image, err error) {
 	write := func(v *table.View) (changes []*swarmv1.Change, _ error) {
 		var change *swarmv1.Change
-		if stored, change = edit(v); change != nil {
+		stored, change = edit(v)
+		if change != nil {
 			changes = append(changes, change)
 		}
 		c := &swarmv1.ImageCopy{Digest: digest, NodeId: node}

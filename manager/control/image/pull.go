@@ -48,7 +48,8 @@ func (s *Server) PullImage(req *swarmv1.PullImageClusterRequest, stream swarmv1.
 	p := &pulling{server: s, ref: parsed, auth: req.GetRegistryAuth(), named: len(nodes) > 1, progress: &progressSender{send: stream.Send}}
 	if p.ref.Digest == "" {
 		var warning string
-		if p.ref.Digest, warning, err = s.digests.Find(stream.Context(), parsed, p.auth); err != nil {
+		p.ref.Digest, warning, err = s.digests.Find(stream.Context(), parsed, p.auth)
+		if err != nil {
 			return fmt.Errorf("pull %s: %w", parsed.Familiar(), err)
 		}
 		if warning != "" {
@@ -130,7 +131,8 @@ func (p *pulling) on(ctx context.Context, node string) error {
 	}
 	stored := &swarmv1.Image{Name: p.ref.Name}
 	if p.ref.Digest != "" {
-		if stored, err = p.record(ctx, node, own); err != nil {
+		stored, err = p.record(ctx, node, own)
+		if err != nil {
 			return err
 		}
 	}

@@ -55,8 +55,8 @@ func (s *Server) alive(v *table.View, id string) bool {
 func (s *Server) StaleNotice() string {
 	view := s.store.View()
 	what := "the leader does not answer"
-	if alone := s.store.LeaderlessSince(); !alone.IsZero() {
-		what = fmt.Sprintf("there has been no leader for %s", time.Since(alone).Round(time.Second))
+	if since := s.store.LeaderlessSince(); !since.IsZero() {
+		what = fmt.Sprintf("there has been no leader for %s", time.Since(since).Round(time.Second))
 	}
 	var missing []string
 	for _, m := range s.store.Servers() {

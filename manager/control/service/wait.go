@@ -142,7 +142,7 @@ func (w *serviceWait) state(v *table.View) (converge.State, bool) {
 // has the same progress. It adds to the verdict what the judge does not know: the log of the task
 // that failed, and the nodes that do not answer at ports of the service.
 func (w *serviceWait) send(v *table.View, r converge.Report) error {
-	if alone := w.server.store.LeaderlessSince(); !alone.IsZero() && time.Since(alone) > leaderless {
+	if since := w.server.store.LeaderlessSince(); !since.IsZero() && time.Since(since) > leaderless {
 		r.Progress.Note = w.server.staleNotice()
 	}
 	verdict := r.Verdict

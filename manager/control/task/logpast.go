@@ -80,7 +80,8 @@ func (l *logs) fill(ctx context.Context, h *head) {
 	}
 	for len(h.records) == 0 && h.err == nil {
 		var msg *swarmv1.TaskLogsResponse
-		if msg, h.err = l.recv(h.from, h.node, h.task); h.err == nil && len(msg.GetDetails()) > 0 {
+		msg, h.err = l.recv(h.from, h.node, h.task)
+		if h.err == nil && len(msg.GetDetails()) > 0 {
 			h.err = l.pass(&swarmv1.TaskLogsResponse{Details: msg.GetDetails()})
 		}
 		h.records = msg.GetRecords()
