@@ -11,13 +11,13 @@ import (
 	"swarm/raftstore/table"
 )
 
-// certifyPause follows an attempt to sign that failed.
+// certifyPause is the pause after an attempt to sign that failed.
 const certifyPause = 10 * time.Second
 
-// certify keeps the certificate which says that this node is a manager. It signs one as soon as the
-// replica has the authority's key and says that the node is a manager, another one at half of the
-// certificate's life, and another one when the node's key changes. It asks no other node, so that
-// managers whose certificates have all expired can connect to each other again.
+// certify keeps this node's certificate as a manager valid. It signs a certificate as soon as the
+// replica has the authority's key and says that the node is a manager. It signs another one when
+// half of the certificate's life is over, and when the node's key has changed. It asks no other
+// node, so managers whose certificates have all expired can connect to each other again.
 func (m *Manager) certify(ctx context.Context) error {
 	if m.deps.Identity == nil {
 		return nil
@@ -46,7 +46,8 @@ func (m *Manager) certify(ctx context.Context) error {
 	return g.Wait()
 }
 
-// certifyIfDue signs when it is time. It returns the time at which to look again at the latest.
+// certifyIfDue signs a certificate if one is due. It returns the time at which the next one is due,
+// or at which to try again.
 func (m *Manager) certifyIfDue(ctx context.Context, now time.Time) time.Time {
 	node, held := m.deps.Identity.Credential(), m.deps.Identity.Manager()
 	if held.Cert != nil && held.Key.Equal(node.Key) {
@@ -72,8 +73,8 @@ func (m *Manager) certifyIfDue(ctx context.Context, now time.Time) time.Time {
 	return pki.RenewAt(cred.Cert, 0)
 }
 
-// follow sends to changed now and after every change of the tables, until ctx ends. changed has a
-// capacity of 1: changes that nobody has received yet are one.
+// follow sends to changed at the start and after every change of the tables, until ctx ends. The
+// capacity of changed must be 1. While a value waits there, further changes add no other value.
 func (m *Manager) follow(ctx context.Context, changed chan<- struct{}, tables ...table.ID) error {
 	for ctx.Err() == nil {
 		_, w := m.store.Watch(tables...)

@@ -2,11 +2,12 @@
 // workers (dispatch) and the certificate authority (ca). While this member of Raft leads, it also
 // runs the leader's duties: loops that turn desired state into tasks, judge which nodes are up,
 // keep Raft's voters in line with the roles of nodes, and delete rows without an owner. Leadership
-// is one context; the package has no other notion of it.
+// is one context, which ends when this member stops leading.
 //
-// The package refuses to know how the store replicates and how the planner decides. The daemon
-// makes one Manager for each time that its node is a manager, registers its services, asks
-// Authorise about every call and Admit about every connection, and runs Run beside the store's Run.
+// Package raftstore replicates the state, and package planner decides what follows from it. This
+// package only connects the two. When a node becomes a manager, its daemon makes one Manager,
+// registers the Manager's services, and runs Run beside the store's Run until the node stops being
+// a manager. It asks Authorise about every call, and Admit about every connection.
 //
 // Goroutines: those of dispatch, two each for this node's certificate and for Review, and one for
 // each duty of the leader. Run waits for all of them.
@@ -43,31 +44,35 @@ import (
 // Config says who this manager is.
 type Config struct{ NodeID string }
 
-// Deps are what a Manager needs. All but Log, Store and Conn may be nil.
+// Deps are what a Manager needs. Log, Store and Conn must be set. The other fields may be nil; each
+// says what happens then.
 type Deps struct {
-	Log    *slog.Logger
-	Store  *raftstore.Store
+	Log   *slog.Logger
+	Store *raftstore.Store
+	// Gossip says which nodes answer their peers. Nil: only sessions decide which nodes are up.
 	Gossip liveness.Gossip
-	// Identity receives the certificate which says that this node is a manager.
+	// Identity receives the certificate which says that this node is a manager. Nil: the manager
+	// signs no such certificate, and Ready does not wait for one.
 	Identity *transport.Identity
-	// Review is called when Admit or Authorise may answer otherwise than before: a node, its role
-	// or its key, a member of Raft, the cluster or a credential has changed. One goroutine calls
-	// it.
+	// Review is called when Admit or Authorise may give another answer than before, because a node,
+	// its role or its key, a member of Raft, the cluster or a credential has changed. The calls do
+	// not overlap. Nil: nobody is told.
 	Review func()
 	// Conn returns a connection to another node's gRPC services.
 	Conn func(nodeID string) (grpc.ClientConnInterface, error)
-	// RaftAnswers reports whether a node's Raft listener takes connections. A new manager becomes a
-	// voter only then. When it is nil, it becomes a voter at once.
+	// RaftAnswers returns nil if the node's Raft listener accepts connections. A new manager
+	// becomes a voter only after that. Nil: the leader does not check it.
 	RaftAnswers func(ctx context.Context, nodeID string) error
-	// Answers reports whether a node answers at an address and port, and proves there who it is.
-	// When it is nil, a node's word for its new address is enough.
-	Answers  func(ctx context.Context, nodeID, hostport string) error
+	// Answers returns nil if a node answers at an address and port, and proves there that it is
+	// this node. Nil: the manager believes the new address that a node reports.
+	Answers func(ctx context.Context, nodeID, hostport string) error
+	// Images, Resolver and Login are those of control.Deps.
 	Images   image.Store
 	Resolver digest.Resolver
 	Login    func(ctx context.Context, registry, registryAuth string) error
 }
 
-// Manager is what one node does as a manager.
+// Manager does what a node does because it is a manager.
 type Manager struct {
 	cfg      Config
 	deps     Deps
@@ -79,7 +84,7 @@ type Manager struct {
 	auth     *control.Authoriser
 }
 
-// New returns a Manager. Nothing happens before Run.
+// New returns a Manager. It starts nothing; Run does.
 func New(cfg Config, deps Deps) *Manager {
 	m := &Manager{cfg: cfg, deps: deps, log: deps.Log, store: deps.Store}
 	m.control = control.New(control.Config{NodeID: cfg.NodeID}, control.Deps{
@@ -94,14 +99,14 @@ func New(cfg Config, deps Deps) *Manager {
 	return m
 }
 
-// gossipHealth answers the control API's question with what gossip says.
+// gossipHealth is gossip as package control/node asks it.
 type gossipHealth struct{ gossip liveness.Gossip }
 
-func (l gossipHealth) Alive(id string) (alive, known bool) {
-	if l.gossip == nil {
+func (g gossipHealth) Alive(id string) (alive, known bool) {
+	if g.gossip == nil {
 		return false, false
 	}
-	switch l.gossip.Status(id) {
+	switch g.gossip.Status(id) {
 	case liveness.GossipAlive:
 		return true, true
 	case liveness.GossipUnknown:
@@ -110,7 +115,7 @@ func (l gossipHealth) Alive(id string) (alive, known bool) {
 	return false, true
 }
 
-// Register adds all gRPC services of a manager, also that of the store.
+// Register registers all gRPC services of a manager, including the store's.
 func (m *Manager) Register(r grpc.ServiceRegistrar) {
 	m.control.Register(r)
 	swarmv1.RegisterCAServer(r, m.ca)
@@ -127,8 +132,8 @@ func (m *Manager) Admits(ctx context.Context) error { return m.ca.CheckToken(ctx
 // WrongTokens returns how many calls were refused because they proved no current join token.
 func (m *Manager) WrongTokens() uint64 { return m.ca.WrongTokens() }
 
-// Authorise returns an error when the caller may not make a call on this node, by the replicated
-// state. It returns Unavailable while this manager has no state yet.
+// Authorise returns an error if the replicated state says that the caller in ctx may not call the
+// method. For the users' API, it returns ErrUnavailable while this manager has no state yet.
 func (m *Manager) Authorise(ctx context.Context, fullMethod string) error {
 	if err := m.auth.Authorise(ctx, fullMethod); err != nil {
 		return err
@@ -142,9 +147,10 @@ func (m *Manager) Authorise(ctx context.Context, fullMethod string) error {
 	return nil
 }
 
-// Admit reports whether a peer may have a connection for a protocol with this manager, and how far
-// the peer is trusted, by the replicated state. For Raft, the peer's certificate says that it is a
-// manager, and raftstore.Store.CheckPeer compares that with the members of Raft.
+// Admit decides by the replicated state whether a peer may open a connection for a protocol, and
+// how far the peer is trusted. It returns an error if the peer may not. For Raft, the transport has
+// checked that the peer's certificate says that the peer is a manager, and
+// raftstore.Store.CheckPeer compares that with the members of Raft.
 func (m *Manager) Admit(proto string, who transport.AuthInfo) (transport.Trust, error) {
 	trust, err := m.auth.Admit(proto, who)
 	if err != nil || proto != transport.ProtoRaft {
@@ -153,13 +159,14 @@ func (m *Manager) Admit(proto string, who transport.AuthInfo) (transport.Trust, 
 	return transport.Full, m.store.CheckPeer(who.NodeID(), who.Peer.Issued)
 }
 
-// Peer returns how to reach a node, as replicated. ok is false when there is no such node.
+// Peer returns the address and port of a node from this manager's replica. ok is false if the
+// replica does not have the node.
 func (m *Manager) Peer(nodeID string) (peer *swarmv1.Peer, ok bool) {
 	n, ok := m.store.View().Nodes.Get(nodeID)
 	return &swarmv1.Peer{NodeId: nodeID, Addr: n.GetAddr(), Port: n.GetPort()}, ok
 }
 
-// readyPause is between two looks at this member's own vote, because Raft does not announce it.
+// readyPause is the pause between two checks of Ready for this member's vote and certificate.
 const readyPause = 10 * time.Millisecond
 
 // Ready waits until this member has the cluster's state, can prove to be a manager, votes, and
@@ -168,11 +175,11 @@ func (m *Manager) Ready(ctx context.Context) error {
 	for !m.hasState() {
 		_, w := m.store.Watch(table.Cluster, table.Node)
 		err := error(nil)
-		if !m.hasState() { // it may have come before the watch
+		if !m.hasState() { // The state may have come before the watch began.
 			_, err = w.Next(ctx)
 		}
 		w.Close()
-		if err != nil && !errors.Is(err, watch.ErrResync) { // a new manager often gets a snapshot
+		if err != nil && !errors.Is(err, watch.ErrResync) { // A new manager often gets a snapshot.
 			return fmt.Errorf("wait for the cluster's state: %w", err)
 		}
 	}
@@ -182,11 +189,11 @@ func (m *Manager) Ready(ctx context.Context) error {
 		}
 		_ = pause.For(ctx, readyPause)
 	}
-	_, err := m.store.ReadIndex(ctx) // needs a leader
+	_, err := m.store.ReadIndex(ctx) // The leader answers this.
 	return err
 }
 
-// Resign makes this node a worker. The leader then removes its vote.
+// Resign changes the role of this node to worker. The leader then removes the node from the voters.
 func (m *Manager) Resign(ctx context.Context) error {
 	self, ok := m.store.View().Nodes.Get(m.cfg.NodeID)
 	if !ok {
@@ -215,7 +222,7 @@ func (m *Manager) votes() bool {
 	return slices.ContainsFunc(m.store.Servers(), func(s raftstore.Server) bool { return s.ID == m.cfg.NodeID && s.Voter })
 }
 
-// Run serves until ctx ends, or until a part fails for good. It returns nil when ctx ends.
+// Run serves until ctx ends or one of its parts fails. It returns nil when ctx ends.
 func (m *Manager) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return m.dispatch.Run(ctx) })
@@ -229,8 +236,8 @@ func (m *Manager) Run(ctx context.Context) error {
 	return err
 }
 
-// review calls Review when somebody's rights may have changed. Members of Raft are watched too,
-// because Raft hears a node that was demoted for as long as the node is a member.
+// review calls Review when the rights of a caller may have changed. It also watches the members of
+// Raft, because a node that was demoted may speak Raft until it is no member of Raft any more.
 func (m *Manager) review(ctx context.Context) error {
 	if m.deps.Review == nil {
 		return nil
@@ -255,13 +262,13 @@ func (m *Manager) review(ctx context.Context) error {
 	return g.Wait()
 }
 
-// lead runs everything that only the leader does, until ctx ends with the leadership. The store
+// lead runs the duties of the leader until ctx ends, which is the end of the leadership. The store
 // logs that this manager leads.
 func (m *Manager) lead(ctx context.Context) error {
 	var g errgroup.Group
 	for name, duty := range map[string]func(context.Context) error{
 		"plan": m.plan, "judge nodes": m.dispatch.LeadLiveness, "reconcile voters": m.reconcileVoters,
-		"reap": m.reap, "forget": m.forget, "rotate gossip keys": m.rotateGossipKeys,
+		"collect garbage": m.collectGarbage, "forget": m.forget, "rotate gossip keys": m.rotateGossipKeys,
 		"align endpoints": m.control.AlignEndpoints, "make network ingress": m.control.MakeIngress,
 	} {
 		g.Go(func() error {
@@ -273,17 +280,18 @@ func (m *Manager) lead(ctx context.Context) error {
 }
 
 const (
-	// dutyPause is between two attempts at a duty that failed. It doubles with every panic in a
-	// row, up to dutyPauseMax.
+	// dutyPause is the pause after a duty has failed. It doubles with every panic in a row, up to
+	// dutyPauseMax.
 	dutyPause    = time.Second
 	dutyPauseMax = time.Minute
 )
 
-// keepRunning runs a duty until ctx ends. A duty that fails or panics starts again with the newest
-// view, after a pause. It does not end the leadership, because the next leader would fail alike. A
-// duty that fell behind the store's changes starts again at once.
+// keepRunning runs a duty until ctx ends. A duty that fails or panics starts again after a pause,
+// with the newest view. The leadership continues, because the duty would fail in the same way on
+// the next leader. A duty that fell behind the store's changes (watch.ErrResync) starts again
+// without a pause.
 func (m *Manager) keepRunning(ctx context.Context, name string, duty func(context.Context) error) {
-	wait := dutyPause
+	panicPause := dutyPause
 	for {
 		err := attempt(ctx, duty)
 		if ctx.Err() != nil {
@@ -293,11 +301,11 @@ func (m *Manager) keepRunning(ctx context.Context, name string, duty func(contex
 		switch {
 		case errors.Is(err, watch.ErrResync):
 		case errors.Is(err, errPanicked):
-			_ = pause.For(ctx, wait)
-			wait = min(2*wait, dutyPauseMax)
+			_ = pause.For(ctx, panicPause)
+			panicPause = min(2*panicPause, dutyPauseMax)
 		default:
 			_ = pause.For(ctx, dutyPause)
-			wait = dutyPause
+			panicPause = dutyPause
 		}
 	}
 }

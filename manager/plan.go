@@ -12,73 +12,68 @@ import (
 )
 
 const (
-	// planPause is the first pause after a plan of which every group was rejected. It doubles up to
-	// planPauses times. The first plansAtOnce such plans are followed at once by another one: the
-	// reason is usually another write, which the next plan takes into account.
-	planPause   = 5 * time.Millisecond
-	planPauses  = 7
-	plansAtOnce = 2
+	// freeReplans is how many rejected plans in a row are followed by another plan without a pause.
+	// The store usually rejects a plan because of another write, which the next plan takes into
+	// account.
+	freeReplans = 2
+	// replanPause is the pause after the next rejected plan. It doubles with every further one, up
+	// to replanPauseMax.
+	replanPause    = 10 * time.Millisecond
+	replanPauseMax = 640 * time.Millisecond
 )
 
-// plans runs one planner against the store. One goroutine uses it.
-type plans struct {
+// planLoop runs one planner against the store. One goroutine uses it.
+type planLoop struct {
 	m        *Manager
-	state    *cluster.State
+	state    *cluster.State // what the planner plans from
 	planner  *planner.Planner
 	watcher  *watch.Watcher
-	rejected int // plans in a row of which no group was accepted
+	rejected int // plans in a row of which the store accepted no group
 }
 
-// plan runs the planner when something has changed or is due, and writes its changes, until ctx
-// ends.
+// plan is a duty of the leader. It runs the planner when something has changed or is due, and
+// writes the changes that the planner returns, until ctx ends.
 func (m *Manager) plan(ctx context.Context) error {
 	view, w := m.store.Watch()
 	defer w.Close()
 	state := cluster.New(view)
-	p := &plans{m: m, state: state, planner: planner.New(state), watcher: w}
+	l := &planLoop{m: m, state: state, planner: planner.New(state), watcher: w}
 	for {
 		now := time.Now()
-		res := p.planner.Plan(p.state.Due(now), now)
+		res := l.planner.Plan(l.state.Due(now), now)
+		var err error
 		if len(res.Groups) > 0 {
-			if err := p.commit(ctx, res.Groups); err != nil {
-				return err
-			}
-			continue
+			err = l.commit(ctx, res.Groups)
+		} else {
+			err = l.wait(ctx, res.Next)
 		}
-		if err := p.wait(ctx, res.Next); err != nil {
+		if err != nil {
 			return err
 		}
 	}
 }
 
-// wait returns when something has changed, which it adds to the planner's state, or at next unless
-// it is zero.
-func (p *plans) wait(ctx context.Context, next time.Time) error {
-	until := ctx
-	if !next.IsZero() {
-		var cancel context.CancelFunc
-		until, cancel = context.WithDeadline(ctx, next)
-		defer cancel()
-	}
-	batch, err := p.watcher.Next(until)
-	if err != nil {
-		if ctx.Err() == nil && until.Err() != nil {
-			return nil // due
-		}
+// wait waits for the next changes in the store, and adds them to the planner's state. It returns
+// without changes at the time next, unless next is zero.
+func (l *planLoop) wait(ctx context.Context, next time.Time) error {
+	if next.IsZero() {
+		batch, err := l.watcher.Next(ctx)
+		l.state.Apply(batch.Changes)
 		return err
 	}
-	p.state.Apply(batch.Changes)
-	return nil
+	batch, _, err := nextWithin(ctx, l.watcher, time.Until(next))
+	l.state.Apply(batch.Changes)
+	return err
 }
 
 // commit writes a plan. It returns once the planner's state has the result, because the next plan
 // must start from it.
-func (p *plans) commit(ctx context.Context, groups []planner.Group) error {
+func (l *planLoop) commit(ctx context.Context, groups []planner.Group) error {
 	list := make([]*swarmv1.Group, len(groups))
 	for i, g := range groups {
 		list[i] = g.Proto()
 	}
-	index, results, err := p.m.store.CommitGroups(ctx, "planner", list)
+	index, results, err := l.m.store.CommitGroups(ctx, "planner", list)
 	if err != nil {
 		return err
 	}
@@ -86,27 +81,35 @@ func (p *plans) commit(ctx context.Context, groups []planner.Group) error {
 	for i, r := range results {
 		if r != nil {
 			rejection = r
-			p.state.Retry(groups[i].Service)
+			l.state.Retry(groups[i].Service)
 		}
 	}
-	batch, err := p.watcher.CatchUp(ctx, index)
+	batch, err := l.watcher.CatchUp(ctx, index)
 	if err != nil {
 		return err
 	}
-	p.state.Apply(batch.Changes)
+	l.state.Apply(batch.Changes)
 	if rejection == nil || slices.Contains(results, nil) {
-		p.rejected = 0
+		l.rejected = 0
 		return nil
 	}
-	p.rejected++
-	if p.rejected > plansAtOnce {
-		p.m.log.Warn("the store rejected a plan", "index", index, "err", rejection)
-		return p.pause(ctx, planPause<<min(p.rejected-plansAtOnce, planPauses))
+	l.rejected++
+	if l.rejected <= freeReplans {
+		return nil
 	}
-	return nil
+	l.m.log.Warn("the store rejected a plan", "index", index, "err", rejection)
+	doublings := min(l.rejected-freeReplans-1, 10)
+	return l.wait(ctx, time.Now().Add(min(replanPause<<doublings, replanPauseMax)))
 }
 
-// pause waits for changes, for at most d.
-func (p *plans) pause(ctx context.Context, d time.Duration) error {
-	return p.wait(ctx, time.Now().Add(d))
+// nextWithin returns the next batch of changes of w. If there is none within d, late is true and
+// the batch is empty.
+func nextWithin(ctx context.Context, w *watch.Watcher, d time.Duration) (batch watch.Batch, late bool, err error) {
+	bounded, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	batch, err = w.Next(bounded)
+	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
+		return watch.Batch{}, true, nil
+	}
+	return batch, false, err
 }

@@ -9,40 +9,41 @@ import (
 )
 
 const (
-	// votersPause is between two attempts to change the voters. It doubles up to votersPauseMax.
+	// votersPause is the pause between two attempts to change the voters. It doubles after every
+	// attempt that leaves something to change, up to votersPauseMax.
 	votersPause    = 50 * time.Millisecond
 	votersPauseMax = 2 * time.Second
-	// raftAnswerTimeout bounds one question whether a new manager's Raft listener answers.
+	// raftAnswerTimeout limits one check whether the Raft listener of a new manager answers.
 	raftAnswerTimeout = 2 * time.Second
 )
 
-// reconcileVoters keeps Raft's voters in line with the roles of nodes, one change at a time, until
-// ctx ends. It looks when a node or its state has changed. While a new manager does not answer yet,
-// or a former one cannot be removed yet, it tries again after growing pauses.
+// reconcileVoters is a duty of the leader. It keeps Raft's voters in line with the roles of nodes
+// until ctx ends. It acts when a node or its state has changed. While a new manager does not answer
+// yet, or a former manager cannot be removed yet, it tries again after growing pauses.
 func (m *Manager) reconcileVoters(ctx context.Context) error {
 	_, w := m.store.Watch(table.Node, table.NodeState)
 	defer w.Close()
-	for pause := votersPause; ; pause = min(2*pause, votersPauseMax) {
-		until, cancel := ctx, context.CancelFunc(func() {})
-		if !m.changeVoters(ctx, m.store.View()) {
-			until, cancel = context.WithTimeout(ctx, pause)
-		} else {
+	pause := votersPause
+	for {
+		var err error
+		if m.changeVoters(ctx, m.store.View()) {
 			pause = votersPause
+			_, err = w.Next(ctx)
+		} else {
+			_, _, err = nextWithin(ctx, w, pause)
+			pause = min(2*pause, votersPauseMax)
 		}
-		_, err := w.Next(until)
-		due := until.Err() != nil
-		cancel()
-		if ctx.Err() != nil || err != nil && !due {
+		if err != nil {
 			return err
 		}
 	}
 }
 
-// changeVoters makes the changes that are possible now. It reports whether all voters are as they
-// should be.
+// changeVoters makes the changes of voters that are possible now. It returns true if no change is
+// left for another attempt.
 func (m *Manager) changeVoters(ctx context.Context, view *table.View) (done bool) {
 	if view.Cluster() == nil {
-		return true // not bootstrapped yet
+		return true // The rows of the new cluster are not committed yet.
 	}
 	voters := make(map[string]bool)
 	for _, s := range m.store.Servers() {
@@ -63,11 +64,12 @@ func (m *Manager) changeVoters(ctx context.Context, view *table.View) (done bool
 	return done
 }
 
-// addVoter makes a manager a voter once its Raft listener answers.
+// addVoter makes a manager a voter if its Raft listener answers. It returns false if the manager
+// does not vote yet.
 func (m *Manager) addVoter(ctx context.Context, id string) bool {
 	if m.deps.RaftAnswers != nil {
-		ask, cancel := context.WithTimeout(ctx, raftAnswerTimeout)
-		err := m.deps.RaftAnswers(ask, id)
+		bounded, cancel := context.WithTimeout(ctx, raftAnswerTimeout)
+		err := m.deps.RaftAnswers(bounded, id)
 		cancel()
 		if err != nil {
 			m.log.Debug("manager does not answer yet", "node", id, "err", err)
@@ -82,15 +84,22 @@ func (m *Manager) addVoter(ctx context.Context, id string) bool {
 	return true
 }
 
-// removeVoter removes a former manager from Raft. The store refuses when too few of the others
-// answer. This manager itself transfers the leadership instead, and the next leader removes it.
+// removeVoter removes a former manager from Raft. It returns false if the former manager keeps its
+// vote for now: the store refuses the removal if too few of the other managers answer.
+//
+// If this leader itself is the former manager, removeVoter only transfers the leadership, and the
+// next leader's reconcileVoters removes the vote. Store.RemoveServer could not do both here: after
+// the transfer it asks the next leader for the removal, but ctx ends with this leadership.
 func (m *Manager) removeVoter(ctx context.Context, id string) bool {
-	change, done := m.store.RemoveServer, "former manager removed from the voters"
+	var err error
+	done := "former manager removed from the voters"
 	if id == m.cfg.NodeID {
 		done = "former manager transferred the leadership"
-		change = func(ctx context.Context, _ string) error { return m.store.TransferLeadership(ctx) }
+		err = m.store.TransferLeadership(ctx)
+	} else {
+		err = m.store.RemoveServer(ctx, id)
 	}
-	if err := change(ctx, id); err != nil {
+	if err != nil {
 		m.log.Warn("a former manager keeps its vote for now", "node", id, "err", err)
 		return false
 	}

@@ -62,6 +62,7 @@ func TestWaitService(t *testing.T) {
 		if _, _, _, err := r.wait(&swarmv1.WaitServiceRequest{Id: "nothing"}); !errdefs.IsNotFound(err) {
 			t.Errorf("no such service: got %v", err)
 		}
+		synctest.Wait() // The call of RemoveService returns.
 		node.speak()
 	})
 }

@@ -153,8 +153,7 @@ func (d *drain) awaitService(ctx context.Context, id string) error {
 	}
 	asked := s.GetRevision().GetSpec()
 	d.grace = max(d.grace, spec.StopGrace(asked.GetTaskTemplate().GetContainerSpec()))
-	mode := asked.GetMode()
-	if s.GetService().GetPendingDelete() || mode.GetReplicatedJob() != nil || mode.GetGlobalJob() != nil {
+	if s.GetService().GetPendingDelete() || spec.IsJob(asked.GetMode()) {
 		return nil
 	}
 	if !d.quiet {

@@ -52,7 +52,7 @@ func defaultService(s *swarmv1.ServiceSpec) {
 	if s.TaskTemplate == nil {
 		s.TaskTemplate = &swarmv1.TaskSpec{}
 	}
-	defaultTask(s.TaskTemplate, isJob(s.Mode))
+	defaultTask(s.TaskTemplate, IsJob(s.Mode))
 	if s.UpdateConfig == nil {
 		s.UpdateConfig = &swarmv1.UpdateConfig{Parallelism: DefaultParallelism}
 	}
@@ -134,7 +134,8 @@ func defaultLimits(t *swarmv1.TaskSpec) {
 	}
 }
 
-func isJob(m *swarmv1.ServiceMode) bool {
+// IsJob reports whether the mode is that of a job, whose tasks run to their end once.
+func IsJob(m *swarmv1.ServiceMode) bool {
 	return m.GetReplicatedJob() != nil || m.GetGlobalJob() != nil
 }
 

@@ -1,8 +1,8 @@
 // Package bootstrap keeps the first rows of a new cluster in a file until they are committed, so
 // that a crash between `swarm init` and the commit loses nothing.
 //
-// The package owns that file. It does not make the rows; package manager/ca does. cmd/swarm calls
-// it when a manager starts. It has no goroutines.
+// Package manager/ca makes the rows. cmd/swarm calls this package when a manager starts. It has no
+// goroutines.
 package bootstrap
 
 import (
@@ -19,7 +19,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Store is the part of raftstore.Store that is used here.
+// Store is the part of raftstore.Store that this package uses.
 type Store interface {
 	Commit(ctx context.Context, reason string, changes ...*swarmv1.Change) (uint64, error)
 }
@@ -39,15 +39,16 @@ func (f File) Save(rows []*swarmv1.Change) error {
 	return durable.WriteFile(string(f), data, 0o600)
 }
 
-// Pending reports whether there are rows to commit. The manager that has them bootstraps Raft.
+// Pending reports whether there are rows to commit. If there are, this manager bootstraps Raft.
 func (f File) Pending() bool {
 	_, err := os.Stat(string(f))
 	return err == nil
 }
 
-// Commit commits the rows, if there are any, and removes the file. It returns nil if ctx ends
-// before: the rows are committed after the next start. Rows that exist already were committed
-// before a crash.
+// Commit commits the rows of the file and removes the file. It does nothing if there is no file. If
+// ctx ends before the commit, it returns nil and leaves the file, so that the next start commits
+// the rows. If the rows exist already, they were committed before a crash, and Commit only removes
+// the file.
 func (f File) Commit(ctx context.Context, store Store) error {
 	data, err := os.ReadFile(string(f))
 	if errors.Is(err, fs.ErrNotExist) {

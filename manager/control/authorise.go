@@ -34,19 +34,22 @@ const (
 type caller uint8
 
 const (
-	anonymous caller = 1 << iota // no certificate
-	worker                       // a member node, whatever its role
-	manager                      // a member node with the role
-	user                         // a certificate of `swarm credential create`
-	local                        // this host's socket
-	expired                      // a member whose certificate has expired; added to the kinds above
-	stranger                     // a node that the replica does not know; the handler decides
+	anonymous   caller = 1 << iota // a caller without a certificate
+	worker                         // a node of the cluster, whatever its role
+	manager                        // a node of the cluster with the role manager
+	user                           // a person with a certificate of `swarm credential create`
+	local                          // a process that uses this host's socket
+	unknownNode                    // a node that the replica does not know; the handler decides
+
+	// expired is no kind of its own. A rule with it also permits the other kinds in the rule if
+	// their certificate has expired.
+	expired
 )
 
-// anyNode is every member.
+// anyNode is every node of the cluster.
 const anyNode = worker | manager
 
-// Rule says what an RPC is, and who may call it.
+// Rule says what an RPC does, and which callers may call it.
 type Rule struct {
 	Verb Verb
 	Kind string
@@ -61,19 +64,20 @@ func Rules() map[string]Rule {
 	return rules
 }
 
-// people are the users, with a credential or on this host.
+// people are the persons who use the cluster, with a credential or on this host.
 const people = user | local
 
 // nodeRules are the RPCs of all services but Control.
 func nodeRules() map[string]Rule {
 	return map[string]Rule{
-		"/swarm.v1.CA/Roots":            {Get, "root", anonymous | anyNode | people | expired | stranger},
+		"/swarm.v1.CA/Roots":            {Get, "root", anonymous | anyNode | people | expired | unknownNode},
 		"/swarm.v1.CA/Join":             {Create, "node", anonymous}, // the handler checks the proof of a token
-		"/swarm.v1.CA/Renew":            {Update, "certificate", anyNode | expired | stranger},
+		"/swarm.v1.CA/Renew":            {Update, "certificate", anyNode | expired | unknownNode},
 		"/swarm.v1.CA/CreateCredential": {Create, "credential", people},
 
-		// A removed node must be told so. Only the handler is certain, because a replica may lag.
-		"/swarm.v1.Dispatcher/Session":         {Serve, "session", anyNode | stranger},
+		// A removed node must learn that it was removed. Only the handler knows for certain: the
+		// replica may lag, and the handler asks the leader.
+		"/swarm.v1.Dispatcher/Session":         {Serve, "session", anyNode | unknownNode},
 		"/swarm.v1.Dispatcher/Holders":         {List, "image copy", anyNode},
 		"/swarm.v1.Dispatcher/AwaitProgrammed": {Get, "session", anyNode},
 		"/swarm.v1.Liveness/Report":            {Serve, "session", manager},
@@ -147,8 +151,8 @@ func controlRules() map[string]Rule {
 	}
 }
 
-// Members reports whether a node is a member of the cluster now, and its role. A node with a
-// certificate for an old key is not a member, unless its call has begun before
+// Members returns the role of a node, and whether it is a member of the cluster now. A node with a
+// certificate for an old key is not a member, unless its call began while the key was current
 // (transport.AuthInfo.Established).
 type Members func(who transport.AuthInfo) (role swarmv1.NodeSpec_Role, member bool)
 
@@ -166,9 +170,9 @@ func MembersOf(store *raftstore.Store) Members {
 type Credentials func(ctx context.Context, who transport.AuthInfo) (*swarmv1.Credential, error)
 
 // CredentialsOf returns Credentials that read the replica at every call, so that a removal takes
-// effect at once. Before it reports that there is no row, it catches up with the leader, at most
-// once a second, because the credential may be new. It does not catch up for a call that runs
-// already: the replica had the row when the call began.
+// effect at once. If the replica has no row, they first wait until it has caught up with the
+// leader, because the credential may be new. They catch up at most once a second, and not for a
+// call that runs already: the replica had the row when the call began.
 func CredentialsOf(store *raftstore.Store) Credentials {
 	fresh := raftstore.NewRefresher(store)
 	return func(ctx context.Context, who transport.AuthInfo) (*swarmv1.Credential, error) {
@@ -187,7 +191,7 @@ func CredentialsOf(store *raftstore.Store) Credentials {
 	}
 }
 
-// Authoriser decides about calls and connections by the tables Rules and Protocols.
+// Authoriser decides, by the tables Rules and Protocols, which calls and connections are allowed.
 type Authoriser struct {
 	rules       map[string]Rule
 	protocols   map[string]Rule
@@ -209,7 +213,7 @@ func (a *Authoriser) Authorise(ctx context.Context, fullMethod string) error {
 	}
 	rule, ok := a.rules[fullMethod]
 	if !ok {
-		return errdefs.ErrPermissionDenied.WithMessage(fullMethod + " is not served here: it stands in no authorisation table")
+		return errdefs.ErrPermissionDenied.WithMessage(fullMethod + " is not served here: no rule allows it")
 	}
 	now := time.Now()
 	if err := a.judge(who, rule, now); err != nil || who.User() == "" {
@@ -218,14 +222,14 @@ func (a *Authoriser) Authorise(ctx context.Context, fullMethod string) error {
 	return a.judgeCredential(ctx, who, now)
 }
 
-// judgeCredential refuses a user whose credential was removed or has expired. The certificate was
-// checked before. The row is checked too, so that `swarm credential ls` shows which credentials are
-// valid.
+// judgeCredential returns an error if the credential of a user was removed or has expired. judge
+// has checked the certificate's end. judgeCredential checks the end in the row too: `swarm
+// credential ls` shows the rows, and what it shows must be true.
 func (a *Authoriser) judgeCredential(ctx context.Context, who transport.AuthInfo, now time.Time) error {
 	row, err := a.credentials(ctx, who)
 	switch {
 	case err != nil:
-		return fmt.Errorf("look credential of %s up: %w", who, err)
+		return fmt.Errorf("look up the credential of %s: %w", who, err)
 	case row == nil || row.GetName() != who.User():
 		return errdefs.ErrUnauthenticated.WithMessage(fmt.Sprintf(
 			"credential %.12s of %s was revoked: create another with `swarm credential create %s` on a manager", who.Credential(), who, who.User()))
@@ -236,7 +240,8 @@ func (a *Authoriser) judgeCredential(ctx context.Context, who transport.AuthInfo
 	return nil
 }
 
-// judge decides by one rule, without the credentials of users.
+// judge decides by one rule. It does not look at the rows of users' credentials: judgeCredential
+// does.
 func (a *Authoriser) judge(who transport.AuthInfo, rule Rule, now time.Time) error {
 	may := func(c caller) bool { return rule.who&c != 0 }
 	switch {
@@ -251,7 +256,7 @@ func (a *Authoriser) judge(who transport.AuthInfo, rule Rule, now time.Time) err
 	}
 	role, member := a.members(who)
 	switch {
-	case !member && may(stranger):
+	case !member && may(unknownNode):
 		return nil
 	case !member:
 		return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("%s is not a member of this cluster: it was removed, has joined this moment, or its certificate is not the newest", who))

@@ -43,7 +43,7 @@ func TestRules_NameEveryRPCAndNoOther(t *testing.T) {
 	for _, m := range protocol(t) {
 		rule, ok := rules[m]
 		if !ok {
-			t.Errorf("%s stands in no authorisation table", m)
+			t.Errorf("%s has no rule", m)
 			continue
 		}
 		if rule.Verb == "" || rule.Kind == "" || rule.who == 0 {
@@ -52,7 +52,7 @@ func TestRules_NameEveryRPCAndNoOther(t *testing.T) {
 		delete(rules, m)
 	}
 	for m := range rules {
-		t.Errorf("%s stands in the table and not in the protocol", m)
+		t.Errorf("%s has a rule, but is not in the protocol", m)
 	}
 }
 

@@ -1,7 +1,7 @@
 // Package control assembles the users' API from the packages of its nouns, and owns the
-// authorisation table of all RPCs, those of other packages included. The nouns validate what is
-// asked, resolve names, write the desired state and read it back. Reads come from this manager's
-// replica; writes go through the leader, each as one group with the versions that it was made from.
+// authorisation table of all RPCs, including those of other packages. The nouns validate requests,
+// resolve names, write the desired state and read it back. Reads come from this manager's replica.
+// Writes go through the leader, each as one group with the versions from which it was made.
 //
 //	service, network, node, image, task, cluster   the RPCs of swarmv1.Control
 //	disk                                           the RPCs of swarmv1.Disks
@@ -10,10 +10,9 @@
 //	address, digest, nodecall                      what several nouns need: virtual IPs, image digests,
 //	                                               calls to nodes
 //
-// The packages of the nouns do not import each other. Package control refuses to decide what
-// follows from the desired state: tasks, placement and removal are the planner's. The manager
-// registers a Server and asks an Authoriser about every call. Package control itself starts no
-// goroutine.
+// The packages of the nouns do not import each other. They write only the desired state: the
+// planner decides what follows from it (tasks, placement, removal). The manager registers a Server
+// and asks an Authoriser about every call. Package control itself starts no goroutine.
 package control
 
 import (
@@ -37,22 +36,24 @@ import (
 	"swarm/raftstore"
 )
 
-// Config is who this manager is.
+// Config says who this manager is.
 type Config struct{ NodeID string }
 
-// Deps are what a Server needs. Images, Resolver, Login and Gossip may be nil: then what needs them
-// is refused or unknown.
+// Deps are what a Server needs. Images, Resolver, Login and Gossip may be nil.
 type Deps struct {
 	Log   *slog.Logger
 	Store *raftstore.Store
 	// Conn returns a connection to the services of a node. The Server does not close it.
 	Conn func(nodeID string) (grpc.ClientConnInterface, error)
-	// Images is the image store of this manager's node.
-	Images   image.Store
+	// Images is the image store of this manager's node. Nil: images cannot be loaded on this node,
+	// nor pulled or pushed by it.
+	Images image.Store
+	// Resolver asks registries for digests. Nil: no registry is asked.
 	Resolver digest.Resolver
 	// Login asks a registry whether it accepts the credentials. It returns ErrUnauthenticated if
-	// not.
-	Login  func(ctx context.Context, registry, registryAuth string) error
+	// not. Nil: the RPC Login returns ErrNotImplemented.
+	Login func(ctx context.Context, registry, registryAuth string) error
+	// Gossip says which nodes answer. Nil: the states of nodes in the store decide.
 	Gossip node.Gossip
 }
 
@@ -107,13 +108,13 @@ func New(cfg Config, deps Deps) *Server {
 	return s
 }
 
-// events returns the events of the tables that users may watch. A noun whose Kind is in its own
-// package, because no other noun asks about it, adds the Kind's Events here.
+// events returns the Events of the tables that users may watch. A Kind that only one noun needs may
+// be in the package of that noun. Then add the Kind's Events here.
 func events() []crud.Events { return object.Events() }
 
 // Register registers the services of the users' API. Their unary calls do not answer from an old
-// replica: see Current.
+// replica: see CurrentRegistrar.
 func (s *Server) Register(r grpc.ServiceRegistrar) {
-	swarmv1.RegisterControlServer(Current(r, s.store, s.StaleNotice), s)
+	swarmv1.RegisterControlServer(CurrentRegistrar(r, s.store, s.StaleNotice), s)
 	swarmv1.RegisterDisksServer(r, s.disks)
 }

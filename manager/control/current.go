@@ -18,45 +18,47 @@ import (
 // readWait is how long a read waits for the leader before it answers from this manager's view.
 const readWait = 3 * time.Second
 
-// Current returns a registrar that adds services to r. Their unary calls do not answer from an old
-// replica.
+// CurrentRegistrar returns a registrar that registers services with r, and wraps their unary calls,
+// so that these do not answer from an old replica. It does not wrap streams.
 //
 // A read (Get..., List..., Survey...) first waits until this manager's view has everything that any
-// manager had committed when the read arrived. If the leader does not answer within readWait, the
+// manager had committed when the read arrived. It waits for at most readWait, and not at all if
+// there has been no leader for longer than readWait. If the leader has not answered by then, the
 // read answers from the view as it is, and its header has stale.Notice with the text of notice. A
-// caller that sends stale.Accept gets the view at once.
+// read with the header stale.Accept does not wait.
 //
-// A write compares with the leader before it reports that something does not exist, or exists
-// already. Streams are not changed.
-func Current(r grpc.ServiceRegistrar, store replica, notice func() string) grpc.ServiceRegistrar {
-	return current{ServiceRegistrar: r, store: store, notice: notice}
+// A write that fails because an object does not exist, or exists already, is repeated once if the
+// leader has committed more than this manager's view had.
+func CurrentRegistrar(r grpc.ServiceRegistrar, store replica, notice func() string) grpc.ServiceRegistrar {
+	return currentRegistrar{ServiceRegistrar: r, store: store, notice: notice}
 }
 
-// replica is what Current needs of a store.
+// replica is what CurrentRegistrar needs of a store.
 type replica interface {
 	View() *table.View
 	Latest(ctx context.Context) (*table.View, error)
 	LeaderlessSince() time.Time
 }
 
-type current struct {
+type currentRegistrar struct {
 	grpc.ServiceRegistrar
 	store  replica
 	notice func() string
 }
 
-// RegisterService wraps every unary method in read or retry, inside the interceptors of the server.
-func (n current) RegisterService(desc *grpc.ServiceDesc, impl any) {
+// RegisterService wraps every unary method in serveRead or serveWrite, inside the interceptors of
+// the server.
+func (n currentRegistrar) RegisterService(desc *grpc.ServiceDesc, impl any) {
 	d := *desc
 	d.Methods = slices.Clone(desc.Methods)
 	for i, m := range desc.Methods {
-		answer := n.retry
+		serve := n.serveWrite
 		if isRead(m.MethodName) {
-			answer = n.read
+			serve = n.serveRead
 		}
 		d.Methods[i].Handler = func(srv any, ctx context.Context, dec func(any) error, outer grpc.UnaryServerInterceptor) (any, error) {
 			return m.Handler(srv, ctx, dec, func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
-				inner := func(ctx context.Context, req any) (any, error) { return answer(ctx, req, handle) }
+				inner := func(ctx context.Context, req any) (any, error) { return serve(ctx, req, handle) }
 				if outer == nil {
 					return inner(ctx, req)
 				}
@@ -71,14 +73,14 @@ func isRead(method string) bool {
 	return strings.HasPrefix(method, "Get") || strings.HasPrefix(method, "List") || strings.HasPrefix(method, "Survey")
 }
 
-// read answers from a view that is not older than the request.
-func (n current) read(ctx context.Context, req any, handle grpc.UnaryHandler) (any, error) {
+// serveRead calls handle once the view is not older than the request, or the wait for that is over.
+func (n currentRegistrar) serveRead(ctx context.Context, req any, handle grpc.UnaryHandler) (any, error) {
 	if md, _ := metadata.FromIncomingContext(ctx); len(md.Get(stale.Accept)) > 0 {
 		return handle(ctx, req)
 	}
 	wait := readWait
-	if alone := n.store.LeaderlessSince(); !alone.IsZero() && time.Since(alone) > readWait {
-		wait = 0 // The running election has failed before.
+	if since := n.store.LeaderlessSince(); !since.IsZero() && time.Since(since) > readWait {
+		wait = 0 // A leader that is missing for so long is not likely to come now.
 	}
 	bounded, cancel := context.WithTimeout(ctx, wait)
 	_, err := n.store.Latest(bounded)
@@ -92,9 +94,9 @@ func (n current) read(ctx context.Context, req any, handle grpc.UnaryHandler) (a
 	return handle(ctx, req)
 }
 
-// retry repeats a call that failed with NotFound or AlreadyExists once the replica has caught up
-// with the leader, because the first answer may be stale.
-func (n current) retry(ctx context.Context, req any, handle grpc.UnaryHandler) (any, error) {
+// serveWrite repeats a call that failed with NotFound or AlreadyExists once the replica has caught
+// up with the leader, because the first answer may come from an old view.
+func (n currentRegistrar) serveWrite(ctx context.Context, req any, handle grpc.UnaryHandler) (any, error) {
 	before := n.store.View().Index()
 	out, err := handle(ctx, req)
 	if !errdefs.IsNotFound(err) && !errdefs.IsAlreadyExists(err) {

@@ -46,7 +46,7 @@ func (b *behind) Latest(ctx context.Context) (_ *table.View, err error) {
 
 // An object that the replica does not have is looked up again after the replica has caught up. An
 // object that it has is returned at once.
-func TestCurrent(t *testing.T) {
+func TestCurrentRegistrar(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := raftstoretest.New(t)
 		if _, err := store.Commit(t.Context(), "test", table.Create(&swarmv1.Service{Id: "s1", Name: "web"})); err != nil {
@@ -74,7 +74,7 @@ func TestCurrent(t *testing.T) {
 			{"what is nowhere", "nope", false, 1, false},
 		} {
 			asked, b.cutOff = 0, c.cutOff
-			_, err := current{store: b}.retry(t.Context(), c.name, look)
+			_, err := currentRegistrar{store: b}.serveWrite(t.Context(), c.name, look)
 			if found := err == nil; found != c.found || asked != c.asked {
 				t.Errorf("%s: asked %d times, %v; want %d, found %v", c.what, asked, err, c.asked, c.found)
 			}
@@ -84,7 +84,7 @@ func TestCurrent(t *testing.T) {
 
 // A read waits for the newest state. Without a leader it answers from the old state, says so, and
 // does not wait again while there is no leader.
-func TestCurrent_Reads(t *testing.T) {
+func TestCurrentRegistrar_Reads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := raftstoretest.New(t)
 		b := &behind{Store: store, view: store.View(), waits: true}
@@ -115,7 +115,7 @@ func TestCurrent_Reads(t *testing.T) {
 				ctx = metadata.NewIncomingContext(ctx, metadata.Pairs(stale.Accept, "1"))
 			}
 			began := time.Now()
-			got, err := current{store: b, notice: func() string { return "no contact" }}.read(grpc.NewContextWithServerTransportStream(ctx, header), nil, look)
+			got, err := currentRegistrar{store: b, notice: func() string { return "no contact" }}.serveRead(grpc.NewContextWithServerTransportStream(ctx, header), nil, look)
 			if err != nil || got != c.want || time.Since(began) != c.within {
 				t.Errorf("%s: got %v, %v after %s, want %d after %s", c.what, got, err, time.Since(began), c.want, c.within)
 			}

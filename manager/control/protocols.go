@@ -10,24 +10,26 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Protocols returns the table of the protocols (ALPN) that the cluster port of a manager speaks,
-// and of who may open a connection for each. It comes before Rules, which decides about gRPC calls.
-// Some gRPC calls are open to strangers and to callers without a certificate, so those may connect.
+// Protocols returns the table of the protocols (ALPN) that a manager speaks at the cluster port,
+// and of the callers that may open a connection for each. A connection for gRPC does not permit any
+// call: Rules decides that. Some gRPC calls are open to nodes that the replica does not know and to
+// callers without a certificate, so these may connect.
 //
-// The rule of Raft holds for nodes whose certificate says that they are managers. The transport
-// refuses others, and raftstore.Store.CheckPeer tells former managers from those that the replica
-// does not know yet. Roots are read from the handshake, without a connection.
+// The transport refuses Raft to a peer whose certificate does not say that it is a manager. For the
+// others, raftstore.Store.CheckPeer tells former managers from managers that the replica does not
+// know yet. Peers read the cluster's roots from the TLS handshake, so these need no protocol here.
 func Protocols() map[string]Rule {
 	return map[string]Rule{
-		transport.ProtoGRPC: {Serve, "call", anonymous | anyNode | user | expired | stranger},
-		transport.ProtoRaft: {Serve, "log", anyNode | stranger},
+		transport.ProtoGRPC: {Serve, "call", anonymous | anyNode | user | expired | unknownNode},
+		transport.ProtoRaft: {Serve, "log", anyNode | unknownNode},
 		transport.ProtoBlob: {Get, "image copy", anyNode},
 	}
 }
 
 // Admit returns how far a peer is trusted with a connection for a protocol, or an error if it may
-// not connect. Users whose credential is not known, and nodes that are not known by their current
-// key, are strangers: they may connect, and are told why their calls are refused.
+// not connect. Users without a valid credential, and nodes that the replica does not know or whose
+// key is not current, get transport.Stranger: they may connect for gRPC, and their calls are
+// refused with the reason.
 func (a *Authoriser) Admit(proto string, who transport.AuthInfo) (transport.Trust, error) {
 	rule, ok := a.protocols[proto]
 	if !ok {
@@ -39,7 +41,7 @@ func (a *Authoriser) Admit(proto string, who transport.AuthInfo) (transport.Trus
 	}
 	role, member := a.members(who)
 	switch {
-	case who.User() != "" && a.judgeCredential(context.Background(), who, now) == nil: // waits no longer than crud.CatchUpTimeout
+	case who.User() != "" && a.judgeCredential(context.Background(), who, now) == nil: // It waits for at most crud.CatchUpTimeout.
 		return transport.Full, nil
 	case !member || who.NodeID() == "":
 		return transport.Stranger, nil

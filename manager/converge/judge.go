@@ -231,10 +231,7 @@ func (l *look) runningFor(t *swarmv1.TaskInfo, limit time.Duration) time.Duratio
 	return l.holdSince("running "+t.GetTask().GetId(), start, limit)
 }
 
-func (l *look) job() bool {
-	m := l.spec().GetMode()
-	return m.GetReplicatedJob() != nil || m.GetGlobalJob() != nil
-}
+func (l *look) job() bool { return spec.IsJob(l.spec().GetMode()) }
 
 // judgeJob judges a job. Tasks of earlier iterations do not count.
 func (l *look) judgeJob() *swarmv1.ServiceVerdict {

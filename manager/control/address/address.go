@@ -49,8 +49,8 @@ func (c claimed) count(s ipam.Subnet) uint64 {
 
 // Allocator allocates the addresses of services. It remembers the address that it allocated last in
 // each subnet, so that concurrent calls, which do not see each other's claims, get different
-// addresses. The zero value is ready for use; a manager has one. The cursors in the replicated
-// state are where another manager starts.
+// addresses. The cursors in the replicated state tell an Allocator on another manager where to
+// start. The zero value is ready for use. A manager needs one Allocator.
 type Allocator struct {
 	mu   sync.Mutex            // guards the rest
 	last map[string]netip.Addr // by the key of the replicated cursor

@@ -46,8 +46,8 @@ func (s *Server) GetCluster(_ context.Context, _ *swarmv1.GetRequest) (*swarmv1.
 	return object.ShownCluster(c), nil
 }
 
-// UpdateCluster writes the settings of the cluster, and rotates join tokens. Without a spec, the
-// settings stay.
+// UpdateCluster writes the settings of the cluster, and rotates the join tokens that the request
+// names. If the request has no spec, the settings stay as they are.
 func (s *Server) UpdateCluster(ctx context.Context, req *swarmv1.UpdateClusterRequest) (*swarmv1.Cluster, error) {
 	var wanted *swarmv1.ClusterSpec
 	if req.GetSpec() != nil {

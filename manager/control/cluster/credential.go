@@ -14,8 +14,8 @@ import (
 	"swarm/raftstore/table"
 )
 
-// ListCredentials returns the credentials of users that the filter matches, ordered by name. Of
-// those with one name, the oldest comes first.
+// ListCredentials returns the credentials of users that the filter matches, ordered by name. Among
+// credentials with the same name, the oldest comes first.
 func (s *Server) ListCredentials(_ context.Context, req *swarmv1.ListRequest) (*swarmv1.ListCredentialsResponse, error) {
 	return &swarmv1.ListCredentialsResponse{Credentials: object.Credentials().List(s.store.View(), req.GetFilter())}, nil
 }
@@ -73,8 +73,8 @@ func findCredentials(v *table.View, ref string) ([]*swarmv1.Credential, error) {
 	return nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("credential %s not found: list them with `swarm credential ls`", ref))
 }
 
-// issuedBy returns the credentials that the holders of others created, directly or through further
-// credentials. The issuers are not among them.
+// issuedBy returns the credentials that the holders of issuers created, and those that the holders
+// of these created, and so on. It does not return the issuers.
 func issuedBy(v *table.View, issuers []*swarmv1.Credential) []*swarmv1.Credential {
 	known := make(map[string]bool)
 	for _, c := range issuers {

@@ -34,9 +34,9 @@ func (s *Server) watched(types []string) (map[table.ID]crud.Events, error) {
 	return out, nil
 }
 
-// Watch sends the changes that the filter matches, as they are committed. A client that lost its
-// connection continues after the last index that it received, as long as this manager remembers it.
-// If it does not, Watch returns ErrOutOfRange.
+// Watch sends an event for each change that the filter matches, when it is committed. A client that
+// has lost its connection continues after the last index that it received. If this manager does not
+// have all changes since that index any more, Watch returns ErrOutOfRange.
 func (s *Server) Watch(req *swarmv1.WatchRequest, stream swarmv1.Control_WatchServer) error {
 	events, err := s.watched(req.GetTypes())
 	if err != nil {

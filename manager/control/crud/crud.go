@@ -14,8 +14,8 @@ import (
 )
 
 // Find returns the object that ref refers to: by its exact id, by its name, or by the beginning of
-// its id, of MinPrefix characters or more. It returns ErrNotFound if there is none,
-// ErrInvalidArgument if ref is empty or refers to several.
+// its id, of MinPrefix characters or more. It returns ErrNotFound if there is no such object, and
+// ErrInvalidArgument if ref is empty or refers to several objects.
 func (k Kind[T]) Find(v *table.View, ref string) (T, error) {
 	found, err := FindAny(ref, k.In(v))
 	if err != nil {
@@ -76,11 +76,11 @@ func (k Kind[T]) Create(ctx context.Context, w *Writer, name string,
 	return index, nil
 }
 
-// Update commits the change that edit makes to the newest copy of an object, and returns the index
-// of the commit. edit also returns the changes of other rows that belong to it; it may be called
-// several times. If edit does not change the copy, Update commits nothing.
+// Update commits the change that edit makes to a copy of the newest object, and returns the index
+// of the commit. edit also returns the changes of other rows that belong to its change. It may be
+// called several times. If edit does not change the copy, Update commits nothing.
 //
-// If version is not 0, it must be that of the stored object: if not, Update returns ErrAborted. It
+// Update returns ErrAborted if version is neither 0 nor the version of the stored object. It
 // returns ErrNotFound if the object does not exist any more, or is being removed.
 func (k Kind[T]) Update(ctx context.Context, w *Writer, found T, version uint64,
 	edit func(v *table.View, row T) ([]*swarmv1.Change, error),
@@ -106,9 +106,10 @@ func (k Kind[T]) Update(ctx context.Context, w *Writer, found T, version uint64,
 	})
 }
 
-// Remove deletes an object and its claims, or marks it for removal if the kind has Mark. An object
-// that does not exist any more is no error. check, if not nil, refuses the removal, or returns the
-// changes of other rows that belong to it. It sees a view that is as new as the leader's.
+// Remove deletes an object and its claims, or marks the object for removal if the kind has Mark. It
+// returns no error if the object does not exist any more. check, if not nil, returns an error if
+// the object must stay, or the changes of other rows that belong to the removal. Remove calls check
+// with a view that has everything that the leader had committed when Remove was called.
 func (k Kind[T]) Remove(ctx context.Context, w *Writer, found T,
 	check func(v *table.View, row T) ([]*swarmv1.Change, error),
 ) error {
@@ -138,7 +139,8 @@ func (k Kind[T]) removal(v *table.View, row T, check func(*table.View, T) ([]*sw
 	var others []*swarmv1.Change
 	if check != nil {
 		var err error
-		if others, err = check(v, row); err != nil {
+		others, err = check(v, row)
+		if err != nil {
 			return nil, err
 		}
 	}

@@ -8,10 +8,10 @@
 //	Update   changes an object, if the caller's version is the newest
 //	Remove   deletes an object, or marks it for the planner to delete
 //
-// The last three go through Writer.Write, which commits a group of changes made from the newest
-// view, and repeats that when another writer was faster.
+// The last three go through Writer.Write. It commits a group of changes that was made from the
+// newest view, and does both again if another writer was faster.
 //
-// It refuses to know what the objects mean: validation, authorisation and everything that follows
-// from a change belong to the packages of the nouns, which are its only callers. It starts no
-// goroutine.
+// The package treats all objects in the same way. Validation, authorisation and everything that
+// follows from a change belong to the packages of the nouns, which are its only callers. It starts
+// no goroutine.
 package crud

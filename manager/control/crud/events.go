@@ -13,13 +13,14 @@ import (
 // Display describes how the rows of one table appear in events. Every field may be nil. The
 // functions must not change the row.
 type Display[T proto.Message] struct {
-	// Attributes returns what an event says about the row besides its id. Empty values are left
-	// out. Nil: nothing.
+	// Attributes returns what an event says about the row besides its id. Events leave out empty
+	// values. Nil: events have no attributes.
 	Attributes func(v *table.View, row T) map[string]string
 	// Subject returns what filters see of the row. An empty ID stands for the key of the row. Nil:
-	// the key alone.
+	// filters see only the key.
 	Subject func(v *table.View, row T) Subject
-	// Shown returns the row without what users must not see. Nil: the row as it is stored.
+	// Shown returns the row without the parts that users must not see. Nil: events show the row as
+	// it is stored.
 	Shown func(row T) T
 }
 

@@ -17,21 +17,21 @@ type Subject struct {
 	Names []string
 	// Labels are the sets of labels of the object.
 	Labels []map[string]string
-	// Services and Nodes have the ids of those to which the object belongs.
+	// Services and Nodes have the ids of the services and nodes to which the object belongs.
 	Services, Nodes []string
-	// Role is that of a node. HasRole is true for nodes alone.
+	// Role is that of a node. HasRole is true only for nodes.
 	Role    swarmv1.NodeSpec_Role
 	HasRole bool
-	// Desired is the desired state of a task. IsTask is true for tasks alone.
+	// Desired is the desired state of a task. IsTask is true only for tasks.
 	Desired swarmv1.TaskState
 	IsTask  bool
 	// Mode is that of a service, like "replicated".
 	Mode string
 }
 
-// Matches reports whether a filter matches. Each field of the filter that has values must match,
-// and any of its values is enough; labels are the exception: all of them must. A field that the
-// object does not have matches nothing. A nil filter matches everything.
+// Matches reports whether a filter matches an object. Each field of the filter that has values must
+// match. A field matches if one of its values matches; only of the labels, all must match. A field
+// that the object does not have matches no value. A nil filter matches every object.
 func Matches(f *swarmv1.Filter, s Subject) bool {
 	if f == nil {
 		return true

@@ -36,8 +36,9 @@ type Kind[T Row[T]] struct {
 	Name func(v *table.View, row T) string
 	// ByName yields the objects that a name refers to. It decides whether case matters.
 	ByName func(v *table.View, name string) iter.Seq[T]
-	// ByOtherID, if not nil, yields the objects with another id than the key of their row.
-	// ByOtherPrefix yields those of which another id begins so.
+	// ByOtherID and ByOtherPrefix are for objects that have a second id besides the key of their
+	// row, as an image has its digest. Nil: the objects have none. ByOtherID yields the objects
+	// with the second id ref, and ByOtherPrefix those whose second id begins with ref.
 	ByOtherID, ByOtherPrefix func(v *table.View, ref string) iter.Seq[T]
 	// Subject returns what filters see of an object.
 	Subject func(v *table.View, row T) Subject
@@ -47,20 +48,20 @@ type Kind[T Row[T]] struct {
 	// Compare orders lists. Nil: by id.
 	Compare func(a, b T) int
 
-	// Taken returns the message that refuses a name, because other has the same. Nil: a general
-	// one.
+	// Taken returns the message of the error that refuses a name because other has the same name.
+	// Nil: a general message.
 	Taken func(name string, other T) string
 	// Remedy is what users can do about a taken name besides choosing another one, for messages.
 	Remedy string
 	// Claims returns the keys of the claims that an object holds. Remove deletes them. Nil: none.
 	Claims func(v *table.View, row T) []string
 	// Mark, if not nil, marks a copy of an object for removal. The planner deletes the row later.
-	// The next three fields are set if Mark is.
+	// If Mark is set, the next two fields must be set too.
 	Mark func(row T)
 	// Marked reports whether an object is marked for removal.
 	Marked func(row T) bool
-	// Awaits returns what the removal of an object waits for, for messages: "its tasks have
-	// stopped".
+	// Awaits returns the condition for which the removal of an object waits, for messages: "its
+	// tasks have stopped".
 	Awaits func(row T) string
 }
 

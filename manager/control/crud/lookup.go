@@ -13,9 +13,9 @@ import (
 const (
 	// MaxCandidates is how many candidates the error for an ambiguous reference names.
 	MaxCandidates = 5
-	// MinPrefix is the least number of characters that are taken for the beginning of an id. Ids
-	// are random: with five tasks, one in seven single letters begins the id of a task. A shorter
-	// reference is a name, or a typing error.
+	// MinPrefix is the least number of characters with which a reference may be the beginning of an
+	// id. A shorter reference is a name, or a typing error. Ids are random: with five tasks, one in
+	// seven single letters begins the id of some task.
 	MinPrefix = 4
 )
 
@@ -57,7 +57,7 @@ func (k Kind[T]) In(v *table.View) Lookup {
 	}
 }
 
-// yieldAll yields the rows, and returns false when it was stopped.
+// yieldAll yields the rows. It returns false if the consumer wants no more.
 func yieldAll[T Object](rows iter.Seq[T], yield func(Object) bool) bool {
 	for row := range rows {
 		if !yield(row) {

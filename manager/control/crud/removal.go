@@ -15,9 +15,9 @@ import (
 // than the usual grace of a task.
 const RemovalTimeout = 30 * time.Second
 
-// PendingRemoval refuses a write because objects that are being removed still hold what it needs: a
-// name, a port or a network. That ends when the planner deletes the objects. Writer.Write waits for
-// it, up to RemovalTimeout, and returns the PendingRemoval only then. It is an
+// PendingRemoval is the error of a write that needs a name, a port or a network which objects that
+// are being removed still hold. The planner deletes those objects when their tasks have stopped.
+// Writer.Write waits for that, and returns the PendingRemoval only after RemovalTimeout. It is an
 // ErrFailedPrecondition. Kind.PendingRemoval makes it.
 type PendingRemoval struct {
 	text  string // for the user
@@ -40,9 +40,10 @@ func (p PendingRemoval) Error() string { return p.text }
 // Unwrap returns the class of the error.
 func (p PendingRemoval) Unwrap() error { return errdefs.ErrFailedPrecondition }
 
-// removalEnds waits for the end of a PendingRemoval. It returns true when the objects are gone, and
-// false if err is another error, or the objects remain.
-func (w *Writer) removalEnds(ctx context.Context, err error) bool {
+// awaitRemoval waits until the objects of a PendingRemoval are deleted, and returns true. It
+// returns false if err is no PendingRemoval, or if the objects remain for longer than
+// RemovalTimeout.
+func (w *Writer) awaitRemoval(ctx context.Context, err error) bool {
 	var p PendingRemoval
 	if !errors.As(err, &p) {
 		return false

@@ -15,15 +15,15 @@ import (
 )
 
 const (
-	// Attempts limits how often a write is repeated because other writers change the same row, or
-	// take what it has chosen. At each attempt one of them succeeds, so this many may write to the
-	// same network at the same time.
+	// Attempts limits how often a write is made again because another writer has changed the same
+	// row, or has taken what the write has chosen. Of all writers that compete, at least one
+	// succeeds at each attempt, so up to this many can compete and all succeed.
 	Attempts = 512
 	// CatchUpTimeout limits how long a call waits for this manager's replica.
 	CatchUpTimeout = 5 * time.Second
 )
 
-// Writer commits what the users' API writes.
+// Writer commits the changes of the users' API.
 type Writer struct {
 	log   *slog.Logger
 	store *raftstore.Store
@@ -44,19 +44,19 @@ func Actor(ctx context.Context) string {
 }
 
 // Write commits the changes that change makes from the newest view, as one group, and returns the
-// index of the commit. When it returns, this replica has the changes, unless it is slower than
-// CatchUpTimeout.
+// index of the commit. When it returns, this replica has the changes, unless that takes longer than
+// CatchUpTimeout. If change makes no changes, Write commits nothing.
 //
-// Write calls change again when another writer was faster: when a row has changed and the caller
-// named no version (0), or when what the changes take, like a name, a port or an address, is no
-// longer free. change then returns an error that says who has it, or takes another. When change
-// returns a PendingRemoval, Write first waits for the removal. Write does not commit an empty
-// group.
+// Write calls change again with a newer view if another writer was faster. Either a row has changed
+// or was removed, and version is 0: the user did not name a version. Or something that the changes
+// take is not free any more, like a name, a port or an address; change then takes another one, or
+// returns an error that names the owner. If change returns a PendingRemoval, Write waits for the
+// removal before it calls change again.
 func (w *Writer) Write(ctx context.Context, version uint64, change func(*table.View) ([]*swarmv1.Change, error)) (uint64, error) {
 	var last error
 	for range Attempts {
 		changes, err := change(w.store.View())
-		if w.removalEnds(ctx, err) {
+		if w.awaitRemoval(ctx, err) {
 			last = err
 			continue
 		}
@@ -71,19 +71,21 @@ func (w *Writer) Write(ctx context.Context, version uint64, change func(*table.V
 			return index, w.awaitReplica(ctx, index)
 		}
 		last = err
-		stale := errdefs.IsAborted(err) || errdefs.IsConflict(err) || errdefs.IsNotFound(err)
-		if !errdefs.IsAlreadyExists(err) && (!stale || version != 0) {
+		rowChanged := errdefs.IsAborted(err) || errdefs.IsConflict(err) || errdefs.IsNotFound(err)
+		repeat := errdefs.IsAlreadyExists(err) || rowChanged && version == 0
+		if !repeat {
 			return 0, err
 		}
 		if err := w.CatchUp(ctx); err != nil {
 			return 0, err
 		}
 	}
-	return 0, fmt.Errorf("%w: others keep changing it, try again", last)
+	return 0, fmt.Errorf("%w: other writers keep changing it: try again", last)
 }
 
-// awaitReplica waits until this replica has the caller's write, so that the caller's next read here
-// shows it. It returns no error if the replica is slow: the write is committed.
+// awaitReplica waits until this replica has the caller's write, so that the caller's next read from
+// this manager shows it. It returns no error if the replica is slow, because the write is
+// committed.
 func (w *Writer) awaitReplica(ctx context.Context, index uint64) error {
 	wait, cancel := context.WithTimeout(ctx, CatchUpTimeout)
 	defer cancel()

@@ -1,8 +1,10 @@
 // Package digest finds the digest that the name of an image stands for now, so that all nodes run
-// the same image. The image that was loaded under the name comes first, then what its registry has,
-// then what the cluster had when its registry cannot be asked.
+// the same image. Finder.Find takes the digest of an image that was loaded under the name. If there
+// is none, it asks the registry. If the registry gives no digest, it takes the digest that the
+// cluster has under the name.
 //
-// It refuses to store what it finds. Services and images call it. It starts no goroutine.
+// The package stores nothing; its callers do. These are the packages service and image. It starts
+// no goroutine.
 package digest
 
 import (

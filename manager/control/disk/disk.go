@@ -90,7 +90,8 @@ func (s *Server) Prune(ctx context.Context, req *swarmv1.DisksPruneRequest) (*sw
 	if req.GetImages() || req.GetAllImages() {
 		usage := s.usage(ctx, nodes)
 		if req.GetAllImages() && len(req.GetNodes()) == 0 {
-			if out.Untagged, err = s.untag(ctx, usage, req); err != nil {
+			out.Untagged, err = s.untag(ctx, usage, req)
+			if err != nil {
 				return nil, err
 			}
 		}
@@ -117,8 +118,8 @@ func (s *Server) Prune(ctx context.Context, req *swarmv1.DisksPruneRequest) (*sw
 	return out, nil
 }
 
-// untag deletes the rows of the images that no service and no container uses, as far as the filters
-// match. It returns their names.
+// untag deletes the rows of the images that the filters match and that no service and no container
+// uses. It returns the names of these images.
 func (s *Server) untag(ctx context.Context, usage []*swarmv1.NodeUsage, req *swarmv1.DisksPruneRequest) ([]string, error) {
 	// The labels of an image come from the nodes, so every node that holds it must match the
 	// filter.

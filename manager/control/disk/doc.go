@@ -2,6 +2,6 @@
 // nothing uses, and the requests of nodes to remove images. It decides how many copies of an image
 // must remain.
 //
-// It refuses to remove the last copies of a loaded image, which no registry has. Package control
-// makes it. Goroutines: those of Usage and Prune, which end with the call.
+// The last copies of a loaded image must stay, because no registry has the image. Package control
+// is the only caller. Goroutines: those of Usage and Prune, which end with the call.
 package disk

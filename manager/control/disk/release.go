@@ -24,10 +24,11 @@ const (
 	releaseEvery = 250 * time.Millisecond
 )
 
-// Release permits the calling node to remove images, as many of the request as possible, or takes a
-// permission back. A permission is written to the replicated state before the node receives it, in
-// one group with the other copies as they were counted. If two nodes ask at the same time, the
-// second request therefore sees the permission of the first.
+// Release permits the calling node to remove those images of the request that it may remove, or
+// takes permissions back. It writes a permission to the replicated state before the node receives
+// it. The same group writes the copies that must remain, without a difference. If two nodes ask at
+// the same time, the store therefore rejects the second group, which is made again with the
+// permission of the first in view.
 //
 // It returns ErrResourceExhausted if the node asks too often.
 func (s *Server) Release(ctx context.Context, req *swarmv1.ReleaseRequest) (*swarmv1.ReleaseResponse, error) {
@@ -62,7 +63,7 @@ func (s *Server) Release(ctx context.Context, req *swarmv1.ReleaseRequest) (*swa
 }
 
 // release decides whether a node may remove its copy of a digest, and returns the changes that
-// permit it. They also write the copies that must remain, without changing them, so that the commit
+// permit it. They also write the copies that must remain, without a difference, so that the commit
 // fails if one of those is removed at the same time. With undo, they take a permission back.
 func release(v *table.View, node, digest string, undo bool) (changes []*swarmv1.Change, granted bool) {
 	own := &swarmv1.ImageCopy{Digest: digest, NodeId: node}
@@ -79,8 +80,8 @@ func release(v *table.View, node, digest string, undo bool) (changes []*swarmv1.
 		return nil, false
 	}
 	need := copiesToStay(v, digest)
-	// A copy without a row is not counted. A node alone cannot make a row for a digest that is
-	// needed.
+	// Without a row for the node's copy, nothing can record the permission. The node gets one only
+	// if no copy must remain.
 	if !recorded {
 		return nil, need == 0
 	}
@@ -103,7 +104,7 @@ func release(v *table.View, node, digest string, undo bool) (changes []*swarmv1.
 }
 
 // copiesToStay returns how many other nodes must hold a digest: loadedCopies if the image was
-// loaded, one if a service can still return to it, and otherwise none.
+// loaded, one if a revision of a service still has it, and none in all other cases.
 func copiesToStay(v *table.View, digest string) int {
 	if _, loaded := object.ImageNames(v, digest); loaded {
 		return loadedCopies

@@ -25,8 +25,8 @@ type Store interface {
 	Load(ctx context.Context, r io.Reader, size int64, name string, progress func(*swarmv1.ImageProgress)) ([]*swarmv1.Image, error)
 	// Pull fetches an image.
 	Pull(ctx context.Context, reference, registryAuth string, progress func(*swarmv1.ImageProgress)) (*swarmv1.Image, error)
-	// Push sends a stored image to its registry. reference has the digest. It returns ErrNotFound
-	// if the node does not have all of the image.
+	// Push sends a stored image to its registry. reference has the digest. Push returns ErrNotFound
+	// if a part of the image is missing on the node.
 	Push(ctx context.Context, reference, registryAuth string, progress func(*swarmv1.ImageProgress)) error
 }
 
@@ -37,10 +37,11 @@ type Deps struct {
 	Writer  *crud.Writer
 	Nodes   *nodecall.Caller
 	Digests *digest.Finder
-	// Images may be nil: then this manager's node does not load, pull and push.
+	// Images is the image store of this manager's node. Nil: images cannot be loaded on this node,
+	// nor pulled or pushed by it.
 	Images Store
 	// Login asks a registry whether it accepts the credentials. It returns ErrUnauthenticated if
-	// not. It may be nil: then Login is refused.
+	// not. Nil: the RPC Login returns ErrNotImplemented.
 	Login func(ctx context.Context, registry, registryAuth string) error
 }
 
@@ -87,9 +88,9 @@ func imageInfo(v *table.View, img *swarmv1.Image) *swarmv1.ImageInfo {
 	return &swarmv1.ImageInfo{Image: img, NodeIds: object.ImageNodes(v, img.GetDigest())}
 }
 
-// RemoveImage removes a name of an image from the cluster. The nodes delete the image unless
-// another name or a service needs it. Without force, RemoveImage refuses to remove the last name of
-// an image that a service needs.
+// RemoveImage removes a name of an image from the cluster. The nodes delete the image unless it has
+// another name or a service needs it. Without force, RemoveImage returns ErrFailedPrecondition for
+// the last name of an image that a service needs.
 func (s *Server) RemoveImage(ctx context.Context, req *swarmv1.RemoveClusterImageRequest) (*swarmv1.RemoveResponse, error) {
 	img, err := object.Images().Find(s.store.View(), req.GetId())
 	if err != nil {
@@ -112,8 +113,9 @@ func (s *Server) RemoveImage(ctx context.Context, req *swarmv1.RemoveClusterImag
 // waiting.
 const dropTimeout = 5 * time.Second
 
-// dropCopies has the nodes delete a digest, unless a name or a service needs it. A node that cannot
-// be reached deletes its copy by itself later, because nothing tells it to keep the copy.
+// dropCopies tells the nodes to delete a digest, unless the digest has a name or a service needs
+// it. A node that cannot be reached deletes its copy later by itself, as it does with every image
+// that nobody needs.
 func (s *Server) dropCopies(ctx context.Context, digest string) {
 	v := s.store.View()
 	if names, _ := object.ImageNames(v, digest); names > 0 || len(object.ImageUsers(v, digest)) > 0 {

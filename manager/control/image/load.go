@@ -9,7 +9,6 @@ import (
 	"swarm/internal/bounds"
 	"swarm/internal/ident"
 	"swarm/internal/spec"
-	"swarm/manager/control/crud"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore/table"
 )
@@ -69,8 +68,8 @@ func (a *archive) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// loaded writes an image that this manager's node has just loaded. Its digest was computed here,
-// from the bytes that the client sent.
+// loaded writes an image that this manager's node has just loaded to the cluster's state. The node
+// has computed the digest from the bytes that the client sent.
 func (s *Server) loaded(ctx context.Context, img *swarmv1.Image) (*swarmv1.Image, error) {
 	parsed, err := spec.ParseImage(img.GetName())
 	if err != nil {
@@ -94,12 +93,13 @@ func (s *Server) loaded(ctx context.Context, img *swarmv1.Image) (*swarmv1.Image
 	return stored, nil
 }
 
-// recordCopy writes that a node holds a digest. In the same group it writes the change of an
-// image's row that edit returns, if it is not nil. It returns the image that edit returns.
+// recordCopy writes that a node holds a digest. edit returns an image, and the change of the
+// image's row or nil. recordCopy writes that change in the same group, and returns the image.
 func (s *Server) recordCopy(ctx context.Context, digest, node string, edit func(*table.View) (*swarmv1.Image, *swarmv1.Change)) (stored *swarmv1.Image, err error) {
 	write := func(v *table.View) (changes []*swarmv1.Change, _ error) {
 		var change *swarmv1.Change
-		if stored, change = edit(v); change != nil {
+		stored, change = edit(v)
+		if change != nil {
 			changes = append(changes, change)
 		}
 		c := &swarmv1.ImageCopy{Digest: digest, NodeId: node}
@@ -108,14 +108,8 @@ func (s *Server) recordCopy(ctx context.Context, digest, node string, edit func(
 		}
 		return changes, nil
 	}
-	for range crud.Attempts {
-		// Of two writers of one new name, the second finds the row of the first.
-		if _, err = s.writer.Write(ctx, 0, write); !errdefs.IsAlreadyExists(err) {
-			break
-		}
-		if err := s.writer.CatchUp(ctx); err != nil {
-			return nil, err
-		}
-	}
+	// If another call creates the image's row first, Write calls write again, and edit finds the
+	// row.
+	_, err = s.writer.Write(ctx, 0, write)
 	return stored, err
 }

@@ -33,9 +33,9 @@ type pulling struct {
 	progress *progressSender
 }
 
-// PullImage has nodes fetch an image. Without nodes in the request, this manager's node fetches it.
-// This manager finds the digest, and the nodes fetch by digest. Of the answer of a node only its
-// success counts.
+// PullImage has nodes fetch an image. If the request names no nodes, this manager's node fetches
+// it. This manager finds the digest, and the nodes fetch by digest. Of the answers of other nodes,
+// it believes only whether they succeeded.
 func (s *Server) PullImage(req *swarmv1.PullImageClusterRequest, stream swarmv1.Control_PullImageServer) error {
 	parsed, err := spec.ParseImage(req.GetReference())
 	if err != nil {
@@ -48,7 +48,8 @@ func (s *Server) PullImage(req *swarmv1.PullImageClusterRequest, stream swarmv1.
 	p := &pulling{server: s, ref: parsed, auth: req.GetRegistryAuth(), named: len(nodes) > 1, progress: &progressSender{send: stream.Send}}
 	if p.ref.Digest == "" {
 		var warning string
-		if p.ref.Digest, warning, err = s.digests.Find(stream.Context(), parsed, p.auth); err != nil {
+		p.ref.Digest, warning, err = s.digests.Find(stream.Context(), parsed, p.auth)
+		if err != nil {
 			return fmt.Errorf("pull %s: %w", parsed.Familiar(), err)
 		}
 		if warning != "" {
@@ -65,7 +66,7 @@ func (s *Server) PullImage(req *swarmv1.PullImageClusterRequest, stream swarmv1.
 	if err := one(nodes[0]); err != nil {
 		return err
 	}
-	// A node that fails does not stop the others.
+	// If one node fails, the others continue.
 	errs := make([]error, len(nodes))
 	var group errgroup.Group
 	group.SetLimit(parallelNodes)
@@ -78,8 +79,9 @@ func (s *Server) PullImage(req *swarmv1.PullImageClusterRequest, stream swarmv1.
 	return errors.Join(append(errs, group.Wait(), p.progress.failed())...)
 }
 
-// pullers returns the ids of the nodes that a request names. This manager's node comes first,
-// because what its store reports of the image may be written.
+// pullers returns the ids of the nodes that a request names. This manager's node comes first if it
+// is among them, because only its report about the image (size and platforms) is written to the
+// image's row.
 func (s *Server) pullers(req *swarmv1.PullImageClusterRequest) ([]string, error) {
 	v := s.store.View()
 	var nodes []string
@@ -129,7 +131,8 @@ func (p *pulling) on(ctx context.Context, node string) error {
 	}
 	stored := &swarmv1.Image{Name: p.ref.Name}
 	if p.ref.Digest != "" {
-		if stored, err = p.record(ctx, node, own); err != nil {
+		stored, err = p.record(ctx, node, own)
+		if err != nil {
 			return err
 		}
 	}
@@ -154,9 +157,10 @@ func (p *pulling) fetch(ctx context.Context, node string, progress func(*swarmv1
 	return nil, follow(from, progress)
 }
 
-// record writes that a node holds the image, under the digest that was requested. If the name was
-// loaded, its row stays, because no registry has that image. own is what else is known of the
-// image, or nil.
+// record writes that a node holds the image, and the image's row with the digest that was
+// requested. If an image was loaded under the name, record leaves the row as it is, because no
+// registry has that image. own is what this manager's node reports of the image, or nil for other
+// nodes.
 func (p *pulling) record(ctx context.Context, node string, own *swarmv1.Image) (stored *swarmv1.Image, err error) {
 	if own != nil && own.GetDigest() != p.ref.Digest {
 		return nil, errdefs.ErrDataLoss.WithMessage(fmt.Sprintf("%s was fetched, and %s was asked for", own.GetDigest(), p.ref.Digest))

@@ -40,8 +40,8 @@ func (p *progressSender) failed() error {
 	return p.err
 }
 
-// PushImage has a node that holds all of an image push it to the registry in its name. This
-// manager's node comes first.
+// PushImage has a node that holds the whole image push it to the registry that its name has. It
+// tries the nodes that hold the image one after the other, and this manager's node first.
 func (s *Server) PushImage(req *swarmv1.PushImageClusterRequest, stream swarmv1.Control_PushImageServer) error {
 	v := s.store.View()
 	parsed, err := spec.ParseImage(req.GetReference())
@@ -137,8 +137,8 @@ func (s *Server) TagImage(ctx context.Context, req *swarmv1.TagImageRequest) (*s
 	return s.GetImage(ctx, &swarmv1.GetRequest{Id: target.Name})
 }
 
-// anyImage finds an image, also by a digest that several names have: it does not matter which of
-// them it returns.
+// anyImage returns the image that ref refers to. If ref is a digest that several names have, it
+// returns one of them: for the caller, they are equal.
 func anyImage(v *table.View, ref string) (*swarmv1.Image, error) {
 	for img := range v.Images.All() {
 		if img.GetDigest() == ref {

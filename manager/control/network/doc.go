@@ -2,6 +2,7 @@
 // have (SurveyNetwork), remove and prune. It chooses the subnets and the VXLAN network identifier
 // of a network. MakeIngress, a duty of the leader, creates the network that published ports use.
 //
-// It refuses to attach services: that is the service's. Package control is its only caller, and the
-// manager runs MakeIngress. Goroutines: those of a survey, which end with the call.
+// Package service attaches services to networks. Package control is the only caller of this
+// package, and the manager runs MakeIngress. Goroutines: those of a survey, which end with the
+// call.
 package network

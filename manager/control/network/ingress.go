@@ -10,9 +10,10 @@ import (
 	"swarm/raftstore/table"
 )
 
-// MakeIngress is a duty of the leader. It creates network ingress, which published ports use, as
-// soon as a node has reported the ranges that it routes. It also does so in a cluster that an
-// earlier build has created. It returns when ctx ends, or with an error.
+// MakeIngress is a duty of the leader. If network ingress does not exist, it creates the network,
+// which published ports use. It first waits until a node is ready: the node has then reported the
+// ranges that it routes, and the subnet must not overlap these. It returns when ctx ends, or with
+// an error.
 func (s *Server) MakeIngress(ctx context.Context) error {
 	view, w := s.store.Watch(table.Cluster, table.NodeState)
 	defer w.Close()

@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	// firstVNI and lastVNI are the range of VXLAN network identifiers, which have 24 bits. Other
-	// software on the same hosts has those below: Docker Swarm starts at 4096.
+	// firstVNI and lastVNI are the range of VXLAN network identifiers, which have 24 bits. The
+	// lower ones are left to other software on the same hosts: Docker Swarm starts at 4096.
 	firstVNI, lastVNI = 1 << 16, 1<<24 - 1
 	// vniCursor is the key of the row that has the identifier which was allocated last.
 	vniCursor = "next/vni"
@@ -77,8 +77,8 @@ func (s *Server) CreateNetwork(ctx context.Context, req *swarmv1.CreateNetworkRe
 }
 
 // newNetwork makes the row of a network, and the changes that claim its VXLAN network identifier.
-// Two networks that are created at the same time take the same identifier: one of the two is made
-// again, and then sees the subnet of the other.
+// Two calls at the same time choose the same identifier. The store rejects one of them, so that it
+// is made again and then sees the subnet of the other.
 func newNetwork(v *table.View, id string, sp *swarmv1.NetworkSpec, random [5]byte) (*swarmv1.Network, []*swarmv1.Change, error) {
 	options, err := subnets(v, sp, random)
 	if err != nil {
@@ -96,7 +96,7 @@ func nextVNI(v *table.View, network string) (uint32, []*swarmv1.Change, error) {
 	row, _ := v.Claims.Get(vniCursor)
 	last, _ := strconv.ParseUint(row.GetOwner(), 10, 32)
 	vni := uint32(last)
-	for range v.Networks.Len() + 1 { // Each network has one.
+	for range v.Networks.Len() + 1 { // Each network has one identifier, so one of these is free.
 		if vni++; vni < firstVNI || vni > lastVNI {
 			vni = firstVNI
 		}

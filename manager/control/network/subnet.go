@@ -25,22 +25,26 @@ func subnets(v *table.View, sp *swarmv1.NetworkSpec, random [5]byte) (*swarmv1.I
 	if out == nil {
 		out = &swarmv1.IPAMOptions{}
 	}
-	has := map[bool]bool{}
+	hasIPv4, hasIPv6 := false, false
 	for _, c := range out.GetConfigs() {
 		p, err := netip.ParsePrefix(c.GetSubnet())
 		if err != nil {
 			return nil, err
 		}
-		has[p.Addr().Is4()] = true
+		if p.Addr().Is4() {
+			hasIPv4 = true
+		} else {
+			hasIPv6 = true
+		}
 	}
-	if !has[true] {
+	if !hasIPv4 {
 		p, err := fromPool(v)
 		if err != nil {
 			return nil, err
 		}
 		out.Configs = slices.Insert(out.Configs, 0, &swarmv1.IPAMConfig{Subnet: p.String()})
 	}
-	if !has[false] && sp.GetIpv6Enabled() {
+	if !hasIPv6 && sp.GetIpv6Enabled() {
 		out.Configs = append(out.Configs, &swarmv1.IPAMConfig{Subnet: ipam.ULAPrefix(random).String()})
 	}
 	plan, err := ipam.ParseSubnets(out)
@@ -58,9 +62,9 @@ func subnets(v *table.View, sp *swarmv1.NetworkSpec, random [5]byte) (*swarmv1.I
 }
 
 // fromPool chooses an IPv4 subnet from the cluster's address pools that no other network has, and
-// that no node routes elsewhere. If there is none, it ignores the routes of workers: a worker that
-// is misconfigured, or lies, must not prevent the creation of networks. The user is then warned of
-// the overlap.
+// that no node routes elsewhere. If there is no such subnet, it ignores the routes of workers: a
+// worker that is misconfigured, or lies, must not prevent the creation of networks. overlaps then
+// warns the user.
 func fromPool(v *table.View) (netip.Prefix, error) {
 	defaults := v.Cluster().GetSpec().GetNetwork()
 	var pools, taken []netip.Prefix
@@ -119,9 +123,9 @@ func routed(v *table.View) (managers, workers []netip.Prefix) {
 	return managers, workers
 }
 
-// overlaps returns a warning for each range that overlaps a subnet of the network: subnets of other
-// networks, and ranges that nodes route elsewhere. The containers on the network cannot reach
-// those.
+// overlaps returns a warning for each range that overlaps a subnet of the network. The ranges are
+// the subnets of other networks, and the ranges that nodes route elsewhere. The containers on the
+// network cannot reach them.
 func overlaps(v *table.View, n *swarmv1.Network) (out []string) {
 	for _, c := range n.GetIpam().GetConfigs() {
 		subnet, err := netip.ParsePrefix(c.GetSubnet())

@@ -68,8 +68,8 @@ func (s *Server) SurveyNetwork(ctx context.Context, req *swarmv1.GetRequest) (*s
 // onNode is what the managers know of a network on one node.
 type onNode struct {
 	addr string
-	// tasks has the ids of the tasks. The value is true if the container starts or runs, so that it
-	// must be attached.
+	// tasks has the ids of the tasks on the node. The value is true if the container must be
+	// attached by now, because it runs.
 	tasks map[string]bool
 }
 

@@ -26,7 +26,7 @@ type Deps struct {
 	Store  *raftstore.Store
 	Writer *crud.Writer
 	Nodes  *nodecall.Caller
-	// Gossip may be nil: then only the leader's judgement counts.
+	// Gossip says which nodes answer. Nil: the states of nodes in the store decide.
 	Gossip Gossip
 }
 
@@ -99,7 +99,7 @@ func (s *Server) UpdateNode(ctx context.Context, req *swarmv1.UpdateNodeRequest)
 		}
 		n.Spec = wanted
 		n.Hostname = cmp.Or(req.GetHostname(), n.GetHostname())
-		return describe(v, n), nil
+		return renameDescribed(v, n), nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("update node %s: %w", object.Hostname(found), err)
@@ -107,8 +107,9 @@ func (s *Server) UpdateNode(ctx context.Context, req *swarmv1.UpdateNodeRequest)
 	return s.GetNode(ctx, &swarmv1.GetRequest{Id: found.GetId()})
 }
 
-// checkNames refuses a name that another node has, because it would not tell the two apart. A node
-// may keep a hostname that it has joined with, even if another node has the same.
+// checkNames returns ErrAlreadyExists if another node has the name or the hostname, because users
+// could not tell the two nodes apart. A node may keep the name and the hostname that it has, even
+// if another node has the same.
 func checkNames(v *table.View, n *swarmv1.Node, name, hostname string) error {
 	for other := range v.Nodes.All() {
 		for _, wanted := range []string{name, hostname} {
@@ -120,9 +121,9 @@ func checkNames(v *table.View, n *swarmv1.Node, name, hostname string) error {
 	return nil
 }
 
-// describe returns the change which gives the description of a node its new hostname, if it
-// differs.
-func describe(v *table.View, n *swarmv1.Node) []*swarmv1.Change {
+// renameDescribed returns the change which writes the new hostname of a node to the node's
+// description, or nothing if the description has it.
+func renameDescribed(v *table.View, n *swarmv1.Node) []*swarmv1.Change {
 	st, ok := v.NodeStates.Get(n.GetId())
 	if !ok || st.GetDescription() == nil || st.GetDescription().GetHostname() == n.GetHostname() {
 		return nil
@@ -158,8 +159,8 @@ func (s *Server) checkDemotion(v *table.View, n *swarmv1.Node, wanted *swarmv1.N
 	return nil
 }
 
-// RemoveNode removes a node from the cluster. The planner replaces its tasks elsewhere. If the host
-// still runs, it is told that it was removed, and stops its tasks.
+// RemoveNode removes a node from the cluster. The planner replaces its tasks on other nodes. If the
+// host still runs, a manager tells it that it was removed, and it stops its tasks.
 func (s *Server) RemoveNode(ctx context.Context, req *swarmv1.RemoveNodeRequest) (*swarmv1.RemoveResponse, error) {
 	found, err := s.nodes.Find(s.store.View(), req.GetId())
 	if err != nil {
@@ -174,7 +175,8 @@ func (s *Server) RemoveNode(ctx context.Context, req *swarmv1.RemoveNodeRequest)
 	return &swarmv1.RemoveResponse{}, nil
 }
 
-// removal returns the changes that go with the removal of a node, or an error if it must stay.
+// removal returns the changes that belong to the removal of a node, or an error if the node must
+// stay.
 func removal(v *table.View, n *swarmv1.Node, force bool) ([]*swarmv1.Change, error) {
 	if n.GetSpec().GetRole() == swarmv1.NodeSpec_MANAGER {
 		return nil, errdefs.ErrFailedPrecondition.WithMessage("it is a manager: demote it first with `swarm node demote " + object.Hostname(n) + "`")

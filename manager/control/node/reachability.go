@@ -38,8 +38,8 @@ func (s *Server) reachability(v *table.View, id string) swarmv1.ManagerStatus_Re
 	return swarmv1.ManagerStatus_REACHABLE
 }
 
-// alive reports whether a node answers. If gossip does not know the node, its state in the store
-// decides, which the leader writes.
+// alive reports whether a node answers. If gossip does not know the node, the state decides that
+// the leader has written to the store.
 func (s *Server) alive(v *table.View, id string) bool {
 	if s.gossip != nil {
 		if alive, known := s.gossip.Alive(id); known {
@@ -55,8 +55,8 @@ func (s *Server) alive(v *table.View, id string) bool {
 func (s *Server) StaleNotice() string {
 	view := s.store.View()
 	what := "the leader does not answer"
-	if alone := s.store.LeaderlessSince(); !alone.IsZero() {
-		what = fmt.Sprintf("there has been no leader for %s", time.Since(alone).Round(time.Second))
+	if since := s.store.LeaderlessSince(); !since.IsZero() {
+		what = fmt.Sprintf("there has been no leader for %s", time.Since(since).Round(time.Second))
 	}
 	var missing []string
 	for _, m := range s.store.Servers() {

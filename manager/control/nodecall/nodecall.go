@@ -1,9 +1,9 @@
 // Package nodecall lets the users' API call the services of the cluster's nodes: it finds the nodes
-// that a user names, connects to them, and asks many at once. A node that does not answer costs its
-// own part of the result alone, and is reported with the reason.
+// that a user names, connects to them, and asks many at once. If a node does not answer, only its
+// part of the result is missing, and the result has the reason.
 //
-// It refuses to know what is asked. Its callers are the packages below manager/control. Goroutines:
-// those of Each, which end before it returns.
+// The callers, which are the packages below manager/control, choose the RPC. Goroutines: those of
+// Each, which end before it returns.
 package nodecall
 
 import (
@@ -73,9 +73,9 @@ func (c *Caller) Select(v *table.View, refs []string) ([]*swarmv1.Node, error) {
 	return out, nil
 }
 
-// Each calls ask once for every node, up to maxParallel at the same time, and returns when all have
-// returned. i is the index of the node. ctx ends after timeout. If a node cannot be asked, because
-// it is not ready or cannot be reached, err says so and conn is nil.
+// Each calls ask once for every node, up to maxParallel at the same time, and returns when all
+// calls have returned. i is the index of the node in nodes. The ctx of each call ends after
+// timeout. If a node is not ready or cannot be reached, err says so and conn is nil.
 func (c *Caller) Each(ctx context.Context, nodes []*swarmv1.Node, timeout time.Duration,
 	ask func(ctx context.Context, i int, conn grpc.ClientConnInterface, err error),
 ) {
@@ -98,7 +98,7 @@ func (c *Caller) Each(ctx context.Context, nodes []*swarmv1.Node, timeout time.D
 			return nil
 		})
 	}
-	_ = g.Wait() // ask reports the errors of its own node
+	_ = g.Wait() // There is no error: ask keeps the error of its node.
 }
 
 // ErrorText returns the text of a node's error, cut to bounds.MaxText bytes. It is "" for nil.

@@ -3,6 +3,6 @@
 // kind asks about another, like which services use an image, because the packages of the nouns do
 // not import each other.
 //
-// Everything here reads a view and changes nothing. It refuses to talk to nodes and to write. Its
-// callers are the packages below manager/control. It starts no goroutine.
+// Everything here only reads a view: the package neither writes nor calls nodes. Its callers are
+// the packages below manager/control. It starts no goroutine.
 package object

@@ -4,14 +4,12 @@ import (
 	"strings"
 
 	"swarm/internal/explain"
-
 	"swarm/manager/control/crud"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore/table"
 )
 
-// Events returns how the tables that users may watch appear in events. Claims and the rows of Raft
-// itself are not among them.
+// Events returns the Events of the tables that users may watch. Users may not watch claims.
 func Events() []crud.Events {
 	return []crud.Events{
 		Nodes().Events(), nodeStates(), Services().Events(), revisions(), Tasks().Events(), taskStatuses(),
@@ -108,7 +106,7 @@ type specNames interface {
 	GetLabels() map[string]string
 }
 
-// named describes objects of which events show the name alone.
+// named describes objects of which events show only the name.
 func named[T crud.Object](spec func(T) specNames) crud.Display[T] {
 	return crud.Display[T]{
 		Attributes: func(_ *table.View, row T) map[string]string {
@@ -121,7 +119,8 @@ func named[T crud.Object](spec func(T) specNames) crud.Display[T] {
 	}
 }
 
-// clusters shows no join tokens. GetCluster alone returns them.
+// clusters returns the Events of the cluster. They do not have the join tokens, which only
+// GetCluster returns.
 func clusters() crud.Events {
 	return crud.EventsOf(table.Cluster, crud.Display[*swarmv1.Cluster]{
 		Shown: func(c *swarmv1.Cluster) *swarmv1.Cluster {

@@ -5,8 +5,8 @@ import (
 	"swarm/raftstore/table"
 )
 
-// ResolveFilter returns the filter with ids where users may name services and nodes. It does not
-// change the argument. It returns an error if a name refers to no object, or to several.
+// ResolveFilter returns a copy of the filter in which the ids of services and nodes replace the
+// names that the user wrote. It returns an error if a name refers to no object, or to several.
 func ResolveFilter(v *table.View, f *swarmv1.Filter) (*swarmv1.Filter, error) {
 	if len(f.GetServiceIds()) == 0 && len(f.GetNodeIds()) == 0 {
 		return f, nil

@@ -12,8 +12,8 @@ import (
 	"swarm/raftstore/table"
 )
 
-// Images describes images. The digest of an image, in hexadecimal digits, is an id of it too.
-// Several names may have one digest.
+// Images describes images. Users may refer to an image by its digest too, in hexadecimal digits.
+// Several images, each with its own name, may have one digest.
 func Images() crud.Kind[*swarmv1.Image] {
 	return crud.Kind[*swarmv1.Image]{
 		Word: "image", ListCommand: "swarm image ls",
@@ -56,7 +56,7 @@ func Images() crud.Kind[*swarmv1.Image] {
 
 func hexDigits(digest string) string { return strings.TrimPrefix(digest, "sha256:") }
 
-// ImageNodes returns the ids of the nodes that hold a digest and do not remove it.
+// ImageNodes returns the ids of the nodes that hold a digest and have no permission to remove it.
 func ImageNodes(v *table.View, digest string) (ids []string) {
 	for c := range v.ImageCopies.Prefix(digest + "/") {
 		if !c.GetLeaving() {
@@ -66,8 +66,8 @@ func ImageNodes(v *table.View, digest string) (ids []string) {
 	return ids
 }
 
-// ImageNames returns how many names a digest has, and whether one of them was loaded, so that no
-// registry can give the image again.
+// ImageNames returns how many names a digest has, and whether one of them was loaded. A registry
+// does not have a loaded image.
 func ImageNames(v *table.View, digest string) (names int, loaded bool) {
 	for img := range v.Images.All() {
 		if img.GetDigest() == digest {

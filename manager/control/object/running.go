@@ -13,9 +13,10 @@ import (
 	"swarm/raftstore/table"
 )
 
-// FindRunning returns the task in which a command can run. A service stands for its running task
-// with the lowest slot, and the name of a task for the running task of that slot. An id refers to
-// that task alone, whatever its state is. It returns ErrFailedPrecondition if no task runs.
+// FindRunning returns the task in which a command can run. If ref is a service, that is the running
+// task with the lowest slot. If ref is the name of a task, it is the running task of that slot. If
+// ref is the id of a task or its beginning, it is that task, whatever its state is. FindRunning
+// returns ErrFailedPrecondition if no task runs.
 func FindRunning(v *table.View, ref string) (*swarmv1.Task, error) {
 	found, err := crud.FindAny(ref, Tasks().In(v), Services().In(v))
 	if err != nil {
@@ -25,29 +26,36 @@ func FindRunning(v *table.View, ref string) (*swarmv1.Task, error) {
 	if isTask && strings.HasPrefix(t.GetId(), ref) {
 		return t, nil
 	}
-	of := v.TasksOfService(found.GetId())
+	tasks := v.TasksOfService(found.GetId())
 	if isTask {
-		of = TasksNamed(v, ref)
+		tasks = TasksNamed(v, ref)
 	}
-	running := slices.SortedFunc(of, func(a, b *swarmv1.Task) int {
-		return cmp.Or(cmp.Compare(starting(v, a), starting(v, b)), cmp.Compare(a.GetSlot(), b.GetSlot()), cmp.Compare(a.GetId(), b.GetId()))
+	sorted := slices.SortedFunc(tasks, func(a, b *swarmv1.Task) int {
+		return cmp.Or(cmp.Compare(execRank(v, a), execRank(v, b)), cmp.Compare(a.GetSlot(), b.GetSlot()), cmp.Compare(a.GetId(), b.GetId()))
 	})
-	if len(running) == 0 || starting(v, running[0]) > 1 {
+	if len(sorted) == 0 || execRank(v, sorted[0]) == rankNone {
 		if isTask {
 			return nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("task %s does not run: see `swarm service ps %s`", ref, ServiceName(v, t.GetServiceId())))
 		}
 		return nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("service %s has no running task: see `swarm service ps %s`", ref, ref))
 	}
-	return running[0], nil
+	return sorted[0], nil
 }
 
-// starting ranks tasks by how well a command can run in them: running, starting, not at all.
-func starting(v *table.View, t *swarmv1.Task) int {
+// The ranks of tasks as places for a command, the best first.
+const (
+	rankRunning = iota
+	rankStarting
+	rankNone // no command can run in the task
+)
+
+// execRank returns the rank of a task as a place for a command.
+func execRank(v *table.View, t *swarmv1.Task) int {
 	switch v.Status(t.GetId()).GetState() {
 	case swarmv1.TaskState_RUNNING:
-		return 0
+		return rankRunning
 	case swarmv1.TaskState_STARTING:
-		return 1
+		return rankStarting
 	}
-	return 2
+	return rankNone
 }

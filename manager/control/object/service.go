@@ -13,8 +13,8 @@ import (
 )
 
 // Services describes services. Their names are unique without regard to case, because they are
-// names in DNS. A service that is removed is marked: the planner stops its tasks, and then deletes
-// its rows and claims.
+// names in DNS. Remove only marks a service: the planner stops its tasks, and then deletes its rows
+// and claims.
 func Services() crud.Kind[*swarmv1.Service] {
 	return crud.Kind[*swarmv1.Service]{
 		Word: "service", ListCommand: "swarm service ls",

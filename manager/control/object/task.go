@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"swarm/internal/explain"
-
 	"swarm/internal/task"
 	"swarm/manager/control/crud"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -74,21 +73,29 @@ func TasksNamed(v *table.View, name string) iter.Seq[*swarmv1.Task] {
 	}
 }
 
-// newest returns the task that is to run, or else the one that was created last. It returns nil if
-// there is none.
+// newest returns the current task of a slot: the one that shall run, or the one that was created
+// last if none or several shall run. It returns nil if there are no tasks.
 func newest(tasks iter.Seq[*swarmv1.Task]) *swarmv1.Task {
 	var best *swarmv1.Task
 	for t := range tasks {
-		live, bestLive := t.GetDesiredState() <= swarmv1.TaskState_RUNNING, best.GetDesiredState() <= swarmv1.TaskState_RUNNING
-		if best == nil || live && !bestLive || live == bestLive && t.GetMeta().GetCreatedAt().AsTime().After(best.GetMeta().GetCreatedAt().AsTime()) {
+		if best == nil || replaces(t, best) {
 			best = t
 		}
 	}
 	return best
 }
 
-// TaskInfo returns a task with its status and the names that users know. A task whose service is
-// gone has the name from its revision.
+// replaces reports whether a is the current task of a slot rather than b.
+func replaces(a, b *swarmv1.Task) bool {
+	aRuns, bRuns := a.GetDesiredState() <= swarmv1.TaskState_RUNNING, b.GetDesiredState() <= swarmv1.TaskState_RUNNING
+	if aRuns != bRuns {
+		return aRuns
+	}
+	return a.GetMeta().GetCreatedAt().AsTime().After(b.GetMeta().GetCreatedAt().AsTime())
+}
+
+// TaskInfo returns a task with its status and the names that users know. If the service of the task
+// does not exist any more, its name comes from the task's revision.
 func TaskInfo(v *table.View, t *swarmv1.Task) *swarmv1.TaskInfo {
 	rev, _ := v.Revision(t.GetServiceId(), t.GetRevision())
 	name := rev.GetSpec().GetName()

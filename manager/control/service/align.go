@@ -11,66 +11,70 @@ import (
 	"swarm/raftstore/table"
 )
 
-// AlignEndpoints is a duty of the leader. When the planner has rolled a service back, it gives the
-// service the ports of its current revision, and virtual IPs on the networks of that revision. It
-// returns when ctx ends, or with an error.
+// AlignEndpoints is a duty of the leader. When the planner has rolled a service back,
+// AlignEndpoints gives the service the ports of its current revision, and virtual IPs on the
+// networks of that revision. It returns when ctx ends, or with an error.
 //
-// The API changes revision and endpoint in one group. The planner changes the revision alone,
-// because another service may publish the port by now, and a rollback must not wait for that. While
-// the service lacks a port or an address, the field Unmet of its endpoint says why. AlignEndpoints
-// tries again whenever any claim is deleted.
+// The API changes the revision and the endpoint of a service in one group. The planner changes only
+// the revision, because another service may publish the port by now, and a rollback must not wait
+// for that. While the service lacks a port or an address, the field Unmet of its endpoint says why.
+// AlignEndpoints tries again whenever any claim is deleted.
 func (s *Server) AlignEndpoints(ctx context.Context) error {
 	view, w := s.store.Watch(table.Service, table.Claim)
 	defer w.Close()
-	waiting := map[string]bool{} // by service
-	align := func(id string) error {
-		met, err := s.align(ctx, id)
-		if waiting[id] = !met; met {
-			delete(waiting, id)
-		}
-		return err
-	}
+	due, lacking := map[string]bool{}, map[string]bool{} // ids of services
 	for svc := range view.Services.All() {
-		if err := align(svc.GetId()); err != nil {
-			return err
-		}
+		due[svc.GetId()] = true
 	}
 	for {
+		for _, id := range slices.Sorted(maps.Keys(due)) {
+			unmet, err := s.alignEndpoint(ctx, id)
+			if err != nil {
+				return err
+			}
+			if unmet == "" {
+				delete(lacking, id)
+			} else {
+				lacking[id] = true
+			}
+		}
 		batch, err := w.Next(ctx)
 		if err != nil {
 			return err
 		}
-		due := map[string]bool{}
+		clear(due)
 		for _, c := range batch.Changes {
 			switch {
 			case c.Table == table.Service && c.New != nil:
 				due[c.Key] = true
 			case c.Table == table.Claim && c.New == nil:
-				maps.Copy(due, waiting)
-			}
-		}
-		for _, id := range slices.Sorted(maps.Keys(due)) {
-			if err := align(id); err != nil {
-				return err
+				maps.Copy(due, lacking)
 			}
 		}
 	}
 }
 
-// align gives one service what its revision asks for. met is false if that is not possible now.
-func (s *Server) align(ctx context.Context, id string) (met bool, err error) {
-	err = s.alignTo(ctx, func(v *table.View) ([]*swarmv1.Change, error) {
+// alignEndpoint gives one service the ports and addresses of its revision. If the service cannot
+// have them now, unmet says why, and alignEndpoint writes that to the endpoint.
+func (s *Server) alignEndpoint(ctx context.Context, id string) (unmet string, err error) {
+	err = s.writeIfAny(ctx, func(v *table.View) ([]*swarmv1.Change, error) {
 		rev, endpoint := endpointOf(v, id)
 		if rev == nil || aligned(v, endpoint, rev.GetSpec()) && endpoint.GetUnmet() == "" {
 			return nil, nil
 		}
 		return s.updateEndpoint(v, id, rev.GetSpec())
 	})
-	if !errdefs.IsAlreadyExists(err) && !errdefs.IsResourceExhausted(err) && !errdefs.IsFailedPrecondition(err) {
-		return err == nil, err
+	if errdefs.IsAlreadyExists(err) || errdefs.IsResourceExhausted(err) || errdefs.IsFailedPrecondition(err) {
+		unmet = err.Error()
+		return unmet, s.writeUnmet(ctx, id, unmet)
 	}
-	why, changed := err.Error(), false
-	err = s.alignTo(ctx, func(v *table.View) ([]*swarmv1.Change, error) {
+	return "", err
+}
+
+// writeUnmet writes to the endpoint of a service why the service lacks ports or addresses.
+func (s *Server) writeUnmet(ctx context.Context, id, why string) error {
+	changed := false
+	err := s.writeIfAny(ctx, func(v *table.View) ([]*swarmv1.Change, error) {
 		rev, endpoint := endpointOf(v, id)
 		if rev == nil || endpoint.GetUnmet() == why || aligned(v, endpoint, rev.GetSpec()) {
 			return nil, nil
@@ -82,31 +86,33 @@ func (s *Server) align(ctx context.Context, id string) (met bool, err error) {
 	if changed {
 		s.log.Warn("a service that was rolled back cannot have its former ports and addresses yet", "service", id, "err", why)
 	}
-	return false, err
+	return err
 }
 
-// alignTo commits the changes if there are any. A service that does not exist any more is no error.
-func (s *Server) alignTo(ctx context.Context, changes func(*table.View) ([]*swarmv1.Change, error)) error {
-	if c, err := changes(s.store.View()); err == nil && len(c) == 0 {
-		return nil
+// writeIfAny commits the changes that change makes, and does nothing if it makes none. It returns
+// no error if a row does not exist any more. It does not wait for a PendingRemoval, as Writer.Write
+// would: the other services must not wait too, and AlignEndpoints tries again after the removal.
+func (s *Server) writeIfAny(ctx context.Context, change func(*table.View) ([]*swarmv1.Change, error)) error {
+	changes, err := change(s.store.View())
+	if err == nil && len(changes) > 0 {
+		_, err = s.writer.Write(ctx, 0, change)
 	}
-	_, err := s.writer.Write(ctx, 0, changes)
 	if errdefs.IsNotFound(err) {
 		return nil
 	}
 	return err
 }
 
-// endpointOf returns the current revision and the endpoint of a service. They are nil if the
+// endpointOf returns the current revision and the endpoint of a service. Both are nil if the
 // service does not exist any more, or is being removed.
 func endpointOf(v *table.View, id string) (*swarmv1.Revision, *swarmv1.Endpoint) {
 	row, ok := v.Services.Get(id)
 	if !ok || row.GetPendingDelete() {
 		return nil, nil
 	}
-	rev, ok := v.Revision(id, row.GetRevision())
-	endpoint, has := v.Endpoints.Get(id)
-	if !ok || !has {
+	rev, hasRevision := v.Revision(id, row.GetRevision())
+	endpoint, hasEndpoint := v.Endpoints.Get(id)
+	if !hasRevision || !hasEndpoint {
 		return nil, nil
 	}
 	return rev, endpoint

@@ -49,6 +49,41 @@ func TestAlign_FormerPortIsRegained(t *testing.T) {
 	})
 }
 
+// A service that is being removed and holds the port does not delay the other services.
+func TestAlign_DoesNotWaitForARemoval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newPortRig(t)
+		port := func(number uint32) *swarmv1.PortConfig {
+			return &swarmv1.PortConfig{TargetPort: 80, PublishedPort: number}
+		}
+		rollBack := func(name string) *swarmv1.Change {
+			row := r.Service(name).GetService().CloneVT()
+			row.Revision, row.PreviousRevision = row.GetPreviousRevision(), 0
+			return table.Update(row)
+		}
+		r.CreateService(publishing("web", port(8080)))
+		r.UpdateService(publishing("web", port(8081)))
+		r.CreateService(publishing("api", port(9090)))
+		r.UpdateService(publishing("api", port(9091)))
+		other := r.CreateService(publishing("other", port(8080)))
+		r.RemoveService("other")
+		r.Commit(rollBack("web"), rollBack("api"))
+		began := time.Now()
+		r.Lead()
+		if e := r.Service("api").GetEndpoint(); time.Since(began) > 0 || e.GetPorts()[0].GetPublishedPort() != 9090 {
+			t.Errorf("endpoint of api after %s: got %v, want port 9090 at once", time.Since(began), e)
+		}
+		if e := r.Service("web").GetEndpoint(); !strings.Contains(e.GetUnmet(), "port 8080/tcp is published by service other, which is still being removed") {
+			t.Errorf("endpoint of web while other is being removed: got %v", e)
+		}
+		r.FinishRemoval(other)
+		synctest.Wait()
+		if e := r.Service("web").GetEndpoint(); e.GetUnmet() != "" || e.GetPorts()[0].GetPublishedPort() != 8080 {
+			t.Errorf("endpoint of web after the removal: got %v, want port 8080", e)
+		}
+	})
+}
+
 // The planner changes only the row of the service when an update fails.
 func TestAlign_RolledBackServicePublishesItsFormerPort(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

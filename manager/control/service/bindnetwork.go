@@ -12,8 +12,8 @@ import (
 	"swarm/raftstore/table"
 )
 
-// bindNetworks replaces the names of networks by ids. It refuses networks to which no task can be
-// attached.
+// bindNetworks replaces the names of networks by ids. It returns an error if a task cannot be
+// attached as the list says.
 func bindNetworks(v *table.View, list []*swarmv1.NetworkAttachmentConfig) error {
 	seen := make(map[string]string, len(list))
 	for _, n := range list {
@@ -47,10 +47,11 @@ func bindNetworks(v *table.View, list []*swarmv1.NetworkAttachmentConfig) error 
 	return nil
 }
 
-// joinNetworks returns changes that write the networks which are new to a service without changing
-// them. One of two concurrent calls then fails if the other removes the network. joinNetworks
-// returns ErrNotFound if a network of the spec does not exist any more, as may happen when an old
-// revision returns.
+// joinNetworks returns a Touch of each network that is in next, but not in the current revision of
+// the service. If a call removes such a network at the same moment, the store rejects either the
+// removal or the group with the Touch. Services that join one network at the same moment do not
+// disturb each other. joinNetworks returns ErrNotFound if a network of next does not exist any
+// more, as may happen in a rollback to an old revision.
 func joinNetworks(v *table.View, service string, next *swarmv1.ServiceSpec) (changes []*swarmv1.Change, err error) {
 	svc, _ := v.Services.Get(service)
 	current, _ := v.Revision(service, svc.GetRevision())
@@ -67,7 +68,7 @@ func joinNetworks(v *table.View, service string, next *swarmv1.ServiceSpec) (cha
 	return changes, nil
 }
 
-// checkAddresses refuses addresses that a task cannot get on a network.
+// checkAddresses returns an error if a task cannot have one of the addresses on a network.
 func checkAddresses(n *swarmv1.Network, addresses []string) error {
 	plan, err := ipam.ParseSubnets(n.GetIpam())
 	if err != nil {

@@ -1,8 +1,9 @@
 // Package service serves the RPCs of services: create, update, roll back, remove, list, inspect,
-// and the list of revisions. It makes a complete desired state out of a spec: the image pinned to a
-// digest, names turned into ids, the published ports and virtual IPs claimed. AlignEndpoints, a
-// duty of the leader, does the same for a service that the planner has rolled back.
+// the list of revisions, and WaitService, which streams the progress of a change. From a spec it
+// makes a complete desired state: it pins the image to a digest, replaces names by ids, and claims
+// the published ports and virtual IPs. AlignEndpoints, a duty of the leader, does the last for a
+// service that the planner has rolled back.
 //
-// It refuses to decide about tasks: how many there are, and where, is the planner's. Package
-// control is its only caller, and the manager runs AlignEndpoints. It starts no goroutine.
+// The planner decides how many tasks there are, and where. Package control is the only caller, and
+// the manager runs AlignEndpoints. The package starts no goroutine.
 package service

@@ -11,8 +11,8 @@ import (
 	"swarm/raftstore/table"
 )
 
-// ingressRoom returns a warning if the mesh publishes one of the ports, and network ingress has no
-// address left for some nodes.
+// ingressRoom returns a warning if the mesh publishes one of the ports, but some nodes have no
+// address on network ingress, because the network is full.
 func ingressRoom(v *table.View, ports []*swarmv1.PortConfig) []string {
 	n, ok := v.Networks.ByName(spec.Ingress)
 	if !ok || !slices.ContainsFunc(ports, publish.ByMesh) {

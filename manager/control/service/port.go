@@ -15,38 +15,48 @@ import (
 )
 
 const (
-	// Mesh ports that differ from the published port are chosen downwards from the top of the
-	// ephemeral range, which services rarely publish.
-	firstMeshPort = 49152
-	lastMeshPort  = 65535
+	// minMeshPort and maxMeshPort are the range of mesh ports that differ from the published port:
+	// the end of the ephemeral range, which services rarely publish. The highest free one is
+	// chosen.
+	minMeshPort = 49152
+	maxMeshPort = 65535
 )
 
-// portClaims makes the claims of the ports that the mesh publishes for one service.
+// portClaims computes the ports of one service, and the changes of the claims of those ports that
+// the mesh publishes.
 //
 // The mesh port is the number by which nodes know a published port between each other. It is the
-// published port, unless the same port is also published on another address. Every published port
-// has a claim of its mesh port on every address, like "port/ingress/tcp/8080". A port that is
-// published on one address also has a claim like "port/ingress/tcp/8080/192.0.2.7".
+// published port, unless the same number is already the mesh port for another address. The service
+// claims, for every port that the mesh publishes:
 //
-// The planner claims the ports of mode=host, for the node that it chooses.
+//	port/ingress/tcp/8080             its mesh port, always without an address
+//	port/ingress/tcp/8080/192.0.2.7   its published port on its address, if it names one
+//
+// For the second, 8080 is the published port, whatever the mesh port is. The API claims nothing for
+// a port of mode=host: the planner does, for the node that it chooses for a task.
 type portClaims struct {
 	view    *table.View
 	service string
-	old     []*swarmv1.PortConfig
-	want    []*swarmv1.PortConfig
-	// requested are the ports that the service publishes, whatever their address.
+	old     []*swarmv1.PortConfig // the ports that the service has now
+	want    []*swarmv1.PortConfig // the ports of the spec
+	// requested has the published ports of want, without their addresses.
 	requested map[publish.Key]bool
-	// held are the claims that the service keeps or makes, and those that it must not make.
-	held    map[publish.Key]bool
+	// kept has the claims that the service holds after the changes: new ones and those that stay.
+	kept map[publish.Key]bool
+	// guarded has the claims that the changes write without a difference (see guard).
+	guarded map[publish.Key]bool
 	changes []*swarmv1.Change
 }
 
-// claimPorts returns the ports of a service, with those chosen that were left open, and the changes
-// of claims. It deletes the claims of ports that the service does not publish any more. It returns
-// ErrAlreadyExists if another service has a port, and a PendingRemoval if that service is being
-// removed.
+// claimPorts returns the ports of a service with all published ports and mesh ports chosen, and the
+// changes of claims. The changes delete the claims of ports that the service does not publish any
+// more. claimPorts returns ErrAlreadyExists if another service has a port, and a PendingRemoval if
+// that service is being removed.
 func claimPorts(v *table.View, service string, old, want []*swarmv1.PortConfig) ([]*swarmv1.PortConfig, []*swarmv1.Change, error) {
-	b := &portClaims{view: v, service: service, old: old, requested: map[publish.Key]bool{}, held: map[publish.Key]bool{}}
+	b := &portClaims{
+		view: v, service: service, old: old,
+		requested: map[publish.Key]bool{}, kept: map[publish.Key]bool{}, guarded: map[publish.Key]bool{},
+	}
 	for _, p := range want {
 		p = p.CloneVT()
 		p.MeshPort = 0
@@ -60,42 +70,57 @@ func claimPorts(v *table.View, service string, old, want []*swarmv1.PortConfig) 
 			return nil, nil, err
 		}
 	}
-	// Ports that have a mesh port keep it, whatever the order of the list. The others come after
-	// them.
-	fresh := slices.DeleteFunc(slices.Clone(b.want), func(p *swarmv1.PortConfig) bool { return !publish.ByMesh(p) || b.keepMeshPort(p) })
-	for _, p := range fresh {
-		if err := b.claimMeshPort(p); err != nil {
-			return nil, nil, err
+	// All ports that have a mesh port get it back before the others choose one. So the order of the
+	// list does not matter.
+	var fresh []*swarmv1.PortConfig
+	for _, p := range b.want {
+		if !publish.ByMesh(p) {
+			continue
 		}
+		if port := b.formerMeshPort(p); port != 0 {
+			b.claim(p, port)
+		} else {
+			fresh = append(fresh, p)
+		}
+	}
+	for _, p := range fresh {
+		port := b.chooseMeshPort(p)
+		if port == 0 {
+			return nil, nil, errdefs.ErrResourceExhausted.WithMessage(fmt.Sprintf("port %s is published on too many addresses: publish another port", publish.Name(p)))
+		}
+		b.claim(p, port)
 	}
 	b.release()
 	return b.want, b.changes, nil
 }
 
-// publish chooses the port if it was left open, and refuses a port of another service.
+// publish chooses the published port if the spec leaves it open, and checks that the service may
+// publish the port.
 func (b *portClaims) publish(p *swarmv1.PortConfig) error {
-	if err := b.checkReserved(p); err != nil {
-		return err
-	}
-	if p.GetPublishedPort() == 0 {
-		if !publish.ByMesh(p) {
-			return nil
+	if p.GetPublishedPort() != 0 {
+		if err := b.checkReserved(p); err != nil {
+			return err
 		}
-		if p.PublishedPort = b.choose(p); p.PublishedPort == 0 {
-			return errdefs.ErrResourceExhausted.WithMessage(fmt.Sprintf("no port from %d to %d is free for target port %d: publish a port of your choice", publish.FirstChosen, publish.LastChosen, p.GetTargetPort()))
-		}
-		b.requested[publishedKey(p)] = true
+		return b.conflict(p)
 	}
+	if !publish.ByMesh(p) {
+		return nil // The node of the task chooses.
+	}
+	p.PublishedPort = b.choosePublished(p)
+	if p.PublishedPort == 0 {
+		return errdefs.ErrResourceExhausted.WithMessage(fmt.Sprintf("no port from %d to %d is free for target port %d: publish a port of your choice", publish.FirstChosen, publish.LastChosen, p.GetTargetPort()))
+	}
+	b.requested[publishedKey(p)] = true
 	return b.conflict(p)
 }
 
-// checkReserved refuses a port on which the nodes themselves answer, because no request would reach
-// the service. A port that the service has published before stays.
+// checkReserved returns ErrInvalidArgument for a port on which the nodes themselves answer, because
+// no request would reach the service. It accepts a port that the service has already.
 func (b *portClaims) checkReserved(p *swarmv1.PortConfig) error {
-	port, proto := p.GetPublishedPort(), p.GetProtocol()
-	if port == 0 || slices.ContainsFunc(b.old, func(o *swarmv1.PortConfig) bool { return publish.Same(o, p) }) {
+	if slices.ContainsFunc(b.old, func(o *swarmv1.PortConfig) bool { return publish.Same(o, p) }) {
 		return nil
 	}
+	port, proto := p.GetPublishedPort(), p.GetProtocol()
 	network, what := b.view.Cluster().GetSpec().GetNetwork(), ""
 	switch {
 	case proto == swarmv1.PortConfig_SCTP:
@@ -116,66 +141,94 @@ func (b *portClaims) checkReserved(p *swarmv1.PortConfig) error {
 	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("port %s is taken on every node by %s, and no service could answer there: publish another port", publish.Name(p), what))
 }
 
-// choose returns the port that was chosen before for the same target port, or else the first that
-// is free. It returns 0 if none is.
-func (b *portClaims) choose(p *swarmv1.PortConfig) uint32 {
+// choosePublished returns the port that was chosen before for the same target port, or else the
+// lowest that is free. It returns 0 if none is free.
+func (b *portClaims) choosePublished(p *swarmv1.PortConfig) uint32 {
 	for _, o := range b.old {
 		if o.GetTargetPort() == p.GetTargetPort() && o.GetProtocol() == p.GetProtocol() && publish.ByMesh(o) && !b.requested[publishedKey(o)] {
 			return o.GetPublishedPort()
 		}
 	}
 	for port := uint32(publish.FirstChosen); port <= publish.LastChosen; port++ {
-		key := publish.MeshKey(p.GetProtocol(), port)
-		if q := (&swarmv1.PortConfig{Protocol: p.GetProtocol(), PublishedPort: port}); !b.requested[key] && !b.claimed(key) && b.conflict(q) == nil {
+		candidate := &swarmv1.PortConfig{Protocol: p.GetProtocol(), PublishedPort: port}
+		key := publishedKey(candidate)
+		if !b.requested[key] && !b.claimedByAny(key) && b.conflict(candidate) == nil {
 			return port
 		}
 	}
 	return 0
 }
 
-// claimed reports whether any service has a claim of the port, on every address or on one.
-func (b *portClaims) claimed(key publish.Key) bool {
-	_, taken := b.view.Claims.Get(key.String())
-	for range b.view.Claims.Prefix(key.AddressPrefix()) {
-		taken = true
+// claimedByAny reports whether any service, this one included, has a claim of the port: without an
+// address or with one.
+func (b *portClaims) claimedByAny(key publish.Key) bool {
+	if _, ok := b.view.Claims.Get(key.String()); ok {
+		return true
 	}
-	return taken
+	for range b.view.Claims.Prefix(key.AddressPrefix()) {
+		return true
+	}
+	return false
 }
 
-// conflict refuses a port that a host cannot serve beside one of another service.
+// conflict returns an error if another service has a port that one host cannot serve beside p.
+//
+// conflict does not compare a port that the service already has (had) with ports of the other mode.
+// There, both services may have the port already: a service of mode=host has no claim until the
+// planner places a task, and until then another service can publish the port by the mesh. An update
+// that does not change the port must not fail because of that.
 func (b *portClaims) conflict(p *swarmv1.PortConfig) error {
-	// Two services may have got the port at the same moment. An update of something else must not
-	// fail because of that.
 	had := slices.ContainsFunc(b.old, func(o *swarmv1.PortConfig) bool { return publish.ByMesh(o) == publish.ByMesh(p) && publish.Same(o, p) })
-	if had && !publish.ByMesh(p) {
+	var owner string
+	switch {
+	case publish.ByMesh(p):
+		owner = b.meshOwner(p)
+		if owner == "" && !had {
+			owner = b.hostOwner(p)
+		}
+	case !had:
+		owner = b.meshOwner(p)
+	}
+	if owner == "" {
 		return nil
 	}
+	return b.taken(p, owner)
+}
+
+// meshOwner returns the other service whose mesh port one host cannot serve beside p, or "".
+func (b *portClaims) meshOwner(p *swarmv1.PortConfig) string {
 	key := publishedKey(p)
 	want := key.At(publish.Address(p))
-	limited := map[string]bool{} // services that have the port on one address
+	onAddresses := map[string]bool{} // services that publish the port on single addresses
 	for c := range b.view.Claims.Prefix(key.AddressPrefix()) {
+		onAddresses[c.GetOwner()] = true
 		other, ok := publish.ParseKey(c.GetKey())
-		if limited[c.GetOwner()] = true; ok && c.GetOwner() != b.service && want.Conflicts(other) {
-			return b.taken(p, c.GetOwner())
+		if ok && c.GetOwner() != b.service && want.Conflicts(other) {
+			return c.GetOwner()
 		}
 	}
-	if c, ok := b.view.Claims.Get(key.String()); ok && c.GetOwner() != b.service && !limited[c.GetOwner()] {
-		return b.taken(p, c.GetOwner())
+	// The claim without an address is that of a mesh port. Its owner publishes the port on every
+	// address, unless it has claims of the port on single addresses, which were compared above.
+	if c, ok := b.view.Claims.Get(key.String()); ok && c.GetOwner() != b.service && !onAddresses[c.GetOwner()] {
+		return c.GetOwner()
 	}
-	if had || !publish.ByMesh(p) {
-		return nil
-	}
-	// The planner's claims for nodes. Their owners are tasks.
+	return ""
+}
+
+// hostOwner returns the other service that has a task which publishes the port on its node, or "".
+// The planner makes these claims, and their owners are tasks.
+func (b *portClaims) hostOwner(p *swarmv1.PortConfig) string {
+	want := publishedKey(p).At(publish.Address(p))
 	for c := range b.view.Claims.Prefix(publish.KeyPrefix) {
 		other, ok := publish.ParseKey(c.GetKey())
 		if !ok || !want.Conflicts(other) {
 			continue
 		}
 		if t, ok := b.view.Tasks.Get(c.GetOwner()); ok && t.GetServiceId() != b.service {
-			return b.taken(p, t.GetServiceId())
+			return t.GetServiceId()
 		}
 	}
-	return nil
+	return ""
 }
 
 // taken returns the error which says that owner, a service, has the port.
@@ -188,89 +241,97 @@ func (b *portClaims) taken(p *swarmv1.PortConfig, owner string) error {
 	return errdefs.ErrAlreadyExists.WithMessage(fmt.Sprintf("%s is already published by service %s: publish another port", port, object.ServiceName(b.view, owner)))
 }
 
-// keepMeshPort gives the port the mesh port that it has had, and reports whether it had one.
-func (b *portClaims) keepMeshPort(p *swarmv1.PortConfig) bool {
+// formerMeshPort returns the mesh port that the service has for the port now, or 0 if it has none.
+func (b *portClaims) formerMeshPort(p *swarmv1.PortConfig) uint32 {
 	for _, o := range b.old {
-		key := meshPortKey(o)
-		if c, ok := b.view.Claims.Get(key.String()); ok && publish.ByMesh(o) && publish.Same(o, p) && c.GetOwner() == b.service && !b.held[key] {
-			p.MeshPort = o.GetMeshPort()
-			b.claim(key)
-			b.claimAddress(p)
-			return true
+		if !publish.ByMesh(o) || !publish.Same(o, p) {
+			continue
+		}
+		key := publish.MeshKey(o.GetProtocol(), meshPort(o))
+		if b.owns(key) && !b.kept[key] {
+			return meshPort(o)
 		}
 	}
-	return false
+	return 0
 }
 
-// claimMeshPort claims a mesh port for the port: the published port, or another one if that is
-// taken.
-func (b *portClaims) claimMeshPort(p *swarmv1.PortConfig) error {
-	b.claimAddress(p)
-	c, taken := b.view.Claims.Get(meshPortKey(p).String())
-	if taken && !b.held[meshPortKey(p)] {
-		// Write the claim without changing it. If its service publishes the port on every address
-		// at the same moment, one of the two commits fails.
-		b.changes = append(b.changes, table.Update(c.CloneVT()))
-		b.held[meshPortKey(p)] = c.GetOwner() != b.service
+// chooseMeshPort returns a mesh port for the port: the published port, or the highest free one if
+// the published port is the mesh port for another address. It returns 0 if none is free.
+func (b *portClaims) chooseMeshPort(p *swarmv1.PortConfig) uint32 {
+	key := publishedKey(p)
+	c, claimed := b.view.Claims.Get(key.String())
+	if claimed && !b.kept[key] {
+		b.guard(key, c)
 	}
-	if b.held[meshPortKey(p)] {
-		if p.MeshPort = b.freeMeshPort(p); p.MeshPort == 0 {
-			return errdefs.ErrResourceExhausted.WithMessage(fmt.Sprintf("port %s is published on too many addresses: publish another port", publish.Name(p)))
-		}
+	if !b.kept[key] && (!claimed || b.owns(key)) {
+		return p.GetPublishedPort()
 	}
-	b.claim(meshPortKey(p))
-	return nil
-}
-
-// freeMeshPort returns a mesh port that no service has or publishes, or 0 if there is none.
-func (b *portClaims) freeMeshPort(p *swarmv1.PortConfig) uint32 {
-	for port := uint32(lastMeshPort); port >= firstMeshPort; port-- {
-		if key := publish.MeshKey(p.GetProtocol(), port); !b.held[key] && !b.requested[key] && !b.claimed(key) {
+	for port := uint32(maxMeshPort); port >= minMeshPort; port-- {
+		key := publish.MeshKey(p.GetProtocol(), port)
+		if !b.kept[key] && !b.requested[key] && !b.claimedByAny(key) {
 			return port
 		}
 	}
 	return 0
 }
 
-// claimAddress claims the port on its address, if it has one.
-func (b *portClaims) claimAddress(p *swarmv1.PortConfig) {
-	if a := publish.Address(p); a.IsValid() {
-		b.claim(publishedKey(p).At(a))
+// guard writes the claim of a mesh port without a difference, if that was not done yet. Services
+// that publish one port on different addresses all write this claim when they choose a mesh port,
+// and so does a service that changes from one address to every address. If two do so at the same
+// moment, the store rejects one of the two commits, and its changes are made again.
+func (b *portClaims) guard(key publish.Key, c *swarmv1.Claim) {
+	if !b.guarded[key] {
+		b.guarded[key] = true
+		b.changes = append(b.changes, table.Update(c.CloneVT()))
 	}
 }
 
-// claim creates a claim, unless the service has it.
-func (b *portClaims) claim(key publish.Key) {
-	if _, ok := b.view.Claims.Get(key.String()); !ok && !b.held[key] {
+// claim gives the port its mesh port, and makes the claims of both.
+func (b *portClaims) claim(p *swarmv1.PortConfig, port uint32) {
+	if port != p.GetPublishedPort() {
+		p.MeshPort = port
+	}
+	b.keep(publish.MeshKey(p.GetProtocol(), port))
+	if a := publish.Address(p); a.IsValid() {
+		b.keep(publishedKey(p).At(a))
+	}
+}
+
+// keep makes sure that the service has a claim: it creates the claim, or leaves it.
+func (b *portClaims) keep(key publish.Key) {
+	if _, ok := b.view.Claims.Get(key.String()); !ok && !b.kept[key] {
 		b.changes = append(b.changes, table.Create(&swarmv1.Claim{Key: key.String(), Owner: b.service}))
 	}
-	b.held[key] = true
+	b.kept[key] = true
 }
 
-// release deletes the claims of ports that the service does not publish any more.
+// owns reports whether the service has the claim now.
+func (b *portClaims) owns(key publish.Key) bool {
+	c, ok := b.view.Claims.Get(key.String())
+	return ok && c.GetOwner() == b.service
+}
+
+// release deletes the claims of the old ports that are not kept.
 func (b *portClaims) release() {
+	released := map[publish.Key]bool{} // A mesh port without an address has only one key.
 	for _, o := range b.old {
 		if !publish.ByMesh(o) {
 			continue
 		}
-		for _, key := range []publish.Key{meshPortKey(o), publishedKey(o).At(publish.Address(o))} {
-			if c, ok := b.view.Claims.Get(key.String()); ok && !b.held[key] && c.GetOwner() == b.service {
+		for _, key := range []publish.Key{publish.MeshKey(o.GetProtocol(), meshPort(o)), publishedKey(o).At(publish.Address(o))} {
+			if c, _ := b.view.Claims.Get(key.String()); b.owns(key) && !b.kept[key] && !released[key] {
+				released[key] = true
 				b.changes = append(b.changes, table.Delete(c))
-				b.held[key] = true // Delete it only once.
 			}
 		}
 	}
 }
 
-// publishedKey returns the key of the published port on every address.
+// publishedKey returns the key of the published port without its address.
 func publishedKey(p *swarmv1.PortConfig) publish.Key {
 	return publish.MeshKey(p.GetProtocol(), p.GetPublishedPort())
 }
 
-// meshPortKey returns the key of the claim of the mesh port.
-func meshPortKey(p *swarmv1.PortConfig) publish.Key {
-	if p.GetMeshPort() != 0 {
-		return publish.MeshKey(p.GetProtocol(), p.GetMeshPort())
-	}
-	return publishedKey(p)
-}
+// meshPort returns the mesh port of a port that the service has: the field is 0 if the mesh port is
+// the published port.
+func meshPort(p *swarmv1.PortConfig) uint32 { return cmp.Or(p.GetMeshPort(), p.GetPublishedPort()) }

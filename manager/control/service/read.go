@@ -48,8 +48,8 @@ func serviceInfo(v *table.View, svc *swarmv1.Service) *swarmv1.ServiceInfo {
 	return &swarmv1.ServiceInfo{Service: svc, Revision: object.ShownRevision(rev), Endpoint: end, Status: serviceStatus(v, svc, rev.GetSpec())}
 }
 
-// serviceStatus counts the tasks of a service as Docker does. The desired tasks of a global service
-// are those that exist.
+// serviceStatus counts the tasks of a service as Docker does. For a global service, the number of
+// desired tasks is the number of tasks that exist and shall run.
 func serviceStatus(v *table.View, svc *swarmv1.Service, sp *swarmv1.ServiceSpec) *swarmv1.ServiceStatus {
 	st := &swarmv1.ServiceStatus{}
 	var wanted uint64

@@ -29,7 +29,7 @@ type Deps struct {
 	// LastLogs returns the last lines of a task's log, or nothing if its node does not send them in
 	// time.
 	LastLogs func(ctx context.Context, taskID string) []*swarmv1.LogRecord
-	// StaleNotice says in one line why this manager's answers may be old.
+	// StaleNotice returns one line for users that says why this manager's answers may be old.
 	StaleNotice func() string
 }
 
@@ -91,7 +91,7 @@ func (s *Server) newService(v *table.View, id string, complete *swarmv1.ServiceS
 	}
 	rev := spec.NextRevision(id, nil, 0, complete, who)
 	svc := &swarmv1.Service{Id: id, Name: complete.GetName(), Revision: rev.GetNumber()}
-	if isJob(complete) {
+	if spec.IsJob(complete.GetMode()) {
 		svc.JobStatus = &swarmv1.JobStatus{LastExecution: timestamppb.Now()}
 	}
 	vips, addresses, err := s.virtualIPs(v, id, nil, complete)
@@ -106,12 +106,8 @@ func (s *Server) newService(v *table.View, id string, complete *swarmv1.ServiceS
 	return svc, append(slices.Concat(claims, addresses, networks), table.Create(rev), table.Create(end)), nil
 }
 
-func isJob(s *swarmv1.ServiceSpec) bool {
-	return s.GetMode().GetReplicatedJob() != nil || s.GetMode().GetGlobalJob() != nil
-}
-
-// UpdateService writes a new revision of a service, or returns to the previous one. A spec that
-// equals the current one writes nothing.
+// UpdateService writes a new revision of a service, or returns to the previous one if the request
+// asks for a rollback. It writes nothing if the new spec equals the current one.
 func (s *Server) UpdateService(ctx context.Context, req *swarmv1.UpdateServiceRequest) (*swarmv1.UpdateServiceResponse, error) {
 	svc, err := object.Services().Find(s.store.View(), req.GetId())
 	if err != nil {
@@ -142,8 +138,8 @@ func (s *Server) UpdateService(ctx context.Context, req *swarmv1.UpdateServiceRe
 	return &swarmv1.UpdateServiceResponse{Warnings: warnings, Index: index, Revision: number}, nil
 }
 
-// nextSpec returns the spec that an update writes, with its image pinned. The names in it are not
-// ids yet: those depend on the newest view.
+// nextSpec returns the spec that an update writes, with its image pinned. It does not replace names
+// by ids: bind does, from the newest view.
 func (s *Server) nextSpec(ctx context.Context, svc *swarmv1.Service, old *swarmv1.ServiceSpec, req *swarmv1.UpdateServiceRequest) (*swarmv1.ServiceSpec, []string, error) {
 	wanted, err := spec.Service(req.GetSpec())
 	if err != nil {
@@ -155,20 +151,32 @@ func (s *Server) nextSpec(ctx context.Context, svc *swarmv1.Service, old *swarmv
 	if object.Mode(wanted) != object.Mode(old) {
 		return nil, nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("service %s is %s and cannot become %s: create a new service instead", svc.GetName(), object.Mode(old), object.Mode(wanted)))
 	}
-	// An update that does not change the image keeps its digest, so that scaling asks no registry.
-	had := old.GetTaskTemplate().GetContainerSpec().GetImage()
-	if parsed, err := spec.ParseImage(had); err == nil && parsed.Name == wanted.GetTaskTemplate().GetContainerSpec().GetImage() &&
-		parsed.Digest != "" && wanted.GetTaskTemplate().GetForceUpdate() == old.GetTaskTemplate().GetForceUpdate() && req.GetNoResolveImage() {
-		wanted.TaskTemplate.ContainerSpec.Image = had
+	if req.GetNoResolveImage() {
+		keepDigest(old, wanted)
 	}
 	keepPullOptions(old, wanted)
 	warnings, err := s.pin(ctx, wanted, req.GetRegistryAuth(), req.GetNoResolveImage())
 	return wanted, warnings, err
 }
 
-// keepPullOptions copies the credentials for the registry from the old spec if the next one has
-// none: clients are never shown them, so they cannot send them back. An image of another registry
-// does not get them.
+// keepDigest gives the image of next the digest that it has in the old spec, if next names the same
+// image without a digest. It is for `--no-resolve-image` with an image: pin would choose the digest
+// that the cluster has under the name now, and so replace the tasks. A forced update replaces them
+// anyway, and takes that digest. Other updates, like scaling, send the image with the digest that
+// the service has.
+func keepDigest(old, next *swarmv1.ServiceSpec) {
+	had := old.GetTaskTemplate().GetContainerSpec().GetImage()
+	parsed, err := spec.ParseImage(had)
+	sameName := err == nil && parsed.Name == next.GetTaskTemplate().GetContainerSpec().GetImage()
+	forced := next.GetTaskTemplate().GetForceUpdate() != old.GetTaskTemplate().GetForceUpdate()
+	if sameName && parsed.Digest != "" && !forced {
+		next.TaskTemplate.ContainerSpec.Image = had
+	}
+}
+
+// keepPullOptions copies the credentials for the registry from the old spec to next if next has
+// none. A client never sees the credentials, so it cannot send them back. If the image of next is
+// in another registry, next does not get them.
 func keepPullOptions(old, next *swarmv1.ServiceSpec) {
 	to, from := next.GetTaskTemplate().GetContainerSpec(), old.GetTaskTemplate().GetContainerSpec()
 	if to == nil || to.PullOptions != nil || from.GetPullOptions() == nil {
@@ -180,8 +188,8 @@ func keepPullOptions(old, next *swarmv1.ServiceSpec) {
 	}
 }
 
-// revise makes next the current revision of a service, unless it is that already. It edits the row,
-// and returns the changes of the other rows.
+// revise makes next the current revision of a service, unless the current revision has the same
+// spec. It edits the row, and returns the changes of the other rows.
 func (s *Server) revise(v *table.View, row *swarmv1.Service, next *swarmv1.ServiceSpec, who string) ([]*swarmv1.Change, error) {
 	current, _ := v.Revision(row.GetId(), row.GetRevision())
 	if current.GetSpec().EqualVT(next) {
@@ -189,19 +197,19 @@ func (s *Server) revise(v *table.View, row *swarmv1.Service, next *swarmv1.Servi
 	}
 	rev := nextRevision(v, row.GetId(), current, next, who)
 	row.Revision, row.PreviousRevision, row.UpdateStatus = rev.GetNumber(), row.GetRevision(), nil
-	if isJob(next) && rev.GetTemplate() != current.GetTemplate() {
+	if spec.IsJob(next.GetMode()) && rev.GetTemplate() != current.GetTemplate() {
 		row.JobStatus = &swarmv1.JobStatus{JobIteration: row.GetJobStatus().GetJobIteration() + 1, LastExecution: timestamppb.Now()}
 	}
 	changes, err := s.updateEndpoint(v, row.GetId(), next)
 	return append(changes, table.Create(rev)), err
 }
 
-// nextRevision makes the revision after current. Its template is that of the first revision which
-// makes the same tasks. An update that undoes another one therefore replaces only the tasks which
-// that one had replaced.
+// nextRevision makes the revision after current. If an older revision makes the same tasks, the new
+// one gets the template of the first such revision. The planner keeps tasks of the same template,
+// so an update that undoes another one replaces only the tasks that the other one had replaced.
 func nextRevision(v *table.View, id string, current *swarmv1.Revision, next *swarmv1.ServiceSpec, who string) *swarmv1.Revision {
 	var last, template uint64
-	for r := range v.Revisions.Prefix(id + "/") {
+	for r := range v.RevisionsOf(id) {
 		last = max(last, r.GetNumber())
 		if template == 0 && spec.SameTasks(r.GetSpec(), next) {
 			template = r.GetTemplate()
@@ -214,8 +222,8 @@ func nextRevision(v *table.View, id string, current *swarmv1.Revision, next *swa
 	return rev
 }
 
-// updateEndpoint returns the changes which make the endpoint of a service, and the claims of its
-// ports and addresses, fit the spec.
+// updateEndpoint returns the changes after which the endpoint of a service, and the claims of its
+// ports and addresses, are those of the spec.
 func (s *Server) updateEndpoint(v *table.View, id string, next *swarmv1.ServiceSpec) ([]*swarmv1.Change, error) {
 	old, ok := v.Endpoints.Get(id)
 	ports, changes, err := claimPorts(v, id, old.GetPorts(), next.GetEndpointSpec().GetPorts())

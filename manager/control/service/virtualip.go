@@ -9,8 +9,8 @@ import (
 )
 
 // virtualIPs returns the virtual IPs of a service, one in each subnet of each of its overlay
-// networks, and the changes of claims. A service keeps the addresses that it has, and releases
-// those that it does not need any more. A service with endpoint mode dnsrr has none.
+// networks, and the changes of claims. old are the virtual IPs that the service has: it keeps those
+// that it still needs. A service with endpoint mode dnsrr has no virtual IPs.
 func (s *Server) virtualIPs(v *table.View, service string, old []*swarmv1.VirtualIP, sp *swarmv1.ServiceSpec) ([]*swarmv1.VirtualIP, []*swarmv1.Change, error) {
 	var out []*swarmv1.VirtualIP
 	var changes []*swarmv1.Change
@@ -20,11 +20,12 @@ func (s *Server) virtualIPs(v *table.View, service string, old []*swarmv1.Virtua
 			return nil, nil, err
 		}
 		for _, sub := range plan {
-			if i := slices.IndexFunc(old, func(o *swarmv1.VirtualIP) bool {
+			has := slices.IndexFunc(old, func(o *swarmv1.VirtualIP) bool {
 				a, err := ipam.ParseAddr(o.GetAddr())
 				return err == nil && o.GetNetworkId() == n.GetId() && sub.Prefix().Contains(a)
-			}); i >= 0 {
-				out = append(out, old[i])
+			})
+			if has >= 0 {
+				out = append(out, old[has])
 				continue
 			}
 			a, claim, err := s.addresses.Next(v, n, sub, ipam.OwnerService+service)

@@ -19,16 +19,16 @@ import (
 )
 
 const (
-	// lookGap is the least time between two looks at a service, so that a service with many changes
+	// lookGap is the pause between two looks at a service, so that a service with many changes
 	// costs little.
 	lookGap = 50 * time.Millisecond
-	// leaderless is for how long there is no leader before a client is told so.
+	// leaderless is how long there must be no leader before the client is told.
 	leaderless = 3 * time.Second
 )
 
 // WaitService sends the progress of a service whenever it changes, and ends after the verdict. It
-// first waits until this replica has the change that req.Index names. A service that is removed
-// meanwhile is ErrNotFound. ErrUnavailable is transient: call again, on any manager.
+// first waits until this replica has the change that req.Index names. It returns ErrNotFound if the
+// service is removed meanwhile. ErrUnavailable is transient: call again, on any manager.
 func (s *Server) WaitService(req *swarmv1.WaitServiceRequest, stream swarmv1.Control_WaitServiceServer) error {
 	ctx := stream.Context()
 	view, err := s.store.WaitIndex(ctx, req.GetIndex())
@@ -48,11 +48,11 @@ type serviceWait struct {
 	server   *Server
 	id, name string
 	stream   swarmv1.Control_WaitServiceServer
-	sent     *swarmv1.ServiceProgress
+	sent     *swarmv1.ServiceProgress // the last progress that the client got
 }
 
-// run looks at the service until the judge has a verdict: after each change of its rows, and when
-// the judge asks for it.
+// run has the judge look at the service until there is a verdict: after each change of the
+// service's rows, and at the times for which the judge asks.
 func (w *serviceWait) run(judge *converge.Judge) error {
 	ctx, store := w.stream.Context(), w.server.store
 	view, watcher := store.Watch(table.Service, table.Revision, table.Task, table.TaskStatus, table.Endpoint)
@@ -82,8 +82,8 @@ func (w *serviceWait) run(judge *converge.Judge) error {
 	}
 }
 
-// changed returns the next view with a change of the service, or after d a view without one. d 0:
-// there is no limit.
+// changed waits for a change of the service, for at most d, and returns the view after that. If d
+// is 0, it waits without a limit.
 func (w *serviceWait) changed(watcher *watch.Watcher, d time.Duration) (*table.View, error) {
 	ctx := w.stream.Context()
 	if d > 0 {
@@ -100,15 +100,15 @@ func (w *serviceWait) changed(watcher *watch.Watcher, d time.Duration) (*table.V
 			return nil, err
 		}
 		for _, c := range batch.Changes {
-			if w.concerned(batch.View, c.Row()) {
+			if w.owns(batch.View, c.Row()) {
 				return batch.View, nil
 			}
 		}
 	}
 }
 
-// concerned says whether the row belongs to the service.
-func (w *serviceWait) concerned(v *table.View, row proto.Message) bool {
+// owns reports whether the row belongs to the service.
+func (w *serviceWait) owns(v *table.View, row proto.Message) bool {
 	switch o := row.(type) {
 	case *swarmv1.Service:
 		return o.GetId() == w.id
@@ -121,7 +121,7 @@ func (w *serviceWait) concerned(v *table.View, row proto.Message) bool {
 	return false
 }
 
-// state collects what the judge looks at. It returns false if the service does not exist.
+// state collects the rows that the judge looks at. It returns false if the service does not exist.
 func (w *serviceWait) state(v *table.View) (converge.State, bool) {
 	svc, ok := v.Services.Get(w.id)
 	if !ok {
@@ -138,11 +138,11 @@ func (w *serviceWait) state(v *table.View) (converge.State, bool) {
 	return s, true
 }
 
-// send sends progress that differs from the last one, and the verdict with the details that the
-// judge does not have: the log of the task that failed, and nodes that do not answer at ports of
-// the service.
+// send sends the progress and the verdict of a report, unless there is no verdict and the client
+// has the same progress. It adds to the verdict what the judge does not know: the log of the task
+// that failed, and the nodes that do not answer at ports of the service.
 func (w *serviceWait) send(v *table.View, r converge.Report) error {
-	if alone := w.server.store.LeaderlessSince(); !alone.IsZero() && time.Since(alone) > leaderless {
+	if since := w.server.store.LeaderlessSince(); !since.IsZero() && time.Since(since) > leaderless {
 		r.Progress.Note = w.server.staleNotice()
 	}
 	verdict := r.Verdict

@@ -2,6 +2,6 @@
 // run the commands; this package finds the nodes, merges what they send, and continues when one of
 // them restarts.
 //
-// It refuses to create and change tasks: the planner does. Package control is its only caller.
+// Only the planner creates and changes tasks. Package control is the only caller of this package.
 // Goroutines: those of Logs and Exec, which end with the call.
 package task

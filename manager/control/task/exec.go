@@ -51,8 +51,8 @@ func (s *Server) Exec(stream swarmv1.Control_ExecServer) error {
 }
 
 // relay passes messages on in both directions until the node's stream ends. A goroutine reads the
-// messages of the user. It ends with the stream, because gRPC does not let a handler interrupt it
-// before.
+// messages of the user. relay does not wait for it: gRPC ends its Recv only when the handler of the
+// user's stream has returned.
 func relay(user swarmv1.Control_ExecServer, node swarmv1.Worker_ExecClient) error {
 	go func() {
 		for {

@@ -23,7 +23,8 @@ const (
 	// again. A daemon that restarts answers within seconds.
 	reopenFirst = 250 * time.Millisecond
 	reopenLimit = 5 * time.Second
-	// startTries is how often the pause doubles while a node does not know a task yet.
+	// startTries limits how often the pause doubles while a node does not know a task yet, because
+	// the task may start at any moment.
 	startTries = 2
 )
 
@@ -90,8 +91,9 @@ func (l *logs) followNew(ctx context.Context, g *errgroup.Group, v *table.View) 
 }
 
 // followTask passes on the records of one task until the node says that there are no more, or the
-// task does not exist any more. It asks again if the node does not answer, because its daemon may
-// restart, or has not started the task yet. old says that the past records were passed on before.
+// task does not exist any more. If the node does not answer, followTask asks again: the node's
+// daemon may restart, or may not have started the task yet. old says that past has passed on the
+// records until now.
 func (l *logs) followTask(ctx context.Context, node, id string, old bool) error {
 	o := l.options.CloneVT()
 	if !old {
@@ -125,7 +127,7 @@ func (l *logs) followTask(ctx context.Context, node, id string, old bool) error 
 			try = 0
 		}
 		if errdefs.IsNotFound(err) {
-			try = min(try, startTries) // The task may start at any moment.
+			try = min(try, startTries)
 		}
 		if err := reopenPause(ctx, try); err != nil {
 			return err

@@ -26,8 +26,8 @@ const (
 	openAtOnce = 32
 )
 
-// head is the stream of one task, with the records that were received and not passed on yet. Only
-// the records of one task are certain to be in order.
+// head is the stream of one task, with the records that were received and not passed on yet. There
+// is one for each task, because a node sends only the records of one task in order.
 type head struct {
 	node, task string
 	options    *swarmv1.LogOptions
@@ -80,7 +80,8 @@ func (l *logs) fill(ctx context.Context, h *head) {
 	}
 	for len(h.records) == 0 && h.err == nil {
 		var msg *swarmv1.TaskLogsResponse
-		if msg, h.err = l.recv(h.from, h.node, h.task); h.err == nil && len(msg.GetDetails()) > 0 {
+		msg, h.err = l.recv(h.from, h.node, h.task)
+		if h.err == nil && len(msg.GetDetails()) > 0 {
 			h.err = l.pass(&swarmv1.TaskLogsResponse{Details: msg.GetDetails()})
 		}
 		h.records = msg.GetRecords()

@@ -31,7 +31,7 @@ func (s *Server) Logs(req *swarmv1.LogsRequest, stream swarmv1.Control_LogsServe
 	if err != nil {
 		return err
 	}
-	if err := want.kept(v); err != nil {
+	if err := want.checkKept(v); err != nil {
 		return err
 	}
 	options := req.GetOptions()
@@ -52,7 +52,7 @@ func (s *Server) newLogs(want scope, options *swarmv1.LogOptions, stream swarmv1
 	}
 }
 
-// scope is whose logs are wanted: those of one task or of one service, by id.
+// scope says whose logs the user wants: those of one task, or those of one service. It has the id.
 type scope struct{ service, task string }
 
 // logScope finds the task or the service of a request.
@@ -102,9 +102,9 @@ func logless(v *table.View, t *swarmv1.Task) bool {
 	return spec.LogDriver(t, r).GetName() == spec.LogNone
 }
 
-// kept returns ErrFailedPrecondition if no records are kept, and none will be while the service
-// stays as it is.
-func (w scope) kept(v *table.View) error {
+// checkKept returns ErrFailedPrecondition if the log drivers of all tasks keep no records, and the
+// tasks that may come would keep none either.
+func (w scope) checkKept(v *table.View) error {
 	tasks := w.all(v)
 	if slices.ContainsFunc(tasks, func(t *swarmv1.Task) bool { return !logless(v, t) }) {
 		return nil
@@ -131,7 +131,7 @@ type source struct {
 	stream swarmv1.LogRecord_Stream
 }
 
-// place is the place of the last record of a source that was passed on.
+// place says where in a source the last record was that the user has.
 type place struct {
 	offset uint64
 	time   time.Time
@@ -143,8 +143,9 @@ type logs struct {
 	want    scope
 	options *swarmv1.LogOptions
 	stream  swarmv1.Control_LogsServer
-	// following has the ids of tasks that are followed, or of which everything was passed on. The
-	// value is false if only the past was read. First past owns the map, then followAll.
+	// following is true for a task whose new records need no other stream: it has one, or it has
+	// ended and all its records were passed on. It is false for a task of which only the past
+	// records were passed on. Only past and then followAll use the map, so it needs no mutex.
 	following map[string]bool
 
 	mu       sync.Mutex // guards the rest, and calls of stream.Send

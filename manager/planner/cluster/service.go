@@ -167,10 +167,7 @@ func (s *Service) Global() bool {
 }
 
 // Job says whether the tasks of the service are meant to end: it is a replicated or global job.
-func (s *Service) Job() bool {
-	m := s.Mode()
-	return m.GetReplicatedJob() != nil || m.GetGlobalJob() != nil
-}
+func (s *Service) Job() bool { return spec.IsJob(s.Mode()) }
 
 // Priority returns the priority of the current revision. Services with a higher priority are
 // planned first.

@@ -1,0 +1,168 @@
+package manager
+
+import (
+	"context"
+	"strings"
+
+	"swarm/internal/ipam"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore/table"
+)
+
+const (
+	// keptRevisions is how many revisions of a service stay, in addition to those that are in use.
+	keptRevisions = 100
+	// garbageBatch limits the rows that one commit deletes.
+	garbageBatch = 1000
+)
+
+// collectGarbage is a duty of the leader. It deletes old revisions, and rows whose owner does not
+// exist, until ctx ends. Rows lose their owner when a leader is lost between two commits, or when
+// two writers write at the same time. collectGarbage looks for them when a term begins and when a
+// node was removed, and for old revisions when a service has a new one.
+//
+// The planner deletes what ends in the normal course of events: old tasks, and the rows and claims
+// of a service that is removed.
+func (m *Manager) collectGarbage(ctx context.Context) error {
+	view, w := m.store.Watch(table.Node, table.Revision)
+	defer w.Close()
+	if err := m.deleteRows(ctx, orphans(view)); err != nil {
+		return err
+	}
+	for {
+		batch, err := w.Next(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return err // keepRunning starts the duty again.
+		}
+		for _, c := range batch.Changes {
+			var changes []*swarmv1.Change
+			switch rev, _ := c.New.(*swarmv1.Revision); {
+			case rev != nil:
+				changes = oldRevisions(batch.View, rev.GetServiceId())
+			case c.Table == table.Node && c.New == nil:
+				changes = orphans(batch.View)
+			}
+			if err := m.deleteRows(ctx, changes); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// deleteRows commits each deletion as its own group, so that the store rejects only the deletions
+// of rows that have changed meanwhile.
+func (m *Manager) deleteRows(ctx context.Context, changes []*swarmv1.Change) error {
+	for len(changes) > 0 {
+		n := min(len(changes), garbageBatch)
+		groups := make([]*swarmv1.Group, n)
+		for i, c := range changes[:n] {
+			groups[i] = table.Group(c)
+		}
+		changes = changes[n:]
+		if _, _, err := m.store.CommitGroups(ctx, "garbage", groups); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			m.log.Warn("rows without an owner or old revisions stay for now", "err", err)
+			return nil
+		}
+	}
+	return nil
+}
+
+// orphans returns deletions of all rows whose owner does not exist. Each deletes the version of the
+// row in the view.
+func orphans(v *table.View) []*swarmv1.Change {
+	var out []*swarmv1.Change
+	for st := range v.NodeStates.All() {
+		if _, ok := v.Nodes.Get(st.GetNodeId()); !ok {
+			out = append(out, table.Delete(st))
+		}
+	}
+	for c := range v.ImageCopies.All() {
+		if _, ok := v.Nodes.Get(c.GetNodeId()); !ok {
+			out = append(out, table.Delete(c))
+		}
+	}
+	for st := range v.Statuses.All() {
+		if _, ok := v.Tasks.Get(st.GetTaskId()); !ok {
+			out = append(out, table.Delete(st))
+		}
+	}
+	for e := range v.Endpoints.All() {
+		if _, ok := v.Services.Get(e.GetServiceId()); !ok {
+			out = append(out, table.Delete(e))
+		}
+	}
+	for r := range v.Revisions.All() {
+		if _, ok := v.Services.Get(r.GetServiceId()); !ok {
+			out = append(out, table.Delete(r))
+		}
+	}
+	for c := range v.Claims.All() {
+		if !owned(v, c) {
+			out = append(out, table.Delete(c))
+		}
+	}
+	return out
+}
+
+// owned reports whether the owner of a claim exists. Ports of the mesh belong to services, ports of
+// one node to tasks, addresses to tasks, services and nodes, and VNIs and address cursors to
+// networks. A claim of another kind counts as owned, because a newer version may have made it.
+func owned(v *table.View, c *swarmv1.Claim) bool {
+	kind, rest, _ := strings.Cut(c.GetKey(), "/")
+	switch kind {
+	case "port", "addr":
+		id := ipam.OwnerID(c.GetOwner())
+		_, service := v.Services.Get(id)
+		_, task := v.Tasks.Get(id)
+		_, node := v.Nodes.Get(id)
+		return service || task || node
+	case "vni":
+		_, network := v.Networks.Get(c.GetOwner())
+		return network
+	case "next":
+		id, _, cursor := strings.Cut(rest, "/")
+		_, network := v.Networks.Get(id)
+		return network || !cursor
+	}
+	return true
+}
+
+// oldRevisions returns deletions of all revisions of a service but the newest keptRevisions, the
+// oldest first. It leaves the revisions that the service, its rollback or a task refers to. It also
+// leaves the first revision of each task template that one of those has: the number of that
+// revision identifies the template, and the planner compares templates by it.
+func oldRevisions(v *table.View, service string) []*swarmv1.Change {
+	svc, ok := v.Services.Get(service)
+	if !ok {
+		return nil
+	}
+	var all []*swarmv1.Revision
+	for r := range v.RevisionsOf(service) {
+		all = append(all, r)
+	}
+	if len(all) <= keptRevisions {
+		return nil
+	}
+	used := map[uint64]bool{svc.GetRevision(): true, svc.GetPreviousRevision(): true}
+	for t := range v.TasksOfService(service) {
+		used[t.GetRevision()] = true
+	}
+	for _, r := range all {
+		if used[r.GetNumber()] {
+			used[r.GetTemplate()] = true
+		}
+	}
+	var out []*swarmv1.Change
+	for _, r := range all[:len(all)-keptRevisions] {
+		if !used[r.GetNumber()] {
+			out = append(out, table.Delete(r))
+		}
+	}
+	return out
+}
