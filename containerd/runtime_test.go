@@ -332,11 +332,15 @@ func TestRuntime_LeaseEndsContainersByItself(t *testing.T) {
 	n := newNode(t)
 	held := lease.New(filepath.Join(t.TempDir(), "lease"), lease.Now)
 	const span = 3 * time.Second
+	file, err := held.File()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := held.Renew(lease.Now() + time.Hour); err != nil {
 		t.Fatal(err)
 	}
 	c := n.container("trap '' TERM; while :; do sleep 0.02; done")
-	c.Lease = held.Path()
+	c.Lease = file
 	free := n.container("while :; do sleep 0.02; done")
 	pid, freePid := n.run(c).Pid, n.run(free).Pid
 
@@ -345,7 +349,11 @@ func TestRuntime_LeaseEndsContainersByItself(t *testing.T) {
 	if err := short.Renew(end); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Rename(short.Path(), held.Path()); err != nil {
+	shortFile, err := short.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(shortFile, file); err != nil {
 		t.Fatal(err)
 	}
 	n.Kill()

@@ -80,7 +80,7 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 		CgroupParent: cfg.CgroupParent, Starts: cfg.Starts,
 	}, tasks.Deps{
 		Log: deps.Log, Runtime: deps.Runtime, Executor: deps.Executor, Network: deps.Network, Images: deps.Images, Logs: deps.Logs,
-		Objects: w.objects, State: st, Managers: w.managers, LeasePath: w.lease.Path(), Hostname: w.hostname,
+		Objects: w.objects, State: st, Managers: w.managers, LeaseFile: w.lease.File, Hostname: w.hostname,
 	})
 	w.copies = storage.NewCopies(deps.Log, deps.Images, w.objects)
 	w.disk = storage.New(cfg.Clean, storage.Deps{

@@ -58,18 +58,31 @@ type Lease struct {
 	path string
 	now  func() time.Duration
 
-	mu  sync.Mutex // guards end and the file
+	mu  sync.Mutex // guards the fields below, and the file
 	end time.Duration
+	// filed says that the file follows end.
+	filed bool
 }
 
-// New returns the lease in a file, which need not exist. If an earlier daemon has left the file,
-// its end stays valid. now is Now, except in tests.
+// New returns the lease in a file, which need not exist. If it exists, New keeps the end that an
+// earlier daemon was granted. now is Now, except in tests.
 func New(path string, now func() time.Duration) *Lease {
-	return &Lease{path: path, now: now, end: End(path)}
+	_, err := os.Stat(path)
+	return &Lease{path: path, now: now, end: End(path), filed: err == nil}
 }
 
-// Path returns the path of the file.
-func (l *Lease) Path() string { return l.path }
+// File returns the path of the file, for the shim of a single-writer task. The file follows the end
+// from the first call on. Nodes without such tasks have no file, because they would write to it
+// every second.
+func (l *Lease) File() (string, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.filed {
+		return l.path, nil
+	}
+	l.filed = true
+	return l.path, l.setLocked(l.end)
+}
 
 // Begin sets the end to a time since boot. The time may be earlier than the current end, because a
 // new session begins, and what an earlier session granted is not valid any more.
@@ -89,10 +102,14 @@ func (l *Lease) Renew(end time.Duration) error {
 	return l.setLocked(end)
 }
 
-// setLocked replaces the file by a rename but does not sync it, and therefore does not use package
-// durable: the file must not survive a reboot, and the sync would delay every heartbeat.
+// setLocked sets the end, and the file if it follows the end. It replaces the file by a rename but
+// does not sync it, and therefore does not use package durable: the file must not survive a reboot,
+// and the sync would delay every heartbeat.
 func (l *Lease) setLocked(end time.Duration) error {
 	l.end = end
+	if !l.filed {
+		return nil
+	}
 	next := filepath.Join(filepath.Dir(l.path), "."+filepath.Base(l.path))
 	if err := os.MkdirAll(filepath.Dir(l.path), 0o700); err != nil {
 		return fmt.Errorf("renew the lease of single-writer tasks: %w", err)

@@ -3,6 +3,8 @@
 package lease_test
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
@@ -18,6 +20,18 @@ func TestLease(t *testing.T) {
 	}
 	l := lease.New(path, lease.Now)
 	end := lease.Now() + time.Hour
+	if err := l.Renew(end - time.Hour/2); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the file of a node without single-writer tasks: got %v, want none", err)
+	}
+	if got, err := l.File(); got != path || err != nil {
+		t.Fatalf("file: got %q, %v, want %q", got, err, path)
+	}
+	if got := lease.Left(path); got < 29*time.Minute || got > 30*time.Minute {
+		t.Errorf("shim: got %s left, want half an hour", got)
+	}
 	for _, next := range []time.Duration{end, end - time.Minute} { // it never moves back
 		if err := l.Renew(next); err != nil {
 			t.Fatal(err)
@@ -37,7 +51,11 @@ func TestLease(t *testing.T) {
 		}
 	}
 	past := filepath.Join(t.TempDir(), "past")
-	if err := lease.New(past, lease.Now).Renew(lease.Now() - time.Second); err != nil {
+	over := lease.New(past, lease.Now)
+	if err := over.Renew(lease.Now() - time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := over.File(); err != nil {
 		t.Fatal(err)
 	}
 	if got := lease.Left(past); got != 0 {

@@ -167,7 +167,11 @@ func (r *Runner) containerOf(in *inputs, attached engine.Attached) (engine.Conta
 		Node: engine.NodeInfo{ID: r.cfg.NodeID, Hostname: r.deps.Hostname(), OS: r.cfg.OS, Arch: r.cfg.Arch},
 	}
 	if in.revision.GetSpec().GetSingleWriter() {
-		c.Lease = r.deps.LeasePath
+		file, err := r.deps.LeaseFile()
+		if err != nil {
+			return engine.Container{}, err
+		}
+		c.Lease = file
 	}
 	spec := c.Spec()
 	host := onHost(in.attachment)

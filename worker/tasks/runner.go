@@ -48,8 +48,8 @@ type Deps struct {
 	Objects  *assignment.Set
 	State    *state.DB
 	Managers *session.Client
-	// LeasePath is the file with the end of the node's lease; see package lease.
-	LeasePath string
+	// LeaseFile returns the path of the file with the end of the node's lease; see package lease.
+	LeaseFile func() (string, error)
 	// Hostname returns the node's name in the cluster.
 	Hostname func() string
 }
