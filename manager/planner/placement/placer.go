@@ -152,9 +152,8 @@ type candidate struct {
 	node *cluster.Node
 }
 
-// candidates is a binary heap with the lowest key on top. All keys differ, so the order of
-// insertion has no effect. It is not container/heap, because the calls through an interface cost
-// 13% of the CPU time of BenchmarkPlacement/100k_1k: 68 ms instead of 60 ms.
+// candidates is a heap with the lowest key on top. All keys differ, so the order of insertion has no
+// effect.
 type candidates []candidate
 
 // maxSpare is the capacity of the largest slice that is kept for the next plan. A plan that needs a
@@ -171,9 +170,13 @@ func (c candidates) recycle() candidates {
 	return c[:0]
 }
 
+// children is how many children a candidate of the heap has at most. Those of the candidate at
+// index i begin at index children*i + 1.
+const children = 4
+
 // order establishes the order of a heap.
 func (c candidates) order() {
-	for i := len(c)/2 - 1; i >= 0; i-- {
+	for i := len(c) / children; i >= 0; i-- {
 		c.siftDown(i)
 	}
 }
@@ -181,18 +184,17 @@ func (c candidates) order() {
 // siftDown moves the candidate at index i down to where no child has a lower key.
 func (c candidates) siftDown(i int) {
 	for {
-		child := 2*i + 1
-		if child >= len(c) {
+		lowest, first := i, children*i+1
+		for k := first; k < min(first+children, len(c)); k++ {
+			if c[k].key < c[lowest].key {
+				lowest = k
+			}
+		}
+		if lowest == i {
 			return
 		}
-		if right := child + 1; right < len(c) && c[right].key < c[child].key {
-			child = right
-		}
-		if c[i].key <= c[child].key {
-			return
-		}
-		c[i], c[child] = c[child], c[i]
-		i = child
+		c[i], c[lowest] = c[lowest], c[i]
+		i = lowest
 	}
 }
 
