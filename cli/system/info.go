@@ -35,7 +35,7 @@ func runInfo(ctx context.Context, deps *command.Deps, tmpl string) error {
 			return err
 		}
 		if tmpl != "" {
-			return term.PrintObject(deps.Out, tmpl, term.Describe(r))
+			return term.PrintObject(deps.Out, tmpl, append(term.Object{{"Swarm", swarmObject(r)}}, term.Describe(r)...))
 		}
 		var networks *swarmv1.NetworkDefaults
 		if r.ControlAvailable {
@@ -46,6 +46,21 @@ func runInfo(ctx context.Context, deps *command.Deps, tmpl string) error {
 		writeInfo(deps.Out, r, networks)
 		return nil
 	})
+}
+
+// swarmObject returns the part of the information that Docker has below .Swarm, where scripts look
+// for it.
+func swarmObject(r *swarmv1.InfoResponse) term.Object {
+	return term.Object{
+		{"NodeID", r.NodeId},
+		{"NodeAddr", r.NodeAddr},
+		{"LocalNodeState", r.LocalNodeState},
+		{"ControlAvailable", r.ControlAvailable},
+		{"Error", r.Error},
+		{"Nodes", r.Nodes},
+		{"Managers", r.Managers},
+		{"Cluster", term.Object{{"ID", r.ClusterId}}},
+	}
 }
 
 func writeInfo(w io.Writer, r *swarmv1.InfoResponse, networks *swarmv1.NetworkDefaults) {

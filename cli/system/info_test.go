@@ -22,9 +22,13 @@ func TestInfo(t *testing.T) {
 	}}
 	s.Cluster = &swarmv1.Cluster{Spec: &swarmv1.ClusterSpec{Network: &swarmv1.NetworkDefaults{DefaultAddrPool: []string{"10.0.0.0/8", "172.20.0.0/16"}, SubnetSize: 24, DataPathPort: 4789}}}
 	clitest.Golden(t, "info.golden", clitest.Run{Server: s}.Run(t, "info").Out)
-	got := clitest.Run{Server: s}.Run(t, "info", "--format", "{{.NodeID}} {{.Role}} {{len .Members}}")
-	if got.Out != "node1 manager 1\n" {
-		t.Errorf("template: got %+v", got)
+	for tmpl, want := range map[string]string{
+		"{{.NodeID}} {{.Role}} {{len .Members}}": "node1 manager 1\n",
+		"{{.Swarm.LocalNodeState}} {{.Swarm.NodeID}} {{.Swarm.ControlAvailable}} {{.Swarm.Managers}} {{.Swarm.Cluster.ID}}": "active node1 true 3 c1\n",
+	} {
+		if got := (clitest.Run{Server: s}).Run(t, "info", "--format", tmpl); got.Out != want {
+			t.Errorf("%s: got %+v, want %q", tmpl, got, want)
+		}
 	}
 }
 
