@@ -23,8 +23,8 @@ func TestFormatFields(t *testing.T) {
 		fail bool
 	}{
 		{[]string{"info"}, "{{.NodeID}}", "node1\n", false},
-		{[]string{"info"}, "{{.Swarm.LocalNodeState}}", "there is no field .Swarm", true},
-		{[]string{"info"}, "{{.Error}}", "<no value>\n", false},
+		{[]string{"info"}, "{{.Swarm.Nope}}", "there is no field .Swarm.Nope", true},
+		{[]string{"info"}, "{{.Error}}", "\n", false},
 		{[]string{"info"}, "{{.Description.Hostname}}", "<no value>\n", false},
 		{[]string{"info"}, "{{.Description.Nope}}", "there is no field .Description.Nope", true},
 		{[]string{"version"}, "{{.Client.Version}} {{.Server.Version}}", "v1.2.3 <no value>\n", false},
@@ -34,6 +34,9 @@ func TestFormatFields(t *testing.T) {
 		{[]string{"service", "inspect", "web"}, "{{.PreviousSpec.Nope}}", "no field .PreviousSpec.Nope", true},
 		{[]string{"service", "inspect", "web"}, "{{.PreviousSpec.Name}} {{.Stale}}", "<no value> <no value>\n", false},
 		{[]string{"service", "inspect", "web"}, "{{.Spec.Labels.anything}}", "<no value>\n", false},
+		{[]string{"service", "inspect", "web"}, `{{index .Spec.Labels "com.docker.stack.namespace"}}`, "\n", false},
+		{[]string{"service", "inspect", "web"}, "{{json .Spec.TaskTemplate.ContainerSpec.Labels}} {{len .Spec.TaskTemplate.Placement.Preferences}}", "{} 0\n", false},
+		{[]string{"service", "inspect", "web"}, "{{.Spec.TaskTemplate.ContainerSpec.TTY}} {{.Spec.TaskTemplate.ContainerSpec.User}}", "false \n", false},
 		{[]string{"service", "inspect", "web"}, "{{if .PreviousSpec}}some{{else}}none{{end}}", "none\n", false},
 		{[]string{"service", "inspect", "web"}, "{{with .Spec}}{{.Nope}}{{end}}", "no field .Nope", true},
 		{[]string{"service", "inspect", "web"}, "{{range .Spec.TaskTemplate.Networks}}{{.Nope}}{{end}}", "no field .Nope", true},

@@ -50,6 +50,14 @@ func alwaysShown(fd protoreflect.FieldDescriptor) bool {
 
 func describeField(fd protoreflect.FieldDescriptor, v protoreflect.Value) any {
 	switch {
+	case fd.IsMap() && fd.MapValue().Kind() == protoreflect.StringKind:
+		// The element of a key that is missing is "" in a template, as in Docker.
+		m := map[string]string{}
+		v.Map().Range(func(k protoreflect.MapKey, v protoreflect.Value) bool {
+			m[k.String()] = v.String()
+			return true
+		})
+		return m
 	case fd.IsMap():
 		m := map[string]any{}
 		v.Map().Range(func(k protoreflect.MapKey, v protoreflect.Value) bool {
@@ -140,7 +148,7 @@ func Stored(id string, meta *swarmv1.Meta) Object {
 // is nil.
 func (o Object) With(name string, m proto.Message) Object {
 	if !m.ProtoReflect().IsValid() {
-		return append(o, Member{name, absent{func() protoreflect.Message { return m.ProtoReflect().New() }}})
+		return append(o, Member{name, absent{message: func() protoreflect.Message { return m.ProtoReflect().New() }}})
 	}
 	return append(o, Member{name, Describe(m)})
 }

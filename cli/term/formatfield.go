@@ -10,8 +10,9 @@ import (
 	"swarm/cli/usage"
 )
 
-// A template may name a field that an object has but that is not set: it prints <no value>, as in
-// Docker. A field that the object can never have is a typing error. text/template cannot tell the
+// A template may name a field that an object has but that is not set. As in Docker, it prints the
+// zero value of the field's type, or <no value> if the object that would have the field is not set
+// either. A field that the object can never have is a typing error. text/template cannot tell the
 // two apart, so templates are checked against the object first.
 
 // absent is the value of a member that is not set. JSON leaves the member out; templates may name
@@ -20,6 +21,8 @@ type absent struct {
 	// message makes the zero message of a field that holds a message. It is nil for other fields,
 	// and for maps, because users choose their keys.
 	message func() protoreflect.Message
+	// zero is what templates get. Nil: nothing.
+	zero any
 }
 
 // Optional returns a member that JSON leaves out unless set is true. Templates may name it in any
@@ -32,13 +35,22 @@ func Optional(name string, value any, set bool) Member {
 }
 
 func absentField(m protoreflect.Message, fd protoreflect.FieldDescriptor) absent {
-	if fd.Kind() != protoreflect.MessageKind || fd.IsMap() || fd.Message().ParentFile().Package() == "google.protobuf" {
+	isMessage := fd.Kind() == protoreflect.MessageKind && !fd.IsMap() && fd.Message().ParentFile().Package() != "google.protobuf"
+	switch {
+	case fd.IsMap() && fd.MapValue().Kind() == protoreflect.StringKind:
+		return absent{zero: map[string]string{}}
+	case fd.IsMap():
+		return absent{zero: map[string]any{}}
+	case fd.IsList() && isMessage:
+		return absent{message: func() protoreflect.Message { return m.NewField(fd).List().NewElement().Message() }, zero: []any{}}
+	case fd.IsList():
+		return absent{zero: []any{}}
+	case isMessage:
+		return absent{message: func() protoreflect.Message { return m.NewField(fd).Message() }}
+	case fd.HasPresence():
 		return absent{}
 	}
-	if fd.IsList() {
-		return absent{func() protoreflect.Message { return m.NewField(fd).List().NewElement().Message() }}
-	}
-	return absent{func() protoreflect.Message { return m.NewField(fd).Message() }}
+	return absent{zero: describeValue(fd, fd.Default())}
 }
 
 // checkFields refuses a template that names a field which root can never have. It does not check

@@ -44,15 +44,20 @@ func (o Object) MarshalJSON() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// plain returns the value for use in a template: objects become maps without the members that are
-// not set.
+// plain returns the value for use in a template: objects become maps. Members that are not set have
+// the zero values of their types there.
 func plain(v any) any {
 	switch v := v.(type) {
 	case Object:
 		m := make(map[string]any, len(v))
 		for _, e := range v {
-			if _, ok := e.Value.(absent); !ok {
-				m[e.Name] = plain(e.Value)
+			switch value := e.Value.(type) {
+			case absent:
+				if value.zero != nil {
+					m[e.Name] = value.zero
+				}
+			default:
+				m[e.Name] = plain(value)
 			}
 		}
 		return m
