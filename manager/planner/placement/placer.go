@@ -152,8 +152,8 @@ type candidate struct {
 	node *cluster.Node
 }
 
-// candidates is a heap with the lowest key on top. All keys differ, so the order of insertion has no
-// effect.
+// candidates is a heap with the lowest key on top. All keys differ, so the order of insertion has
+// no effect.
 type candidates []candidate
 
 // maxSpare is the capacity of the largest slice that is kept for the next plan. A plan that needs a
