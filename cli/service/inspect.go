@@ -54,7 +54,7 @@ func writePretty(ctx context.Context, c command.Client, w io.Writer, ref string,
 func object(s *swarmv1.ServiceInfo, previous *swarmv1.ServiceSpec) term.Object {
 	service := s.GetService()
 	o := term.Stored(service.GetId(), service.GetMeta())
-	o = append(o, term.Member{"Revision", service.GetRevision()})
+	o = append(o, term.Member{"Revision", service.GetRevision()}, term.Optional("PendingDelete", true, service.GetPendingDelete()))
 	o = o.With("Spec", s.GetRevision().GetSpec()).With("PreviousSpec", previous)
 	endpoint := term.Describe(s.GetEndpoint())
 	endpoint = slices.DeleteFunc(endpoint, func(m term.Member) bool { return m.Name == "ServiceID" || m.Name == "Meta" })

@@ -193,10 +193,13 @@ func row(s *swarmv1.ServiceInfo, short bool) term.Row {
 }
 
 // replicasWord returns "2/3". As in Docker, more words follow for jobs and for a limit of tasks per
-// node.
+// node, and here also for a service that is being removed.
 func replicasWord(s *swarmv1.ServiceInfo) string {
 	st, asked := s.GetStatus(), s.GetRevision().GetSpec()
 	word := fmt.Sprintf("%d/%d", st.GetRunningTasks(), st.GetDesiredTasks())
+	if s.GetService().GetPendingDelete() {
+		return word + " (removing)"
+	}
 	if job := asked.GetMode().GetReplicatedJob(); job != nil {
 		return fmt.Sprintf("%s (%d/%d completed)", word, st.GetCompletedTasks(), job.TotalCompletions)
 	}

@@ -177,6 +177,18 @@ func TestServiceLists(t *testing.T) {
 	}
 }
 
+// A removed service stays in the list until its tasks have stopped, and says so.
+func TestServiceLists_Removing(t *testing.T) {
+	s := clitest.WebServer(t, time.Now())
+	s.Services[0].Service.PendingDelete = true
+	if got := (clitest.Run{Server: s}).Run(t, "service", "ls", "--format", "{{.Name}} {{.Replicas}}"); !strings.HasPrefix(got.Out, "web ") || !strings.Contains(got.Out, " (removing)\n") {
+		t.Errorf("ls: got %+v", got)
+	}
+	if got := (clitest.Run{Server: s}).Run(t, "service", "inspect", "-f", "{{.PendingDelete}}", "web"); got.Out != "true\n" {
+		t.Errorf("inspect: got %+v", got)
+	}
+}
+
 func TestServiceUpdateSpec(t *testing.T) {
 	base := clitest.WebServer(t, time.Now()).Services[0].Revision.Spec
 	for _, tc := range []struct {
