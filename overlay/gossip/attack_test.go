@@ -272,6 +272,31 @@ func (c *cluster) stateOf(as string, at *node, id string) map[string]any {
 	return nil
 }
 
+// A member claims in exchanges of state that a live node is dead, with an incarnation that only a
+// claim of the node itself may have. The node does not have to object with a higher one, which the
+// others would refuse.
+func TestAttack_ForgedDeathInAnExchangeOfState(t *testing.T) {
+	for _, number := range []int{1, 2, 3} { // suspect, dead, left
+		five(t, func(t *testing.T, c *cluster, nodes []*node) {
+			state := c.stateOf("n2", nodes[0], "n5")
+			state["State"] = number
+			for range 30 {
+				state["Incarnation"] = uint32(time.Now().Unix() + 3600)
+				for _, n := range nodes {
+					c.exchange("n2", n, state)
+				}
+				time.Sleep(time.Second)
+			}
+			for _, n := range nodes {
+				n.await(t, 0, allAlive)
+			}
+			if n := c.stateOf("n2", nodes[0], "n5")["Incarnation"].(int64); n > time.Now().Unix() {
+				t.Errorf("state %d: incarnation of n5: got %d, which is above the clock", number, n)
+			}
+		})
+	}
+}
+
 // A member passes on the true statement of a dead node, with an incarnation that the node has not
 // signed. The other nodes find that the node has failed as soon as without the attack.
 func TestAttack_DeadNodeWithRaisedIncarnation(t *testing.T) {

@@ -41,7 +41,7 @@ const (
 	address          // 4 or 16 bytes
 	versions         // the protocol versions of a node, 6 bytes
 	deadIncarnation  // in a claim that a node is suspect or dead
-	aliveIncarnation // in a claim that a node is alive, or in an exchange of state
+	aliveIncarnation // in a claim that a node is alive, or in an exchange of state; see admitStream
 )
 
 // maxClockSkew is how far the clocks of two hosts may differ, in seconds.
@@ -63,12 +63,16 @@ const maxClockSkew = 3600
 // objection, true claims that the node is dead are above their limit too. They pass again when the
 // clock has reached their number, which takes about a second.
 func (s *scanner) incarnation(k kind) {
-	limit := min(s.clock, 1<<32-1-2*maxClockSkew) // The sums below stay in 32 bits after the year 2105 too.
+	limit := s.deadLimit()
 	if k == aliveIncarnation {
 		limit += maxClockSkew
 	}
 	s.claim.incarnation = s.number(limit)
 }
+
+// deadLimit returns the limit for a claim that a node is suspect or dead. It is low enough that the
+// limit for an objection stays in 32 bits after the year 2105 too.
+func (s *scanner) deadLimit() uint64 { return min(s.clock, 1<<32-1-2*maxClockSkew) }
 
 // claim is what a message says about a node that it calls alive.
 type claim struct {
@@ -204,9 +208,8 @@ func admitStream(b []byte, alive func(claim) error) error {
 			break
 		}
 		if s.claim.state != stateAlive {
-			continue
-		}
-		if err := alive(s.claim); err != nil {
+			s.bad = s.claim.incarnation > s.deadLimit()
+		} else if err := alive(s.claim); err != nil {
 			return err
 		}
 	}

@@ -181,6 +181,7 @@ func TestAdmit(t *testing.T) {
 		{"alive without a statement", message(msgAlive, with(aliveBody, "Meta", nil)), false, false},
 		{"alive with two incarnations", twice(message(msgAlive, aliveBody), "Incarnation", 301), false, false},
 		{"state of an incarnation that is not in the statement", message(msgPushPull, header, with(stateBody, "Incarnation", 2)), false, false},
+		{"state of a dead node, ahead of the clock", message(msgPushPull, header, with(with(stateBody, "Incarnation", ahead), "State", 2)), false, false},
 		{"state of a dead node, of another member's claim", message(msgPushPull, header, with(with(stateBody, "Incarnation", 2), "State", 2)), false, true},
 		{"alive of an incarnation that may not be", message(msgAlive, with(with(aliveBody, "Incarnation", uint32(1<<32-1)), "Meta", metaOf(1<<32-1))), false, false},
 		{"state of an incarnation that may not be", message(msgPushPull, header, with(with(stateBody, "Incarnation", uint32(1<<32-1)), "Meta", metaOf(1<<32-1))), false, false},
