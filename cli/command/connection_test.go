@@ -84,3 +84,27 @@ func TestUnreachable_Silent(t *testing.T) {
 		t.Errorf("got %+v, want %q", got, want)
 	}
 }
+
+// A daemon that ends, or closes the connection, before it answers.
+func TestUnreachable_Closed(t *testing.T) {
+	for text, why := range map[string]string{
+		"connection reset by peer": "connection reset by peer",
+		"read unix @->/run/swarm/swarm.sock: read: connection reset by peer":                                         "connection reset by peer",
+		"transport: failed to write client preface: write unix @->/run/swarm/swarm.sock: write: broken pipe":         "broken pipe",
+		"transport: failed to write initial settings frame: write tcp 10.0.0.1:5->10.0.0.9:2377: write: broken pipe": "broken pipe",
+		"EOF": "EOF",
+	} {
+		got := clitest.Run{Server: &clitest.Server{InitErr: status.Error(codes.Unavailable, text)}}.Run(t, "init")
+		want := "Error: the swarm daemon at unix:///run/swarm/swarm.sock closed the connection before it answered (" + why +
+			"): it has ended, or it has too many connections; see its log, and try again when it runs\n"
+		if got.ErrOut != want || got.Code != 1 {
+			t.Errorf("%s: got %+v, want %q", text, got, want)
+		}
+	}
+	// What the daemon says of another host.
+	other := "exec in task t1: read tcp 10.0.0.1:5->10.0.0.3:2377: read: connection reset by peer"
+	got := clitest.Run{Server: &clitest.Server{InitErr: status.Error(codes.Unavailable, other)}}.Run(t, "init")
+	if got.ErrOut != "Error: "+other+"\n" {
+		t.Errorf("got %+v, want %q", got, other)
+	}
+}

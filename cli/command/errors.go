@@ -68,6 +68,10 @@ var dialFailure = regexp.MustCompile(`(?i)error while dialing|is not running on 
 // noAnswer matches the error of a connection that the daemon accepted and then did not answer.
 var noAnswer = regexp.MustCompile(`^(raw-)?read (unix|tcp) .*use of closed network connection|keepalive ping failed`)
 
+// closedEarly matches the error of a connection that was open when the daemon ended, or that the
+// daemon closed at once. A daemon does so if it has too many connections.
+var closedEarly = regexp.MustCompile(`^(transport: failed to write [^:]*: )?(((raw-)?(read|write) (unix|tcp) |(read|write): ).*)?(connection reset by peer|broken pipe|EOF)$`)
+
 // Explain turns the error of a call into one on which the user can act. It says which daemon cannot
 // be reached and why, or that the daemon is too old for the call. Explain returns other errors, and
 // nil, unchanged.
@@ -78,6 +82,9 @@ func (d *Deps) Explain(err error) error {
 	case IsUnavailable(err) && noAnswer.MatchString(term.ErrorLine(err)):
 		t, _ := d.Target()
 		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("the swarm daemon at %s does not answer: it hangs, or its host is overloaded; see its log, or restart it", t))
+	case IsUnavailable(err) && closedEarly.MatchString(term.ErrorLine(err)):
+		t, _ := d.Target()
+		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("the swarm daemon at %s closed the connection before it answered (%s): it has ended, or it has too many connections; see its log, and try again when it runs", t, usage.Reason(term.ErrorLine(err))))
 	// An error about a registry comes from a daemon, which could not reach that registry.
 	case IsUnavailable(err) && d.notDialled(err.Error()) && !strings.Contains(err.Error(), "registry "):
 		t, _ := d.Target()

@@ -1,9 +1,11 @@
 package gossip
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"swarm/overlay/gossip/envelope"
@@ -39,7 +41,7 @@ const (
 	address          // 4 or 16 bytes
 	versions         // the protocol versions of a node, 6 bytes
 	deadIncarnation  // in a claim that a node is suspect or dead
-	aliveIncarnation // in a claim that a node is alive, or in an exchange of state
+	aliveIncarnation // in a claim that a node is alive, or in an exchange of state; see admitStream
 )
 
 // maxClockSkew is how far the clocks of two hosts may differ, in seconds.
@@ -57,15 +59,34 @@ const maxClockSkew = 3600
 //
 // A false claim may use the limit itself. The objection then has a number above that limit, and
 // must pass on all hosts. So the limit for a claim that a node is alive is higher by maxClockSkew.
-// After such an objection, true claims that the node is dead are above their limit too. They pass
-// again when the clock has reached their number, which takes about a second.
+// Only the node itself can use this space, because it signs its incarnation. After such an
+// objection, true claims that the node is dead are above their limit too. They pass again when the
+// clock has reached their number, which takes about a second.
 func (s *scanner) incarnation(k kind) {
-	limit := min(s.clock, 1<<32-1-2*maxClockSkew) // The sums below stay in 32 bits after the year 2105 too.
+	limit := s.deadLimit()
 	if k == aliveIncarnation {
 		limit += maxClockSkew
 	}
-	s.number(limit)
+	s.claim.incarnation = s.number(limit)
 }
+
+// deadLimit returns the limit for a claim that a node is suspect or dead. It is low enough that the
+// limit for an objection stays in 32 bits after the year 2105 too.
+func (s *scanner) deadLimit() uint64 { return min(s.clock, 1<<32-1-2*maxClockSkew) }
+
+// claim is what a message says about a node that it calls alive.
+type claim struct {
+	node        []byte
+	incarnation uint64
+	// meta is the statement of the node. It is a part of the message, so a caller that writes to it
+	// changes the message.
+	meta []byte
+	// state is the state of the node in an exchange of state, and stateAlive in other messages.
+	state uint64
+}
+
+// stateAlive is memberlist's number of that state.
+const stateAlive = 0
 
 // field is the kind of a field. max is the largest number that it may have, or the greatest length
 // of a text in bytes. Other kinds do not use max.
@@ -110,13 +131,20 @@ var (
 	}
 )
 
-// admitPacket returns an error if memberlist must not see a packet.
-func admitPacket(b []byte) error {
+// withoutChecksum returns a packet without the checksum that memberlist writes before it. The
+// envelope protects the packet better, and a packet with a checksum could not be changed.
+func withoutChecksum(b []byte) []byte {
 	if len(b) >= 5 && b[0] == msgChecked {
-		b = b[5:]
+		return b[5:]
 	}
+	return b
+}
+
+// admitPacket returns an error if memberlist must not see a packet, which has no checksum. It calls
+// alive for each claim that a node is alive, and returns its error.
+func admitPacket(b []byte, alive func(claim) error) error {
 	if len(b) < 2 || b[0] != msgCompound {
-		return admitMessage(b)
+		return admitMessage(b, alive)
 	}
 	n, b := int(b[1]), b[2:]
 	if len(b) < 2*n {
@@ -128,7 +156,7 @@ func admitPacket(b []byte) error {
 		if size > len(b) {
 			return errNotAllowed
 		}
-		if err := admitMessage(b[:size]); err != nil {
+		if err := admitMessage(b[:size], alive); err != nil {
 			return err
 		}
 		b = b[size:]
@@ -137,15 +165,15 @@ func admitPacket(b []byte) error {
 }
 
 // admitMessage checks one message of a packet.
-func admitMessage(b []byte) error {
+func admitMessage(b []byte, alive func(claim) error) error {
 	if len(b) == 0 || b[0] == msgError {
 		return errNotAllowed
 	}
-	return admitFields(b)
+	return admitFields(b, alive)
 }
 
 // admitFields checks the type and the fields of a message.
-func admitFields(b []byte) error {
+func admitFields(b []byte, alive func(claim) error) error {
 	fields, ok := messages[b[0]]
 	if !ok {
 		return fmt.Errorf("%w: type %d", errNotAllowed, b[0])
@@ -154,17 +182,21 @@ func admitFields(b []byte) error {
 	if s.fields(fields); s.bad || len(s.rest) > 0 {
 		return fmt.Errorf("%w: malformed message of type %d", errNotAllowed, b[0])
 	}
+	if b[0] == msgAlive {
+		return alive(s.claim)
+	}
 	return nil
 }
 
-// admitStream returns an error if memberlist must not see a message that was received on a stream.
-func admitStream(b []byte) error {
+// admitStream returns an error if memberlist must not see a message of a stream. It calls alive for
+// each claim that a node is alive, and returns its error.
+func admitStream(b []byte, alive func(claim) error) error {
 	if len(b) == 0 {
 		return errNotAllowed
 	}
 	switch b[0] {
 	case msgPing, msgAck, msgError:
-		return admitFields(b)
+		return admitFields(b, alive)
 	case msgPushPull:
 	default:
 		return fmt.Errorf("%w: type %d on a stream", errNotAllowed, b[0])
@@ -172,7 +204,14 @@ func admitStream(b []byte) error {
 	s := newScanner(b[1:])
 	s.fields(pushPullHeader)
 	for n := s.nodes; n > 0 && !s.bad; n-- {
-		s.fields(nodeState)
+		if s.fields(nodeState); s.bad {
+			break
+		}
+		if s.claim.state != stateAlive {
+			s.bad = s.claim.incarnation > s.deadLimit()
+		} else if err := alive(s.claim); err != nil {
+			return err
+		}
 	}
 	if s.bad || len(s.rest) > 0 {
 		return fmt.Errorf("%w: malformed exchange of state", errNotAllowed)
@@ -180,11 +219,15 @@ func admitStream(b []byte) error {
 	return nil
 }
 
+// maxFields is at least the number of fields of each message.
+const maxFields = 8
+
 // scanner reads the subset of msgpack that memberlist writes. It does not allocate.
 type scanner struct {
 	rest  []byte // the bytes that have not been read yet
 	bad   bool   // something that does not belong to the subset was found
 	nodes uint64 // the value of the field Nodes
+	claim claim  // the fields of the last message or node that was read
 	clock uint64 // the time of this host, in seconds since 1970
 }
 
@@ -196,26 +239,38 @@ func newScanner(b []byte) scanner {
 // fields reads a map that has some of the allowed fields, each at most once.
 func (s *scanner) fields(allowed map[string]field) {
 	n := s.length(0x80, 0x8f, 0xde, 0xdf)
-	if n > len(allowed) {
+	var keys [maxFields][]byte
+	if n > len(allowed) || n > len(keys) {
 		s.bad = true
 	}
-	for ; n > 0 && !s.bad; n-- {
+	s.claim = claim{}
+	for i := 0; i < n && !s.bad; i++ {
 		key := s.bytes(32)
 		f, ok := allowed[string(key)]
-		if !ok {
+		if !ok || slices.ContainsFunc(keys[:i], func(k []byte) bool { return bytes.Equal(k, key) }) {
 			s.bad = true
 			return
 		}
+		keys[i] = key
 		switch f.kind {
 		case number:
 			v := s.number(f.max)
-			if string(key) == "Nodes" {
+			switch string(key) {
+			case "Nodes":
 				s.nodes = v
+			case "State":
+				s.claim.state = v
 			}
 		case deadIncarnation, aliveIncarnation:
 			s.incarnation(f.kind)
 		case text:
-			s.bytes(int(f.max))
+			v := s.bytes(int(f.max))
+			switch string(key) {
+			case "Node", "Name":
+				s.claim.node = v
+			case "Meta":
+				s.claim.meta = v
+			}
 		case flag:
 			if v := s.next(); v != 0xc2 && v != 0xc3 {
 				s.bad = true

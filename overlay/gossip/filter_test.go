@@ -8,6 +8,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"encoding/binary"
 	"io"
 	"log/slog"
 	"net"
@@ -81,10 +82,15 @@ func message(kind byte, bodies ...map[string]any) []byte {
 var (
 	ping      = message(msgPing, map[string]any{"SeqNo": 1, "Node": "n1", "SourceAddr": []byte{10, 0, 0, 2}, "SourcePort": 7946, "SourceNode": "n2"})
 	suspect   = message(msgSuspect, map[string]any{"Incarnation": uint32(1 << 20), "Node": "n1", "From": "n2"})
-	aliveBody = map[string]any{"Incarnation": 300, "Node": "n3", "Addr": []byte{10, 0, 0, 3}, "Port": 7946, "Meta": make([]byte, 300), "Vsn": []byte{1, 5, 2, 0, 0, 0}}
+	aliveBody = map[string]any{"Incarnation": 300, "Node": "n3", "Addr": []byte{10, 0, 0, 3}, "Port": 7946, "Meta": metaOf(300), "Vsn": []byte{1, 5, 2, 0, 0, 0}}
 	header    = map[string]any{"Nodes": 1, "UserStateLen": 0, "Join": true}
-	stateBody = map[string]any{"Name": "n3", "Addr": []byte{10, 0, 0, 3}, "Port": 7946, "Meta": nil, "Incarnation": 1, "State": 0, "Vsn": []byte{1, 5, 2, 0, 0, 0}}
+	stateBody = map[string]any{"Name": "n3", "Addr": []byte{10, 0, 0, 3}, "Port": 7946, "Meta": metaOf(1), "Incarnation": 1, "State": 0, "Vsn": []byte{1, 5, 2, 0, 0, 0}}
 )
+
+// metaOf returns a statement with an incarnation, and without a signature.
+func metaOf(incarnation uint32) []byte {
+	return append(binary.BigEndian.AppendUint32(make([]byte, bodyAt), incarnation), make([]byte, 9)...)
+}
 
 func with(body map[string]any, field string, value any) map[string]any {
 	out := map[string]any{}
@@ -95,6 +101,13 @@ func with(body map[string]any, field string, value any) map[string]any {
 		delete(out, field)
 	}
 	return out
+}
+
+// twice returns a message with one more field, which has the name of a field that it has.
+func twice(b []byte, name string, value any) []byte {
+	extra := message(0, map[string]any{name: value})
+	b[1]++ // the number of fields
+	return append(b, extra[2:]...)
 }
 
 func bomb() []byte {
@@ -115,6 +128,8 @@ func compound(parts ...[]byte) []byte {
 
 func TestAdmit(t *testing.T) {
 	checked := func(b []byte) []byte { return append([]byte{msgChecked, 0, 0, 0, 0}, b...) }
+	g := &Gossip{self: "n1"}
+	ahead := uint32(time.Now().Unix() + 60)
 	nested := ping
 	for range 100 {
 		nested = compound(nested)
@@ -161,15 +176,21 @@ func TestAdmit(t *testing.T) {
 		{"suspect whose objection would wrap", message(msgSuspect, map[string]any{"Incarnation": uint32(1<<32 - 1), "Node": "n1", "From": "n2"}), false, false},
 		{"dead of an incarnation that may not be", message(msgDead, map[string]any{"Incarnation": uint32(1<<32 - 1), "Node": "n1", "From": "n2"}), false, false},
 		{"dead ahead of the clock", message(msgDead, map[string]any{"Incarnation": uint32(time.Now().Unix() + 60), "Node": "n1", "From": "n2"}), false, false},
-		{"alive a little ahead of the clock", message(msgAlive, with(aliveBody, "Incarnation", uint32(time.Now().Unix()+60))), true, false},
-		{"alive of an incarnation that may not be", message(msgAlive, with(aliveBody, "Incarnation", uint32(1<<32-1))), false, false},
-		{"state of an incarnation that may not be", message(msgPushPull, header, with(stateBody, "Incarnation", uint32(1<<32-1))), false, false},
+		{"alive a little ahead of the clock", message(msgAlive, with(with(aliveBody, "Incarnation", ahead), "Meta", metaOf(ahead))), true, false},
+		{"alive of an incarnation that is not in the statement", message(msgAlive, with(aliveBody, "Incarnation", 301)), false, false},
+		{"alive without a statement", message(msgAlive, with(aliveBody, "Meta", nil)), false, false},
+		{"alive with two incarnations", twice(message(msgAlive, aliveBody), "Incarnation", 301), false, false},
+		{"state of an incarnation that is not in the statement", message(msgPushPull, header, with(stateBody, "Incarnation", 2)), false, false},
+		{"state of a dead node, ahead of the clock", message(msgPushPull, header, with(with(stateBody, "Incarnation", ahead), "State", 2)), false, false},
+		{"state of a dead node, of another member's claim", message(msgPushPull, header, with(with(stateBody, "Incarnation", 2), "State", 2)), false, true},
+		{"alive of an incarnation that may not be", message(msgAlive, with(with(aliveBody, "Incarnation", uint32(1<<32-1)), "Meta", metaOf(1<<32-1))), false, false},
+		{"state of an incarnation that may not be", message(msgPushPull, header, with(with(stateBody, "Incarnation", uint32(1<<32-1)), "Meta", metaOf(1<<32-1))), false, false},
 		{"unknown state", message(msgPushPull, header, with(stateBody, "State", 4)), false, false},
 	} {
-		if err := admitPacket(tt.b); (err == nil) != tt.packet {
+		if err := admitPacket(withoutChecksum(tt.b), g.checkClaim); (err == nil) != tt.packet {
 			t.Errorf("%s in a packet: %v", tt.name, err)
 		}
-		if err := admitStream(tt.b); (err == nil) != tt.stream {
+		if err := admitStream(tt.b, g.checkClaim); (err == nil) != tt.stream {
 			t.Errorf("%s on a stream: %v", tt.name, err)
 		}
 	}

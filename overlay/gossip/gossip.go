@@ -191,7 +191,7 @@ func New(cfg Config, deps Deps) (*Gossip, error) {
 	}
 	g.opener = envelope.NewOpener(g.ring, func(id string) (envelope.Trust, bool) { return g.roster.Load().trust(id) })
 	g.transport = newGuard(g.deps.Transport, deps.Log, envelope.NewSealer(g.self, g.ring, g.signingKey), g.opener,
-		func(a netip.Addr) bool { return g.roster.Load().addrs[a] })
+		func(a netip.Addr) bool { return g.roster.Load().addrs[a] }, g.checkClaim, g.signClaim)
 	if g.list, err = memberlist.Create(g.config(cfg)); err != nil {
 		return nil, errors.Join(fmt.Errorf("start gossip on %s: %w", at, err), g.transport.Shutdown())
 	}

@@ -46,6 +46,9 @@ type guard struct {
 	opener *envelope.Opener
 	// member reports whether an address is a member's.
 	member func(netip.Addr) bool
+	// received checks each claim that a node is alive, before memberlist sees it. sent signs such a
+	// claim before it leaves this node. Both may change the claim.
+	received, sent func(claim) error
 
 	packets chan *memberlist.Packet
 	streams chan net.Conn
@@ -60,13 +63,13 @@ type guard struct {
 
 var _ memberlist.NodeAwareTransport = (*guard)(nil)
 
-func newGuard(raw memberlist.Transport, log *slog.Logger, s *envelope.Sealer, o *envelope.Opener, member func(netip.Addr) bool) *guard {
+func newGuard(raw memberlist.Transport, log *slog.Logger, s *envelope.Sealer, o *envelope.Opener, member func(netip.Addr) bool, received, sent func(claim) error) *guard {
 	aware, ok := raw.(memberlist.NodeAwareTransport)
 	if !ok {
 		aware = byAddress{raw}
 	}
 	g := &guard{
-		raw: aware, log: logsample.New(log), sealer: s, opener: o, member: member,
+		raw: aware, log: logsample.New(log), sealer: s, opener: o, member: member, received: received, sent: sent,
 		packets: make(chan *memberlist.Packet), streams: make(chan net.Conn), open: map[netip.Prefix]int{},
 	}
 	g.done, g.stop = context.WithCancel(context.Background())
@@ -131,8 +134,8 @@ func (g *guard) unseal(p *memberlist.Packet) error {
 		case opened.Kind != envelope.Packet:
 			return envelope.ErrMalformed
 		}
-		p.Buf = opened.Payload
-		return admitPacket(p.Buf)
+		p.Buf = withoutChecksum(opened.Payload)
+		return admitPacket(p.Buf, g.received)
 	})
 }
 
@@ -205,7 +208,7 @@ func (s *stream) Read(b []byte) (int, error) {
 				return err
 			}
 			s.message = message
-			return admitStream(message)
+			return admitStream(message, s.guard.received)
 		})
 		if s.refused != nil {
 			s.message = nil
@@ -225,7 +228,10 @@ func (s *stream) Write(b []byte) (int, error) {
 	if s.refused != nil {
 		return 0, s.refused
 	}
-	sealed, err := s.guard.sealer.Message(b)
+	message := bytes.Clone(b) // A Writer must not change b.
+	// Other members refuse a message that the filter refuses, so an error needs no action here.
+	_ = admitStream(message, s.guard.sent)
+	sealed, err := s.guard.sealer.Message(message)
 	if err != nil {
 		return 0, err
 	}
@@ -254,7 +260,10 @@ func (g *guard) WriteTo(b []byte, addr string) (time.Time, error) {
 }
 
 func (g *guard) WriteToAddress(b []byte, addr memberlist.Address) (time.Time, error) {
-	sealed, err := g.sealer.Packet(b)
+	packet := bytes.Clone(withoutChecksum(b)) // memberlist may send b to other members too.
+	// Other members refuse a packet that the filter refuses, so an error needs no action here.
+	_ = admitPacket(packet, g.sent)
+	sealed, err := g.sealer.Packet(packet)
 	if err != nil {
 		return time.Time{}, err
 	}

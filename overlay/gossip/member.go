@@ -218,6 +218,8 @@ func (g *Gossip) handleAlive(id string, addr netip.AddrPort, meta []byte) error 
 	case r == nil:
 		r = &record{addr: addr, up: g.up[id], since: time.Now()}
 		g.members[id] = r
+	case id == g.self && trust.AnyKey:
+		return errors.New("the claim about this node is not the node's own, and the managers have not sent the keys yet")
 	case id == g.self:
 		// Another member passes on a statement of this node. If it is newer than the present one,
 		// this node made it before its clock was set back, and must make another one with a later

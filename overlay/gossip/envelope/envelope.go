@@ -15,6 +15,7 @@ package envelope
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/ecdsa"
@@ -164,9 +165,9 @@ func sign(key *ecdsa.PrivateKey, signed []byte) ([]byte, error) {
 }
 
 // Sign signs the parts with a node's key. The domain names the purpose: a signature is not valid
-// for another domain.
+// for another domain. The same arguments give the same signature.
 func Sign(key *ecdsa.PrivateKey, domain string, parts ...[]byte) ([]byte, error) {
-	sig, err := ecdsa.SignASN1(rand.Reader, key, digest(domain, parts))
+	sig, err := key.Sign(nil, digest(domain, parts), crypto.SHA256) // Without a source of chance: RFC 6979.
 	if err != nil {
 		return nil, fmt.Errorf("sign for gossip: %w", err)
 	}
