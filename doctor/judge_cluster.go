@@ -16,6 +16,9 @@ const (
 
 func judgeCluster(c Cluster) []Finding {
 	v := verdict{subject: "nodes"}
+	if c.Error != "" {
+		v.add(Failure, "this node reports: "+c.Error, "do what the message says; `swarm info` prints it too")
+	}
 	switch {
 	case c.State == "":
 		v.add(Note, "no daemon answers on this host: only the host itself was looked at", "")

@@ -156,6 +156,7 @@ func TestJudge(t *testing.T) {
 		{"slow name server", func(o *Observations) { o.DNS.Servers[0].Took = time.Second }, "dns", Warning, "takes 1s", "53/udp"},
 		{"clock left alone", func(o *Observations) { o.Clock.Synchronised = false }, "clock", Warning, "nothing keeps", "chrony"},
 		{"no daemon", func(o *Observations) { o.Cluster = Cluster{} }, "nodes", Note, "no daemon answers", ""},
+		{"refused manager", func(o *Observations) { o.Cluster.Error = "this node runs no manager: restore /m" }, "nodes", Failure, "restore /m", "do what the message says"},
 		{"no member", func(o *Observations) { o.Cluster = Cluster{State: "inactive"} }, "nodes", Note, "part of no cluster", ""},
 		{"alone", func(o *Observations) { o.Cluster.Nodes = nil }, "nodes", OK, "alone", ""},
 		{"cannot ask", func(o *Observations) { o.Cluster.Problem = "deadline exceeded" }, "nodes", Failure, "cannot be asked", "swarm info"},

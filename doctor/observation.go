@@ -176,6 +176,8 @@ type NameServer struct {
 type Cluster struct {
 	// State is that of the membership. It is empty if no daemon answers.
 	State string
+	// Error is what the daemon reports about its membership or its manager.
+	Error string
 	// Problem is why a member could not ask the other nodes.
 	Problem string
 	Nodes   []Node

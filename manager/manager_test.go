@@ -8,6 +8,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"swarm/internal/ident"
 	"swarm/manager/dispatch/liveness"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -239,6 +240,28 @@ func TestManager_RemovedNodeIsTold(t *testing.T) {
 			w.mu.Lock()
 			if !w.removed {
 				t.Error("the node was not told that it is removed")
+			}
+			w.mu.Unlock()
+		}
+	})
+}
+
+// A cluster that has lost state does not know the nodes that joined in it. It must not tell them
+// that they were removed, because they would delete their membership.
+func TestManager_NodeWithNewerStateIsNotToldThatItIsRemoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		for want, hello := range map[string]*swarmv1.Hello{
+			"newer state": {SeenIndex: 1 << 20},
+			"recreated":   {Epoch: 7},
+		} {
+			w := r.greet(ident.NewID(), hello)
+			if err := <-w.done; !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), want) {
+				t.Errorf("session ends with %v, want a refusal with %q", err, want)
+			}
+			w.mu.Lock()
+			if w.removed {
+				t.Errorf("a node for which %q holds was told that it is removed", want)
 			}
 			w.mu.Unlock()
 		}

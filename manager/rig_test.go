@@ -183,6 +183,18 @@ func (r *rig) open(id, host string) *worker { return r.openAs(id, host, host) }
 // openAs opens a session in which the worker reports the given address.
 func (r *rig) openAs(id, host, addr string) *worker {
 	r.t.Helper()
+	return r.greet(id, &swarmv1.Hello{
+		MachineId: host, Addr: addr, Port: 2377,
+		Description: &swarmv1.NodeDescription{
+			Hostname: host, Platform: &swarmv1.Platform{Os: "linux", Architecture: "amd64"},
+			Resources: &swarmv1.Resources{NanoCpus: 4e9, MemoryBytes: 8 << 30},
+		},
+	})
+}
+
+// greet opens a session that begins with the hello.
+func (r *rig) greet(id string, hello *swarmv1.Hello) *worker {
+	r.t.Helper()
 	conn := r.dial(nodeInfo(id))
 	ctx, cancel := context.WithCancel(context.Background())
 	stream, err := swarmv1.NewDispatcherClient(conn).Session(ctx)
@@ -190,13 +202,7 @@ func (r *rig) openAs(id, host, addr string) *worker {
 		r.t.Fatal(err)
 	}
 	w := &worker{t: r.t, id: id, stream: stream, cancel: cancel, done: make(chan error, 1), tasks: map[string]*swarmv1.Task{}, revs: map[string]bool{}}
-	w.send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Hello{Hello: &swarmv1.Hello{
-		MachineId: host, Addr: addr, Port: 2377,
-		Description: &swarmv1.NodeDescription{
-			Hostname: host, Platform: &swarmv1.Platform{Os: "linux", Architecture: "amd64"},
-			Resources: &swarmv1.Resources{NanoCpus: 4e9, MemoryBytes: 8 << 30},
-		},
-	}}})
+	w.send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Hello{Hello: hello}})
 	ended := make(chan struct{})
 	go func() {
 		err := w.receive()

@@ -95,6 +95,11 @@ func (n *Node) unservedError(fullMethod string) error {
 	n.mu.Lock()
 	m, loaded := n.member, n.loaded
 	n.mu.Unlock()
+	if m != nil && !isNodeService(fullMethod) {
+		if err := m.managerRefusal(); err != nil {
+			return err
+		}
+	}
 	// The node has the role for this service, so the service will be registered soon.
 	if !loaded || m != nil && (isNodeService(fullMethod) || m.membership().Manager) {
 		return errdefs.ErrUnavailable.WithMessage("this node's daemon is starting: try again in a moment")

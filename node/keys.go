@@ -18,7 +18,6 @@ func (m *member) onKeys(all []*swarmv1.EncryptionKey) {
 	m.mu.Lock()
 	known := slices.EqualFunc(m.state.GossipKeys, keys, bytes.Equal)
 	m.state.GossipKeys = keys
-	after := m.state
 	m.mu.Unlock()
 	if known {
 		return
@@ -26,7 +25,7 @@ func (m *member) onKeys(all []*swarmv1.EncryptionKey) {
 	if err := m.gossip.UpdateKeys(keys); err != nil {
 		m.base.Log.Error("cannot use the new gossip keys: gossip keeps the old ones", "err", err)
 	}
-	if err := m.node.disk.save(&after); err != nil {
+	if err := m.saveState(); err != nil {
 		m.base.Log.Error("cannot store the new gossip keys: after a restart the managers must send them again", "err", err)
 	}
 	m.base.Log.Info("gossip keys changed", "keys", len(keys))

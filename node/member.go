@@ -53,10 +53,13 @@ type member struct {
 	// roleChanged wakes runManager.
 	roleChanged chan struct{}
 
+	saving sync.Mutex // held while the membership is written to the disk
+
 	mu      sync.Mutex // guards the fields below
 	state   Membership
 	manager Manager          // nil while not a manager
-	changed broadcast.Signal // sent when manager changes
+	refusal error            // why this node does not run a manager although it has the role
+	changed broadcast.Signal // sent when manager or refusal changes
 }
 
 // closeParts closes the parts of a member whose run was never called.
@@ -167,7 +170,12 @@ func (m *member) runManager(ctx context.Context) error {
 		// The role may have changed while the manager ran.
 		if !m.membership().Manager {
 			// The cluster's secrets must not stay on a demoted manager.
-			if err := os.RemoveAll(m.node.disk.managerDir()); err != nil {
+			if err := m.node.disk.removeManager(); err != nil {
+				return err
+			}
+			// The next promotion may create a log. It is committed by the other managers without
+			// this one, so nothing depends any longer on what this node acknowledged before.
+			if err := m.setManagerLog(""); err != nil {
 				return err
 			}
 		}
@@ -185,11 +193,15 @@ func (m *member) runManagerOnce(ctx context.Context) error {
 	defer cancel()
 	base := m.base
 	base.Membership = m.membership()
-	base.Dir = m.node.disk.managerDir()
+	base.Dir, base.LogCreated = m.node.disk.managerDir(), m.setManagerLog
 	if err := os.MkdirAll(base.Dir, 0o700); err != nil {
 		return err
 	}
 	manager, err := m.node.deps.NewManager(base, m.gossip, m.bootstrapRows)
+	if errdefs.IsDataLoss(err) {
+		m.awaitDemotion(ctx, m.lostManager(err))
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("manager: %w", err)
 	}
@@ -281,7 +293,7 @@ func (m *member) onNode(u *swarmv1.NodeUpdate) {
 	after := m.state
 	m.mu.Unlock()
 	if before.Manager != after.Manager || !slices.Equal(before.Managers, after.Managers) {
-		if err := m.node.disk.save(&after); err != nil {
+		if err := m.saveState(); err != nil {
 			m.base.Log.Error("cannot store the cluster's managers: after a restart this node uses the old list", "err", err)
 		}
 		m.review()
@@ -359,19 +371,4 @@ func (m *member) resolve(nodeID string) (string, bool) {
 		return p.HostPort(), true
 	}
 	return "", false
-}
-
-func (m *member) info(info *swarmv1.InfoResponse) {
-	state := m.membership()
-	info.LocalNodeState, info.NodeId, info.NodeAddr, info.ClusterId = "active", state.NodeID, state.Addr, state.ClusterID
-	info.Members = m.gossip.Members()
-	info.Tasks = uint64(m.worker.Tasks())
-	if state.Manager {
-		info.Role = swarmv1.NodeSpec_MANAGER
-	}
-	if manager, _ := m.currentManager(); manager != nil {
-		status := manager.Status()
-		info.ControlAvailable, info.LeaderId = status.Voter, status.Leader
-		info.Managers, info.Nodes = uint32(status.Managers), uint32(status.Nodes)
-	}
 }

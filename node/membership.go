@@ -25,6 +25,10 @@ type Membership struct {
 	ClusterID string `json:"cluster_id"`
 	// Manager says that the last known role of this node is manager.
 	Manager bool `json:"manager"`
+	// ManagerLog is the ID of the Raft log in the manager's folder. It is stored before Raft uses
+	// the log, and removed after the log is deleted because this node was demoted. While it is set,
+	// this node takes part as a manager only with that log.
+	ManagerLog string `json:"manager_log,omitempty"`
 	// Addr is the address at which others reach this node, without port.
 	Addr         string `json:"addr"`
 	DataPathAddr string `json:"data_path_addr"`
@@ -107,6 +111,9 @@ func (d disk) save(m *Membership) error {
 	return durable.WriteFile(d.file(), text, 0o600)
 }
 
+// removeManager removes the files of the manager.
+func (d disk) removeManager() error { return os.RemoveAll(d.managerDir()) }
+
 // forget removes all files of the cluster. Images and the runtime's files stay.
 func (d disk) forget() error {
 	// Remove the membership first. Without it the other files are never read again, even after a
@@ -115,5 +122,5 @@ func (d disk) forget() error {
 		return err
 	}
 	// Containers wrote the volumes, which may have folders of any depth.
-	return errors.Join(d.credential().Remove(), os.RemoveAll(d.managerDir()), tree.RemoveAll(context.Background(), d.workerDir()))
+	return errors.Join(d.credential().Remove(), d.removeManager(), tree.RemoveAll(context.Background(), d.workerDir()))
 }

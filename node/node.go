@@ -56,7 +56,9 @@ type Base struct {
 	Review func()
 	// Dir is the folder of this part. No other part uses it.
 	Dir string
-	Log *slog.Logger
+	// LogCreated stores the ID of the manager's Raft log as Membership.ManagerLog.
+	LogCreated func(id string) error
+	Log        *slog.Logger
 }
 
 // Manager is the node's Raft member and the services that answer from its replica.
@@ -166,9 +168,11 @@ type Deps struct {
 	Log *slog.Logger
 	// Bootstrap creates the first objects of a new cluster, and signs the certificate of its first
 	// node.
-	Bootstrap  func(BootstrapRequest) (Bootstrapped, error)
-	NewGossip  func(Base) (Gossip, error)
-	NewWorker  func(Base, Gossip, WorkerHooks) (Worker, error)
+	Bootstrap func(BootstrapRequest) (Bootstrapped, error)
+	NewGossip func(Base) (Gossip, error)
+	NewWorker func(Base, Gossip, WorkerHooks) (Worker, error)
+	// NewManager returns ErrDataLoss if the manager's files are missing or damaged. The node then
+	// runs without a manager.
 	NewManager func(b Base, g Gossip, rows []*swarmv1.Change) (Manager, error)
 	// CheckNetwork tests the network paths between this host and a manager, over a connection that
 	// proves the join token. It returns an error if a path is blocked. Optional.

@@ -181,6 +181,9 @@ func (m *member) readyToManage(ctx context.Context) error {
 			}
 			return nil
 		}
+		if err := m.managerRefusal(); err != nil {
+			return err
+		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
@@ -212,6 +215,9 @@ func (n *Node) Leave(ctx context.Context, req *swarmv1.LeaveRequest) (*swarmv1.L
 		return nil, ctx.Err()
 	}
 	manager, _ := m.currentManager()
+	if err := m.managerRefusal(); err != nil && !req.Force {
+		return nil, fmt.Errorf("%w; `swarm leave --force` deletes these files too and gives up the membership", err)
+	}
 	if manager != nil && !req.Force {
 		status := manager.Status()
 		if status.Managers <= 1 {
@@ -333,11 +339,15 @@ func credentialOf(certificate, bundlePEM []byte, key *ecdsa.PrivateKey) (pki.Cre
 }
 
 // saveMembership stores the credential and then the membership, because the credential has no
-// effect without the membership.
+// effect without the membership. First it removes what a crash while this host left another cluster
+// may have left of its manager.
 func (n *Node) saveMembership(state *Membership, certificate, bundlePEM []byte, key *ecdsa.PrivateKey) (pki.Credential, *pki.Bundle, error) {
 	cred, bundle, err := credentialOf(certificate, bundlePEM, key)
 	if err != nil {
 		return cred, nil, fmt.Errorf("use the issued certificate: %w", err)
+	}
+	if err := n.disk.removeManager(); err != nil {
+		return cred, nil, err
 	}
 	if err := n.disk.credential().Save(cred, bundle); err != nil {
 		return cred, nil, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -214,6 +215,7 @@ type rig struct {
 	unready      error         // the error that this host's manager returns for every call
 	cleaned      atomic.Int32
 	noWorker     error // the error that NewWorker returns
+	lost         error // the error that NewManager returns
 	stop         func() error
 	node         *Node
 
@@ -269,6 +271,14 @@ func (r *rig) deps() Deps {
 			}
 			r.mu.Lock()
 			defer r.mu.Unlock()
+			if r.lost != nil {
+				return nil, r.lost
+			}
+			if b.Membership.ManagerLog == "" {
+				if err := b.LogCreated(fmt.Sprintf("log-%d", len(r.managers)+1)); err != nil {
+					return nil, err
+				}
+			}
 			m := &fakeManager{rig: r, base: b, rows: len(rows)}
 			r.managers = append(r.managers, m)
 			if err := r.issueManagerCertificate(b); err != nil {

@@ -44,6 +44,11 @@ type Config struct {
 	// Dir holds raft.db and snapshots/. If it is "", everything is kept in memory.
 	Dir      string
 	Timeouts Timeouts
+	// LogID is the ID that Deps.LogCreated got for the log in Dir. If it is set, Open returns
+	// errdefs.ErrDataLoss unless Dir has this log, because a member that starts without its log
+	// votes as if it had never acknowledged an entry. If it is "", Open creates a log if there is
+	// none.
+	LogID string
 	// Bootstrap creates a cluster with this member as the only voter if Dir holds no state.
 	Bootstrap bool
 	// Build is the version that this member publishes in its RaftMember row.
@@ -82,7 +87,7 @@ func (c *Config) complete() error {
 }
 
 func (c *Config) logstore(deps Deps) logstore.Config {
-	return logstore.Config{Dir: c.Dir, Sealer: c.Sealer, Wrap: deps.WrapDisk}
+	return logstore.Config{Dir: c.Dir, ID: c.LogID, Sealer: c.Sealer, Wrap: deps.WrapDisk}
 }
 
 func orDiscard(log *slog.Logger) *slog.Logger {
@@ -95,6 +100,9 @@ func orDiscard(log *slog.Logger) *slog.Logger {
 // Deps are the live objects that a Store uses.
 type Deps struct {
 	Log *slog.Logger
+	// LogCreated, if set, stores the ID of the log durably, for the Config.LogID of the next Open.
+	// Open calls it before Raft uses the log, and only if Config.LogID is "".
+	LogCreated func(id string) error
 	// Listener accepts the Raft connections of other members.
 	Listener net.Listener
 	// PeerOf returns the node id that the peer of an accepted connection has authenticated as. If
@@ -161,6 +169,9 @@ func (s *Store) open() (err error) {
 	if s.disk, err = logstore.Open(s.cfg.logstore(s.deps), raftLogger(s.log)); err != nil {
 		return err
 	}
+	if err := s.recordLog(); err != nil {
+		return err
+	}
 	s.stable = logstore.NewStallingStable(s.disk, s.log, s.closed)
 	conf := raftConfig(s.cfg, s.log)
 	s.trans = transport.New(
@@ -175,6 +186,19 @@ func (s *Store) open() (err error) {
 	s.disk.Protect(s.guardRemoval)
 	s.raft, err = raft.NewRaft(conf, s.fsm, s.disk, s.stable, s.disk.Snapshots(), s.trans)
 	return err
+}
+
+// recordLog passes the ID of the log to Deps.LogCreated before Raft uses the log for the first
+// time. A crash before that leaves a log in which this member has acknowledged nothing.
+func (s *Store) recordLog() error {
+	if s.cfg.LogID != "" || s.deps.LogCreated == nil {
+		return nil
+	}
+	id, err := s.disk.ID()
+	if err != nil {
+		return err
+	}
+	return s.deps.LogCreated(id)
 }
 
 // guardRemoval is called before the entries with the indexes from to to are removed from the log.

@@ -27,7 +27,7 @@ func (p *parts) newManager(b node.Base, g node.Gossip, rows []*swarmv1.Change) (
 			return nil, err
 		}
 	}
-	ring, err := seal.LoadRing(filepath.Join(b.Dir, "keys"))
+	ring, err := seal.LoadRing(filepath.Join(b.Dir, "keys"), b.Membership.ManagerLog == "")
 	if err != nil {
 		return nil, err
 	}
@@ -36,9 +36,9 @@ func (p *parts) newManager(b node.Base, g node.Gossip, rows []*swarmv1.Change) (
 		return b.Dialer.DialALPN(ctx, nodeID, transport.ProtoRaft)
 	}
 	store, err := raftstore.Open(raftstore.Config{
-		NodeID: b.Membership.NodeID, ClusterID: b.Membership.ClusterID, Dir: b.Dir, Bootstrap: first.Pending(), Build: version, Sealer: ring,
+		NodeID: b.Membership.NodeID, ClusterID: b.Membership.ClusterID, Dir: b.Dir, LogID: b.Membership.ManagerLog, Bootstrap: first.Pending(), Build: version, Sealer: ring,
 		Timeouts: member.RaftTimeouts(p.options.RaftTimeout),
-	}, raftstore.Deps{Log: b.Log, Listener: b.Listener.Raft(), PeerOf: peerID, Dial: dialRaft, Conn: conn, Committed: p.monitor.CommitTook})
+	}, raftstore.Deps{Log: b.Log, Listener: b.Listener.Raft(), PeerOf: peerID, Dial: dialRaft, Conn: conn, Committed: p.monitor.CommitTook, LogCreated: b.LogCreated})
 	if err != nil {
 		return nil, err
 	}

@@ -57,7 +57,7 @@ func Host(ctx context.Context, r Request) (doctor.Observations, error) {
 	o.Features = append(o.Features, seccomp())
 	mtu, err := survey.MTU()
 	o.MTU, o.MTUProblem = mtu, errorText(err)
-	o.Cluster.State = r.Info.GetLocalNodeState()
+	o.Cluster.State, o.Cluster.Error = r.Info.GetLocalNodeState(), r.Info.GetError()
 	var self *swarmv1.SurveyedSelf
 	if o.Cluster.Active() {
 		var answer *swarmv1.SurveyResponse

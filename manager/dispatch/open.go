@@ -74,12 +74,21 @@ func (s *Server) Session(stream swarmv1.Dispatcher_SessionServer) error {
 
 // accept checks that the node is a member, reads its hello, and opens the session. The check comes
 // first, because a node that was removed must be told so even if its hello is too large to be read.
+// A node that has seen newer state than this cluster has is never told that it was removed.
 func (s *Server) accept(ctx context.Context, id string, stream swarmv1.Dispatcher_SessionServer) (*session, error) {
-	view, err := s.member(ctx, id)
-	if err != nil {
-		return nil, err
+	view, notMember := s.member(ctx, id)
+	if notMember != nil && !errors.Is(notMember, errRemoved) {
+		return nil, notMember
 	}
 	hello, err := readHello(stream)
+	if err == nil {
+		err = checkAge(view, hello)
+	}
+	// A cluster that has lost state does not know a node that joined in that state. It must not
+	// tell the node that it was removed, because the node would delete its membership.
+	if notMember != nil && !errdefs.IsFailedPrecondition(err) {
+		return nil, notMember
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +96,7 @@ func (s *Server) accept(ctx context.Context, id string, stream swarmv1.Dispatche
 }
 
 // member returns a view in which the node is a member. It fails when the node opens sessions too
-// often or is no member.
+// often or is no member. With errRemoved it returns the view too.
 func (s *Server) member(ctx context.Context, id string) (*table.View, error) {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
@@ -103,9 +112,23 @@ func (s *Server) member(ctx context.Context, id string) (*table.View, error) {
 		return nil, err
 	}
 	if _, ok := view.Nodes.Get(id); !ok {
-		return nil, errRemoved
+		return view, errRemoved
 	}
 	return view, nil
+}
+
+// checkAge returns ErrFailedPrecondition if the node has seen newer state than the cluster has. The
+// cluster then has lost state, or another cluster was made from an older copy of it.
+func checkAge(view *table.View, hello *swarmv1.Hello) error {
+	if index, seen := view.Index(), hello.GetSeenIndex(); index < seen {
+		return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf(
+			"the node has seen a newer state (index %d) than this cluster has (%d): was the cluster restored from an older snapshot? run `swarm leave --force` on the node and join again", seen, index))
+	}
+	if e := view.Cluster().GetEpoch(); hello.GetEpoch() != 0 && hello.GetEpoch() != e {
+		return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf(
+			"the cluster was recreated (epoch %d, the node knows %d): run `swarm leave --force` on the node and join again", e, hello.GetEpoch()))
+	}
+	return nil
 }
 
 // readHello reads the first message of a session.
@@ -128,18 +151,10 @@ func (s *Server) openSession(
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	node, _ := view.Nodes.Get(id)
-	if index, seen := view.Index(), hello.GetSeenIndex(); index < seen {
-		return nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf(
-			"the node has seen a newer state (index %d) than this cluster has (%d): was the cluster restored from an older snapshot? run `swarm leave --force` on the node and join again", seen, index))
-	}
 	hello, leftOut := bounds.Hello(hello, node.GetHostname())
 	s.logLeftOut(id, leftOut)
 	if err := s.checkKey(ctx, node); err != nil {
 		return nil, err
-	}
-	if e := view.Cluster().GetEpoch(); hello.GetEpoch() != 0 && hello.GetEpoch() != e {
-		return nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf(
-			"the cluster was recreated (epoch %d, the node knows %d): run `swarm leave --force` on the node and join again", e, hello.GetEpoch()))
 	}
 	addr := workerHost(ctx, node, hello)
 	if node.GetMachineId() != "" && hello.GetMachineId() != node.GetMachineId() {

@@ -44,6 +44,8 @@ const keptSnapshots = 2
 type Config struct {
 	// Dir holds raft.db and snapshots/. If it is "", everything is kept in memory.
 	Dir string
+	// ID, if set, is the ID of the log in Dir. Open then creates no log.
+	ID string
 	// Sealer encrypts the files in Dir. If it is nil, the files are not encrypted, and log entries
 	// carry checksums.
 	Sealer Sealer
@@ -52,9 +54,10 @@ type Config struct {
 }
 
 // Open opens the log and the snapshots in cfg.Dir, and creates them if they are missing. It reads
-// the whole log. It returns errdefs.ErrDataLoss if an entry is damaged, and
-// errdefs.ErrFailedPrecondition if another process has opened Dir. log receives the messages of
-// Raft's snapshot store. Close the store at the end.
+// the whole log. It returns errdefs.ErrDataLoss if the log or a snapshot that is needed is damaged,
+// or if cfg.ID is set and the log with this ID is not there, and errdefs.ErrFailedPrecondition if
+// another process has opened Dir. log receives the messages of Raft's snapshot store. Close the
+// store at the end.
 func Open(cfg Config, log hclog.Logger) (*Store, error) {
 	var disk Disk
 	var snaps raft.SnapshotStore
@@ -66,6 +69,11 @@ func Open(cfg Config, log hclog.Logger) (*Store, error) {
 			return nil, err
 		}
 		path = filepath.Join(cfg.Dir, logFile)
+		if cfg.ID != "" {
+			if err := checkFile(path); err != nil {
+				return nil, err
+			}
+		}
 		bolt, err := openBolt(path)
 		if err != nil {
 			return nil, err
@@ -81,11 +89,16 @@ func Open(cfg Config, log hclog.Logger) (*Store, error) {
 	if cfg.Sealer != nil {
 		snaps = &sealedSnapshots{SnapshotStore: snaps, sealer: cfg.Sealer}
 	}
-	store, err := newStore(disk, snaps, cfg.Sealer)
+	store, err := newStore(disk, snaps, cfg.Sealer, path)
+	if err == nil && cfg.ID != "" {
+		err = store.checkID(cfg.ID)
+	}
+	if err == nil {
+		err = store.checkComplete()
+	}
 	if err != nil {
 		return nil, errors.Join(err, disk.Close())
 	}
-	store.path = path
 	return store, nil
 }
 
@@ -98,13 +111,21 @@ func openBolt(path string) (Disk, error) {
 			NoFreelistSync: true, FreelistType: bbolt.FreelistMapType, InitialMmapSize: 128 << 20, Timeout: time.Second,
 		},
 	})
-	if errors.Is(err, bberrors.ErrTimeout) {
-		return nil, errdefs.ErrFailedPrecondition.WithMessage(path + " is in use: another swarm daemon runs on this state folder; stop it first")
-	}
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", path, err)
+		return nil, boltError(path, err)
 	}
 	return bolt, nil
+}
+
+// boltError returns the error of a log file that bbolt cannot open.
+func boltError(path string, err error) error {
+	switch {
+	case errors.Is(err, bberrors.ErrTimeout):
+		return errdefs.ErrFailedPrecondition.WithMessage(path + " is in use: another swarm daemon runs on this state folder; stop it first")
+	case errors.Is(err, bberrors.ErrInvalid), errors.Is(err, bberrors.ErrChecksum), errors.Is(err, bberrors.ErrVersionMismatch):
+		return lost("the Raft log %s is damaged: %v", path, err)
+	}
+	return fmt.Errorf("open %s: %w", path, err)
 }
 
 type memory struct{ *raft.InmemStore }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/containerd/errdefs"
 	"github.com/hashicorp/raft"
 )
 
@@ -40,11 +41,11 @@ type Store struct {
 
 // newStore reads the whole log once, to learn the size of each entry and to detect damage before
 // the store uses the log.
-func newStore(disk Disk, snaps raft.SnapshotStore, sealer Sealer) (*Store, error) {
+func newStore(disk Disk, snaps raft.SnapshotStore, sealer Sealer, path string) (*Store, error) {
 	if sealer == nil {
 		sealer = checksums{}
 	}
-	s := &Store{Disk: disk, snaps: snaps, sealer: sealer, grown: make(chan struct{}, 1)}
+	s := &Store{Disk: disk, path: path, snaps: &recordedSnapshots{snaps, disk}, sealer: sealer, grown: make(chan struct{}, 1)}
 	first, err := disk.FirstIndex()
 	if err != nil {
 		return nil, fmt.Errorf("read log: %w", err)
@@ -60,7 +61,7 @@ func newStore(disk Disk, snaps raft.SnapshotStore, sealer Sealer) (*Store, error
 			continue // a gap: Raft installed a snapshot, kept older entries, and received newer ones
 		}
 		if err != nil {
-			return nil, fmt.Errorf("read log entry %d: %w", i, err)
+			return nil, s.readError(i, err)
 		}
 		s.record(&l)
 	}
@@ -83,6 +84,15 @@ func (s *Store) Protect(guard func(from, to uint64) error) { s.guard = guard }
 func (s *Store) associatedData(l *raft.Log) []byte {
 	aad := binary.BigEndian.AppendUint64(make([]byte, 0, 17), l.Index)
 	return append(binary.BigEndian.AppendUint64(aad, l.Term), byte(l.Type))
+}
+
+// readError returns the error of an entry that cannot be read. An entry whose key is missing is
+// lost too.
+func (s *Store) readError(index uint64, err error) error {
+	if errdefs.IsNotFound(err) {
+		return lost("read log entry %d of %s: %v", index, s.path, err)
+	}
+	return fmt.Errorf("read log entry %d of %s: %w", index, s.path, err)
 }
 
 func (s *Store) read(index uint64, l *raft.Log) error {

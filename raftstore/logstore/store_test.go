@@ -9,7 +9,7 @@ import (
 
 // Entries that were dropped from memory must be read from disk.
 func TestStore_UncachedEntriesStay(t *testing.T) {
-	s, err := newStore(memory{raft.NewInmemStore()}, raft.NewInmemSnapshotStore(), nil)
+	s, err := newStore(memory{raft.NewInmemStore()}, raft.NewInmemSnapshotStore(), nil, "")
 	if err != nil {
 		t.Fatal(err)
 	}
