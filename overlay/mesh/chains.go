@@ -55,7 +55,7 @@ func (r *rules) chains() []*nft.Chain {
 	refuse := &nft.Chain{Name: "refuse"}
 	refuse.Add(nft.Protocol(expr.CmpOpEq, unix.IPPROTO_TCP), &expr.Reject{Type: unix.NFT_REJECT_TCP_RST})
 	refuse.Add(&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH})
-	return append(ways, refuse, r.restoreMark(), r.masquerade(), r.clampMSS(), r.hostInput())
+	return append(ways, refuse, r.restoreMark(), r.masquerade(), r.toPeers(), r.hostInput())
 }
 
 func jump(to string) expr.Any { return &expr.Verdict{Kind: expr.VerdictJump, Chain: to} }
@@ -106,10 +106,10 @@ func (r *rules) masquerade() *nft.Chain {
 	return ch
 }
 
-// clampMSS returns the chain for packets that leave to a peer. The chain has two jobs. It writes
+// toPeers returns the chain for packets that leave to a peer. The chain has two jobs. It writes
 // the TCP segment size that fits the mesh into the SYN packets of client and backend; the kernel
 // changes a packet only if its size is larger. It also clears the mark that restore-mark has set.
-func (r *rules) clampMSS() *nft.Chain {
+func (r *rules) toPeers() *nft.Chain {
 	const (
 		tcpFlags   = 13
 		syn        = 2
@@ -119,7 +119,7 @@ func (r *rules) clampMSS() *nft.Chain {
 		smallest   = 536
 		sizeOffset = 2
 	)
-	ch := base("clamp-mss", nftables.ChainTypeFilter, nftables.ChainHookPostrouting, nftables.ChainPriorityMangle)
+	ch := base("to-peers", nftables.ChainTypeFilter, nftables.ChainHookPostrouting, nftables.ChainPriorityMangle)
 	ch.Add(r.onlyToPeers())
 	for i, f := range nft.Families() {
 		size := binary.BigEndian.AppendUint16(nil, uint16(max(r.mtu-headers-i*longer, smallest)))

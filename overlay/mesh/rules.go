@@ -39,8 +39,8 @@ import (
 //	in-again, out-again: repeat `in` and `out` for connections that were not redirected, see below
 //	masq (postrouting), nat: masquerades connections from the host's loopback address, and
 //	      connections from a peer to a backend on the same peer
-//	clamp-mss (postrouting): clamps the TCP segment size to the MTU of the mesh, because a client's
-//	      path may not report packets that are too big; clears the mark
+//	to-peers (postrouting): for packets to peers: clamps the TCP segment size to the MTU of the mesh,
+//	      because a client's path may not report packets that are too big; clears the mark
 //	host-input (input): rejects connections to published ports that were not redirected, because
 //	      there is no backend; rejects packets from the mesh to the host itself
 //

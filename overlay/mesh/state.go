@@ -111,8 +111,8 @@ type Published struct {
 	// soon. Another host may forward connections to this host for one of them, because it learns of
 	// a change later or earlier than this host. If this host has no backend, the standby containers
 	// take these connections. If it has no standby containers either, it treats a connection like
-	// one from a client: it forwards the connection to another host if the mesh port is published
-	// on all addresses, and rejects it otherwise.
+	// one from a client to the mesh port: it forwards the connection to another host if the mesh
+	// port is published on all addresses, and rejects the connection if not.
 	Standby []Backend
 }
 
