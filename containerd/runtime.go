@@ -54,8 +54,8 @@ type Config struct {
 	// RuncRoot is runc's state folder, which no other daemon may use. Runc is the path of the
 	// program. If they are empty, containerd uses the values of its configuration.
 	RuncRoot, Runc string
-	// Build names the build that the shims run from. Only containers of one build share shims. It
-	// is empty for a containerd of the host.
+	// Build names the build of swarm from whose files the shims run. Only containers of one build
+	// share shims. Build is empty if the shims are those of the host's containerd.
 	Build string
 	// Exits is the folder of exit records (layout.Exits). It is empty if the shims write none.
 	Exits string

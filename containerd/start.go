@@ -72,9 +72,9 @@ func (r *Runtime) start(ctx context.Context, id string) (uint32, error) {
 		return 0, err
 	}
 	err = r.createTask(ctx, req, p.service)
-	// While the outcome is not known, a shim may still set the container up and need the staging
-	// folder. Then the next Start or Remove removes the folder.
-	outcomeKnown := err == nil || ctx.Err() == nil && !errdefs.IsUnavailable(err)
+	// If the call was cancelled or has no answer, a shim may still set the container up and need
+	// the staging folder. The next Start or Remove then removes the folder.
+	outcomeKnown := err == nil || (ctx.Err() == nil && !errdefs.IsUnavailable(err))
 	if outcomeKnown && len(p.staged) > 0 {
 		err = errors.Join(err, r.volumes.Unstage(id))
 	}
@@ -88,18 +88,19 @@ func (r *Runtime) start(ctx context.Context, id string) (uint32, error) {
 	return r.run(ctx, id)
 }
 
-// createTask makes containerd's task of a container: a shim sets the container up, and starts no
-// process yet. It makes up to shimAttempts attempts. It tries another shim if a shim has ended. If
-// the container is set up already and waits to be started, it returns nil. If the container ended
-// before it was started, createTask sets it up again: its set-up was abandoned when containerd or
-// the daemon was killed, and the exit of its first process says nothing about the task.
+// createTask makes a shim set the container up, without starting its process. containerd calls a
+// container that is set up a task. createTask makes up to shimAttempts attempts, the next one with
+// another shim if a shim has ended. If the container is set up already and waits to be started,
+// createTask returns nil. If the container ended before it was started, createTask sets it up
+// again: containerd or the daemon was killed during the set-up, and the exit of the container's
+// first process says nothing about the swarm task.
 func (r *Runtime) createTask(ctx context.Context, req *tasks.CreateTaskRequest, service string) error {
 	id := req.ContainerID
 	err := r.tryCreateTask(ctx, req, service)
 	for attempt := 1; attempt < shimAttempts; attempt++ {
 		switch {
 		case errors.Is(err, errShimEnded):
-			r.log.InfoContext(ctx, "shim ended, trying another one", "task", id, "err", err)
+			r.log.InfoContext(ctx, "shim has ended, trying another one", "task", id, "err", err)
 			r.groups.Retire(id)
 		case errdefs.IsAlreadyExists(err):
 			if created, err := r.isCreated(ctx, id); created || err != nil {
@@ -123,9 +124,9 @@ func (r *Runtime) createTask(ctx context.Context, req *tasks.CreateTaskRequest, 
 	return err
 }
 
-// errShimEnded says that the shim of the container's group ended before it had set the container
-// up. The shim was killed, or it ended because its first container could not be set up.
-var errShimEnded = errors.New("the shim did not answer")
+// errShimEnded says that the shim of the container's group has ended and does not have the
+// container. The shim was killed, or it ended because its first container could not be set up.
+var errShimEnded = errors.New("the shim has ended")
 
 // shimAttempts is how many attempts createTask makes.
 const shimAttempts = 3
@@ -176,7 +177,8 @@ func isShimFailure(err error) bool {
 	return !strings.Contains(text, "OCI runtime") && (strings.Contains(text, "ttrpc") || strings.Contains(text, "shim"))
 }
 
-// run starts the process of a created task. If that fails, it deletes the task.
+// run starts the process of a container that is set up. If that fails, run deletes the container
+// from its shim.
 func (r *Runtime) run(ctx context.Context, id string) (uint32, error) {
 	resp, err := r.client.TaskService().Start(ctx, &tasks.StartRequest{ContainerID: id})
 	if err == nil {
@@ -192,12 +194,12 @@ func (r *Runtime) run(ctx context.Context, id string) (uint32, error) {
 		return 0, errors.Join(err, lerr)
 	}
 	if _, derr := r.client.TaskService().Delete(after, &tasks.DeleteTaskRequest{ContainerID: id}); derr != nil && !errdefs.IsNotFound(errgrpc.ToNative(derr)) {
-		r.log.WarnContext(ctx, "task that did not start was not deleted", "task", id, "err", derr)
+		r.log.WarnContext(ctx, "container that did not start was not deleted from its shim", "task", id, "err", derr)
 	}
 	return 0, errors.Join(err, r.unmarkStarted(id))
 }
 
-// wantCreated returns ErrFailedPrecondition unless the task was created and has not been started.
+// wantCreated returns ErrFailedPrecondition unless the container is set up and waits to be started.
 func (r *Runtime) wantCreated(ctx context.Context, id string) error {
 	created, err := r.isCreated(ctx, id)
 	if err == nil && !created {
@@ -206,7 +208,7 @@ func (r *Runtime) wantCreated(ctx context.Context, id string) error {
 	return err
 }
 
-// isCreated reports whether a task was created and has not been started.
+// isCreated reports whether a container is set up and waits to be started.
 func (r *Runtime) isCreated(ctx context.Context, id string) (bool, error) {
 	resp, err := r.client.TaskService().Get(ctx, &tasks.GetRequest{ContainerID: id})
 	if err != nil {

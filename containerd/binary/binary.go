@@ -70,7 +70,7 @@ func Install(dir, build string, src Source) (Set, error) {
 	defer unlock()
 
 	set := setIn(dir, build)
-	if verify(set) == nil {
+	if verifySet(set) == nil {
 		return set, nil
 	}
 	if err := removeLeftovers(dir); err != nil {

@@ -90,11 +90,11 @@ func TestInstall_RepairsWhatIsNotAsItWas(t *testing.T) {
 			if err := damage(set); err != nil {
 				t.Fatal(err)
 			}
-			if err := verify(set); err == nil {
+			if err := verifySet(set); err == nil {
 				t.Fatal("verify: got nil, want the damage found")
 			}
 			mustInstall(t, dir, "b1", src)
-			if err := verify(set); err != nil {
+			if err := verifySet(set); err != nil {
 				t.Errorf("verify after repair: %v", err)
 			}
 			if left, err := filepath.Glob(filepath.Join(dir, ".new-*")); err != nil || len(left) > 0 {
@@ -116,7 +116,7 @@ func TestInstall_ComparesDigestsOnceABoot(t *testing.T) {
 	if err := keepTime(set.Runc, "cnur"); err != nil {
 		t.Fatal(err)
 	}
-	if err := verify(set); err != nil {
+	if err := verifySet(set); err != nil {
 		t.Errorf("verify in the same boot: got %v, want size and time trusted", err)
 	}
 }

@@ -84,8 +84,8 @@ func (m *manifest) write(dir string) error {
 	return os.Rename(tmp, filepath.Join(dir, manifestName))
 }
 
-// verify returns nil when the folder holds the files that its manifest names, unchanged.
-func verify(set Set) error {
+// verifySet returns nil when the folder holds the files that its manifest names, unchanged.
+func verifySet(set Set) error {
 	data, err := os.ReadFile(filepath.Join(set.Dir, manifestName))
 	if err != nil {
 		return err
@@ -115,7 +115,8 @@ func verify(set Set) error {
 	return m.write(set.Dir)
 }
 
-// verify trusts size and time within one boot, and only the digest across boots.
+// verify returns an error unless the file in dir is the one that was installed. Within one boot an
+// unchanged size and time are enough. After a reboot verify reads the file and compares the digest.
 func (f fileEntry) verify(dir string, sameBoot bool) error {
 	path := filepath.Join(dir, f.Name)
 	info, err := os.Lstat(path)

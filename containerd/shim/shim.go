@@ -42,8 +42,10 @@ import (
 // layout.RuntimeName.
 const Name = "containerd-shim-runc-v2"
 
-// Invoked reports whether the program was started as a shim. The second stage of a shim executes
-// os.Executable again, so a file must have this name, and not a symbolic link.
+// Invoked reports whether the program was started as a shim. A shim starts in two stages:
+// containerd starts a short-lived process, which executes os.Executable again as the process that
+// serves. So the file of the program must have the name Name. A symbolic link with this name is not
+// enough.
 func Invoked(args []string) bool {
 	return len(args) > 0 && filepath.Base(args[0]) == Name
 }
@@ -107,8 +109,8 @@ func removeSocketAtShutdown(sd shutdown.Service) {
 // shim writes an exit record (Stop), and a busy shim is not treated as dead (Start).
 type shimManager struct{ shim.Shim }
 
-// Stop kills what is left of a container whose shim has died. containerd runs it in a new process,
-// in the bundle of some container of the same namespace.
+// Stop kills what is left of a container whose shim has died. containerd calls Stop in a new
+// process, whose working directory is the bundle of some container of the same namespace.
 func (r shimManager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 	status, err := r.Shim.Stop(ctx, id)
 	if err != nil {

@@ -7,13 +7,14 @@
 // does that, and tells the table before and after each step:
 //
 //	Assign          the container gets a group, before its record is created
-//	Join            the shim is about to be asked to set the container up
+//	Join            the caller is about to ask the group's shim to set the container up
 //	JoinSucceeded   the shim has set the container up
 //	JoinFailed      the shim does not have the container
-//	Leave           the container is about to be deleted from the shim
+//	Leave           the caller is about to delete the container from the shim
 //	Forget          the container's record is deleted
 //
-// The package runs no goroutine. Join and Leave may block; see there.
+// Retire closes a group whose shim has ended. The package runs no goroutine. Join and Leave may
+// block.
 package shimgroup
 
 import (
@@ -156,12 +157,16 @@ func (g *Table) assignLocked(task, service string) *group {
 	return best
 }
 
-// Join tells the table that the caller is about to ask the group's shim to set the container up.
-// The caller must then call JoinSucceeded or JoinFailed, or repeat Join if it does not know the
-// outcome. The first container of a group joins alone, because two containers that start the shim
-// at the same time can start two shims, one of which is then lost. Join of the other containers
-// waits until the first has joined or ctx ends. moved says that the assigned group is retired and
-// that the container is now in another group, whose name Join returns.
+// Join returns the name of the container's group, whose shim the caller then asks to set the
+// container up. After the shim's answer the caller must call JoinSucceeded or JoinFailed. If it
+// gets no answer, it calls Join again before the next attempt.
+//
+// If the group is retired, Join first puts the container into another group. moved is then true,
+// and the caller must write the new name into the container's record.
+//
+// The first container of a group joins alone, because two containers that start the shim at the
+// same time can start two shims, one of which is then lost. Join of the other containers waits
+// until the first has joined or ctx ends.
 func (g *Table) Join(ctx context.Context, task, service string) (name string, moved bool, err error) {
 	for {
 		g.mu.Lock()
@@ -236,8 +241,7 @@ func (g *Table) leaveLocked(task string) {
 	g.changed.Broadcast()
 }
 
-// Retire closes the container's group to further containers, because the group's shim does not
-// answer.
+// Retire closes the container's group to further containers, because the group's shim has ended.
 func (g *Table) Retire(task string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -126,7 +126,7 @@ type Result struct {
 }
 
 // Bridge is the bridge network of a host. Several goroutines may call its methods at a time, except
-// BlockUDPPort and Guard.
+// BlockUDPPort and BlockClusterPorts.
 type Bridge struct {
 	cfg Config
 	log *slog.Logger

@@ -37,33 +37,34 @@ type blockedPorts struct {
 // UDP) and Data (UDP, for VXLAN). Cluster may differ between nodes.
 type ClusterPorts struct{ Cluster, Gossip, Data uint16 }
 
-// BlockClusterPorts makes the rules reject packets from tasks without HostAccess to these ports and
-// to the ports of BlockPeerPorts, at every address. Call it before Attach and Restore.
+// BlockClusterPorts sets the ports on which this host serves the cluster. The rules reject packets
+// from tasks without HostAccess to these ports and to those of BlockPeerPorts, at every address.
+// Without a call the rules reject neither. Call it before Attach and Restore.
 func (b *Bridge) BlockClusterPorts(ports ClusterPorts) { b.cfg.blocked.own = ports }
 
-// BlockPeerPorts sets the TCP ports on which the nodes serve the cluster. It replaces the ports of
-// the last call. The rules reject them only after a call of BlockClusterPorts.
-func (b *Bridge) BlockPeerPorts(ctx context.Context, others []uint16) error {
+// BlockPeerPorts sets the TCP ports on which all nodes serve the cluster. It replaces the ports of
+// the last call. It may be called at any time.
+func (b *Bridge) BlockPeerPorts(ctx context.Context, peers []uint16) error {
 	release, err := b.acquire(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if slices.Equal(b.cfg.blocked.peers, others) {
+	if slices.Equal(b.cfg.blocked.peers, peers) {
 		return nil
 	}
 	if !b.up {
-		b.cfg.blocked.peers = others
+		b.cfg.blocked.peers = peers
 		return nil
 	}
-	b.net.blocked.peers = others
+	b.net.blocked.peers = peers
 	if err := b.net.replacePorts(); err != nil {
 		// Another program may have flushed the rules, so write all rules again.
 		if err := b.net.sync(b.published()); err != nil {
 			return err
 		}
 	}
-	b.cfg.blocked.peers = others
+	b.cfg.blocked.peers = peers
 	return nil
 }
 

@@ -18,9 +18,10 @@ import (
 )
 
 // frameTable is the table that filters the frames which the bridge forwards. The kernel's flag
-// `isolated` of bridge ports cannot replace it. That flag lets frames pass between an isolated task
-// and one that is not. It also blocks published ports if br_netfilter is on (as beside dockerd),
-// because the bridge itself then forwards the redirected packets.
+// `isolated` of bridge ports cannot replace the table, for two reasons. The flag lets frames pass
+// between an isolated task and one that is not isolated. It also blocks published ports if the
+// module br_netfilter is loaded, as dockerd does: the bridge, and not the host's routing, then
+// forwards a packet from one task that is redirected to the published port of another.
 func (r *rules) frameTable() *nftables.Table {
 	return &nftables.Table{Family: nftables.TableFamilyBridge, Name: r.tableName()}
 }

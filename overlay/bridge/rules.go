@@ -50,9 +50,10 @@ const portDst = 2
 //	sender: drops frames whose source, ARP sender or advertised address is not the task's own. The
 //	      sets noegress and hostaccess rely on it, because they match source addresses
 //	isolated (forward): drops frames from and to an isolated task, except redirected ones
-//	bridge-input (input): drops frames for an address of the subnet that is not the gateway, unless
-//	      one task that is not isolated sends to another: the host would look for a neighbour for
-//	      each unused address. It also drops frames for the reserved multicast addresses of bridges
+//	bridge-input (input): drops frames from tasks to addresses of the subnet, because the host would
+//	      look for a neighbour for each unused address. Frames to the gateway pass. Frames from a task
+//	      that is not isolated to an address in `reachable` pass too. The chain also drops frames for
+//	      the reserved multicast addresses of bridges
 //
 // Ports are elements of the maps, so the number of rules does not depend on the number of ports.
 type rules struct {
@@ -274,8 +275,9 @@ func (r *rules) filters() []*nft.Chain {
 	forwardFilter.Add(r.to(expr.CmpOpNeq), nft.Return())
 	forwardFilter.Add(nft.Redirected(), nft.Return())
 	forwardFilter.Add(nft.Answering(), nft.Return())
-	// The match on the device is redundant, but without it nft.Accepts would take this rule for the
-	// final drop of a foreign firewall and add accept rules to the chain.
+	// All packets that come here go to the bridge, so the match on the device is redundant. It
+	// keeps nft.Accepts from adding accept rules to this chain: nft.Accepts takes a chain that ends
+	// in a drop without a match for the chain of a foreign firewall.
 	forwardFilter.Add(r.to(expr.CmpOpEq), nft.Drop())
 
 	egress := &nft.Chain{Name: "egress"}

@@ -38,8 +38,8 @@ const (
 	// ProbeTimeout is how long a node has to answer in one round.
 	ProbeTimeout = time.Second
 	// probeAttempts is how many connections to a node one round tries, attemptPause apart, until
-	// the node answers one. If the network loses 5 % of the packets, all of them fail in one round
-	// of a thousand.
+	// the node answers one. If the network loses 5 % of the packets, all attempts of a round fail
+	// in one round of a thousand.
 	probeAttempts = 3
 	attemptPause  = ProbeTimeout / 5
 	// maxConcurrent is how many nodes are probed at the same time. It bounds the traffic if a
@@ -117,8 +117,8 @@ func (d *Detector) Run(ctx context.Context) error {
 	silences := map[string]silence{} // by node
 	for {
 		s, changed := d.deps.Suspects()
-		// due are the nodes to probe now. silent are the failed nodes that do not answer, those
-		// that are not due included.
+		// due are the nodes to probe now. silent are the failed nodes that do not answer. A node
+		// that is not due has not answered the last probe, so it is silent without another probe.
 		var due, silent []string
 		for _, id := range s.Failed {
 			if time.Now().Before(silences[id].next) {

@@ -25,11 +25,14 @@ func (d *Directory) SetDead(r Report) {
 	defer d.mu.Unlock()
 	now := make(map[string]bool, len(r.Dead))
 	for _, id := range r.Dead {
-		if _, known := d.peers[id]; known && id != d.self {
+		if _, known := d.nodes[id]; known && id != d.self {
 			now[id] = true
 		}
 	}
-	if others := len(d.peers) - 1; r.Faulty || others > 1 && 2*len(now) > others {
+	others := len(d.nodes) - 1
+	// If there is only one other node, its death is always the death of more than half.
+	mostAreDead := others > 1 && 2*len(now) > others
+	if r.Faulty || mostAreDead {
 		for id := range now {
 			if !d.dead[id] && !slices.Contains(r.Confirmed, id) {
 				delete(now, id)

@@ -17,14 +17,14 @@ type Directory struct {
 
 	mu       sync.Mutex // guards what follows
 	networks map[string]*swarmv1.Network
-	peers    map[string]Peer
+	nodes    map[string]Node
 	services map[string]*service
 	tasks    map[string]*task
 	// endpoints has, by network and task id, the tasks that have an address on the network.
 	endpoints map[string]map[string]*task
 	dead      map[string]bool
 	dirty     Changes
-	changed   broadcast.Signal // sent when dirty is no longer empty
+	changed   broadcast.Signal // sent after each call that leaves dirty not empty
 }
 
 // service is what the managers have sent about one service. routing is nil while the managers have
@@ -44,7 +44,7 @@ type task struct {
 // New returns an empty directory for the node with the id self.
 func New(self string) *Directory {
 	return &Directory{
-		self: self, networks: map[string]*swarmv1.Network{}, peers: map[string]Peer{}, services: map[string]*service{},
+		self: self, networks: map[string]*swarmv1.Network{}, nodes: map[string]Node{}, services: map[string]*service{},
 		tasks: map[string]*task{}, endpoints: map[string]map[string]*task{}, dead: map[string]bool{},
 		dirty: newChanges(),
 	}
@@ -61,8 +61,8 @@ type Changes struct {
 	// Services has the ids of services whose names, addresses, ports or backends changed, or that
 	// were removed.
 	Services map[string]bool
-	// Peers says that a node was added or removed, or that a node's addresses or port changed.
-	Peers bool
+	// Nodes says that a node was added or removed, or that a node's addresses or port changed.
+	Nodes bool
 }
 
 func newChanges() Changes {
@@ -71,12 +71,12 @@ func newChanges() Changes {
 
 // Empty says whether nothing has changed.
 func (c Changes) Empty() bool {
-	return !c.Peers && len(c.Networks) == 0 && len(c.Endpoints) == 0 && len(c.Services) == 0
+	return !c.Nodes && len(c.Networks) == 0 && len(c.Endpoints) == 0 && len(c.Services) == 0
 }
 
-// Merge adds the objects in o to c, and returns c.
-func (c Changes) Merge(o Changes) Changes {
-	c.Peers = c.Peers || o.Peers
+// Merge adds the objects in o to c.
+func (c *Changes) Merge(o Changes) {
+	c.Nodes = c.Nodes || o.Nodes
 	maps.Copy(c.Networks, o.Networks)
 	maps.Copy(c.Services, o.Services)
 	for network, tasks := range o.Endpoints {
@@ -84,7 +84,6 @@ func (c Changes) Merge(o Changes) Changes {
 			c.addEndpoint(network, id)
 		}
 	}
-	return c
 }
 
 // addEndpoint adds a task on a network to the changes.
@@ -117,7 +116,7 @@ func (d *Directory) Changed() <-chan struct{} {
 func (d *Directory) MarkAll() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.dirty.Peers = true
+	d.dirty.Nodes = true
 	for id := range d.networks {
 		d.dirty.Networks[id] = true
 	}
@@ -155,7 +154,7 @@ func (d *Directory) put(a *swarmv1.Assignment) {
 		d.networks[o.Network.GetId()] = o.Network
 		d.dirty.Networks[o.Network.GetId()] = true
 	case *swarmv1.Assignment_Peering:
-		d.putPeer(o.Peering.GetNodeId(), peerOf(o.Peering))
+		d.putNode(o.Peering.GetNodeId(), nodeOf(o.Peering))
 	case *swarmv1.Assignment_Routing:
 		d.putRouting(o.Routing.GetServiceId(), o.Routing)
 	case *swarmv1.Assignment_Backend:
@@ -169,7 +168,7 @@ func (d *Directory) remove(kind swarmv1.AssignmentRef_Kind, id string) {
 		delete(d.networks, id)
 		d.dirty.Networks[id] = true
 	case swarmv1.AssignmentRef_PEERING:
-		d.putPeer(id, Peer{})
+		d.putNode(id, Node{})
 	case swarmv1.AssignmentRef_ROUTING:
 		d.putRouting(id, nil)
 	case swarmv1.AssignmentRef_BACKEND:
@@ -177,17 +176,17 @@ func (d *Directory) remove(kind swarmv1.AssignmentRef_Kind, id string) {
 	}
 }
 
-// putPeer stores the addresses of a node. The zero Peer removes the node. It marks the networks
+// putNode stores the addresses of a node. The zero Node removes the node. It marks the networks
 // that have tasks on the node, because their packets go to another address now.
-func (d *Directory) putPeer(id string, now Peer) {
-	if d.peers[id].equal(now) {
+func (d *Directory) putNode(id string, now Node) {
+	if d.nodes[id].equal(now) {
 		return
 	}
-	d.peers[id] = now
+	d.nodes[id] = now
 	if now.ID == "" {
-		delete(d.peers, id)
+		delete(d.nodes, id)
 	}
-	d.dirty.Peers = true
+	d.dirty.Nodes = true
 	for network, tasks := range d.endpoints {
 		for _, t := range tasks {
 			if t.GetNodeId() == id {

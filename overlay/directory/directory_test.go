@@ -68,7 +68,7 @@ func TestApply_Changes(t *testing.T) {
 		networks  []string
 		endpoints []string
 		services  []string
-		peers     bool
+		nodes     bool
 	}{
 		{"no longer ready", backend("t1", "web", "n1", false, "net", "10.0.1.11/24"), nil, nil, []string{"web"}, false},
 		{"moved", backend("t1", "web", "n2", true, "net", "10.0.1.11/24"), nil, []string{"net/t1"}, []string{"web"}, false},
@@ -102,8 +102,8 @@ func TestApply_Changes(t *testing.T) {
 			if diff := cmp.Diff(tt.services, slices.Sorted(maps.Keys(got.Services))); diff != "" {
 				t.Errorf("services: %s", diff)
 			}
-			if got.Peers != tt.peers {
-				t.Errorf("peers: %v", got.Peers)
+			if got.Nodes != tt.nodes {
+				t.Errorf("nodes: %v", got.Nodes)
 			}
 			select {
 			case <-changed:

@@ -3,8 +3,9 @@
 //
 // Apply takes the assignments that the managers send. SetDead takes the nodes that gossip and the
 // failure detector report as dead. The other methods return values that package plane can program.
-// A service gets no backends on dead nodes, so connections avoid a dead node even while no manager
-// answers; dead.go says when a report of dead nodes is ignored. The directory records what has
-// changed since the last call of Take. It does not touch the kernel, the disk or a clock, and runs
+// A service gets no backends on dead nodes, unless all its ready tasks are on dead nodes. So
+// connections avoid a dead node even while no manager answers. SetDead may ignore a report, because
+// the fault may be on this node. The directory records what has changed since the last call of
+// Take. It does not touch the kernel, the disk or a clock, and runs
 // no goroutine. Its callers are overlay/plane, and adapter/dataplane, which calls Apply.
 package directory

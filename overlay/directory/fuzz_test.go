@@ -49,7 +49,7 @@ func FuzzApply(f *testing.F) {
 			d.ServicesOn(id)
 		}
 		d.Published()
-		d.Mesh()
+		d.MeshPeers()
 		d.Self()
 		d.Ingress()
 		d.MarkAll()

@@ -10,8 +10,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Peer is a node and its addresses.
-type Peer struct {
+// Node is a node and its addresses.
+type Node struct {
 	ID, Hostname string
 	// Underlay is the address to which VXLAN packets go. It is the zero address if the node cannot
 	// be reached yet.
@@ -24,8 +24,8 @@ type Peer struct {
 	Port uint16
 }
 
-func peerOf(p *swarmv1.Peering) Peer {
-	out := Peer{ID: p.GetNodeId(), Hostname: p.GetHostname()}
+func nodeOf(p *swarmv1.Peering) Node {
+	out := Node{ID: p.GetNodeId(), Hostname: p.GetHostname()}
 	out.Underlay, _ = netip.ParseAddr(p.GetAddr()) // The zero address: not yet reachable.
 	for _, a := range p.GetMeshAddresses() {
 		if prefix, err := netip.ParsePrefix(a); err == nil {
@@ -47,24 +47,25 @@ func parseAddrs(texts []string) (out []netip.Addr) {
 	return out
 }
 
-func (p Peer) equal(o Peer) bool {
-	return p.ID == o.ID && p.Hostname == o.Hostname && p.Underlay == o.Underlay && slices.Equal(p.Mesh, o.Mesh) &&
-		slices.Equal(p.Others, o.Others) && p.Port == o.Port
+func (n Node) equal(o Node) bool {
+	return n.ID == o.ID && n.Hostname == o.Hostname && n.Underlay == o.Underlay && slices.Equal(n.Mesh, o.Mesh) &&
+		slices.Equal(n.Others, o.Others) && n.Port == o.Port
 }
 
-// Peers returns all nodes, this node included, sorted by id.
-func (d *Directory) Peers() []Peer {
+// Nodes returns all nodes, this node included, sorted by id.
+func (d *Directory) Nodes() []Node {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	out := make([]Peer, 0, len(d.peers))
-	for _, p := range d.peers {
-		out = append(out, p)
+	out := make([]Node, 0, len(d.nodes))
+	for _, n := range d.nodes {
+		out = append(out, n)
 	}
-	slices.SortFunc(out, func(a, b Peer) int { return cmp.Compare(a.ID, b.ID) })
+	slices.SortFunc(out, func(a, b Node) int { return cmp.Compare(a.ID, b.ID) })
 	return out
 }
 
-// Endpoint is a task on one network.
+// Endpoint is a task on one network. It has nothing to do with Service.Endpoint, which has the
+// published ports and the virtual addresses of a service.
 type Endpoint struct {
 	TaskID    string
 	NodeID    string
@@ -109,8 +110,8 @@ func (d *Directory) remote(network, id string) (Endpoint, bool) {
 	if t == nil || t.GetNodeId() == d.self {
 		return Endpoint{}, false
 	}
-	peer := d.peers[t.GetNodeId()]
-	return Endpoint{TaskID: id, NodeID: peer.ID, Addresses: t.addresses[network], Underlay: peer.Underlay}, peer.Underlay.IsValid()
+	node := d.nodes[t.GetNodeId()]
+	return Endpoint{TaskID: id, NodeID: node.ID, Addresses: t.addresses[network], Underlay: node.Underlay}, node.Underlay.IsValid()
 }
 
 // Task is a task of a service.
@@ -214,19 +215,19 @@ func (d *Directory) Published() []string {
 
 // Self returns this node. It returns false if the managers have not sent its addresses yet, or if
 // it has no address on the ingress network.
-func (d *Directory) Self() (Peer, bool) {
+func (d *Directory) Self() (Node, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	p := d.peers[d.self]
-	return p, p.meshed()
+	self := d.nodes[d.self]
+	return self, self.meshed()
 }
 
 // meshed says whether the routing mesh can reach the node.
-func (p Peer) meshed() bool { return p.Underlay.IsValid() && len(p.Mesh) > 0 }
+func (n Node) meshed() bool { return n.Underlay.IsValid() && len(n.Mesh) > 0 }
 
-// Mesh returns the other nodes that the routing mesh can reach, sorted by id.
-func (d *Directory) Mesh() []Peer {
-	return slices.DeleteFunc(d.Peers(), func(p Peer) bool { return p.ID == d.self || !p.meshed() })
+// MeshPeers returns the other nodes that the routing mesh can reach, sorted by id.
+func (d *Directory) MeshPeers() []Node {
+	return slices.DeleteFunc(d.Nodes(), func(n Node) bool { return n.ID == d.self || !n.meshed() })
 }
 
 // Ingress returns the network of the routing mesh, or nil if the managers have not sent it yet.

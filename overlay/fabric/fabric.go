@@ -263,10 +263,11 @@ func (f *Fabric) Update(ctx context.Context, networkID string, placed []Endpoint
 	})
 }
 
-// setRemote validates given, stores the remote tasks that change returns, and writes their entries.
-// If change returns false for all, only the entries of the endpoints in changed may differ.
-func (f *Fabric) setRemote(ctx context.Context, networkID string, given []Endpoint, change func() (m *remoteTasks, changed []Endpoint, all bool)) error {
-	for _, e := range given {
+// setRemote validates endpoints, stores the remote tasks that edit returns, and writes their
+// entries to the kernel. edit runs with sem held. It also returns the endpoints whose entries may
+// differ from those in the kernel, or all = true if any entry may differ.
+func (f *Fabric) setRemote(ctx context.Context, networkID string, endpoints []Endpoint, edit func() (m *remoteTasks, changed []Endpoint, all bool)) error {
+	for _, e := range endpoints {
 		if err := e.validate(); err != nil {
 			return fmt.Errorf("network %s: %w", networkID, err)
 		}
@@ -276,7 +277,7 @@ func (f *Fabric) setRemote(ctx context.Context, networkID string, given []Endpoi
 		return err
 	}
 	defer release()
-	m, changed, all := change()
+	m, changed, all := edit()
 	if len(m.all) == 0 {
 		delete(f.remote, networkID)
 	} else {

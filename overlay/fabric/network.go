@@ -49,7 +49,8 @@ type network struct {
 	// the kernel stay as they are until then.
 	remote *remoteTasks
 	// programmed says that the kernel has the entries of remote, except those for the addresses in
-	// local. Tasks of this host have the addresses in local too.
+	// local. local has the addresses that a remote task and an attached task of this host both
+	// have: frames to them stay on this host.
 	programmed bool
 	local      []netip.Addr
 }
@@ -118,12 +119,15 @@ var filterSysctls = map[string]string{
 // open creates the namespace and the devices of a network, or takes over and repairs those that
 // exist.
 func (f *Fabric) open(ctx context.Context, want Network) (*network, error) {
-	u, err := f.underlay()
+	u, err := f.readUnderlay()
 	if err != nil {
 		return nil, err
 	}
-	// min is 0 if the network sets no MTU.
-	want.MTU = cmp.Or(min(want.MTU, u.mtu), f.cfg.MTU, u.mtu)
+	if want.MTU == 0 {
+		want.MTU = cmp.Or(f.cfg.MTU, u.mtu)
+	} else {
+		want.MTU = min(want.MTU, u.mtu)
+	}
 	pin := f.pin(want.ID)
 	if !netns.Pinned(pin) {
 		if err := netns.Create(pin); err != nil {
@@ -186,12 +190,12 @@ func (f *Fabric) MaxMTU(ctx context.Context) (int, error) {
 	if err := f.openHost(); err != nil {
 		return 0, err
 	}
-	u, err := f.underlay()
+	u, err := f.readUnderlay()
 	return u.mtu, err
 }
 
-// underlay reads the state of the underlay. The caller holds sem and has called openHost.
-func (f *Fabric) underlay() (underlay, error) {
+// readUnderlay reads the state of the underlay. The caller holds sem and has called openHost.
+func (f *Fabric) readUnderlay() (underlay, error) {
 	u := underlay{local: netip.IPv4Unspecified()}
 	overhead := vxlan.OverheadIPv4
 	if f.cfg.Underlay.Is6() {
@@ -245,7 +249,7 @@ func (n *network) ensureBridge() error {
 
 // ensureVXLAN creates the VXLAN device, or replaces a device that has other settings. A new device
 // has no entries until the next Sync. The tasks' connections survive the replacement.
-func (n *network) ensureVXLAN(ctx context.Context, underlay *netlink.Handle, spec vxlan.Spec) (int, error) {
+func (n *network) ensureVXLAN(ctx context.Context, host *netlink.Handle, spec vxlan.Spec) (int, error) {
 	link, err := n.h.LinkByName(vxlanName)
 	if err != nil && !errors.As(err, &netlink.LinkNotFoundError{}) {
 		return 0, err
@@ -257,7 +261,7 @@ func (n *network) ensureVXLAN(ctx context.Context, underlay *netlink.Handle, spe
 		link = nil
 	}
 	if err != nil || link == nil {
-		if err := vxlan.Make(ctx, underlay, n.ns, spec); err != nil {
+		if err := vxlan.Make(ctx, host, n.ns, spec); err != nil {
 			return 0, err
 		}
 		if link, err = n.h.LinkByName(vxlanName); err != nil {

@@ -140,8 +140,8 @@ type Gossip struct {
 	signing   atomic.Pointer[signingKeys]
 	signingMu sync.Mutex // held while signing is replaced
 
-	// mu guards the fields below, up to minIssued. memberlist holds its own lock when it calls the
-	// delegate, which takes mu. So no code may call memberlist while it holds mu.
+	// mu guards members, up, changed, seeds and minIssued. memberlist holds its lock when it calls
+	// the delegate, which takes mu. So no code may call memberlist while it holds mu.
 	mu      sync.Mutex
 	members map[string]*record
 	up      map[string]bool // nodes that memberlist reports as alive, whether members or not
@@ -328,11 +328,11 @@ const triesPerInterval = 8
 // unreached returns addresses of members that are not up, for reconnect to try. alone reports
 // whether this node sees no other member.
 //
-// If this node sees other members, most calls return nothing. Let n be the number of members that
-// are not up, and up the number of other members that are up. Each call returns one address with a
-// probability of triesPerInterval*n/up. All members do this once in each seedInterval, so each
-// member that is not up is tried about triesPerInterval times in it, whatever the size of the
-// cluster.
+// If this node sees other members, most calls return nothing: a call returns one address with the
+// probability triesPerInterval*n/up. n is the number of members that are not up, and up the number
+// of other members that are up. Each of the members that are up makes one call in each
+// seedInterval. Together they return about triesPerInterval*n addresses, so they try each of the n
+// members about triesPerInterval times, whatever the size of the cluster.
 func (g *Gossip) unreached() (addrs []string, alone bool) {
 	peers := g.roster.Load().peers
 	g.mu.Lock()

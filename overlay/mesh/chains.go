@@ -55,7 +55,7 @@ func (r *rules) chains() []*nft.Chain {
 	refuse := &nft.Chain{Name: "refuse"}
 	refuse.Add(nft.Protocol(expr.CmpOpEq, unix.IPPROTO_TCP), &expr.Reject{Type: unix.NFT_REJECT_TCP_RST})
 	refuse.Add(&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH})
-	return append(ways, refuse, r.restoreMark(), r.masquerade(), r.clampMSS(), r.hostInput())
+	return append(ways, refuse, r.restoreMark(), r.masquerade(), r.toPeers(), r.hostInput())
 }
 
 func jump(to string) expr.Any { return &expr.Verdict{Kind: expr.VerdictJump, Chain: to} }
@@ -64,10 +64,10 @@ func (r *rules) fromPeers() []expr.Any {
 	return nft.Device(expr.MetaKeyIIF, expr.CmpOpEq, r.index)
 }
 
-// skipUnlessToPeers is a rule that ends the chain for a packet which does not go out through the
+// onlyToPeers is a rule that ends the chain for every packet which does not leave through the
 // device of the mesh. It must be the first rule of its chain, because most packets of the host do
 // not concern the mesh.
-func (r *rules) skipUnlessToPeers() []expr.Any {
+func (r *rules) onlyToPeers() []expr.Any {
 	return nft.Join(nft.Device(expr.MetaKeyOIF, expr.CmpOpNeq, r.index), nft.Return())
 }
 
@@ -80,8 +80,9 @@ func loadPeer() expr.Any {
 func native32(n uint32) []byte { return binaryutil.NativeEndian.PutUint32(n) }
 
 // restoreMark returns the chain that sends answers back through the host from which the connection
-// came: the chain `in` has stored that host in the mark of the connection. It also drops packets
-// from peers to the host's loopback addresses.
+// came: the chain `in` has stored that host in the mark of the connection. The chain also drops
+// packets from peers to 127.0.0.0/8. The kernel itself drops packets to [::1] that come from
+// outside.
 func (r *rules) restoreMark() *nft.Chain {
 	ch := base("restore-mark", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityMangle)
 	load := &expr.Ct{Key: expr.CtKeyMARK, Register: nft.Reg}
@@ -95,7 +96,7 @@ func (r *rules) restoreMark() *nft.Chain {
 // from containers of this host, because the rules of their bridge masquerade them.
 func (r *rules) masquerade() *nft.Chain {
 	ch := base("masq", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
-	ch.Add(r.skipUnlessToPeers())
+	ch.Add(r.onlyToPeers())
 	for _, f := range nft.Families() {
 		ch.Add(f.Is(), f.SrcIn(expr.CmpOpEq, f.Loopback()), &expr.Masq{})
 		hairpin := fixedSets()["hairpin"+f.Digit]
@@ -105,10 +106,10 @@ func (r *rules) masquerade() *nft.Chain {
 	return ch
 }
 
-// clampMSS returns the chain that writes the TCP segment size that fits the mesh into the SYN
-// packets of client and backend. The kernel changes a packet only if its size is larger. The chain
-// also clears the mark.
-func (r *rules) clampMSS() *nft.Chain {
+// toPeers returns the chain for packets that leave to a peer. The chain has two jobs. It writes
+// the TCP segment size that fits the mesh into the SYN packets of client and backend; the kernel
+// changes a packet only if its size is larger. It also clears the mark that restore-mark has set.
+func (r *rules) toPeers() *nft.Chain {
 	const (
 		tcpFlags   = 13
 		syn        = 2
@@ -118,8 +119,8 @@ func (r *rules) clampMSS() *nft.Chain {
 		smallest   = 536
 		sizeOffset = 2
 	)
-	ch := base("clamp-mss", nftables.ChainTypeFilter, nftables.ChainHookPostrouting, nftables.ChainPriorityMangle)
-	ch.Add(r.skipUnlessToPeers())
+	ch := base("to-peers", nftables.ChainTypeFilter, nftables.ChainHookPostrouting, nftables.ChainPriorityMangle)
+	ch.Add(r.onlyToPeers())
 	for i, f := range nft.Families() {
 		size := binary.BigEndian.AppendUint16(nil, uint16(max(r.mtu-headers-i*longer, smallest)))
 		ch.Add(f.Is(), nft.Protocol(expr.CmpOpEq, unix.IPPROTO_TCP),

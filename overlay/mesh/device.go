@@ -80,7 +80,8 @@ func (m *Mesh) disableGRO() error {
 	return e.Change(m.cfg.Device, map[string]bool{"rx-gro": false})
 }
 
-// matches reports whether the device has the properties that cannot be changed.
+// matches reports whether the device has the wanted VNI, port, addresses and learning. The kernel
+// cannot change these properties of a device, so ensureDevice replaces a device without them.
 func (m *Mesh) matches(link netlink.Link, self Node) bool {
 	v, ok := link.(*netlink.Vxlan)
 	if !ok || v.VxlanId != m.cfg.VNI || v.Port != m.cfg.Port || v.Learning || v.HardwareAddr.String() != self.mac().String() {

@@ -16,18 +16,19 @@ import (
 	"swarm/overlay/hostnet"
 )
 
-// staleFlows selects the conntrack entries to delete.
+// staleFlows selects the conntrack entries to delete. Its ports are published ports, and mesh ports
+// for the flows that peers forward to this host.
 type staleFlows struct {
-	// leftBackends are the backends that have left, by published UDP port.
+	// leftBackends are the backends that have left, by UDP port.
 	leftBackends map[uint16][]netip.AddrPort
-	// validBackends are all backends, by published UDP port. Flows to other backends are stale. It
-	// is nil if this process knows the backends before the sync.
+	// validBackends are all backends, by UDP port. Flows to other backends are stale. It is nil if
+	// the former backends are known, because leftBackends is then complete.
 	validBackends map[uint16][]netip.AddrPort
-	// newUDPPorts are the published UDP ports that had no backend until now. The flows of packets
-	// that came before go to this host itself.
+	// newUDPPorts are the UDP ports that had no backend until now. The flows of packets that came
+	// before go to this host itself.
 	newUDPPorts map[uint16]bool
-	// retryTCPPorts are the published TCP ports whose rules may have been missing. If the entry of
-	// an unanswered SYN is deleted, the client's next SYN reaches a backend.
+	// retryTCPPorts are the TCP ports whose rules may have been missing. If the entry of an
+	// unanswered SYN is deleted, the client's next SYN reaches a backend.
 	retryTCPPorts map[uint16]bool
 	// goneAddresses are the addresses of hosts and backends that no longer exist.
 	goneAddresses []netip.Addr
@@ -49,9 +50,9 @@ func (d *staleFlows) addLeft(e entry, before, after []target) {
 	}
 }
 
-// addUnknown selects all flows that do not match the desired content. It is for the first sync of a
-// process, which does not know the earlier backends.
-func (d *staleFlows) addUnknown(want desired) {
+// addUnknown selects all flows that do not match the desired content. It is for a sync that does
+// not know the former backends, such as the first sync of a process.
+func (d *staleFlows) addUnknown(want content) {
 	d.validBackends = make(map[uint16][]netip.AddrPort)
 	d.retryTCPPorts = make(map[uint16]bool)
 	for e, backends := range want.entries {
@@ -67,22 +68,26 @@ func (d *staleFlows) addUnknown(want desired) {
 	}
 }
 
-// MatchConntrackFlow implements netlink.CustomConntrackFilter.
+// MatchConntrackFlow implements netlink.CustomConntrackFilter. It reports whether a flow is stale.
+// If a flow is redirected, its answers come from another address than the one to which the client
+// sends.
 func (d staleFlows) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
-	from, _ := netip.AddrFromSlice(flow.Reverse.SrcIP)
-	from = from.Unmap()
-	if flow.Forward.DstIP.Equal(flow.Reverse.SrcIP) {
-		return flow.Forward.SrcIP.Equal(flow.Reverse.DstIP) && d.beforeRules(flow)
+	redirected := !flow.Forward.DstIP.Equal(flow.Reverse.SrcIP)
+	masqueraded := !flow.Forward.SrcIP.Equal(flow.Reverse.DstIP)
+	if !redirected {
+		return !masqueraded && d.beforeRules(flow)
 	}
-	if slices.Contains(d.goneAddresses, from) {
+	answering, _ := netip.AddrFromSlice(flow.Reverse.SrcIP)
+	answering = answering.Unmap()
+	if slices.Contains(d.goneAddresses, answering) {
 		return true
 	}
 	if flow.Forward.Protocol != unix.IPPROTO_UDP {
 		return false
 	}
-	backend := netip.AddrPortFrom(from, flow.Reverse.SrcPort)
-	kept, ours := d.validBackends[flow.Forward.DstPort]
-	return slices.Contains(d.leftBackends[flow.Forward.DstPort], backend) || (ours && !slices.Contains(kept, backend))
+	port, backend := flow.Forward.DstPort, netip.AddrPortFrom(answering, flow.Reverse.SrcPort)
+	valid, known := d.validBackends[port]
+	return slices.Contains(d.leftBackends[port], backend) || (known && !slices.Contains(valid, backend))
 }
 
 // beforeRules reports whether a flow that was not redirected began before its port had rules. The
@@ -90,8 +95,8 @@ func (d staleFlows) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 func (d staleFlows) beforeRules(flow *netlink.ConntrackFlow) bool {
 	port := flow.Forward.DstPort
 	if flow.Forward.Protocol == unix.IPPROTO_UDP {
-		_, kept := d.validBackends[port]
-		return d.newUDPPorts[port] || kept
+		_, known := d.validBackends[port]
+		return d.newUDPPorts[port] || known
 	}
 	tcp, ok := flow.ProtoInfo.(*netlink.ProtoInfoTCP)
 	return ok && tcp.State == nl.TCP_CONNTRACK_SYN_SENT && d.retryTCPPorts[port]

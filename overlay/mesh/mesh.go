@@ -145,6 +145,9 @@ func (m *Mesh) Sync(ctx context.Context, s State) ([]Conflict, error) {
 	return conflicts, nil
 }
 
+// sync works in this order, so that the rules never send a packet to a peer that the device does
+// not know, and the sockets never get a connection: connect new peers, bind ports, write the rules,
+// listen at the ports, disconnect old peers, delete stale flows.
 func (m *Mesh) sync(s State) ([]Conflict, error) {
 	if len(s.Ports) == 0 {
 		return nil, m.takeDown()
@@ -160,7 +163,7 @@ func (m *Mesh) sync(s State) ([]Conflict, error) {
 	if err != nil {
 		return conflicts, err
 	}
-	left, err := m.rules.sync(s.desired(m.sockets))
+	left, err := m.rules.sync(s.content(m.sockets))
 	if err != nil {
 		return conflicts, err
 	}

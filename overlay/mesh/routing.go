@@ -21,7 +21,7 @@ import (
 const (
 	prioSkip  = 5357 // a packet without our mark continues at prioEnd
 	prioPeers = 5358 // a mark selects the routing table of a peer, whose number is the mark
-	prioEnd   = 5359 // no operation: the packet continues with the next rule
+	prioEnd   = 5359 // does nothing: it is the target of prioSkip, and the host's rules follow it
 )
 
 // enabledFamilies returns the address families that the host has.

@@ -24,7 +24,7 @@ import (
 //
 //	map any4-10:  protocol . port . 0-9 -> address . port            ports on all addresses
 //	map one4-10:  address . protocol . port . 0-9 -> address . port  ports on one address
-//	map here4-10: protocol . port . 0-9 -> address . port            backends on this host, for the other hosts
+//	map here4-10: protocol . mesh port . 0-9 -> address . port       containers on this host (see below)
 //	map peers:    hardware address -> mark
 //	set held, held4: ports at which this host answers
 //	set hairpin4:  address . address     underlay or further address of a peer . mesh address of the same peer
@@ -39,10 +39,14 @@ import (
 //	in-again, out-again: repeat `in` and `out` for connections that were not redirected, see below
 //	masq (postrouting), nat: masquerades connections from the host's loopback address, and
 //	      connections from a peer to a backend on the same peer
-//	clamp-mss (postrouting): clamps the TCP segment size to the MTU of the mesh, because a client's
-//	      path may not report packets that are too big; clears the mark
+//	to-peers (postrouting): for packets to peers: clamps the TCP segment size to the MTU of the mesh,
+//	      because a client's path may not report packets that are too big; clears the mark
 //	host-input (input): rejects connections to published ports that were not redirected, because
 //	      there is no backend; rejects packets from the mesh to the host itself
+//
+// The maps hereF-N are for connections that another host forwards to this host. They have the
+// backends on this host, or the standby containers if there is no backend. Their keys have the mesh
+// port, and those of the other maps the published port.
 //
 // A port is in one map of a kind at a time. It moves to a map of another size in one transaction.
 // The lookups of one packet are not atomic: if the kernel commits a transaction between two
@@ -74,11 +78,13 @@ func (k kind) chain() string {
 type entry struct {
 	kind   kind
 	family int // index of nft.Families
-	port   Port
+	// port is the published port. For kindHere, port.Published is the mesh port, and port.IP is not
+	// set.
+	port Port
 }
 
-// desired is the desired content of the nftables table.
-type desired struct {
+// content is the content of the nftables table, as far as it depends on the state.
+type content struct {
 	entries map[entry][]target
 	peers   []Node
 	held    []Port
@@ -96,7 +102,7 @@ type rules struct {
 	mtu   int
 	conn  nft.Conn
 	// lastWanted is the content of the last sync. written says that the kernel has this content.
-	lastWanted  desired
+	lastWanted  content
 	written     bool
 	services    map[entry]service
 	sizeClasses map[sizeClass]bool // the maps that exist in the kernel
@@ -104,12 +110,12 @@ type rules struct {
 
 // reset discards what is known about the table in the kernel, so that the next sync replaces it.
 func (r *rules) reset() {
-	r.written, r.services, r.sizeClasses, r.lastWanted = false, nil, nil, desired{}
+	r.written, r.services, r.sizeClasses, r.lastWanted = false, nil, nil, content{}
 }
 
 // sync makes the table match the desired content, in one transaction. The first sync of a process
 // replaces the whole table. sync returns the flows that the caller must delete afterwards.
-func (r *rules) sync(want desired) (staleFlows, error) {
+func (r *rules) sync(want content) (staleFlows, error) {
 	next, left := r.fill(want)
 	if !r.written {
 		return left, r.replace(want, next)
@@ -129,7 +135,7 @@ func (r *rules) sync(want desired) (staleFlows, error) {
 			change.remove(e, was.slots)
 		}
 	}
-	change.fixed(r.lastWanted, want)
+	change.addFixed(r.lastWanted, want)
 	if change.empty() {
 		r.lastWanted, r.services = want, next
 		return left, nil
@@ -143,7 +149,7 @@ func (r *rules) sync(want desired) (staleFlows, error) {
 }
 
 // fill assigns the slots of each entry, and returns the flows that become stale.
-func (r *rules) fill(want desired) (map[entry]service, staleFlows) {
+func (r *rules) fill(want content) (map[entry]service, staleFlows) {
 	next := make(map[entry]service, len(want.entries))
 	left := staleFlows{leftBackends: make(map[uint16][]netip.AddrPort), newUDPPorts: make(map[uint16]bool)}
 	for e, backends := range want.entries {
@@ -168,13 +174,13 @@ func (r *rules) fill(want desired) (map[entry]service, staleFlows) {
 }
 
 // replace writes the whole table in one transaction.
-func (r *rules) replace(want desired, next map[entry]service) error {
+func (r *rules) replace(want content, next map[entry]service) error {
 	r.written = false
 	change := newChange()
 	for e, s := range next {
 		change.add(e, s.slots)
 	}
-	change.fixed(desired{}, want)
+	change.addFixed(content{}, want)
 	sizeClasses := make(map[sizeClass]bool)
 	if err := r.conn.Do(func(c *nftables.Conn) error {
 		r.writeSkeleton(c)
@@ -217,8 +223,8 @@ func (r *rules) intact(c *nftables.Conn) (bool, error) {
 	for _, ch := range r.chains() {
 		lengths[ch.Name] = len(ch.Rules)
 	}
-	for g := range r.sizeClasses {
-		lengths[g.kind.chain()]++
+	for sc := range r.sizeClasses {
+		lengths[sc.kind.chain()]++
 	}
 	for name, want := range lengths {
 		rules, err := c.GetRules(table(), &nftables.Chain{Name: name, Table: table()})
@@ -226,10 +232,10 @@ func (r *rules) intact(c *nftables.Conn) (bool, error) {
 			return false, err
 		}
 	}
-	content := r.lastWanted.fixed()
+	want := r.lastWanted.fixedElements()
 	for name, s := range fixedSets() {
 		elements, err := c.GetSetElements(s)
-		if err != nil || len(elements) != len(content[name]) {
+		if err != nil || len(elements) != len(want[name]) {
 			return false, err
 		}
 	}
@@ -247,36 +253,37 @@ type sizeClass struct {
 	size   int // number of slots
 }
 
-func (g sizeClass) set() *nftables.Set {
-	f := nft.Families()[g.family]
+func (sc sizeClass) set() *nftables.Set {
+	f := nft.Families()[sc.family]
 	key := []nftables.SetDatatype{nftables.TypeInetProto, nftables.TypeInetService, nftables.TypeMark}
-	if g.kind == kindOne {
+	if sc.kind == kindOne {
 		key = append([]nftables.SetDatatype{f.Address}, key...)
 	}
 	return &nftables.Set{
-		Table: table(), Name: fmt.Sprintf("%s%s-%d", g.kind, f.Digit, g.size),
-		// A rule refers to a set of the same batch by the ID of the set.
-		ID: uint32(1000 + 6*g.size + 2*int(g.kind) + g.family), IsMap: true, Concatenation: true,
+		Table: table(), Name: fmt.Sprintf("%s%s-%d", sc.kind, f.Digit, sc.size),
+		// A rule refers to a set of the same batch by the ID of the set. Each size has six maps:
+		// three kinds in two families. The fixed sets have IDs below 1000.
+		ID: uint32(1000 + 6*sc.size + 2*int(sc.kind) + sc.family), IsMap: true, Concatenation: true,
 		KeyType:  nftables.MustConcatSetType(key...),
 		DataType: nftables.MustConcatSetType(f.Address, nftables.TypeInetService),
 	}
 }
 
 // create queues the map and the rule that looks it up.
-func (g sizeClass) create(c *nftables.Conn) error {
-	f, s := nft.Families()[g.family], g.set()
+func (sc sizeClass) create(c *nftables.Conn) error {
+	f, s := nft.Families()[sc.family], sc.set()
 	if err := c.AddSet(s, nil); err != nil {
 		return fmt.Errorf("nftables: %w", err)
 	}
 	load, at := nft.ToLocal(), 0
-	switch g.kind {
+	switch sc.kind {
 	case kindOne:
 		load, at = []expr.Any{f.LoadDst(nft.Reg)}, f.Words()
 	case kindHere:
 		load = nil // Connections from peers are always for this host.
 	}
-	c.AddRule(&nftables.Rule{Table: table(), Chain: &nftables.Chain{Table: table(), Name: g.kind.chain()}, Exprs: nft.Join(
-		f.Is(), load, loadPort(at), nft.Random(nft.Reg32(at+2), g.size),
+	c.AddRule(&nftables.Rule{Table: table(), Chain: &nftables.Chain{Table: table(), Name: sc.kind.chain()}, Exprs: nft.Join(
+		f.Is(), load, loadPort(at), nft.Random(nft.Reg32(at+2), sc.size),
 		&expr.Lookup{SourceRegister: nft.Reg, DestRegister: nft.Reg, IsDestRegSet: true, SetName: s.Name, SetID: s.ID}, f.DNAT(true),
 	)})
 	return nil
@@ -324,9 +331,9 @@ func (c change) remove(e entry, slots []target) { gather(c.removed, e, slots) }
 
 // gather appends one element for each slot of the entry.
 func gather(to map[sizeClass][]nftables.SetElement, e entry, slots []target) {
-	g := sizeClass{e.kind, e.family, len(slots)}
+	sc := sizeClass{e.kind, e.family, len(slots)}
 	for i, t := range slots {
-		to[g] = append(to[g], element(e, i, t))
+		to[sc] = append(to[sc], element(e, i, t))
 	}
 }
 
@@ -337,21 +344,21 @@ func (c change) move(e entry, from, to []target) {
 		c.add(e, to)
 		return
 	}
-	g := sizeClass{e.kind, e.family, len(to)}
+	sc := sizeClass{e.kind, e.family, len(to)}
 	for i := range to {
 		if from[i].to != to[i].to {
-			c.removed[g] = append(c.removed[g], element(e, i, from[i]))
-			c.added[g] = append(c.added[g], element(e, i, to[i]))
+			c.removed[sc] = append(c.removed[sc], element(e, i, from[i]))
+			c.added[sc] = append(c.added[sc], element(e, i, to[i]))
 		}
 	}
 }
 
-// fixed adds the differences of the fixed sets to the change.
-func (c change) fixed(from, to desired) {
+// addFixed adds the differences of the fixed sets to the change.
+func (c change) addFixed(from, to content) {
 	if slices.Equal(from.held, to.held) && slices.EqualFunc(from.peers, to.peers, Node.equal) {
 		return
 	}
-	before, after := from.fixed(), to.fixed()
+	before, after := from.fixedElements(), to.fixedElements()
 	for name, elements := range before {
 		for key, e := range elements {
 			if now, ok := after[name][key]; !ok || string(now.Val) != string(e.Val) {
@@ -368,8 +375,8 @@ func (c change) fixed(from, to desired) {
 	}
 }
 
-// fixed returns the elements of each fixed set, by their keys.
-func (d desired) fixed() map[string]map[string]nftables.SetElement {
+// fixedElements returns the elements of each fixed set, by their keys.
+func (d content) fixedElements() map[string]map[string]nftables.SetElement {
 	out := make(map[string]map[string]nftables.SetElement)
 	put := func(set string, key, val []byte) {
 		if out[set] == nil {
@@ -421,10 +428,10 @@ func fixedSets() map[string]*nftables.Set {
 // classes.
 func (c change) write(conn *nftables.Conn, sizeClasses map[sizeClass]bool) error {
 	var fresh []sizeClass
-	for _, g := range slices.SortedFunc(maps.Keys(c.added), func(a, b sizeClass) int { return a.size - b.size }) {
-		if !sizeClasses[g] {
-			fresh = append(fresh, g)
-			if err := g.create(conn); err != nil {
+	for _, sc := range slices.SortedFunc(maps.Keys(c.added), func(a, b sizeClass) int { return a.size - b.size }) {
+		if !sizeClasses[sc] {
+			fresh = append(fresh, sc)
+			if err := sc.create(conn); err != nil {
 				return err
 			}
 		}
@@ -435,8 +442,8 @@ func (c change) write(conn *nftables.Conn, sizeClasses map[sizeClass]bool) error
 		fixed       map[string][]nftables.SetElement
 		apply       func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error
 	}{{c.removed, c.fixedRemoved, nft.DeleteElements}, {c.added, c.fixedAdded, nft.AddElements}} {
-		for g, elements := range step.sizeClasses {
-			if err := step.apply(conn, g.set(), elements); err != nil {
+		for sc, elements := range step.sizeClasses {
+			if err := step.apply(conn, sc.set(), elements); err != nil {
 				return err
 			}
 		}
@@ -449,8 +456,8 @@ func (c change) write(conn *nftables.Conn, sizeClasses map[sizeClass]bool) error
 	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("write nftables table %s (the kernel needs nf_tables with inet, nat, numgen, fib and ct): %w", tableName, err)
 	}
-	for _, g := range fresh {
-		sizeClasses[g] = true
+	for _, sc := range fresh {
+		sizeClasses[sc] = true
 	}
 	return nil
 }

@@ -33,11 +33,10 @@ type Node struct {
 	// Mesh has one or two addresses of the host on the network `ingress`, at most one of each
 	// family. The last 16 bits of the first address must be unique among the hosts.
 	Mesh []netip.Prefix
-	// Others are further addresses of the host. A program on the host may connect to a port at
-	// another host, which may forward the connection to a backend on the program's host. The answer
-	// of the backend would then not return through the other host, because its destination is an
-	// address of the program's host. So the other host masquerades a connection that comes from
-	// Underlay or Others of a host and goes to the same host.
+	// Others are further addresses of the host. They are needed if a program on host A connects to
+	// a port at host B, and B forwards the connection to a backend on A. The answer must return
+	// through B, but A would deliver it locally, because it goes to an address of A. So B
+	// masquerades a connection that comes from Underlay or Others of A and goes back to A.
 	Others []netip.Addr
 }
 
@@ -101,8 +100,8 @@ type Published struct {
 	Port
 	// Target is the port in the containers.
 	Target uint16
-	// MeshPort is the port to which hosts forward the packets to each other. Zero means Published.
-	// Ports with the same Published on different addresses need different values.
+	// MeshPort is the port to which a host forwards the packets to another host. Zero means
+	// Published. Ports with the same Published on different addresses need different values.
 	MeshPort uint16
 	// Local ports answer only on hosts with a backend, and use only the backends there
 	// (mode=local).
@@ -111,12 +110,13 @@ type Published struct {
 	// Standby are containers of this host that are not backends now: they were backends, or will be
 	// soon. Another host may forward connections to this host for one of them, because it learns of
 	// a change later or earlier than this host. If this host has no backend, the standby containers
-	// take these connections. If it has no standby containers either, it forwards the connections
-	// to another host.
+	// take these connections. If it has no standby containers either, it treats a connection like
+	// one from a client to the mesh port: it forwards the connection to another host if the mesh
+	// port is published on all addresses, and rejects the connection if not.
 	Standby []Backend
 }
 
-// number returns the port to which hosts forward the packets to each other.
+// meshPort returns the port to which a host forwards the packets to another host.
 func (p Published) meshPort() uint16 {
 	if p.MeshPort != 0 {
 		return p.MeshPort
@@ -170,17 +170,17 @@ func compareTargets(a, b target) int {
 	return cmp.Or(a.to.Compare(b.to), cmp.Compare(a.n, b.n))
 }
 
-// desired returns the desired content of the nftables table. This host answers only at the ports in
-// held. Its backends of the other ports still serve the other hosts.
-func (s State) desired(held map[Port]*hostport.Reservation) desired {
-	d := desired{entries: make(map[entry][]target), peers: s.Peers}
+// content returns the desired content of the nftables table. This host answers only at the ports
+// that have a socket. Its backends of the other ports still serve the other hosts.
+func (s State) content(sockets map[Port]*hostport.Reservation) content {
+	d := content{entries: make(map[entry][]target), peers: s.Peers}
 	peers := make(map[string]Node, len(s.Peers))
 	for _, p := range s.Peers {
 		peers[p.ID] = p
 	}
 	for _, p := range s.Ports {
-		_, answers := held[p.Port]
-		if answers {
+		_, held := sockets[p.Port]
+		if held {
 			d.held = append(d.held, p.Port)
 		}
 		for i, f := range nft.Families() {
@@ -196,7 +196,7 @@ func (s State) desired(held map[Port]*hostport.Reservation) desired {
 				all = here
 			}
 			switch {
-			case !answers || len(all) == 0:
+			case !held || len(all) == 0:
 			case !p.IP.IsValid():
 				d.entries[entry{kindAny, i, p.Port}] = all
 			case f.Of(p.IP):
@@ -262,9 +262,9 @@ func (m *Mesh) holdPorts(ports []Published) ([]Conflict, error) {
 	return conflicts, errors.Join(errs...)
 }
 
-// listen starts listening at the ports. The rules must redirect the ports already, so that the
-// sockets get no connections. If another program has bound a port meanwhile, listen releases the
-// port and returns a conflict.
+// listen starts listening at the ports. The caller has written the rules that redirect or reject
+// all connections to these ports, so that the sockets get none. If another program has bound a port
+// since holdPorts, listen releases the port and returns a conflict.
 func (m *Mesh) listen() []Conflict {
 	var conflicts []Conflict
 	for p, h := range m.sockets {

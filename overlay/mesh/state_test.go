@@ -35,7 +35,7 @@ func TestDesired_StandbyServesOtherHostsAlone(t *testing.T) {
 			p := Published{Port: Port{Published: 8080, Protocol: "tcp"}, Target: 80, MeshPort: tt.number, Local: tt.local, Backends: tt.backends, Standby: tt.standby}
 			s := State{Self: node("n1", "10.0.0.2/24"), Peers: []Node{node("n2", "10.0.0.3/24")}, Ports: []Published{p}}
 			got := map[string]string{}
-			for e, targets := range s.desired(map[Port]*hostport.Reservation{p.Port: {}}).entries {
+			for e, targets := range s.content(map[Port]*hostport.Reservation{p.Port: {}}).entries {
 				text := ""
 				for _, target := range targets {
 					if text != "" {

@@ -19,8 +19,9 @@ import (
 //
 // A client, for example a load balancer, may use one source port for connections to two hosts. If
 // both hosts forward them to the same third host, the two connections differ there only in the peer
-// from which they come. The zone applies only to packets from the peer. For the answers, the kernel
-// changes the client's port if two connections would have the same addresses and ports.
+// from which they come. The zone applies only to packets from the peer. The answers of the
+// containers are in no zone. So if both connections go to the same container, the kernel changes
+// the client's port in one of them.
 const zonesName = "swarm-mesh-zones"
 
 func zonesTable() *nftables.Table {

@@ -23,12 +23,12 @@ func (p *Plane) syncMesh(ctx context.Context, ended []string) error {
 		return nil // The managers have not sent the network ingress or this node yet.
 	}
 	state := mesh.State{Self: meshNode(self)}
-	for _, peer := range p.deps.Directory.Mesh() {
+	for _, peer := range p.deps.Directory.MeshPeers() {
 		state.Peers = append(state.Peers, meshNode(peer))
 	}
 	for _, id := range p.deps.Directory.Published() {
 		if s, ok := p.deps.Directory.Service(id); ok {
-			state.Ports = append(state.Ports, p.published(s)...)
+			state.Ports = append(state.Ports, p.published(s, p.recordLocal(s))...)
 		}
 	}
 	m := p.deps.Mesh(ingress.GetVni())
@@ -55,38 +55,32 @@ func (p *Plane) syncMesh(ctx context.Context, ended []string) error {
 	return err
 }
 
-func meshNode(p directory.Peer) mesh.Node {
-	return mesh.Node{ID: p.ID, Underlay: p.Underlay, Mesh: p.Mesh, Others: p.Others}
+func meshNode(n directory.Node) mesh.Node {
+	return mesh.Node{ID: n.ID, Underlay: n.Underlay, Mesh: n.Mesh, Others: n.Others}
 }
 
-// published returns the ports of a service that the mesh publishes, with their backends. It also
-// records the local tasks in bridgeAddresses and hasServed.
-func (p *Plane) published(s directory.Service) []mesh.Published {
-	var backends, hasServed, unused []mesh.Backend
+// published returns the ports of a service that the mesh publishes, with their backends. local has
+// the addresses of the service's local tasks, by task ID; see recordLocal.
+func (p *Plane) published(s directory.Service, local map[string][]netip.Addr) []mesh.Published {
+	var backends, former, unused []mesh.Backend
 	for _, b := range s.Tasks {
-		backend := mesh.Backend{Node: b.GetNodeId()}
-		if b.Local {
-			backend.Addresses = p.recordAddresses(b.GetTaskId())
-			if len(backend.Addresses) == 0 {
-				continue // The task is not attached yet, or not any more.
-			}
+		backend := mesh.Backend{Node: b.GetNodeId(), Addresses: local[b.GetTaskId()]}
+		if b.Local && len(backend.Addresses) == 0 {
+			continue // The task is not attached yet, or not any more.
 		}
 		switch {
 		case b.Live:
 			backends = append(backends, backend)
-			if b.Local {
-				p.hasServed[b.GetTaskId()] = true
-			}
 		case b.Local && p.hasServed[b.GetTaskId()]:
-			hasServed = append(hasServed, backend)
+			former = append(former, backend)
 		case b.Local:
 			unused = append(unused, backend)
 		}
 	}
 	// Prefer tasks that have already served. A new task may not be listening yet; use one only if
 	// there is no other.
-	standby := hasServed
-	if len(hasServed)+len(backends) == 0 {
+	standby := former
+	if len(former)+len(backends) == 0 {
 		standby = unused
 	}
 	var out []mesh.Published
@@ -107,8 +101,9 @@ func (p *Plane) published(s directory.Service) []mesh.Published {
 }
 
 // announceToMesh makes the next round sync the mesh if the mesh publishes a port of the task, and
-// reports whether it does. The mesh must know the task as a standby before this host learns that it
-// is a backend, because other hosts may learn that earlier and forward connections to this host.
+// reports whether the mesh does. The mesh must know the task as a standby before the task is ready,
+// because other hosts may learn earlier than this host that the task is ready, and forward
+// connections to this host.
 func (p *Plane) announceToMesh(taskID string) (meshed bool) {
 	if s, ok := p.deps.Directory.ServiceOf(taskID); !ok || !s.Meshed() {
 		return false
@@ -119,10 +114,30 @@ func (p *Plane) announceToMesh(taskID string) (meshed bool) {
 	return true
 }
 
-// recordAddresses returns a task's addresses on the bridge and stores them in bridgeAddresses. They
-// are needed there when the managers report that the task has ended, because the task is detached
-// by then.
-func (p *Plane) recordAddresses(taskID string) []netip.Addr {
+// recordLocal returns the addresses of the service's attached local tasks on the bridge, by task
+// ID. It also stores them in bridgeAddresses, for the time when the managers report that a task has
+// ended: the task is then detached. It stores the tasks that are backends in hasServed.
+func (p *Plane) recordLocal(s directory.Service) map[string][]netip.Addr {
+	local := make(map[string][]netip.Addr)
+	for _, b := range s.Tasks {
+		if !b.Local {
+			continue
+		}
+		id := b.GetTaskId()
+		addresses := p.addressesOnBridge(id)
+		if len(addresses) == 0 {
+			continue
+		}
+		local[id], p.bridgeAddresses[id] = addresses, addresses
+		if b.Live {
+			p.hasServed[id] = true
+		}
+	}
+	return local
+}
+
+// addressesOnBridge returns a task's addresses on the bridge, or nil if the task is not attached.
+func (p *Plane) addressesOnBridge(taskID string) []netip.Addr {
 	p.mu.Lock()
 	t := p.tasks[taskID]
 	p.mu.Unlock()
@@ -135,7 +150,6 @@ func (p *Plane) recordAddresses(taskID string) []netip.Addr {
 			out = append(out, prefix.Addr())
 		}
 	}
-	p.bridgeAddresses[taskID] = out
 	return out
 }
 

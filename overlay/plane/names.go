@@ -16,7 +16,7 @@ import (
 const nameServerTimeout = 10 * time.Second
 
 // serveNames makes the name server serve the task, and waits until it does.
-func (p *Plane) serveNames(ctx context.Context, t *attached) error {
+func (p *Plane) serveNames(ctx context.Context, t *attachedTask) error {
 	ctx, cancel := context.WithTimeout(ctx, nameServerTimeout)
 	defer cancel()
 	return p.deps.Names.Serve(ctx, t.resolverContainer())
@@ -66,7 +66,7 @@ func (p *Plane) sendService(network string, s directory.Service) {
 
 // resolverContainer returns the name server's settings for the task: its networks and its
 // upstreams.
-func (t *attached) resolverContainer() *swarmv1.ResolverContainer {
+func (t *attachedTask) resolverContainer() *swarmv1.ResolverContainer {
 	c := &swarmv1.ResolverContainer{Id: t.TaskID, Netns: t.Result.Netns, Internal: t.NoEgress, SearchFirst: t.SearchFirst}
 	for _, o := range t.Overlays {
 		c.NetworkIds = append(c.NetworkIds, o.Network.GetId())

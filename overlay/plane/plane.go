@@ -151,7 +151,7 @@ type Plane struct {
 	restored chan struct{}
 
 	mu        sync.Mutex // guards tasks and conflicts
-	tasks     map[string]*attached
+	tasks     map[string]*attachedTask
 	conflicts []mesh.Conflict
 
 	// programMu is held while changes are programmed. It guards the fields below.
@@ -180,8 +180,8 @@ type Plane struct {
 	networkNames map[string]string
 }
 
-// attached is a task of this host.
-type attached struct {
+// attachedTask is a task of this host.
+type attachedTask struct {
 	Existing
 	// mu is held while the task's namespace is programmed. Attach, Detach and Run may do so at the
 	// same time.
@@ -194,16 +194,16 @@ type attached struct {
 	failures int
 }
 
-// newAttached returns a task whose namespace is not programmed yet.
-func newAttached(h Existing) *attached {
-	t := &attached{Existing: h}
+// newAttachedTask returns a task whose namespace is not programmed yet.
+func newAttachedTask(h Existing) *attachedTask {
+	t := &attachedTask{Existing: h}
 	t.needsFullWrite.Store(len(h.Overlays) > 0)
 	return t
 }
 
 // sharesAddresses reports whether two of the task's networks have overlapping subnets. One virtual
 // address may then belong to two services.
-func (t *attached) sharesAddresses() bool {
+func (t *attachedTask) sharesAddresses() bool {
 	for i, a := range t.Overlays {
 		for _, b := range t.Overlays[i+1:] {
 			if slices.ContainsFunc(a.Addresses, func(p netip.Prefix) bool { return slices.ContainsFunc(b.Addresses, p.Overlaps) }) {
@@ -217,7 +217,7 @@ func (t *attached) sharesAddresses() bool {
 // New returns a plane without tasks. It does not change the kernel.
 func New(deps Deps) *Plane {
 	return &Plane{
-		deps: deps, sampledErrors: logsample.New(deps.Log), tasks: map[string]*attached{}, lastServices: map[string]directory.Service{}, bridgeAddresses: map[string][]netip.Addr{},
+		deps: deps, sampledErrors: logsample.New(deps.Log), tasks: map[string]*attachedTask{}, lastServices: map[string]directory.Service{}, bridgeAddresses: map[string][]netip.Addr{},
 		hasServed: map[string]bool{}, loggedConflicts: map[mesh.Port]string{}, networkNames: map[string]string{}, restored: make(chan struct{}),
 	}
 }
@@ -251,7 +251,7 @@ func (p *Plane) Attach(ctx context.Context, a Attachment) (bridge.Result, error)
 		return result, err
 	}
 	bridged := time.Since(began)
-	t := newAttached(Existing{a, result})
+	t := newAttachedTask(Existing{a, result})
 	if err := p.connect(ctx, t); err != nil {
 		return result, errors.Join(err, p.Detach(context.WithoutCancel(ctx), a.TaskID))
 	}
@@ -261,7 +261,7 @@ func (p *Plane) Attach(ctx context.Context, a Attachment) (bridge.Result, error)
 
 // connect connects the overlay interfaces, programs the service addresses and makes the name server
 // serve the task, in parallel.
-func (p *Plane) connect(ctx context.Context, t *attached) error {
+func (p *Plane) connect(ctx context.Context, t *attachedTask) error {
 	// Register the task first. Each later round then programs its changes for this task too.
 	p.mu.Lock()
 	p.tasks[t.TaskID] = t
@@ -279,8 +279,9 @@ func (p *Plane) connect(ctx context.Context, t *attached) error {
 		// An error may concern only another task or the mesh, so it must not fail this task. Run
 		// tries again and logs it.
 		_ = p.catchUp(ctx)
-		// Start program only now. A round that has changes writes all service addresses of a new
-		// task, and program then finds nothing more to write.
+		// Do not call program beside catchUp: if the round has changes, it writes all service
+		// addresses of a new task, and program then finds nothing to write. program and serveNames
+		// do not depend on each other.
 		g.Go(func() error { return p.program(ctx, t, func() []vip.Service { return p.servicesFor(t) }) })
 		return p.serveNames(ctx, t)
 	})
@@ -288,7 +289,7 @@ func (p *Plane) connect(ctx context.Context, t *attached) error {
 }
 
 // attachOverlays connects the task to its overlay networks.
-func (p *Plane) attachOverlays(ctx context.Context, t *attached) error {
+func (p *Plane) attachOverlays(ctx context.Context, t *attachedTask) error {
 	for _, a := range t.fabricAttachments() {
 		if err := p.deps.Fabric.Attach(ctx, a); err != nil {
 			return err
@@ -323,9 +324,9 @@ func (p *Plane) Restore(ctx context.Context, keep []Existing) error {
 		held        []bridge.Existing
 		attachments []fabric.Attachment
 	)
-	tasks := make(map[string]*attached, len(keep))
+	tasks := make(map[string]*attachedTask, len(keep))
 	for _, k := range keep {
-		t := newAttached(k)
+		t := newAttachedTask(k)
 		tasks[k.TaskID] = t
 		held = append(held, bridge.Existing{Attachment: k.bridgeAttachment(), Result: k.Result})
 		attachments = append(attachments, t.fabricAttachments()...)
@@ -364,7 +365,7 @@ func (a Attachment) bridgeAttachment() bridge.Attachment {
 }
 
 // fabricAttachments describes the task's interfaces on overlay networks.
-func (t *attached) fabricAttachments() []fabric.Attachment {
+func (t *attachedTask) fabricAttachments() []fabric.Attachment {
 	var out []fabric.Attachment
 	for i, o := range t.Overlays {
 		out = append(out, fabric.Attachment{
@@ -380,12 +381,12 @@ func (t *attached) fabricAttachments() []fabric.Attachment {
 func Interface(n int) string { return "eth" + strconv.Itoa(n) }
 
 // on reports whether the task is on one of the networks.
-func (t *attached) on(networks map[string]bool) bool {
+func (t *attachedTask) on(networks map[string]bool) bool {
 	return slices.ContainsFunc(t.Overlays, func(o Overlay) bool { return networks[o.Network.GetId()] })
 }
 
-// networks returns a key for the list of the task's overlay networks.
-func (t *attached) networks() string {
+// networksKey returns a map key for the list of the task's overlay networks.
+func (t *attachedTask) networksKey() string {
 	var b strings.Builder
 	for _, o := range t.Overlays {
 		b.WriteString(o.Network.GetId() + " ")
@@ -395,18 +396,18 @@ func (t *attached) networks() string {
 
 // program writes all service addresses of the task. It calls services with the task's lock held,
 // because the services may change while it waits for the lock.
-func (p *Plane) program(ctx context.Context, t *attached, services func() []vip.Service) error {
+func (p *Plane) program(ctx context.Context, t *attachedTask, services func() []vip.Service) error {
 	return p.recordWrite(t, func() error { return p.deps.Balancer.Program(ctx, t.Result.Netns, services()) })
 }
 
 // update writes only the service addresses that have changed.
-func (p *Plane) update(ctx context.Context, t *attached, changed []vip.Service, gone []netip.Addr) error {
+func (p *Plane) update(ctx context.Context, t *attachedTask, changed []vip.Service, gone []netip.Addr) error {
 	return p.recordWrite(t, func() error { return p.deps.Balancer.Update(ctx, t.Result.Netns, changed, gone) })
 }
 
 // recordWrite calls write, which writes to the task's namespace, and records whether the namespace
 // then has all changes.
-func (p *Plane) recordWrite(t *attached, write func() error) error {
+func (p *Plane) recordWrite(t *attachedTask, write func() error) error {
 	return p.withNamespace(t, func() error {
 		err := write()
 		t.needsFullWrite.Store(err != nil)
@@ -416,10 +417,10 @@ func (p *Plane) recordWrite(t *attached, write func() error) error {
 
 // withNamespace calls change with the task's lock held. It does nothing if the task was detached
 // meanwhile.
-func (p *Plane) withNamespace(t *attached, change func() error) error {
+func (p *Plane) withNamespace(t *attachedTask, change func() error) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !p.attached(t) {
+	if !p.isAttached(t) {
 		return nil
 	}
 	if err := change(); err != nil {
@@ -428,8 +429,8 @@ func (p *Plane) withNamespace(t *attached, change func() error) error {
 	return nil
 }
 
-// attached reports whether the task is still attached.
-func (p *Plane) attached(t *attached) bool {
+// isAttached reports whether the task is still attached.
+func (p *Plane) isAttached(t *attachedTask) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.tasks[t.TaskID] == t

@@ -349,7 +349,7 @@ func TestPublished_Address(t *testing.T) {
 	}}}}))
 	s, _ := d.Service("web")
 	var got []string
-	for _, one := range p.published(s) {
+	for _, one := range p.published(s, nil) {
 		got = append(got, fmt.Sprint(one.IP, one.Published, one.MeshPort))
 	}
 	if diff := cmp.Diff([]string{"invalid IP 80 0", "invalid IP 81 0", "192.0.2.7 82 65535"}, got); diff != "" {

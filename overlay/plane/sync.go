@@ -24,10 +24,10 @@ const (
 	// portRetryRounds is the number of retry intervals between attempts to bind a port that another
 	// program uses.
 	portRetryRounds = 10
-	// maxTaskFailures is the number of rounds in a row that fail if the namespace of one task
-	// cannot be written. Later rounds ignore the error of this namespace. A privileged container
-	// can break its own namespace, and this must not stop the host from reporting that the other
-	// changes are programmed.
+	// maxTaskFailures is how many rounds in a row may fail because of the namespace of one task.
+	// Later rounds still try to write that namespace, but do not fail if they cannot. A privileged
+	// container can break its namespace, and the host must still report that the other changes are
+	// programmed.
 	maxTaskFailures = 3
 )
 
@@ -35,7 +35,7 @@ const (
 // returns, the data plane remains, and traffic continues.
 func (p *Plane) Run(ctx context.Context) error {
 	select {
-	case <-p.restored: // An earlier round would take tasks that Restore has not passed yet out of the mesh.
+	case <-p.restored: // A round before Restore would remove the tasks of an earlier process from the mesh.
 	case <-ctx.Done():
 		return nil
 	}
@@ -81,7 +81,9 @@ func (p *Plane) retryPorts() {
 func (p *Plane) catchUp(ctx context.Context) error {
 	p.programMu.Lock()
 	defer p.programMu.Unlock()
-	p.pending = p.deps.Directory.Take().Merge(p.pending)
+	changes := p.deps.Directory.Take()
+	changes.Merge(p.pending)
+	p.pending = changes
 	if p.pending.Empty() && !p.meshPending && !p.hasFailedTasks() {
 		return nil
 	}
@@ -115,18 +117,19 @@ func (p *Plane) resetConnections(ctx context.Context) error {
 func (p *Plane) sync(ctx context.Context, changes directory.Changes) (roundErrors, error) {
 	perNetwork := roundErrors{}
 	errs := []error{p.syncEndpoints(ctx, changes, perNetwork)}
-	if changes.Peers {
+	if changes.Nodes {
 		errs = append(errs, p.blockPeerPorts(ctx))
 	}
-	d := p.diff(changes)
+	d := p.takeDifference(changes)
 	tasks := p.affectedTasks(d)
 	errs = append(errs, p.syncTasks(ctx, tasks, d, perNetwork))
 	for _, t := range tasks {
 		p.queueReset(t, d.goneAddresses)
 	}
-	// diff compares with lastServices, so only one round finds that a service no longer publishes
-	// ports. If the sync of the mesh fails in that round, meshPending makes the next one repeat it.
-	p.meshPending = p.meshPending || d.meshChanged || changes.Peers
+	// If a service no longer publishes ports, only the first round finds that, because
+	// takeDifference updates lastServices. If the sync of the mesh fails in that round, meshPending
+	// repeats it in the next.
+	p.meshPending = p.meshPending || d.meshChanged || changes.Nodes
 	if p.meshPending {
 		err := p.syncMesh(ctx, d.endedTasks)
 		p.meshPending = err != nil
@@ -139,9 +142,9 @@ func (p *Plane) sync(ctx context.Context, changes directory.Changes) (roundError
 // blockPeerPorts makes the bridge block the ports on which nodes serve the cluster.
 func (p *Plane) blockPeerPorts(ctx context.Context) error {
 	var ports []uint16
-	for _, peer := range p.deps.Directory.Peers() {
-		if peer.Port != 0 {
-			ports = append(ports, peer.Port)
+	for _, node := range p.deps.Directory.Nodes() {
+		if node.Port != 0 {
+			ports = append(ports, node.Port)
 		}
 	}
 	slices.Sort(ports)
@@ -182,7 +185,7 @@ func (p *Plane) syncEndpoints(ctx context.Context, changes directory.Changes, pe
 const namespaceWriters = 8
 
 // syncTasks programs the service addresses of the tasks.
-func (p *Plane) syncTasks(ctx context.Context, tasks []*attached, d difference, perNetwork roundErrors) error {
+func (p *Plane) syncTasks(ctx context.Context, tasks []*attachedTask, d difference, perNetwork roundErrors) error {
 	// Tasks on the same networks share one list of services. A change that arrives during the write
 	// is part of the next round.
 	lists := map[string][]vip.Service{}
@@ -234,12 +237,12 @@ func (p *Plane) hasFailedTasks() bool {
 // taskWrite returns a function that programs a task's service addresses. The function writes only
 // the differences, unless the task needs a full write. lists has the services of the tasks of this
 // round that need one, by the tasks' networks; taskWrite adds to it.
-func (p *Plane) taskWrite(t *attached, d difference, lists map[string][]vip.Service) func(context.Context) error {
+func (p *Plane) taskWrite(t *attachedTask, d difference, lists map[string][]vip.Service) func(context.Context) error {
 	if t.needsFullWrite.Load() || t.sharesAddresses() {
-		services, ok := lists[t.networks()]
+		services, ok := lists[t.networksKey()]
 		if !ok {
 			services = p.servicesFor(t)
-			lists[t.networks()] = services
+			lists[t.networksKey()] = services
 		}
 		return func(ctx context.Context) error {
 			return p.program(ctx, t, func() []vip.Service { return services })
@@ -283,9 +286,10 @@ type difference struct {
 	endedTasks []string
 }
 
-// diff compares the changed services with lastServices, and updates lastServices. It also sends the
-// names of the changed services to the name server.
-func (p *Plane) diff(changes directory.Changes) difference {
+// takeDifference returns the difference between lastServices and the changed services, and then
+// updates lastServices. So a second call with the same changes does not find what has gone. It also
+// sends the names of the changed services to the name server.
+func (p *Plane) takeDifference(changes directory.Changes) difference {
 	d := difference{
 		networks: map[string]bool{}, goneAddresses: map[string][]netip.Addr{},
 		services: map[string][]vip.Service{}, unusedVIPs: map[string][]netip.Addr{},
@@ -342,10 +346,10 @@ func (d *difference) addEnded(was, now directory.Service) {
 }
 
 // affectedTasks returns the tasks that the changes concern, and those that need a full write.
-func (p *Plane) affectedTasks(d difference) []*attached {
+func (p *Plane) affectedTasks(d difference) []*attachedTask {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var out []*attached
+	var out []*attachedTask
 	for _, t := range p.tasks {
 		if t.needsFullWrite.Load() || t.on(d.networks) {
 			out = append(out, t)
@@ -369,7 +373,7 @@ func addresses(s directory.Service, network string) vip.Service {
 
 // servicesFor returns all services with virtual addresses on the task's networks, and their
 // backends.
-func (p *Plane) servicesFor(t *attached) []vip.Service {
+func (p *Plane) servicesFor(t *attachedTask) []vip.Service {
 	var out []vip.Service
 	taken := map[netip.Addr]bool{} // Networks with overlapping subnets may share addresses. The first network wins.
 	for _, o := range t.Overlays {
@@ -391,7 +395,7 @@ func (p *Plane) servicesFor(t *attached) []vip.Service {
 }
 
 // queueReset queues the reset of the task's connections to backends that have ended.
-func (p *Plane) queueReset(t *attached, gone map[string][]netip.Addr) {
+func (p *Plane) queueReset(t *attachedTask, gone map[string][]netip.Addr) {
 	var all []netip.Addr
 	for _, o := range t.Overlays {
 		all = append(all, gone[o.Network.GetId()]...)
@@ -400,12 +404,12 @@ func (p *Plane) queueReset(t *attached, gone map[string][]netip.Addr) {
 		return
 	}
 	p.pendingResets = append(p.pendingResets, func(ctx context.Context) error {
-		if !p.attached(t) {
+		if !p.isAttached(t) {
 			return nil
 		}
 		// Do not hold the lock of the task, so that other changes do not wait for the reset.
 		err := p.deps.Balancer.Reset(ctx, t.Result.Netns, all)
-		if err == nil || !p.attached(t) {
+		if err == nil || !p.isAttached(t) {
 			return nil
 		}
 		return fmt.Errorf("task %s: %w", t.TaskID, err)

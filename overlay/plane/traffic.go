@@ -66,7 +66,7 @@ func (p *Plane) Traffic(ctx context.Context) []Traffic {
 }
 
 // addConnections adds the number of connections that began on each network.
-func (p *Plane) addConnections(ctx context.Context, t *attached, networks []NetworkTraffic) error {
+func (p *Plane) addConnections(ctx context.Context, t *attachedTask, networks []NetworkTraffic) error {
 	if len(t.Overlays) == 0 {
 		return nil
 	}
@@ -79,7 +79,7 @@ func (p *Plane) addConnections(ctx context.Context, t *attached, networks []Netw
 	})
 }
 
-func (t *attached) traffic() (Traffic, error) {
+func (t *attachedTask) traffic() (Traffic, error) {
 	out := Traffic{TaskID: t.TaskID}
 	ns, err := netns.Open(t.Result.Netns)
 	if err != nil {

@@ -83,9 +83,10 @@ func (n zones) local(c *swarmv1.ResolverContainer, req *dns.Msg) (*dns.Msg, int)
 }
 
 // answerUnknown answers a query for a name that no zone has. It returns nil if the query must be
-// forwarded. As in Docker, a name without a dot is forwarded too, because it may be a host of the
-// site. It is not forwarded if SearchFirst is set, because the container's resolv.conf sets ndots
-// then. NAME.NETWORK is forwarded too, because a network may have the name of a domain.
+// forwarded. These names are forwarded too:
+//   - a name without a dot, as in Docker, because it may be a host of the site. With SearchFirst
+//     it is not forwarded, because the container's resolv.conf sets ndots then.
+//   - NAME.NETWORK, because a network may have the name of a domain.
 func answerUnknown(c *swarmv1.ResolverContainer, req *dns.Msg, name string) *dns.Msg {
 	kind := req.Question[0].Qtype
 	switch {
@@ -97,9 +98,10 @@ func answerUnknown(c *swarmv1.ResolverContainer, req *dns.Msg, name string) *dns
 	return nil
 }
 
-// mayNotForward reports whether the container's queries must not be forwarded, because it may not
-// reach hosts outside its networks. If it has name servers of its own, they are queried from inside
-// its namespace, which reaches no more than the container itself.
+// mayNotForward reports whether the container's queries must not be forwarded, because the
+// container may not reach hosts outside its networks. Queries to the name servers that its service
+// sets are permitted: they are sent from inside its namespace, which reaches no more than the
+// container itself.
 func mayNotForward(c *swarmv1.ResolverContainer) bool { return c.Internal && len(c.Upstreams) == 0 }
 
 func appendAddresses(to []dns.RR, name string, addresses []netip.Addr, ipv6 bool) []dns.RR {
@@ -113,9 +115,10 @@ func appendAddresses(to []dns.RR, name string, addresses []netip.Addr, ipv6 bool
 	return to
 }
 
-// reverseLookup answers a query for the name of an address. If no network has a name for it, the
-// answer is NXDOMAIN if the address is in a subnet of the container's networks or the query must
-// not be forwarded, and nil otherwise. The index is as in local.
+// reverseLookup answers a query for the name of an address. If no network has a name for the
+// address, reverseLookup returns nil, so that the query is forwarded. There are two exceptions, for
+// which the answer is NXDOMAIN: the address is in a subnet of the container's networks, or the
+// query must not be forwarded. The index is as in local.
 func (n zones) reverseLookup(c *swarmv1.ResolverContainer, req *dns.Msg, ip netip.Addr) (*dns.Msg, int) {
 	authoritative, network := mayNotForward(c), noNetwork
 	for i, id := range c.NetworkIds {

@@ -73,8 +73,8 @@ type Server struct {
 	// mu guards the fields below. It is held only during a look-up or an update.
 	mu    sync.RWMutex
 	zones zones
-	// containers is written with both applyMu and mu held, so the holder of either lock may read
-	// it.
+	// containers has two locks: code that writes it holds both applyMu and mu, and code that reads
+	// it holds one of them.
 	containers map[string]*container
 }
 

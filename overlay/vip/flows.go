@@ -42,14 +42,14 @@ func (s *namespace) deleteDatagramFlows(left leftBackends) error {
 		if err := deleteFlows(s.conn.Netns, found, unix.AF_INET, unix.AF_INET6); err != nil {
 			return err
 		}
-		s.mayHaveOldFlows, s.datagramVIPs = false, found.sent
+		s.mayHaveOldFlows, s.oldDatagramVIPs = false, found.sent
 		return nil
 	}
 	used, err := s.vipsWithDatagrams()
 	if err != nil {
 		return err
 	}
-	maps.DeleteFunc(left, func(vip netip.Addr, _ []netip.Addr) bool { return !used[vip] && !s.datagramVIPs[vip] })
+	maps.DeleteFunc(left, func(vip netip.Addr, _ []netip.Addr) bool { return !used[vip] && !s.oldDatagramVIPs[vip] })
 	if len(left) == 0 {
 		return nil
 	}

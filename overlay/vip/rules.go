@@ -41,8 +41,8 @@ type sizeClass struct {
 	size   int // number of slots
 }
 
-func (r sizeClass) name() string {
-	return fmt.Sprintf("slots%s-%d", nft.Families()[r.family].Digit, r.size)
+func (sc sizeClass) name() string {
+	return fmt.Sprintf("slots%s-%d", nft.Families()[sc.family].Digit, sc.size)
 }
 
 // sizeClassOf returns the size class of a virtual address with a number of slots.
@@ -60,15 +60,15 @@ func table() *nftables.Table {
 func vipChain() *nftables.Chain { return &nftables.Chain{Table: table(), Name: "vip"} }
 
 // set describes the map of the size class, or the set `none` for size 0.
-func (r sizeClass) set() *nftables.Set {
-	f := nft.Families()[r.family]
+func (sc sizeClass) set() *nftables.Set {
+	f := nft.Families()[sc.family]
 	// A rule refers to a set of the same batch by the ID of the set.
-	s := &nftables.Set{Table: table(), ID: uint32(100 + 2*r.size + r.family)}
-	if r.size == 0 {
+	s := &nftables.Set{Table: table(), ID: uint32(100 + 2*sc.size + sc.family)}
+	if sc.size == 0 {
 		s.Name, s.KeyType = "none"+f.Digit, f.Address
 		return s
 	}
-	s.Name, s.IsMap, s.Concatenation = r.name(), true, true
+	s.Name, s.IsMap, s.Concatenation = sc.name(), true, true
 	s.KeyType, s.DataType = nftables.MustConcatSetType(f.Address, nftables.TypeMark), f.Address
 	return s
 }
@@ -96,12 +96,12 @@ func (c change) remove(vip netip.Addr, slots []netip.Addr) { gather(c.removed, v
 // gather appends the elements of a virtual address: one for each slot, or one in the set `none` if
 // the address has no slots.
 func gather(to map[sizeClass][]nftables.SetElement, vip netip.Addr, slots []netip.Addr) {
-	r := sizeClassOf(vip, len(slots))
+	sc := sizeClassOf(vip, len(slots))
 	if len(slots) == 0 {
-		to[r] = append(to[r], nftables.SetElement{Key: vip.AsSlice()})
+		to[sc] = append(to[sc], nftables.SetElement{Key: vip.AsSlice()})
 	}
 	for i, backend := range slots {
-		to[r] = append(to[r], element(vip, i, backend))
+		to[sc] = append(to[sc], element(vip, i, backend))
 	}
 }
 
@@ -116,11 +116,11 @@ func (c change) move(vip netip.Addr, from, to []netip.Addr) {
 		c.add(vip, to)
 		return
 	}
-	r := sizeClassOf(vip, len(to))
+	sc := sizeClassOf(vip, len(to))
 	for i := range to {
 		if from[i] != to[i] {
-			c.removed[r] = append(c.removed[r], element(vip, i, from[i]))
-			c.added[r] = append(c.added[r], element(vip, i, to[i]))
+			c.removed[sc] = append(c.removed[sc], element(vip, i, from[i]))
+			c.added[sc] = append(c.added[sc], element(vip, i, to[i]))
 		}
 	}
 }
@@ -170,37 +170,37 @@ func (c change) replaceTable(conn *nftables.Conn, sizeClasses map[sizeClass]bool
 // classes.
 func (c change) write(conn *nftables.Conn, sizeClasses map[sizeClass]bool) error {
 	var fresh []sizeClass
-	for _, r := range slices.SortedFunc(maps.Keys(c.added), func(a, b sizeClass) int { return a.size - b.size }) {
-		if sizeClasses[r] {
+	for _, sc := range slices.SortedFunc(maps.Keys(c.added), func(a, b sizeClass) int { return a.size - b.size }) {
+		if sizeClasses[sc] {
 			continue
 		}
-		fresh = append(fresh, r)
-		if err := r.create(conn); err != nil {
+		fresh = append(fresh, sc)
+		if err := sc.create(conn); err != nil {
 			return err
 		}
 	}
-	for r, elements := range c.removed {
-		if err := nft.DeleteElements(conn, r.set(), elements); err != nil {
+	for sc, elements := range c.removed {
+		if err := nft.DeleteElements(conn, sc.set(), elements); err != nil {
 			return err
 		}
 	}
-	for r, elements := range c.added {
-		if err := nft.AddElements(conn, r.set(), elements); err != nil {
+	for sc, elements := range c.added {
+		if err := nft.AddElements(conn, sc.set(), elements); err != nil {
 			return err
 		}
 	}
 	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("write nftables table %s (the kernel needs nf_tables with nat, numgen and inet): %w", tableName, err)
 	}
-	for _, r := range fresh {
-		sizeClasses[r] = true
+	for _, sc := range fresh {
+		sizeClasses[sc] = true
 	}
 	return nil
 }
 
 // create queues the map of the size class, and the rules that look it up.
-func (r sizeClass) create(conn *nftables.Conn) error {
-	f, s, d := nft.Families()[r.family], r.set(), datagrams(r.family)
+func (sc sizeClass) create(conn *nftables.Conn) error {
+	f, s, d := nft.Families()[sc.family], sc.set(), datagrams(sc.family)
 	if err := conn.AddSet(s, nil); err != nil {
 		return fmt.Errorf("nftables: %w", err)
 	}
@@ -212,7 +212,7 @@ func (r sizeClass) create(conn *nftables.Conn) error {
 	add(f.Is(), nft.Protocol(expr.CmpOpNeq, unix.IPPROTO_TCP), f.LoadDst(nft.Reg), &expr.Immediate{Register: slot, Data: nft.Slot(0)},
 		&expr.Lookup{SourceRegister: nft.Reg, DestRegister: unix.NFT_REG_4, IsDestRegSet: true, SetName: s.Name, SetID: s.ID},
 		&expr.Dynset{SrcRegKey: nft.Reg, SetName: d.Name, SetID: d.ID, Operation: unix.NFT_DYNSET_OP_ADD})
-	add(f.Is(), f.LoadDst(nft.Reg), nft.Random(slot, r.size),
+	add(f.Is(), f.LoadDst(nft.Reg), nft.Random(slot, sc.size),
 		&expr.Lookup{SourceRegister: nft.Reg, DestRegister: nft.Reg, IsDestRegSet: true, SetName: s.Name, SetID: s.ID}, f.DNAT(false))
 	return nil
 }

@@ -57,10 +57,11 @@ type namespace struct {
 	// programmed is false until this process has written the table, and after an error.
 	programmed bool
 	// mayHaveOldFlows says that there may be flows which began before this process wrote the table.
-	// The set `datagrams` of the table does not have their virtual addresses. The first walk of the
-	// conntrack table collects these addresses in datagramVIPs.
+	// The set `datagrams` of the table has only the virtual addresses to which datagrams were sent
+	// since then. The next walk of the conntrack table stores the virtual addresses of the older
+	// flows in oldDatagramVIPs, and sets mayHaveOldFlows to false.
 	mayHaveOldFlows bool
-	datagramVIPs    map[netip.Addr]bool
+	oldDatagramVIPs map[netip.Addr]bool
 	services        map[netip.Addr]service
 	sizeClasses     map[sizeClass]bool
 }

@@ -170,8 +170,9 @@ func (o *Opener) fresh(e Opened, record bool) bool {
 
 func (s *session) empty() bool { return s.packets.top == 0 && s.parts.top == 0 }
 
-// windowSize is the size of the window of sequence numbers. If the number of an envelope is more
-// than windowSize-64 below the highest number received, the envelope may count as replayed.
+// windowSize is how many sequence numbers the window has bits for. Only the latest windowSize-64
+// numbers are sure to have a bit. An envelope whose number is windowSize-64 or more below the
+// highest number counts as replayed, even if it was not received before.
 const windowSize = 256
 
 // window remembers which of the latest sequence numbers were recorded, as in RFC 6479. Numbers
@@ -187,8 +188,8 @@ func (w *window) fresh(seq uint64, record bool) bool {
 	case seq == 0:
 		return false
 	case seq <= w.top:
-		// The usable window is one word smaller than the ring, because the newest and the oldest
-		// numbers share a word.
+		// The window has whole words of 64 bits. When the highest number enters a new word, all
+		// bits of the oldest word are cleared, so an older number than this may have lost its bit.
 		if seq+windowSize-64 <= w.top || *word&bit != 0 {
 			return false
 		}
