@@ -8,11 +8,11 @@ import (
 )
 
 // Times in rows are by the clock of the manager that led when they were written. Plans use the
-// clock of the manager that leads now, and the two may differ by any amount. A row that is older
-// than this State was written before startedAt. If its time is after startedAt, the other clock was
-// ahead, and startedAt is used instead. So a wait that is counted from the row's time begins at
-// startedAt at the latest. Where versions tell the order, the planner compares versions instead of
-// times.
+// clock of the manager that leads now, and the two may differ by any amount. A row with a version
+// up to startVersion was written before startedAt. If the time in such a row is after startedAt,
+// the clock of its writer was ahead. The planner then uses startedAt instead, so that the clock of
+// the writer does not prolong a wait that is counted from the time in the row. Where versions tell
+// the order, the planner compares versions instead of times.
 
 // ClampTime returns at, the time in a row with the given meta. If an earlier leader may have
 // written the row, it returns startedAt instead of a later time.
@@ -23,8 +23,8 @@ func (p *State) ClampTime(at time.Time, m *swarmv1.Meta) time.Time {
 	return at
 }
 
-// ReportedAt returns when a leader wrote the task's status. Only a status without that time is
-// dated by the clock of its worker, because the clocks of hosts differ.
+// ReportedAt returns when a leader wrote the task's status. It uses the worker's time only if the
+// status has no time of a leader.
 func (p *State) ReportedAt(t *Task) time.Time {
 	if m := t.Status.GetMeta(); m.GetUpdatedAt() != nil {
 		return p.ClampTime(m.GetUpdatedAt().AsTime(), m)

@@ -105,7 +105,6 @@ func (p *State) foldRevision(row *swarmv1.Revision, deleted bool) {
 			if t.Revision == r {
 				p.uncount(t)
 				t.Revision = fresh
-				fresh.tasks++
 				p.count(t)
 			}
 		}
@@ -283,8 +282,9 @@ func newRevision(row *swarmv1.Revision) *Revision {
 	return r
 }
 
-// Template returns the number of the revision's task template. Revisions with equal task templates
-// have equal numbers, so a task of one needs no replacement by a task of the other.
+// Template returns the number of the revision's task template. Two revisions have equal numbers if
+// their task templates are equal or differ only in limits and reservations (spec.Limits). A task of
+// one of them can move to the other and need not be replaced.
 func (r *Revision) Template() uint64 { return r.Row.GetTemplate() }
 
 func (r *Revision) image() string { return r.Spec().GetTaskTemplate().GetContainerSpec().GetImage() }

@@ -35,8 +35,8 @@ type State struct {
 	endpoints map[string]*swarmv1.Endpoint
 	networks  map[string]*network
 	ingress   *network // nil: there is no ingress network
-	// ingressClaims counts, by node id, the addresses that nodes hold on any network. Nodes hold
-	// addresses on the ingress network only.
+	// ingressClaims counts, by node id, the address claims that name a node as their owner. All of
+	// them are on the ingress network.
 	ingressClaims map[string]int
 	// ingressDirty says that a node may lack an ingress address, or may hold one that it must give
 	// back. Due copies it to ingressDue, which the next Plan reads, and clears it.

@@ -103,7 +103,6 @@ func (p *State) foldTask(row *swarmv1.Task, deleted bool) {
 func (p *State) setRevision(t *Task, number uint64) {
 	was, now := t.Revision, t.Service.ensureRevision(number)
 	t.Revision = now
-	now.tasks++
 	if was == nil || was == now {
 		return
 	}
@@ -156,16 +155,13 @@ func (p *State) foldTaskStatus(st *swarmv1.TaskStatus, deleted bool) {
 func (p *State) setStatus(t *Task, st *swarmv1.TaskStatus) {
 	defer p.noteFreed(t, t.reserves, t.counted)
 	p.uncount(t)
-	// uncount has decremented the revision's tasks, and count does not increment them.
-	t.Revision.tasks++
 	t.Status = st
 	p.count(t)
 	p.markDirty(t.Service)
 }
 
 // noteFreed sets retryWaiting if a change of the task has freed reservations, or has lowered the
-// number of tasks on its node. reserved and counted are the task's fields before the
-// change.
+// number of tasks on its node. reserved and counted are the task's fields before the change.
 func (p *State) noteFreed(t *Task, reserved, counted bool) {
 	p.retryWaiting = p.retryWaiting || reserved && !t.reserves || counted && !t.counted
 }
@@ -185,10 +181,11 @@ func (s *Slot) sortTasks() {
 // Newest returns the task that was created last.
 func (s *Slot) Newest() *Task { return s.Tasks[len(s.Tasks)-1] }
 
-// count adds the task to the counters of its node and service. uncount subtracts the same, and also
-// decrements the tasks of the revision.
+// count adds the task to the counters of its revision, service and node. uncount subtracts the
+// same.
 func (p *State) count(t *Task) {
 	s := t.Service
+	t.Revision.tasks++
 	t.waiting = t.Wanted() && t.Unplaced()
 	if t.waiting {
 		s.Waiting++
