@@ -35,18 +35,19 @@ func (x *session) serve(ctx context.Context, first *swarmv1.ToWorker) error {
 		}
 		sender <- x.send(ctx)
 	}()
-	err := errdefs.ErrUnavailable.WithMessage("the worker has taken no message for " + x.timeout.String() + ": the session is over")
+	var err error
 	select {
-	case err := <-sender:
+	case err = <-sender:
 		return err
 	case <-x.stuck:
+		err = errdefs.ErrUnavailable.WithMessage("the worker has taken no message for " + x.timeout.String() + ": the session is over")
 		x.server.sampled.Log(slog.LevelWarn, "stuck "+x.node,
 			"session of a worker that does not read is closed", "node", x.node, "err", err)
 	case <-x.done:
 		late := time.NewTimer(farewellTimeout)
 		defer late.Stop()
 		select {
-		case err := <-sender:
+		case err = <-sender:
 			return err
 		case <-late.C:
 			err = x.reason()
@@ -58,7 +59,8 @@ func (x *session) serve(ctx context.Context, first *swarmv1.ToWorker) error {
 	return err
 }
 
-// sendMessage sends one message. One goroutine calls it, until it fails.
+// sendMessage sends one message. One goroutine calls it, and does not call it again after an error.
+// So the session has at most one late message, and stuck is closed at most once.
 func (x *session) sendMessage(m *swarmv1.ToWorker) error {
 	late := time.AfterFunc(x.timeout, func() { close(x.stuck) })
 	err := x.stream.Send(m)
@@ -154,7 +156,7 @@ func (s *sender) sendAll(w work) error {
 		return err
 	}
 	s.mu.Lock()
-	s.progress.sent(w.generation, s.sequence, time.Now())
+	s.progress.worked(w.generation, s.sequence, time.Now())
 	s.mu.Unlock()
 	if w.departing && !s.departureAcked && isDown(s.server.deps.Store.View(), s.node) {
 		s.departureAcked = true

@@ -40,7 +40,7 @@ type Dirty struct {
 	// All has the references that every node must look at, although some do not concern it.
 	All []Ref
 
-	images bool // the choice of the nodes that keep images may have changed
+	images bool // which nodes keep which images may have changed; for State.Apply
 }
 
 func newDirty() *Dirty { return &Dirty{ByNode: make(map[string][]Ref)} }
