@@ -72,7 +72,7 @@ func (s *Set) Complete(view *table.View) []*swarmv1.AssignmentChange {
 
 // Update compares the objects that the references name with what was sent, and returns the changes.
 // It returns none when the node has the newest version of all of them, or needs none of them. The
-// view must not be older than that of the call before.
+// view must not be older than the view of the previous call.
 func (s *Set) Update(view *table.View, refs []Ref) []*swarmv1.AssignmentChange {
 	m := &message{}
 	for _, r := range refs {

@@ -42,9 +42,9 @@ type extraReservation struct {
 }
 
 // Draft begins a draft.
-func (p *State) Draft() *Draft {
-	p.sortNodes()
-	return &Draft{state: p}
+func (state *State) Draft() *Draft {
+	state.sortNodes()
+	return &Draft{state: state}
 }
 
 // Place counts a new task of the revision on the node, and returns the generic resources that the
