@@ -73,7 +73,7 @@ func (x *session) sendMessage(m *swarmv1.ToWorker) error {
 // send sends everything that concerns the worker until the session is over. Changes that come while
 // a message is being sent go into the next message, so messages get larger and fewer under load.
 func (x *session) send(ctx context.Context) error {
-	out := &sender{session: x, set: assignment.NewSet(x.node, x.server.assignments)}
+	out := &sender{session: x, sent: assignment.NewSentSet(x.node, x.server.assignments)}
 	silence := time.NewTimer(x.timeout)
 	defer silence.Stop()
 	for {
@@ -137,7 +137,7 @@ func (x *session) take() work {
 // sender is the state of a session's sending goroutine.
 type sender struct {
 	*session
-	set            *assignment.Set
+	sent           *assignment.SentSet
 	sequence       uint64 // of the newest assignments
 	departureAcked bool
 }
@@ -184,9 +184,9 @@ func (s *sender) sendAcks(w work) error {
 func (s *sender) sendAssignments(w work) error {
 	var changes []*swarmv1.AssignmentChange
 	if w.complete {
-		changes = s.set.Complete(w.view)
+		changes = s.sent.Complete(w.view)
 	} else if len(w.dirty) > 0 {
-		changes = s.set.Update(w.view, w.dirty)
+		changes = s.sent.Update(w.view, w.dirty)
 	}
 	if len(changes) == 0 && !w.complete {
 		return nil

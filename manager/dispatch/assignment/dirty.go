@@ -18,10 +18,10 @@ type Ref struct {
 
 const (
 	// KindNode stands for a NodeUpdate message: the node's own row, the managers and the root
-	// certificates. A Set ignores it: the session sends that message.
+	// certificates. A SentSet ignores it: the session sends that message.
 	KindNode swarmv1.AssignmentRef_Kind = -1
-	// KindState says that the node's state has changed. A Set ignores it: the session looks whether
-	// the node is down now.
+	// KindState says that the node's state has changed. A SentSet ignores it: the session looks
+	// whether the node is down now.
 	KindState swarmv1.AssignmentRef_Kind = -2
 	// kindImages stands for the images that a node must keep a copy of.
 	kindImages swarmv1.AssignmentRef_Kind = -3
