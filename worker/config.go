@@ -82,8 +82,8 @@ func (c Config) validate() (Config, error) {
 	return c, nil
 }
 
-// Deps are the live objects that a Worker works with. Fields are required unless they say
-// otherwise. OnNode, OnKeys, OnTopology and OnContact must not block.
+// Deps are the live objects that a Worker works with. Fields are required if their comments do not
+// call them optional. OnNode, OnKeys, OnTopology and OnContact must not block.
 type Deps struct {
 	Log      *slog.Logger
 	Runtime  engine.Runtime

@@ -16,9 +16,8 @@
 // changes of the topology, and gives each changed task to tasks. A status goes the other way: tasks
 // reports it to session, which writes it to state and sends it.
 //
-// What happens when a manager dies is in the documentation of package session. What happens when a
-// task ends, when the daemon restarts, when a task is drained, and when the host goes down is in
-// that of package tasks.
+// Package session documents what happens when a manager dies. Package tasks documents what happens
+// when a task ends, when it is told to stop, when the daemon restarts, and when the host goes down.
 //
 // The packages below implement the rest: health (health checks), lease (the file that ends
 // single-writer tasks), logs (output of containers), retry (backoff), simulated (an engine in

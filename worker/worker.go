@@ -111,13 +111,14 @@ func (w *Worker) Run(ctx context.Context) error {
 	saved := w.saved
 	w.saved = nil
 	w.tellTopology(w.objects.Restore(saved.Objects))
-	g.Go(func() error {
-		return w.tasks.Run(gctx, saved, func() {
-			g.Go(func() error { return w.copies.Run(gctx) })
-			g.Go(func() error { return w.disk.Run(gctx) })
-			g.Go(func() error { return w.managers.Run(gctx) })
-		})
-	})
+	// The other parts start when tasks.Run has adopted the tasks of the earlier process: a session
+	// may change these tasks, and a clean-up must not remove what they use.
+	startOthers := func() {
+		g.Go(func() error { return w.copies.Run(gctx) })
+		g.Go(func() error { return w.disk.Run(gctx) })
+		g.Go(func() error { return w.managers.Run(gctx) })
+	}
+	g.Go(func() error { return w.tasks.Run(gctx, saved, startOthers) })
 	err := g.Wait()
 	stopWriting()
 	if werr := <-written; err == nil {
@@ -174,7 +175,7 @@ func (w *Worker) Refusal() error { return w.managers.Refusal() }
 func (w *Worker) apply(msg *swarmv1.Assignments) {
 	changes := w.objects.Apply(msg)
 	for _, c := range changes {
-		if object, ok := c.ForDisk(); ok {
+		if object, stored := c.ForDisk(); stored {
 			w.state.SetObject(c.Key.String(), object)
 		}
 	}
@@ -247,13 +248,13 @@ func (w *Worker) filesRoot() string { return filepath.Join(w.cfg.RunDir, "tasks"
 // Announce tells the managers that this node goes away. They count it as down and replace its
 // tasks at once. Announce returns when a manager has acknowledged it, after 3 s, or when ctx ends.
 // Call it while Run runs, and then end Run. Tasks that managers assign after the call do not start.
-func (w *Worker) Announce(ctx context.Context) { w.managers.Depart(ctx) }
+func (w *Worker) Announce(ctx context.Context) { w.managers.AnnounceDeparture(ctx) }
 
 // Depart calls Announce, because the host goes down, and stops every task with its signal and its
 // grace period. It returns nil when all tasks have ended, or an error if ctx ends first.
 func (w *Worker) Depart(ctx context.Context) error {
 	w.Announce(ctx)
-	if err := w.tasks.Depart(ctx); err != nil {
+	if err := w.tasks.StopAll(ctx); err != nil {
 		return err
 	}
 	w.managers.Flush(ctx)

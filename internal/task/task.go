@@ -34,9 +34,10 @@ const (
 	Started
 	// Healthy means that the health check has passed, or that there is none.
 	Healthy
-	// Sick means that the health check has failed, with no retries left.
+	// Sick means that the worker must stop the container although it runs: the health check has
+	// failed with no retries left, or the lease of a single-writer task is about to end.
 	Sick
-	// Refused means that the action cannot succeed, now or later.
+	// Refused means that the action has failed and would fail again.
 	Refused
 	// Ended means that the container has ended by itself with code 0.
 	Ended

@@ -31,9 +31,11 @@ const (
 
 // AwaitProgrammed waits until every ready node has programmed what this manager knows now: the
 // node's kernel and the name server of its containers match the newest assignments. It does not
-// wait for nodes that lag. A worker calls it without an index, and then the manager asks all
-// managers about the nodes that they serve. It calls the others with an index: a manager that is
-// called with an index waits only for the nodes that it serves itself.
+// wait for nodes that lag.
+//
+// A request of a worker has no index. The manager that gets it asks every manager, itself included,
+// to wait for the nodes that it serves. In these requests the index says which changes of the store
+// the nodes must have programmed.
 func (s *Server) AwaitProgrammed(ctx context.Context, req *swarmv1.AwaitProgrammedRequest) (*swarmv1.AwaitProgrammedResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, awaitTimeout)
 	defer cancel()
@@ -114,7 +116,7 @@ func (s *Server) programmedHere(ctx context.Context, index uint64) (nodes []stri
 		if !isReady(view, x.node) {
 			continue
 		}
-		open, lags := x.awaitProgrammed(ctx)
+		open, lags := x.awaitCaughtUp(ctx)
 		if lags {
 			s.sampled.Log(slog.LevelWarn, "lags "+x.node,
 				"a node does not program its assignments: tasks that stop do not wait for it", "node", x.node, "for", lagAfter)

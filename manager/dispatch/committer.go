@@ -18,11 +18,13 @@ import (
 )
 
 const (
-	// maxGroups bounds one commit: 2,000 statuses are about 400 KB.
-	maxGroups = 2000
-	// commitPause follows a commit that failed. It doubles up to commitPauses times.
-	commitPause  = 50 * time.Millisecond
-	commitPauses = 5
+	// maxChanges is about how many changes of rows one commit has at most: 2,000 statuses are about
+	// 400 KB. An entry makes at least one change, so a commit has no more entries than that.
+	maxChanges = 2000
+	// commitPause follows a commit that failed. It doubles with every further failure, at most
+	// commitDoublings times.
+	commitPause     = 50 * time.Millisecond
+	commitDoublings = 5
 	// maxFailures is how often an entry may fail alone while others are committed.
 	maxFailures = 3
 	// replicaTimeout bounds the wait until this replica has what was just committed.
@@ -87,10 +89,14 @@ type store interface {
 // be committed is alone. That entry is tried again after the others, and then dropped. So no report
 // holds up the others for long.
 //
-// The queue is in the order in which sessions began to wait. A further report of a session that
-// waits joins its entry and keeps its place. Reports over the rate of their node keep their place
-// too. Entries that failed together return to the front. An entry that failed alone, and reports
-// that must be made again from newer rows, go to the end.
+// The order of the queue:
+//
+//   - A session whose first report comes goes to the end.
+//   - A session that waits keeps its place when a further report joins its entry, and when its
+//     reports are over the rate of their node.
+//   - Entries that failed together return to the front.
+//   - An entry that failed alone goes to the end, and so do reports whose changes must be made
+//     again from newer rows.
 type committer struct {
 	log     *slog.Logger
 	sampled *logsample.Sampler
@@ -113,7 +119,7 @@ func newCommitter(log *slog.Logger, store store) *committer {
 	return &committer{
 		log: log, sampled: logsample.New(log), store: store, wake: make(chan struct{}, 1),
 		facts: pace.New[string](factsPace), statusBytes: pace.New[string](statusPace), copies: pace.New[string](copiesPace),
-		waiting: make(map[*session]*entry), batch: maxGroups,
+		waiting: make(map[*session]*entry), batch: maxChanges,
 	}
 }
 
@@ -133,8 +139,9 @@ func (c *committer) add(e *entry) {
 	}
 }
 
-// putBack queues entries that were not committed, at the front of the queue or at its end. Of a
-// session that has reported again meanwhile, only the reports that are still the newest count.
+// putBack queues entries that were not committed, at the front of the queue or at its end. If the
+// session of an entry has reported again meanwhile, its newer reports replace those of the same
+// kind.
 func (c *committer) putBack(entries []*entry, front bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -154,22 +161,23 @@ func (c *committer) putBack(entries []*entry, front bool) {
 	}
 }
 
-// take removes up to c.batch entries with about maxGroups changes from the front of the queue.
+// take removes up to c.batch entries with about maxChanges changes from the front of the queue.
 // Reports over the rate of their node stay; the first of them may be taken after wait (0: none
-// stays).
+// stays). Of a session that is over, take drops such reports, because the next session of the node
+// reports everything again.
 func (c *committer) take() (out []*entry, wait time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	size, stay := 0, c.queue[:0:0]
 	for i, x := range c.queue {
-		if len(out) >= c.batch || size >= maxGroups {
+		if len(out) >= c.batch || size >= maxChanges {
 			stay = append(stay, c.queue[i:]...)
 			break
 		}
 		e := c.waiting[x]
 		delete(c.waiting, x)
 		held, w := c.holdBack(e)
-		if w > 0 && !x.closed() { // the next session of a node reports everything again
+		if w > 0 && !x.closed() {
 			c.waiting[x], stay = held, append(stay, x)
 			if wait == 0 || w < wait {
 				wait = w
@@ -200,8 +208,8 @@ func (c *committer) holdBack(e *entry) (held *entry, wait time.Duration) {
 	if e.status != nil && mustWait(c.statusBytes.TakeN(node, e.status.SizeVT())) {
 		e.status, held.status = nil, e.status
 	}
-	// This spends nothing. Only the method groups knows how many copies really change, and spends
-	// as many.
+	// TakeN of 0 spends nothing: it only asks whether the budget is overdrawn. The method groups
+	// spends from it, because only there it is known how many copies change.
 	if e.images != nil && mustWait(c.copies.TakeN(node, 0)) {
 		e.images, held.images = nil, e.images
 	}
@@ -243,7 +251,7 @@ func (c *committer) commit(ctx context.Context, entries []*entry) {
 		return
 	case err == nil:
 		c.succeeded++
-		c.failing, c.batch = 0, min(2*c.batch, maxGroups)
+		c.failing, c.batch = 0, min(2*c.batch, maxChanges)
 		return
 	case len(entries) > 1:
 		c.batch = len(entries) / 2
@@ -257,7 +265,7 @@ func (c *committer) commit(ctx context.Context, entries []*entry) {
 		c.putBack(entries, false)
 	}
 	c.sampled.Log(slog.LevelWarn, "commit", "reports of workers are not committed yet", "entries", len(entries), "err", err)
-	_ = pause.For(ctx, commitPause<<min(c.failing, commitPauses))
+	_ = pause.For(ctx, commitPause<<min(c.failing, commitDoublings))
 	c.failing++
 }
 
@@ -298,10 +306,10 @@ func (c *committer) write(ctx context.Context, entries []*entry) error {
 			return err
 		}
 		for i, r := range results {
-			e := entries[owners[i]]
-			if !c.shouldRetry(e, r) {
+			if !c.shouldRetry(owners[i], r) {
 				continue
 			}
+			e := owners[i].entry
 			if !slices.ContainsFunc(again, func(a *entry) bool { return a.session == e.session }) {
 				again = append(again, &entry{session: e.session, description: e.description, images: e.images})
 			}
@@ -328,21 +336,21 @@ func (c *committer) waitForReplica(ctx context.Context, index uint64) {
 	}
 }
 
-// shouldRetry reports whether the reports of e must be queued again after the store has answered
-// err for one of their groups. It does so for descriptions and image reports that were made from a
-// row that has changed since. It does not do so for a status: a rejected status is out of date, or
-// its task is gone. It logs a status that was rejected for another reason.
-func (c *committer) shouldRetry(e *entry, err error) bool {
+// shouldRetry reports whether the description and the image report of an entry must be queued again
+// after the store has answered err for one of its groups: the group was made from a row that has
+// changed since. A status is not queued again: a rejected status is out of date, or its task is
+// gone. shouldRetry logs a status that was rejected for another reason.
+func (c *committer) shouldRetry(o owner, err error) bool {
 	switch {
 	case err == nil:
 		return false
-	case !e.describesNode():
+	case o.isStatus:
 		if !errdefs.IsAborted(err) && !errdefs.IsNotFound(err) && !errdefs.IsFailedPrecondition(err) {
-			c.log.Warn("task status was not stored", "node", e.session.node, "err", err)
+			c.log.Warn("task status was not stored", "node", o.entry.session.node, "err", err)
 		}
 		return false
-	case e.session.reason() != nil || errdefs.IsNotFound(err):
+	case o.entry.session.reason() != nil:
 		return false
 	}
-	return errdefs.IsAborted(err) && e.description != nil || errdefs.IsAlreadyExists(err) && e.images != nil
+	return errdefs.IsAborted(err) || errdefs.IsAlreadyExists(err)
 }

@@ -25,6 +25,8 @@ type ledger struct {
 	view *table.View
 	// poison returns the error of a commit with the statuses of some tasks.
 	poison func(tasks []string) error
+	// reject returns the answer for one group; nil: every group is accepted.
+	reject func(*swarmv1.Change) error
 
 	mu      sync.Mutex // guards the fields below
 	commits [][]string // task ids of each commit that succeeded
@@ -49,7 +51,44 @@ func (l *ledger) CommitGroups(_ context.Context, _ string, groups []*swarmv1.Gro
 		return 0, nil, err
 	}
 	l.commits = append(l.commits, tasks)
-	return 1, make([]error, len(groups)), nil
+	results := make([]error, len(groups))
+	for i, g := range groups {
+		if l.reject != nil {
+			results[i] = l.reject(g.GetChanges()[0])
+		}
+	}
+	return 1, results, nil
+}
+
+// A rejected status does not make the committer repeat the description of the same entry, but a
+// rejected description does.
+func TestCommitter_RepeatsOnlyRejectedDescriptions(t *testing.T) {
+	for name, rejected := range map[string]bool{"status rejected": false, "description rejected": true} {
+		t.Run(name, func(t *testing.T) {
+			view, sessions := nodes(1)
+			c := newCommitter(slog.New(slog.DiscardHandler), &ledger{
+				view: view, poison: func([]string) error { return nil },
+				reject: func(change *swarmv1.Change) error {
+					if isStatus := change.GetPut().GetTaskStatus() != nil; isStatus == rejected {
+						return nil
+					}
+					return errdefs.ErrAborted.WithMessage("the row has changed")
+				},
+			})
+			e := statusOf(sessions[0], 1)
+			e.description = &swarmv1.NodeDescription{Hostname: "other"}
+			if err := c.write(t.Context(), []*entry{e}); err != nil {
+				t.Fatal(err)
+			}
+			again := c.waiting[sessions[0]]
+			if (again != nil) != rejected || again != nil && (again.status != nil || again.description == nil) {
+				t.Errorf("queued again: got %v, want the description: %v", again, rejected)
+			}
+			if !isAcked(sessions[0]) {
+				t.Error("the status is not acknowledged")
+			}
+		})
+	}
 }
 
 // stored returns the tasks whose status was committed, sorted.

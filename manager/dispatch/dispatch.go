@@ -94,7 +94,7 @@ type Server struct {
 	stopped     bool
 	sessions    map[string]*session // by node ID
 	markedIndex uint64              // store index of the newest change that the sessions are marked with
-	marked      broadcast.Signal    // tells that markedIndex has grown
+	marked      broadcast.Signal    // sent when markedIndex grows
 	// ended has the sessions that are over, by node ID. A new session of the node on this manager
 	// replaces its entry, and sessionReport drops the entries that are too old.
 	ended map[string]endedSession

@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// leaderContact measures how long this manager has been in touch with a leader: how long leaders
-// have answered its reports, each answer soon after the one before. While managers are in touch
-// with a leader, a worker can begin a session. Without a leader it cannot, because the leader
-// commits the start of every session. The methods may be called concurrently.
+// leaderContact measures for how long leaders have answered this manager's reports without a long
+// gap between two answers. While managers are in touch with a leader, a worker can begin a session.
+// Without a leader it cannot, because the leader commits the start of every session. The methods
+// may be called concurrently.
 type leaderContact struct {
 	mu    sync.Mutex // guards the rest
 	since time.Time  // the first answer after the last long gap; zero: no leader has answered yet

@@ -189,10 +189,10 @@ func (s *Server) checkKey(ctx context.Context, node *swarmv1.Node) error {
 	return nil
 }
 
-// freshView returns a view that has everything that the leader had committed before the call. It
-// has every node that has joined, no node that was removed, and everything that the worker has
-// applied before. Callers that are unknown here share one question to the leader in each second,
-// because a host that was removed may call again and again.
+// freshView returns a view that has everything that the leader had committed before the call. So
+// the caller's node is in it exactly if it is a member now, and it is not older than what another
+// manager has sent to the worker. Callers that are unknown here share one question to the leader in
+// each second, because a host that was removed may call again and again.
 func (s *Server) freshView(ctx context.Context, id string) (*table.View, error) {
 	view, err := s.refresh.ViewFor(ctx, id)
 	if err != nil {

@@ -52,17 +52,17 @@ func (p *progress) behindSince() time.Time {
 	return p.unsentAt
 }
 
-// sent notes that the assignments up to a sequence cover all marks up to a generation. The sender
-// calls it after each piece of work. If the marks changed nothing for the node, the sender has sent
-// no message for them, and the sequence is that of the call before.
-func (p *progress) sent(generation, sequence uint64, now time.Time) {
+// worked notes that the sender has worked off the marks up to a generation. sequence is that of the
+// newest assignments that it has ever sent: if the marks changed nothing for the node, there was
+// nothing to send, and the sequence is the same as in the last call.
+func (p *progress) worked(generation, sequence uint64, now time.Time) {
 	since := p.unsentAt
 	if since.IsZero() {
 		since = now
 	}
-	p.unsentAt = now // a mark may have come while the message was being sent
-	if generation == p.generation {
-		p.unsentAt = time.Time{}
+	p.unsentAt = time.Time{}
+	if generation < p.generation { // marks came while the sender worked
+		p.unsentAt = now
 	}
 	switch n := len(p.pending); {
 	case sequence <= p.sequence:
@@ -93,9 +93,9 @@ func (p *progress) advance(generation uint64) {
 	}
 }
 
-// awaitProgrammed waits until the worker has programmed everything that its session is marked with
+// awaitCaughtUp waits until the worker has programmed everything that its session is marked with
 // now, or until the worker lags. open is false when the session or ctx is over.
-func (x *session) awaitProgrammed(ctx context.Context) (open, lags bool) {
+func (x *session) awaitCaughtUp(ctx context.Context) (open, lags bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for want := x.progress.generation; x.progress.programmed < want; {

@@ -12,35 +12,41 @@ import (
 	"swarm/raftstore/table"
 )
 
-// groups returns one group for each row that the entries change, and for each group the index of
-// its entry (owners). The store accepts or rejects each group by itself.
-func (c *committer) groups(view *table.View, entries []*entry) (groups []*swarmv1.Group, owners []int) {
+// owner says which report a group of changes comes from.
+type owner struct {
+	entry    *entry
+	isStatus bool // the group writes the status of a task
+}
+
+// groups returns one group for each row that the entries change, and the owner of each group. The
+// store accepts or rejects each group by itself.
+func (c *committer) groups(view *table.View, entries []*entry) (groups []*swarmv1.Group, owners []owner) {
 	last := make(map[string]int) // by task id, the index of its newest group
-	for i, e := range entries {
+	for _, e := range entries {
 		for _, st := range statuses(view, e, time.Now()) {
-			group := table.Group(table.Report(st))
+			group, from := table.Group(table.Report(st)), owner{entry: e, isStatus: true}
 			if at, double := last[st.GetTaskId()]; double {
-				groups[at], owners[at] = group, i
+				groups[at], owners[at] = group, from
 				continue
 			}
 			last[st.GetTaskId()] = len(groups)
-			groups, owners = append(groups, group), append(owners, i)
+			groups, owners = append(groups, group), append(owners, from)
 		}
 		copies := copiesOf(view, e)
 		if len(copies) > 0 {
 			c.copies.TakeN(e.session.node, len(copies))
 		}
 		for _, change := range append(descriptions(view, e), copies...) {
-			groups, owners = append(groups, table.Group(change)), append(owners, i)
+			groups, owners = append(groups, table.Group(change)), append(owners, owner{entry: e})
 		}
 	}
 	return groups, owners
 }
 
 // statuses returns the updates of an entry that may be stored: those of tasks on the session's
-// node, unless the task has ended already with another state. It gets the epoch of the session and
-// the sequence of the report. Ports that the task does not publish are removed, and times in the
-// future become now.
+// node, unless the task has ended already with another state. Each update gets the epoch of the
+// session and the sequence of the report, loses the ports that its task does not publish, and has
+// its times in the future set to now.
 func statuses(view *table.View, e *entry, now time.Time) []*swarmv1.TaskStatus {
 	var out []*swarmv1.TaskStatus
 	for _, st := range e.status.GetUpdates() {

@@ -15,10 +15,10 @@ import (
 )
 
 // reportSessions reports the sessions to the leader twice in every heartbeat period, and at once
-// when a session begins or ends, until ctx ends. Workers are told which of their heartbeats the
-// leader has heard of, because the lease of single-writer tasks counts from those. When no leader
-// has answered for three heartbeat periods, all sessions are closed. Their workers then look for a
-// manager that is in touch with a leader.
+// when a session begins or ends, until ctx ends. The sessions then tell their workers which
+// heartbeats the leader has heard of, because the lease of single-writer tasks counts from these
+// heartbeats. When no leader has answered for three heartbeat periods, all sessions are closed.
+// Their workers then look for a manager that is in touch with a leader.
 func (s *Server) reportSessions(ctx context.Context) error {
 	answered := time.Now()
 	timer := time.NewTimer(0)
@@ -31,8 +31,9 @@ func (s *Server) reportSessions(ctx context.Context) error {
 			return nil
 		}
 		beat, _ := s.pace()
+		leaderAnswered := s.reportOnce(ctx, beat)
 		switch {
-		case s.reportOnce(ctx, beat):
+		case leaderAnswered:
 			answered = time.Now()
 			s.contact.answered(answered, spec.MissedHeartbeats*beat)
 		case time.Since(answered) >= spec.MissedHeartbeats*beat:
@@ -51,9 +52,9 @@ func (s *Server) reportSoon() {
 	s.tracker.Reconsider()
 }
 
-// reportOnce makes one report. It closes the sessions that are superseded elsewhere or belong to
-// nodes that were removed, and confirms the heartbeats of the others. It returns whether the leader
-// answered.
+// reportOnce makes one report and waits for the answer, for the timeout at most. It closes the
+// sessions that are superseded elsewhere or belong to nodes that were removed, and confirms the
+// heartbeats of the others. It returns whether the leader answered.
 func (s *Server) reportOnce(ctx context.Context, timeout time.Duration) bool {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()

@@ -35,18 +35,19 @@ func (x *session) serve(ctx context.Context, first *swarmv1.ToWorker) error {
 		}
 		sender <- x.send(ctx)
 	}()
-	err := errdefs.ErrUnavailable.WithMessage("the worker has taken no message for " + x.timeout.String() + ": the session is over")
+	var err error
 	select {
-	case err := <-sender:
+	case err = <-sender:
 		return err
 	case <-x.stuck:
+		err = errdefs.ErrUnavailable.WithMessage("the worker has taken no message for " + x.timeout.String() + ": the session is over")
 		x.server.sampled.Log(slog.LevelWarn, "stuck "+x.node,
 			"session of a worker that does not read is closed", "node", x.node, "err", err)
 	case <-x.done:
 		late := time.NewTimer(farewellTimeout)
 		defer late.Stop()
 		select {
-		case err := <-sender:
+		case err = <-sender:
 			return err
 		case <-late.C:
 			err = x.reason()
@@ -58,7 +59,8 @@ func (x *session) serve(ctx context.Context, first *swarmv1.ToWorker) error {
 	return err
 }
 
-// sendMessage sends one message. One goroutine calls it, until it fails.
+// sendMessage sends one message. One goroutine calls it, and does not call it again after an error.
+// So the session has at most one late message, and stuck is closed at most once.
 func (x *session) sendMessage(m *swarmv1.ToWorker) error {
 	late := time.AfterFunc(x.timeout, func() { close(x.stuck) })
 	err := x.stream.Send(m)
@@ -71,7 +73,7 @@ func (x *session) sendMessage(m *swarmv1.ToWorker) error {
 // send sends everything that concerns the worker until the session is over. Changes that come while
 // a message is being sent go into the next message, so messages get larger and fewer under load.
 func (x *session) send(ctx context.Context) error {
-	out := &sender{session: x, set: assignment.NewSet(x.node, x.server.assignments)}
+	out := &sender{session: x, sent: assignment.NewSentSet(x.node, x.server.assignments)}
 	silence := time.NewTimer(x.timeout)
 	defer silence.Stop()
 	for {
@@ -135,7 +137,7 @@ func (x *session) take() work {
 // sender is the state of a session's sending goroutine.
 type sender struct {
 	*session
-	set            *assignment.Set
+	sent           *assignment.SentSet
 	sequence       uint64 // of the newest assignments
 	departureAcked bool
 }
@@ -154,7 +156,7 @@ func (s *sender) sendAll(w work) error {
 		return err
 	}
 	s.mu.Lock()
-	s.progress.sent(w.generation, s.sequence, time.Now())
+	s.progress.worked(w.generation, s.sequence, time.Now())
 	s.mu.Unlock()
 	if w.departing && !s.departureAcked && isDown(s.server.deps.Store.View(), s.node) {
 		s.departureAcked = true
@@ -182,9 +184,9 @@ func (s *sender) sendAcks(w work) error {
 func (s *sender) sendAssignments(w work) error {
 	var changes []*swarmv1.AssignmentChange
 	if w.complete {
-		changes = s.set.Complete(w.view)
+		changes = s.sent.Complete(w.view)
 	} else if len(w.dirty) > 0 {
-		changes = s.set.Update(w.view, w.dirty)
+		changes = s.sent.Update(w.view, w.dirty)
 	}
 	if len(changes) == 0 && !w.complete {
 		return nil

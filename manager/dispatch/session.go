@@ -41,7 +41,7 @@ type session struct {
 	newest func() *table.View // the store's newest view
 	wake   chan struct{}      // capacity 1: there may be something to send
 	done   chan struct{}      // closed by close
-	stuck  chan struct{}      // closed when the worker has not accepted a message for the timeout
+	stuck  chan struct{}      // closed by sendMessage when the worker does not accept a message within the timeout
 
 	mu       sync.Mutex // guards the rest
 	err      error      // why the session is over

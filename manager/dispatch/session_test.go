@@ -23,7 +23,7 @@ func TestSession_NeverGoesBack(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			x := newSession(nil, &swarmv1.NodeState{NodeId: "n", SessionEpoch: 1, Addr: "n"}, nil)
 			x.newest = func() *table.View { return newer }
-			out := assignment.NewSet("n", assignment.NewState())
+			out := assignment.NewSentSet("n", assignment.NewState())
 			x.markAll(newer)
 			out.Complete(x.take().view)
 			x.mark(older, assignment.Ref{Kind: swarmv1.AssignmentRef_TASK, ID: "t1"})

@@ -57,13 +57,13 @@ func (r *run) promote(sp *slotPlan) {
 	r.out.edit(t).DesiredState = swarmv1.TaskState_RUNNING
 }
 
-// replaceHead adds a task that replaces the head of the slot, and stops the tasks that should run
-// there, except for the partner of the new task.
+// replaceHead adds a task that replaces the head of the slot. It stops head and older, except for
+// the one that is the partner of the new task.
 func (r *run) replaceHead(sp *slotPlan) {
 	t := sp.head
 	w := r.newTask(sp.slot.Key, t)
 	if sp.older != nil {
-		w.replaces = sp.older.ID // the head was not running yet, so it is older that serves now
+		w.replaces = sp.older.ID // head was not running yet, so older is the task that serves
 	}
 	w.replaceReason, w.atom = sp.replaceReason, sp.atom
 	if sp.action == restart && w.revision.Template() == t.Revision.Template() {
@@ -86,14 +86,15 @@ func (r *run) replaceHead(sp *slotPlan) {
 	r.newTasks = append(r.newTasks, w)
 }
 
-// partner returns the task of the slot that keeps running until the task that replaces the head is
-// RUNNING, or nil. judgePair stops the partner then. Only start-first updates have partners.
+// partner returns the task of the slot that keeps running while the new task of replaceHead starts,
+// or nil if both head and older stop. Once the new task is RUNNING, judgePair stops the partner.
+// Only start-first updates have partners.
 func (r *run) partner(sp *slotPlan) *cluster.Task {
 	switch {
 	case sp.action != updateSlot:
-		return sp.older // the head was the replacement in a start-first update, which goes on
+		return sp.older // nil or the task that head was to replace; the new task replaces it instead
 	case !r.update.StartFirst():
-		return nil // older, if any, is from an update that was start-first; this one is stop-first
+		return nil // older, if any, is from an earlier update, which was start-first
 	case sp.older == nil && r.mayRun(sp.head):
 		return sp.head
 	}
@@ -142,7 +143,7 @@ func (r *run) successorRevision(t *cluster.Task) *cluster.Revision {
 // to a node, and a task whose node was removed if the task cannot be running.
 func (r *run) stopTask(t *cluster.Task) {
 	switch {
-	case t.Unplaced(), t.Node != nil && t.Node.Removed() && !t.Ended() && !r.mayRun(t):
+	case t.Unplaced(), nodeRemoved(t) && !r.mayRun(t):
 		r.deleteTask(t)
 	case t.Wanted():
 		if row := r.out.edit(t); row.GetDesiredState() < swarmv1.TaskState_SHUTDOWN {
@@ -151,3 +152,6 @@ func (r *run) stopTask(t *cluster.Task) {
 		}
 	}
 }
+
+// nodeRemoved says that the task's node was removed before it reported the end of the task.
+func nodeRemoved(t *cluster.Task) bool { return t.Node != nil && t.Node.Removed() && !t.Ended() }

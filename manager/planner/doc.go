@@ -18,23 +18,27 @@
 //	p := planner.New(state)
 //	for {
 //		res := p.Plan(state.Due(now), now)
-//		commit(res.Groups)                // if the store rejects a group: state.Retry(group.Service)
-//		wait(next batch, res.Next)        // returns when the store has changed, or at res.Next
-//		state.Apply(batch.Changes)        // everything that was committed, in order
+//		if len(res.Groups) > 0 {
+//			commit(res.Groups)        // if the store rejects a group: state.Retry(group.Service)
+//		} else {
+//			wait(res.Next)            // returns when the store has changed, or at res.Next
+//		}
+//		state.Apply(changes)              // everything that was committed meanwhile, in order
 //	}
 //
 // Changes of the store keep the State up to date, so that one changed task costs the planning of
-// one service and not a pass over all rows. Plan does not change what later plans see: a proposed
-// change counts only after the store has committed it and Apply has received it. The loop must
-// therefore apply its own commits before it plans again.
+// one service and not a pass over all rows. A proposed change counts only after the store has
+// committed it and Apply has received it. The loop must therefore apply its own commits before it
+// plans again. The only thing that Plan changes for later plans is the deadlines of the services.
 //
-// Plan runs these passes for each service. The first four decide: they set the action of every slot
-// in a list of slotPlans. The last three carry the decisions out and write changes. applyLimits
-// also reserves resources in the draft of the plan (cluster.Draft):
+// Plan runs these passes for each service. The first four decide what happens to every slot and
+// record it in a list of slotPlans; they write no changes. The last three carry the decisions out
+// and write changes:
 //
 //	judge         the tasks of a slot -> the slot's action: keep, restart, replace, drop, ...
 //	reconcile     the actions, and the mode of the service -> other actions, slots to add
-//	applyLimits   the slots that are kept -> slots whose task moves to other limits
+//	applyLimits   the slots that are kept -> slots whose task moves to other limits, and what
+//	              these tasks reserve in addition (in the cluster.Draft of the plan)
 //	updatePass    all slots, and the update status -> slots to update, the new update status
 //	applyActions  what was decided -> changes of tasks, and new tasks
 //	reap          old tasks -> deletions of tasks and claims

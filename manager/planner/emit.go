@@ -15,10 +15,11 @@ var absent = &swarmv1.Change_IfAbsent{IfAbsent: true}
 // emitter collects the changes of one service. A plan writes a row at most once: later edits of a
 // row go into the change of the first edit.
 //
-// The changes are divided into atoms, which are never split: all changes of an atom go into the
-// same group. Groups hold atoms in the order of their numbers. Atom 0 is the service's own row.
-// Every slot gets an atom from newAtom: first the slots that have tasks, in key order, then the
-// slots that the plan adds. The last atom holds the cursors.
+// The changes of a large service need several groups, but the store must apply all changes of one
+// slot together. These form an atom, which is never split. Groups hold atoms in the order of their
+// numbers. Atom 0 is the service's own row. Every slot gets an atom from newAtom: first the slots
+// that have tasks, in key order, then the slots that the plan adds. The last atom holds the
+// cursors.
 type emitter struct {
 	changes  []*swarmv1.Change
 	atoms    []int // the atom of each change

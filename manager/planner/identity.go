@@ -8,9 +8,9 @@ import (
 )
 
 // Task ids are computed, not random: from the id of the slot's newest task, if the slot has one,
-// and from the version of the service's row. Two plans that fill a slot from the same rows, such as
-// those of an old and a new leader, compute the same id, and the store accepts only one of the two
-// tasks. An id that a node has received is never computed again: a slot's newest task is deleted
+// and from the version of the service's row. If an old and a new leader both fill a slot from the
+// same rows, their plans contain the same id, and the store accepts only one of the two tasks. An
+// id that a node has received is never computed again: a slot's newest task is deleted
 // only when the same plan adds another task, or when the slot is dropped, and a slot is dropped
 // only after the service's row has changed.
 

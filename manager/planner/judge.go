@@ -10,7 +10,8 @@ import (
 type action uint8
 
 const (
-	// keep: the slot is as it should be.
+	// keep: the slot keeps its tasks and gets no new one. This includes slots that must stay
+	// without a task for now.
 	keep action = iota
 	// fill: the slot should have a task and has none that should run.
 	fill
@@ -83,9 +84,9 @@ func (p subject) judgeSlot(s *cluster.Slot) slotPlan {
 	return sp
 }
 
-// judgePair decides which tasks stop if several tasks of a slot should run. While head starts as
-// the replacement of older, both keep running, with two exceptions. In all other cases head stays,
-// and the other tasks stop.
+// judgePair decides which tasks stop if several tasks of a slot should run. If head is starting as
+// the replacement of older, both keep running, except in the two cases of the switch below. If not,
+// head stays and all other tasks stop.
 func (p subject) judgePair(sp slotPlan) slotPlan {
 	head, older := sp.head, sp.older
 	if !p.headStarts(head, older) {

@@ -5,9 +5,10 @@ import (
 )
 
 // applyLimits is the third pass. It moves tasks that differ from the current revision only in
-// limits and reservations to that revision. Their workers then change the running containers. A
-// task keeps its revision and stays outdated if its node cannot hold the additional reservation, or
-// if the task was not sent to a node yet: then the update replaces it and nothing has to stop.
+// limits and reservations to that revision. Their workers then change the running containers. Two
+// kinds of tasks keep their revision, and the update replaces them: a task whose node cannot hold
+// the additional reservation, and a task that was not sent to a node yet, so that nothing has to
+// stop.
 //
 // It reads the slots that are kept, reserves in the draft what their tasks need in addition, and
 // sets limitsChanged.

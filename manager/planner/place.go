@@ -52,8 +52,8 @@ func (r *run) placeTasks() {
 }
 
 // maxWaiting limits the tasks of a service that exist without a node. Further missing slots get no
-// task: a node that refuses one new task of a service refuses all of them, so more waiting tasks
-// would tell the user nothing. Without the limit, 5,000,000 waiting tasks took 4.9 GB.
+// task, because they would all wait for the same reason. Without the limit, 5,000,000 waiting tasks
+// took 4.9 GB.
 const maxWaiting = 1000
 
 // createMissing creates the tasks of the slots that reconcile only counted. It stops when
@@ -101,9 +101,9 @@ const (
 	messagePending  = "pending task scheduling"
 )
 
-// createTask creates a task, on a node if one takes it, and else as a waiting task. It returns
-// false, and creates nothing, if no node takes the task and maxWaiting tasks of the service already
-// wait; but it always creates tasks of global services, and tasks that replace another one.
+// createTask creates a task, on a node if one takes it, and else as a waiting task. If no node
+// takes the task and maxWaiting tasks of the service already wait, it creates nothing and returns
+// false. Tasks of global services and tasks that replace another one are always created.
 // remaining is how many tasks are likely to be created, including this one.
 func (r *run) createTask(w *newTask, remaining int) bool {
 	var n *cluster.Node
@@ -113,10 +113,10 @@ func (r *run) createTask(w *newTask, remaining int) bool {
 		n, addrs, why = r.findNode(w.revision, w.node)
 	}
 	if n == nil {
-		r.waiting++
-		if r.waiting > maxWaiting && w.key.Number > 0 && w.replaces == "" {
+		if r.waiting >= maxWaiting && w.key.Number > 0 && w.replaces == "" {
 			return false
 		}
+		r.waiting++
 	}
 	row, st := r.out.create(remaining)
 	row.Id, row.ServiceId, row.Revision, row.Slot = w.id, r.service.ID, w.revision.Row.GetNumber(), w.key.Number

@@ -66,7 +66,7 @@ func recycle(slotPlans []slotPlan) []slotPlan {
 }
 
 // Plan returns the changes that bring the services with the given ids closer to what their rows ask
-// for at time now. It ignores unknown ids. Later plans see no effect of this call, except for the
+// for at time now. It ignores unknown ids. The only thing that it changes for later plans is the
 // deadlines of the services, which Due and Result.Next read. Before the next call, the caller must
 // apply what it has committed (cluster.State.Apply).
 func (p *Planner) Plan(services []string, now time.Time) Result {
@@ -100,10 +100,10 @@ func byPriority(state *cluster.State, ids []string) []*cluster.Service {
 	return slices.Compact(list)
 }
 
-// run is one call of Plan. The first four passes write no changes: they are methods of subject and
-// updatePass, which have no access to the changes, and they record their decisions in the slotPlans
-// and in their results. The last three passes are methods of run, because all of them write to the
-// same changes, and later ones must know which rows earlier ones have deleted.
+// run is one call of Plan. The first four passes are methods of subject and updatePass, which have
+// no access to the changes. These passes record their decisions in the slotPlans and in their
+// results. The last three passes are methods of run, because all of them write to the same changes
+// and must know which rows were deleted by an earlier pass.
 type run struct {
 	draft  *cluster.Draft
 	finder *placement.Finder

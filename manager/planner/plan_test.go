@@ -202,7 +202,7 @@ func TestPlan_RemovedServiceLeavesNothing(t *testing.T) {
 			t.Errorf("left: %s", k)
 		}
 	}
-	if got := m.state.String(); strings.Contains(got, "service ") || !strings.HasSuffix(got, "tasks 0 early 0 claims 0 endpoints 0 waiting 0\n") {
+	if got := m.state.String(); strings.Contains(got, "service ") || !strings.HasSuffix(got, "tasks 0 unmatched statuses 0 claims 0 endpoints 0 waiting 0\n") {
 		t.Errorf("the state keeps something:\n%s", got)
 	}
 }

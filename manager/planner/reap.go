@@ -41,7 +41,7 @@ func (r *run) reapSlot(sp *slotPlan) {
 		switch {
 		case r.mayRun(t):
 			continue
-		case t.Node != nil && t.Node.Removed() && !t.Ended() && t != newest:
+		case nodeRemoved(t) && t != newest:
 			r.deleteTask(t)
 			continue
 		case t.Node != nil && t.Node.Down() && !t.Ended():

@@ -191,7 +191,9 @@ func (p subject) planGlobal(slotPlans []slotPlan) (added additions) {
 				sp.action = fill
 			}
 		case (sp.action == fill || sp.action == finished && sp.head == nil) && !p.eligible(n):
-			sp.action = keep // an update fills the slot when the node is eligible again
+			// The node must get no task now, also not from updatePass, which fills finished slots.
+			// judge decides again when the node has changed.
+			sp.action = keep
 		}
 	}
 	for _, n := range p.state.Nodes() {

@@ -36,8 +36,8 @@ func (r *run) removeService() {
 	}
 }
 
-// removeSlot deletes every task of the slot that cannot be running any more (mayRun), and asks the
-// other tasks to stop. The task of a lost node may be deleted while its container still runs: if
+// removeSlot asks the tasks of the slot for which mayRun returns true to stop, and deletes the
+// other tasks. The task of a lost node may be deleted while its container still runs: if
 // the node comes back, the task is not among its assignments, and the worker stops it.
 func (r *run) removeSlot(s *cluster.Slot) {
 	for _, t := range s.Tasks {

@@ -10,7 +10,8 @@ import (
 )
 
 // subject is what every pass reads: the service that is planned, and the time. planService sets its
-// fields for each service. The passes only read them, except for the deadline of the timer.
+// fields for each service. The passes only read them. The exception is the deadline of the timer,
+// which mayRun and the passes move with wakeAt and wakeIfFuture.
 type subject struct {
 	state   *cluster.State
 	service *cluster.Service

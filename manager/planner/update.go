@@ -67,7 +67,7 @@ func (p updatePass) decide() updateResult {
 		return updateResult{}
 	case !active:
 		// A new update starts. The slots that the previous update was still replacing count as in
-		// progress, so that both updates together keep to the parallelism.
+		// progress, so that both updates together do not exceed the parallelism.
 		p.startUpdates(p.computeProgress(true))
 		return p.status(updateRunning, "update in progress")
 	case g.total > 0 && float32(g.failed)/float32(g.total) > p.update.Config.GetMaxFailureRatio():
@@ -158,8 +158,9 @@ func (p updatePass) status(state swarmv1.UpdateStatus_State, message string) upd
 }
 
 // computeProgress computes the progress of the update. Without measure it only finds the outdated
-// slots and counts all slots; with measure it also counts the slots that already have a task of the
-// current template, and makes the service due when one of them becomes stable.
+// slots and counts all slots, which shows whether an update must start. With measure it also counts
+// the slots that already have a task of the current template, and makes the service due when one of
+// them becomes stable. Without an active update, nothing depends on that moment.
 func (p updatePass) computeProgress(measure bool) progress {
 	var g progress
 	for i := range p.slotPlans {
@@ -169,7 +170,7 @@ func (p updatePass) computeProgress(measure bool) progress {
 		}
 		g.total++
 		if sp.head == nil && sp.action != finished {
-			continue // The slot gets a task of the current revision in this plan.
+			continue // The slot gets a task of the current revision in this plan, or no task.
 		}
 		t := sp.head
 		if t == nil {

@@ -65,11 +65,11 @@ func ContainerSpec(r *swarmv1.Revision) *swarmv1.ContainerSpec {
 	return r.GetSpec().GetTaskTemplate().GetContainerSpec()
 }
 
-// ForDisk returns what state.db may have of the changed object: nil if the object is gone, else the
-// object without the credentials for its registry. It returns false for secrets and encryption
-// keys, which a worker keeps in memory only. Managers send secrets, keys and credentials again with
+// ForDisk returns what state.db must have of the object after the change: the object without the
+// credentials for its registry, or nil if the object is gone. stored is false for secrets and
+// encryption keys, which state.db never has. Managers send secrets, keys and credentials again with
 // the first message of a session.
-func (c Change) ForDisk() (*swarmv1.Assignment, bool) {
+func (c Change) ForDisk() (object *swarmv1.Assignment, stored bool) {
 	switch {
 	case c.Key.Kind == swarmv1.AssignmentRef_SECRET, c.Key.Kind == swarmv1.AssignmentRef_KEY:
 		return nil, false

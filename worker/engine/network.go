@@ -73,11 +73,12 @@ type Attached struct {
 	Local []string `json:",omitempty"`
 	// Ports are the published ports, with the numbers that the node has chosen.
 	Ports []*swarmv1.PortConfig
-	// Nameservers for the task's resolv.conf. It has the overlay's name server if the task is on an
-	// overlay network. Otherwise it is empty: the task uses the host's name servers.
+	// Nameservers are the name servers for the task's resolv.conf: the overlay's name server if the
+	// task is on an overlay network. If it is not, the list is empty, and the task uses the host's
+	// name servers.
 	Nameservers []string
 }
 
 // OnOverlay reports whether the task is on an overlay network, so that tasks on other nodes can
-// connect to it.
+// connect to it. Only such a task has Nameservers.
 func (a Attached) OnOverlay() bool { return len(a.Nameservers) > 0 }

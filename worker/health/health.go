@@ -118,7 +118,8 @@ func orInt(n, def int) int {
 }
 
 // firstPause is the pause after the first failed check of a container that was never healthy. It
-// doubles up to the interval; see the package comment. Failures in the first interval do not count.
+// doubles up to the interval; see the package comment. These early checks come in addition to
+// Docker's, so their failures do not count, with or without a start period.
 const firstPause = 50 * time.Millisecond
 
 // errNotRun means that a check could not be run, so that it neither passed nor failed.

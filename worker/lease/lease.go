@@ -1,7 +1,7 @@
 //go:build linux
 
-// Package lease keeps the end of a node's lease: the time until which no other node starts tasks in
-// place of this node's single-writer tasks. After that time they must not run here.
+// Package lease keeps the end of a node's lease. Until that time the managers start no replacement
+// of the node's single-writer tasks on another node. After that time these tasks must not run here.
 //
 // The daemon moves the end whenever the managers confirm a heartbeat. The shims of single-writer
 // tasks read the end, and kill their containers at that time. The end is stored in a file, so that

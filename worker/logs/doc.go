@@ -18,10 +18,10 @@
 //
 // A container that writes faster than its output is copied is not slowed down. If the bytes that
 // are not copied yet are more than rotation keeps (max-size x max-file), the Store skips the oldest
-// of them, up to the end of a line, and writes a record with the number of skipped bytes. The lines
-// after the skipped ones would have rotated these away in any case. So each stream takes at most
-// max-size x max-file on the disk in its source and the same again in segments, and the copying
-// never falls far behind. While no daemon runs, nothing limits the sources.
+// of them, up to the end of a line, and writes a record with the number of skipped bytes. Rotation
+// would have deleted the skipped lines soon. So each stream takes at most max-size x max-file on
+// the disk in its source and the same again in segments, and the copying never falls far behind.
+// While no daemon runs, nothing limits the sources.
 //
 // Readers read segments in steps of 256 KB at their own pace. Rotation does not wait for a slow
 // reader: the reader then misses the deleted segments. A reader first copies what is in the source,
@@ -29,13 +29,13 @@
 //
 // # Limits
 //
-// The log driver and its options come from the task's revision, else from the task's row, into
-// which the planner copied the default of the cluster when it created the task. The Store keeps
-// them in the task's folder. A container with the driver "none" gets no files. The Store removes
-// the log of a removed task after a week, or earlier if the logs of all removed tasks exceed 1 GiB
-// (--removed-logs-max-age, --removed-logs-max-size). It opens their folders only for a reader, so
-// they cost neither memory nor time when the daemon starts. It removes a log without a line
-// together with its task. It does not interpret what containers write.
+// The log driver and its options come from the task's revision. If the revision names no driver,
+// they come from the task's row, into which the planner copied the default of the cluster when it
+// created the task. The Store keeps them in the task's folder. A container with the driver "none"
+// gets no files. The Store removes the log of a removed task after a week, or earlier if the logs
+// of all removed tasks exceed 1 GiB (--removed-logs-max-age, --removed-logs-max-size). It opens
+// their folders only for a reader, so they cost neither memory nor time when the daemon starts. It
+// removes a log without a line together with its task. It does not interpret what containers write.
 //
 // # Callers and goroutines
 //

@@ -55,7 +55,7 @@ func (c *Client) askProgrammed(ctx context.Context) error {
 }
 
 // barrier merges requests: one request answers all callers that were waiting when it began. Each
-// caller draws a ticket, which is a number, before it calls ask.
+// caller draws a ticket, which is a number, once before its first call of ask.
 type barrier struct {
 	turn     chan struct{} // capacity 1: a token while a caller makes the request; guards answered
 	drawn    atomic.Uint64 // the newest ticket

@@ -82,7 +82,7 @@ type Client struct {
 	barrier *barrier
 	sampled *logsample.Sampler // for log lines about what managers send, of which there may be many
 
-	leaseLength atomic.Int64 // of single-writer tasks in the newest session, in ns
+	leaseLength atomic.Int64 // how long the lease of the newest session lasts after a confirmed heartbeat, in ns
 
 	redescribe chan struct{} // one token: the description changed
 

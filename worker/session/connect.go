@@ -83,7 +83,7 @@ var errRenewed = errors.New("the certificate of this node was renewed")
 // next session uses the new key. Managers accept the former key until that session.
 func (c *Client) sessionUntilRenewal(ctx context.Context, nodeID string) (lasted time.Duration, err error) {
 	if c.deps.Renewed == nil {
-		return c.session(ctx, nodeID)
+		return c.serve(ctx, nodeID)
 	}
 	renewed := c.deps.Renewed() // Before the connection is made, so that no renewal is missed.
 	stop, end := context.WithCancelCause(ctx)
@@ -95,7 +95,7 @@ func (c *Client) sessionUntilRenewal(ctx context.Context, nodeID string) (lasted
 		case <-stop.Done():
 		}
 	})
-	lasted, err = c.session(stop, nodeID)
+	lasted, err = c.serve(stop, nodeID)
 	end(nil)
 	watch.Wait()
 	return lasted, err
@@ -167,7 +167,9 @@ func (c *Client) welcome(ctx context.Context, nodeID string) (swarmv1.Dispatcher
 	if welcome.Epoch < epoch {
 		return nil, nil, fmt.Errorf("manager %s has epoch %d of the cluster, but this node has seen epoch %d: %w", nodeID, welcome.Epoch, epoch, errdefs.ErrFailedPrecondition)
 	}
-	if welcome.Epoch > epoch { // The cluster was made anew from a snapshot, with new indexes.
+	// This is so in the node's first session only, in which epoch is 0: managers refuse a node with
+	// another epoch than theirs.
+	if welcome.Epoch > epoch {
 		c.contact.see(welcome.Epoch, 0)
 		c.deps.State.SetEpoch(welcome.Epoch)
 		c.deps.State.SetIndex(0)

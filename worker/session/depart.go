@@ -6,17 +6,19 @@ import (
 )
 
 const (
-	// departTimeout bounds the wait until the managers count this node as down. If a task stops
-	// before that, the managers believe that it ended by itself.
+	// departTimeout bounds the wait until the managers count this node as down. After that time the
+	// tasks stop in any case, so that the host can go down, and the managers believe that the tasks
+	// ended by themselves.
 	departTimeout = 3 * time.Second
 	// lastReportTimeout bounds the wait until the managers have the last statuses of the tasks. The
 	// next process sends the statuses that no manager has acknowledged.
 	lastReportTimeout = time.Second
 )
 
-// Depart tells the managers that the host goes down. They replace this node's tasks at once. Depart
-// returns when a manager has acknowledged the departure, after 3 s, or when ctx ends.
-func (c *Client) Depart(ctx context.Context) {
+// AnnounceDeparture tells the managers that the host goes down. They replace this node's tasks at
+// once. AnnounceDeparture returns when a manager has acknowledged the departure, after 3 s, or when
+// ctx ends.
+func (c *Client) AnnounceDeparture(ctx context.Context) {
 	c.setDeparting()
 	ctx, cancel := context.WithTimeout(ctx, departTimeout)
 	defer cancel()
@@ -27,7 +29,7 @@ func (c *Client) Depart(ctx context.Context) {
 	}
 }
 
-// IsDeparting reports whether Depart was called.
+// IsDeparting reports whether AnnounceDeparture was called.
 func (c *Client) IsDeparting() bool {
 	select {
 	case <-c.departing:

@@ -26,9 +26,10 @@
 //
 // # Callers and goroutines
 //
-// Package worker creates the Client and calls Run, Depart and Flush. Package tasks calls Report and
-// the methods that wait. Package storage calls Conn. Run opens the sessions in its own goroutine.
-// Each session has five more: the reader, the writer, the watchdog for heartbeats, one that waits
-// until assignments are programmed, and one that ends the stream when another has failed. If
-// Deps.Renewed is set, a sixth waits for the renewal of the certificate. Run waits for all of them.
+// Package worker creates the Client and calls Run, AnnounceDeparture and Flush. Package tasks calls
+// Report and the methods that wait. Package storage calls Conn. Run opens the sessions in its own
+// goroutine. Each session has five more: the reader, the writer, the watchdog for heartbeats, one
+// that waits until assignments are programmed, and one that ends the stream when another has
+// failed. If Deps.Renewed is set, a sixth waits for the renewal of the certificate. Run waits for
+// all of them.
 package session

@@ -21,8 +21,8 @@ func (c *Client) AwaitLeaseLost(ctx context.Context) error {
 	for {
 		left := c.LeaseLeft()
 		if left == 0 {
-			length := time.Duration(c.leaseLength.Load())
-			return fmt.Errorf("fenced: no manager has confirmed for %s that this node is in contact, and another node may take over", length-c.deps.Lease.Left().Round(time.Millisecond))
+			unconfirmed := time.Duration(c.leaseLength.Load()) - c.deps.Lease.Left()
+			return fmt.Errorf("fenced: for %s no manager has confirmed that this node is in contact, and another node may take over", unconfirmed.Round(time.Millisecond))
 		}
 		// Timers stand still while a machine is suspended, but the lease runs on. So read the clock
 		// at least once a second.

@@ -13,9 +13,9 @@ const (
 	programRetryLimit = 4 * time.Second
 )
 
-// awaitProgrammed waits until the kernel and the name server reflect the assignments that the
-// worker has applied, and then makes the writer acknowledge these. It never returns nil.
-func (s *session) awaitProgrammed(ctx context.Context) error {
+// acknowledgeProgrammed makes the writer acknowledge assignments that the worker has applied, once
+// the kernel and the name server reflect them. It never returns nil.
+func (s *session) acknowledgeProgrammed(ctx context.Context) error {
 	for {
 		select {
 		case <-s.appliedGrew:

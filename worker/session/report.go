@@ -17,8 +17,9 @@ const statusExtra = 64
 // each task. One report is on its way at a time, and the statuses that are added in the meantime go
 // into the next one. So batches grow with the load, and no status waits for a timer.
 //
-// No component acts on the states ACCEPTED, PREPARING and STARTING. The next urgent status or
-// heartbeat takes them along, so that a task that starts quickly costs the managers one write.
+// The planner and the load balancers treat the states ACCEPTED, PREPARING and STARTING like
+// ASSIGNED. So these states wait for the next urgent status or heartbeat, and a task that starts
+// quickly costs the managers one write.
 type reports struct {
 	mu       sync.Mutex                     // guards what follows
 	pending  map[string]*swarmv1.TaskStatus // by task, not sent
@@ -101,7 +102,7 @@ func (r *reports) next(sessionEpoch uint64, flush bool) *swarmv1.StatusReport {
 }
 
 // ack records that the managers have the report with the sequence. It returns the statuses of the
-// report that no newer status of the same task has replaced.
+// report, except for those of tasks that have reported a newer status meanwhile.
 func (r *reports) ack(sequence uint64) []*swarmv1.TaskStatus {
 	r.mu.Lock()
 	if r.inflight == nil || sequence < r.sequence {

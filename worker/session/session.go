@@ -17,8 +17,9 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// session is one stream to one manager. Its goroutines end together: the reader, the writer, the
-// watchdog, and the one that waits until assignments are programmed.
+// session is one stream to one manager. serve starts its goroutines, which end together: the
+// reader, the writer, the watchdog, the one that waits until assignments are programmed, and the
+// one that ends the stream.
 type session struct {
 	c       *Client
 	stream  swarmv1.Dispatcher_SessionClient
@@ -39,29 +40,28 @@ type session struct {
 	programmed   chan uint64   // sequences to acknowledge
 }
 
-// session serves one stream until it ends. It returns how long the stream lasted after the
-// manager's welcome.
-func (c *Client) session(stop context.Context, nodeID string) (lasted time.Duration, err error) {
-	// The stream outlives stop, because goodbye closes it in order. Before the welcome, however,
-	// stop and the timeout cancel it.
+// serve opens a stream and serves it until it ends, or until the context stop ends. It returns how
+// long the stream lasted after the manager's welcome.
+func (c *Client) serve(stop context.Context, nodeID string) (lasted time.Duration, err error) {
+	// Until the welcome, the stream is cancelled when stop ends or the timeout passes. After the
+	// welcome, goodbye closes it in order when stop ends. So the stream has a context of its own.
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(stop))
 	defer cancel(nil)
-	ignoreStop := context.AfterFunc(stop, func() { cancel(context.Cause(stop)) })
+	detach := context.AfterFunc(stop, func() { cancel(context.Cause(stop)) })
 	timeout := time.AfterFunc(c.cfg.ConnectTimeout, func() {
 		cancel(fmt.Errorf("no welcome within %s: %w", c.cfg.ConnectTimeout, errdefs.ErrUnavailable))
 	})
 	greeted := c.cfg.SinceBoot()
 	stream, welcome, err := c.welcome(ctx, nodeID)
-	// Both calls return false if the stream was cancelled before.
-	timedOut, stopped := !timeout.Stop(), !ignoreStop()
-	if err == nil && (timedOut || stopped) {
+	inTime, detached := timeout.Stop(), detach() // false if the call came too late to prevent the cancellation
+	if err == nil && !(inTime && detached) {
 		err = context.Cause(ctx)
 	}
 	if err != nil {
 		return 0, cause(ctx, err)
 	}
 	began := time.Now()
-	c.deps.Log.Info("session", "node", nodeID, "session", welcome.SessionEpoch)
+	c.deps.Log.Info("session begins", "node", nodeID, "epoch", welcome.SessionEpoch)
 	c.reports.begin()
 	s := &session{
 		c: c, stream: stream, welcome: welcome, appliedGrew: make(chan struct{}, 1), programmed: make(chan uint64),
@@ -89,7 +89,7 @@ func (c *Client) session(stop context.Context, nodeID string) (lasted time.Durat
 	g.Go(func() error { defer close(read); return s.read() })
 	g.Go(func() error { defer close(wrote); return s.write(gctx) })
 	g.Go(func() error { return s.watch(gctx) })
-	g.Go(func() error { return s.awaitProgrammed(gctx) })
+	g.Go(func() error { return s.acknowledgeProgrammed(gctx) })
 	err = g.Wait()
 	return time.Since(began), cause(ctx, err)
 }
@@ -191,8 +191,8 @@ func (s *session) assignments(msg *swarmv1.Assignments) error {
 func (s *session) write(ctx context.Context) error {
 	ticker := time.NewTicker(s.period)
 	defer ticker.Stop()
-	var unacked int               // for how many heartbeats the report with the sequence waiting has not been acknowledged
-	var waiting uint64            // 0: no report waits for its acknowledgement
+	var overdue uint64            // the report that was not acknowledged at the last heartbeat; 0: none
+	var unacked int               // for how many heartbeats overdue has been the same report
 	imagesChanged := closedChan() // closed already, because the first report of the images is due at once
 	departing := (<-chan struct{})(s.c.departing)
 	for {
@@ -205,12 +205,12 @@ func (s *session) write(ctx context.Context) error {
 				err = s.report(true)
 			}
 			sequence := s.c.reports.unackedSequence()
-			if sequence == 0 || sequence != waiting {
+			if sequence == 0 || sequence != overdue {
 				unacked = 0
 			} else {
 				unacked++
 			}
-			waiting = sequence
+			overdue = sequence
 			if err == nil && unacked > maxUnacked {
 				err = fmt.Errorf("status report %d was not acknowledged for %d heartbeats: %w", sequence, unacked, errdefs.ErrUnavailable)
 			}

@@ -8,9 +8,9 @@
 //
 // Writes gather in memory, so that no task waits for a disk. Run is the only goroutine that commits
 // them. It commits all gathered writes in one transaction with one fsync. A crash loses only the
-// last writes, and nothing depends on those: managers send assignments again, the worker computes
-// unacknowledged statuses again from the containers, and a container that the file does not know is
-// adopted by its task id or, if no task with that id is assigned, removed.
+// last writes, and nothing depends on those. Managers send assignments again. The worker computes
+// unacknowledged statuses again from the containers. If the file does not know a container, the
+// worker adopts it when a task with its id is assigned, and else removes it.
 //
 // Package worker opens the file. The packages session, tasks and storage write to it.
 package state

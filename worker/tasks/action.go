@@ -91,7 +91,7 @@ func (t *taskLoop) createContainer(ctx context.Context) error {
 		err := t.untilAnswered(ctx, "create container", func() error {
 			return t.r.withPermit(ctx, func() error { return t.r.deps.Runtime.Prepare(ctx, c) })
 		})
-		if errdefs.IsNotFound(err) { // The image was removed after the pull.
+		if errdefs.IsNotFound(err) { // The image was removed after the pull. Pull again; withRetries then repeats Prepare.
 			if perr := t.pull(ctx, in.revision); perr != nil {
 				return perr
 			}

@@ -5,11 +5,11 @@ import (
 	"fmt"
 )
 
-// Depart stops every task with its signal and its grace period, because the host goes down. It
+// StopAll stops every task with its signal and its grace period, because the host goes down. It
 // ignores the tasks' desired states. It returns nil when all tasks have ended. If ctx ends first,
 // it returns an error that wraps the error of ctx. Tasks that managers assign after
-// session.Client.Depart do not start.
-func (r *Runner) Depart(ctx context.Context) error {
+// session.Client.AnnounceDeparture do not start.
+func (r *Runner) StopAll(ctx context.Context) error {
 	r.mu.Lock()
 	loops := make([]*taskLoop, 0, len(r.tasks))
 	for _, t := range r.tasks {

@@ -12,7 +12,8 @@ import (
 )
 
 const (
-	// drainTimeout bounds the wait of awaitDesiredStop.
+	// drainTimeout bounds the wait of awaitDesiredStop. After that wait, AwaitProgrammed waits for
+	// another 10 s at most.
 	drainTimeout = 10 * time.Second
 	// drainGrace covers clients that resolved the task's address, or chose the task, just before it
 	// left their node's load balancer.
@@ -50,9 +51,9 @@ func (t *taskLoop) hasOtherBackends() bool {
 	desired, departing, service := t.task.GetDesiredState(), t.departing, t.task.GetServiceId()
 	t.mu.Unlock()
 	switch {
-	case departing, desired == swarmv1.TaskState_SHUTDOWN: // The managers stop single tasks so, and the service remains.
+	case departing, desired == swarmv1.TaskState_SHUTDOWN: // The task is replaced, and the service remains.
 		return true
-	case desired == swarmv1.TaskState_REMOVE: // Without a routing, the whole service is removed.
+	case desired == swarmv1.TaskState_REMOVE: // The slot or the service is removed. There is a Routing while the service's row exists.
 		return t.r.deps.Objects.Get(swarmv1.AssignmentRef_ROUTING, service) != nil
 	}
 	return false

@@ -23,7 +23,7 @@ func (t *taskLoop) applyLimits(ctx context.Context) {
 	for try := 0; ; try++ {
 		err := t.r.deps.Runtime.Update(ctx, t.id, rev.GetSpec().GetTaskTemplate().GetResources())
 		switch {
-		case err == nil, errdefs.IsNotFound(err): // wait reports a container that has ended.
+		case err == nil, errdefs.IsNotFound(err): // NotFound: the container has ended, and wait reports that.
 			t.limitsApplied(rev)
 			return
 		case ctx.Err() != nil:

@@ -34,7 +34,7 @@ type taskLoop struct {
 	attached   engine.Attached
 
 	// Only the goroutine uses these.
-	revision    *swarmv1.Revision // the revision whose limits the container has; nil: not known
+	revision    *swarmv1.Revision // the one last used for the container; nil: an earlier daemon created the container
 	prober      *health.Prober    // nil: there is no health check, or it is not known
 	proberKnown bool              // whether prober is known
 	reason      string            // why the task is stopped although the managers want it to run
@@ -81,10 +81,16 @@ func (t *taskLoop) setAssigned(assigned *swarmv1.Task) {
 	})
 }
 
-// change calls edit, which changes the desired state or the revision of the task, and starts the
-// goroutine if there is something to do. A stop interrupts the current action, and a new revision,
-// which differs in limits only, interrupts the probes and the watch of a running container. The
-// next step sees every other change.
+// change calls edit, which changes the desired state or the revision of the task. What follows
+// depends on the loop:
+//
+//   - If the goroutine exists, a stop interrupts the current action, and a new revision, which
+//     differs in limits only, interrupts the probes and the watch of a running container. The next
+//     step sees every other change.
+//   - If the task has ended and is cleaned up, the Runner forgets it once it is not assigned any
+//     more.
+//   - If the task must wait for the managers' first complete set, afterFirstSet begins it later.
+//   - In all other cases the goroutine begins.
 func (t *taskLoop) change(edit func()) {
 	t.mu.Lock()
 	stopped, revision := task.Stops(t.desiredLocked()), t.task.Revision // before the edit

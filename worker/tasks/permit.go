@@ -15,10 +15,11 @@ const (
 	endTimeout = 2 * time.Second
 )
 
-// withPermit calls do when one of the node's permits for work with containers is free. It returns
-// when do has returned, or 2 s after ctx has ended. In the second case do hangs in the kernel, for
-// example in a file system that does not answer, and nothing can interrupt it. The goroutine of do
-// ends when the hanging call returns and do looks at ctx.
+// withPermit calls the function do when one of the node's permits for work with containers is free,
+// and returns the error of do. If do is still running 2 s after ctx has ended, withPermit returns
+// the error of ctx and leaves do running: such a call hangs in the kernel, for example in a file
+// system that does not answer, and nothing can interrupt it. Its goroutine ends when the kernel
+// answers.
 func (r *Runner) withPermit(ctx context.Context, do func() error) error {
 	select {
 	case r.permits <- struct{}{}:

@@ -63,7 +63,7 @@ type Runner struct {
 	mu    sync.Mutex // guards tasks and ctx
 	tasks map[string]*taskLoop
 	// ctx is the context of Run; nil while Run does not run. It is kept because a loop begins in
-	// calls of Assign and Depart, often and at any time, but must end with Run.
+	// calls of Assign and StopAll, often and at any time, but must end with Run.
 	ctx context.Context
 
 	loops sync.WaitGroup // the loops that run

@@ -16,7 +16,8 @@ func urgent(s *swarmv1.TaskStatus, rests bool) bool {
 	return s.State >= swarmv1.TaskState_RUNNING || s.Err != "" || rests
 }
 
-// message returns Docker's word for what a task is doing, or was doing when it ended.
+// message returns Docker's word for the last thing that the worker did for a task in this state. A
+// task that failed after its start has the same word as one that runs: "started".
 func message(s swarmv1.TaskState) string {
 	switch s {
 	case swarmv1.TaskState_ACCEPTED:

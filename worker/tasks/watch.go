@@ -17,7 +17,8 @@ import (
 )
 
 // healthProber returns the task's prober, and creates it at the first call. It is nil if the task
-// has no health check, or if the image's health check cannot be read now.
+// has no health check. It is also nil if the image's health check cannot be read now: then the task
+// counts as healthy, and the next call tries again.
 func (t *taskLoop) healthProber(ctx context.Context) *health.Prober {
 	if t.proberKnown {
 		return t.prober

@@ -18,10 +18,10 @@ type Ref struct {
 
 const (
 	// KindNode stands for a NodeUpdate message: the node's own row, the managers and the root
-	// certificates. A Set ignores it: the session sends that message.
+	// certificates. A SentSet ignores it: the session sends that message.
 	KindNode swarmv1.AssignmentRef_Kind = -1
-	// KindState says that the node's state has changed. A Set ignores it: the session looks whether
-	// the node is down now.
+	// KindState says that the node's state has changed. A SentSet ignores it: the session looks
+	// whether the node is down now.
 	KindState swarmv1.AssignmentRef_Kind = -2
 	// kindImages stands for the images that a node must keep a copy of.
 	kindImages swarmv1.AssignmentRef_Kind = -3
@@ -40,7 +40,7 @@ type Dirty struct {
 	// All has the references that every node must look at, although some do not concern it.
 	All []Ref
 
-	images bool // the choice of the nodes that keep images may have changed
+	images bool // which nodes keep which images may have changed; for State.Apply
 }
 
 func newDirty() *Dirty { return &Dirty{ByNode: make(map[string][]Ref)} }

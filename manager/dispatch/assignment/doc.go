@@ -19,10 +19,10 @@
 //
 // The first message of a session is complete: the worker drops all that it does not name. The next
 // ones hold differences. State follows the store and says in a Dirty which nodes must look at which
-// objects again. A Set remembers what was sent to one node, and computes the next message from
+// objects again. A SentSet remembers what was sent to one node, and computes the next message from
 // the newest view. An object that changed several times between two messages is sent once.
 //
 // The package decides nothing about tasks, sends nothing, and has no goroutines. Package dispatch
 // calls it: the goroutine that follows the store owns State's writes, and each session's sending
-// goroutine owns its Set.
+// goroutine owns its SentSet.
 package assignment

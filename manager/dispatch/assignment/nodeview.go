@@ -26,7 +26,7 @@ func newNodeView() nodeView {
 }
 
 // syncTopology brings all peers and all services that concern the node up to date.
-func (s *Set) syncTopology(m *message) {
+func (s *SentSet) syncTopology(m *message) {
 	t := s.state.topology
 	t.mu.RLock()
 	defer t.mu.RUnlock()
@@ -40,7 +40,7 @@ func (s *Set) syncTopology(m *message) {
 
 // syncRef brings one part of the topology up to date. It returns false for a reference to anything
 // else.
-func (s *Set) syncRef(m *message, r Ref) bool {
+func (s *SentSet) syncRef(m *message, r Ref) bool {
 	t := s.state.topology
 	t.mu.RLock()
 	defer t.mu.RUnlock()
@@ -72,7 +72,7 @@ func (s *Set) syncRef(m *message, r Ref) bool {
 
 // The sync functions below need the topology's lock for reading.
 
-func (s *Set) syncPeer(m *message, id string) {
+func (s *SentSet) syncPeer(m *message, id string) {
 	was, now := s.view.peers[id], s.state.topology.peers[id]
 	switch {
 	case was == now:
@@ -87,7 +87,7 @@ func (s *Set) syncPeer(m *message, id string) {
 
 // syncService sends a service that concerns the node together with its backends. A service that
 // does not concern the node any more is removed together with its backends.
-func (s *Set) syncService(m *message, id string) {
+func (s *SentSet) syncService(m *message, id string) {
 	was := s.view.services[id]
 	if !s.state.topology.concerns(id, s.node) {
 		if was == nil {
@@ -120,7 +120,7 @@ func (s *Set) syncService(m *message, id string) {
 	}
 }
 
-func (s *Set) syncBackend(m *message, service, id string) {
+func (s *SentSet) syncBackend(m *message, service, id string) {
 	sent := s.view.backends[service]
 	was, now := sent[id], s.state.topology.services[service].backends[id]
 	switch {
@@ -135,7 +135,7 @@ func (s *Set) syncBackend(m *message, service, id string) {
 }
 
 // syncIngress sends the network ingress if it has changed. Every node needs it, even without tasks.
-func (s *Set) syncIngress(m *message, view *table.View) {
+func (s *SentSet) syncIngress(m *message, view *table.View) {
 	row, _ := view.Networks.ByName(spec.Ingress)
 	if row.GetId() == s.view.ingress {
 		return

@@ -17,8 +17,8 @@ func Tables() []table.ID {
 }
 
 // State is what one manager derives from its replica for all nodes: the topology, and which node
-// keeps a copy of which image. One goroutine calls Load and Apply; any number of Sets may read at
-// the same time.
+// keeps a copy of which image. One goroutine calls Load and Apply; any number of SentSets may read
+// at the same time.
 type State struct {
 	topology *topology
 	images   atomic.Pointer[imageNodes]

@@ -38,7 +38,7 @@ type serviceEntry struct {
 	routing     *swarmv1.Routing // nil when the service's row does not exist
 	published   bool             // it publishes a port on all nodes
 	ownNetworks []string         // the overlay networks of the current revision
-	networks    map[string]int   // by network, its users: the current revision and the backends
+	networks    map[string]int   // by network, how many use it: the current revision counts as one, each backend as one
 	backends    map[string]*swarmv1.Backend
 }
 
@@ -260,8 +260,11 @@ func (t *topology) dropEmpty(id string, n *network) {
 func (t *topology) updateStatus(d *Dirty, view *table.View, c table.RowChange) {
 	before, _ := c.Old.(*swarmv1.TaskStatus)
 	after, _ := c.New.(*swarmv1.TaskStatus)
-	if before == nil || before.GetReady() == after.GetReady() && isPlaced(before) == isPlaced(after) {
-		return // the first status is committed together with the task's row, which is enough
+	if before == nil {
+		return // The task's row is committed together with its first status, and is looked at anyway.
+	}
+	if before.GetReady() == after.GetReady() && isPlaced(before) == isPlaced(after) {
+		return
 	}
 	id, known := t.serviceOf[c.Key]
 	if !known {

@@ -29,7 +29,7 @@ type fixture struct {
 
 // follower is a node. It holds the objects that it has been sent.
 type follower struct {
-	out  *Set
+	out  *SentSet
 	has  map[Ref]proto.Message
 	sent int // messages
 }
@@ -76,7 +76,7 @@ func (c *fixture) view() *table.View {
 
 // session begins the session of a node.
 func (c *fixture) session(node string) {
-	f := &follower{out: NewSet(node, c.state), has: map[Ref]proto.Message{}}
+	f := &follower{out: NewSentSet(node, c.state), has: map[Ref]proto.Message{}}
 	c.nodes[node] = f
 	f.take(f.out.Complete(c.view()))
 }
@@ -124,7 +124,7 @@ func (c *fixture) check(view *table.View) {
 	fresh := NewState()
 	fresh.Load(view)
 	for id, f := range c.nodes {
-		g := &follower{out: NewSet(id, fresh), has: map[Ref]proto.Message{}}
+		g := &follower{out: NewSentSet(id, fresh), has: map[Ref]proto.Message{}}
 		g.take(g.out.Complete(view))
 		for r, want := range g.has {
 			if got := f.has[r]; got == nil || !proto.Equal(got, want) {

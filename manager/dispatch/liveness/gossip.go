@@ -9,7 +9,7 @@ const (
 	GossipAlive
 	GossipFailed // the node does not answer its peers
 	GossipLeft   // the node has said goodbye
-	GossipDead   // neither the node nor its host answers: more than the daemon is away
+	GossipDead   // neither the node nor its host answers, so not only the daemon has failed
 )
 
 // Gossip is the membership as this node's gossip sees it.

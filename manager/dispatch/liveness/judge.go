@@ -21,7 +21,7 @@ type Evidence struct {
 	// leader a worker cannot begin a session. If no manager has reported the session, Heard is
 	// never longer than Leading.
 	Heard time.Duration
-	// Open says that the newest session is not known to be over.
+	// Open says that the newest session goes on, as far as the leader knows.
 	Open bool
 	// Broken says that the session ended because the connection broke, and not with a goodbye: a
 	// worker says goodbye by closing its stream.

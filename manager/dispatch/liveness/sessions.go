@@ -17,8 +17,8 @@ type lastSession struct {
 	heard  time.Time
 	ended  bool
 	broken bool // it ended without a goodbye
-	// presumed says that no manager has reported the session yet: it is known from the store alone.
-	// Any report replaces it.
+	// presumed says that no manager has reported the session yet: it is known from the store alone,
+	// and heard is only when reconcile found it there. Any report replaces it.
 	presumed bool
 	// departing says that the node has announced in this session that its host goes down. It stays
 	// true until a newer session begins.
@@ -70,17 +70,19 @@ func (s *lastSessions) merge(node string, reported lastSession) {
 	switch {
 	case ok && old.epoch > reported.epoch:
 		return
-	case !ok || old.epoch < reported.epoch:
+	case !ok || old.epoch < reported.epoch || old.presumed:
 		s.byNode[node] = reported
 		return
 	}
-	departing := old.departing || reported.departing
-	isOlder := old.ended && !reported.ended || old.ended == reported.ended && old.heard.After(reported.heard)
+	oldIsNewer := old.heard.After(reported.heard)
+	if old.ended != reported.ended {
+		oldIsNewer = old.ended
+	}
 	newest := reported
-	if isOlder && !old.presumed {
+	if oldIsNewer {
 		newest = old
 	}
-	newest.departing = departing // an older report may be the only one that says so
+	newest.departing = old.departing || reported.departing // perhaps only the older report says so
 	s.byNode[node] = newest
 }
 
@@ -117,7 +119,7 @@ func (s *lastSessions) inUse(node, addr string, now time.Time, grace time.Durati
 
 // reconcile adds the sessions that are in the store and in no report yet, and forgets nodes that
 // were removed. Such a session counts as heard now: some manager has begun it just now, or this
-// manager's term has just begun. The view must not be older than that of the call before.
+// manager's term has just begun. The view must not be older than the view of the previous call.
 func (s *lastSessions) reconcile(view *table.View, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -134,7 +136,8 @@ func (s *lastSessions) reconcile(view *table.View, now time.Time) {
 	})
 }
 
-// evidence returns what is known of one node. inTouchFor is the result of Deps.InTouchFor.
+// evidence returns what is known of one node that reconcile has seen. inTouchFor is the result of
+// Deps.InTouchFor.
 //
 // The silence of a reported session counts from when the worker was last heard, also before this
 // term. If it counted from the start of the term, a lost node would stay READY for as long as

@@ -123,9 +123,7 @@ func (t *Tracker) judge(ctx context.Context) error {
 // must be called again.
 func (t *Tracker) judgeAll(ctx context.Context) (time.Duration, error) {
 	now, view := time.Now(), t.deps.Store.View()
-	// evidence reads the zero lastSession for a node without an entry, and that says that the
-	// node's session is open. So every node of this view gets an entry first.
-	t.sessions.reconcile(view, now)
+	t.sessions.reconcile(view, now) // gives every node of this view the entry that evidence needs
 	t.sessions.report(t.deps.Sessions(now), now)
 	beat, timeout := spec.SessionTiming(view.Cluster().GetSpec().GetDispatcher())
 	next, inTouchFor := timeout, t.deps.InTouchFor(now)

@@ -100,32 +100,37 @@ func (d *Draft) findAddress(n *network, s ipam.Subnet, requested []netip.Addr) (
 func (d *Draft) FindNodeAddresses(n *Node) (found []Address, ok bool) {
 	d.found = d.found[:0]
 	in := d.state.ingress
-	has := map[string]netip.Addr{}
+	held := map[string]netip.Addr{} // by family
 	for _, c := range d.state.claims[n.ID] {
 		if network, a, ok := ipam.ParseKey(c.GetKey()); ok && network == in.id {
 			if s, ok := in.subnets.Containing(a); ok {
-				has[s.Family()] = a
+				held[s.Family()] = a
 			}
 		}
 	}
-	var number uint64
+	var hostNumber uint64 // of the node's address in the first subnet
 	for i, s := range in.subnets {
-		a, ok := has[s.Family()]
-		if !ok {
-			a, ok = s.Host(number)
-			if i == 0 || !ok || in.allocated.Has(a) {
-				a, ok = s.Next(in.cursor[s.Family()], &in.allocated)
-			}
-			if !ok {
+		a, holds := held[s.Family()]
+		if !holds {
+			if a, ok = in.freeAddress(s, hostNumber); !ok {
 				return nil, false
 			}
 			d.found = append(d.found, Address{in, s, a})
 		}
 		if i == 0 {
-			number = s.HostNumber(a)
+			hostNumber = s.HostNumber(a)
 		}
 	}
 	return d.found, true
+}
+
+// freeAddress returns the address of the subnet with the given host number if that is free, and
+// else the next free address. The host number 0 is never free.
+func (n *network) freeAddress(s ipam.Subnet, hostNumber uint64) (netip.Addr, bool) {
+	if a, ok := s.Host(hostNumber); ok && !n.allocated.Has(a) {
+		return a, true
+	}
+	return s.Next(n.cursor[s.Family()], &n.allocated)
 }
 
 // Allocate counts the address as allocated for the rest of the draft, and moves the cursor of its

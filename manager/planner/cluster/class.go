@@ -21,7 +21,7 @@ type Class struct {
 }
 
 // setClass moves the node to the class that its rows say. A node without a row has no class.
-func (p *State) setClass(n *Node) {
+func (state *State) setClass(n *Node) {
 	var signature string
 	if n.Row != nil {
 		signature = signatureOf(n)
@@ -32,13 +32,13 @@ func (p *State) setClass(n *Node) {
 		}
 		old.removeNode(n)
 		if len(old.Nodes) == 0 {
-			delete(p.classes, old.signature)
+			delete(state.classes, old.signature)
 		}
 	}
 	if n.Row == nil {
 		return
 	}
-	c := p.classes[signature]
+	c := state.classes[signature]
 	if c == nil {
 		d := n.State.GetDescription()
 		c = &Class{
@@ -48,7 +48,7 @@ func (p *State) setClass(n *Node) {
 			nodeLabels:   n.Row.GetSpec().GetLabels(),
 			engineLabels: d.GetEngine().GetLabels(),
 		}
-		p.classes[signature] = c
+		state.classes[signature] = c
 	}
 	n.Class, n.classIndex = c, len(c.Nodes)
 	c.Nodes = append(c.Nodes, n)

@@ -8,39 +8,39 @@ import (
 )
 
 // Times in rows are by the clock of the manager that led when they were written. Plans use the
-// clock of the manager that leads now, and the two may differ by any amount. A row that is older
-// than this State was written before startedAt. If its time is after startedAt, the other clock was
-// ahead, and startedAt is used instead. So a wait that is counted from the row's time begins at
-// startedAt at the latest. Where versions tell the order, the planner compares versions instead of
-// times.
+// clock of the manager that leads now, and the two may differ by any amount. A row with a version
+// up to startVersion was written before startedAt. If the time in such a row is after startedAt,
+// the clock of its writer was ahead. The planner then uses startedAt instead, so that the clock of
+// the writer does not prolong a wait that is counted from the time in the row. Where versions tell
+// the order, the planner compares versions instead of times.
 
 // ClampTime returns at, the time in a row with the given meta. If an earlier leader may have
 // written the row, it returns startedAt instead of a later time.
-func (p *State) ClampTime(at time.Time, m *swarmv1.Meta) time.Time {
-	if m.GetVersion() <= p.startVersion && at.After(p.startedAt) {
-		return p.startedAt
+func (state *State) ClampTime(at time.Time, m *swarmv1.Meta) time.Time {
+	if m.GetVersion() <= state.startVersion && at.After(state.startedAt) {
+		return state.startedAt
 	}
 	return at
 }
 
-// ReportedAt returns when a leader wrote the task's status. Only a status without that time is
-// dated by the clock of its worker, because the clocks of hosts differ.
-func (p *State) ReportedAt(t *Task) time.Time {
+// ReportedAt returns when a leader wrote the task's status. It uses the worker's time only if the
+// status has no time of a leader.
+func (state *State) ReportedAt(t *Task) time.Time {
 	if m := t.Status.GetMeta(); m.GetUpdatedAt() != nil {
-		return p.ClampTime(m.GetUpdatedAt().AsTime(), m)
+		return state.ClampTime(m.GetUpdatedAt().AsTime(), m)
 	}
 	return timeOf(t.Status.GetTimestamp())
 }
 
 // StartAfter returns when the restart delay of the task ends. Zero: the task has none.
-func (p *State) StartAfter(t *Task) time.Time {
+func (state *State) StartAfter(t *Task) time.Time {
 	at := timeOf(t.Row.GetStartAfter())
-	if at.IsZero() || t.Row.GetMeta().GetVersion() > p.startVersion {
+	if at.IsZero() || t.Row.GetMeta().GetVersion() > state.startVersion {
 		return at
 	}
 	// Both times are by one clock, because they were written together.
 	delay := at.Sub(timeOf(t.Row.GetMeta().GetCreatedAt()))
-	if latest := p.startedAt.Add(delay); at.After(latest) {
+	if latest := state.startedAt.Add(delay); at.After(latest) {
 		return latest
 	}
 	return at
@@ -51,14 +51,14 @@ func (p *State) StartAfter(t *Task) time.Time {
 // was removed may have renewed its lease until this leader saw the removal, so its lease counts
 // from that moment. If the time at which such a node will be fenced is known, Fenced returns it as
 // at.
-func (p *State) Fenced(n *Node, now time.Time) (fenced bool, at time.Time) {
+func (state *State) Fenced(n *Node, now time.Time) (fenced bool, at time.Time) {
 	switch {
 	case !n.Removed():
 		return n.State.GetFenced(), time.Time{}
 	case n.removedAt.IsZero():
 		return false, time.Time{}
 	}
-	at = n.removedAt.Add(max(n.lease, p.lease) + spec.FenceMargin)
+	at = n.removedAt.Add(max(n.lease, state.lease) + spec.FenceMargin)
 	if at.After(now) {
 		return false, at
 	}

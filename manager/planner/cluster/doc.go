@@ -10,8 +10,7 @@
 // The leader's loop in package manager creates a State and applies every committed change to it.
 // Packages planner and placement read it. All of them run in one goroutine. Fields of the types in
 // this package are exported for reading: only this package changes them, through Apply and through
-// a Draft, which holds the reservations and addresses of the current plan until
-// the plan ends.
+// a Draft, which adds the reservations and addresses of the current plan until the plan ends.
 //
 // Rows may arrive in any order. An object that a row names before its own row has arrived has a nil
 // Row, and so has an object whose row was deleted while others still name it.

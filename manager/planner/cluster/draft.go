@@ -6,10 +6,10 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Draft holds the effects of the current plan on the State until the plan ends: reservations, host
-// ports and addresses of the tasks that the plan places, and the numbers of tasks by node. They are
-// written into the nodes, services and networks of the State, so later decisions of the same plan
-// see them. Undo takes all of them back, because a change counts only after the store has committed
+// Draft adds to the State what the current plan has decided, so that later decisions of the same
+// plan take it into account: reservations, host ports and addresses of the tasks that the plan
+// places, and the numbers of tasks by node. The Draft remembers these changes, and Undo takes all
+// of them back at the end of the plan, because a change counts only after the store has committed
 // it and Apply has received it. A State has at most one Draft that is not undone, and Apply must
 // not be called before Undo.
 type Draft struct {
@@ -42,9 +42,9 @@ type extraReservation struct {
 }
 
 // Draft begins a draft.
-func (p *State) Draft() *Draft {
-	p.sortNodes()
-	return &Draft{state: p}
+func (state *State) Draft() *Draft {
+	state.sortNodes()
+	return &Draft{state: state}
 }
 
 // Place counts a new task of the revision on the node, and returns the generic resources that the

@@ -8,10 +8,10 @@ import (
 )
 
 // String returns all counters of the State in a form that tests compare.
-func (p *State) String() string {
+func (state *State) String() string {
 	var b strings.Builder
-	for _, id := range slices.Sorted(maps.Keys(p.nodes)) {
-		n := p.nodes[id]
+	for _, id := range slices.Sorted(maps.Keys(state.nodes)) {
+		n := state.nodes[id]
 		fmt.Fprintf(&b, "node %s cpu %d memory %d total %d ports %v", id, n.reserved.CPU, n.reserved.Memory, n.TaskCount, portsOf(n))
 		for _, k := range slices.Sorted(maps.Keys(n.reserved.generic)) {
 			fmt.Fprintf(&b, " %s %v", k, *n.reserved.generic[k])
@@ -22,8 +22,8 @@ func (p *State) String() string {
 		}
 		fmt.Fprintf(&b, " rows %v\n", rows)
 	}
-	for _, id := range slices.Sorted(maps.Keys(p.services)) {
-		s := p.services[id]
+	for _, id := range slices.Sorted(maps.Keys(state.services)) {
+		s := state.services[id]
 		on := map[string]int32{}
 		for n, c := range s.tasksOnNode {
 			on[n.ID] = c
@@ -41,11 +41,11 @@ func (p *State) String() string {
 		}
 		b.WriteByte('\n')
 	}
-	for _, id := range slices.Sorted(maps.Keys(p.networks)) {
-		n := p.networks[id]
+	for _, id := range slices.Sorted(maps.Keys(state.networks)) {
+		n := state.networks[id]
 		fmt.Fprintf(&b, "network %s allocated %d cursor %v exhausted %v\n", id, n.allocated.Len(), n.cursor, n.exhausted != "")
 	}
-	fmt.Fprintf(&b, "tasks %d early %d claims %d endpoints %d waiting %d\n", len(p.tasks), len(p.unmatchedStatuses), len(p.claims), len(p.endpoints), len(p.waiting))
+	fmt.Fprintf(&b, "tasks %d unmatched statuses %d claims %d endpoints %d waiting %d\n", len(state.tasks), len(state.unmatchedStatuses), len(state.claims), len(state.endpoints), len(state.waiting))
 	return b.String()
 }
 

@@ -19,32 +19,32 @@ type network struct {
 	subnets   ipam.Subnets
 	allocated ipam.Set
 	cursor    map[string]netip.Addr // the address allocated last, by family
-	// exhausted is the message of the current draft after it has found that the network has no free
-	// address, and else empty. The finding holds for the whole draft, because addresses become free
-	// only by a commit.
+	// exhausted is the message that the network has no free address, once the current draft has
+	// found that. Until then it is empty. It is valid for the rest of the draft, because addresses
+	// become free only by a commit.
 	exhausted string
 }
 
 // ensureNetwork returns the entry of a network, and adds one if there is none.
-func (p *State) ensureNetwork(id string) *network {
-	n := p.networks[id]
+func (state *State) ensureNetwork(id string) *network {
+	n := state.networks[id]
 	if n == nil {
 		n = &network{id: id, cursor: map[string]netip.Addr{}}
-		p.networks[id] = n
+		state.networks[id] = n
 	}
 	return n
 }
 
 // forgetNetwork drops the entry of a network that no row names any more.
-func (p *State) forgetNetwork(n *network) {
+func (state *State) forgetNetwork(n *network) {
 	if n.row == nil && len(n.cursor) == 0 && n.allocated.Len() == 0 {
-		delete(p.networks, n.id)
+		delete(state.networks, n.id)
 	}
 }
 
 // foldNetwork applies the change of a network row.
-func (p *State) foldNetwork(row *swarmv1.Network, deleted bool) {
-	n := p.ensureNetwork(row.GetId())
+func (state *State) foldNetwork(row *swarmv1.Network, deleted bool) {
+	n := state.ensureNetwork(row.GetId())
 	n.row, n.subnets = nil, nil
 	if !deleted {
 		// The control API stores valid subnets only. A network with invalid ones has no addresses.
@@ -52,47 +52,47 @@ func (p *State) foldNetwork(row *swarmv1.Network, deleted bool) {
 		n.row = row
 	}
 	if row.GetSpec().GetIngress() {
-		p.ingress, p.ingressDirty = n, true
+		state.ingress, state.ingressDirty = n, true
 		if deleted {
-			p.ingress = nil
+			state.ingress = nil
 		}
 	}
-	p.retryWaiting = true // tasks may have waited for the network
-	p.forgetNetwork(n)
+	state.retryWaiting = true // tasks may have waited for the network
+	state.forgetNetwork(n)
 }
 
 // foldAddressClaim applies the change of an address claim.
-func (p *State) foldAddressClaim(c *swarmv1.Claim, id string, a netip.Addr, deleted bool) {
-	n := p.ensureNetwork(id)
+func (state *State) foldAddressClaim(c *swarmv1.Claim, id string, a netip.Addr, deleted bool) {
+	n := state.ensureNetwork(id)
 	node, ofNode := ipam.NodeOwner(c.GetOwner())
 	if deleted {
 		n.allocated.Remove(a)
-		p.retryWaiting = true
-		p.forgetNetwork(n)
+		state.retryWaiting = true
+		state.forgetNetwork(n)
 	} else {
 		n.allocated.Add(a)
 	}
 	if !ofNode {
 		return
 	}
-	p.ingressDirty = true
+	state.ingressDirty = true
 	if deleted {
-		p.ingressClaims[node]--
-		if p.ingressClaims[node] == 0 {
-			delete(p.ingressClaims, node)
+		state.ingressClaims[node]--
+		if state.ingressClaims[node] == 0 {
+			delete(state.ingressClaims, node)
 		}
 	} else {
-		p.ingressClaims[node]++
+		state.ingressClaims[node]++
 	}
 }
 
 // foldCursor applies the change of a cursor: a claim whose owner is the last allocated address.
-func (p *State) foldCursor(c *swarmv1.Claim, id, family string, deleted bool) {
-	n := p.ensureNetwork(id)
+func (state *State) foldCursor(c *swarmv1.Claim, id, family string, deleted bool) {
+	n := state.ensureNetwork(id)
 	a, err := netip.ParseAddr(c.GetOwner())
 	if deleted || err != nil {
 		delete(n.cursor, family)
-		p.forgetNetwork(n)
+		state.forgetNetwork(n)
 		return
 	}
 	n.cursor[family] = a

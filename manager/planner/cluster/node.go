@@ -67,46 +67,46 @@ func (n *Node) checkAvailability() Availability {
 }
 
 // ensureNode returns the entry of a node, and adds one without a row if there is none.
-func (p *State) ensureNode(id string) *Node {
-	n := p.nodes[id]
+func (state *State) ensureNode(id string) *Node {
+	n := state.nodes[id]
 	if n == nil {
 		n = &Node{ID: id, taskRows: map[*Service]int32{}}
-		p.nodes[id] = n
-		p.unregistered[n] = struct{}{}
+		state.nodes[id] = n
+		state.unregistered[n] = struct{}{}
 	}
 	return n
 }
 
 // foldNode applies the change of a node row. set stores the row in the entry.
-func (p *State) foldNode(id string, deleted bool, set func(*Node)) {
-	n := p.ensureNode(id)
+func (state *State) foldNode(id string, deleted bool, set func(*Node)) {
+	n := state.ensureNode(id)
 	had := n.Row != nil
 	if deleted {
 		n.Row = nil
-		p.unregistered[n] = struct{}{}
+		state.unregistered[n] = struct{}{}
 	} else {
 		set(n)
 		n.removedAt = time.Time{}
-		delete(p.unregistered, n)
+		delete(state.unregistered, n)
 	}
 	if had != (n.Row != nil) {
-		p.orderStale, p.ingressDirty = true, true
+		state.orderStale, state.ingressDirty = true, true
 	}
-	p.refreshNode(n)
-	p.forgetNode(n)
+	state.refreshNode(n)
+	state.forgetNode(n)
 }
 
 // forgetNode drops the entry of a node that no row names any more.
-func (p *State) forgetNode(n *Node) {
+func (state *State) forgetNode(n *Node) {
 	if n != nil && n.Row == nil && n.State == nil && len(n.taskRows) == 0 && len(n.ports) == 0 {
-		delete(p.nodes, n.ID)
-		delete(p.unregistered, n)
+		delete(state.nodes, n.ID)
+		delete(state.unregistered, n)
 	}
 }
 
 // foldNodeState applies the change of a NodeState row.
-func (p *State) foldNodeState(s *swarmv1.NodeState, deleted bool) {
-	n := p.ensureNode(s.GetNodeId())
+func (state *State) foldNodeState(s *swarmv1.NodeState, deleted bool) {
+	n := state.ensureNode(s.GetNodeId())
 	old := n.State
 	if deleted {
 		n.State = nil
@@ -114,49 +114,49 @@ func (p *State) foldNodeState(s *swarmv1.NodeState, deleted bool) {
 		n.State, n.lease = s, s.GetLease().AsDuration()
 	}
 	if members.NeverReported(old) && !members.NeverReported(n.State) {
-		p.ingressDirty = true
+		state.ingressDirty = true
 	}
 	if old != nil && !deleted && old.GetState() == s.GetState() && old.GetFenced() == s.GetFenced() && proto.Equal(old.GetDescription(), s.GetDescription()) {
 		return // Only the session is new. Nothing that planning depends on has changed.
 	}
-	p.refreshNode(n)
-	p.forgetNode(n)
+	state.refreshNode(n)
+	state.forgetNode(n)
 }
 
 // refreshNode computes again what depends on the node's rows. It makes all services due that the
 // change may concern: those with tasks on the node, those with tasks that have no node, and global
 // services.
-func (p *State) refreshNode(n *Node) {
+func (state *State) refreshNode(n *Node) {
 	n.capacity = resourcesOf(n.State.GetDescription().GetResources())
-	p.setClass(n)
+	state.setClass(n)
 	n.Availability = n.checkAvailability()
-	p.retryWaiting = true
+	state.retryWaiting = true
 	for s := range n.taskRows {
-		p.markDirty(s)
+		state.markDirty(s)
 	}
-	for _, s := range p.services {
+	for _, s := range state.services {
 		if s.Global() {
-			p.markDirty(s)
+			state.markDirty(s)
 		}
 	}
 }
 
 // sortNodes sorts nodeOrder again if a node was added or removed.
-func (p *State) sortNodes() {
-	if !p.orderStale {
+func (state *State) sortNodes() {
+	if !state.orderStale {
 		return
 	}
-	p.nodeOrder = p.nodeOrder[:0]
-	for _, n := range p.nodes {
+	state.nodeOrder = state.nodeOrder[:0]
+	for _, n := range state.nodes {
 		if n.Row != nil {
-			p.nodeOrder = append(p.nodeOrder, n)
+			state.nodeOrder = append(state.nodeOrder, n)
 		}
 	}
-	slices.SortFunc(p.nodeOrder, func(a, b *Node) int { return cmp.Compare(a.ID, b.ID) })
-	for i, n := range p.nodeOrder {
+	slices.SortFunc(state.nodeOrder, func(a, b *Node) int { return cmp.Compare(a.ID, b.ID) })
+	for i, n := range state.nodeOrder {
 		n.Index = i
 	}
-	p.orderStale = false
+	state.orderStale = false
 }
 
 // Name returns the node's name for users: its configured name, its host name or its id.

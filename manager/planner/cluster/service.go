@@ -49,39 +49,39 @@ type Slot struct {
 }
 
 // ensureService returns the entry of a service, and adds one without a row if there is none.
-func (p *State) ensureService(id string) *Service {
-	s := p.services[id]
+func (state *State) ensureService(id string) *Service {
+	s := state.services[id]
 	if s == nil {
 		s = &Service{ID: id, revisions: map[uint64]*Revision{}, slots: map[SlotKey]*Slot{}, tasksOnNode: map[*Node]int32{}, sorted: true}
-		p.services[id] = s
+		state.services[id] = s
 	}
 	return s
 }
 
 // forgetService drops the entry of a service that no row names any more.
-func (p *State) forgetService(s *Service) {
+func (state *State) forgetService(s *Service) {
 	if s.Row == nil && len(s.revisions) == 0 && len(s.slots) == 0 {
-		delete(p.services, s.ID)
-		delete(p.dirty, s)
-		delete(p.waiting, s)
-		delete(p.deadlines, s)
+		delete(state.services, s.ID)
+		delete(state.dirty, s)
+		delete(state.waiting, s)
+		delete(state.deadlines, s)
 	}
 }
 
-func (p *State) foldService(row *swarmv1.Service, deleted bool) {
-	s := p.ensureService(row.GetId())
+func (state *State) foldService(row *swarmv1.Service, deleted bool) {
+	s := state.ensureService(row.GetId())
 	s.Row = row
 	if deleted {
 		s.Row = nil
 	}
-	p.markDirty(s)
-	p.forgetService(s)
+	state.markDirty(s)
+	state.forgetService(s)
 }
 
 // foldRevision applies the change of a revision row.
-func (p *State) foldRevision(row *swarmv1.Revision, deleted bool) {
-	s := p.ensureService(row.GetServiceId())
-	defer p.forgetService(s)
+func (state *State) foldRevision(row *swarmv1.Revision, deleted bool) {
+	s := state.ensureService(row.GetServiceId())
+	defer state.forgetService(s)
 	r := s.revisions[row.GetNumber()]
 	if deleted {
 		if r != nil {
@@ -92,7 +92,7 @@ func (p *State) foldRevision(row *swarmv1.Revision, deleted bool) {
 		}
 		return
 	}
-	p.markDirty(s)
+	state.markDirty(s)
 	if r == nil || r.tasks == 0 {
 		s.revisions[row.GetNumber()] = newRevision(row)
 		return
@@ -103,10 +103,9 @@ func (p *State) foldRevision(row *swarmv1.Revision, deleted bool) {
 	for _, sl := range s.slotList {
 		for _, t := range sl.Tasks {
 			if t.Revision == r {
-				p.uncount(t)
+				state.uncount(t)
 				t.Revision = fresh
-				fresh.tasks++
-				p.count(t)
+				state.count(t)
 			}
 		}
 	}
@@ -283,8 +282,9 @@ func newRevision(row *swarmv1.Revision) *Revision {
 	return r
 }
 
-// Template returns the number of the revision's task template. Revisions with equal task templates
-// have equal numbers, so a task of one needs no replacement by a task of the other.
+// Template returns the number of the revision's task template. Two revisions have equal numbers if
+// their task templates are equal or differ only in limits and reservations (spec.Limits). A task of
+// one of them can move to the other and need not be replaced.
 func (r *Revision) Template() uint64 { return r.Row.GetTemplate() }
 
 func (r *Revision) image() string { return r.Spec().GetTaskTemplate().GetContainerSpec().GetImage() }
@@ -299,18 +299,18 @@ func (r *Revision) PullsLike(o *Revision) bool {
 }
 
 // SetDeadline records when Due must return the service although no row changes. Zero: never.
-func (p *State) SetDeadline(s *Service, at time.Time) {
+func (state *State) SetDeadline(s *Service, at time.Time) {
 	if at.IsZero() {
-		delete(p.deadlines, s)
+		delete(state.deadlines, s)
 	} else {
-		p.deadlines[s] = at
+		state.deadlines[s] = at
 	}
 }
 
 // NextDeadline returns the earliest deadline of all services, or zero.
-func (p *State) NextDeadline() time.Time {
+func (state *State) NextDeadline() time.Time {
 	var first time.Time
-	for _, at := range p.deadlines {
+	for _, at := range state.deadlines {
 		if first.IsZero() || at.Before(first) {
 			first = at
 		}

@@ -35,8 +35,8 @@ type State struct {
 	endpoints map[string]*swarmv1.Endpoint
 	networks  map[string]*network
 	ingress   *network // nil: there is no ingress network
-	// ingressClaims counts, by node id, the addresses that nodes hold on any network. Nodes hold
-	// addresses on the ingress network only.
+	// ingressClaims counts, by node id, the address claims that name a node as their owner. All of
+	// them are on the ingress network.
 	ingressClaims map[string]int
 	// ingressDirty says that a node may lack an ingress address, or may hold one that it must give
 	// back. Due copies it to ingressDue, which the next Plan reads, and clears it.
@@ -89,66 +89,66 @@ func newState() *State {
 
 // fold applies the change of one row. old is nil if the row is new; row is nil if the row was
 // deleted.
-func (p *State) fold(old, row proto.Message) {
+func (state *State) fold(old, row proto.Message) {
 	deleted := row == nil
 	if deleted {
 		row = old
 	}
-	p.newestVersion = max(p.newestVersion, row.(interface{ GetMeta() *swarmv1.Meta }).GetMeta().GetVersion())
+	state.newestVersion = max(state.newestVersion, row.(interface{ GetMeta() *swarmv1.Meta }).GetMeta().GetVersion())
 	switch o := row.(type) {
 	case *swarmv1.Node:
-		p.foldNode(o.GetId(), deleted, func(n *Node) { n.Row = o })
+		state.foldNode(o.GetId(), deleted, func(n *Node) { n.Row = o })
 	case *swarmv1.NodeState:
-		p.foldNodeState(o, deleted)
+		state.foldNodeState(o, deleted)
 	case *swarmv1.Service:
-		p.foldService(o, deleted)
+		state.foldService(o, deleted)
 	case *swarmv1.Revision:
-		p.foldRevision(o, deleted)
+		state.foldRevision(o, deleted)
 	case *swarmv1.Task:
-		p.foldTask(o, deleted)
+		state.foldTask(o, deleted)
 	case *swarmv1.TaskStatus:
-		p.foldTaskStatus(o, deleted)
+		state.foldTaskStatus(o, deleted)
 	case *swarmv1.Claim:
-		p.foldClaim(o, deleted)
+		state.foldClaim(o, deleted)
 	case *swarmv1.Endpoint:
 		if deleted {
-			delete(p.endpoints, o.GetServiceId())
+			delete(state.endpoints, o.GetServiceId())
 		} else {
-			p.endpoints[o.GetServiceId()] = o
+			state.endpoints[o.GetServiceId()] = o
 		}
 	case *swarmv1.Network:
-		p.foldNetwork(o, deleted)
+		state.foldNetwork(o, deleted)
 	case *swarmv1.Image:
-		p.noteImage(o.GetMeta())
+		state.noteImage(o.GetMeta())
 	case *swarmv1.ImageCopy:
-		p.noteImage(o.GetMeta())
+		state.noteImage(o.GetMeta())
 	case *swarmv1.Cluster:
-		p.foldCluster(o)
+		state.foldCluster(o)
 	}
 }
 
-func (p *State) foldCluster(c *swarmv1.Cluster) {
+func (state *State) foldCluster(c *swarmv1.Cluster) {
 	history := spec.DefaultTaskHistory
 	if o := c.GetSpec().GetOrchestration(); o != nil {
 		history = int(o.GetTaskHistoryRetentionLimit())
 	}
-	if history < p.HistoryLimit {
-		for _, s := range p.services {
-			p.markDirty(s)
+	if history < state.HistoryLimit {
+		for _, s := range state.services {
+			state.markDirty(s)
 		}
 	}
-	_, p.lease = spec.SessionTiming(c.GetSpec().GetDispatcher())
-	p.HistoryLimit, p.LogDriver = history, c.GetSpec().GetTaskDefaults().GetLogDriver()
+	_, state.lease = spec.SessionTiming(c.GetSpec().GetDispatcher())
+	state.HistoryLimit, state.LogDriver = history, c.GetSpec().GetTaskDefaults().GetLogDriver()
 }
 
 // foldClaim applies the change of a claim: a cursor, an address or a host port.
-func (p *State) foldClaim(c *swarmv1.Claim, deleted bool) {
+func (state *State) foldClaim(c *swarmv1.Claim, deleted bool) {
 	if id, family, ok := ipam.ParseCursorKey(c.GetKey()); ok {
-		p.foldCursor(c, id, family, deleted)
+		state.foldCursor(c, id, family, deleted)
 		return
 	}
 	owner := ipam.OwnerID(c.GetOwner())
-	list := p.claims[owner]
+	list := state.claims[owner]
 	i, found := slices.BinarySearchFunc(list, c.GetKey(), func(a *swarmv1.Claim, key string) int { return cmp.Compare(a.GetKey(), key) })
 	switch {
 	case deleted && found:
@@ -159,20 +159,20 @@ func (p *State) foldClaim(c *swarmv1.Claim, deleted bool) {
 		list = slices.Insert(list, i, c)
 	}
 	if len(list) == 0 {
-		delete(p.claims, owner)
+		delete(state.claims, owner)
 	} else {
-		p.claims[owner] = list
+		state.claims[owner] = list
 	}
 	if id, a, ok := ipam.ParseKey(c.GetKey()); ok {
-		p.foldAddressClaim(c, id, a, deleted)
+		state.foldAddressClaim(c, id, a, deleted)
 		return
 	}
 	if key, ok := publish.ParseKey(c.GetKey()); ok && key.NodeID != "" {
-		n, port := p.ensureNode(key.NodeID), key.On("")
+		n, port := state.ensureNode(key.NodeID), key.On("")
 		if deleted {
 			delete(n.ports, port)
-			p.retryWaiting = true
-			p.forgetNode(n)
+			state.retryWaiting = true
+			state.forgetNode(n)
 		} else {
 			n.claimPort(port)
 		}
@@ -180,13 +180,13 @@ func (p *State) foldClaim(c *swarmv1.Claim, deleted bool) {
 }
 
 // markDirty makes the next Due return the service.
-func (p *State) markDirty(s *Service) { p.dirty[s] = struct{}{} }
+func (state *State) markDirty(s *Service) { state.dirty[s] = struct{}{} }
 
 // noteImage records that an image or a copy is new, and makes services with waiting tasks due.
-func (p *State) noteImage(m *swarmv1.Meta) {
-	if m.GetVersion() > p.NewestImage {
-		p.NewestImage = m.GetVersion()
-		p.retryWaiting = true
+func (state *State) noteImage(m *swarmv1.Meta) {
+	if m.GetVersion() > state.NewestImage {
+		state.NewestImage = m.GetVersion()
+		state.retryWaiting = true
 	}
 }
 
@@ -195,70 +195,70 @@ func (p *State) noteImage(m *swarmv1.Meta) {
 // and a node may be able to take more tasks. Due clears the marks. A service whose deadline has
 // passed is due until Plan sets a new deadline. Due also marks the ingress addresses of nodes for
 // the next Plan.
-func (p *State) Due(now time.Time) []string {
-	if p.startedAt.IsZero() {
-		p.startedAt, p.startVersion = now, p.newestVersion
+func (state *State) Due(now time.Time) []string {
+	if state.startedAt.IsZero() {
+		state.startedAt, state.startVersion = now, state.newestVersion
 	}
-	for n := range p.unregistered {
+	for n := range state.unregistered {
 		if n.removedAt.IsZero() {
 			n.removedAt = now
 		}
 	}
-	for s, at := range p.deadlines {
+	for s, at := range state.deadlines {
 		if !at.After(now) {
-			p.markDirty(s)
+			state.markDirty(s)
 		}
 	}
-	if p.retryWaiting {
-		for s := range p.waiting {
-			p.markDirty(s)
+	if state.retryWaiting {
+		for s := range state.waiting {
+			state.markDirty(s)
 		}
-		p.retryWaiting = false
+		state.retryWaiting = false
 	}
-	ids := make([]string, 0, len(p.dirty))
-	for s := range p.dirty {
+	ids := make([]string, 0, len(state.dirty))
+	for s := range state.dirty {
 		ids = append(ids, s.ID)
 	}
-	clear(p.dirty)
-	p.ingressDue, p.ingressDirty = p.ingressDirty, false
+	clear(state.dirty)
+	state.ingressDue, state.ingressDirty = state.ingressDirty, false
 	slices.Sort(ids)
 	return ids
 }
 
 // Retry makes the next Due return the service, because its group was rejected or could not be
 // committed. An empty serviceID stands for the addresses of nodes on the ingress network.
-func (p *State) Retry(serviceID string) {
-	p.ingressDirty = p.ingressDirty || serviceID == ""
-	if s := p.services[serviceID]; s != nil {
-		p.markDirty(s)
+func (state *State) Retry(serviceID string) {
+	state.ingressDirty = state.ingressDirty || serviceID == ""
+	if s := state.services[serviceID]; s != nil {
+		state.markDirty(s)
 	}
 }
 
 // IngressDue says whether nodes may lack an ingress address, or hold one that they must give back.
 // Only Due changes the answer.
-func (p *State) IngressDue() bool { return p.ingressDue }
+func (state *State) IngressDue() bool { return state.ingressDue }
 
 // HasIngress says whether there is an ingress network.
-func (p *State) HasIngress() bool { return p.ingress != nil }
+func (state *State) HasIngress() bool { return state.ingress != nil }
 
 // IngressHolders returns the ids of the nodes that hold addresses, sorted.
-func (p *State) IngressHolders() []string { return slices.Sorted(maps.Keys(p.ingressClaims)) }
+func (state *State) IngressHolders() []string { return slices.Sorted(maps.Keys(state.ingressClaims)) }
 
 // Node returns a node, or nil if no row names it. Its own row may not have arrived, or was deleted.
-func (p *State) Node(id string) *Node { return p.nodes[id] }
+func (state *State) Node(id string) *Node { return state.nodes[id] }
 
 // Nodes returns the nodes that have a row, sorted by id. The order and Node.Index are those of the
 // last call of Draft.
-func (p *State) Nodes() []*Node { return p.nodeOrder }
+func (state *State) Nodes() []*Node { return state.nodeOrder }
 
 // Classes returns all classes of nodes, in no particular order.
-func (p *State) Classes() iter.Seq[*Class] { return maps.Values(p.classes) }
+func (state *State) Classes() iter.Seq[*Class] { return maps.Values(state.classes) }
 
 // Service returns a service, or nil if no row names it.
-func (p *State) Service(id string) *Service { return p.services[id] }
+func (state *State) Service(id string) *Service { return state.services[id] }
 
 // Claims returns the claims of an owner, sorted by key.
-func (p *State) Claims(ownerID string) []*swarmv1.Claim { return p.claims[ownerID] }
+func (state *State) Claims(ownerID string) []*swarmv1.Claim { return state.claims[ownerID] }
 
 // Endpoint returns the endpoint of a service, or nil.
-func (p *State) Endpoint(serviceID string) *swarmv1.Endpoint { return p.endpoints[serviceID] }
+func (state *State) Endpoint(serviceID string) *swarmv1.Endpoint { return state.endpoints[serviceID] }

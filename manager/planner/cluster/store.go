@@ -15,32 +15,32 @@ func Tables() []table.ID {
 
 // New returns the State of a view. Every service in it is due.
 func New(v *table.View) *State {
-	p := newState()
-	load(p, v.Clusters)
-	load(p, v.Nodes)
-	load(p, v.NodeStates)
-	load(p, v.Services)
-	load(p, v.Revisions)
-	load(p, v.Tasks)
-	load(p, v.Statuses)
-	load(p, v.Endpoints)
-	load(p, v.Claims)
-	load(p, v.Networks)
-	load(p, v.Images)
-	load(p, v.ImageCopies)
-	return p
+	state := newState()
+	load(state, v.Clusters)
+	load(state, v.Nodes)
+	load(state, v.NodeStates)
+	load(state, v.Services)
+	load(state, v.Revisions)
+	load(state, v.Tasks)
+	load(state, v.Statuses)
+	load(state, v.Endpoints)
+	load(state, v.Claims)
+	load(state, v.Networks)
+	load(state, v.Images)
+	load(state, v.ImageCopies)
+	return state
 }
 
-func load[T table.Row](p *State, t table.Rows[T]) {
+func load[T table.Row](state *State, t table.Rows[T]) {
 	for row := range t.All() {
-		p.fold(nil, row)
+		state.fold(nil, row)
 	}
 }
 
 // Apply folds changes into the state. The caller passes them in the order in which the store
 // committed them. Apply ignores rows of tables that are not in Tables.
-func (p *State) Apply(changes []table.RowChange) {
+func (state *State) Apply(changes []table.RowChange) {
 	for _, c := range changes {
-		p.fold(c.Old, c.New)
+		state.fold(c.Old, c.New)
 	}
 }

@@ -67,47 +67,46 @@ func keyOf(row *swarmv1.Task) SlotKey {
 }
 
 // foldTask applies the change of a task row.
-func (p *State) foldTask(row *swarmv1.Task, deleted bool) {
-	t := p.tasks[row.GetId()]
+func (state *State) foldTask(row *swarmv1.Task, deleted bool) {
+	t := state.tasks[row.GetId()]
 	if deleted {
 		if t != nil {
-			p.dropTask(t)
+			state.dropTask(t)
 		}
 		return
 	}
 	if t == nil {
-		t = &Task{ID: row.GetId(), Service: p.ensureService(row.GetServiceId()), Row: row}
-		if st := p.unmatchedStatuses[t.ID]; st != nil {
+		t = &Task{ID: row.GetId(), Service: state.ensureService(row.GetServiceId()), Row: row}
+		if st := state.unmatchedStatuses[t.ID]; st != nil {
 			t.Status = st
-			delete(p.unmatchedStatuses, t.ID)
+			delete(state.unmatchedStatuses, t.ID)
 		}
-		p.tasks[t.ID] = t
+		state.tasks[t.ID] = t
 		t.Slot = t.Service.ensureSlot(keyOf(row))
 		t.Slot.insert(t)
 	} else {
-		defer p.noteFreed(t, t.reserves, t.counted)
-		p.uncount(t)
+		defer state.noteFreed(t, t.reserves, t.counted)
+		state.uncount(t)
 		t.Row = row
 	}
-	p.setRevision(t, row.GetRevision())
+	state.setRevision(t, row.GetRevision())
 	t.Node = nil
 	if row.GetNodeId() != "" {
-		t.Node = p.ensureNode(row.GetNodeId())
+		t.Node = state.ensureNode(row.GetNodeId())
 	}
-	p.count(t)
-	p.markDirty(t.Service)
+	state.count(t)
+	state.markDirty(t.Service)
 }
 
 // setRevision sets the revision of a task. If the task has moved from another revision, it may
 // reserve less now, so waiting tasks are tried again.
-func (p *State) setRevision(t *Task, number uint64) {
+func (state *State) setRevision(t *Task, number uint64) {
 	was, now := t.Revision, t.Service.ensureRevision(number)
 	t.Revision = now
-	now.tasks++
 	if was == nil || was == now {
 		return
 	}
-	p.retryWaiting = true
+	state.retryWaiting = true
 	if was.Row == nil && was.tasks == 0 {
 		for n, r := range t.Service.revisions {
 			if r == was {
@@ -118,56 +117,53 @@ func (p *State) setRevision(t *Task, number uint64) {
 }
 
 // dropTask removes a task whose row was deleted.
-func (p *State) dropTask(t *Task) {
-	p.retryWaiting = p.retryWaiting || t.reserves
-	p.uncount(t)
+func (state *State) dropTask(t *Task) {
+	state.retryWaiting = state.retryWaiting || t.reserves
+	state.uncount(t)
 	if t.Revision.Row == nil && t.Revision.tasks == 0 {
 		delete(t.Service.revisions, t.Row.GetRevision())
 	}
-	delete(p.tasks, t.ID)
+	delete(state.tasks, t.ID)
 	if t.Status != nil {
-		p.unmatchedStatuses[t.ID] = t.Status // until the row of the status is deleted too
+		state.unmatchedStatuses[t.ID] = t.Status // until the row of the status is deleted too
 	}
 	t.Slot.Tasks = slices.DeleteFunc(t.Slot.Tasks, func(o *Task) bool { return o == t })
 	if len(t.Slot.Tasks) == 0 {
 		t.Service.dropSlot(t.Slot)
 	}
-	p.forgetNode(t.Node)
-	p.markDirty(t.Service)
-	p.forgetService(t.Service)
+	state.forgetNode(t.Node)
+	state.markDirty(t.Service)
+	state.forgetService(t.Service)
 }
 
 // foldTaskStatus applies the change of a status row. The task row may not have arrived.
-func (p *State) foldTaskStatus(st *swarmv1.TaskStatus, deleted bool) {
-	t := p.tasks[st.GetTaskId()]
+func (state *State) foldTaskStatus(st *swarmv1.TaskStatus, deleted bool) {
+	t := state.tasks[st.GetTaskId()]
 	switch {
 	case t == nil && deleted:
-		delete(p.unmatchedStatuses, st.GetTaskId())
+		delete(state.unmatchedStatuses, st.GetTaskId())
 	case t == nil:
-		p.unmatchedStatuses[st.GetTaskId()] = st
+		state.unmatchedStatuses[st.GetTaskId()] = st
 	case deleted:
-		p.setStatus(t, nil)
+		state.setStatus(t, nil)
 	default:
-		p.setStatus(t, st)
+		state.setStatus(t, st)
 	}
 }
 
 // setStatus replaces the status of a task and updates the counters.
-func (p *State) setStatus(t *Task, st *swarmv1.TaskStatus) {
-	defer p.noteFreed(t, t.reserves, t.counted)
-	p.uncount(t)
-	// uncount has decremented the revision's tasks, and count does not increment them.
-	t.Revision.tasks++
+func (state *State) setStatus(t *Task, st *swarmv1.TaskStatus) {
+	defer state.noteFreed(t, t.reserves, t.counted)
+	state.uncount(t)
 	t.Status = st
-	p.count(t)
-	p.markDirty(t.Service)
+	state.count(t)
+	state.markDirty(t.Service)
 }
 
 // noteFreed sets retryWaiting if a change of the task has freed reservations, or has lowered the
-// number of tasks on its node. reserved and counted are the task's fields before the
-// change.
-func (p *State) noteFreed(t *Task, reserved, counted bool) {
-	p.retryWaiting = p.retryWaiting || reserved && !t.reserves || counted && !t.counted
+// number of tasks on its node. reserved and counted are the task's fields before the change.
+func (state *State) noteFreed(t *Task, reserved, counted bool) {
+	state.retryWaiting = state.retryWaiting || reserved && !t.reserves || counted && !t.counted
 }
 
 func (s *Slot) insert(t *Task) {
@@ -185,14 +181,15 @@ func (s *Slot) sortTasks() {
 // Newest returns the task that was created last.
 func (s *Slot) Newest() *Task { return s.Tasks[len(s.Tasks)-1] }
 
-// count adds the task to the counters of its node and service. uncount subtracts the same, and also
-// decrements the tasks of the revision.
-func (p *State) count(t *Task) {
+// count adds the task to the counters of its revision, service and node. uncount subtracts the
+// same.
+func (state *State) count(t *Task) {
 	s := t.Service
+	t.Revision.tasks++
 	t.waiting = t.Wanted() && t.Unplaced()
 	if t.waiting {
 		s.Waiting++
-		p.waiting[s] = struct{}{}
+		state.waiting[s] = struct{}{}
 	}
 	t.failed = t.Failure()
 	if t.failed {
@@ -217,13 +214,13 @@ func (p *State) count(t *Task) {
 	}
 }
 
-func (p *State) uncount(t *Task) {
+func (state *State) uncount(t *Task) {
 	s := t.Service
 	t.Revision.tasks--
 	if t.waiting {
 		s.Waiting--
 		if s.Waiting == 0 {
-			delete(p.waiting, s)
+			delete(state.waiting, s)
 		}
 	}
 	if t.failed {

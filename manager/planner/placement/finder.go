@@ -27,7 +27,8 @@ type Finder struct {
 func NewFinder(state *cluster.State) *Finder { return &Finder{state: state} }
 
 // Begin prepares the Finder for the tasks of a service at time now, and drops what it remembers of
-// the service before. Only the reservations that the caller has made on the nodes remain.
+// the previous service. What the caller has reserved on the nodes for tasks of that service still
+// counts, because the State holds it.
 func (f *Finder) Begin(s *cluster.Service, now time.Time) {
 	f.End()
 	f.service, f.now = s, now
@@ -87,8 +88,9 @@ func (f *Finder) tasksOn(rev *cluster.Revision, n *cluster.Node) uint64 {
 	return uint64(count)
 }
 
-// placer returns the placer of a revision. A service needs two of them in one plan only if tasks
-// are replaced while an update is paused.
+// placer returns the placer of a revision. Usually all new tasks of a service have the current
+// revision. Only while an update is paused, a task that is replaced keeps its revision, and a plan
+// needs a placer for that revision too.
 func (f *Finder) placer(rev *cluster.Revision) *placer {
 	for _, p := range f.placers {
 		if p.revision == rev {

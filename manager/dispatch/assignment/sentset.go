@@ -8,9 +8,9 @@ import (
 	"swarm/raftstore/table"
 )
 
-// Set remembers which objects were sent to one node in one session, and computes the next message.
-// One goroutine uses it.
-type Set struct {
+// SentSet remembers which objects were sent to one node in one session, and computes the next
+// message. One goroutine uses it.
+type SentSet struct {
 	node  string
 	state *State
 
@@ -28,9 +28,9 @@ type sentTask struct {
 	deps    []Ref
 }
 
-// NewSet returns the set of a node to which nothing was sent yet.
-func NewSet(nodeID string, state *State) *Set {
-	return &Set{
+// NewSentSet returns the set of a node to which nothing was sent yet.
+func NewSentSet(nodeID string, state *State) *SentSet {
+	return &SentSet{
 		node: nodeID, state: state,
 		tasks: make(map[string]sentTask), needs: make(map[Ref]int), versions: make(map[Ref]uint64),
 		images: make(map[string]uint64), keys: make(map[string]bool), view: newNodeView(),
@@ -57,8 +57,8 @@ func remove(r Ref) *swarmv1.AssignmentChange {
 
 // Complete forgets what was sent and returns everything that the node needs, as the first message
 // of a session or after State.Load.
-func (s *Set) Complete(view *table.View) []*swarmv1.AssignmentChange {
-	*s = *NewSet(s.node, s.state)
+func (s *SentSet) Complete(view *table.View) []*swarmv1.AssignmentChange {
+	*s = *NewSentSet(s.node, s.state)
 	m := &message{}
 	s.syncKeys(m, view)
 	s.syncImages(m, view)
@@ -72,8 +72,8 @@ func (s *Set) Complete(view *table.View) []*swarmv1.AssignmentChange {
 
 // Update compares the objects that the references name with what was sent, and returns the changes.
 // It returns none when the node has the newest version of all of them, or needs none of them. The
-// view must not be older than that of the call before.
-func (s *Set) Update(view *table.View, refs []Ref) []*swarmv1.AssignmentChange {
+// view must not be older than the view of the previous call.
+func (s *SentSet) Update(view *table.View, refs []Ref) []*swarmv1.AssignmentChange {
 	m := &message{}
 	for _, r := range refs {
 		if s.syncRef(m, r) {
@@ -100,7 +100,7 @@ func (s *Set) Update(view *table.View, refs []Ref) []*swarmv1.AssignmentChange {
 
 // finish removes the dependencies that no task names any more. It runs after all tasks, because one
 // task may begin to name what another one has released.
-func (s *Set) finish(m *message) []*swarmv1.AssignmentChange {
+func (s *SentSet) finish(m *message) []*swarmv1.AssignmentChange {
 	for _, r := range m.released {
 		if s.needs[r] > 0 {
 			continue
@@ -116,7 +116,7 @@ func (s *Set) finish(m *message) []*swarmv1.AssignmentChange {
 
 // syncTask sends a task of this node that is new or has changed, after the objects that it names,
 // and removes a task that is gone or belongs to another node.
-func (s *Set) syncTask(m *message, view *table.View, id string) {
+func (s *SentSet) syncTask(m *message, view *table.View, id string) {
 	before, had := s.tasks[id]
 	t, ok := view.Tasks.Get(id)
 	// A task of a global service names its node before it is assigned, because its slot is the
@@ -156,7 +156,7 @@ func withShutdown(view *table.View, t *swarmv1.Task) *swarmv1.Task {
 }
 
 // need counts one more task that names a dependency, and sends the dependency with the first task.
-func (s *Set) need(m *message, view *table.View, r Ref) {
+func (s *SentSet) need(m *message, view *table.View, r Ref) {
 	s.needs[r]++
 	if s.needs[r] == 1 {
 		s.syncDependency(m, view, r)
@@ -165,7 +165,7 @@ func (s *Set) need(m *message, view *table.View, r Ref) {
 
 // release counts one task fewer for each of the dependencies. finish removes the dependencies that
 // no task names any more.
-func (s *Set) release(m *message, deps []Ref) {
+func (s *SentSet) release(m *message, deps []Ref) {
 	for _, r := range deps {
 		s.needs[r]--
 	}
@@ -174,7 +174,7 @@ func (s *Set) release(m *message, deps []Ref) {
 
 // syncDependency sends a dependency unless the node has this version of it, and removes it when its
 // row is gone.
-func (s *Set) syncDependency(m *message, view *table.View, r Ref) {
+func (s *SentSet) syncDependency(m *message, view *table.View, r Ref) {
 	a, version := lookup(view, r)
 	had, was := s.versions[r]
 	switch {
@@ -243,7 +243,7 @@ func depsOf(view *table.View, t *swarmv1.Task) []Ref {
 }
 
 // syncKeys brings the gossip keys up to date.
-func (s *Set) syncKeys(m *message, view *table.View) {
+func (s *SentSet) syncKeys(m *message, view *table.View) {
 	now := make(map[string]bool)
 	for _, k := range view.Cluster().GetGossipKeys() {
 		id := keyID(k)
@@ -266,7 +266,7 @@ func keyID(k *swarmv1.EncryptionKey) string {
 }
 
 // syncImages brings the images that the node must keep a copy of up to date.
-func (s *Set) syncImages(m *message, view *table.View) {
+func (s *SentSet) syncImages(m *message, view *table.View) {
 	keep := s.state.images.Load().of(s.node)
 	now := make(map[string]uint64, len(keep))
 	for _, id := range keep {
