@@ -39,7 +39,7 @@ func (j *Judge) see(at time.Duration, sc scene) Report {
 		revisions[n] = sc.service.Revision.CloneVT()
 		revisions[n].Number, revisions[n].Template = n, n
 	}
-	return j.Look(start.Add(at), State{Index: viewIndex, Service: sc.service, Tasks: sc.tasks, Revisions: revisions})
+	return j.Look(start.Add(at), State{ViewIndex: viewIndex, Service: sc.service, Tasks: sc.tasks, Revisions: revisions})
 }
 
 // outcome is a report in a word, or the reason of its verdict.
