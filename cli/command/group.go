@@ -34,8 +34,9 @@ func unknownFlag(c *cobra.Command) string {
 	return ""
 }
 
-// Group makes c a command that only has subcommands, adds them and returns c. Run alone, c prints
-// its help. A word that is no subcommand is refused, with the nearest subcommand as a hint.
+// Group makes c a command that only has subcommands, adds them and returns c. Without further
+// words, c prints its help. A word that is no subcommand is refused, with the nearest subcommand as
+// a hint.
 func Group(c *cobra.Command, sub ...*cobra.Command) *cobra.Command {
 	c.Args = cobra.ArbitraryArgs
 	c.DisableFlagsInUseLine = true

@@ -68,8 +68,8 @@ type drain struct {
 	deps   *command.Deps
 	client command.Client
 	quiet  bool
-	// index is the version of the node that was edited last. Failures of tasks before it do not
-	// count.
+	// index is the version of the node that was edited last. A failure of a task that was reported
+	// before that version does not count.
 	index uint64
 	// ids are the ids of the nodes, by the reference that the user typed.
 	ids map[string]string
@@ -184,7 +184,6 @@ func (d *drain) awaitEmpty(ctx context.Context, ref string) error {
 		late := d.deps.Now().Sub(changed) > d.grace+drainReserve
 		switch {
 		case ctx.Err() != nil:
-			view.End()
 			term.Printf(d.deps.Err, "Operation continuing in background.\nUse `swarm node ps %s` to check progress.\n", ref)
 			return nil
 		case err != nil && (late || !command.IsUnavailable(err)):
