@@ -37,7 +37,8 @@ func (l *look) rememberRollback() {
 		blame(l.memory.rollbackCause, t)
 		return
 	}
-	for _, t := range l.Tasks { // No look has seen a failed task: it failed before the first look or after the last one.
+	// No look has seen a failed task: it failed before the first look, or after the last one.
+	for _, t := range l.Tasks {
 		if t.GetTask().GetRevision() == l.memory.change.Revision && l.rows(t).Failure() {
 			blame(l.memory.rollbackCause, t)
 			return
