@@ -74,7 +74,7 @@ var dockerHints = map[string]string{
 	"run":    "containers are run by `swarm service create IMAGE`",
 	"images": "images are listed by `swarm image ls`",
 	"pull":   "images are fetched by `swarm image pull IMAGE`",
-	"load":   "images are brought by `swarm image load`",
+	"load":   "images are loaded by `swarm image load`",
 	"secret": "secrets are not supported yet",
 	"config": "configs are not supported yet",
 	"stack":  "stacks are not supported yet",
