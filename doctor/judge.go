@@ -93,8 +93,8 @@ func judgeCgroup(c Cgroup) []Finding {
 const (
 	syncSlow = 20 * time.Millisecond
 	syncLost = 500 * time.Millisecond
-	// Nodes begin to clean up when diskFull percent of the space are used. When nearlyFull percent
-	// are used, the clean-up has not helped.
+	// diskFull is the percentage of used space at which a node begins to clean up. nearlyFull is
+	// the percentage of used inodes at which the doctor reports that images do not fit.
 	diskFull   = 85
 	nearlyFull = 95
 	leastFree  = 512 << 20
@@ -156,7 +156,7 @@ func judgeSysctls(settings []Sysctl, fw Firewall) []Finding {
 	if f := values[sysctlForward]; f.Value != "1" {
 		switch {
 		case len(fw.Devices) > 0:
-			v.add(Failure, sysctlForward+" is 0 though containers run: published ports and their ways out are dead",
+			v.add(Failure, sysctlForward+" is 0 though containers run: published ports and their outgoing connections do not work",
 				"sysctl -w net.ipv4.ip_forward=1, and see who sets it: grep -r ip_forward /etc/sysctl.conf /etc/sysctl.d")
 		case f.Fixed:
 			v.add(Failure, sysctlForward+" is 0 and cannot be written from here: containers reach nothing outside", "sysctl -w net.ipv4.ip_forward=1 where it can be written, before the daemon starts")
@@ -219,7 +219,7 @@ func judgeClock(c Clock) []Finding {
 	v := verdict{subject: "clock"}
 	switch {
 	case c.Problem != "":
-		v.add(Warning, "the clock cannot be asked: "+c.Problem, "see `timedatectl`")
+		v.add(Warning, "the state of the clock is not known: "+c.Problem, "see `timedatectl`")
 	case !c.Synchronised:
 		v.add(Warning, "nothing keeps this host's clock right: certificates and the order of logs depend on it",
 			"install and start one of chrony, systemd-timesyncd, ntpd")

@@ -8,8 +8,8 @@ import (
 
 const (
 	// If clocks differ by clockApart or more, log lines of two nodes come in the wrong order.
-	// clockBroken is half of the time by which new certificates are backdated. A node whose clock
-	// differs by more than that whole time cannot join.
+	// clockBroken is half of pki.Backdate, the time by which new certificates are backdated. A node
+	// whose clock differs by more than pki.Backdate cannot join.
 	clockApart  = time.Second
 	clockBroken = 30 * time.Minute
 )
@@ -47,7 +47,7 @@ func judgeNode(n Node) []Finding {
 	v := verdict{subject: "nodes"}
 	name := fmt.Sprintf("%s (%s)", n.Name, n.Address)
 	if !n.answers() {
-		v.add(Failure, fmt.Sprintf("nothing of %s answers: %s", name, n.Problem),
+		v.add(Failure, fmt.Sprintf("%s does not answer at any port: %s", name, n.Problem),
 			fmt.Sprintf("see that the host is up and its daemon runs; if it is gone for good: `swarm node rm --force %s`, for a manager after `swarm node demote %s`", n.Name, n.Name))
 		return v.findings
 	}

@@ -18,8 +18,8 @@ func judgeFirewall(f Firewall) []Finding {
 	}
 	for _, d := range f.Devices {
 		for _, chain := range d.Dropped {
-			v.add(Failure, fmt.Sprintf("chain %s drops what is forwarded and has lost swarm's rules for %s: published ports and ways out of containers are dead", chain, d.Name),
-				fmt.Sprintf("restart the daemon (systemctl restart swarm), which writes them; if they go again, have the firewall accept the device: ufw route allow in on %s, or firewall-cmd --permanent --zone=trusted --add-interface=%s", d.Name, d.Name))
+			v.add(Failure, fmt.Sprintf("chain %s drops forwarded packets and has lost swarm's rules for %s: published ports and outgoing connections of containers do not work", chain, d.Name),
+				fmt.Sprintf("restart the daemon (systemctl restart swarm), which writes them; if they disappear again, make the firewall accept the device: ufw route allow in on %s, or firewall-cmd --permanent --zone=trusted --add-interface=%s", d.Name, d.Name))
 		}
 	}
 	for _, chain := range f.ForwardDrop {
@@ -35,7 +35,7 @@ func judgeFirewall(f Firewall) []Finding {
 		v.add(Warning, "rules of iptables-legacy apply beside nftables: swarm cannot see them",
 			"if `iptables-legacy -S FORWARD` begins with -P FORWARD DROP: iptables-legacy -I FORWARD -i swarm0 -j ACCEPT, and the same with -o")
 	}
-	return v.orOK("no chain of others drops what swarm needs")
+	return v.orOK("no chain of another program drops packets of swarm")
 }
 
 // vxlanOverhead is the size in bytes of the headers of VXLAN over IPv4. leastMTU is the smallest
@@ -53,7 +53,7 @@ func judgeMTU(mtu int, problem string, n Networks) []Finding {
 	}
 	switch {
 	case problem != "":
-		v.add(Warning, "the MTU of the way out cannot be found out: "+problem, "see `ip route` and `ip link`")
+		v.add(Warning, "the MTU of the default route is not known: "+problem, "see `ip route` and `ip link`")
 	case room < leastMTU:
 		v.add(Failure, fmt.Sprintf("the way out carries %d bytes a packet, overlay networks only %d: less than the %d that IPv6 demands", mtu, room, leastMTU),
 			fmt.Sprintf("raise the MTU of the interface with %s by at least %d", by, leastMTU-room))
@@ -77,7 +77,7 @@ func judgeMTU(mtu int, problem string, n Networks) []Finding {
 func judgeNetworks(n Networks) []Finding {
 	v := verdict{subject: "networks"}
 	if n.Problem != "" {
-		v.add(Warning, "what the host leads to cannot be compared with the networks: "+n.Problem, "see `ip route`, `ip address` and `swarm network ls`")
+		v.add(Warning, "the routes of this host cannot be compared with the networks: "+n.Problem, "see `ip route`, `ip address` and `swarm network ls`")
 	}
 	for _, net := range n.Networks {
 		for _, sub := range net.Subnets {
@@ -96,7 +96,7 @@ func judgeNetworks(n Networks) []Finding {
 			}
 		}
 	}
-	return v.orOK("no network overlaps what this host leads to")
+	return v.orOK("no network overlaps a route of this host")
 }
 
 func judgeOverlap(v *verdict, net Network, sub netip.Prefix, r Range) {
@@ -104,9 +104,9 @@ func judgeOverlap(v *verdict, net Network, sub netip.Prefix, r Range) {
 	remedy := fmt.Sprintf("make network %s anew with swarm network create --subnet and a range that no host routes, or take the route away", net.Name)
 	switch {
 	case net.OnHost == "":
-		v.add(Warning, text+": its containers do not reach who is there", remedy)
+		v.add(Warning, text+": its containers do not reach other hosts in that range", remedy)
 	case r.Prefix.Bits() < sub.Bits():
-		v.add(Warning, text+": who is there in the smaller range is not reached from here any more", "take that route away, or give those hosts other addresses")
+		v.add(Warning, text+": this host no longer reaches other hosts in the range of the network", "take that route away, or give those hosts other addresses")
 	default:
 		v.add(Failure, text+": packets for one go to the other", "take that route or address away, or give that network another range")
 	}
@@ -131,10 +131,10 @@ func judgePorts(ports []Port, n Networks, member bool) []Finding {
 		}
 	}
 	for _, held := range n.Held {
-		v.add(Failure, held+": no service is answered there", "stop that program, and the port is taken within ten seconds; or publish another one")
+		v.add(Failure, held+": no service answers there", "stop that program, and the port is taken within ten seconds; or publish another one")
 	}
 	for _, unable := range n.Unable {
-		v.add(Failure, unable+": no service is answered there", "see what is said of kernel and ports here, or publish with mode=host")
+		v.add(Failure, unable+": no service answers there", "see the findings for kernel and ports, or publish with mode=host")
 	}
 	if member {
 		// This host's daemon listens on the ports. The other nodes report whether they reach them.

@@ -114,7 +114,7 @@ func TestJudge(t *testing.T) {
 		{"unknown MTU", func(o *Observations) { o.MTU, o.MTUProblem = 0, "no route" }, "mtu", Warning, "no route", "ip route"},
 		{"accept rule lost", func(o *Observations) {
 			o.Firewall.Devices = []Device{{Name: "swarm0", Dropped: []string{"ip filter DOCKER-USER"}}, {Name: "swmesh"}}
-		}, "firewall", Failure, "chain ip filter DOCKER-USER drops what is forwarded and has lost swarm's rules for swarm0", "systemctl restart swarm"},
+		}, "firewall", Failure, "chain ip filter DOCKER-USER drops forwarded packets and has lost swarm's rules for swarm0", "systemctl restart swarm"},
 		{"accept rules present", func(o *Observations) {
 			o.Firewall.ForwardDrop, o.Firewall.Devices = []string{"ip filter FORWARD"}, []Device{{Name: "swarm0"}}
 		}, "firewall", OK, "chain ip filter FORWARD drops forwarded packets, and swarm's own rules let its packets through", ""},
@@ -138,7 +138,7 @@ func TestJudge(t *testing.T) {
 		}, "networks", Failure, "network ingress (10.0.0.0/24) overlaps 10.0.0.0/24", "another range"},
 		{"ingress within a wide route", func(o *Observations) {
 			o.Networks.Ranges = append(o.Networks.Ranges, Range{prefix("10.0.0.0/15"), "eth1"})
-		}, "networks", Warning, "network ingress (10.0.0.0/24) overlaps 10.0.0.0/15, which this host reaches through eth1: who is there", "other addresses"},
+		}, "networks", Warning, "network ingress (10.0.0.0/24) overlaps 10.0.0.0/15, which this host reaches through eth1: this host no longer reaches", "other addresses"},
 		{"route into the bridge", func(o *Observations) {
 			o.Networks.Ranges = append(o.Networks.Ranges, Range{prefix("172.20.5.0/24"), "eth1"})
 		}, "networks", Failure, "network bridge (172.20.0.0/16) overlaps 172.20.5.0/24", "another range"},
@@ -148,7 +148,7 @@ func TestJudge(t *testing.T) {
 		{"routes not known", func(o *Observations) { o.Networks.Problem = "not permitted" }, "networks", Warning, "not permitted", "ip route"},
 		{"published port held", func(o *Observations) {
 			o.Networks.Held = []string{"port 8080/tcp is in use on this host by nginx (process 7)"}
-		}, "ports", Failure, "port 8080/tcp is in use on this host by nginx (process 7): no service is answered there", "within ten seconds"},
+		}, "ports", Failure, "port 8080/tcp is in use on this host by nginx (process 7): no service answers there", "within ten seconds"},
 		{"port taken", func(o *Observations) { o.Ports[0].Taken = "address already in use" }, "ports", Failure, "2377/tcp, for the cluster, is taken", "--listen-addr"},
 		{"no name server", func(o *Observations) { o.DNS.Servers = nil }, "dns", Warning, "names no name server", "nameserver ADDRESS"},
 		{"silent name server", func(o *Observations) { o.DNS.Servers[0].Problem = "nothing came" }, "dns", Warning, "192.0.2.1 does not answer", "53/udp"},
@@ -162,7 +162,7 @@ func TestJudge(t *testing.T) {
 		{"cannot ask", func(o *Observations) { o.Cluster.Problem = "deadline exceeded" }, "nodes", Failure, "cannot be asked", "swarm info"},
 		{"node is gone", func(o *Observations) {
 			o.Cluster.Nodes[0].Problem, o.Cluster.Nodes[0].Ways = "timeout", []Way{{Network: "tcp", Port: 2377, Reason: "timeout"}}
-		}, "nodes", Failure, "nothing of b (192.0.2.2) answers: timeout", "node rm"},
+		}, "nodes", Failure, "b (192.0.2.2) does not answer at any port: timeout", "node rm"},
 		{"this host is cut off", func(o *Observations) {
 			gone := Node{Name: "b", Address: "192.0.2.2", Problem: "timeout", Ways: []Way{{Network: "tcp", Port: 2377, Reason: "timeout"}}}
 			o.Cluster.Nodes = []Node{gone, gone}

@@ -82,9 +82,9 @@ func parseAdvertiseAddr(given string, defaultPort uint16, addrs hostAddrs) (addr
 	return onlyAddress(all, port)
 }
 
-// checkAdvertised refuses an address of another host. An address that NAT forwards to this host is
-// not one of the host's addresses either. As in Docker it is accepted if the target is clear: the
-// listen address is given, or the host has only one address of that family.
+// checkAdvertised returns an error for an address that is not one of this host. As in Docker, it
+// accepts an address that NAT may forward to this host, if it is clear to which of the host's
+// addresses: the listen address is given, or the host has only one address of that family.
 func (n *Node) checkAdvertised(addr, listenHost string) error {
 	given, err := netip.ParseAddr(addr)
 	if err != nil || given.IsLoopback() {
@@ -115,7 +115,7 @@ func (n *Node) checkAdvertised(addr, listenHost string) error {
 	return invalid("advertise address %s is not an address of this host (%s): give one of these, or name the address that it is forwarded to with --listen-addr", addr, cmp.Or(strings.Join(own, ", "), "it has no address of this family"))
 }
 
-// onlyAddress returns the only candidate. It refuses to choose between several.
+// onlyAddress returns the only candidate. It returns an error if there are several.
 func onlyAddress(candidates map[string][]netip.Addr, port uint16) (string, uint16, error) {
 	var v4, v6 []string
 	for name, addrs := range candidates {

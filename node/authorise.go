@@ -13,20 +13,20 @@ import (
 	"swarm/internal/transport"
 )
 
-// callers is a set of kinds of callers. A node that is not a manager decides by the kind of the
-// caller. Such a node has no replica. It knows only the managers and the keys of all members, as
-// the managers last sent them.
-type callers uint8
+// callerKinds is a set of kinds of callers. A node that is not a manager has no replica, so it
+// decides by the kind of the caller. It knows the managers and the keys of all members, as the
+// managers last sent them.
+type callerKinds uint8
 
 const (
-	localUser  callers = 1 << iota // a user of this host's socket
-	anyManager                     // a manager of the cluster
-	anyMember                      // any node of the cluster, including managers
+	localUser  callerKinds = 1 << iota // a user of this host's socket
+	anyManager                         // a manager of the cluster
+	anyMember                          // any node of the cluster, including managers
 )
 
 // workerRules says who may call the methods of a node that is not a manager, by prefix. The longest
 // prefix that matches applies.
-var workerRules = map[string]callers{
+var workerRules = map[string]callerKinds{
 	"/swarm.v1.Daemon/":       localUser,
 	"/swarm.v1.Worker/":       anyManager,
 	"/swarm.v1.Disk/":         anyManager,
@@ -36,7 +36,7 @@ var workerRules = map[string]callers{
 
 // workerProtocols says who may connect to a node that is not a manager, by protocol. Such a node
 // accepts no other protocols.
-var workerProtocols = map[string]callers{
+var workerProtocols = map[string]callerKinds{
 	transport.ProtoGRPC: anyMember | anyManager,
 	transport.ProtoBlob: anyMember,
 }
@@ -65,7 +65,7 @@ func (n *Node) authorise(ctx context.Context, fullMethod string) error {
 		}
 		return err
 	}
-	var may callers
+	var may callerKinds
 	longest := 0
 	for prefix, who := range workerRules {
 		if strings.HasPrefix(fullMethod, prefix) && len(prefix) > longest {
@@ -127,9 +127,9 @@ func (m *member) admit(proto string, peer transport.AuthInfo) (transport.Trust, 
 	return transport.Stranger, errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("%s may not speak %s with a worker", peer, proto))
 }
 
-// isOneOf reports whether the peer is one of the callers.
-func (m *member) isOneOf(peer transport.AuthInfo, of callers) bool {
-	if of&localUser != 0 && peer.Local != nil {
+// isOneOf reports whether the peer is of one of the kinds.
+func (m *member) isOneOf(peer transport.AuthInfo, kinds callerKinds) bool {
+	if kinds&localUser != 0 && peer.Local != nil {
 		return true
 	}
 	id := peer.NodeID()
@@ -137,10 +137,10 @@ func (m *member) isOneOf(peer transport.AuthInfo, of callers) bool {
 		return false
 	}
 	holds := m.base.Members.Holds(id, peer.Peer.PublicKey()) || peer.Established && len(m.base.Members.Keys(id)) > 0
-	if of&anyMember != 0 && holds {
+	if kinds&anyMember != 0 && holds {
 		return true
 	}
-	return of&anyManager != 0 && (holds || !m.base.Members.Known()) &&
+	return kinds&anyManager != 0 && (holds || !m.base.Members.Known()) &&
 		slices.ContainsFunc(m.managers(), func(p Peer) bool { return p.NodeID == id })
 }
 

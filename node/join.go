@@ -39,12 +39,14 @@ func (n *Node) Join(ctx context.Context, req *swarmv1.JoinClusterRequest) (*swar
 	if err != nil {
 		return nil, err
 	}
-	m, err := n.requestAdmission(ctx, req, token, state, func(s Membership, cred pki.Credential, bundle *pki.Bundle) (*member, error) {
-		return n.newMember(s, cred, bundle, ln, nil)
-	})
+	cred, bundle, err := n.requestAdmission(ctx, req, token, &state)
 	if err != nil {
 		_ = ln.Close()
 		return nil, err
+	}
+	m, err := n.newMember(state, cred, bundle, ln, nil)
+	if err != nil {
+		return nil, n.forgetFailed(err)
 	}
 	if err := n.start(ctx, m); err != nil {
 		return nil, err
@@ -56,19 +58,19 @@ func (n *Node) Join(ctx context.Context, req *swarmv1.JoinClusterRequest) (*swar
 	return response, nil
 }
 
-// requestAdmission asks the managers to admit this host, stores the membership and constructs the
-// member.
-func (n *Node) requestAdmission(ctx context.Context, req *swarmv1.JoinClusterRequest, token pki.Token, state Membership, build func(Membership, pki.Credential, *pki.Bundle) (*member, error)) (*member, error) {
+// requestAdmission asks the managers to admit this host, adds their answer to state, and stores the
+// membership.
+func (n *Node) requestAdmission(ctx context.Context, req *swarmv1.JoinClusterRequest, token pki.Token, state *Membership) (pki.Credential, *pki.Bundle, error) {
 	key, csr, err := newKey()
 	if err != nil {
-		return nil, err
+		return pki.Credential{}, nil, err
 	}
-	answer, err := n.requestJoin(ctx, req, token, state, &swarmv1.JoinRequest{
+	answer, err := n.requestJoin(ctx, req, token, *state, &swarmv1.JoinRequest{
 		Csr: csr, MachineId: n.cfg.MachineID, Hostname: n.cfg.Hostname, Addr: state.Addr,
 		Port: uint32(state.Port), DataPathAddr: state.DataPathAddr, Availability: req.Availability, Build: n.cfg.Version.GetBuild(),
 	})
 	if err != nil {
-		return nil, err
+		return pki.Credential{}, nil, err
 	}
 	state.NodeID, state.ClusterID = answer.NodeId, answer.ClusterId
 	state.Manager = answer.Role == swarmv1.NodeSpec_MANAGER
@@ -78,15 +80,11 @@ func (n *Node) requestAdmission(ctx context.Context, req *swarmv1.JoinClusterReq
 		state.GossipPort = uint16(p)
 	}
 	state.DataPathPort = uint16(answer.Network.GetDataPathPort())
-	cred, bundle, err := n.saveMembership(&state, answer.Certificate, answer.Bundle, key)
+	cred, bundle, err := n.saveMembership(state, answer.Certificate, answer.Bundle, key)
 	if err != nil {
-		return nil, n.forgetFailed(err)
+		return cred, nil, n.forgetFailed(err)
 	}
-	m, err := build(state, cred, bundle)
-	if err != nil {
-		return nil, n.forgetFailed(err)
-	}
-	return m, nil
+	return cred, bundle, nil
 }
 
 const (

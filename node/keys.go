@@ -8,8 +8,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// onKeys passes the cluster's gossip keys to gossip and stores them. A node that was off while the
-// keys changed must have an older key that the other nodes still accept.
+// onKeys passes the cluster's gossip keys to gossip and stores them. After a restart, gossip begins
+// with the stored keys: other nodes accept older keys for some time.
 func (m *member) onKeys(all []*swarmv1.EncryptionKey) {
 	keys := gossipKeys(all)
 	if len(keys) == 0 {

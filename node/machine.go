@@ -14,33 +14,33 @@ import (
 )
 
 // MachineID returns an ID that differs between hosts. It is a hash of the machine's ID and of the
-// state folder's path, because two daemons on one machine are two hosts. The machine's ID is own if
-// it is given, or else the ID of the operating system. Minimal systems have no such ID; MachineID
-// then makes one and stores it in the state folder. If a machine was cloned together with its ID,
-// both machines have the same ID.
-func MachineID(own, stateDir string) (string, error) {
-	return machineID(own, stateDir, "/etc/machine-id", "/var/lib/dbus/machine-id")
+// state folder's path, because two daemons on one machine are two hosts. The machine's ID is
+// given, or if given is empty, the ID of the operating system. Minimal systems have no such ID:
+// then MachineID makes one and stores it in the state folder. If a machine was cloned together with
+// its ID, both machines have the same ID.
+func MachineID(given, stateDir string) (string, error) {
+	return machineID(given, stateDir, "/etc/machine-id", "/var/lib/dbus/machine-id")
 }
 
-func machineID(own, stateDir string, files ...string) (string, error) {
+func machineID(id, stateDir string, files ...string) (string, error) {
 	for _, file := range files {
-		if own != "" {
+		if id != "" {
 			break
 		}
 		if text, err := os.ReadFile(file); err == nil {
-			own = strings.TrimSpace(string(text))
+			id = strings.TrimSpace(string(text))
 		}
 	}
 	// systemd writes this word until the first boot is complete (machine-id(5)).
-	if own == "" || own == "uninitialized" {
+	if id == "" || id == "uninitialized" {
 		kept, err := keptMachineID(filepath.Join(stateDir, "machine-id"))
 		if err != nil {
 			return "", err
 		}
-		own = kept
+		id = kept
 	}
 	// The machine's own ID must not be shown to others (machine-id(5)), so it is hashed.
-	sum := sha256.Sum256([]byte(own + "\x00" + stateDir + "\x00swarm"))
+	sum := sha256.Sum256([]byte(id + "\x00" + stateDir + "\x00swarm"))
 	return hex.EncodeToString(sum[:16]), nil
 }
 

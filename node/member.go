@@ -42,7 +42,8 @@ type member struct {
 	listener *transport.Listener
 	gossip   Gossip
 	worker   Worker
-	// bootstrapRows are the first objects of a new cluster. Only the first manager gets them, once.
+	// bootstrapRows are the first rows of a new cluster. Only its first manager gets them, and only
+	// the first time that the manager runs.
 	bootstrapRows []*swarmv1.Change
 
 	// end makes run return, with a cause.
@@ -117,7 +118,7 @@ func (n *Node) newMember(state Membership, cred pki.Credential, bundle *pki.Bund
 	return m, nil
 }
 
-// run runs the membership until it ends. The transports stop after the other parts, so that a
+// run runs the membership until it ends. It stops the transports after the other parts, so that a
 // leader can transfer leadership.
 func (m *member) run(ctx context.Context, s servers) error {
 	ctx, m.end = context.WithCancelCause(ctx)
@@ -126,17 +127,18 @@ func (m *member) run(ctx context.Context, s servers) error {
 	m.worker.Register(m.node.services.For("worker"))
 	defer m.node.services.Unregister("worker")
 
-	below, stopBelow := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopBelow()
-	transports, below := errgroup.WithContext(below)
-	transports.Go(func() error { return m.listener.Run(below, m.ln) })
-	transports.Go(func() error { return serve(below, s.members, m.listener.GRPC()) })
-	transports.Go(func() error { return serve(below, s.workers, m.listener.Workers()) })
-	transports.Go(func() error { return serve(below, s.strangers, m.listener.Strangers()) })
+	// The transports must outlive ctx, because the parts use them until the parts have ended.
+	transportCtx, stopTransports := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopTransports()
+	transports, transportCtx := errgroup.WithContext(transportCtx)
+	transports.Go(func() error { return m.listener.Run(transportCtx, m.ln) })
+	transports.Go(func() error { return serve(transportCtx, s.members, m.listener.GRPC()) })
+	transports.Go(func() error { return serve(transportCtx, s.workers, m.listener.Workers()) })
+	transports.Go(func() error { return serve(transportCtx, s.strangers, m.listener.Strangers()) })
+	unwatch := context.AfterFunc(transportCtx, func() { m.end(errors.New("the listener failed")) })
+	defer unwatch()
 
 	parts, ctx := errgroup.WithContext(ctx)
-	stop := context.AfterFunc(below, func() { m.end(errors.New("the listener failed")) })
-	defer stop()
 	parts.Go(func() error { return m.gossip.Run(ctx) })
 	parts.Go(func() error { return m.worker.Run(ctx) })
 	parts.Go(func() error { return m.runManager(ctx) })
@@ -148,8 +150,8 @@ func (m *member) run(ctx context.Context, s servers) error {
 	if cause := context.Cause(ctx); errors.Is(cause, errLeft) || errors.Is(cause, errRemoved) {
 		err = cause
 	}
-	stop()
-	stopBelow()
+	unwatch()
+	stopTransports()
 	if failure := transports.Wait(); err == nil {
 		err = failure
 	}

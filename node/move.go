@@ -6,7 +6,7 @@ import (
 	"slices"
 )
 
-// anyInterface stands for the only address that a host has.
+// anyInterface is the name for all interfaces of a host that has only one address.
 const anyInterface = "*"
 
 // interfaceOf returns the name of the interface that has addr. It returns anyInterface if the
@@ -60,11 +60,11 @@ func (n *Node) updateAddresses(m *Membership) error {
 	return n.disk.save(m)
 }
 
-// currentAddress returns the address to use instead of addr, which was an address of the interface
-// named of. It returns addr if the host still has this address.
-func (n *Node) currentAddress(addr, of string, all map[string][]netip.Addr) string {
+// currentAddress returns the address to use in place of addr. It returns addr if the host still has
+// this address, and else the address that the interface with the name iface has now.
+func (n *Node) currentAddress(addr, iface string, all map[string][]netip.Addr) string {
 	at, err := netip.ParseAddr(addr)
-	if of == "" || err != nil || at.IsLoopback() {
+	if iface == "" || err != nil || at.IsLoopback() {
 		return addr
 	}
 	for _, on := range all {
@@ -72,8 +72,8 @@ func (n *Node) currentAddress(addr, of string, all map[string][]netip.Addr) stri
 			return addr
 		}
 	}
-	if of != anyInterface {
-		all = map[string][]netip.Addr{of: all[of]}
+	if iface != anyInterface {
+		all = map[string][]netip.Addr{iface: all[iface]}
 	}
 	now, _, err := onlyAddress(all, 0)
 	if err != nil {

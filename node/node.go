@@ -69,10 +69,10 @@ type Manager interface {
 	// Register registers the manager's gRPC services.
 	Register(grpc.ServiceRegistrar)
 	// Authorise decides about every call to this node while it is a manager, and Admit about every
-	// connection. They ask the leader only if the replica does not have the credential of a user,
-	// and wait a few seconds at most. They never ask the leader if AuthInfo.Established is set. In
-	// all other cases they do not block. The manager calls Base.Review when their answers may have
-	// changed.
+	// connection. Both decide by the replica and do not block, with one exception: if the replica
+	// does not have the credential of a user, they ask the leader, and wait a few seconds at most.
+	// They do not ask the leader about an open connection (AuthInfo.Established). The manager calls
+	// Base.Review when their answers may have changed.
 	Authorise(ctx context.Context, fullMethod string) error
 	Admit(proto string, who transport.AuthInfo) (transport.Trust, error)
 	// Resolve returns the address of a node from the replica.
@@ -154,7 +154,7 @@ type BootstrapRequest struct {
 	MachineID         string
 }
 
-// Bootstrapped is a new cluster: its first objects, and the certificate of its first node.
+// Bootstrapped is a new cluster: its first rows, and the certificate of its first node.
 type Bootstrapped struct {
 	Rows                []*swarmv1.Change
 	Certificate, Bundle []byte
@@ -166,8 +166,7 @@ type Bootstrapped struct {
 // for each membership, and NewManager each time the node becomes a manager.
 type Deps struct {
 	Log *slog.Logger
-	// Bootstrap creates the first objects of a new cluster, and signs the certificate of its first
-	// node.
+	// Bootstrap makes the first rows of a new cluster, and signs the certificate of its first node.
 	Bootstrap func(BootstrapRequest) (Bootstrapped, error)
 	NewGossip func(Base) (Gossip, error)
 	NewWorker func(Base, Gossip, WorkerHooks) (Worker, error)
@@ -253,8 +252,8 @@ func (n *Node) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// servers are the gRPC servers; all of them use the same Services. Workers and strangers have a
-// server of their own, because gRPC applies its limits per server.
+// servers are the gRPC servers, one for each level of trust, because gRPC applies its limits per
+// server. All use the same Services. members serves managers and users.
 type servers struct{ members, workers, strangers *grpc.Server }
 
 // serve serves until ctx ends. It returns nil if the listener was closed.

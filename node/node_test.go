@@ -72,7 +72,8 @@ func TestNode_InitInfoLeave(t *testing.T) {
 	}
 }
 
-// While a manager's daemon starts, its error says so, and not that the node is no manager.
+// While a manager's daemon starts, its error says that the daemon is starting, and not that the
+// node is no manager.
 func TestNode_StartingManagerSaysSo(t *testing.T) {
 	r := newRig(t, newCluster(t)).up()
 	ask := func() error {

@@ -288,10 +288,9 @@ func (m *member) leaveGossip(ctx context.Context) {
 	}
 }
 
-// Depart prepares the cluster for the shutdown of this host. Call it while Run runs. The managers
-// replace this node's tasks at once, the tasks here stop with their grace period, and gossip
-// announces that the node leaves. The node stays a member, and the next Run connects it again.
-// Depart returns nil if the host is not a member.
+// Depart announces to the cluster that this host shuts down, and stops the tasks of this node with
+// their grace period. The managers replace these tasks at once. The node stays a member: the next
+// Run connects it again. Call Depart while Run runs. It returns nil if the host is not a member.
 func (n *Node) Depart(ctx context.Context) error {
 	m := n.current()
 	if m == nil {

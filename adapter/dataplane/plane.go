@@ -207,8 +207,9 @@ type meshes struct {
 	current *mesh.Mesh
 }
 
-// get returns the mesh for a VNI. If the VNI is not that of the current mesh, this host has joined
-// another cluster: get then makes a new mesh, and does not touch the former one.
+// get returns the mesh for a VNI. The VNI of network `ingress` stays the same while this host is a
+// member, because nobody can remove the network. If a manager sends another VNI nevertheless, get
+// makes a new mesh, whose first Sync replaces the device and the rules of the former one.
 func (m *meshes) get(vni uint32) plane.Mesh {
 	m.mu.Lock()
 	defer m.mu.Unlock()

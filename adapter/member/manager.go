@@ -39,14 +39,15 @@ func (m *Manager) Run(ctx context.Context) error {
 	defer m.Monitor.AddManager(m.Manager, m.Store)()
 	m.Running.Store(m.Store)
 	defer m.Running.Store(nil)
-	below, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
-	stores, below := errgroup.WithContext(below)
-	stores.Go(func() error { return m.Store.Run(below) })
+	// The store must outlive ctx, because the manager uses it until the manager has ended.
+	storeCtx, stopStore := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopStore()
+	stores, storeCtx := errgroup.WithContext(storeCtx)
+	stores.Go(func() error { return m.Store.Run(storeCtx) })
 	parts, ctx := errgroup.WithContext(ctx)
 	parts.Go(func() error {
 		select {
-		case <-below.Done():
+		case <-storeCtx.Done():
 			return errors.New("the store has ended")
 		case <-ctx.Done():
 			return nil
@@ -56,7 +57,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	parts.Go(func() error { return m.Manager.Run(ctx) })
 	err := parts.Wait()
 	closeErr := m.Store.Close()
-	stop()
+	stopStore()
 	if failure := stores.Wait(); failure != nil {
 		return failure
 	}
@@ -91,7 +92,8 @@ func standing(self, leader string, nodes int, servers []raftstore.Server) node.M
 
 // RaftTimeouts derives Raft's timeouts from the time without a heartbeat after which a follower
 // starts an election. A leader that has lost the majority steps down in half of that time, before
-// another leader can be elected. Calls to the leader wait for a few elections, at least 5 seconds.
+// another leader can be elected. A call waits for a leader for four times silence, at least 5
+// seconds.
 func RaftTimeouts(silence time.Duration) raftstore.Timeouts {
 	return raftstore.Timeouts{Heartbeat: silence, Election: silence, LeaderLease: silence / 2, Leader: max(5*time.Second, 4*silence)}
 }

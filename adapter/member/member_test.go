@@ -108,7 +108,7 @@ func (r *runtime) Remove(_ context.Context, id string) error {
 	return nil
 }
 
-// The networks go after the containers, and stay while it is not known which containers there are.
+// Clean removes the networks after the containers. It leaves them if it cannot list the containers.
 func TestClean(t *testing.T) {
 	var found []engine.Found
 	for _, id := range []string{"a", "b", "c"} {

@@ -59,8 +59,8 @@ type Worker struct {
 	connected chan struct{} // closed at the first contact with a manager
 }
 
-// NewWorker returns a Worker whose embedded worker is not set. The caller makes the embedded worker
-// afterwards, because it needs methods of the result.
+// NewWorker returns a Worker whose embedded worker is nil. The caller makes the embedded worker
+// with OnContact of the result as a dependency, and then sets it.
 func NewWorker(deps WorkerDeps) *Worker {
 	m := &Worker{deps: deps, connected: make(chan struct{})}
 	m.prober = deps.Prober(m.self)

@@ -269,11 +269,11 @@ func NewLeave(deps *command.Deps) *cobra.Command {
 
 func runLeave(ctx context.Context, deps *command.Deps, force bool) error {
 	return deps.Connect(ctx, func(c command.Client) error {
-		answered := deps.ExplainDelay(ctx, func(context.Context) string {
+		stopExplaining := deps.ExplainDelay(ctx, func(context.Context) string {
 			return "waiting until the tasks of this node have stopped: each has its grace period"
 		})
 		_, err := c.Daemon.Leave(ctx, &swarmv1.LeaveRequest{Force: force})
-		answered()
+		stopExplaining()
 		if err != nil {
 			return err
 		}

@@ -25,16 +25,16 @@ func becomeMember(ctx context.Context, deps *command.Deps, noSystemd bool, call 
 	if started == nil {
 		return deps.Connect(ctx, call)
 	}
-	said := false
+	isMember := false
 	err = deps.Connect(ctx, func(c command.Client) error {
 		err := call(c)
 		if err != nil && inactive(ctx, c) {
 			return err
 		}
-		said = true
+		isMember = true
 		return err
 	})
-	if !said {
+	if !isMember {
 		after, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()
 		if uerr := started.Undo(after); uerr != nil {

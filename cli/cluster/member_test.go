@@ -52,8 +52,8 @@ func TestInit_StartsTheLocalDaemon(t *testing.T) {
 	clitest.Refused(t, "dies", clitest.Run{Server: &clitest.Server{}, Start: dies}.Run(t, "init"), "Error: it ended")
 }
 
-// An init that is refused leaves no daemon behind that nobody asked for; one that made a member,
-// however late, does.
+// An init that is refused ends the daemon that it started. An init that made the host a member
+// leaves the daemon running, even if the answer came late.
 func TestInit_RefusedLeavesNoDaemon(t *testing.T) {
 	for _, tc := range []struct {
 		state   string

@@ -122,7 +122,7 @@ func (d *Deps) configPath(name string) string {
 	return ""
 }
 
-// Client is the APIs of one daemon.
+// Client has the gRPC clients of one daemon's services.
 type Client struct {
 	swarmv1.ControlClient
 	Daemon swarmv1.DaemonClient

@@ -47,7 +47,7 @@ func TestUnreachable(t *testing.T) {
 	}
 }
 
-// A host that cannot be reached by TCP: the message names the daemon once, and asks one question.
+// A host cannot be reached by TCP. The message names the daemon once, and asks one question.
 func TestUnreachable_ByTCP(t *testing.T) {
 	for _, why := range []string{
 		"connection refused: is swarm running there?",
@@ -75,7 +75,7 @@ func TestUnreachable_ByTCP(t *testing.T) {
 	}
 }
 
-// A daemon that has taken the connection and says nothing is there, but hangs.
+// A daemon that accepts the connection and does not answer runs, but hangs.
 func TestUnreachable_Silent(t *testing.T) {
 	s := &clitest.Server{InitErr: status.Error(codes.Unavailable, "raw-read unix @->/run/swarm/swarm.sock: use of closed network connection")}
 	got := clitest.Run{Server: s}.Run(t, "init")

@@ -96,9 +96,9 @@ func (d *Deps) Warn(warnings []string) {
 const slowAnswer = time.Second
 
 // ExplainDelay explains the delay of a call. If the call has not ended after a second, a goroutine
-// prints the text that why returns, or nothing if the text is "". The caller calls the returned
-// function when the call has ended. That function ends the goroutine and waits for it.
-func (d *Deps) ExplainDelay(ctx context.Context, why func(context.Context) string) func() {
+// prints the text that why returns, or nothing if the text is "". The caller calls stop when the
+// call has ended; stop ends the goroutine and waits for it.
+func (d *Deps) ExplainDelay(ctx context.Context, why func(context.Context) string) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {

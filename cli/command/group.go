@@ -34,8 +34,9 @@ func unknownFlag(c *cobra.Command) string {
 	return ""
 }
 
-// Group makes c a command that only has subcommands, adds them and returns c. Run alone, c prints
-// its help. A word that is no subcommand is refused, with the nearest subcommand as a hint.
+// Group makes c a command that only has subcommands, adds them and returns c. Without further
+// words, c prints its help. A word that is no subcommand is refused, with the nearest subcommand as
+// a hint.
 func Group(c *cobra.Command, sub ...*cobra.Command) *cobra.Command {
 	c.Args = cobra.ArbitraryArgs
 	c.DisableFlagsInUseLine = true
@@ -73,7 +74,7 @@ var dockerHints = map[string]string{
 	"run":    "containers are run by `swarm service create IMAGE`",
 	"images": "images are listed by `swarm image ls`",
 	"pull":   "images are fetched by `swarm image pull IMAGE`",
-	"load":   "images are brought by `swarm image load`",
+	"load":   "images are loaded by `swarm image load`",
 	"secret": "secrets are not supported yet",
 	"config": "configs are not supported yet",
 	"stack":  "stacks are not supported yet",

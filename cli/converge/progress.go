@@ -23,23 +23,25 @@ func newView(w io.Writer, quiet bool) *view {
 
 func (v *view) show(p *swarmv1.ServiceProgress) {
 	v.last = p
-	slots := term.MaxLines
-	if height := v.Height(); height > 0 { // A line that has scrolled off the screen cannot be drawn again.
-		slots = min(slots, height-len(lines(p, true, 0))-1)
+	maxSlots := term.MaxLines
+	if height := v.Height(); height > 0 {
+		// A line that has scrolled off the screen cannot be drawn again.
+		others := lines(p, true, 0) // all lines but those of slots
+		maxSlots = min(maxSlots, height-len(others)-1)
 	}
-	v.Draw(lines(p, v.OnTerminal(), slots))
+	v.Draw(lines(p, v.OnTerminal(), maxSlots))
 }
 
 // done prints that the service has converged.
 func (v *view) done() {
 	if !v.quiet {
-		term.Printf(v.w, "verify: Service %s converged%s\n", v.last.GetServiceName(), rest(v.last))
+		term.Printf(v.w, "verify: Service %s converged%s\n", v.last.GetServiceName(), exceptions(v.last))
 	}
 }
 
-// rest returns the end of the sentence "Service web converged": how many tasks have ended and are
-// not restarted, and how many tasks still stop. It returns "" if there are none.
-func rest(p *swarmv1.ServiceProgress) string {
+// exceptions returns what follows "Service web converged": how many tasks have ended and are not
+// restarted, and how many tasks still stop. It returns "" if there are none.
+func exceptions(p *swarmv1.ServiceProgress) string {
 	be := func(n uint64) string {
 		if n == 1 {
 			return "is"
@@ -58,15 +60,15 @@ func rest(p *swarmv1.ServiceProgress) string {
 
 // lines returns the lines that show progress, in Docker's words. Lines on a terminal are drawn
 // again in their place, so they have a countdown and all slots. Elsewhere each line is a line of a
-// log, so slots without news are left out. With more slots than the given number, all slots are
+// log, so slots without news are left out. If there are more than maxSlots slots, all slots are
 // left out.
-func lines(p *swarmv1.ServiceProgress, terminal bool, slots int) []string {
+func lines(p *swarmv1.ServiceProgress, terminal bool, maxSlots int) []string {
 	overall := fmt.Sprintf("overall progress: %d out of %d tasks", p.GetRunning(), p.GetDesired())
 	if p.GetJob() {
 		overall = fmt.Sprintf("job progress: %d out of %d complete", p.GetRunning(), p.GetDesired())
 	}
 	out := []string{overall}
-	if len(p.GetSlots()) <= slots {
+	if len(p.GetSlots()) <= maxSlots {
 		for _, s := range p.GetSlots() {
 			if terminal || hasNews(s) {
 				out = append(out, slotLine(s))

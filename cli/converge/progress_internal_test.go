@@ -64,7 +64,7 @@ func TestRest(t *testing.T) {
 		": 2 of 3 tasks ended with exit code 0 and are not restarted": {Running: 1, Desired: 3, Ended: 2},
 		"; 1 task is still being stopped":                             {Stopping: 1},
 	} {
-		if got := rest(p); got != want {
+		if got := exceptions(p); got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
 	}

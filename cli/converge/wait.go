@@ -26,14 +26,15 @@ const (
 	retryPause = time.Second
 )
 
-// Change names the change to wait for, from the response of the call that made it.
+// Change names the change to wait for, from the response of the call that made it. Package
+// manager/converge has the same type, because cli does not import manager.
 type Change struct {
 	ServiceID string
 	// Revision is the revision that the change made current. 0 stands for the revision that is
 	// current when the wait begins; for a new service that is its first one.
 	Revision uint64
-	// Index is the log index of the change. Failures of tasks before it do not count. With 0, the
-	// failures of all tasks of the revision count.
+	// Index is the index of the log entry that made the change. A failure that was reported before
+	// that entry does not count. If Index is 0, all failures of tasks of the revision count.
 	Index uint64
 }
 
@@ -51,7 +52,6 @@ func Wait(ctx context.Context, deps *command.Deps, c command.Client, change Chan
 		})
 		switch {
 		case ctx.Err() != nil:
-			view.End()
 			term.Printf(deps.Err, "Operation continuing in background.\nUse `swarm service ps %s` to check progress.\n", name)
 			return nil
 		case err != nil && (!command.IsUnavailable(err) || deps.Now().Sub(lastAnswer) > outage):
@@ -63,7 +63,6 @@ func Wait(ctx context.Context, deps *command.Deps, c command.Client, change Chan
 			deps.Warn(verdict.GetWarnings())
 			return nil
 		default:
-			view.End()
 			return report(deps, name, verdict)
 		}
 	}

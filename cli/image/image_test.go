@@ -14,7 +14,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Images stand in the order of the names that are shown, and are called by one id everywhere.
+// Images are in the order of the names that are shown. Every output has the same id for an image.
 func TestImages_OrderAndID(t *testing.T) {
 	s := &clitest.Server{}
 	for _, name := range []string{"docker.io/library/web:1", "docker.io/library/busybox:1", "docker.io/swarm/hello:1", "a.example/z:1", "docker.io/library/vol:1"} {

@@ -34,7 +34,6 @@ func progress(deps *command.Deps, stream progressStream, quiet bool) ([]*swarmv1
 			return images, nil
 		}
 		if err != nil {
-			v.End()
 			return images, err
 		}
 		if p.Image != nil {

@@ -41,8 +41,8 @@ func TestLogs(t *testing.T) {
 	clitest.Refused(t, "since", clitest.Run{Server: s}.Run(t, "service", "logs", "--since", "x", "web"), `--since "x" is not a time`)
 }
 
-// A line without end is printed as it comes, and what others say meanwhile stands on lines of its
-// own. Raw bytes stay raw.
+// A line without an end is printed as it comes. Output of other tasks that comes meanwhile is
+// printed on other lines. Raw bytes stay raw.
 func TestLogs_LinesWithoutEnd(t *testing.T) {
 	s := clitest.WebServer(t, time.Now())
 	task := "taskaaaaaaaaaaaaaaaaaaaa2"
@@ -71,5 +71,5 @@ func TestLogs_LinesWithoutEnd(t *testing.T) {
 	}
 }
 
-// longestLine is where a line is cut when somebody else speaks.
+// longestLine is the length at which a line is cut when another task prints.
 const longestLine = 1 << 20

@@ -287,9 +287,9 @@ func newRm(deps *command.Deps) *cobra.Command {
 func runRm(ctx context.Context, deps *command.Deps, force bool, refs []string) error {
 	return deps.Connect(ctx, func(c command.Client) error {
 		return deps.OnEach(refs, func(ref string) error {
-			answered := deps.ExplainDelay(ctx, func(ctx context.Context) string { return whyHeld(ctx, c, ref) })
+			stopExplaining := deps.ExplainDelay(ctx, func(ctx context.Context) string { return whyHeld(ctx, c, ref) })
 			_, err := c.RemoveNetwork(ctx, &swarmv1.GetRequest{Id: ref})
-			answered()
+			stopExplaining()
 			if err == nil {
 				term.Printf(deps.Out, "%s\n", ref)
 			} else if force && command.IsNotFound(err) {

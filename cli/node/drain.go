@@ -68,8 +68,8 @@ type drain struct {
 	deps   *command.Deps
 	client command.Client
 	quiet  bool
-	// index is the version of the node that was edited last. Failures of tasks before it do not
-	// count.
+	// index is the version of the node that was edited last. A failure of a task that was reported
+	// before that version does not count.
 	index uint64
 	// ids are the ids of the nodes, by the reference that the user typed.
 	ids map[string]string
@@ -91,7 +91,7 @@ func (d *drain) begin(ctx context.Context, ref string) error {
 		return err
 	}
 	id := n.GetNode().GetId()
-	if _, err := d.left(ctx, id); err != nil {
+	if _, err := d.recordTasks(ctx, id); err != nil {
 		return err
 	}
 	if _, err := updateNode(ctx, d.client, id, "", func(s *swarmv1.NodeSpec) error {
@@ -106,12 +106,13 @@ func (d *drain) begin(ctx context.Context, ref string) error {
 		return err
 	}
 	d.index = max(d.index, n.GetNode().GetMeta().GetVersion())
-	_, err = d.left(ctx, id)
+	_, err = d.recordTasks(ctx, id)
 	return err
 }
 
-// left returns the tasks on a node that have not ended, and adds their services to d.services.
-func (d *drain) left(ctx context.Context, id string) ([]*swarmv1.TaskInfo, error) {
+// recordTasks adds the services of the tasks on a node that have not ended to d.services, and
+// returns these tasks.
+func (d *drain) recordTasks(ctx context.Context, id string) ([]*swarmv1.TaskInfo, error) {
 	r, err := d.client.ListTasks(ctx, &swarmv1.ListRequest{Filter: &swarmv1.Filter{NodeIds: []string{id}}})
 	if err != nil {
 		return nil, err
@@ -179,12 +180,11 @@ func (d *drain) awaitEmpty(ctx context.Context, ref string) error {
 		n, err := d.client.GetNode(ctx, &swarmv1.GetRequest{Id: id})
 		var left []*swarmv1.TaskInfo
 		if err == nil {
-			left, err = d.left(ctx, id)
+			left, err = d.recordTasks(ctx, id)
 		}
 		late := d.deps.Now().Sub(changed) > d.grace+drainReserve
 		switch {
 		case ctx.Err() != nil:
-			view.End()
 			term.Printf(d.deps.Err, "Operation continuing in background.\nUse `swarm node ps %s` to check progress.\n", ref)
 			return nil
 		case err != nil && (late || !command.IsUnavailable(err)):

@@ -74,9 +74,9 @@ func runCreate(ctx context.Context, deps *command.Deps, o createOptions) error {
 		return err
 	}
 	return deps.Connect(ctx, func(c command.Client) error {
-		answered := explainDelay(ctx, deps, c, asked.Name)
+		stopExplaining := explainDelay(ctx, deps, c, asked.Name)
 		r, err := c.CreateService(ctx, &swarmv1.CreateServiceRequest{Spec: asked, RegistryAuth: auth, NoResolveImage: o.flags.noResolve})
-		answered()
+		stopExplaining()
 		if err != nil {
 			return err
 		}
@@ -90,8 +90,8 @@ func runCreate(ctx context.Context, deps *command.Deps, o createOptions) error {
 }
 
 // explainDelay explains a creation that takes long because a service of the same name is still
-// being removed. The caller calls the returned function when the creation has ended.
-func explainDelay(ctx context.Context, deps *command.Deps, c command.Client, name string) func() {
+// being removed. The caller calls the returned function, stop, when the creation has ended.
+func explainDelay(ctx context.Context, deps *command.Deps, c command.Client, name string) (stop func()) {
 	return deps.ExplainDelay(ctx, func(ctx context.Context) string {
 		if s, err := c.GetService(ctx, &swarmv1.GetRequest{Id: name}); err == nil && s.GetService().GetPendingDelete() {
 			return fmt.Sprintf("service %s is still being removed: waiting until its tasks have stopped", name)
@@ -173,7 +173,8 @@ func row(s *swarmv1.ServiceInfo, short bool) term.Row {
 	}
 	var published []*swarmv1.PortConfig
 	for _, p := range ports {
-		if publish.ByMesh(p) { // These ports differ between tasks: `service ps` shows them.
+		// A port of mode=host can differ between tasks: `service ps` shows it.
+		if publish.ByMesh(p) {
 			published = append(published, p)
 		}
 	}

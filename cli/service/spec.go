@@ -15,8 +15,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// apply sets the flags that the user gave in the specification. Flags with several values are not
-// among them (see lists).
+// apply changes the specification as the given flags say. It does not handle flags with several
+// values; type lists does.
 func (o *flags) apply(s *swarmv1.ServiceSpec) error {
 	if s.TaskTemplate == nil {
 		s.TaskTemplate = &swarmv1.TaskSpec{}
@@ -57,19 +57,19 @@ func (o *flags) apply(s *swarmv1.ServiceSpec) error {
 }
 
 // set writes a value when its flag was given.
-func set[T any](o *flags, flag string, dst *T, v T) {
-	if o.given(flag) {
+func set[T any](o *flags, name string, dst *T, v T) {
+	if o.given(name) {
 		*dst = v
 	}
 }
 
 // setDuration writes a duration when its flag was given. It refuses a negative one.
-func setDuration(o *flags, flag string, dst **durationpb.Duration, v time.Duration) error {
-	if !o.given(flag) {
+func setDuration(o *flags, name string, dst **durationpb.Duration, v time.Duration) error {
+	if !o.given(name) {
 		return nil
 	}
 	if v < 0 {
-		return usage.Invalidf("--%s %s is negative: use a positive duration", flag, v)
+		return usage.Invalidf("--%s %s is negative: use a positive duration", name, v)
 	}
 	*dst = durationpb.New(v)
 	return nil
@@ -111,9 +111,9 @@ func (o *flags) applyHealth(c *swarmv1.ContainerSpec) error {
 		"health-grpc": append([]string{"GRPC"}, strings.Split(o.healthGRPC, ",")...),
 	}
 	var asked []string
-	for flag := range tests {
-		if o.given(flag) {
-			asked = append(asked, flag)
+	for name := range tests {
+		if o.given(name) {
+			asked = append(asked, name)
 		}
 	}
 	slices.Sort(asked)
@@ -253,8 +253,8 @@ func enumName(word string) string { return strings.ToUpper(strings.ReplaceAll(wo
 // applyPolicy sets the flags of an update or a rollback in its policy. If there is no policy yet,
 // the new one has a parallelism of 1, because 0 would update all tasks at once.
 func (o *flags) applyPolicy(kind string, p policyFlags, dst **swarmv1.UpdateConfig) error {
-	flag := func(name string) string { return kind + "-" + name }
-	if !o.given(flag("parallelism"), flag("delay"), flag("monitor"), flag("failure-action"), flag("max-failure-ratio"), flag("order")) {
+	named := func(name string) string { return kind + "-" + name }
+	if !o.given(named("parallelism"), named("delay"), named("monitor"), named("failure-action"), named("max-failure-ratio"), named("order")) {
 		return nil
 	}
 	if *dst == nil {
@@ -262,16 +262,16 @@ func (o *flags) applyPolicy(kind string, p policyFlags, dst **swarmv1.UpdateConf
 	}
 	u := *dst
 	if p.failureRatio < 0 || p.failureRatio > 1 {
-		return usage.Invalidf("--%s %g is out of range: use 0 to 1", flag("max-failure-ratio"), p.failureRatio)
+		return usage.Invalidf("--%s %g is out of range: use 0 to 1", named("max-failure-ratio"), p.failureRatio)
 	}
-	set(o, flag("parallelism"), &u.Parallelism, p.parallelism)
-	set(o, flag("max-failure-ratio"), &u.MaxFailureRatio, float32(p.failureRatio))
-	set(o, flag("failure-action"), &u.FailureAction, swarmv1.UpdateConfig_FailureAction(swarmv1.UpdateConfig_FailureAction_value[enumName(p.action.Value)]))
-	set(o, flag("order"), &u.Order, swarmv1.UpdateConfig_Order(swarmv1.UpdateConfig_Order_value[enumName(p.order.Value)]))
-	if err := setDuration(o, flag("delay"), &u.Delay, p.delay); err != nil {
+	set(o, named("parallelism"), &u.Parallelism, p.parallelism)
+	set(o, named("max-failure-ratio"), &u.MaxFailureRatio, float32(p.failureRatio))
+	set(o, named("failure-action"), &u.FailureAction, swarmv1.UpdateConfig_FailureAction(swarmv1.UpdateConfig_FailureAction_value[enumName(p.action.Value)]))
+	set(o, named("order"), &u.Order, swarmv1.UpdateConfig_Order(swarmv1.UpdateConfig_Order_value[enumName(p.order.Value)]))
+	if err := setDuration(o, named("delay"), &u.Delay, p.delay); err != nil {
 		return err
 	}
-	return setDuration(o, flag("monitor"), &u.Monitor, p.monitor)
+	return setDuration(o, named("monitor"), &u.Monitor, p.monitor)
 }
 
 // applyScale sets the flags that say how many tasks there are.

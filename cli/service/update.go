@@ -124,8 +124,8 @@ func (o updateOptions) otherFlag() (name string) {
 	return name
 }
 
-// edit is a change of the specification of a service. One of apply, rollback and to says what the
-// new specification is.
+// edit is a change of the specification of a service: a rollback, a return to toRevision, or else
+// apply.
 type edit struct {
 	// apply changes a copy of the current specification. byName reports whether apply needs the
 	// names of networks instead of their ids.
@@ -133,9 +133,9 @@ type edit struct {
 	byName bool
 	// rollback asks the managers to return to the previous revision.
 	rollback bool
-	// to is the number of an earlier revision whose specification is written as a new revision,
-	// because managers go back only one revision. 0 is no revision.
-	to                  uint64
+	// toRevision is the number of an earlier revision, whose specification becomes that of a new
+	// revision. (Managers can go back only to the previous revision.)
+	toRevision          uint64
 	newImage            bool // the managers will ask the registry of the image
 	withAuth, noResolve bool
 }
@@ -190,15 +190,15 @@ func updateRequest(ctx context.Context, deps *command.Deps, c command.Client, re
 			return nil, usage.Invalidf("service %s has no previous specification: there is nothing to roll back to", ref)
 		}
 		return req, nil
-	case e.to != 0:
-		rev, err := command.FindRevision(ctx, c, s.Service.Id, e.to)
+	case e.toRevision != 0:
+		rev, err := command.FindRevision(ctx, c, s.Service.Id, e.toRevision)
 		switch {
 		case err != nil:
 			return nil, err
 		case rev == nil:
-			return nil, usage.Invalidf("service %s has no revision %d: list them with `swarm service history %s`", ref, e.to, ref)
+			return nil, usage.Invalidf("service %s has no revision %d: list them with `swarm service history %s`", ref, e.toRevision, ref)
 		case rev.GetNumber() == s.Service.GetRevision():
-			return nil, usage.Invalidf("revision %d is the current one of service %s: there is nothing to roll back", e.to, ref)
+			return nil, usage.Invalidf("revision %d is the current one of service %s: there is nothing to roll back", e.toRevision, ref)
 		}
 		req.Spec, req.NoResolveImage = rev.GetSpec(), true // The image is the one that ran then.
 		return req, nil
@@ -234,7 +234,7 @@ func newRollback(deps *command.Deps) *cobra.Command {
 			if c.Flags().Changed("to") && to == 0 {
 				return usage.Invalidf("--to 0 is no revision: they are numbered from 1; list them with `swarm service history %s`", args[0])
 			}
-			return updateAndWait(c.Context(), deps, args[0], edit{rollback: to == 0, to: to}, detach, quiet)
+			return updateAndWait(c.Context(), deps, args[0], edit{rollback: to == 0, toRevision: to}, detach, quiet)
 		},
 	})
 	c.Flags().Uint64Var(&to, "to", 0, "Update to the specification of this revision (default: return to the previous one)")

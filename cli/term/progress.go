@@ -12,8 +12,8 @@ import (
 // MaxLines is the number of objects up to which each has a line of progress of its own.
 const MaxLines = 20
 
-// View shows progress. On a terminal it draws the lines again in their place. Elsewhere it prints
-// each line that has changed.
+// View shows progress. On a terminal it draws the lines again in their place; the lines of the last
+// Draw stay. Elsewhere it prints each line that has changed.
 type View struct {
 	w     io.Writer
 	quiet bool
@@ -39,9 +39,6 @@ func (v *View) Height() int {
 	}
 	return height
 }
-
-// End keeps the lines that are drawn. The next lines are drawn below them.
-func (v *View) End() { v.drawn = 0 }
 
 // Draw shows lines in the place of the lines that were drawn before. A quiet view shows nothing.
 func (v *View) Draw(lines []string) {

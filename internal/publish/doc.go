@@ -1,12 +1,13 @@
-// Package publish holds the rules of published ports: which nodes answer at a port, on which
+// Package publish holds the rules of published ports: which nodes answer at a port, at which
 // address they answer, which keys the claims of ports have, and which claims exclude each other. It
 // is pure and runs no goroutine. It stores nothing and chooses no ports. The control API chooses
 // the ports of the mesh, and the node of a task chooses a port in HOST mode. Managers, nodes and
 // the command line use the package.
 //
-// A port is published in one of three modes. With INGRESS and LOCAL, every node answers at the port
-// and the routing mesh passes the traffic on. With HOST, only the nodes with a task of the service
-// answer.
+// A port is published in one of three modes. With INGRESS, every node answers at the port, and the
+// routing mesh forwards each connection to a node with a task. With LOCAL, only the nodes with a
+// task answer: the mesh holds the port on every node, but gives a connection only to tasks of the
+// same node. With HOST, each task has the port on its node, and no other task there has it.
 //
 // Every published port is a claim, a row with a unique key and an owner:
 //

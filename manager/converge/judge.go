@@ -29,8 +29,8 @@ const (
 
 // Change names the change that the Judge follows.
 type Change struct {
-	// Index is the index of the log entry that made the change. Failures before it do not count. If
-	// Index is 0, all failures of tasks of the wanted template count.
+	// Index is the index of the log entry that made the change. A failure that was reported before
+	// that entry does not count. If Index is 0, all failures of tasks of the wanted template count.
 	Index uint64
 	// Revision is the revision that the change made current. If Revision is 0, the Judge takes the
 	// revision that is current in the first look.
@@ -39,9 +39,9 @@ type Change struct {
 
 // State is the input of a look: one service in one view.
 type State struct {
-	// Index is the index of the view.
-	Index   uint64
-	Service *swarmv1.ServiceInfo
+	// ViewIndex is the log index of the view.
+	ViewIndex uint64
+	Service   *swarmv1.ServiceInfo
 	// Tasks are all tasks of the service, in any order. The judge does not change them.
 	Tasks []*swarmv1.TaskInfo
 	// Revisions are those of the tasks, by number. A task whose revision is missing counts as
@@ -63,17 +63,17 @@ type Report struct {
 // use.
 type Judge struct {
 	change Change
-	// startedAt and startIndex are the time of the first look and the index of its view.
-	startedAt  time.Time
-	startIndex uint64
+	// firstLook and firstIndex are the time of the first look and the log index of its view.
+	firstLook  time.Time
+	firstIndex uint64
 	// since has the conditions that held in the last look, each with the time since which it holds.
 	since map[string]time.Time
-	// failures are the failed tasks of the template, by slot and task id. template is the wanted
-	// template of the last look.
+	// template is the wanted template of the last look. failures are the failed tasks with this
+	// template, by slot and task id.
 	failures map[string]map[string]*swarmv1.TaskInfo
 	template uint64
-	// cause is why the planner rolls the change back. It is nil if the planner does not.
-	cause *swarmv1.ServiceVerdict
+	// rollbackCause is why the planner rolls the change back. It is nil if the planner does not.
+	rollbackCause *swarmv1.ServiceVerdict
 }
 
 // New returns a Judge that has seen nothing yet.
@@ -83,8 +83,8 @@ func New(c Change) *Judge {
 
 // look is one look of a Judge.
 type look struct {
-	*Judge
 	State
+	memory   *Judge // what remains from look to look
 	now      time.Time
 	update   rollout.Update
 	progress *swarmv1.ServiceProgress
@@ -97,14 +97,14 @@ type look struct {
 // Look judges the service at time now. The times of successive calls must not decrease.
 func (j *Judge) Look(now time.Time, s State) Report {
 	row, current := s.Service.GetService(), s.Service.GetRevision()
-	if j.startedAt.IsZero() {
-		j.startedAt, j.startIndex = now, s.Index
+	if j.firstLook.IsZero() {
+		j.firstLook, j.firstIndex = now, s.ViewIndex
 	}
 	if j.change.Revision == 0 {
 		j.change.Revision = row.GetRevision()
 	}
 	l := &look{
-		Judge: j, State: s, now: now, update: rollout.UpdateOf(row, current), holding: map[string]time.Time{},
+		State: s, memory: j, now: now, update: rollout.UpdateOf(row, current), holding: map[string]time.Time{},
 		progress: &swarmv1.ServiceProgress{ServiceName: row.GetName()},
 	}
 	verdict := l.judge()
@@ -117,9 +117,9 @@ func (l *look) judge() *swarmv1.ServiceVerdict {
 	if l.Service.GetService().GetPendingDelete() {
 		return &swarmv1.ServiceVerdict{Reason: fmt.Sprintf("service %s is being removed", l.name())}
 	}
-	l.noteRollback()
-	if l.update.Template != l.template {
-		l.template, l.failures = l.update.Template, map[string]map[string]*swarmv1.TaskInfo{}
+	l.rememberRollback()
+	if l.update.Template != l.memory.template {
+		l.memory.template, l.memory.failures = l.update.Template, map[string]map[string]*swarmv1.TaskInfo{}
 	}
 	l.slots = slotsOf(l.Tasks)
 	if l.job() {
@@ -138,7 +138,7 @@ func (l *look) judge() *swarmv1.ServiceVerdict {
 		return l.judgeComplete()
 	}
 	v := l.hopeless()
-	if v != nil && l.rolledBack() {
+	if v != nil && l.rollbackEnded() {
 		v.Reason = "the update was rolled back, and the previous specification does not run either: " + v.GetReason()
 	}
 	return v
@@ -147,26 +147,26 @@ func (l *look) judge() *swarmv1.ServiceVerdict {
 func (l *look) name() string               { return l.Service.GetService().GetName() }
 func (l *look) spec() *swarmv1.ServiceSpec { return l.Service.GetRevision().GetSpec() }
 
-// hold records that the condition holds in this look, and returns for how long it has held in all
-// looks without a gap. A look that does not call hold for a condition ends that time. If the time
-// is shorter than limit, hold sets l.again so that the next look comes when the limit is reached.
-func (l *look) hold(condition string, limit time.Duration) time.Duration {
-	return l.holdSince(condition, l.now, limit)
+// track records that a condition holds in this look. It returns how much longer the condition must
+// hold until it has held for the time limit: 0 if it has. A look that does not track a condition
+// ends that time. If track returns more than 0, the next look comes after that time at the latest.
+func (l *look) track(condition string, limit time.Duration) time.Duration {
+	return l.trackSince(condition, l.now, limit)
 }
 
-// holdSince is hold for a condition that may be older than the first look which finds it: the
-// condition then counts from start.
-func (l *look) holdSince(condition string, start time.Time, limit time.Duration) time.Duration {
-	since, ok := l.since[condition]
+// trackSince is track for a condition that may have begun before the first look that finds it. In
+// that look the condition counts from start.
+func (l *look) trackSince(condition string, start time.Time, limit time.Duration) time.Duration {
+	since, ok := l.memory.since[condition]
 	if !ok {
 		since = start
 	}
 	l.holding[condition] = since
-	lasted := l.now.Sub(since)
-	if left := limit - lasted; left > 0 && (l.again == 0 || left < l.again) {
+	left := max(limit-l.now.Sub(since), 0)
+	if left > 0 && (l.again == 0 || left < l.again) {
 		l.again = left
 	}
-	return lasted
+	return left
 }
 
 // awaitFirstTask reports whether the service is global, has no task, and must be looked at again
@@ -175,7 +175,7 @@ func (l *look) awaitFirstTask() bool {
 	if l.progress.GetDesired() > 0 || l.replicated() != nil {
 		return false
 	}
-	return l.hold("no tasks", confirmAfter) < confirmAfter
+	return l.track("no tasks", confirmAfter) > 0
 }
 
 func (l *look) replicated() *swarmv1.ReplicatedService { return l.spec().GetMode().GetReplicated() }
@@ -183,24 +183,27 @@ func (l *look) replicated() *swarmv1.ReplicatedService { return l.spec().GetMode
 // judgeComplete judges a service whose slots all have the task that they should have. It has
 // converged when nothing has changed for long enough.
 func (l *look) judgeComplete() *swarmv1.ServiceVerdict {
-	if l.rolledBack() {
+	if l.rollbackEnded() {
 		return l.rollbackVerdict()
 	}
+	// If no task is wanted, the service is complete only because the planner has already stopped
+	// the tasks that it had, so there is no reaction to wait for.
 	var left time.Duration
 	if l.progress.GetDesired() > 0 {
-		left = reaction - l.hold("complete", reaction)
+		left = l.track("complete", reaction)
 	}
 	monitor := l.update.Config.GetMonitor().AsDuration()
 	for _, s := range l.slots {
 		if t := l.current(s); t != nil {
-			left = max(left, monitor-l.runningFor(t, monitor))
+			left = max(left, l.trackRunning(t, monitor))
 		}
 	}
 	if n := l.progress.GetStopping(); n > 0 {
 		// Do not wait longer than the limit: a node that is out of contact may never report that
 		// its task has stopped.
 		limit := spec.StopGrace(l.spec().GetTaskTemplate().GetContainerSpec()) + confirmAfter
-		if l.hold("stopping", limit) < limit && left <= 0 {
+		waits := l.track("stopping", limit) > 0
+		if waits && left == 0 {
 			l.progress.Note = fmt.Sprintf("%d task%s still to stop", n, plural(n))
 			return nil
 		}
@@ -216,19 +219,20 @@ func (l *look) judgeComplete() *swarmv1.ServiceVerdict {
 	return &swarmv1.ServiceVerdict{Converged: true}
 }
 
-// runningFor returns for how long the task has been RUNNING. If the first look found the status
-// RUNNING, the time begins when the status was written. That moment is on the clock of another
-// manager: if it is later than the first look, the time begins at the first look. If a later look
-// found the status first, the time begins at that look.
-func (l *look) runningFor(t *swarmv1.TaskInfo, limit time.Duration) time.Duration {
+// trackRunning returns how much longer the task must be RUNNING until it has been so for the time
+// limit. The time counts from the first look that finds the task RUNNING. If that is the first look
+// of all, the task may have been RUNNING before. Then the time counts from when the status was
+// written, but never from after the first look: the clock of the manager that wrote the status may
+// be ahead.
+func (l *look) trackRunning(t *swarmv1.TaskInfo, limit time.Duration) time.Duration {
 	start := l.now
-	if m := t.GetStatus().GetMeta(); m.GetVersion() <= l.startIndex {
+	if m := t.GetStatus().GetMeta(); m.GetVersion() <= l.memory.firstIndex {
 		start = m.GetUpdatedAt().AsTime()
-		if start.After(l.startedAt) {
-			start = l.startedAt
+		if start.After(l.memory.firstLook) {
+			start = l.memory.firstLook
 		}
 	}
-	return l.holdSince("running "+t.GetTask().GetId(), start, limit)
+	return l.trackSince("running "+t.GetTask().GetId(), start, limit)
 }
 
 func (l *look) job() bool { return spec.IsJob(l.spec().GetMode()) }

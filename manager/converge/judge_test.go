@@ -31,15 +31,15 @@ const (
 	firstVersion = 100
 )
 
-// see looks at a scene, so long after the start. All revisions have the current spec, and a
-// template of their own.
+// see looks at a scene at the given time after the start. All revisions have the current spec, and
+// each has another template.
 func (j *Judge) see(at time.Duration, sc scene) Report {
 	revisions := map[uint64]*swarmv1.Revision{}
 	for n := uint64(1); n <= max(sc.service.Revision.Number, 2); n++ {
 		revisions[n] = sc.service.Revision.CloneVT()
 		revisions[n].Number, revisions[n].Template = n, n
 	}
-	return j.Look(start.Add(at), State{Index: viewIndex, Service: sc.service, Tasks: sc.tasks, Revisions: revisions})
+	return j.Look(start.Add(at), State{ViewIndex: viewIndex, Service: sc.service, Tasks: sc.tasks, Revisions: revisions})
 }
 
 // outcome is a report in a word, or the reason of its verdict.
@@ -85,8 +85,8 @@ func TestJudge_VerifiesForTheMonitorTime(t *testing.T) {
 	}
 }
 
-// Tasks that have run for the monitor time before the first look are stable. Only the planner's
-// reaction to the change is waited for.
+// Tasks that have run for the monitor time before the first look are stable. The judge waits only
+// for the planner's reaction to the change.
 func TestJudge_TasksThatRunAreStable(t *testing.T) {
 	sc := replicated(1).with(before(tsk(1, 1, running)))
 	j := New(Change{})
@@ -106,8 +106,8 @@ func TestJudge_TasksThatRunAreStable(t *testing.T) {
 	}
 }
 
-// A service that is scaled down has converged when its tasks have stopped. A node that never
-// reports it is not waited for.
+// A service that is scaled down has converged when its tasks have stopped. The judge does not wait
+// for a node that never reports it.
 func TestJudge_ScaleDownWaitsForTasksToStop(t *testing.T) {
 	stopping := func() *swarmv1.TaskInfo {
 		gone := tsk(1, 1, running)
@@ -288,7 +288,7 @@ func TestJudge_FailuresBeforeTheChangeDoNotCount(t *testing.T) {
 	}
 }
 
-// What the restart policy says is certain at once.
+// If the restart policy allows no further task, the verdict comes at once.
 func TestJudge_NotRestarted(t *testing.T) {
 	sc := replicated(2).restart(&swarmv1.RestartPolicy{Condition: swarmv1.RestartPolicy_NONE}).with(tsk(1, 1, running), tsk(2, 1, rejected))
 	if got := outcome(New(Change{}).see(0, sc)); !strings.Contains(got, "failed and is not restarted") {

@@ -66,7 +66,8 @@ func (s scene) with(tasks ...*swarmv1.TaskInfo) scene {
 	return s
 }
 
-// replicatedJob is a job of n completions, globalJob one on so many nodes as the status counts.
+// replicatedJob is a job of n completions. globalJob is a job on as many nodes as the status
+// counts.
 func replicatedJob(n uint64) scene {
 	return job(&swarmv1.ServiceMode{Mode: &swarmv1.ServiceMode_ReplicatedJob{ReplicatedJob: &swarmv1.ReplicatedJob{TotalCompletions: n}}})
 }

@@ -83,18 +83,18 @@ func (l *look) current(s slot) *swarmv1.TaskInfo {
 	return old
 }
 
-// rememberFailures adds the tasks that have failed since the change to l.failures. Their rows may
-// be deleted before there is a verdict.
+// rememberFailures adds the tasks that have failed since the change to l.memory.failures. Their
+// rows may be deleted before there is a verdict.
 func (l *look) rememberFailures() {
 	for _, s := range l.slots {
 		for _, t := range s.tasks {
 			if !l.failed(t) {
 				continue
 			}
-			if l.failures[s.key] == nil {
-				l.failures[s.key] = map[string]*swarmv1.TaskInfo{}
+			if l.memory.failures[s.key] == nil {
+				l.memory.failures[s.key] = map[string]*swarmv1.TaskInfo{}
 			}
-			l.failures[s.key][t.GetTask().GetId()] = t
+			l.memory.failures[s.key][t.GetTask().GetId()] = t
 		}
 	}
 }
@@ -102,7 +102,7 @@ func (l *look) rememberFailures() {
 // failed reports whether the task has failed since the change, by the rule of the planner. A task
 // of a job has no monitor time: it has failed if it has ended in any state but COMPLETE.
 func (l *look) failed(t *swarmv1.TaskInfo) bool {
-	if t.GetStatus().GetMeta().GetVersion() <= l.change.Index || !l.wanted(t) {
+	if t.GetStatus().GetMeta().GetVersion() <= l.memory.change.Index || !l.wanted(t) {
 		return false
 	}
 	if l.job() {
@@ -123,9 +123,9 @@ func newestFailure(failed map[string]*swarmv1.TaskInfo) *swarmv1.TaskInfo {
 }
 
 // ended returns the newest task of the slot if the task has ended by itself and no other task will
-// follow it. Otherwise ended returns nil. ok reports whether the task has ended as the service
+// follow it. If not, ended returns nil. intended reports whether the task has ended as the service
 // intends: the task has completed, and its restart policy starts tasks again only after a failure.
-func (l *look) ended(s slot) (t *swarmv1.TaskInfo, ok bool) {
+func (l *look) ended(s slot) (t *swarmv1.TaskInfo, intended bool) {
 	t = s.tasks[0]
 	rows := l.rows(t)
 	complete := t.GetStatus().GetState() == swarmv1.TaskState_COMPLETE
@@ -160,7 +160,10 @@ func (l *look) survey() (complete bool) {
 	if replicated != nil {
 		p.Desired = replicated.GetReplicas()
 	}
-	surplus, place := false, uint64(0)
+	surplus := false
+	// place is the number of the slot in labels such as "2/3". A slot of a global service counts
+	// only if it has a live task, because a node that has left still has ended ones.
+	place := uint64(0)
 	for _, s := range l.slots {
 		t := l.current(s)
 		p.Stopping += s.stopping()
@@ -172,7 +175,7 @@ func (l *look) survey() (complete bool) {
 			surplus = surplus || t != nil
 			continue
 		}
-		if _, ok := l.ended(s); ok {
+		if _, intended := l.ended(s); intended {
 			p.Ended++
 		}
 		if t != nil && l.wanted(t) && t.GetStatus().GetState() == swarmv1.TaskState_RUNNING {
@@ -206,7 +209,7 @@ func (l *look) label(place int, t *swarmv1.TaskInfo) string {
 // slotProgress returns the progress of a slot. t is the current task of the slot, or nil.
 func (l *look) slotProgress(label string, s slot, t *swarmv1.TaskInfo) *swarmv1.SlotProgress {
 	out := &swarmv1.SlotProgress{Label: label}
-	failed := newestFailure(l.failures[s.key])
+	failed := newestFailure(l.memory.failures[s.key])
 	if t != nil && l.wanted(t) {
 		out.State = t.GetStatus().GetState()
 		if out.GetState() == swarmv1.TaskState_RUNNING {

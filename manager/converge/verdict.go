@@ -10,35 +10,37 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// rolledBack reports whether the planner has rolled the change back completely. If the change is
-// itself a rollback, which a user has asked for, rolledBack returns false.
-func (l *look) rolledBack() bool {
-	return l.update.State == swarmv1.UpdateStatus_ROLLBACK_COMPLETED && l.undone()
+// rollbackEnded reports whether the planner has rolled the change back completely. If the change is
+// itself a rollback, which a user has asked for, rollbackEnded returns false.
+func (l *look) rollbackEnded() bool {
+	return l.update.State == swarmv1.UpdateStatus_ROLLBACK_COMPLETED && l.rollbackBegan()
 }
 
-// undone reports whether the planner has begun to roll the change back: the current revision is no
-// longer the revision of the change.
-func (l *look) undone() bool {
-	return l.update.RollingBack() && l.Service.GetService().GetRevision() != l.change.Revision
+// rollbackBegan reports whether the planner has begun to roll the change back: the current revision
+// is no longer the revision of the change.
+func (l *look) rollbackBegan() bool {
+	return l.update.RollingBack() && l.Service.GetService().GetRevision() != l.memory.change.Revision
 }
 
-// noteRollback stores in l.cause why the planner rolls the change back, because the update status
-// no longer has the reason when the rollback has completed.
-func (l *look) noteRollback() {
-	if l.cause != nil || !l.undone() {
+// rememberRollback stores in memory.rollbackCause why the planner rolls the change back. The update
+// status no longer has the reason when the rollback has completed. memory.failures still has the
+// failures of the change here: judge clears them afterwards.
+func (l *look) rememberRollback() {
+	if l.memory.rollbackCause != nil || !l.rollbackBegan() {
 		return
 	}
-	l.cause = &swarmv1.ServiceVerdict{Reason: "update rolled back"}
+	l.memory.rollbackCause = &swarmv1.ServiceVerdict{Reason: "update rolled back"}
 	if l.update.State == swarmv1.UpdateStatus_ROLLBACK_STARTED {
-		l.cause.Reason = l.Service.GetService().GetUpdateStatus().GetMessage()
+		l.memory.rollbackCause.Reason = l.Service.GetService().GetUpdateStatus().GetMessage()
 	}
 	if t := l.firstFailure(); t != nil {
-		blame(l.cause, t)
+		blame(l.memory.rollbackCause, t)
 		return
 	}
-	for _, t := range l.Tasks { // The first look came after the failure, so l.failures is empty.
-		if t.GetTask().GetRevision() == l.change.Revision && l.rows(t).Failure() {
-			blame(l.cause, t)
+	// No look has seen a failed task: it failed before the first look, or after the last one.
+	for _, t := range l.Tasks {
+		if t.GetTask().GetRevision() == l.memory.change.Revision && l.rows(t).Failure() {
+			blame(l.memory.rollbackCause, t)
 			return
 		}
 	}
@@ -47,15 +49,15 @@ func (l *look) noteRollback() {
 // firstFailure returns the newest failed task of the first slot that has failures since the change.
 // It returns nil if no slot has any.
 func (l *look) firstFailure() *swarmv1.TaskInfo {
-	if len(l.failures) == 0 {
+	if len(l.memory.failures) == 0 {
 		return nil
 	}
-	return newestFailure(l.failures[slices.Min(slices.Collect(maps.Keys(l.failures)))])
+	return newestFailure(l.memory.failures[slices.Min(slices.Collect(maps.Keys(l.memory.failures)))])
 }
 
 // rollbackVerdict is the verdict on a change that the planner has rolled back.
 func (l *look) rollbackVerdict() *swarmv1.ServiceVerdict {
-	v := l.cause.CloneVT()
+	v := l.memory.rollbackCause.CloneVT()
 	v.Outlook = fmt.Sprintf("service %s runs its previous specification again", l.name())
 	return v
 }
@@ -109,12 +111,12 @@ func (l *look) hopeless() *swarmv1.ServiceVerdict {
 	var unplaced []*swarmv1.TaskInfo
 	starting := false
 	for _, s := range l.slots {
-		t, failures := l.current(s), l.failures[s.key]
+		t, failures := l.current(s), l.memory.failures[s.key]
 		if !l.update.Active() { // The planner decides whether an update with failures goes on.
 			if t != nil && len(failures) >= failureLimit {
 				return l.taskVerdict(newestFailure(failures), fmt.Sprintf("failed %d times", len(failures)), true)
 			}
-			if done, ok := l.ended(s); done != nil && !ok {
+			if done, intended := l.ended(s); done != nil && !intended {
 				what := "failed and is not restarted"
 				if done.GetStatus().GetState() == swarmv1.TaskState_COMPLETE {
 					what = "ended and is not restarted"
@@ -127,7 +129,8 @@ func (l *look) hopeless() *swarmv1.ServiceVerdict {
 		}
 		switch state := t.GetStatus().GetState(); {
 		case state == swarmv1.TaskState_PENDING && t.GetStatus().GetUnplaced() != nil:
-			if l.hold("unplaced "+s.key, confirmAfter) >= confirmAfter {
+			left := l.track("unplaced "+s.key, confirmAfter)
+			if left == 0 {
 				unplaced = append(unplaced, t)
 			}
 		case state < swarmv1.TaskState_RUNNING:

@@ -173,14 +173,14 @@ func TestSync_BackendsComeAndGo(t *testing.T) {
 				t.Errorf("datagrams after a change: %q, %v, want %s", got, err, c.name)
 			}
 		}
-		// The entry hosts do not know yet that the backend has moved from n2 to n3. n2 forwards to
+		// The asked hosts do not know yet that the backend has moved from n2 to n3. n2 forwards to
 		// n3.
 		w.publish(port(8080, a))
 		for _, h := range []*host{n2, n3} {
 			h.sync(h.state(port(8080, b)))
 		}
 		w.want("by the former host", w.client, "tcp", at(addr(11), 8080), "b "+client)
-		// The entry host has a backend too, and knows of one on n2 earlier than n2 does. n2
+		// The asked host has a backend too, and knows of one on n2 earlier than n2 does. n2
 		// forwards back.
 		n3.sync(n3.state(port(8080, a, b)))
 		for range 8 {

@@ -128,7 +128,7 @@ func (w *serviceWait) state(v *table.View) (converge.State, bool) {
 		return converge.State{}, false
 	}
 	w.name = svc.GetName()
-	s := converge.State{Index: v.Index(), Service: serviceInfo(v, svc), Revisions: map[uint64]*swarmv1.Revision{}}
+	s := converge.State{ViewIndex: v.Index(), Service: serviceInfo(v, svc), Revisions: map[uint64]*swarmv1.Revision{}}
 	for r := range v.RevisionsOf(w.id) {
 		s.Revisions[r.GetNumber()] = r
 	}
