@@ -92,6 +92,9 @@ func Main(ctx context.Context, deps Deps, args []string) int {
 	case ctx.Err() != nil && command.IsCanceled(err):
 		return 130
 	}
+	if err != nil && strings.Contains(err.Error(), "string field contains invalid UTF-8") { // gRPC does not send such a request
+		err = usage.NotUTF8(args)
+	}
 	code, err := usage.ExitCode(err)
 	var value *pflag.InvalidValueError
 	if errors.As(err, &value) { // of a flag before the verb, which cobra parses by itself

@@ -102,7 +102,12 @@ const (
 
 func judgeDisk(d Disk) []Finding {
 	v := verdict{subject: "disk"}
-	if d.Problem != "" {
+	switch {
+	case d.Full:
+		v.add(Failure, fmt.Sprintf("%s is full, nothing can be written there: %s", d.Looked, d.Problem),
+			fmt.Sprintf("free space on the file system of %s (`swarm system prune` removes what is not used)", d.Looked))
+		return v.findings
+	case d.Problem != "":
 		v.add(Failure, fmt.Sprintf("%s cannot be used: %s", d.Path, d.Problem), "make the folder writable, or give the daemon another with --state-dir")
 		return v.findings
 	}

@@ -60,6 +60,10 @@ func judgeNode(n Node) []Finding {
 		v.add(Failure, fmt.Sprintf("%s cannot be asked: %s", name, n.Problem), "see that its daemon runs (`swarm info` there), and run `swarm doctor` there")
 		return v.findings
 	}
+	if n.Unavailable != "" {
+		v.add(Failure, fmt.Sprintf("%s cannot do its work: %s", name, n.Unavailable),
+			fmt.Sprintf("mend this on %s; if more than half of the managers store nothing, every change of the cluster fails", n.Name))
+	}
 	judgeOffset(&v, name, n)
 	return v.orOK(fmt.Sprintf("%s: every port answers in both directions, clock %s apart", name, round(n.Offset.Abs())))
 }

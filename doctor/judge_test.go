@@ -86,6 +86,7 @@ func TestJudge(t *testing.T) {
 			o.Cgroup.Controllers["cpu"], o.Cgroup.Controllers["pids"] = "read-only file system", "read-only file system"
 		}, "cgroup", Failure, "for cpu, pids: read-only", "writable"},
 		{"a controller nobody needs is read-only", func(o *Observations) { o.Cgroup.Controllers["rdma"] = "no" }, "cgroup", OK, "", ""},
+		{"disk full to the last block", func(o *Observations) { o.Disk.Problem, o.Disk.Full = "no space left on device", true }, "disk", Failure, "is full, nothing can be written", "free space"},
 		{"folder not writable", func(o *Observations) { o.Disk.Problem = "read-only file system" }, "disk", Failure, "/var/lib/swarm cannot be used", "--state-dir"},
 		{"no overlayfs", func(o *Observations) { o.Disk.OverlayFSReason = "no such device" }, "disk", Failure, "overlayfs does not work on /var/lib", "modprobe overlay"},
 		{"noexec", func(o *Observations) { o.Disk.NoExec = true }, "disk", Failure, "noexec", "remount,exec"},
@@ -170,6 +171,7 @@ func TestJudge(t *testing.T) {
 		{"node cannot be asked", func(o *Observations) {
 			o.Cluster.Nodes[0].Problem, o.Cluster.Nodes[0].Ways = "timeout", []Way{{Network: "tcp", Port: 2377}}
 		}, "nodes", Failure, "b (192.0.2.2) cannot be asked: timeout", "swarm doctor"},
+		{"another node's disk is full", func(o *Observations) { o.Cluster.Nodes[0].Unavailable = "its disk is full" }, "nodes", Failure, "b (192.0.2.2) cannot do its work: its disk is full", "mend this on b"},
 		{"way out blocked", func(o *Observations) {
 			o.Cluster.Nodes[0].Ways = []Way{{Network: "udp", Port: 4789, For: "overlay networks", Reason: "nothing came"}}
 		}, "nodes", Failure, "4789/udp (overlay networks) is not reached from this host to b", "firewall of b"},

@@ -154,6 +154,8 @@ type Disk struct {
 	NoExec                   bool
 	SyncMedian, SyncSlowest  time.Duration
 	Problem, OverlayFSReason string
+	// Full is set if Problem is that the file system has no space or no inodes left.
+	Full bool
 }
 
 // DNS is the host's name servers.
@@ -190,6 +192,9 @@ func (c Cluster) Active() bool { return c.State == "active" }
 type Node struct {
 	Name, Address string
 	Problem       string
+	// Unavailable is why it takes no new tasks, for example because its disk is full. It is empty
+	// if it takes tasks, or if the asked node is no manager and does not know.
+	Unavailable string
 	// Offset is its clock minus this host's, known within half of RoundTrip.
 	Offset, RoundTrip time.Duration
 	Ways              []Way

@@ -2,6 +2,7 @@ package raftstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -22,11 +23,11 @@ import (
 // ErrFailedPrecondition (the leader has another cluster epoch, see Recover). A refused group has
 // changed nothing.
 //
-// Commit retries transient failures itself, and a retry never applies a change twice. It stops
-// after Timeouts.Leader with ErrUnavailable; a call to the leader that is running then may take as
-// long again. The error of ctx and ErrUnavailable leave the outcome unknown: the group may still be
-// applied. Commit does not retry if a change is invalid (ErrInvalidArgument), or if the leader does
-// not accept the call (ErrPermissionDenied, ErrUnauthenticated or ErrResourceExhausted).
+// Commit retries transient failures itself, and a retry never applies a change twice. After
+// Timeouts.Leader it ends with ErrUnavailable, which names the managers that do not store entries.
+// The error of ctx and ErrUnavailable leave the outcome unknown: the group may still be applied.
+// Commit does not retry if a change is invalid (ErrInvalidArgument), or if the leader does not
+// accept the call (ErrPermissionDenied, ErrUnauthenticated or ErrResourceExhausted).
 func (s *Store) Commit(ctx context.Context, actor string, changes ...*swarmv1.Change) (uint64, error) {
 	index, results, err := s.CommitGroups(ctx, actor, []*swarmv1.Group{{Changes: changes}})
 	if err != nil {
@@ -49,6 +50,9 @@ func (s *Store) CommitGroups(ctx context.Context, actor string, groups []*swarmv
 		s.requests.begin(r)
 		defer s.requests.end(r)
 	}
+	// If a request fails, the queue drops the requests that follow it.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	// The leader queues all requests before it waits for the first answer, so that the requests
 	// share log entries. Another member sends one request after the other to the leader.
 	queued := make([]*proposal, len(reqs))
@@ -120,48 +124,59 @@ func (s *Store) await(ctx context.Context, p *proposal) (*swarmv1.Answer, error)
 // queue of this member, or nil if the request was not queued. If that proposal fails, for example
 // because leadership moves, commitRequest proposes the request again.
 func (s *Store) commitRequest(ctx context.Context, r *swarmv1.Request, queued *proposal) (a *swarmv1.Answer, err error) {
-	if queued != nil {
-		if a, err = s.await(ctx, queued); !isRetryable(err) {
-			return a, err
+	sent := queued != nil
+	err = s.retry(ctx, func(ctx context.Context) (err error) {
+		if p := queued; p != nil {
+			queued = nil
+			a, err = s.await(ctx, p)
+			return err
 		}
-	}
-	err = s.retry(ctx, err, func() (err error) {
-		a, err = s.proposeOnce(ctx, r)
+		a, err = s.proposeOnce(ctx, r, &sent)
 		return err
 	})
+	if sent && errdefs.IsUnavailable(err) {
+		err = errdefs.ErrUnavailable.WithMessage(err.Error() + "; it is not known whether the change was made, and it may still be: look before you repeat it")
+	}
 	return a, err
 }
 
 // retry calls attempt until it succeeds, until it fails with an error that is not retryable, or
-// until Timeouts.Leader has passed. It does not interrupt an attempt that is running at that time.
-// cause is the error of an attempt before the call of retry, or nil if there was none.
-func (s *Store) retry(ctx context.Context, cause error, attempt func() error) error {
-	deadline, cancel := context.WithTimeout(ctx, s.cfg.Timeouts.Leader)
+// until Timeouts.Leader has passed. The context of attempt ends at that time, too. The error is
+// then the one of timeoutError.
+func (s *Store) retry(ctx context.Context, attempt func(context.Context) error) error {
+	bounded, cancel := context.WithTimeout(ctx, s.cfg.Timeouts.Leader)
 	defer cancel()
+	var cause error // of the last attempt that failed before the timeout
 	for try := 0; ; try++ {
 		leaderChanged := s.leadership.changed()
-		if try > 0 || cause != nil {
-			if err := s.backOff(ctx, deadline, leaderChanged, try, cause); err != nil {
+		if try > 0 {
+			if err := s.backOff(ctx, bounded, leaderChanged, try, cause); err != nil {
 				return err
 			}
 		}
-		if cause = attempt(); cause == nil {
+		err := attempt(bounded)
+		switch { // gRPC may notice the deadline of bounded a little earlier than bounded itself
+		case err == nil:
 			return nil
+		case ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded):
+			return s.timeoutError(cause)
+		case !isRetryable(err):
+			return err
 		}
-		if !isRetryable(cause) {
-			return cause
-		}
+		cause = err
 	}
 }
 
 // proposeOnce proposes the request once. If this member leads, it gives the request to its Raft.
-// Otherwise it sends the request to the leader.
-func (s *Store) proposeOnce(ctx context.Context, r *swarmv1.Request) (*swarmv1.Answer, error) {
+// Otherwise it sends the request to the leader. It sets sent before it does either.
+func (s *Store) proposeOnce(ctx context.Context, r *swarmv1.Request, sent *bool) (*swarmv1.Answer, error) {
 	if s.raft.State() == raft.Leader {
+		*sent = true
 		return s.await(ctx, s.enqueue(ctx, r)[0])
 	}
 	var resp *swarmv1.ProposeResponse
 	err := s.callLeader(ctx, func(ctx context.Context, rpc swarmv1.RaftClient) (err error) {
+		*sent = true
 		resp, err = rpc.Propose(ctx, &swarmv1.ProposeRequest{Request: r})
 		return err
 	})
@@ -181,7 +196,7 @@ func (s *Store) proposeOnce(ctx context.Context, r *swarmv1.Request) (*swarmv1.A
 }
 
 // backOff waits until leadership changes or the delay before the next try has passed.
-func (s *Store) backOff(ctx, deadline context.Context, leaderChanged <-chan struct{}, try int, cause error) error {
+func (s *Store) backOff(ctx, bounded context.Context, leaderChanged <-chan struct{}, try int, cause error) error {
 	wait := min(5*time.Millisecond<<min(try, 6), 200*time.Millisecond)
 	if s.Leader() == "" {
 		wait = time.Hour // no attempt can succeed before an election, which closes leaderChanged
@@ -191,29 +206,13 @@ func (s *Store) backOff(ctx, deadline context.Context, leaderChanged <-chan stru
 	select {
 	case <-leaderChanged:
 	case <-timer.C:
-	case <-deadline.Done():
+	case <-bounded.Done():
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if s.Leader() == "" {
-			return s.noLeaderError()
-		}
-		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("the leader %s does not answer: %v", s.Leader(), cause))
+		return s.timeoutError(cause)
 	case <-s.closed:
 		return watch.ErrClosed
 	}
 	return nil
-}
-
-// noLeaderError explains why no leader accepts a request: this member's disk fails, or the cluster
-// has no leader.
-func (s *Store) noLeaderError() error {
-	err := s.stable.WriteErr()
-	if err == nil {
-		err = s.disk.WriteErr()
-	}
-	if err != nil {
-		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("manager %s cannot write its disk (%v): free or repair it, or ask another manager", s.cfg.NodeID, err))
-	}
-	return errNoLeader
 }

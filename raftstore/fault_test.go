@@ -197,3 +197,51 @@ func TestSnapshot_ReachesANewMember(t *testing.T) {
 		t.Errorf("a watcher across a restored snapshot: got %v, want resync", err)
 	}
 }
+
+// A leader keeps the lead while its followers answer heartbeats but store nothing. A write must
+// still end, at the leader and at a follower, with the names of the managers that do not store it.
+func TestFault_FullDisksUnderTheFollowers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLAN()
+		faults := &raftstoretest.Faults{}
+		ms := []*member{l.start(t, raftstore.Config{NodeID: "m1", Bootstrap: true})}
+		ms[0].awaitLead(t)
+		for _, id := range []string{"m2", "m3"} {
+			ms = append(ms, l.start(t, raftstore.Config{NodeID: id}, func(d *raftstore.Deps) { d.WrapDisk = faults.Wrap }))
+			if err := ms[0].AddVoter(t.Context(), id); err != nil {
+				t.Fatal(err)
+			}
+		}
+		full := "its disk is full: make room"
+		if _, err := ms[0].Commit(t.Context(), "test", table.Create(&swarmv1.Node{Id: "m2", Hostname: "host2"}),
+			table.Create(&swarmv1.NodeState{NodeId: "m2", Description: &swarmv1.NodeDescription{Unavailable: full}})); err != nil {
+			t.Fatal(err)
+		}
+		faults.FailWrites(syscall.ENOSPC)
+		for i, m := range []*member{ms[0], ms[0], ms[2]} {
+			began := time.Now()
+			_, err := m.Commit(t.Context(), "test", table.Create(task(fmt.Sprint(i))))
+			if took := time.Since(began); !errdefs.IsUnavailable(err) || took > 5*time.Second {
+				t.Errorf("commit %d through %s: %v after %s, want ErrUnavailable after 5 s", i, m.id, err, took)
+				continue
+			}
+			for _, want := range []string{"2 of the 3 managers do not store changes", "host2 (" + full + ")", "m3 (", "it is not known whether the change was made"} {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("commit %d through %s: error %q does not contain %q", i, m.id, err, want)
+				}
+			}
+		}
+		if !ms[0].IsLeader() {
+			t.Error("the leader has stepped down, so this test shows nothing")
+		}
+		faults.FailWrites(nil)
+		time.Sleep(time.Minute)
+		index, err := ms[2].Commit(t.Context(), "test", table.Create(task("x")))
+		if err != nil {
+			t.Fatalf("commit after space was made: %v", err)
+		}
+		if v, err := ms[1].WaitIndex(t.Context(), index); err != nil || v.Tasks.Len() < 2 {
+			t.Errorf("after space was made: %d tasks, %v; want the entries that the leader has kept", v.Tasks.Len(), err)
+		}
+	})
+}

@@ -49,6 +49,10 @@ type queue struct {
 	inFlight   sync.WaitGroup // entries and requests that Raft has not answered
 }
 
+// enqueueTimeout bounds the wait until Raft takes an entry. A Raft that cannot save its term takes
+// none (see logstore.StallingStable). Everything that needs queue.submitting waits meanwhile.
+const enqueueTimeout = time.Second
+
 // quiesceTimeout bounds the wait in quiesce. Without a majority, Raft answers only when it is shut
 // down.
 const quiesceTimeout = 2 * time.Second
@@ -202,7 +206,7 @@ func (s *Store) submit() ([]*proposal, raft.ApplyFuture, error) {
 	if err != nil {
 		return batch, nil, fmt.Errorf("encode log entry: %w", err)
 	}
-	return batch, s.raft.Apply(data, 0), nil
+	return batch, s.raft.Apply(data, enqueueTimeout), nil
 }
 
 // deliver answers the proposals of a batch and announces the commit.

@@ -2,7 +2,9 @@ package raftstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
@@ -25,14 +27,15 @@ func (s *Store) raftClient(id string) (swarmv1.RaftClient, error) {
 }
 
 // callLeader calls the leader, which is another member. The call is cancelled when this member sees
-// a change of leader, and after Timeouts.Leader, because a host that has lost power or is frozen
-// never answers. The outcome of a cancelled call is unknown; its error is errdefs.ErrUnavailable.
+// a change of leader. The outcome of a cancelled call is unknown; its error is
+// errdefs.ErrUnavailable. ctx must have a deadline, because a host that has lost power or is frozen
+// never answers.
 func (s *Store) callLeader(ctx context.Context, call func(context.Context, swarmv1.RaftClient) error) error {
 	leader, rpc, err := s.leaderClient()
 	if err != nil {
 		return err
 	}
-	bounded, cancel := context.WithTimeout(ctx, s.cfg.Timeouts.Leader)
+	bounded, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
 		for leaderChanged := s.leadership.changed(); bounded.Err() == nil; leaderChanged = s.leadership.changed() {
@@ -52,7 +55,7 @@ func (s *Store) callLeader(ctx context.Context, call func(context.Context, swarm
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case bounded.Err() != nil:
-		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("manager %s was the leader and did not answer", leader))
+		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("manager %s was the leader and did not answer", nodeName(s.View(), leader)))
 	}
 	return errgrpc.ToNative(err)
 }
@@ -91,7 +94,12 @@ func (r *service) Propose(ctx context.Context, in *swarmv1.ProposeRequest) (*swa
 	if s.raft.State() != raft.Leader {
 		return nil, errgrpc.ToGRPC(s.notLeaderError())
 	}
+	ctx, cancel := context.WithTimeout(ctx, answerTime(ctx, s.cfg.Timeouts.Leader))
+	defer cancel()
 	a, err := s.await(ctx, s.enqueue(ctx, req)[0])
+	if errors.Is(err, context.DeadlineExceeded) {
+		return nil, errgrpc.ToGRPC(s.timeoutError(nil))
+	}
 	if err != nil {
 		if isRetryable(err) {
 			err = errdefs.ErrUnavailable.WithMessage("leadership moved: " + err.Error())
@@ -111,6 +119,16 @@ func (r *service) Propose(ctx context.Context, in *swarmv1.ProposeRequest) (*swa
 		}
 	}
 	return out, nil
+}
+
+// answerTime returns how long the leader may take for a call with the deadline of ctx. The result
+// is a tenth shorter than the time until the deadline, so that the caller gets the reason of a
+// failure. It is at most limit.
+func answerTime(ctx context.Context, limit time.Duration) time.Duration {
+	if deadline, ok := ctx.Deadline(); ok {
+		limit = min(limit, time.Until(deadline))
+	}
+	return limit * 9 / 10
 }
 
 func (s *Store) notLeaderError() error {
@@ -153,7 +171,7 @@ func (s *Store) Latest(ctx context.Context) (*table.View, error) {
 // is not the leader. It retries transient failures as Commit does, and then returns
 // errdefs.ErrUnavailable.
 func (s *Store) ReadIndex(ctx context.Context) (index uint64, err error) {
-	err = s.retry(ctx, nil, func() (err error) {
+	err = s.retry(ctx, func(ctx context.Context) (err error) {
 		index, err = s.queryReadIndex(ctx)
 		return err
 	})

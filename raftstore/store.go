@@ -32,8 +32,7 @@ type Timeouts struct {
 	Election time.Duration
 	// LeaderLease is how long a leader may fail to reach a majority before it steps down. 250 ms.
 	LeaderLease time.Duration
-	// Leader is the limit for one call to the leader, and the time for which Commit and ReadIndex
-	// retry. 5 s.
+	// Leader is the time after which Commit and ReadIndex end, with all their attempts. 5 s.
 	Leader time.Duration
 }
 

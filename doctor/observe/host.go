@@ -93,13 +93,12 @@ func stateDisk(path string) doctor.Disk {
 	d.Inodes, d.InodesFree = fs.Files, fs.Ffree
 	d.NoExec = fs.Flags&unix.ST_NOEXEC != 0
 	dir, err := os.MkdirTemp(d.Looked, ".swarm-doctor-")
-	if err != nil {
-		d.Problem = reason(err)
-		return d
+	if err == nil {
+		defer os.RemoveAll(dir)
+		d.SyncMedian, d.SyncSlowest, err = syncTimes(filepath.Join(dir, "sync"))
 	}
-	defer os.RemoveAll(dir)
-	if d.SyncMedian, d.SyncSlowest, err = syncTimes(filepath.Join(dir, "sync")); err != nil {
-		d.Problem = reason(err)
+	if err != nil {
+		d.Problem, d.Full = reason(err), errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
 		return d
 	}
 	d.OverlayFSReason = reason(tryOverlayFS(dir))

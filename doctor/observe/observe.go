@@ -63,11 +63,28 @@ func Host(ctx context.Context, r Request) (doctor.Observations, error) {
 		var answer *swarmv1.SurveyResponse
 		answer, err = swarmv1.NewDoctorClient(r.Conn).Survey(ctx, &swarmv1.SurveyRequest{})
 		o.Cluster.Nodes, o.Cluster.Problem, self = doctor.SurveyedNodes(answer), errorText(err), answer.GetSelf()
+		addUnavailable(ctx, r.Conn, answer.GetNodes(), o.Cluster.Nodes)
 	} else {
 		o.Ports = ports(ctx, r.ClusterPort)
 	}
 	o.Networks = networks(ctx, r, self)
 	return o, ctx.Err()
+}
+
+// addUnavailable stores in nodes why they take no new tasks. surveyed has the ids of the same
+// nodes, in this order. If the daemon is no manager or does not answer, it changes nothing.
+func addUnavailable(ctx context.Context, conn grpc.ClientConnInterface, surveyed []*swarmv1.SurveyedNode, nodes []doctor.Node) {
+	list, err := swarmv1.NewControlClient(conn).ListNodes(ctx, &swarmv1.ListRequest{})
+	if err != nil {
+		return
+	}
+	for i, n := range surveyed {
+		for _, l := range list.GetNodes() {
+			if l.GetNode().GetId() == n.GetNodeId() {
+				nodes[i].Unavailable = l.GetState().GetDescription().GetUnavailable()
+			}
+		}
+	}
 }
 
 // ports tries the ports that a host must have free to become a member.

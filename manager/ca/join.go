@@ -51,7 +51,7 @@ func (s *Server) Join(ctx context.Context, req *swarmv1.JoinRequest) (*swarmv1.J
 	c := view.Cluster()
 	from := caller(ctx, req)
 	replaced := abandoned(view, req, from)
-	if err := refuseDuplicate(view, req, replaced); err != nil {
+	if err := refuseDuplicate(view, req, from, replaced); err != nil {
 		return nil, err
 	}
 	if err := refuseCrowd(view, from, replaced); err != nil {
@@ -141,8 +141,7 @@ func (s *Server) current(ctx context.Context, node string) (*table.View, *swarmv
 func abandoned(view *table.View, req *swarmv1.JoinRequest, from netip.Addr) []*swarmv1.NodeState {
 	var out []*swarmv1.NodeState
 	for n := range view.Nodes.All() {
-		same := n.GetMachineId() == req.GetMachineId() && n.GetAddr() == req.GetAddr() && n.GetPort() == req.GetPort()
-		if st, ok := view.NodeStates.Get(n.GetId()); ok && same && members.NeverReported(st) && calledFrom(st, origin.OfIP(from)) {
+		if st, ok := view.NodeStates.Get(n.GetId()); ok && samePlace(n, req) && members.NeverReported(st) && calledFrom(st, origin.OfIP(from)) {
 			out = append(out, st)
 		}
 	}
@@ -209,14 +208,19 @@ func refuseCrowd(view *table.View, caller netip.Addr, replaced []*swarmv1.NodeSt
 
 // refuseDuplicate refuses a host that is already a node. Nodes that the host replaces do not count.
 // Nodes that are down do not count either, because such a host may have lost its disk and joins
-// again.
-func refuseDuplicate(view *table.View, req *swarmv1.JoinRequest, replaced []*swarmv1.NodeState) error {
+// again. If the node was at the place of the host, the error is ErrUnavailable: the joining host
+// then repeats its request until the node counts as down.
+func refuseDuplicate(view *table.View, req *swarmv1.JoinRequest, from netip.Addr, replaced []*swarmv1.NodeState) error {
 	for n := range view.Nodes.All() {
 		st, _ := view.NodeStates.Get(n.GetId())
 		if st.GetState() == swarmv1.NodeState_DOWN || slices.Contains(replaced, st) {
 			continue
 		}
 		switch {
+		case samePlace(n, req) && calledFrom(st, origin.OfIP(from)): // The joining host listens at this address now, so the node does not.
+			return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf(
+				"this host was node %s (%s, %s), which has not left the cluster: join again when the managers have noticed that it is gone, after about 10 s, or run `swarm node rm --force %s` on a manager",
+				n.GetId(), n.GetHostname(), stateWord(st), n.GetId()))
 		case n.GetMachineId() == req.GetMachineId() && sameHost(n, req):
 			return errdefs.ErrAlreadyExists.WithMessage(fmt.Sprintf(
 				"this host is already node %s (%s, %s): run `swarm leave` on it first, or `swarm node rm --force %s` on a manager",
@@ -299,6 +303,11 @@ func UpdatedAddress(view *table.View, id string, hello *swarmv1.Hello) (*swarmv1
 		}
 	}
 	return next, nil
+}
+
+// samePlace reports whether a node has the machine id, address and port of a joining host.
+func samePlace(n *swarmv1.Node, req *swarmv1.JoinRequest) bool {
+	return n.GetMachineId() == req.GetMachineId() && n.GetAddr() == req.GetAddr() && n.GetPort() == req.GetPort()
 }
 
 func sameHost(n *swarmv1.Node, req *swarmv1.JoinRequest) bool {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -44,6 +45,9 @@ type Transport struct {
 	*raft.NetworkTransport
 	in    *inbound
 	layer *streamLayer
+
+	mu      sync.Mutex             // guards refused
+	refused map[raft.ServerID]bool // members that did not store the last entries; see Stores
 }
 
 // maxIdleConns is how many idle connections to each member stay open. Replication and heartbeats
@@ -60,7 +64,7 @@ func New(cfg Config, deps Deps, raftLog hclog.Logger) *Transport {
 	}
 	out := conf
 	out.Stream = layer
-	return &Transport{NetworkTransport: raft.NewNetworkTransportWithConfig(&out), in: newInbound(layer, conf), layer: layer}
+	return &Transport{NetworkTransport: raft.NewNetworkTransportWithConfig(&out), in: newInbound(layer, conf), layer: layer, refused: make(map[raft.ServerID]bool)}
 }
 
 // CloseConnections closes the listener and every connection, and cancels all dials. So it ends the
@@ -82,6 +86,27 @@ func (t *Transport) Close() error {
 	err := t.NetworkTransport.Close()
 	t.in.close()
 	return err
+}
+
+// AppendEntries implements raft.Transport.
+func (t *Transport) AppendEntries(id raft.ServerID, address raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	err := t.NetworkTransport.AppendEntries(id, address, req, resp)
+	if len(req.Entries) > 0 {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.refused[id] = err != nil || !resp.Success
+	}
+	return err
+}
+
+// Stores reports whether a member stored the last entries that were sent to it outside a pipeline.
+// A member whose disk fails answers heartbeats, but does not store entries. Raft opens a pipeline
+// only after entries were stored, and closes it when entries are refused. So a member that stores
+// no entries is recorded as soon as Raft sends them again.
+func (t *Transport) Stores(id raft.ServerID) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return !t.refused[id]
 }
 
 // AppendEntriesPipeline implements raft.Transport.
