@@ -4,16 +4,21 @@
 // the ports of the mesh, and the node of a task chooses a port in HOST mode. Managers, nodes and
 // the command line use the package.
 //
-// A port is published in one of three modes. With INGRESS and LOCAL, every node answers at the port
-// and the routing mesh passes the traffic on. With HOST, only the nodes with a task of the service
-// answer.
+// A port is published in one of three modes. The routing mesh serves INGRESS and LOCAL: with
+// INGRESS, every node answers at the port and forwards the traffic to any task of the service; with
+// LOCAL, only the nodes with a ready task of the service answer, each for its own tasks. With HOST,
+// the port belongs to one task, and only the node of that task answers.
 //
 // Every published port is a claim, a row with a unique key and an owner:
 //
-//	port/ingress/tcp/8080               the mesh, on every address
+//	port/ingress/tcp/8080               a mesh port: the number that nodes use between each other
 //	port/ingress/tcp/8080/192.0.2.7     the mesh, on one address
 //	port/<node id>/tcp/8080             one node, on every address
 //	port/<node id>/tcp/8080/192.0.2.7   one node, on one address
+//
+// The first claim alone also means that the mesh publishes the port on every address. A service
+// that publishes the port on one address has the first two claims, or the second and a claim of
+// another mesh port (see portClaims in manager/control/service).
 //
 // The owner of a claim of the mesh is a service. The owner of a claim of one node is a task there.
 package publish

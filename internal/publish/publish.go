@@ -12,8 +12,7 @@ import (
 // names none. The range is that of Docker. See the package comment for who chooses.
 const FirstChosen, LastChosen = 30000, 32767
 
-// ByMesh reports whether the routing mesh publishes the port: every node answers at it. If not,
-// only the nodes with a task of the service answer.
+// ByMesh reports whether the routing mesh publishes the port: its mode is INGRESS or LOCAL.
 func ByMesh(p *swarmv1.PortConfig) bool { return p.GetPublishMode() != swarmv1.PortConfig_HOST }
 
 // Address returns the address that the port is limited to, without an IPv4-in-IPv6 prefix. It
