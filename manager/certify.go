@@ -65,10 +65,10 @@ func (m *Manager) certifyIfDue(ctx context.Context, now time.Time) time.Time {
 		return now.Add(certifyPause)
 	}
 	m.log.Info("certificate as a manager signed", "node", m.cfg.NodeID, "index", view.Index(), "until", cred.Cert.NotAfter)
-	// After a restart this manager cannot reach the others without a certificate, and cannot sign
-	// one without the authority's key. So its own snapshot must hold the key.
+	// After a restart this manager must sign a new certificate to reach the others, and it has only
+	// the state of its last snapshot. So the snapshot must have the authority's key.
 	if err := m.store.EnsureSnapshot(ctx, view.Index()); err != nil && ctx.Err() == nil {
-		m.log.Warn("this manager cannot start without another one: its state is not in a snapshot", "node", m.cfg.NodeID, "err", err)
+		m.log.Warn("cannot take a Raft snapshot: if this manager restarts now, it cannot sign a certificate to reach the other managers; check its disk", "node", m.cfg.NodeID, "err", err)
 	}
 	return pki.RenewAt(cred.Cert, 0)
 }

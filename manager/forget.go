@@ -17,7 +17,8 @@ import (
 const forgetPause = time.Minute
 
 // forget is a duty of the leader. Until ctx ends, it removes nodes that were admitted but have
-// never begun a session, guests if there are many (see guests), and expired credentials.
+// never begun a session, nodes that were up only for minutes if there are many (see guests), and
+// expired credentials.
 //
 // A node that was admitted never begins a session if its host fails after the manager has answered
 // the join. If the host calls later, it is told that its node was removed, and joins again. A voter

@@ -17,9 +17,10 @@ const (
 )
 
 // collectGarbage is a duty of the leader. It deletes old revisions, and rows whose owner does not
-// exist, until ctx ends. Rows lose their owner when a leader is lost between two commits, or when
-// two writers write at the same time. collectGarbage looks for them when a term begins and when a
-// node was removed, and for old revisions when a service has a new one.
+// exist, until ctx ends. A removal may take several commits, so rows lose their owner if the leader
+// is lost between two of them, or if another writer adds a row at the same time. A node that the
+// duty forget removes leaves its image copies. collectGarbage looks for such rows when a term
+// begins and when a node was removed, and for old revisions when a service has a new one.
 //
 // The planner deletes what ends in the normal course of events: old tasks, and the rows and claims
 // of a service that is removed.

@@ -14,8 +14,9 @@ import (
 )
 
 // rotateGossipKeys is a duty of the leader. It makes each step of a rotation of the gossip keys
-// when the step is due, until ctx ends. A rotation begins every gossipkeys.Period, and with the
-// removal of a node: in the same commit, so that a change of leader cannot lose it.
+// when the step is due, until ctx ends. A rotation begins every gossipkeys.Period, and when a node
+// is removed: RemoveNode begins it in the commit that removes the node, and the duty forget begins
+// it after its commits.
 func (m *Manager) rotateGossipKeys(ctx context.Context) error {
 	view, w := m.store.Watch(table.Cluster)
 	defer w.Close()

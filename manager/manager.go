@@ -72,7 +72,7 @@ type Deps struct {
 	Login    func(ctx context.Context, registry, registryAuth string) error
 }
 
-// Manager does what a node does because it is a manager.
+// Manager is the part of a node that runs only while the node is a manager.
 type Manager struct {
 	cfg      Config
 	deps     Deps
@@ -126,8 +126,8 @@ func (m *Manager) Register(r grpc.ServiceRegistrar) {
 // Sessions returns how many workers have a session with this manager.
 func (m *Manager) Sessions() int { return m.dispatch.Sessions() }
 
-// Admits returns an error for a caller that has not proved that it knows a join token.
-func (m *Manager) Admits(ctx context.Context) error { return m.ca.CheckToken(ctx) }
+// CheckToken returns an error for a caller that has not proved that it knows a join token.
+func (m *Manager) CheckToken(ctx context.Context) error { return m.ca.CheckToken(ctx) }
 
 // WrongTokens returns how many calls were refused because they proved no current join token.
 func (m *Manager) WrongTokens() uint64 { return m.ca.WrongTokens() }
@@ -288,8 +288,8 @@ const (
 
 // keepRunning runs a duty until ctx ends. A duty that fails or panics starts again after a pause,
 // with the newest view. The leadership continues, because the duty would fail in the same way on
-// the next leader. A duty that fell behind the store's changes (watch.ErrResync) starts again
-// without a pause.
+// the next leader. A duty that fell behind the store's changes (watch.ErrResync) has not failed: it
+// starts again without a pause.
 func (m *Manager) keepRunning(ctx context.Context, name string, duty func(context.Context) error) {
 	panicPause := dutyPause
 	for {
@@ -297,13 +297,15 @@ func (m *Manager) keepRunning(ctx context.Context, name string, duty func(contex
 		if ctx.Err() != nil {
 			return
 		}
+		if errors.Is(err, watch.ErrResync) {
+			m.log.Debug("a duty of the leader starts again from the newest view", "duty", name, "err", err)
+			continue
+		}
 		m.log.Warn("a duty of the leader failed and starts again", "duty", name, "err", err)
-		switch {
-		case errors.Is(err, watch.ErrResync):
-		case errors.Is(err, errPanicked):
+		if errors.Is(err, errPanicked) {
 			_ = pause.For(ctx, panicPause)
 			panicPause = min(2*panicPause, dutyPauseMax)
-		default:
+		} else {
 			_ = pause.For(ctx, dutyPause)
 			panicPause = dutyPause
 		}

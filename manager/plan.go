@@ -12,12 +12,12 @@ import (
 )
 
 const (
-	// freeReplans is how many rejected plans in a row are followed by another plan without a pause.
-	// The store usually rejects a plan because of another write, which the next plan takes into
+	// immediateReplans is how often in a row a rejected plan is made again without a pause. The
+	// store usually rejects a plan because of another write, which the next plan takes into
 	// account.
-	freeReplans = 2
-	// replanPause is the pause after the next rejected plan. It doubles with every further one, up
-	// to replanPauseMax.
+	immediateReplans = 2
+	// replanPause is the longest pause after the next rejected plan: a change in the store ends the
+	// pause. It doubles with every further rejected plan, up to replanPauseMax.
 	replanPause    = 10 * time.Millisecond
 	replanPauseMax = 640 * time.Millisecond
 )
@@ -94,11 +94,11 @@ func (l *planLoop) commit(ctx context.Context, groups []planner.Group) error {
 		return nil
 	}
 	l.rejected++
-	if l.rejected <= freeReplans {
+	if l.rejected <= immediateReplans {
 		return nil
 	}
 	l.m.log.Warn("the store rejected a plan", "index", index, "err", rejection)
-	doublings := min(l.rejected-freeReplans-1, 10)
+	doublings := min(l.rejected-immediateReplans-1, 10)
 	return l.wait(ctx, time.Now().Add(min(replanPause<<doublings, replanPauseMax)))
 }
 

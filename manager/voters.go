@@ -23,15 +23,15 @@ const (
 func (m *Manager) reconcileVoters(ctx context.Context) error {
 	_, w := m.store.Watch(table.Node, table.NodeState)
 	defer w.Close()
-	pause := votersPause
+	wait := votersPause
 	for {
 		var err error
 		if m.changeVoters(ctx, m.store.View()) {
-			pause = votersPause
+			wait = votersPause
 			_, err = w.Next(ctx)
 		} else {
-			_, _, err = nextWithin(ctx, w, pause)
-			pause = min(2*pause, votersPauseMax)
+			_, _, err = nextWithin(ctx, w, wait)
+			wait = min(2*wait, votersPauseMax)
 		}
 		if err != nil {
 			return err

@@ -27,7 +27,7 @@ type announcer struct {
 	mu      sync.Mutex // guards the rest
 	index   uint64
 	term    uint64
-	changed broadcast.Signal // sent when index rises
+	changed broadcast.Signal // wakes its waiters when index rises
 }
 
 func newAnnouncer() *announcer { return &announcer{} }

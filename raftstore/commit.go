@@ -36,11 +36,11 @@ func (s *Store) Commit(ctx context.Context, actor string, changes ...*swarmv1.Ch
 	return index, results[0]
 }
 
-// CommitGroups applies groups independently. results[i] is nil if group i was applied, or the error
-// of Commit that says why it was refused. Groups enter the log in the given order, but a change of
-// leader may reorder groups in different log entries. index is the highest index of these entries.
-// If err is not nil, the outcome of some groups is unknown, and results[i] is also nil for these
-// groups.
+// CommitGroups applies groups independently. If err is nil, results[i] is nil if group i was
+// applied, or the error of Commit that says why it was refused. If err is not nil, some groups may
+// have been applied: ignore results, because nil then stands for an unknown outcome too. Groups
+// enter the log in the given order, but a change of leader may reorder groups in different log
+// entries. index is the highest index of these entries.
 func (s *Store) CommitGroups(ctx context.Context, actor string, groups []*swarmv1.Group) (index uint64, results []error, err error) {
 	reqs, err := split(actor, groups)
 	if err != nil {
@@ -195,11 +195,15 @@ func (s *Store) proposeOnce(ctx context.Context, r *swarmv1.Request, sent *bool)
 	return a, nil
 }
 
-// backOff waits until leadership changes or the delay before the next try has passed.
+// backOff waits until leadership changes or the delay before the next try has passed. bounded is ctx
+// with the limit of all tries. If bounded ends first, backOff returns the error of ctx, or an error
+// for the user with the cause of the last try.
 func (s *Store) backOff(ctx, bounded context.Context, leaderChanged <-chan struct{}, try int, cause error) error {
 	wait := min(5*time.Millisecond<<min(try, 6), 200*time.Millisecond)
 	if s.Leader() == "" {
-		wait = time.Hour // no attempt can succeed before an election, which closes leaderChanged
+		// No try can succeed before an election, which closes leaderChanged. The timer must not end
+		// the wait earlier.
+		wait = time.Hour
 	}
 	timer := time.NewTimer(wait/2 + rand.N(wait))
 	defer timer.Stop()

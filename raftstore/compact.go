@@ -8,8 +8,11 @@ import (
 )
 
 // compactLog takes a snapshot whenever the entries since the last snapshot are larger than that
-// snapshot and than SnapshotBytes. It then shortens the log to TrailingBytes. So a member writes
-// less than three times the committed bytes, however large the state is.
+// snapshot and than SnapshotBytes. It then shortens the log to TrailingBytes.
+//
+// A member writes at most about three times the committed bytes, however large the state is: B
+// bytes of entries cause one snapshot, the previous snapshot has at most B bytes, and the entries
+// add at most B bytes to it. So the new snapshot has at most 2B bytes.
 func (s *Store) compactLog(ctx context.Context) error {
 	limit := s.cfg.SnapshotBytes
 	reserved := s.disk.ReservedSpace(s.log)
@@ -44,10 +47,12 @@ func (s *Store) Trim() {
 	s.disk.DropCache()
 }
 
-// snapshot takes a snapshot, removes all entries from the log except the newest (the number is
-// trailing, or 1 if trailing is 0), and returns the size of the snapshot in bytes.
+// snapshot takes a snapshot and returns its size in bytes. It leaves the newest entries in the log,
+// as many as trailing says but at least one, and removes all others.
 func (s *Store) snapshot(trailing uint64) (int64, error) {
-	s.snapshots.Lock() // Raft reads TrailingLogs only when it truncates the log
+	// Raft takes the number from its configuration when it truncates the log. The lock keeps
+	// another snapshot from changing the number until then.
+	s.snapshots.Lock()
 	defer s.snapshots.Unlock()
 	reloaded := s.raft.ReloadableConfig()
 	reloaded.TrailingLogs = max(trailing, 1)

@@ -7,9 +7,9 @@
 // logstore keeps the log on disk, and transport carries Raft's messages. No other packages import
 // hashicorp/raft.
 //
-// Only managers use this package. Packages adapter/member and cmd/swarm open a Store, and package
-// manager and those below it call it, except the planner, which gets a View and returns changes.
-// adapter/monitor reads the status.
+// Only managers use this package. Packages adapter/member and cmd/swarm open a Store. Package
+// manager and the packages below it call the Store, except the planner and its packages, which read
+// table.Views and return changes. adapter/monitor reads the status.
 //
 // Goroutines: Open starts the goroutines of Raft and of the transport, and Close ends them. Run
 // starts all others and waits for them, for example the proposers, the watcher of the leadership,

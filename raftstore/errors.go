@@ -39,8 +39,9 @@ func isRetryable(err error) bool {
 		!errors.Is(err, watch.ErrClosed) && !errors.Is(err, raft.ErrRaftShutdown)
 }
 
-// refusalError returns the error for the result of a group, or nil if the group was applied. The
-// words of the error are made here, because a replicated result has words only in format 1.
+// refusalError returns the error for the result of a group, or nil if the group was applied. From
+// format 2 on, the result has only the reason of the refusal, so refusalError makes the text of the
+// error (see table.Explain).
 func refusalError(r *swarmv1.GroupResult) error {
 	if r.GetError() == "" && r.GetCode() == 0 {
 		return nil

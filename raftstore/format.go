@@ -13,7 +13,7 @@ const actor = "raftstore"
 
 // publishFormat keeps this member's RaftMember row up to date: the newest format that its build
 // knows, and the build's version. It writes the row at the start and whenever the row is wrong or
-// missing.
+// missing. It returns when ctx ends or the store is closed.
 func (s *Store) publishFormat(ctx context.Context) error {
 	for ctx.Err() == nil && !s.isClosed() {
 		view, w := s.Watch(table.RaftMember, table.Cluster)
@@ -27,7 +27,7 @@ func (s *Store) publishFormat(ctx context.Context) error {
 			}
 			b, err := w.Next(ctx)
 			if err != nil {
-				break // ctx has ended, the store is closed, or the watcher fell behind and a new one is needed
+				break // the outer loop takes a new watcher, or ends if ctx has ended or the store is closed
 			}
 			view = b.View
 		}

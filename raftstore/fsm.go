@@ -17,9 +17,9 @@ import (
 type fsm struct {
 	state          *table.State
 	feed           *watch.Broker
-	membersChanged broadcast.Signal // sent when Raft's configuration changes
+	membersChanged broadcast.Signal // wakes its waiters when Raft's configuration changes
 
-	halted chan error // receives the one reason why the member cannot follow the log
+	halted chan error // receives the one reason why the member cannot follow the log; Run reads it
 }
 
 func newFSM() *fsm {

@@ -13,8 +13,8 @@ import (
 
 // leadership records whether this member leads, and since when it has known no leader.
 type leadership struct {
-	// changes is sent when this member learns of another leader or of the loss of the leader, and
-	// when its own leadership begins or ends.
+	// changes wakes its waiters when this member learns of another leader or of the loss of the
+	// leader, and when the leadership of this member begins or ends.
 	changes broadcast.Signal
 
 	mu              sync.Mutex      // guards the rest
@@ -76,13 +76,14 @@ func (s *Store) watchLeadership(ctx context.Context) error {
 	for {
 		select {
 		case leads := <-s.raft.LeaderCh():
-			// A former leadership may have ended without a signal: LeaderCh keeps only the newest.
+			// The end of a former leadership may have no signal here: LeaderCh keeps only
+			// the newest signal.
 			s.leadership.end()
 			if !leads {
 				continue
 			}
 			if err := s.ask(ctx, "wait for the barrier of the term", func() raft.Future { return s.raft.Barrier(0) }); err != nil {
-				continue // leadership is lost already, which the next signal reports, or the store closes
+				continue // the leadership is lost, as the next signal says, or the store closes
 			}
 			s.log.Info("this manager leads", "node", s.cfg.NodeID, "index", s.View().Index())
 			s.peers.reset()

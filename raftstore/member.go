@@ -34,7 +34,7 @@ type Server struct {
 type peers struct {
 	mu     sync.Mutex             // guards the rest
 	failed map[raft.ServerID]bool // members whose heartbeats fail
-	config broadcast.Signal       // sent when the members change
+	config broadcast.Signal       // wakes its waiters when the members change
 }
 
 func newPeers() *peers {
@@ -210,8 +210,8 @@ func (s *Store) add(ctx context.Context, id string) error {
 			return nil
 		}
 	}
-	// This snapshot removes the first entries from the log. The new member therefore gets the
-	// snapshot, which it needs as its start (see logstore.Store.Protect).
+	// This snapshot removes the first entries from the log, so the leader sends the new member the
+	// snapshot. The new member must not start from log entry 1 (see logstore.Store.Protect).
 	if _, err := s.snapshot(1); err != nil {
 		return fmt.Errorf("add manager %s: take a snapshot: %w", id, err)
 	}
@@ -219,7 +219,7 @@ func (s *Store) add(ctx context.Context, id string) error {
 	var index uint64
 	err := s.ask(ctx, "add manager "+id, func() raft.Future {
 		added := s.raft.AddNonvoter(sid, addr, 0, 0)
-		if added.Error() == nil {
+		if added.Error() == nil { // Error waits for the answer; Index is valid only after it
 			index = added.Index()
 		}
 		return added

@@ -42,8 +42,8 @@ type queue struct {
 	waiting []*proposal
 	wake    chan struct{}
 
-	// submitting guards stopped. A proposer also holds it from the time when it takes a batch until
-	// Raft has the batch, so that the log keeps the order of the queue.
+	// A proposer holds submitting from the time when it takes a batch until Raft has the batch, so
+	// that the log keeps the order of the queue. submitting also guards stopped.
 	submitting sync.Mutex
 	stopped    bool           // set by quiesce: nothing more is given to Raft
 	inFlight   sync.WaitGroup // entries and requests that Raft has not answered
@@ -72,8 +72,8 @@ func (q *queue) beginRequest() bool {
 
 // quiesce ends the supply of entries and requests to Raft. It then waits, for at most
 // quiesceTimeout, until Raft has answered those that it has. Call it before Raft is shut down.
-// A Raft that is shut down leaves two kinds unanswered: entries that are committed but not applied
-// yet, and requests that wait in a channel of Raft, because nobody receives them any more.
+// A Raft that is shut down never answers the entries that are committed but not applied yet, nor
+// the requests in its channels, which nobody receives any more.
 func (q *queue) quiesce() {
 	q.submitting.Lock()
 	q.stopped = true
@@ -203,7 +203,7 @@ func (s *Store) submit() ([]*proposal, raft.ApplyFuture, error) {
 		env.Requests[i] = p.req
 	}
 	data, err := env.MarshalVT()
-	if err != nil {
+	if err != nil { // deliver uses no future after an error
 		return batch, nil, fmt.Errorf("encode log entry: %w", err)
 	}
 	return batch, s.raft.Apply(data, enqueueTimeout), nil

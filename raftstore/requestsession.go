@@ -7,8 +7,8 @@ import (
 )
 
 // requestSession numbers the requests that this member proposes, so that Apply executes each of
-// them only once. Each start of a manager makes a new session with a random id. Package table
-// stores the answers of each session.
+// them only once. Each start of a manager makes a new session with a random id. The type of the
+// same name in package table is the other side: it stores the answers of one session.
 type requestSession struct {
 	id []byte
 

@@ -61,7 +61,8 @@ func (s *Store) callLeader(ctx context.Context, call func(context.Context, swarm
 }
 
 // leaderClient returns the node id of the leader and a client for its RPCs. It fails if no leader
-// is known or this member is the leader.
+// is known. It also fails if this member has become the leader since the caller looked: the next
+// try then proposes here.
 func (s *Store) leaderClient() (string, swarmv1.RaftClient, error) {
 	leader := s.Leader()
 	if leader == "" || leader == s.cfg.NodeID {
@@ -155,8 +156,8 @@ func (s *Store) readIndex(ctx context.Context) (uint64, error) {
 	return index, nil
 }
 
-// Latest waits for a view that includes everything that was committed, by any member, before the
-// call. Its errors are those of ReadIndex and WaitIndex.
+// Latest waits for a view that includes every change that was committed before the call, in the
+// sense of ReadIndex. Its errors are those of ReadIndex and WaitIndex.
 func (s *Store) Latest(ctx context.Context) (*table.View, error) {
 	index, err := s.ReadIndex(ctx)
 	if err != nil {

@@ -26,9 +26,11 @@ import (
 // Timeouts are the timeouts of Raft and of requests to the leader. A zero field selects the
 // default.
 type Timeouts struct {
-	// Heartbeat is how long a follower waits for a heartbeat before it starts an election. 500 ms.
+	// Heartbeat is the least time that a follower waits for a heartbeat before it starts an
+	// election. The time is random, up to twice as long. 500 ms.
 	Heartbeat time.Duration
-	// Election is how long a candidate tries to win before it starts another election. 500 ms.
+	// Election is the least time that a candidate tries to win before it starts another election.
+	// The time is random, up to twice as long. 500 ms.
 	Election time.Duration
 	// LeaderLease is how long a leader may fail to reach a majority before it steps down. 250 ms.
 	LeaderLease time.Duration
@@ -111,8 +113,8 @@ type Deps struct {
 	Dial func(ctx context.Context, nodeID string) (net.Conn, error)
 	// Conn returns a gRPC connection to the Service of another member.
 	Conn func(nodeID string) (grpc.ClientConnInterface, error)
-	// Committed, if set, receives the time from the proposal of a log entry by this member until
-	// this member has applied the entry. It must not block.
+	// Committed, if set, is called for each log entry that this member has proposed and applied.
+	// took is the time between the two. It must not block.
 	Committed func(took time.Duration)
 	// WrapDisk, if set, wraps the disk of the log. Tests use it to inject faults.
 	WrapDisk func(logstore.Disk) logstore.Disk
@@ -200,8 +202,8 @@ func (s *Store) recordLog() error {
 	return s.deps.LogCreated(id)
 }
 
-// guardRemoval is called before the entries with the indexes from to to are removed from the log.
-// It returns nil for the two removals that are normal:
+// guardRemoval is called before the log entries in the closed range [from, to] are removed. It
+// returns nil for the two removals that are normal:
 //   - Raft shortens the log from its first entry, up to an entry that a snapshot covers.
 //   - Raft removes entries that contradict the leader's log and that this member has not applied.
 //
@@ -222,9 +224,9 @@ func (s *Store) guardRemoval(from, to uint64) error {
 	if err != nil {
 		return err
 	}
-	// Raft compares an entry with the leader's only after it has found the previous entry, in the
-	// log or as the last entry of the snapshot. So it never removes from an index before the first
-	// entry, and a removal of covered entries from the first one cannot be a contradiction.
+	// Raft removes a contradicting entry only if it has found the previous entry, in the log or as
+	// the last entry of the snapshot. So if a contradiction begins with the first entry of the log,
+	// that entry comes directly after the snapshot, and the snapshot does not cover it.
 	fromStart := from == first
 	covered := min(to, applied) <= snapshot
 	if fromStart && covered {
@@ -304,8 +306,7 @@ func (s *Store) Run(ctx context.Context) error {
 }
 
 // Close shuts Raft down. If this member leads a cluster with other voters, Close first transfers
-// the leadership to one of them. Call Close after Run has returned, or cancel the context of Run
-// directly after Close.
+// the leadership to one of them. If Run still runs, Close makes it return.
 func (s *Store) Close() error {
 	s.closeOnce.Do(func() {
 		if s.raft.State() == raft.Leader && s.voters() > 1 {
@@ -321,7 +322,7 @@ func (s *Store) Close() error {
 	return s.closeErr
 }
 
-// release frees what open has acquired, also if open failed half-way.
+// release frees what open has acquired, also after an open that failed.
 func (s *Store) release() error {
 	var errs []error
 	if s.raft != nil {

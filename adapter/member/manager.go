@@ -67,7 +67,7 @@ func (m *Manager) Run(ctx context.Context) error {
 // Register implements node.Manager. It adds the service for hosts that are about to join.
 func (m *Manager) Register(r grpc.ServiceRegistrar) {
 	m.Manager.Register(r)
-	swarmv1.RegisterAdmissionServer(r, dataplane.NewGatekeeper(m.Hostname, m.Membership, m.Admits))
+	swarmv1.RegisterAdmissionServer(r, dataplane.NewGatekeeper(m.Hostname, m.Membership, m.CheckToken))
 }
 
 // Resolve implements node.Manager with the replicated address of a node.

@@ -11,10 +11,14 @@
 //
 // Every published port is a claim, a row with a unique key and an owner:
 //
-//	port/ingress/tcp/8080               the mesh, on every address
+//	port/ingress/tcp/8080               a mesh port: the number that nodes use between each other
 //	port/ingress/tcp/8080/192.0.2.7     the mesh, on one address
 //	port/<node id>/tcp/8080             one node, on every address
 //	port/<node id>/tcp/8080/192.0.2.7   one node, on one address
+//
+// The first claim alone also means that the mesh publishes the port on every address. A service
+// that publishes the port on one address has the first two claims, or the second and a claim of
+// another mesh port (see portClaims in manager/control/service).
 //
 // The owner of a claim of the mesh is a service. The owner of a claim of one node is a task there.
 package publish

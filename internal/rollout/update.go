@@ -35,7 +35,7 @@ func UpdateOf(service *swarmv1.Service, current *swarmv1.Revision) Update {
 		u.State = swarmv1.UpdateStatus_UNKNOWN
 	}
 	u.Config = current.GetSpec().GetUpdateConfig()
-	if u.RollingBack() {
+	if u.IsRollback() {
 		u.Config = current.GetSpec().GetRollbackConfig()
 	}
 	return u
@@ -52,8 +52,8 @@ func (u Update) Paused() bool {
 	return u.State == swarmv1.UpdateStatus_PAUSED || u.State == swarmv1.UpdateStatus_ROLLBACK_PAUSED
 }
 
-// RollingBack says whether the current revision is the result of a rollback.
-func (u Update) RollingBack() bool {
+// IsRollback says whether the update is a rollback, which may be running, paused or completed.
+func (u Update) IsRollback() bool {
 	switch u.State {
 	case swarmv1.UpdateStatus_ROLLBACK_STARTED, swarmv1.UpdateStatus_ROLLBACK_PAUSED, swarmv1.UpdateStatus_ROLLBACK_COMPLETED:
 		return true

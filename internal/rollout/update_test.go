@@ -46,9 +46,9 @@ func TestUpdateOf(t *testing.T) {
 		{"completed", updating(swarmv1.UpdateStatus_COMPLETED, 11), swarmv1.UpdateStatus_COMPLETED, false, false, false, false},
 	} {
 		u := UpdateOf(c.service, revision())
-		if u.State != c.want || u.Active() != c.active || u.Paused() != c.paused || u.RollingBack() != c.back || u.StartFirst() != c.starter {
+		if u.State != c.want || u.Active() != c.active || u.Paused() != c.paused || u.IsRollback() != c.back || u.StartFirst() != c.starter {
 			t.Errorf("%s: got %v, active %v, paused %v, rolling back %v, start-first %v; want %v, %v, %v, %v, %v",
-				c.name, u.State, u.Active(), u.Paused(), u.RollingBack(), u.StartFirst(), c.want, c.active, c.paused, c.back, c.starter)
+				c.name, u.State, u.Active(), u.Paused(), u.IsRollback(), u.StartFirst(), c.want, c.active, c.paused, c.back, c.starter)
 		}
 	}
 }

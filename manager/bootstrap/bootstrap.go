@@ -21,13 +21,13 @@ import (
 
 // Store is the part of raftstore.Store that this package uses.
 type Store interface {
-	Commit(ctx context.Context, reason string, changes ...*swarmv1.Change) (uint64, error)
+	Commit(ctx context.Context, actor string, changes ...*swarmv1.Change) (uint64, error)
 }
 
 // File is the path of the file.
 type File string
 
-// In returns the file in a manager's folder.
+// In returns the file in a manager's folder. Its name is founding.
 func In(dir string) File { return File(filepath.Join(dir, "founding")) }
 
 // Save writes the rows durably.

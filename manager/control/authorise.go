@@ -30,19 +30,19 @@ const (
 	Serve  Verb = "serve"
 )
 
-// caller is a set of kinds of callers.
-type caller uint8
+// callerSet is a set of kinds of callers.
+type callerSet uint8
 
 const (
-	anonymous   caller = 1 << iota // a caller without a certificate
-	worker                         // a node of the cluster, whatever its role
-	manager                        // a node of the cluster with the role manager
-	user                           // a person with a certificate of `swarm credential create`
-	local                          // a process that uses this host's socket
-	unknownNode                    // a node that the replica does not know; the handler decides
+	anonymous   callerSet = 1 << iota // a caller without a certificate
+	worker                            // a node of the cluster, whatever its role
+	manager                           // a node of the cluster with the role manager
+	user                              // a person with a certificate of `swarm credential create`
+	local                             // a process that uses this host's socket
+	unknownNode                       // a node that the replica does not know; the handler decides
 
-	// expired is no kind of its own. A rule with it also permits the other kinds in the rule if
-	// their certificate has expired.
+	// expired is not a kind of caller. A rule with expired also permits its other kinds if their
+	// certificate has expired.
 	expired
 )
 
@@ -53,7 +53,7 @@ const anyNode = worker | manager
 type Rule struct {
 	Verb Verb
 	Kind string
-	who  caller
+	who  callerSet
 }
 
 // Rules returns the table of all RPCs of all services, by full method name. A call that is not in
@@ -243,7 +243,7 @@ func (a *Authoriser) judgeCredential(ctx context.Context, who transport.AuthInfo
 // judge decides by one rule. It does not look at the rows of users' credentials: judgeCredential
 // does.
 func (a *Authoriser) judge(who transport.AuthInfo, rule Rule, now time.Time) error {
-	may := func(c caller) bool { return rule.who&c != 0 }
+	may := func(c callerSet) bool { return rule.who&c != 0 }
 	switch {
 	case who.Expired(now) && !may(expired):
 		return errdefs.ErrUnauthenticated.WithMessage(fmt.Sprintf("certificate of %s expired at %s: renew it", who, who.Peer.NotAfter.UTC().Format(time.RFC3339)))

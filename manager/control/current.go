@@ -21,11 +21,11 @@ const readWait = 3 * time.Second
 // CurrentRegistrar returns a registrar that registers services with r, and wraps their unary calls,
 // so that these do not answer from an old replica. It does not wrap streams.
 //
-// A read (Get..., List..., Survey...) first waits until this manager's view has everything that any
-// manager had committed when the read arrived. It waits for at most readWait, and not at all if
-// there has been no leader for longer than readWait. If the leader has not answered by then, the
-// read answers from the view as it is, and its header has stale.Notice with the text of notice. A
-// read with the header stale.Accept does not wait.
+// A read (Get..., List..., Survey...) first waits until this manager's view includes every change
+// that was committed before the read arrived (see raftstore.Store.ReadIndex). It waits for at most
+// readWait, and not at all if there has been no leader for longer than readWait. If the view may be
+// older after that, the read answers from it as it is, and its header has stale.Notice with the
+// text of notice. A read with the header stale.Accept does not wait.
 //
 // A write that fails because an object does not exist, or exists already, is repeated once if the
 // leader has committed more than this manager's view had.

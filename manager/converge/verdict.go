@@ -19,7 +19,7 @@ func (l *look) rollbackEnded() bool {
 // rollbackBegan reports whether the planner has begun to roll the change back: the current revision
 // is no longer the revision of the change.
 func (l *look) rollbackBegan() bool {
-	return l.update.RollingBack() && l.Service.GetService().GetRevision() != l.memory.change.Revision
+	return l.update.IsRollback() && l.Service.GetService().GetRevision() != l.memory.change.Revision
 }
 
 // rememberRollback stores in memory.rollbackCause why the planner rolls the change back. The update
@@ -78,7 +78,7 @@ func (l *look) pausedVerdict() *swarmv1.ServiceVerdict {
 		return nil
 	}
 	name, v := l.name(), &swarmv1.ServiceVerdict{}
-	if l.update.RollingBack() {
+	if l.update.IsRollback() {
 		v.Reason = "rollback paused"
 		v.Outlook = fmt.Sprintf("tasks of service %s that were not rolled back yet keep the newer specification: go on with `swarm service update`", name)
 	} else {

@@ -143,7 +143,7 @@ func (s *Store) cachedEntry(index uint64) *raft.Log {
 // StoreLog stores one entry.
 func (s *Store) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
 
-// StoreLogs seals and stores entries in one transaction.
+// StoreLogs seals and stores entries in one transaction. After Protect it refuses entry 1.
 func (s *Store) StoreLogs(logs []*raft.Log) error {
 	if s.guard != nil && len(logs) > 0 && logs[0].Index == 1 {
 		return errNoSnapshot
@@ -212,7 +212,7 @@ func (s *Store) DropCache() {
 	s.recent = slices.Clone(s.recent)
 }
 
-// DeleteRange removes the entries with the indexes from to to. It removes the oldest entries in
+// DeleteRange removes the entries in the closed range [from, to]. It removes the oldest entries in
 // steps, so that appends can run in between, and the newest ones in one transaction.
 func (s *Store) DeleteRange(from, to uint64) error {
 	if s.guard != nil {

@@ -43,8 +43,8 @@ func Put(obj proto.Message) *swarmv1.Change { return &swarmv1.Change{Op: put(obj
 
 // Touch writes obj as it was read, if its row still exists. It only changes the version of the row,
 // so a concurrent Delete, which names the old version, is refused. Several concurrent Touches of a
-// row all succeed. Use Touch only for rows that are never edited: it would undo an edit that was
-// committed after the read.
+// row all succeed. Touch would undo an edit that was committed after the read. So use it only for
+// rows that are never edited, like those of networks.
 func Touch(obj proto.Message) *swarmv1.Change {
 	return &swarmv1.Change{Precondition: &swarmv1.Change_IfPresent{IfPresent: true}, Op: put(obj)}
 }

@@ -3,9 +3,9 @@
 // neither Raft nor the disk, and it has no goroutine, clock or randomness, so a planner or a
 // simulation can use it without a store.
 //
-// The package does not interpret rows. Apply checks only versions, absence, unique names and the
-// order of reports.
+// The package does not interpret rows. Apply checks only preconditions (version, presence, absence,
+// a newer report), unique names and the cluster's epoch.
 //
 // Package raftstore applies entries. Control, planner, dispatch and ca read Views and make changes
-// with Create, Update and Delete.
+// with the functions of change.go, such as Create, Update and Delete.
 package table

@@ -28,8 +28,8 @@ func (t *trees[T]) load(r Row) error {
 	return nil
 }
 
-// index builds the indexes after load, by sorting. That is several times faster than inserting row
-// by row.
+// index fills the table's indexes and its names after the last call of load. It sorts the rows
+// first, which is several times faster than inserting row by row.
 func (t *trees[T]) index() error {
 	all := t.byKey.Values()
 	for _, x := range t.indexes {

@@ -8,7 +8,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// maxSessions bounds the number of sessions. Each start of a manager opens a session, so the least
+// maxSessions bounds the number of sessions. Each start of a manager begins a session, so the least
 // recently used of 64 sessions belongs to a process that has ended long ago.
 const maxSessions = 64
 
@@ -69,7 +69,8 @@ func (x *requestSession) acknowledge(lowest uint64) {
 	if lowest <= x.lowestUnanswered {
 		return
 	}
-	if lowest-x.lowestUnanswered > uint64(len(x.answers)) { // fewer answers than numbers
+	// Visit the answers or the sequence numbers, whichever are fewer.
+	if lowest-x.lowestUnanswered > uint64(len(x.answers)) {
 		maps.DeleteFunc(x.answers, func(seq uint64, _ *swarmv1.Answer) bool { return seq < lowest })
 	} else {
 		for seq := x.lowestUnanswered; seq < lowest; seq++ {

@@ -122,7 +122,7 @@ func (t *trees[T]) get(key string) Row {
 	if r, ok := t.byKey.Get(key); ok {
 		return r
 	}
-	return nil // a nil T as a Row would not equal nil
+	return nil // not the zero T: a Row that holds a nil pointer is not equal to nil
 }
 
 // nameHolder returns the key of another row that has the unique name of r, or "" if the name is

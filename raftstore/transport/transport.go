@@ -35,12 +35,13 @@ type Deps struct {
 // Transport is a raft.Transport. Outgoing RPCs use a raft.NetworkTransport, and incoming ones use
 // inbound.
 //
-// A pipeline sends entries without waiting for the answers to earlier ones. The pipelines of this
-// Transport buffer the answers (see pipeline), so that a send never waits for a reader of answers.
-// In a pipeline of hashicorp/raft, a send blocks until the previous answer is read. If a follower
-// refuses entries or knows a newer term, Raft stops reading answers, and a pending send blocks for
-// ever, because only the sending goroutine closes the pipeline. The follower then gets nothing but
-// heartbeats until the leader changes, and the leader cannot be shut down (hashicorp/raft#612).
+// Raft sends entries through pipelines, without waiting for the answers to earlier entries. This
+// Transport adds a buffer for the answers to each pipeline (see pipeline), so that a send never
+// waits for a reader of answers. Without the buffer, a send blocks until the previous answer is
+// read. If a follower refuses entries or knows a newer term, Raft stops reading answers, and a
+// pending send blocks for ever, because only the sending goroutine closes the pipeline. The
+// follower then gets nothing but heartbeats until the leader changes, and the leader cannot be shut
+// down (hashicorp/raft#612).
 type Transport struct {
 	*raft.NetworkTransport
 	in    *inbound

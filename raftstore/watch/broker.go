@@ -32,10 +32,12 @@ type batch struct {
 	index   uint64                            // index of the newest log entry in the batch
 	count   int                               // number of changes
 	bytes   int                               // estimated memory
-	changes atomic.Pointer[[]table.RowChange] // nil once dropped
-	dropped atomic.Bool                       // the changes of the next batch are dropped, and next is nil
+	changes atomic.Pointer[[]table.RowChange] // nil after the broker has dropped them
 	next    atomic.Pointer[batch]
 	ready   chan struct{} // closed when next is set
+	// nextDropped says that the broker has dropped the changes of the next batch, and has set next
+	// to nil.
+	nextDropped atomic.Bool
 }
 
 func newBatch(index uint64, changes []table.RowChange) *batch {
@@ -59,7 +61,7 @@ type Broker struct {
 	closeOnce sync.Once
 
 	mu         sync.Mutex // guards the rest; also held to append a batch
-	head       *batch     // the oldest batch; its changes are dropped, those of later batches are kept
+	head       *batch     // a batch without changes; the kept batches follow it, oldest first
 	kept       int        // number of kept changes, plus the number of their batches
 	bytes      int        // estimated memory of the kept changes
 	maxChanges int
@@ -128,7 +130,8 @@ func (b *Broker) DropOld() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if tail := b.tail.Load(); tail != b.head && tail.bytes > idleBytes {
-		// dropWhileLocked never drops the newest batch. After this one it may drop the large one.
+		// dropWhileLocked never drops the newest batch. Make an empty batch the newest one, so that
+		// it can drop the large batch.
 		b.appendLocked(newBatch(tail.index, nil))
 	}
 	b.dropWhileLocked(func() bool { return b.bytes > idleBytes })
@@ -182,7 +185,7 @@ func (b *Broker) dropLocked() {
 	b.head.changes.Store(nil)
 	b.kept -= b.head.count + 1
 	b.bytes -= b.head.bytes
-	old.dropped.Store(true)
+	old.nextDropped.Store(true)
 	old.next.Store(nil) // a watcher that never returns must not keep the later batches in memory
 }
 

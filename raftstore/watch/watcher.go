@@ -25,8 +25,8 @@ type Watcher struct {
 
 // Watch returns a view and a watcher of all changes after it. Without tables it watches all tables.
 func (b *Broker) Watch(tables ...table.ID) (*table.View, *Watcher) {
-	// Take the position before the view, so that no change is missed between the two. A change that
-	// the view includes already is skipped later, in available.
+	// Take the position before the view, so that no change is missed between the two. available
+	// skips the changes that the view includes already.
 	at := b.tail.Load()
 	view := b.View()
 	return view, &Watcher{broker: b, at: at, tables: tableSet(tables), after: view.Index()}
@@ -124,10 +124,12 @@ func (w *Watcher) next(ctx context.Context, other <-chan struct{}) ([]table.RowC
 
 // available returns changes that the watcher has not read yet, without waiting.
 func (w *Watcher) available() (out []table.RowChange, err error) {
-	shared := false // out is the slice of a batch, which this function must not append to
+	// shared says that out is the slice of a batch. Copy it before an append, because other
+	// watchers read it too.
+	shared := false
 	for len(out) < maxNextChanges {
 		next := w.at.next.Load()
-		if w.at.dropped.Load() {
+		if w.at.nextDropped.Load() {
 			return nil, ErrResync
 		}
 		if next == nil {

@@ -17,7 +17,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// proven are credentials with which every peer is who.
+// proven are transport credentials that authenticate every peer as who.
 type proven struct {
 	credentials.TransportCredentials
 	who transport.AuthInfo

@@ -78,7 +78,8 @@ func (k Kind[T]) Create(ctx context.Context, w *Writer, name string,
 
 // Update commits the change that edit makes to a copy of the newest object, and returns the index
 // of the commit. edit also returns the changes of other rows that belong to its change. It may be
-// called several times. If edit does not change the copy, Update commits nothing.
+// called several times. If edit does not change the copy, Update commits nothing, and drops the
+// changes of other rows.
 //
 // Update returns ErrAborted if version is neither 0 nor the version of the stored object. It
 // returns ErrNotFound if the object does not exist any more, or is being removed.

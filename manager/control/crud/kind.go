@@ -25,7 +25,8 @@ type Row[T any] interface {
 
 // Kind describes one kind of objects. Its functions must not change what they are given.
 type Kind[T Row[T]] struct {
-	// Word is what users call one object, like "network". It is also the key of the log.
+	// Word is what users call one object, like "network". Log lines have the id of the object under
+	// this key.
 	Word string
 	// ListCommand is the command that lists the objects, for messages.
 	ListCommand string
@@ -42,7 +43,7 @@ type Kind[T Row[T]] struct {
 	ByOtherID, ByOtherPrefix func(v *table.View, ref string) iter.Seq[T]
 	// Subject returns what filters see of an object.
 	Subject func(v *table.View, row T) Subject
-	// Attributes and Shown are those of Display: how an object appears in events.
+	// Attributes and Shown say how an object appears in events (see Display).
 	Attributes func(v *table.View, row T) map[string]string
 	Shown      func(row T) T
 	// Compare orders lists. Nil: by id.

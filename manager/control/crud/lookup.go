@@ -14,8 +14,8 @@ const (
 	// MaxCandidates is how many candidates the error for an ambiguous reference names.
 	MaxCandidates = 5
 	// MinPrefix is the least number of characters with which a reference may be the beginning of an
-	// id. A shorter reference is a name, or a typing error. Ids are random: with five tasks, one in
-	// seven single letters begins the id of some task.
+	// id. Ids are random, so a shorter reference, such as a mistyped name, would often be the
+	// beginning of some id by chance.
 	MinPrefix = 4
 )
 
@@ -31,15 +31,14 @@ type Lookup struct {
 
 // In returns the Lookup of the kind in a view.
 func (k Kind[T]) In(v *table.View) Lookup {
-	table := k.Table(v)
+	rows := k.Table(v)
 	return Lookup{
 		word: k.Word, listCommand: k.ListCommand,
 		byID: func(id string) iter.Seq[Object] {
 			return func(yield func(Object) bool) {
-				if row, ok := table.Get(id); ok && !yield(row) || k.ByOtherID == nil {
-					return
+				if more := yieldAll(One(rows.Get(id)), yield); more && k.ByOtherID != nil {
+					yieldAll(k.ByOtherID(v, id), yield)
 				}
-				yieldAll(k.ByOtherID(v, id), yield)
 			}
 		},
 		byName: func(name string) iter.Seq[Object] {
@@ -47,17 +46,20 @@ func (k Kind[T]) In(v *table.View) Lookup {
 		},
 		byPrefix: func(prefix string) iter.Seq[Object] {
 			return func(yield func(Object) bool) {
-				if len(prefix) >= MinPrefix && !yieldAll(table.Prefix(prefix), yield) || k.ByOtherPrefix == nil {
-					return
+				more := true
+				if len(prefix) >= MinPrefix {
+					more = yieldAll(rows.Prefix(prefix), yield)
 				}
-				yieldAll(k.ByOtherPrefix(v, prefix), yield)
+				if more && k.ByOtherPrefix != nil {
+					yieldAll(k.ByOtherPrefix(v, prefix), yield)
+				}
 			}
 		},
 		label: func(o Object) string { return k.Name(v, o.(T)) },
 	}
 }
 
-// yieldAll yields the rows. It returns false if the consumer wants no more.
+// yieldAll yields the rows. It returns true if the consumer wants more.
 func yieldAll[T Object](rows iter.Seq[T], yield func(Object) bool) bool {
 	for row := range rows {
 		if !yield(row) {
@@ -87,10 +89,10 @@ func Where[T any](rows iter.Seq[T], fits func(T) bool) iter.Seq[T] {
 	}
 }
 
-// FindAny returns the object of any of the kinds that ref refers to. It is the only rule by which a
-// reference becomes an object, whatever the command. An exact id comes first, then a name, then the
-// beginning of an id, of at least MinPrefix characters. Each step looks at all kinds before the
-// next step begins, so the name of a service is never taken for the beginning of a task's id.
+// FindAny returns the object, of any of the kinds, that ref refers to. Every command uses this
+// rule. FindAny compares ref first with the ids, then with the names, and then, if ref has at least
+// MinPrefix characters, with the beginnings of the ids. Each step looks at all kinds before the
+// next step begins, so FindAny never takes the name of a service for the beginning of a task's id.
 //
 // FindAny returns ErrNotFound if there is no such object. It returns ErrInvalidArgument if ref is
 // empty, or if more than one object matches; that error names the candidates.
@@ -106,11 +108,12 @@ func FindAny(ref string, kinds ...Lookup) (Object, error) {
 	} {
 		var only Object
 		var candidates []string
+	collect:
 		for _, l := range kinds {
 			for row := range step(l)(ref) {
 				only, candidates = row, append(candidates, fmt.Sprintf("%s %s (%s)", l.word, row.GetId(), l.label(row)))
 				if len(candidates) > MaxCandidates {
-					break
+					break collect
 				}
 			}
 		}

@@ -11,8 +11,8 @@ import (
 	"swarm/raftstore/table"
 )
 
-// RemovalTimeout limits how long a write waits for objects that are being removed. It is longer
-// than the usual grace of a task.
+// RemovalTimeout limits each wait of Writer.Write for objects that are being removed. It is longer
+// than tasks usually take to stop.
 const RemovalTimeout = 30 * time.Second
 
 // PendingRemoval is the error of a write that needs a name, a port or a network which objects that

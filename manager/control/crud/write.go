@@ -15,9 +15,9 @@ import (
 )
 
 const (
-	// Attempts limits how often a write is made again because another writer has changed the same
-	// row, or has taken what the write has chosen. Of all writers that compete, at least one
-	// succeeds at each attempt, so up to this many can compete and all succeed.
+	// Attempts limits how often Write makes its changes. It makes them again if another writer has
+	// changed the same row, or has taken what the changes take. Of the writers that compete, at
+	// least one succeeds in each round. So if at most this many compete, all of them succeed.
 	Attempts = 512
 	// CatchUpTimeout limits how long a call waits for this manager's replica.
 	CatchUpTimeout = 5 * time.Second
@@ -47,11 +47,12 @@ func Actor(ctx context.Context) string {
 // index of the commit. When it returns, this replica has the changes, unless that takes longer than
 // CatchUpTimeout. If change makes no changes, Write commits nothing.
 //
-// Write calls change again with a newer view if another writer was faster. Either a row has changed
-// or was removed, and version is 0: the user did not name a version. Or something that the changes
-// take is not free any more, like a name, a port or an address; change then takes another one, or
-// returns an error that names the owner. If change returns a PendingRemoval, Write waits for the
-// removal before it calls change again.
+// version is the version of the row that the user named, or 0. Write calls change again with a
+// newer view in three cases:
+//   - A row was changed or removed meanwhile, and version is 0.
+//   - A name, a port or an address that the changes take is not free any more. change then takes
+//     another one, or returns an error that names the owner.
+//   - change has returned a PendingRemoval. Write first waits for the removal.
 func (w *Writer) Write(ctx context.Context, version uint64, change func(*table.View) ([]*swarmv1.Change, error)) (uint64, error) {
 	var last error
 	for range Attempts {

@@ -26,9 +26,9 @@ const (
 
 // Release permits the calling node to remove those images of the request that it may remove, or
 // takes permissions back. It writes a permission to the replicated state before the node receives
-// it. The same group writes the copies that must remain, without a difference. If two nodes ask at
-// the same time, the store therefore rejects the second group, which is made again with the
-// permission of the first in view.
+// it. The same group rewrites the rows of the copies that must remain, unchanged. So if two nodes
+// ask at the same time, the store rejects the second group, and Release decides again with a view
+// that has the permission of the first node.
 //
 // It returns ErrResourceExhausted if the node asks too often.
 func (s *Server) Release(ctx context.Context, req *swarmv1.ReleaseRequest) (*swarmv1.ReleaseResponse, error) {
@@ -63,8 +63,9 @@ func (s *Server) Release(ctx context.Context, req *swarmv1.ReleaseRequest) (*swa
 }
 
 // release decides whether a node may remove its copy of a digest, and returns the changes that
-// permit it. They also write the copies that must remain, without a difference, so that the commit
-// fails if one of those is removed at the same time. With undo, they take a permission back.
+// permit it. They also rewrite the rows of the copies that must remain, unchanged, so that the
+// commit fails if another node gets the permission to remove one of these copies at the same time.
+// With undo, they take a permission back.
 func release(v *table.View, node, digest string, undo bool) (changes []*swarmv1.Change, granted bool) {
 	own := &swarmv1.ImageCopy{Digest: digest, NodeId: node}
 	row, recorded := v.ImageCopies.Get(table.Key(own))

@@ -77,8 +77,8 @@ func (s *Server) CreateNetwork(ctx context.Context, req *swarmv1.CreateNetworkRe
 }
 
 // newNetwork makes the row of a network, and the changes that claim its VXLAN network identifier.
-// Two calls at the same time choose the same identifier. The store rejects one of them, so that it
-// is made again and then sees the subnet of the other.
+// Two calls at the same time choose the same identifier, so the store rejects one of their groups.
+// That network is made again from a newer view, which has the subnet of the other network.
 func newNetwork(v *table.View, id string, sp *swarmv1.NetworkSpec, random [5]byte) (*swarmv1.Network, []*swarmv1.Change, error) {
 	options, err := subnets(v, sp, random)
 	if err != nil {

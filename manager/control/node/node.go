@@ -133,8 +133,8 @@ func renameDescribed(v *table.View, n *swarmv1.Node) []*swarmv1.Change {
 	return []*swarmv1.Change{table.Update(st)}
 }
 
-// checkDemotion refuses a demotion after which the managers could not decide: one manager must
-// remain, and of those that remain, a majority must be reachable.
+// checkDemotion refuses a demotion after which the managers could not commit anything: one manager
+// must remain, and a majority of the remaining managers must be reachable.
 func (s *Server) checkDemotion(v *table.View, n *swarmv1.Node, wanted *swarmv1.NodeSpec) error {
 	if n.GetSpec().GetRole() != swarmv1.NodeSpec_MANAGER || wanted.GetRole() == swarmv1.NodeSpec_MANAGER {
 		return nil

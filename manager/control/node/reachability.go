@@ -38,7 +38,7 @@ func (s *Server) reachability(v *table.View, id string) swarmv1.ManagerStatus_Re
 	return swarmv1.ManagerStatus_REACHABLE
 }
 
-// alive reports whether a node answers. If gossip does not know the node, the state decides that
+// alive reports whether a node answers. If gossip does not know the node, alive uses the state that
 // the leader has written to the store.
 func (s *Server) alive(v *table.View, id string) bool {
 	if s.gossip != nil {
@@ -50,8 +50,8 @@ func (s *Server) alive(v *table.View, id string) bool {
 	return st.GetState() == swarmv1.NodeState_READY
 }
 
-// StaleNotice returns the text for users whose read could not be confirmed by the leader. It says
-// how long there has been no leader, and which managers do not answer.
+// StaleNotice returns the text for users whose read the leader did not confirm. It says how long
+// there has been no leader, and which managers do not answer.
 func (s *Server) StaleNotice() string {
 	view := s.store.View()
 	what := "the leader does not answer"

@@ -13,10 +13,11 @@ import (
 	"swarm/raftstore/table"
 )
 
-// FindRunning returns the task in which a command can run. If ref is a service, that is the running
-// task with the lowest slot. If ref is the name of a task, it is the running task of that slot. If
-// ref is the id of a task or its beginning, it is that task, whatever its state is. FindRunning
-// returns ErrFailedPrecondition if no task runs.
+// FindRunning returns the task in which a command shall run. If ref is the id of a task or the
+// beginning of an id, FindRunning returns that task, whatever its state is. If ref is the name of a
+// task or a service, FindRunning chooses from the tasks of that slot or service: a RUNNING task, or
+// a STARTING one if none is RUNNING, with the lowest slot. It returns ErrFailedPrecondition if
+// there is none.
 func FindRunning(v *table.View, ref string) (*swarmv1.Task, error) {
 	found, err := crud.FindAny(ref, Tasks().In(v), Services().In(v))
 	if err != nil {

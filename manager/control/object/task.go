@@ -11,8 +11,8 @@ import (
 	"swarm/raftstore/table"
 )
 
-// Tasks describes tasks. The name of a task is that of its slot, so the newest task of the slot has
-// it.
+// Tasks describes tasks. The tasks of a slot all have the slot's name. As a reference, the name
+// means the current task of the slot.
 func Tasks() crud.Kind[*swarmv1.Task] {
 	return crud.Kind[*swarmv1.Task]{
 		Word: "task", ListCommand: "swarm task ls",
@@ -22,7 +22,7 @@ func Tasks() crud.Kind[*swarmv1.Task] {
 			return explain.TaskName(ServiceName(v, t.GetServiceId()), t)
 		},
 		ByName: func(v *table.View, name string) iter.Seq[*swarmv1.Task] {
-			t := newest(TasksNamed(v, name))
+			t := currentTask(TasksNamed(v, name))
 			return crud.One(t, t != nil)
 		},
 		Attributes: func(v *table.View, t *swarmv1.Task) map[string]string {
@@ -73,9 +73,9 @@ func TasksNamed(v *table.View, name string) iter.Seq[*swarmv1.Task] {
 	}
 }
 
-// newest returns the current task of a slot: the one that shall run, or the one that was created
-// last if none or several shall run. It returns nil if there are no tasks.
-func newest(tasks iter.Seq[*swarmv1.Task]) *swarmv1.Task {
+// currentTask returns the task of a slot that shall run. If none or several shall run, it returns
+// the one that was created last. It returns nil if there are no tasks.
+func currentTask(tasks iter.Seq[*swarmv1.Task]) *swarmv1.Task {
 	var best *swarmv1.Task
 	for t := range tasks {
 		if best == nil || replaces(t, best) {

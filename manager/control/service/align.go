@@ -11,9 +11,9 @@ import (
 	"swarm/raftstore/table"
 )
 
-// AlignEndpoints is a duty of the leader. When the planner has rolled a service back,
-// AlignEndpoints gives the service the ports of its current revision, and virtual IPs on the
-// networks of that revision. It returns when ctx ends, or with an error.
+// AlignEndpoints is a duty of the leader (see manager.Manager.lead). When the planner has rolled a
+// service back, AlignEndpoints gives the service the ports of its current revision, and virtual IPs
+// on the networks of that revision. It returns when ctx ends, or with an error.
 //
 // The API changes the revision and the endpoint of a service in one group. The planner changes only
 // the revision, because another service may publish the port by now, and a rollback must not wait
@@ -90,8 +90,10 @@ func (s *Server) writeUnmet(ctx context.Context, id, why string) error {
 }
 
 // writeIfAny commits the changes that change makes, and does nothing if it makes none. It returns
-// no error if a row does not exist any more. It does not wait for a PendingRemoval, as Writer.Write
-// would: the other services must not wait too, and AlignEndpoints tries again after the removal.
+// no error if a row does not exist any more. It calls change once before it calls Writer.Write,
+// because Write would wait for a PendingRemoval, and the endpoints of other services would wait
+// too. writeIfAny returns the PendingRemoval at once, and AlignEndpoints tries again after the
+// removal. Write waits only if the removal begins between the two calls.
 func (s *Server) writeIfAny(ctx context.Context, change func(*table.View) ([]*swarmv1.Change, error)) error {
 	changes, err := change(s.store.View())
 	if err == nil && len(changes) > 0 {

@@ -26,25 +26,30 @@ const (
 // the mesh publishes.
 //
 // The mesh port is the number by which nodes know a published port between each other. It is the
-// published port, unless the same number is already the mesh port for another address. The service
-// claims, for every port that the mesh publishes:
+// published port, unless the same number is already the mesh port for another address. If two
+// services publish 8080 on one address each, the second one gets another mesh port, and they claim:
 //
-//	port/ingress/tcp/8080             its mesh port, always without an address
-//	port/ingress/tcp/8080/192.0.2.7   its published port on its address, if it names one
+//	port/ingress/tcp/8080              the mesh port of the first service
+//	port/ingress/tcp/8080/192.0.2.7    the published port of the first service on its address
+//	port/ingress/tcp/65535             the mesh port of the second service
+//	port/ingress/tcp/8080/192.0.2.8    the published port of the second service on its address
 //
-// For the second, 8080 is the published port, whatever the mesh port is. The API claims nothing for
-// a port of mode=host: the planner does, for the node that it chooses for a task.
+// A service that publishes 8080 on every address has only the claim of the mesh port. The API
+// claims nothing for a port of mode=host: the planner does, for the node that it chooses for a
+// task.
 type portClaims struct {
 	view    *table.View
 	service string
 	old     []*swarmv1.PortConfig // the ports that the service has now
-	want    []*swarmv1.PortConfig // the ports of the spec
+
+	// want are the ports of the spec. complete adds the published ports that the spec leaves open,
+	// and claim adds the mesh ports.
+	want []*swarmv1.PortConfig
 	// requested has the published ports of want, without their addresses.
 	requested map[publish.Key]bool
 	// kept has the claims that the service holds after the changes: new ones and those that stay.
-	kept map[publish.Key]bool
-	// guarded has the claims that the changes write without a difference (see guard).
-	guarded map[publish.Key]bool
+	kept    map[publish.Key]bool
+	guarded map[publish.Key]bool // the claims that guard has written
 	changes []*swarmv1.Change
 }
 
@@ -53,75 +58,75 @@ type portClaims struct {
 // more. claimPorts returns ErrAlreadyExists if another service has a port, and a PendingRemoval if
 // that service is being removed.
 func claimPorts(v *table.View, service string, old, want []*swarmv1.PortConfig) ([]*swarmv1.PortConfig, []*swarmv1.Change, error) {
-	b := &portClaims{
+	pc := &portClaims{
 		view: v, service: service, old: old,
 		requested: map[publish.Key]bool{}, kept: map[publish.Key]bool{}, guarded: map[publish.Key]bool{},
 	}
 	for _, p := range want {
 		p = p.CloneVT()
 		p.MeshPort = 0
-		b.want = append(b.want, p)
+		pc.want = append(pc.want, p)
 		if p.GetPublishedPort() != 0 {
-			b.requested[publishedKey(p)] = true
+			pc.requested[publishedKey(p)] = true
 		}
 	}
-	for _, p := range b.want {
-		if err := b.publish(p); err != nil {
+	for _, p := range pc.want {
+		if err := pc.complete(p); err != nil {
 			return nil, nil, err
 		}
 	}
 	// All ports that have a mesh port get it back before the others choose one. So the order of the
 	// list does not matter.
 	var fresh []*swarmv1.PortConfig
-	for _, p := range b.want {
+	for _, p := range pc.want {
 		if !publish.ByMesh(p) {
 			continue
 		}
-		if port := b.formerMeshPort(p); port != 0 {
-			b.claim(p, port)
+		if port := pc.formerMeshPort(p); port != 0 {
+			pc.claim(p, port)
 		} else {
 			fresh = append(fresh, p)
 		}
 	}
 	for _, p := range fresh {
-		port := b.chooseMeshPort(p)
+		port := pc.chooseMeshPort(p)
 		if port == 0 {
 			return nil, nil, errdefs.ErrResourceExhausted.WithMessage(fmt.Sprintf("port %s is published on too many addresses: publish another port", publish.Name(p)))
 		}
-		b.claim(p, port)
+		pc.claim(p, port)
 	}
-	b.release()
-	return b.want, b.changes, nil
+	pc.release()
+	return pc.want, pc.changes, nil
 }
 
-// publish chooses the published port if the spec leaves it open, and checks that the service may
+// complete chooses the published port if the spec leaves it open, and checks that the service may
 // publish the port.
-func (b *portClaims) publish(p *swarmv1.PortConfig) error {
+func (pc *portClaims) complete(p *swarmv1.PortConfig) error {
 	if p.GetPublishedPort() != 0 {
-		if err := b.checkReserved(p); err != nil {
+		if err := pc.checkReserved(p); err != nil {
 			return err
 		}
-		return b.conflict(p)
+		return pc.conflict(p)
 	}
 	if !publish.ByMesh(p) {
 		return nil // The node of the task chooses.
 	}
-	p.PublishedPort = b.choosePublished(p)
+	p.PublishedPort = pc.choosePublished(p)
 	if p.PublishedPort == 0 {
 		return errdefs.ErrResourceExhausted.WithMessage(fmt.Sprintf("no port from %d to %d is free for target port %d: publish a port of your choice", publish.FirstChosen, publish.LastChosen, p.GetTargetPort()))
 	}
-	b.requested[publishedKey(p)] = true
-	return b.conflict(p)
+	pc.requested[publishedKey(p)] = true
+	return pc.conflict(p)
 }
 
 // checkReserved returns ErrInvalidArgument for a port on which the nodes themselves answer, because
 // no request would reach the service. It accepts a port that the service has already.
-func (b *portClaims) checkReserved(p *swarmv1.PortConfig) error {
-	if slices.ContainsFunc(b.old, func(o *swarmv1.PortConfig) bool { return publish.Same(o, p) }) {
+func (pc *portClaims) checkReserved(p *swarmv1.PortConfig) error {
+	if slices.ContainsFunc(pc.old, func(o *swarmv1.PortConfig) bool { return publish.Same(o, p) }) {
 		return nil
 	}
 	port, proto := p.GetPublishedPort(), p.GetProtocol()
-	network, what := b.view.Cluster().GetSpec().GetNetwork(), ""
+	network, what := pc.view.Cluster().GetSpec().GetNetwork(), ""
 	switch {
 	case proto == swarmv1.PortConfig_SCTP:
 	case port == cmp.Or(network.GetGossipPort(), spec.DefaultGossipPort):
@@ -129,7 +134,7 @@ func (b *portClaims) checkReserved(p *swarmv1.PortConfig) error {
 	case proto == swarmv1.PortConfig_UDP && port == cmp.Or(network.GetDataPathPort(), spec.DefaultDataPathPort):
 		what = "swarm's networks between nodes"
 	case proto == swarmv1.PortConfig_TCP:
-		for n := range b.view.Nodes.All() {
+		for n := range pc.view.Nodes.All() {
 			if n.GetPort() == port {
 				what = "swarm itself"
 			}
@@ -143,16 +148,16 @@ func (b *portClaims) checkReserved(p *swarmv1.PortConfig) error {
 
 // choosePublished returns the port that was chosen before for the same target port, or else the
 // lowest that is free. It returns 0 if none is free.
-func (b *portClaims) choosePublished(p *swarmv1.PortConfig) uint32 {
-	for _, o := range b.old {
-		if o.GetTargetPort() == p.GetTargetPort() && o.GetProtocol() == p.GetProtocol() && publish.ByMesh(o) && !b.requested[publishedKey(o)] {
+func (pc *portClaims) choosePublished(p *swarmv1.PortConfig) uint32 {
+	for _, o := range pc.old {
+		if o.GetTargetPort() == p.GetTargetPort() && o.GetProtocol() == p.GetProtocol() && publish.ByMesh(o) && !pc.requested[publishedKey(o)] {
 			return o.GetPublishedPort()
 		}
 	}
 	for port := uint32(publish.FirstChosen); port <= publish.LastChosen; port++ {
 		candidate := &swarmv1.PortConfig{Protocol: p.GetProtocol(), PublishedPort: port}
 		key := publishedKey(candidate)
-		if !b.requested[key] && !b.claimedByAny(key) && b.conflict(candidate) == nil {
+		if !pc.requested[key] && !pc.claimedByAny(key) && pc.conflict(candidate) == nil {
 			return port
 		}
 	}
@@ -161,11 +166,11 @@ func (b *portClaims) choosePublished(p *swarmv1.PortConfig) uint32 {
 
 // claimedByAny reports whether any service, this one included, has a claim of the port: without an
 // address or with one.
-func (b *portClaims) claimedByAny(key publish.Key) bool {
-	if _, ok := b.view.Claims.Get(key.String()); ok {
+func (pc *portClaims) claimedByAny(key publish.Key) bool {
+	if _, ok := pc.view.Claims.Get(key.String()); ok {
 		return true
 	}
-	for range b.view.Claims.Prefix(key.AddressPrefix()) {
+	for range pc.view.Claims.Prefix(key.AddressPrefix()) {
 		return true
 	}
 	return false
@@ -173,43 +178,43 @@ func (b *portClaims) claimedByAny(key publish.Key) bool {
 
 // conflict returns an error if another service has a port that one host cannot serve beside p.
 //
-// conflict does not compare a port that the service already has (had) with ports of the other mode.
-// There, both services may have the port already: a service of mode=host has no claim until the
-// planner places a task, and until then another service can publish the port by the mesh. An update
-// that does not change the port must not fail because of that.
-func (b *portClaims) conflict(p *swarmv1.PortConfig) error {
-	had := slices.ContainsFunc(b.old, func(o *swarmv1.PortConfig) bool { return publish.ByMesh(o) == publish.ByMesh(p) && publish.Same(o, p) })
+// If the service has p already, conflict does not compare p with ports of the other mode (mesh or
+// host), because an update that does not change p must not fail. Two services can have the same
+// port in different modes: a service of mode=host has no claim until the planner places a task, and
+// until then the API lets another service publish the port by the mesh.
+func (pc *portClaims) conflict(p *swarmv1.PortConfig) error {
+	had := slices.ContainsFunc(pc.old, func(o *swarmv1.PortConfig) bool { return publish.ByMesh(o) == publish.ByMesh(p) && publish.Same(o, p) })
 	var owner string
 	switch {
 	case publish.ByMesh(p):
-		owner = b.meshOwner(p)
+		owner = pc.meshOwner(p)
 		if owner == "" && !had {
-			owner = b.hostOwner(p)
+			owner = pc.hostOwner(p)
 		}
 	case !had:
-		owner = b.meshOwner(p)
+		owner = pc.meshOwner(p)
 	}
 	if owner == "" {
 		return nil
 	}
-	return b.taken(p, owner)
+	return pc.taken(p, owner)
 }
 
 // meshOwner returns the other service whose mesh port one host cannot serve beside p, or "".
-func (b *portClaims) meshOwner(p *swarmv1.PortConfig) string {
+func (pc *portClaims) meshOwner(p *swarmv1.PortConfig) string {
 	key := publishedKey(p)
 	want := key.At(publish.Address(p))
 	onAddresses := map[string]bool{} // services that publish the port on single addresses
-	for c := range b.view.Claims.Prefix(key.AddressPrefix()) {
+	for c := range pc.view.Claims.Prefix(key.AddressPrefix()) {
 		onAddresses[c.GetOwner()] = true
 		other, ok := publish.ParseKey(c.GetKey())
-		if ok && c.GetOwner() != b.service && want.Conflicts(other) {
+		if ok && c.GetOwner() != pc.service && want.Conflicts(other) {
 			return c.GetOwner()
 		}
 	}
 	// The claim without an address is that of a mesh port. Its owner publishes the port on every
 	// address, unless it has claims of the port on single addresses, which were compared above.
-	if c, ok := b.view.Claims.Get(key.String()); ok && c.GetOwner() != b.service && !onAddresses[c.GetOwner()] {
+	if c, ok := pc.view.Claims.Get(key.String()); ok && c.GetOwner() != pc.service && !onAddresses[c.GetOwner()] {
 		return c.GetOwner()
 	}
 	return ""
@@ -217,14 +222,14 @@ func (b *portClaims) meshOwner(p *swarmv1.PortConfig) string {
 
 // hostOwner returns the other service that has a task which publishes the port on its node, or "".
 // The planner makes these claims, and their owners are tasks.
-func (b *portClaims) hostOwner(p *swarmv1.PortConfig) string {
+func (pc *portClaims) hostOwner(p *swarmv1.PortConfig) string {
 	want := publishedKey(p).At(publish.Address(p))
-	for c := range b.view.Claims.Prefix(publish.KeyPrefix) {
+	for c := range pc.view.Claims.Prefix(publish.KeyPrefix) {
 		other, ok := publish.ParseKey(c.GetKey())
 		if !ok || !want.Conflicts(other) {
 			continue
 		}
-		if t, ok := b.view.Tasks.Get(c.GetOwner()); ok && t.GetServiceId() != b.service {
+		if t, ok := pc.view.Tasks.Get(c.GetOwner()); ok && t.GetServiceId() != pc.service {
 			return t.GetServiceId()
 		}
 	}
@@ -232,23 +237,23 @@ func (b *portClaims) hostOwner(p *swarmv1.PortConfig) string {
 }
 
 // taken returns the error which says that owner, a service, has the port.
-func (b *portClaims) taken(p *swarmv1.PortConfig, owner string) error {
+func (pc *portClaims) taken(p *swarmv1.PortConfig, owner string) error {
 	port := "port " + publish.Name(p)
-	if svc, _ := b.view.Services.Get(owner); svc.GetPendingDelete() {
+	if svc, _ := pc.view.Services.Get(owner); svc.GetPendingDelete() {
 		return object.Services().PendingRemoval(fmt.Sprintf(
 			"%s is published by service %s, which is still being removed: try again when its tasks have stopped", port, svc.GetName()), owner)
 	}
-	return errdefs.ErrAlreadyExists.WithMessage(fmt.Sprintf("%s is already published by service %s: publish another port", port, object.ServiceName(b.view, owner)))
+	return errdefs.ErrAlreadyExists.WithMessage(fmt.Sprintf("%s is already published by service %s: publish another port", port, object.ServiceName(pc.view, owner)))
 }
 
 // formerMeshPort returns the mesh port that the service has for the port now, or 0 if it has none.
-func (b *portClaims) formerMeshPort(p *swarmv1.PortConfig) uint32 {
-	for _, o := range b.old {
+func (pc *portClaims) formerMeshPort(p *swarmv1.PortConfig) uint32 {
+	for _, o := range pc.old {
 		if !publish.ByMesh(o) || !publish.Same(o, p) {
 			continue
 		}
 		key := publish.MeshKey(o.GetProtocol(), meshPort(o))
-		if b.owns(key) && !b.kept[key] {
+		if pc.owns(key) && !pc.kept[key] {
 			return meshPort(o)
 		}
 	}
@@ -257,71 +262,73 @@ func (b *portClaims) formerMeshPort(p *swarmv1.PortConfig) uint32 {
 
 // chooseMeshPort returns a mesh port for the port: the published port, or the highest free one if
 // the published port is the mesh port for another address. It returns 0 if none is free.
-func (b *portClaims) chooseMeshPort(p *swarmv1.PortConfig) uint32 {
+func (pc *portClaims) chooseMeshPort(p *swarmv1.PortConfig) uint32 {
 	key := publishedKey(p)
-	c, claimed := b.view.Claims.Get(key.String())
-	if claimed && !b.kept[key] {
-		b.guard(key, c)
+	c, claimed := pc.view.Claims.Get(key.String())
+	if claimed && !pc.kept[key] {
+		pc.guard(key, c)
 	}
-	if !b.kept[key] && (!claimed || b.owns(key)) {
+	if !pc.kept[key] && (!claimed || pc.owns(key)) {
 		return p.GetPublishedPort()
 	}
 	for port := uint32(maxMeshPort); port >= minMeshPort; port-- {
 		key := publish.MeshKey(p.GetProtocol(), port)
-		if !b.kept[key] && !b.requested[key] && !b.claimedByAny(key) {
+		if !pc.kept[key] && !pc.requested[key] && !pc.claimedByAny(key) {
 			return port
 		}
 	}
 	return 0
 }
 
-// guard writes the claim of a mesh port without a difference, if that was not done yet. Services
-// that publish one port on different addresses all write this claim when they choose a mesh port,
-// and so does a service that changes from one address to every address. If two do so at the same
-// moment, the store rejects one of the two commits, and its changes are made again.
-func (b *portClaims) guard(key publish.Key, c *swarmv1.Claim) {
-	if !b.guarded[key] {
-		b.guarded[key] = true
-		b.changes = append(b.changes, table.Update(c.CloneVT()))
+// guard rewrites the claim of a mesh port unchanged, once. This raises the version of the claim. So
+// if two services choose a mesh port for one published port at the same moment, both write this
+// claim, the store rejects the second group, and its changes are made again from the newest view.
+// The services may publish the port on different addresses, or one of them may change from one
+// address to every address.
+func (pc *portClaims) guard(key publish.Key, c *swarmv1.Claim) {
+	if !pc.guarded[key] {
+		pc.guarded[key] = true
+		pc.changes = append(pc.changes, table.Update(c.CloneVT()))
 	}
 }
 
 // claim gives the port its mesh port, and makes the claims of both.
-func (b *portClaims) claim(p *swarmv1.PortConfig, port uint32) {
+func (pc *portClaims) claim(p *swarmv1.PortConfig, port uint32) {
 	if port != p.GetPublishedPort() {
 		p.MeshPort = port
 	}
-	b.keep(publish.MeshKey(p.GetProtocol(), port))
+	pc.keep(publish.MeshKey(p.GetProtocol(), port))
 	if a := publish.Address(p); a.IsValid() {
-		b.keep(publishedKey(p).At(a))
+		pc.keep(publishedKey(p).At(a))
 	}
 }
 
 // keep makes sure that the service has a claim: it creates the claim, or leaves it.
-func (b *portClaims) keep(key publish.Key) {
-	if _, ok := b.view.Claims.Get(key.String()); !ok && !b.kept[key] {
-		b.changes = append(b.changes, table.Create(&swarmv1.Claim{Key: key.String(), Owner: b.service}))
+func (pc *portClaims) keep(key publish.Key) {
+	if _, ok := pc.view.Claims.Get(key.String()); !ok && !pc.kept[key] {
+		pc.changes = append(pc.changes, table.Create(&swarmv1.Claim{Key: key.String(), Owner: pc.service}))
 	}
-	b.kept[key] = true
+	pc.kept[key] = true
 }
 
 // owns reports whether the service has the claim now.
-func (b *portClaims) owns(key publish.Key) bool {
-	c, ok := b.view.Claims.Get(key.String())
-	return ok && c.GetOwner() == b.service
+func (pc *portClaims) owns(key publish.Key) bool {
+	c, ok := pc.view.Claims.Get(key.String())
+	return ok && c.GetOwner() == pc.service
 }
 
 // release deletes the claims of the old ports that are not kept.
-func (b *portClaims) release() {
-	released := map[publish.Key]bool{} // A mesh port without an address has only one key.
-	for _, o := range b.old {
+func (pc *portClaims) release() {
+	// If a port has no address and its mesh port is the published port, both its keys are the same.
+	released := map[publish.Key]bool{}
+	for _, o := range pc.old {
 		if !publish.ByMesh(o) {
 			continue
 		}
 		for _, key := range []publish.Key{publish.MeshKey(o.GetProtocol(), meshPort(o)), publishedKey(o).At(publish.Address(o))} {
-			if c, _ := b.view.Claims.Get(key.String()); b.owns(key) && !b.kept[key] && !released[key] {
+			if c, _ := pc.view.Claims.Get(key.String()); pc.owns(key) && !pc.kept[key] && !released[key] {
 				released[key] = true
-				b.changes = append(b.changes, table.Delete(c))
+				pc.changes = append(pc.changes, table.Delete(c))
 			}
 		}
 	}

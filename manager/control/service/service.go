@@ -59,8 +59,10 @@ func (s *Server) CreateService(ctx context.Context, req *swarmv1.CreateServiceRe
 	if err != nil {
 		return nil, err
 	}
+	// Refuse a taken name before pin asks a registry. If the owner of the name is being removed, go
+	// on: Create waits for the removal.
 	if err := object.Services().NameFree(s.store.View(), wanted.GetName()); errdefs.IsAlreadyExists(err) {
-		return nil, err // Refuse the name before a registry is asked.
+		return nil, err
 	}
 	warnings, err := s.pin(ctx, wanted, req.GetRegistryAuth(), req.GetNoResolveImage())
 	if err != nil {
@@ -80,29 +82,30 @@ func (s *Server) CreateService(ctx context.Context, req *swarmv1.CreateServiceRe
 	return &swarmv1.CreateServiceResponse{Id: id, Warnings: warnings, Index: index}, nil
 }
 
-// newService makes the row of a service, and the changes of the other rows that belong to it.
-func (s *Server) newService(v *table.View, id string, complete *swarmv1.ServiceSpec, who string) (*swarmv1.Service, []*swarmv1.Change, error) {
-	if err := bind(v, complete); err != nil {
+// newService makes the row of a service, and the changes of the other rows that belong to it. It
+// replaces the names in sp by ids.
+func (s *Server) newService(v *table.View, id string, sp *swarmv1.ServiceSpec, who string) (*swarmv1.Service, []*swarmv1.Change, error) {
+	if err := bind(v, sp); err != nil {
 		return nil, nil, err
 	}
-	ports, claims, err := claimPorts(v, id, nil, complete.GetEndpointSpec().GetPorts())
+	ports, claims, err := claimPorts(v, id, nil, sp.GetEndpointSpec().GetPorts())
 	if err != nil {
 		return nil, nil, err
 	}
-	rev := spec.NextRevision(id, nil, 0, complete, who)
-	svc := &swarmv1.Service{Id: id, Name: complete.GetName(), Revision: rev.GetNumber()}
-	if spec.IsJob(complete.GetMode()) {
+	rev := spec.NextRevision(id, nil, 0, sp, who)
+	svc := &swarmv1.Service{Id: id, Name: sp.GetName(), Revision: rev.GetNumber()}
+	if spec.IsJob(sp.GetMode()) {
 		svc.JobStatus = &swarmv1.JobStatus{LastExecution: timestamppb.Now()}
 	}
-	vips, addresses, err := s.virtualIPs(v, id, nil, complete)
+	vips, addresses, err := s.virtualIPs(v, id, nil, sp)
 	if err != nil {
 		return nil, nil, err
 	}
-	networks, err := joinNetworks(v, id, complete)
+	networks, err := joinNetworks(v, id, sp)
 	if err != nil {
 		return nil, nil, err
 	}
-	end := &swarmv1.Endpoint{ServiceId: id, Spec: complete.GetEndpointSpec(), Ports: ports, VirtualIps: vips}
+	end := &swarmv1.Endpoint{ServiceId: id, Spec: sp.GetEndpointSpec(), Ports: ports, VirtualIps: vips}
 	return svc, append(slices.Concat(claims, addresses, networks), table.Create(rev), table.Create(end)), nil
 }
 
@@ -160,10 +163,10 @@ func (s *Server) nextSpec(ctx context.Context, svc *swarmv1.Service, old *swarmv
 }
 
 // keepDigest gives the image of next the digest that it has in the old spec, if next names the same
-// image without a digest. It is for `--no-resolve-image` with an image: pin would choose the digest
-// that the cluster has under the name now, and so replace the tasks. A forced update replaces them
-// anyway, and takes that digest. Other updates, like scaling, send the image with the digest that
-// the service has.
+// image without a digest. A client sends this for `swarm service update --no-resolve-image --image
+// NAME`. Without keepDigest, pin would choose the digest that the cluster has under the name now,
+// and the update would replace all tasks if that is another digest. A forced update replaces all
+// tasks in any case, so it takes the digest of pin.
 func keepDigest(old, next *swarmv1.ServiceSpec) {
 	had := old.GetTaskTemplate().GetContainerSpec().GetImage()
 	parsed, err := spec.ParseImage(had)

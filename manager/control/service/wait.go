@@ -56,7 +56,7 @@ type serviceWait struct {
 func (w *serviceWait) run(judge *converge.Judge) error {
 	ctx, store := w.stream.Context(), w.server.store
 	view, watcher := store.Watch(table.Service, table.Revision, table.Task, table.TaskStatus, table.Endpoint)
-	defer func() { watcher.Close() }()
+	defer func() { watcher.Close() }() // closes the last watcher: the loop may replace it
 	for {
 		state, ok := w.state(view)
 		if !ok {

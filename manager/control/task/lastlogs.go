@@ -16,8 +16,8 @@ const (
 	lastLinesWait = 2 * time.Second
 )
 
-// LastLogs returns the last ten lines of a task's log, or what its node sends of them in two
-// seconds. It fails silently: the caller knows why the task failed without them.
+// LastLogs returns the last ten lines of a task's log, or those of them that its node sends within
+// two seconds. It returns no error, because the lines only add to a failure that the caller knows.
 func (s *Server) LastLogs(ctx context.Context, taskID string) []*swarmv1.LogRecord {
 	ctx, cancel := context.WithTimeout(ctx, lastLinesWait)
 	defer cancel()

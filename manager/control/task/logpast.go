@@ -123,8 +123,8 @@ func (l *logs) merge(ctx context.Context, v *table.View, heads []*head) error {
 	}
 }
 
-// passed notes how the past of a task ended. A task that has ended, and whose records were read, is
-// not followed. A node that failed is reported.
+// passed records that the past of a task was passed on. A task that has ended is then not followed.
+// If its node failed, passed reports that to the user.
 func (l *logs) passed(v *table.View, h *head) error {
 	if errors.Is(h.err, io.EOF) || errdefs.IsNotFound(h.err) {
 		l.following[h.task] = task.Terminal(v.Status(h.task).GetState())

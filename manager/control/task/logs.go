@@ -52,7 +52,7 @@ func (s *Server) newLogs(want scope, options *swarmv1.LogOptions, stream swarmv1
 	}
 }
 
-// scope says whose logs the user wants: those of one task, or those of one service. It has the id.
+// scope names the task or the service whose logs the user wants, by its id.
 type scope struct{ service, task string }
 
 // logScope finds the task or the service of a request.
@@ -131,7 +131,7 @@ type source struct {
 	stream swarmv1.LogRecord_Stream
 }
 
-// place says where in a source the last record was that the user has.
+// place is the position of the last record of a source that the user has received.
 type place struct {
 	offset uint64
 	time   time.Time
@@ -143,9 +143,9 @@ type logs struct {
 	want    scope
 	options *swarmv1.LogOptions
 	stream  swarmv1.Control_LogsServer
-	// following is true for a task whose new records need no other stream: it has one, or it has
-	// ended and all its records were passed on. It is false for a task of which only the past
-	// records were passed on. Only past and then followAll use the map, so it needs no mutex.
+	// following is true for a task that needs no further stream: its new records have a stream, or
+	// it has ended and all its records were passed on. It is false for a task of which only the
+	// past records were passed on. Only past and then followAll use the map, so it needs no mutex.
 	following map[string]bool
 
 	mu       sync.Mutex // guards the rest, and calls of stream.Send
