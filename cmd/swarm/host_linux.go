@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/client"
-	"github.com/containerd/containerd/v2/core/mount"
 	"golang.org/x/sync/errgroup"
 
 	"swarm/adapter/dataplane"
@@ -19,6 +18,7 @@ import (
 	"swarm/containerd/companion"
 	"swarm/containerd/image"
 	"swarm/containerd/layout"
+	"swarm/containerd/tempmount"
 	"swarm/install"
 	"swarm/internal/disk"
 	"swarm/internal/sysctl"
@@ -95,11 +95,9 @@ func (h *host) newContainers() error {
 	}
 	cfg.Init = set.Program
 	h.prune(l, set)
-	if err := mount.SetTempMountLocation(filepath.Join(h.options.RunDir, "mounts")); err != nil {
+	warn := func(err error) { h.log.Warn("clean the run folder", "err", err) }
+	if err := tempmount.Use(filepath.Join(h.options.RunDir, "mounts"), warn); err != nil {
 		return err
-	}
-	if _, err := mount.CleanupTempMounts(0); err != nil {
-		h.log.Warn("temporary mounts of a former daemon remain", "err", err)
 	}
 	if address == "" {
 		address = l.Socket()
@@ -195,7 +193,7 @@ func (h *host) close() {
 
 // clean removes every container and network of a former membership.
 func (h *host) clean(ctx context.Context) error {
-	return member.Clean(ctx, h.runtime, func(ctx context.Context) error {
+	return member.Clean(ctx, h.runtime, h.options.RunDir, func(ctx context.Context) error {
 		if h.bridge == nil {
 			return nil
 		}
