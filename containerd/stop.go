@@ -7,7 +7,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"syscall"
 	"time"
 
@@ -132,6 +131,11 @@ func (r *Runtime) remove(ctx context.Context, id string) error {
 	if err := r.removeCgroup(ctx, id); err != nil {
 		return err
 	}
+	if r.cfg.Exits != "" {
+		if err := r.removeBundle(ctx, id); err != nil {
+			return err
+		}
+	}
 	if err := r.volumes.Unstage(id); err != nil {
 		return err
 	}
@@ -188,8 +192,7 @@ func (r *Runtime) deleteWhenSetUp(ctx context.Context, id string) error {
 		if err := r.deleteTask(ctx, id); err != nil || r.cfg.Exits == "" {
 			return err
 		}
-		bundle := filepath.Join(layout.Bundles(filepath.Dir(r.cfg.Exits)), layout.Namespace, id)
-		if _, err := os.Stat(bundle); err != nil {
+		if _, err := os.Stat(r.bundle(id)); err != nil {
 			return nil
 		}
 		if err := pause.For(wait, setUpPoll); err != nil {

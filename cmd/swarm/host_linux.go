@@ -30,7 +30,7 @@ import (
 	"swarm/worker/storage"
 )
 
-// orphanTimeout bounds the search for execs of a former daemon.
+// orphanTimeout bounds the search for shims and execs of a former daemon.
 const orphanTimeout = 10 * time.Second
 
 // host has the parts of a daemon that do not depend on a membership: containers, images, and the
@@ -157,8 +157,8 @@ func (h *host) run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// ready returns when containers can run, and ends the execs of a former daemon: their clients are
-// gone.
+// ready returns when containers can run. It ends the execs of a former daemon, whose clients are
+// gone, and the shims that no container uses.
 func (h *host) ready(ctx context.Context) error {
 	if h.companion != nil {
 		if err := h.companion.Ready(ctx); err != nil {
@@ -171,6 +171,7 @@ func (h *host) ready(ctx context.Context) error {
 		}
 		ctx, cancel := context.WithTimeout(ctx, orphanTimeout)
 		defer cancel()
+		h.execs.EndShims(ctx)
 		ended, err := h.execs.EndExecs(ctx)
 		if err != nil {
 			h.log.Warn("execs of a former daemon may run still", "err", err)
@@ -197,6 +198,7 @@ func (h *host) clean(ctx context.Context) error {
 		if h.bridge == nil {
 			return nil
 		}
+		h.execs.EndShims(ctx)
 		return dataplane.Purge(ctx, h.options.RunDir, h.bridge, h.log)
 	})
 }
