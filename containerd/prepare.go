@@ -189,7 +189,10 @@ func (r *Runtime) createFiles(ctx context.Context, c engine.Container, img *imag
 // cgroup returns the path of a container's cgroup, or with systemd "slice:prefix:name", from which
 // runc makes the scope prefix-name.scope.
 func (r *Runtime) cgroup(c engine.Container) string {
-	parent, id := cmp.Or(c.CgroupParent, r.cfg.CgroupParent), c.Task.GetId()
+	return r.cgroupIn(cmp.Or(c.CgroupParent, r.cfg.CgroupParent), c.Task.GetId())
+}
+
+func (r *Runtime) cgroupIn(parent, id string) string {
 	if r.cfg.SystemdCgroup {
 		return parent + ":swarm:" + id
 	}

@@ -5,6 +5,7 @@ package containerd
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -45,6 +46,54 @@ func (r *Runtime) removeCgroup(ctx context.Context, id string) error {
 	return nil
 }
 
+// killCgroup kills the processes in the container's cgroup, and returns when they have ended. It is
+// for a container whose shim does not answer, or which runs on after SIGKILL.
+func (r *Runtime) killCgroup(ctx context.Context, id string) error {
+	c, err := r.client.ContainerService().Get(ctx, id)
+	if err != nil {
+		return ignoreNotFound(err)
+	}
+	dirs := cgroupDirs(cgroupRoot, c.Labels[labelCgroup], id)
+	if len(dirs) == 0 {
+		return fmt.Errorf("its cgroup %s is not found: %w", c.Labels[labelCgroup], errShimSilent)
+	}
+	r.log.WarnContext(ctx, "container's shim does not answer, killing the container's cgroup", "task", id)
+	wait, cancel := context.WithTimeout(ctx, reapTimeout)
+	defer cancel()
+	for {
+		var left []int
+		for _, dir := range dirs {
+			left = append(left, killTree(dir)...)
+		}
+		if len(left) == 0 {
+			return nil
+		}
+		if pause.For(wait, reapPoll) != nil {
+			return fmt.Errorf("process %d does not end after SIGKILL, it may wait for a disk or a network file system: %w", left[0], context.DeadlineExceeded)
+		}
+	}
+}
+
+// killTree sends SIGKILL to the processes in a cgroup and in those below it, and returns the
+// processes.
+func killTree(dir string) []int {
+	var pids []int
+	entries, _ := os.ReadDir(dir) // A cgroup that is gone has no processes.
+	for _, e := range entries {
+		if e.IsDir() {
+			pids = append(pids, killTree(filepath.Join(dir, e.Name()))...)
+		}
+	}
+	procs, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	for _, field := range strings.Fields(string(procs)) {
+		if pid, err := strconv.Atoi(field); err == nil && pid > 0 {
+			_ = unix.Kill(pid, unix.SIGKILL) // The process may have ended.
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
 // cgroupDirs finds the folders of a container's cgroup, one in each hierarchy: below the root, or
 // one level deeper if there are several hierarchies. A scope of systemd, written
 // "slice:prefix:name", may be in a slice inside other slices.
@@ -79,7 +128,8 @@ func reap(ctx context.Context, dir string) error {
 	}
 }
 
-// removeTree removes a cgroup from its leaves up, and kills the processes that prevent it.
+// removeTree kills the processes in a cgroup and in those below it, and removes the cgroups, the
+// innermost first.
 func removeTree(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -93,14 +143,6 @@ func removeTree(dir string) error {
 			return err
 		}
 	}
-	procs, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
-	if err != nil {
-		return err
-	}
-	for _, field := range strings.Fields(string(procs)) {
-		if pid, err := strconv.Atoi(field); err == nil && pid > 0 {
-			_ = unix.Kill(pid, unix.SIGKILL) // The process may have ended.
-		}
-	}
+	killTree(dir)
 	return unix.Rmdir(dir)
 }

@@ -5,9 +5,10 @@ package containerd
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"github.com/moby/sys/signal"
 
 	"swarm/containerd/layout"
+	"swarm/containerd/shim"
 	"swarm/internal/pause"
 	"swarm/internal/tree"
 	"swarm/worker/engine"
@@ -26,7 +28,9 @@ import (
 // Stop sends the signal sig to the container's first process, waits for grace, then sends SIGKILL
 // to all of the container's processes. It returns when the container has ended. An empty sig stands
 // for the signal in the spec or the image, else for SIGTERM. Stop of a container that does not
-// exist or never ran succeeds. ErrInvalidArgument: there is no such signal.
+// exist or never ran succeeds. If the container's shim does not answer, Stop kills the processes in
+// the container's cgroup, and returns when they have ended. ErrInvalidArgument: there is no such
+// signal.
 func (r *Runtime) Stop(ctx context.Context, taskID, sig string, grace time.Duration) error {
 	if err := validID(taskID); err != nil {
 		return err
@@ -43,22 +47,51 @@ func (r *Runtime) stop(ctx context.Context, id, sig string, grace time.Duration)
 		if err != nil || number == 0 {
 			return err
 		}
-		if gone, err := r.kill(ctx, id, number, false); gone || err != nil {
-			return err
-		}
 		waitCtx, cancel := context.WithTimeout(ctx, grace)
 		defer cancel()
+		gone, err := r.kill(ctx, id, number, false, max(grace, killTimeout))
+		if gone || err != nil && !errors.Is(err, errShimSilent) {
+			return err
+		}
 		_, err = r.wait(waitCtx, id)
 		graceOver := waitCtx.Err() != nil && ctx.Err() == nil
 		if !graceOver {
 			return ignoreNotRunning(err)
 		}
 	}
-	if gone, err := r.kill(ctx, id, syscall.SIGKILL, true); gone || err != nil {
+	gone, err := r.kill(ctx, id, syscall.SIGKILL, true, killTimeout)
+	switch {
+	case errors.Is(err, errShimSilent):
+		return r.killCgroup(ctx, id)
+	case gone || err != nil:
 		return err
 	}
-	_, err := r.wait(ctx, id)
+	waitCtx, cancel := context.WithTimeout(ctx, killTimeout)
+	defer cancel()
+	_, err = r.wait(waitCtx, id)
+	if waitCtx.Err() != nil && ctx.Err() == nil {
+		return r.killCgroup(ctx, id)
+	}
 	return ignoreNotRunning(err)
+}
+
+const (
+	// killTimeout is how long a shim may take to send a signal, and how long a container may take
+	// to end after SIGKILL, before Stop kills the container's cgroup itself.
+	killTimeout = 5 * time.Second
+	// deleteTimeout is how long a shim may take to delete a container that has ended.
+	deleteTimeout = 30 * time.Second
+)
+
+// errShimSilent says that a shim does not answer. It may be frozen, or wait for a disk.
+var errShimSilent = fmt.Errorf("its shim does not answer: if the process %s of its group is stopped, send it SIGCONT, and kill it if that does not help: %w",
+	shim.Name, context.DeadlineExceeded)
+
+// isSilent reports whether a call failed because its own deadline has passed, and not that of ctx.
+// Of a call to a shim, containerd returns only the text of the error, and may return it before the
+// deadline has passed here.
+func isSilent(ctx context.Context, err error) bool {
+	return err != nil && ctx.Err() == nil && strings.Contains(err.Error(), context.DeadlineExceeded.Error())
 }
 
 // stopSignal returns the signal that ends a container, or 0 if the container does not exist.
@@ -81,10 +114,16 @@ func (r *Runtime) stopSignal(ctx context.Context, id, sig string) (syscall.Signa
 }
 
 // kill sends a signal to the container's first process, or with all to every process of the
-// container. gone says that the container does not run.
-func (r *Runtime) kill(ctx context.Context, id string, sig syscall.Signal, all bool) (gone bool, err error) {
-	_, err = r.client.TaskService().Kill(ctx, &tasks.KillRequest{ContainerID: id, Signal: uint32(sig), All: all})
+// container. gone says that the container does not run. If the shim takes longer than timeout, kill
+// returns errShimSilent.
+func (r *Runtime) kill(ctx context.Context, id string, sig syscall.Signal, all bool, timeout time.Duration) (gone bool, err error) {
+	killCtx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	_, err = r.client.TaskService().Kill(killCtx, &tasks.KillRequest{ContainerID: id, Signal: uint32(sig), All: all})
 	err = errgrpc.ToNative(err)
+	if isSilent(ctx, err) {
+		return false, errShimSilent
+	}
 	if errdefs.IsNotFound(err) {
 		return true, nil
 	}
@@ -131,6 +170,11 @@ func (r *Runtime) remove(ctx context.Context, id string) error {
 	}
 	if err := r.removeCgroup(ctx, id); err != nil {
 		return err
+	}
+	if r.cfg.Exits != "" {
+		if err := r.removeBundle(ctx, id); err != nil {
+			return err
+		}
 	}
 	if err := r.volumes.Unstage(id); err != nil {
 		return err
@@ -188,8 +232,7 @@ func (r *Runtime) deleteWhenSetUp(ctx context.Context, id string) error {
 		if err := r.deleteTask(ctx, id); err != nil || r.cfg.Exits == "" {
 			return err
 		}
-		bundle := filepath.Join(layout.Bundles(filepath.Dir(r.cfg.Exits)), layout.Namespace, id)
-		if _, err := os.Stat(bundle); err != nil {
+		if _, err := os.Stat(r.bundle(id)); err != nil {
 			return nil
 		}
 		if err := pause.For(wait, setUpPoll); err != nil {
@@ -201,15 +244,23 @@ func (r *Runtime) deleteWhenSetUp(ctx context.Context, id string) error {
 // deleteTask deletes the task in the shim, and kills its processes if they still run.
 func (r *Runtime) deleteTask(ctx context.Context, id string) error {
 	del := func() error {
-		_, err := r.client.TaskService().Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: id})
+		delCtx, cancel := context.WithTimeout(ctx, deleteTimeout)
+		defer cancel()
+		_, err := r.client.TaskService().Delete(delCtx, &tasks.DeleteTaskRequest{ContainerID: id})
+		if isSilent(ctx, err) {
+			return errShimSilent
+		}
 		return ignoreNotFound(errgrpc.ToNative(err))
 	}
 	err := del()
-	if err == nil || ctx.Err() != nil {
+	if err == nil || ctx.Err() != nil || errors.Is(err, errShimSilent) {
 		return err
 	}
 	// The shim's error has no class, so ask whether the task still runs.
 	resp, gerr := r.client.TaskService().Get(ctx, &tasks.GetRequest{ContainerID: id})
+	if isSilent(ctx, gerr) {
+		return errShimSilent
+	}
 	if gerr != nil {
 		return ignoreNotFound(errgrpc.ToNative(gerr))
 	}

@@ -1,6 +1,8 @@
 package worker_test
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -9,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker"
 	"swarm/worker/engine"
 	"swarm/worker/simulated"
 )
@@ -29,6 +32,10 @@ func TestWorker_RestartAdoptsWhatRuns(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := r.runtime.Start(t.Context(), "stray"); err != nil {
+			t.Fatal(err)
+		}
+		files := worker.FilesDir(r.run)
+		if err := os.MkdirAll(filepath.Join(files, "gone"), 0o700); err != nil {
 			t.Fatal(err)
 		}
 		starts := r.runtime.Starts()
@@ -55,6 +62,11 @@ func TestWorker_RestartAdoptsWhatRuns(t *testing.T) {
 		}
 		if got := r.runtime.Starts(); got != starts {
 			t.Errorf("%d containers were started again", got-starts)
+		}
+		for name, want := range map[string]bool{"t1": true, "t3": true, "gone": false} {
+			if _, err := os.Stat(filepath.Join(files, name)); (err == nil) != want {
+				t.Errorf("files of task %s: got %v, want them kept: %t", name, err, want)
+			}
 		}
 		if want := map[string][]swarmv1.TaskState{"t2": {failed}}; !cmp.Equal(m.history, want) {
 			t.Errorf("reports after the restart = %v, want %v", m.history, want)

@@ -76,7 +76,7 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 		Apply: w.apply, Programmed: deps.Programmed, OnNode: w.onNode, OnContact: deps.OnContact,
 	})
 	w.tasks = tasks.New(tasks.Config{
-		NodeID: cfg.NodeID, OS: cfg.OS, Arch: cfg.Arch, Hostname: cfg.Hostname, Dir: w.filesRoot(),
+		NodeID: cfg.NodeID, OS: cfg.OS, Arch: cfg.Arch, Hostname: cfg.Hostname, Dir: FilesDir(w.cfg.RunDir),
 		CgroupParent: cfg.CgroupParent, Starts: cfg.Starts,
 	}, tasks.Deps{
 		Log: deps.Log, Runtime: deps.Runtime, Executor: deps.Executor, Network: deps.Network, Images: deps.Images, Logs: deps.Logs,
@@ -95,7 +95,7 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 func (w *Worker) Run(ctx context.Context) error {
 	// Containers may write to the files in the folder and set their modes. Therefore other users of
 	// the host must not enter it.
-	if err := private.Folder(w.filesRoot()); err != nil {
+	if err := private.Folder(FilesDir(w.cfg.RunDir)); err != nil {
 		return fmt.Errorf("run worker: %w", err)
 	}
 	// state.db is written until after the end of ctx, because the task loops still report while
@@ -242,8 +242,9 @@ func (w *Worker) logBackends(topology []*swarmv1.AssignmentChange) {
 	}
 }
 
-// filesRoot returns the folder of the tasks' small files.
-func (w *Worker) filesRoot() string { return filepath.Join(w.cfg.RunDir, "tasks") }
+// FilesDir returns the folder in a run folder that has the tasks' small files. When no Worker runs,
+// it may be removed.
+func FilesDir(runDir string) string { return filepath.Join(runDir, "tasks") }
 
 // Announce tells the managers that this node goes away. They count it as down and replace its
 // tasks at once. Announce returns when a manager has acknowledged it, after 3 s, or when ctx ends.

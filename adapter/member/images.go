@@ -7,12 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"swarm/internal/disk"
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker"
 	"swarm/worker/engine"
 )
 
@@ -69,8 +71,9 @@ type Runtime interface {
 
 // Clean stops and removes every container of a former membership, and then calls purge, which
 // removes the networks. If a container cannot be removed, Clean still removes the others and the
-// networks. If the containers cannot be listed, Clean does not call purge.
-func Clean(ctx context.Context, r Runtime, purge func(context.Context) error) error {
+// networks. If the containers cannot be listed, Clean does not call purge. runDir is the run folder
+// of the worker, whose files of tasks Clean removes.
+func Clean(ctx context.Context, r Runtime, runDir string, purge func(context.Context) error) error {
 	found, err := r.List(ctx)
 	if err != nil {
 		return err
@@ -82,5 +85,5 @@ func Clean(ctx context.Context, r Runtime, purge func(context.Context) error) er
 			return errors.Join(r.Stop(ctx, c.TaskID, "", leaveGrace), r.Remove(ctx, c.TaskID))
 		})
 	}
-	return errors.Join(g.Wait(), purge(ctx))
+	return errors.Join(g.Wait(), os.RemoveAll(worker.FilesDir(runDir)), purge(ctx))
 }

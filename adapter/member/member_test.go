@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -19,6 +21,7 @@ import (
 	"swarm/overlay/probe"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
+	"swarm/worker"
 	"swarm/worker/engine"
 	"swarm/worker/simulated"
 )
@@ -127,13 +130,21 @@ func TestClean(t *testing.T) {
 		"they are not to be seen": {&runtime{found: found, listErr: errdefs.ErrUnavailable}, nil, false, true},
 	} {
 		purged := false
-		err := Clean(t.Context(), c.runtime, func(context.Context) error {
+		run := t.TempDir()
+		files := filepath.Join(worker.FilesDir(run), "a")
+		if err := os.MkdirAll(files, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		err := Clean(t.Context(), c.runtime, run, func(context.Context) error {
 			purged = true
 			return nil
 		})
 		slices.Sort(c.runtime.removed)
 		if !slices.Equal(c.runtime.removed, c.removed) || purged != c.purged || (err != nil) != c.fails {
 			t.Errorf("%s: removed %v, purged %t, %v", name, c.runtime.removed, purged, err)
+		}
+		if _, err := os.Stat(files); os.IsNotExist(err) != c.purged {
+			t.Errorf("%s: files of a task: %v, want them removed: %t", name, err, c.purged)
 		}
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/client"
-	"github.com/containerd/containerd/v2/core/mount"
 	"golang.org/x/sync/errgroup"
 
 	"swarm/adapter/dataplane"
@@ -19,6 +18,7 @@ import (
 	"swarm/containerd/companion"
 	"swarm/containerd/image"
 	"swarm/containerd/layout"
+	"swarm/containerd/tempmount"
 	"swarm/install"
 	"swarm/internal/disk"
 	"swarm/internal/sysctl"
@@ -30,7 +30,7 @@ import (
 	"swarm/worker/storage"
 )
 
-// orphanTimeout bounds the search for execs of a former daemon.
+// orphanTimeout bounds the search for shims and execs of a former daemon.
 const orphanTimeout = 10 * time.Second
 
 // host has the parts of a daemon that do not depend on a membership: containers, images, and the
@@ -95,11 +95,9 @@ func (h *host) newContainers() error {
 	}
 	cfg.Init = set.Program
 	h.prune(l, set)
-	if err := mount.SetTempMountLocation(filepath.Join(h.options.RunDir, "mounts")); err != nil {
+	warn := func(err error) { h.log.Warn("clean the run folder", "err", err) }
+	if err := tempmount.Use(filepath.Join(h.options.RunDir, "mounts"), warn); err != nil {
 		return err
-	}
-	if _, err := mount.CleanupTempMounts(0); err != nil {
-		h.log.Warn("temporary mounts of a former daemon remain", "err", err)
 	}
 	if address == "" {
 		address = l.Socket()
@@ -159,8 +157,8 @@ func (h *host) run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// ready returns when containers can run, and ends the execs of a former daemon: their clients are
-// gone.
+// ready returns when containers can run. It ends the execs of a former daemon, whose clients are
+// gone, and the shims that no container uses.
 func (h *host) ready(ctx context.Context) error {
 	if h.companion != nil {
 		if err := h.companion.Ready(ctx); err != nil {
@@ -173,6 +171,7 @@ func (h *host) ready(ctx context.Context) error {
 		}
 		ctx, cancel := context.WithTimeout(ctx, orphanTimeout)
 		defer cancel()
+		h.execs.EndShims(ctx)
 		ended, err := h.execs.EndExecs(ctx)
 		if err != nil {
 			h.log.Warn("execs of a former daemon may run still", "err", err)
@@ -195,10 +194,11 @@ func (h *host) close() {
 
 // clean removes every container and network of a former membership.
 func (h *host) clean(ctx context.Context) error {
-	return member.Clean(ctx, h.runtime, func(ctx context.Context) error {
+	return member.Clean(ctx, h.runtime, h.options.RunDir, func(ctx context.Context) error {
 		if h.bridge == nil {
 			return nil
 		}
+		h.execs.EndShims(ctx)
 		return dataplane.Purge(ctx, h.options.RunDir, h.bridge, h.log)
 	})
 }

@@ -25,13 +25,13 @@ import (
 	containerd "github.com/containerd/containerd/v2/cmd/containerd/server"
 	srvconfig "github.com/containerd/containerd/v2/cmd/containerd/server/config"
 	"github.com/containerd/containerd/v2/core/diff"
-	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
 	"swarm/containerd/inflate"
 	"swarm/containerd/layout"
 	"swarm/containerd/lock"
+	"swarm/containerd/tempmount"
 )
 
 // shimLoadTimeout is how long a shim may take to answer a containerd that finds it at its start.
@@ -70,9 +70,11 @@ func Run(ctx context.Context, cfg Config, beside ...func(context.Context)) error
 	if err := os.Setenv("PATH", withFirst(cfg.BinDir, os.Getenv("PATH"))); err != nil {
 		return fmt.Errorf("set PATH: %w", err)
 	}
-	mount.SetTempMountLocation(filepath.Join(cfg.Root, "tmpmounts"))
-	if _, err := mount.CleanupTempMounts(0); err != nil {
-		log.G(ctx).WithError(err).Warn("temporary mounts of an earlier run were not removed")
+	err = tempmount.Use(filepath.Join(cfg.Root, "tmpmounts"), func(err error) {
+		log.G(ctx).WithError(err).Warn("start containerd")
+	})
+	if err != nil {
+		return err
 	}
 
 	diff.RegisterProcessor(inflate.Processor)

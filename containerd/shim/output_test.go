@@ -202,7 +202,7 @@ func TestRedirect(t *testing.T) {
 		}
 	}
 	req := &taskapi.CreateTaskRequest{ID: "c1", Bundle: dir, Stdout: filepath.Join(dir, "stdout"), Stderr: filepath.Join(dir, "stderr")}
-	w := r.add(req.ID)
+	w := r.add(req.ID, "")
 	var err error
 	if w.output, err = divert(req); err != nil || req.Stdout != "" || req.Stderr != "" || len(w.output) != 2 {
 		t.Fatalf("diverted %d streams of %v: %v", len(w.output), req, err)

@@ -37,16 +37,18 @@ type recorder struct {
 	taskapi.TTRPCTaskService
 	ctx context.Context // ends with the shim
 
-	mu       sync.Mutex // guards the fields below
-	watches  map[string]*watch
-	creating map[string]chan struct{} // by id of a container that is being set up; closed when that has ended
-	setups   int                      // number of calls of Create that have not returned
+	mu      sync.Mutex // guards the fields below
+	watches map[string]*watch
+	setups  []*setup // calls of Create that have not returned, the earliest first
+	begun   int      // number of calls of Create so far
+	ending  bool     // containerd asked the shim to end while a container was set up
 }
 
 // watch is the wait for the exit of one container.
 type watch struct {
 	cancel context.CancelFunc
 	done   chan struct{} // closed when the record is written, or when it is certain that none will be
+	bundle string
 	output []*output
 	lease  string // path of the lease file; empty: none
 
@@ -56,7 +58,7 @@ type watch struct {
 }
 
 func newRecorder(ctx context.Context) *recorder {
-	return &recorder{ctx: ctx, watches: make(map[string]*watch), creating: make(map[string]chan struct{})}
+	return &recorder{ctx: ctx, watches: make(map[string]*watch)}
 }
 
 // RegisterTTRPC makes the shim serve the recorder instead of the service inside it.
@@ -65,30 +67,26 @@ func (r *recorder) RegisterTTRPC(server *ttrpc.Server) error {
 	return nil
 }
 
-// errGivenUp says that containerd abandoned a container during its set-up.
-var errGivenUp = fmt.Errorf("given up while it was set up: %w", errdefs.ErrUnavailable)
-
 // Create sets a container up. It continues if the containerd that asked for it is killed: ttrpc
 // cancels the call then, and a cancelled runc would leave a container in an unknown state. The next
 // containerd may ask for the same container before this call has ended. Its call waits until this
 // one has ended.
 func (r *recorder) Create(ctx context.Context, req *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
 	ctx = context.WithoutCancel(ctx)
-	end := r.begin(req.ID)
-	resp, err := r.createWatched(ctx, req)
-	end()
-	if errors.Is(err, errGivenUp) {
-		// Without this, the shim would never end, unless it has other containers.
-		_, shut := r.Shutdown(ctx, &taskapi.ShutdownRequest{ID: req.ID})
-		log.G(ctx).WithField("id", req.ID).WithError(errors.Join(err, shut)).Info("container removed, because containerd abandoned its set-up")
-		return nil, errgrpc.ToGRPC(fmt.Errorf("container %s: %w", req.ID, errGivenUp))
+	s := r.begin(req.ID)
+	resp, err := r.createWatched(ctx, req, s)
+	givenUp := errors.Is(err, errGivenUp)
+	if givenUp {
+		log.G(ctx).WithField("id", req.ID).WithError(err).Info("container removed, because containerd abandoned its set-up")
+		err = errgrpc.ToGRPC(fmt.Errorf("container %s: %w", req.ID, errGivenUp))
 	}
+	r.end(ctx, s, givenUp)
 	return resp, err
 }
 
 // createWatched sets a container up, and starts the goroutine that writes its exit record, and for
 // a single-writer task the goroutine that kills it when the lease has run out.
-func (r *recorder) createWatched(ctx context.Context, req *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
+func (r *recorder) createWatched(ctx context.Context, req *taskapi.CreateTaskRequest, s *setup) (*taskapi.CreateTaskResponse, error) {
 	namespace, err := namespaces.NamespaceRequired(ctx)
 	if err != nil {
 		return nil, err
@@ -97,8 +95,8 @@ func (r *recorder) createWatched(ctx context.Context, req *taskapi.CreateTaskReq
 	if err := dir.Remove(namespace, req.ID); err != nil {
 		return nil, err
 	}
-	w := r.add(req.ID)
-	resp, err := r.createUnlessAbandoned(ctx, req, w)
+	w := r.add(req.ID, req.Bundle)
+	resp, err := r.createUnlessAbandoned(ctx, req, w, s)
 	if err != nil {
 		r.forget(req.ID, w)
 		close(w.done)
@@ -117,10 +115,11 @@ func (r *recorder) createWatched(ctx context.Context, req *taskapi.CreateTaskReq
 	return resp, nil
 }
 
-// createUnlessAbandoned sets a container up. If the bundle is gone after that, or belongs to
-// another container, containerd has abandoned the set-up. Then createUnlessAbandoned removes the
-// container, because no other process would ever remove it, and returns errGivenUp.
-func (r *recorder) createUnlessAbandoned(ctx context.Context, req *taskapi.CreateTaskRequest, w *watch) (resp *taskapi.CreateTaskResponse, err error) {
+// createUnlessAbandoned sets a container up. If containerd wants the container deleted after that,
+// or if the bundle is gone or belongs to another container, containerd has abandoned the set-up.
+// Then createUnlessAbandoned removes the container, because no other process would ever remove it,
+// and returns errGivenUp.
+func (r *recorder) createUnlessAbandoned(ctx context.Context, req *taskapi.CreateTaskRequest, w *watch, s *setup) (resp *taskapi.CreateTaskResponse, err error) {
 	bundle, err := os.Open(req.Bundle) // It stays open, so that no later folder gets the same inode.
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errGivenUp, err)
@@ -132,38 +131,15 @@ func (r *recorder) createUnlessAbandoned(ctx context.Context, req *taskapi.Creat
 	if err = isStill(req.Bundle, bundle); err == nil {
 		w.lease, err = annotation(req.Bundle, layout.LeaseAnnotation)
 	}
+	if err == nil {
+		err = r.settle(s)
+	}
 	if err != nil {
 		_, killed := r.TTRPCTaskService.Kill(ctx, &taskapi.KillRequest{ID: req.ID, Signal: uint32(unix.SIGKILL), All: true})
 		_, deleted := r.TTRPCTaskService.Delete(ctx, &taskapi.DeleteRequest{ID: req.ID})
 		return nil, errors.Join(errGivenUp, err, killed, deleted)
 	}
 	return resp, nil
-}
-
-// begin waits until no other call sets up a container with this id, and makes later calls wait
-// until end is called.
-func (r *recorder) begin(id string) (end func()) {
-	mine := make(chan struct{})
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.setups++
-	for {
-		other := r.creating[id]
-		if other == nil {
-			break
-		}
-		r.mu.Unlock()
-		<-other
-		r.mu.Lock()
-	}
-	r.creating[id] = mine
-	return func() {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.setups--
-		delete(r.creating, id)
-		close(mine)
-	}
 }
 
 // isStill returns an error unless path still leads to the folder that was opened there.
@@ -264,10 +240,14 @@ func (r *recorder) State(ctx context.Context, req *taskapi.StateRequest) (*taska
 
 // Delete deletes a container or a process. For a container it returns when the exit record is
 // written or it is certain that none will be, so that a caller that then removes the record finds
-// it.
+// it. If the container is still set up, Delete first waits until that has ended. containerd calls
+// Delete when it abandons a set-up, and removes the bundle after that.
 func (r *recorder) Delete(ctx context.Context, req *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
 	if req.ExecID != "" {
 		return r.TTRPCTaskService.Delete(ctx, req)
+	}
+	if err := r.abandon(ctx, req.ID); err != nil {
+		return nil, errgrpc.ToGRPC(fmt.Errorf("delete container %s, which is still set up: %w", req.ID, err))
 	}
 	w := r.get(req.ID)
 	if _, err := r.State(ctx, &taskapi.StateRequest{ID: req.ID}); err != nil {
@@ -290,11 +270,13 @@ func (r *recorder) Delete(ctx context.Context, req *taskapi.DeleteRequest) (*tas
 	return resp, nil
 }
 
-// Shutdown does nothing while the shim sets a container up. The service inside counts only
+// Shutdown ends the shim if it has no container. While the shim sets a container up, Shutdown only
+// notes the request, and the end of the set-up fulfils it. The service inside counts only
 // containers that are set up, and would end the shim when there is none.
 func (r *recorder) Shutdown(ctx context.Context, req *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
 	r.mu.Lock()
-	busy := r.setups > 0
+	busy := len(r.setups) > 0
+	r.ending = r.ending || busy
 	r.mu.Unlock()
 	if busy {
 		return &emptypb.Empty{}, nil
@@ -321,8 +303,8 @@ func (r *recorder) awaitRecord(ctx context.Context, id string) {
 	}
 }
 
-func (r *recorder) add(id string) *watch {
-	w := &watch{cancel: func() {}, done: make(chan struct{})}
+func (r *recorder) add(id, bundle string) *watch {
+	w := &watch{cancel: func() {}, done: make(chan struct{}), bundle: bundle}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.watches[id] = w

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -36,10 +37,10 @@ type fakeTasks struct {
 	createErr error
 	creating  func(context.Context) // what happens while a container is set up
 	stats     any
-	held      int // containers
 	done      []string
 
-	mu     sync.Mutex // guards status
+	mu     sync.Mutex // guards held, status and, in methods that may run at the same time, done
+	held   int        // containers
 	status uint32
 	exited chan struct{}
 }
@@ -55,6 +56,8 @@ func (f *fakeTasks) Create(ctx context.Context, _ *taskapi.CreateTaskRequest) (*
 	if f.creating != nil {
 		f.creating(ctx)
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if f.createErr == nil {
 		f.held++
 	}
@@ -86,17 +89,26 @@ func (f *fakeTasks) State(context.Context, *taskapi.StateRequest) (*taskapi.Stat
 }
 
 func (f *fakeTasks) Delete(context.Context, *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.held == 0 {
+		return nil, errdefs.ErrNotFound
+	}
 	f.held--
 	f.done = append(f.done, "delete")
 	return &taskapi.DeleteResponse{}, nil
 }
 
 func (f *fakeTasks) Kill(context.Context, *taskapi.KillRequest) (*emptypb.Empty, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.done = append(f.done, "kill")
 	return &emptypb.Empty{}, nil
 }
 
 func (f *fakeTasks) Shutdown(context.Context, *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if f.held == 0 { // as containerd's shim judges
 		f.done = append(f.done, "shutdown")
 	}
@@ -308,6 +320,86 @@ func TestRecorder_SetsAContainerUpOnceAtATime(t *testing.T) {
 		}
 		f.end(0)
 		synctest.Wait()
+	})
+}
+
+// containerd asks the shim to end when it abandons the first container of the shim, and asks only
+// once. The set-up of that container may fail later, because containerd has unmounted its files.
+func TestRecorder_EndsWhenAnAbandonedSetUpFails(t *testing.T) {
+	f := &fakeTasks{createErr: errdefs.ErrNotFound}
+	r, ctx, _, req := setUp(t, f)
+	f.creating = func(context.Context) {
+		if _, err := r.Shutdown(ctx, &taskapi.ShutdownRequest{ID: req.ID}); err != nil {
+			t.Error(err)
+		}
+		if len(f.done) != 0 {
+			t.Errorf("during the set-up: got %v, want nothing", f.done)
+		}
+	}
+	if _, err := r.Create(ctx, req); !errdefs.IsNotFound(err) {
+		t.Errorf("create: got %v, want not found", err)
+	}
+	if diff := cmp.Diff([]string{"shutdown"}, f.done); diff != "" {
+		t.Errorf("done (-want +got):\n%s", diff)
+	}
+}
+
+// containerd deletes the container before it removes the bundle, so the bundle may still be there
+// when the set-up has ended.
+func TestRecorder_RemovesAContainerThatWasDeletedDuringItsSetUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeTasks{}
+		r, ctx, _, req := setUp(t, f)
+		deleted := make(chan error, 1)
+		f.creating = func(context.Context) {
+			go func() {
+				_, err := r.Delete(ctx, &taskapi.DeleteRequest{ID: req.ID})
+				deleted <- err
+			}()
+			synctest.Wait()
+			select {
+			case <-deleted:
+				t.Error("delete returned during the set-up, when the container's files are in use")
+			default:
+			}
+		}
+		if _, err := r.Create(ctx, req); !errdefs.IsUnavailable(errgrpc.ToNative(err)) {
+			t.Errorf("create: got %v, want unavailable", err)
+		}
+		if err := <-deleted; !errdefs.IsNotFound(err) {
+			t.Errorf("delete: got %v, want not found", err)
+		}
+		if diff := cmp.Diff([]string{"kill", "delete", "shutdown"}, f.done); diff != "" {
+			t.Errorf("done (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestRecorder_EndsAShimThatNobodyUses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeTasks{}
+		r, ctx, _, req := setUp(t, f)
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		if _, err := r.Create(ctx, req); err != nil {
+			t.Fatal(err)
+		}
+		go r.endWhenIdle(ctx)
+		wait := func(what string, want ...string) {
+			t.Helper()
+			time.Sleep(3*idleTimeout + time.Second)
+			synctest.Wait()
+			if diff := cmp.Diff(want, slices.Compact(f.done)); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", what, diff)
+			}
+		}
+		wait("container")
+		if err := os.RemoveAll(req.Bundle); err != nil {
+			t.Fatal(err)
+		}
+		wait("container that runs, without a bundle")
+		f.end(137)
+		wait("container that has ended, without a bundle", "delete", "shutdown")
 	})
 }
 

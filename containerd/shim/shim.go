@@ -10,7 +10,8 @@
 //
 // cmd calls Main when the program was started under the shim's name. The package runs, for each
 // container, one goroutine that waits for the exit, one for each output, and one for the lease of a
-// single-writer task. They end with the container. All others are those of containerd's shim.
+// single-writer task. They end with the container. One more goroutine ends a shim that has had no
+// container for half a minute. All others are those of containerd's shim.
 package shim
 
 import (
@@ -82,6 +83,7 @@ func newTaskService(ic *plugin.InitContext) (any, error) {
 		return nil, err
 	}
 	rec.TTRPCTaskService = inner
+	go rec.endWhenIdle(ic.Context)
 	runcC.Monitor = monitor{runcC.Monitor, rec}
 	return rec, nil
 }

@@ -26,6 +26,7 @@ var adapter = []string{"containerd", "containerd/exec", "containerd/imagecache",
 // beneath are the files of these packages that look paths up by name, and why they may: none of the
 // paths leads below a folder that a container writes to.
 var beneath = map[string]string{
+	"containerd/endshims.go":      "sockets of shims, and containerd's bundles, whose root file systems are unmounted",
 	"containerd/etc.go":           "folders with the files of tasks' /etc: a container is given the single files",
 	"containerd/exec/exec.go":     "the folder of execs' pipes",
 	"containerd/folder.go":        "folders and files of tasks and secrets, where root alone writes",

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -130,4 +132,19 @@ func (r *Runner) afterFirstSet(ctx context.Context) {
 		}
 		return nil
 	})
+	if err := r.removeFiles(); err != nil {
+		r.deps.Log.Warn("files of tasks that are gone remain", "err", err)
+	}
+}
+
+// removeFiles removes the small files of tasks that this node does not have. A daemon that was
+// killed before it had created a task's container, or after it had removed it, has left them.
+func (r *Runner) removeFiles() error {
+	entries, err := os.ReadDir(r.cfg.Dir)
+	for _, e := range entries {
+		if r.task(e.Name()) == nil {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(r.cfg.Dir, e.Name())))
+		}
+	}
+	return err
 }

@@ -51,3 +51,25 @@ func (t *taskLoop) untilAnswered(ctx context.Context, what string, do func() err
 		}
 	}
 }
+
+// untilDone repeats a call to the runtime until it succeeds, and returns false if ctx ends first.
+// what names the call in logs. While the call fails, the task's status has the error, because the
+// user waits for the task's end. The absence of the runtime is only logged.
+func (t *taskLoop) untilDone(ctx context.Context, what string, do func() error) bool {
+	t.mu.Lock()
+	before := t.status.Err
+	t.mu.Unlock()
+	reported := before
+	done := retry.Until(ctx, t.r.deps.Log, what, func() error {
+		err := do()
+		if err != nil && ctx.Err() == nil && !errors.Is(err, engine.ErrRuntimeAway) && err.Error() != reported {
+			reported = err.Error()
+			t.setErr(reported)
+		}
+		return err
+	})
+	if reported != before {
+		t.setErr(before)
+	}
+	return done
+}

@@ -9,7 +9,6 @@ import (
 	"swarm/internal/spec"
 	"swarm/internal/task"
 	"swarm/worker/assignment"
-	"swarm/worker/retry"
 )
 
 // stop drains the task and stops its container. It repeats a stop that failed until ctx ends. The
@@ -21,7 +20,7 @@ func (t *taskLoop) stop(ctx context.Context) outcome {
 	asked := assignment.ContainerSpec(t.revision)
 	t.drain(ctx)
 	t.r.deps.Log.Debug("stop", "task", t.id)
-	if !retry.Until(ctx, t.r.deps.Log, "stop container", func() error { return t.r.deps.Runtime.Stop(ctx, t.id, asked.GetStopSignal(), spec.StopGrace(asked)) }) {
+	if !t.untilDone(ctx, "stop container", func() error { return t.r.deps.Runtime.Stop(ctx, t.id, asked.GetStopSignal(), spec.StopGrace(asked)) }) {
 		return outcome{event: task.Look, err: ctx.Err()}
 	}
 	wctx, cancel := context.WithTimeout(ctx, exitTimeout)
@@ -36,7 +35,7 @@ func (t *taskLoop) stop(ctx context.Context) outcome {
 // clean removes everything of the task but its log. It repeats a removal that failed until ctx
 // ends.
 func (t *taskLoop) clean(ctx context.Context) outcome {
-	if !retry.Until(ctx, t.r.deps.Log, "remove container", func() error { return t.r.Remove(ctx, t.id) }) {
+	if !t.untilDone(ctx, "remove container", func() error { return t.r.Remove(ctx, t.id) }) {
 		return outcome{event: task.Look, err: ctx.Err()}
 	}
 	return outcome{event: task.Cleaned}
