@@ -195,9 +195,9 @@ func (s *Store) proposeOnce(ctx context.Context, r *swarmv1.Request, sent *bool)
 	return a, nil
 }
 
-// backOff waits until leadership changes or the delay before the next try has passed. bounded is ctx
-// with the limit of all tries. If bounded ends first, backOff returns the error of ctx, or an error
-// for the user with the cause of the last try.
+// backOff waits until leadership changes or the delay before the next try has passed. bounded is
+// ctx with the limit of all tries. If bounded ends first, backOff returns the error of ctx, or an
+// error for the user with the cause of the last try.
 func (s *Store) backOff(ctx, bounded context.Context, leaderChanged <-chan struct{}, try int, cause error) error {
 	wait := min(5*time.Millisecond<<min(try, 6), 200*time.Millisecond)
 	if s.Leader() == "" {

@@ -6,10 +6,7 @@ import (
 	"fmt"
 
 	"github.com/containerd/errdefs"
-	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/hashicorp/raft"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore/table"
@@ -39,26 +36,12 @@ func isRetryable(err error) bool {
 		!errors.Is(err, watch.ErrClosed) && !errors.Is(err, raft.ErrRaftShutdown)
 }
 
-// refusalError returns the error for the result of a group, or nil if the group was applied. From
-// format 2 on, the result has only the reason of the refusal, so refusalError makes the text of the
-// error (see table.Explain).
-func refusalError(r *swarmv1.GroupResult) error {
-	if r.GetError() == "" && r.GetCode() == 0 {
-		return nil
-	}
-	text := r.GetError() // set only in format 1
-	if text == "" {
-		text = table.Explain(r.GetRefusal())
-	}
-	return errgrpc.ToNative(status.Error(codes.Code(r.GetCode()), text))
-}
-
 // fillResults stores the refusals of an answer in the slice into, which has one error for each
 // group of the request.
 func fillResults(a *swarmv1.Answer, into []error) {
 	for _, r := range a.GetRefused() {
 		if int(r.GetGroup()) < len(into) {
-			into[r.GetGroup()] = refusalError(r.GetResult())
+			into[r.GetGroup()] = table.ResultError(r.GetResult())
 		}
 	}
 }

@@ -3,7 +3,9 @@ package table
 import (
 	"fmt"
 
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -52,6 +54,19 @@ func refusalCode(reason swarmv1.GroupRefusal_Reason) codes.Code {
 		return codes.Aborted
 	}
 	return codes.Unknown
+}
+
+// ResultError returns the error for the result of a group, or nil if the group was applied. From
+// format 2 on, the result has only the reason of the refusal, and Explain makes the text.
+func ResultError(r *swarmv1.GroupResult) error {
+	if r.GetError() == "" && r.GetCode() == 0 {
+		return nil
+	}
+	text := r.GetError() // set only in format 1
+	if text == "" {
+		text = Explain(r.GetRefusal())
+	}
+	return errgrpc.ToNative(status.Error(codes.Code(r.GetCode()), text))
 }
 
 // Explain returns a refusal in words, for users.
