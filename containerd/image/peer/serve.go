@@ -98,6 +98,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, digest string) {
 		coming = s.arrivals.coming(digest)
 	}
 	caller := callerOf(r.Context())
+	sent := false // the caller got the blob, and not an error
 	large := coming != nil || err == nil && b.Size >= relaySize
 	if caller != "" && large && r.Method == http.MethodGet && !query.Has(queryDirect) {
 		elsewhere, done := s.relay.place(digest, caller, time.Now())
@@ -108,7 +109,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, digest string) {
 			redirect(w, r, elsewhere)
 			return
 		}
-		defer func() { done(time.Now(), r.Context().Err() == nil) }()
+		defer func() { done(time.Now(), sent && r.Context().Err() == nil) }()
 	}
 	if coming != nil {
 		await(w, r, coming)
@@ -127,7 +128,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, digest string) {
 	w.Header().Set("Content-Type", b.MediaType)
 	w.Header().Set("Docker-Content-Digest", digest)
 	w.Header().Set("Etag", `"`+digest+`"`)
-	s.transfer(w, r, limited{newBuffered(opened), r.Context(), &s.limiter})
+	sent = s.transfer(w, r, limited{newBuffered(opened), r.Context(), &s.limiter})
 }
 
 const (
@@ -145,20 +146,21 @@ const (
 	transferWait = 3 * time.Second
 )
 
-// transfer answers with a blob. It waits while maxTransfers blobs are being sent, and then gives
-// up.
-func (s *Server) transfer(w http.ResponseWriter, r *http.Request, content io.ReadSeeker) {
+// transfer answers with a blob, and returns true. It waits while maxTransfers blobs are being sent.
+// If none of them ends in time, transfer answers with an error and returns false.
+func (s *Server) transfer(w http.ResponseWriter, r *http.Request, content io.ReadSeeker) bool {
 	ctx, cancel := context.WithTimeout(r.Context(), transferWait)
 	defer cancel()
 	select {
 	case s.transfers <- struct{}{}:
 	case <-ctx.Done():
 		http.Error(w, "the node sends as many blobs as it can", http.StatusServiceUnavailable)
-		return
+		return false
 	}
 	defer func() { <-s.transfers }()
 	extendDeadline(w)
 	send(w, r, content)
+	return true
 }
 
 // extendDeadline closes the connection unless the caller takes the next bytes within takeTimeout.

@@ -5,7 +5,9 @@ package peer
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -13,6 +15,12 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/errdefs"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"swarm/containerd/image/survey"
 )
 
 // pipes is a listener on connections in memory.
@@ -119,6 +127,30 @@ func TestTransfer_AreBounded(t *testing.T) {
 		time.AfterFunc(transferWait/2, func() { <-s.transfers })
 		if got := ask(); got != http.StatusOK {
 			t.Errorf("after another has ended: %d", got)
+		}
+	})
+}
+
+// A node that waited for a blob in vain, or that got an error, has no blob: no other node is
+// redirected to it.
+func TestServe_NodesWithoutTheBlobAreNotAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const digest = "sha256:0"
+		s := NewServer(Config{}, Deps{
+			Log:  slog.New(slog.DiscardHandler),
+			Open: func(context.Context, string) (content.ReaderAt, survey.Blob, error) { return nil, survey.Blob{}, errdefs.ErrNotFound },
+		})
+		end, _ := s.Expect([]ocispec.Descriptor{{Digest: digest, Size: relaySize}})
+		time.AfterFunc(relayBeat/2, end) // httptest takes a sign of life for the answer
+		for _, caller := range []string{"n1", "n2", "n3"} {
+			w := httptest.NewRecorder()
+			s.serve(w, httptest.NewRequestWithContext(WithCaller(t.Context(), caller), http.MethodGet, "/?"+queryRelayed, nil), digest)
+			if w.Code != http.StatusNotFound {
+				t.Errorf("%s: got %d, want %d", caller, w.Code, http.StatusNotFound)
+			}
+		}
+		if got := s.relay.byBlob[digest]; got != nil && len(got.nodes) > 0 {
+			t.Errorf("nodes to which others are redirected: got %q, want none", got.nodes)
 		}
 	})
 }
