@@ -58,7 +58,7 @@ func (m *Manager) writeGossipKeys(ctx context.Context, cluster *swarmv1.Cluster,
 	cluster = cluster.CloneVT()
 	cluster.GossipKeys = keys
 	_, err := m.store.Commit(ctx, "gossip keys", table.Update(cluster))
-	if errdefs.IsAborted(err) || errdefs.IsConflict(err) {
+	if errdefs.IsAborted(err) {
 		return nil // The watch of rotateGossipKeys reports the other change, and the step is made then.
 	}
 	return err

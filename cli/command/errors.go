@@ -23,7 +23,7 @@ func IsNotFound(err error) bool { return errdefs.IsNotFound(err) || code(err) ==
 
 // IsStale reports whether an edit was refused because another write came first.
 func IsStale(err error) bool {
-	return errdefs.IsAborted(err) || errdefs.IsConflict(err) || code(err) == codes.Aborted
+	return errdefs.IsAborted(err) || code(err) == codes.Aborted
 }
 
 // IsUnavailable reports whether a call may succeed later, or by another daemon.

@@ -33,16 +33,11 @@ func Cluster(in *swarmv1.ClusterSpec) (*swarmv1.ClusterSpec, error) {
 	if err := firstError(
 		checkLabels("cluster", c.GetLabels()),
 		checkAtLeast("node certificate expiry", c.CaConfig.NodeCertExpiry, minCertExpiry),
-		checkAtLeast("raft heartbeat timeout", c.Raft.HeartbeatTimeout, minTimeout),
-		checkAtLeast("raft election timeout", c.Raft.ElectionTimeout, minTimeout),
 		checkAtLeast("heartbeat period", c.Dispatcher.HeartbeatPeriod, minTimeout),
 		checkAtLeast("session timeout", c.Dispatcher.SessionTimeout, minTimeout),
 		checkLog(c.GetTaskDefaults().GetLogDriver()),
 		checkPools(c.Network)); err != nil {
 		return nil, err
-	}
-	if c.Raft.ElectionTimeout.AsDuration() < c.Raft.HeartbeatTimeout.AsDuration() {
-		return nil, invalid("raft election timeout %s is below the heartbeat timeout %s: raise it", c.Raft.ElectionTimeout.AsDuration(), c.Raft.HeartbeatTimeout.AsDuration())
 	}
 	if c.Dispatcher.SessionTimeout.AsDuration() <= c.Dispatcher.HeartbeatPeriod.AsDuration() {
 		return nil, invalid("session timeout %s is not above the heartbeat period %s: every node would be down; raise it", c.Dispatcher.SessionTimeout.AsDuration(), c.Dispatcher.HeartbeatPeriod.AsDuration())

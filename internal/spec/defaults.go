@@ -17,11 +17,10 @@ const (
 	// DefaultPids limits the processes and threads of a container, so that a container that forks
 	// without end leaves its host able to work. The kernel has 32768 for the whole host, or 4
 	// million. Docker has no limit. A service that needs more sets a limit of its own.
-	DefaultPids             = 4096
-	DefaultParallelism      = 1
-	DefaultTaskHistory      = 5
-	DefaultSnapshotInterval = 10_000
-	DefaultCertExpiry       = 90 * 24 * time.Hour
+	DefaultPids        = 4096
+	DefaultParallelism = 1
+	DefaultTaskHistory = 5
+	DefaultCertExpiry  = 90 * 24 * time.Hour
 	// DefaultHeartbeat and DefaultSessionTimeout limit how long a lost node goes unnoticed (Docker:
 	// 5 s and 15 s).
 	DefaultHeartbeat      = time.Second
@@ -32,16 +31,12 @@ const (
 	// FenceMargin is the time after the end of the lease of a node during which its single-writer
 	// tasks still count as running. In that time, a shim notices the end of the lease and kills its
 	// container.
-	FenceMargin = time.Second
-	// DefaultHeartbeatTimeout and DefaultElectionTimeout are the timeouts of Raft. With them, a
-	// lost leader is replaced in about 0.9 s.
-	DefaultHeartbeatTimeout = 500 * time.Millisecond
-	DefaultElectionTimeout  = 500 * time.Millisecond
-	DefaultClusterPort      = 2377
-	DefaultGossipPort       = 7946
-	DefaultDataPathPort     = 4789
-	DefaultAddrPool         = "10.0.0.0/8"
-	DefaultSubnetSize       = 24
+	FenceMargin         = time.Second
+	DefaultClusterPort  = 2377
+	DefaultGossipPort   = 7946
+	DefaultDataPathPort = 4789
+	DefaultAddrPool     = "10.0.0.0/8"
+	DefaultSubnetSize   = 24
 )
 
 func defaultService(s *swarmv1.ServiceSpec) {
@@ -143,9 +138,6 @@ func defaultCluster(c *swarmv1.ClusterSpec) {
 	if c.Orchestration == nil {
 		c.Orchestration = &swarmv1.OrchestrationConfig{TaskHistoryRetentionLimit: DefaultTaskHistory}
 	}
-	if c.Raft == nil {
-		c.Raft = &swarmv1.RaftConfig{}
-	}
 	if c.Dispatcher == nil {
 		c.Dispatcher = &swarmv1.DispatcherConfig{}
 	}
@@ -155,14 +147,9 @@ func defaultCluster(c *swarmv1.ClusterSpec) {
 	if c.Network == nil {
 		c.Network = &swarmv1.NetworkDefaults{}
 	}
-	setDuration(&c.Raft.HeartbeatTimeout, DefaultHeartbeatTimeout)
-	setDuration(&c.Raft.ElectionTimeout, DefaultElectionTimeout)
 	setDuration(&c.Dispatcher.HeartbeatPeriod, DefaultHeartbeat)
 	setDuration(&c.Dispatcher.SessionTimeout, DefaultSessionTimeout)
 	setDuration(&c.CaConfig.NodeCertExpiry, DefaultCertExpiry)
-	if c.Raft.SnapshotInterval == 0 {
-		c.Raft.SnapshotInterval = DefaultSnapshotInterval
-	}
 	n := c.Network
 	if len(n.DefaultAddrPool) == 0 {
 		n.DefaultAddrPool = []string{DefaultAddrPool}

@@ -291,7 +291,6 @@ func TestCluster(t *testing.T) {
 		"address pool \"10.0.0.0/30\" is smaller":   {Network: &swarmv1.NetworkDefaults{DefaultAddrPool: []string{"10.0.0.0/30"}}},
 		"address pool fd00::/8 is not one of IPv4":  {Network: &swarmv1.NetworkDefaults{DefaultAddrPool: []string{"fd00::/8"}}},
 		"gossip port 70000 is out of range":         {Network: &swarmv1.NetworkDefaults{GossipPort: 70000}},
-		"raft election timeout 100ms is below":      {Raft: &swarmv1.RaftConfig{ElectionTimeout: durationpb.New(100 * time.Millisecond)}},
 	} {
 		_, err := Cluster(in)
 		wantRefusal(t, want, err, want)

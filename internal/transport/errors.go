@@ -13,7 +13,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"swarm/internal/bounds"
 )
@@ -21,10 +20,6 @@ import (
 // maxErrorText limits the text of an error from a peer, in bytes. Such a text is logged, shown and
 // passed on.
 const maxErrorText = 16 << 10
-
-// conflictDetail marks a conflict in a status, because gRPC has the same code for a conflict and
-// for an abort.
-const conflictDetail = "conflict"
 
 // classes maps error classes to gRPC codes. A code that is in several rows maps back to the class
 // of the first.
@@ -39,7 +34,6 @@ var classes = []struct {
 	{errdefs.ErrResourceExhausted, codes.ResourceExhausted},
 	{errdefs.ErrFailedPrecondition, codes.FailedPrecondition},
 	{errdefs.ErrAborted, codes.Aborted},
-	{errdefs.ErrConflict, codes.Aborted},
 	{errdefs.ErrOutOfRange, codes.OutOfRange},
 	{errdefs.ErrNotImplemented, codes.Unimplemented},
 	{errdefs.ErrInternal, codes.Internal},
@@ -79,13 +73,7 @@ func ToStatus(err error) error {
 	if s, ok := status.FromError(err); ok && code == codes.Unknown {
 		return s.Err()
 	}
-	s := status.New(code, oneLine(err.Error()))
-	if class == errdefs.ErrConflict {
-		if marked, err := s.WithDetails(wrapperspb.String(conflictDetail)); err == nil {
-			s = marked
-		}
-	}
-	return s.Err()
+	return status.Error(code, oneLine(err.Error()))
 }
 
 // remoteError is an error that a peer returned. It keeps the gRPC status, so that this node can
@@ -114,11 +102,6 @@ func FromStatus(err error) error {
 	e := &remoteError{text: bounds.Text(oneLine(plainText(s.Message())), maxErrorText), class: classOf(s.Code()), status: s}
 	if s.Message() != bounds.Text(s.Message(), maxErrorText) { // this node may pass the status on
 		e.status = status.New(s.Code(), e.text)
-	}
-	for _, d := range s.Details() {
-		if v, ok := d.(*wrapperspb.StringValue); ok && s.Code() == codes.Aborted && v.Value == conflictDetail {
-			e.class = errdefs.ErrConflict
-		}
 	}
 	return e
 }

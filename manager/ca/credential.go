@@ -67,7 +67,7 @@ func (s *Server) write(ctx context.Context, view *table.View, row *swarmv1.Crede
 			changes = append(changes, table.Update(issuer))
 		}
 		_, err := s.store.Commit(ctx, row.GetIssuer(), changes...)
-		if row.GetIssuerId() == "" || !errdefs.IsAborted(err) && !errdefs.IsConflict(err) && !errdefs.IsNotFound(err) {
+		if row.GetIssuerId() == "" || !errdefs.IsAborted(err) && !errdefs.IsNotFound(err) {
 			return err
 		}
 		// The row of the issuer has another version: the issuer creates credentials at the same

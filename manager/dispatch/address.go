@@ -39,7 +39,7 @@ func (s *Server) takeOverAddress(ctx context.Context, id string, hello *swarmv1.
 			return nil
 		case errdefs.IsNotFound(err):
 			return errRemoved
-		case !errdefs.IsAborted(err) && !errdefs.IsConflict(err):
+		case !errdefs.IsAborted(err):
 			return fmt.Errorf("take over the address of node %s: %w", id, err)
 		}
 		if _, err = s.freshView(ctx, id); err != nil {

@@ -270,7 +270,7 @@ func (s *Server) recordStart(ctx context.Context, id, addr string, hello *swarmv
 			return next, nil
 		case errdefs.IsNotFound(err):
 			return nil, errRemoved
-		case !errdefs.IsAborted(err) && !errdefs.IsConflict(err) && !errdefs.IsAlreadyExists(err):
+		case !errdefs.IsAborted(err) && !errdefs.IsAlreadyExists(err):
 			return nil, fmt.Errorf("record session of node %s: %w", id, err)
 		}
 		if view, err = s.freshView(ctx, id); err != nil {

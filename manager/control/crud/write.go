@@ -72,7 +72,7 @@ func (w *Writer) Write(ctx context.Context, version uint64, change func(*table.V
 			return index, w.awaitReplica(ctx, index)
 		}
 		last = err
-		rowChanged := errdefs.IsAborted(err) || errdefs.IsConflict(err) || errdefs.IsNotFound(err)
+		rowChanged := errdefs.IsAborted(err) || errdefs.IsNotFound(err)
 		repeat := errdefs.IsAlreadyExists(err) || rowChanged && version == 0
 		if !repeat {
 			return 0, err

@@ -3899,7 +3899,6 @@ type ClusterSpec struct {
 	Name             string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Labels           map[string]string      `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Orchestration    *OrchestrationConfig   `protobuf:"bytes,3,opt,name=orchestration,proto3" json:"orchestration,omitempty"`
-	Raft             *RaftConfig            `protobuf:"bytes,4,opt,name=raft,proto3" json:"raft,omitempty"`
 	Dispatcher       *DispatcherConfig      `protobuf:"bytes,5,opt,name=dispatcher,proto3" json:"dispatcher,omitempty"`
 	CaConfig         *CAConfig              `protobuf:"bytes,6,opt,name=ca_config,json=caConfig,proto3" json:"ca_config,omitempty"`
 	TaskDefaults     *TaskDefaults          `protobuf:"bytes,7,opt,name=task_defaults,json=taskDefaults,proto3" json:"task_defaults,omitempty"`
@@ -3956,13 +3955,6 @@ func (x *ClusterSpec) GetLabels() map[string]string {
 func (x *ClusterSpec) GetOrchestration() *OrchestrationConfig {
 	if x != nil {
 		return x.Orchestration
-	}
-	return nil
-}
-
-func (x *ClusterSpec) GetRaft() *RaftConfig {
-	if x != nil {
-		return x.Raft
 	}
 	return nil
 }
@@ -4047,67 +4039,6 @@ func (x *OrchestrationConfig) GetTaskHistoryRetentionLimit() int64 {
 	return 0
 }
 
-type RaftConfig struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Log entries between snapshots. Default 10000.
-	SnapshotInterval uint64               `protobuf:"varint,1,opt,name=snapshot_interval,json=snapshotInterval,proto3" json:"snapshot_interval,omitempty"`
-	HeartbeatTimeout *durationpb.Duration `protobuf:"bytes,2,opt,name=heartbeat_timeout,json=heartbeatTimeout,proto3" json:"heartbeat_timeout,omitempty"`
-	ElectionTimeout  *durationpb.Duration `protobuf:"bytes,3,opt,name=election_timeout,json=electionTimeout,proto3" json:"election_timeout,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
-}
-
-func (x *RaftConfig) Reset() {
-	*x = RaftConfig{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[47]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *RaftConfig) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*RaftConfig) ProtoMessage() {}
-
-func (x *RaftConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[47]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use RaftConfig.ProtoReflect.Descriptor instead.
-func (*RaftConfig) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{47}
-}
-
-func (x *RaftConfig) GetSnapshotInterval() uint64 {
-	if x != nil {
-		return x.SnapshotInterval
-	}
-	return 0
-}
-
-func (x *RaftConfig) GetHeartbeatTimeout() *durationpb.Duration {
-	if x != nil {
-		return x.HeartbeatTimeout
-	}
-	return nil
-}
-
-func (x *RaftConfig) GetElectionTimeout() *durationpb.Duration {
-	if x != nil {
-		return x.ElectionTimeout
-	}
-	return nil
-}
-
 type DispatcherConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Default 1 s.
@@ -4120,7 +4051,7 @@ type DispatcherConfig struct {
 
 func (x *DispatcherConfig) Reset() {
 	*x = DispatcherConfig{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[48]
+	mi := &file_swarm_v1_spec_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4132,7 +4063,7 @@ func (x *DispatcherConfig) String() string {
 func (*DispatcherConfig) ProtoMessage() {}
 
 func (x *DispatcherConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[48]
+	mi := &file_swarm_v1_spec_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4145,7 +4076,7 @@ func (x *DispatcherConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DispatcherConfig.ProtoReflect.Descriptor instead.
 func (*DispatcherConfig) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{48}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *DispatcherConfig) GetHeartbeatPeriod() *durationpb.Duration {
@@ -4172,7 +4103,7 @@ type CAConfig struct {
 
 func (x *CAConfig) Reset() {
 	*x = CAConfig{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[49]
+	mi := &file_swarm_v1_spec_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4184,7 +4115,7 @@ func (x *CAConfig) String() string {
 func (*CAConfig) ProtoMessage() {}
 
 func (x *CAConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[49]
+	mi := &file_swarm_v1_spec_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4197,7 +4128,7 @@ func (x *CAConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CAConfig.ProtoReflect.Descriptor instead.
 func (*CAConfig) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{49}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *CAConfig) GetNodeCertExpiry() *durationpb.Duration {
@@ -4216,7 +4147,7 @@ type TaskDefaults struct {
 
 func (x *TaskDefaults) Reset() {
 	*x = TaskDefaults{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[50]
+	mi := &file_swarm_v1_spec_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4228,7 +4159,7 @@ func (x *TaskDefaults) String() string {
 func (*TaskDefaults) ProtoMessage() {}
 
 func (x *TaskDefaults) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[50]
+	mi := &file_swarm_v1_spec_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4241,7 +4172,7 @@ func (x *TaskDefaults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskDefaults.ProtoReflect.Descriptor instead.
 func (*TaskDefaults) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{50}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *TaskDefaults) GetLogDriver() *Driver {
@@ -4260,7 +4191,7 @@ type EncryptionConfig struct {
 
 func (x *EncryptionConfig) Reset() {
 	*x = EncryptionConfig{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[51]
+	mi := &file_swarm_v1_spec_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4272,7 +4203,7 @@ func (x *EncryptionConfig) String() string {
 func (*EncryptionConfig) ProtoMessage() {}
 
 func (x *EncryptionConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[51]
+	mi := &file_swarm_v1_spec_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4285,7 +4216,7 @@ func (x *EncryptionConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EncryptionConfig.ProtoReflect.Descriptor instead.
 func (*EncryptionConfig) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{51}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *EncryptionConfig) GetAutoLockManagers() bool {
@@ -4308,7 +4239,7 @@ type NetworkDefaults struct {
 
 func (x *NetworkDefaults) Reset() {
 	*x = NetworkDefaults{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[52]
+	mi := &file_swarm_v1_spec_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4320,7 +4251,7 @@ func (x *NetworkDefaults) String() string {
 func (*NetworkDefaults) ProtoMessage() {}
 
 func (x *NetworkDefaults) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[52]
+	mi := &file_swarm_v1_spec_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4333,7 +4264,7 @@ func (x *NetworkDefaults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkDefaults.ProtoReflect.Descriptor instead.
 func (*NetworkDefaults) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{52}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *NetworkDefaults) GetDefaultAddrPool() []string {
@@ -4750,12 +4681,11 @@ const file_swarm_v1_spec_proto_rawDesc = "" +
 	"\bsegments\x18\x01 \x03(\v2 .swarm.v1.Topology.SegmentsEntryR\bsegments\x1a;\n" +
 	"\rSegmentsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xae\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x84\x04\n" +
 	"\vClusterSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x129\n" +
 	"\x06labels\x18\x02 \x03(\v2!.swarm.v1.ClusterSpec.LabelsEntryR\x06labels\x12C\n" +
-	"\rorchestration\x18\x03 \x01(\v2\x1d.swarm.v1.OrchestrationConfigR\rorchestration\x12(\n" +
-	"\x04raft\x18\x04 \x01(\v2\x14.swarm.v1.RaftConfigR\x04raft\x12:\n" +
+	"\rorchestration\x18\x03 \x01(\v2\x1d.swarm.v1.OrchestrationConfigR\rorchestration\x12:\n" +
 	"\n" +
 	"dispatcher\x18\x05 \x01(\v2\x1a.swarm.v1.DispatcherConfigR\n" +
 	"dispatcher\x12/\n" +
@@ -4767,12 +4697,7 @@ const file_swarm_v1_spec_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"V\n" +
 	"\x13OrchestrationConfig\x12?\n" +
-	"\x1ctask_history_retention_limit\x18\x01 \x01(\x03R\x19taskHistoryRetentionLimit\"\xc7\x01\n" +
-	"\n" +
-	"RaftConfig\x12+\n" +
-	"\x11snapshot_interval\x18\x01 \x01(\x04R\x10snapshotInterval\x12F\n" +
-	"\x11heartbeat_timeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x10heartbeatTimeout\x12D\n" +
-	"\x10election_timeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x0felectionTimeout\"\x9c\x01\n" +
+	"\x1ctask_history_retention_limit\x18\x01 \x01(\x03R\x19taskHistoryRetentionLimit\"\x9c\x01\n" +
 	"\x10DispatcherConfig\x12D\n" +
 	"\x10heartbeat_period\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x0fheartbeatPeriod\x12B\n" +
 	"\x0fsession_timeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x0esessionTimeout\"O\n" +
@@ -4805,7 +4730,7 @@ func file_swarm_v1_spec_proto_rawDescGZIP() []byte {
 }
 
 var file_swarm_v1_spec_proto_enumTypes = make([]protoimpl.EnumInfo, 12)
-var file_swarm_v1_spec_proto_msgTypes = make([]protoimpl.MessageInfo, 66)
+var file_swarm_v1_spec_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
 var file_swarm_v1_spec_proto_goTypes = []any{
 	(SeccompOpts_Mode)(0),           // 0: swarm.v1.SeccompOpts.Mode
 	(AppArmorOpts_Mode)(0),          // 1: swarm.v1.AppArmorOpts.Mode
@@ -4866,29 +4791,28 @@ var file_swarm_v1_spec_proto_goTypes = []any{
 	(*Topology)(nil),                // 56: swarm.v1.Topology
 	(*ClusterSpec)(nil),             // 57: swarm.v1.ClusterSpec
 	(*OrchestrationConfig)(nil),     // 58: swarm.v1.OrchestrationConfig
-	(*RaftConfig)(nil),              // 59: swarm.v1.RaftConfig
-	(*DispatcherConfig)(nil),        // 60: swarm.v1.DispatcherConfig
-	(*CAConfig)(nil),                // 61: swarm.v1.CAConfig
-	(*TaskDefaults)(nil),            // 62: swarm.v1.TaskDefaults
-	(*EncryptionConfig)(nil),        // 63: swarm.v1.EncryptionConfig
-	(*NetworkDefaults)(nil),         // 64: swarm.v1.NetworkDefaults
-	nil,                             // 65: swarm.v1.ServiceSpec.LabelsEntry
-	nil,                             // 66: swarm.v1.Driver.OptionsEntry
-	nil,                             // 67: swarm.v1.ContainerSpec.LabelsEntry
-	nil,                             // 68: swarm.v1.ContainerSpec.SysctlsEntry
-	nil,                             // 69: swarm.v1.VolumeOptions.LabelsEntry
-	nil,                             // 70: swarm.v1.NetworkAttachmentConfig.DriverOptsEntry
-	nil,                             // 71: swarm.v1.NodeSpec.LabelsEntry
-	nil,                             // 72: swarm.v1.NetworkSpec.LabelsEntry
-	nil,                             // 73: swarm.v1.SecretSpec.LabelsEntry
-	nil,                             // 74: swarm.v1.ConfigSpec.LabelsEntry
-	nil,                             // 75: swarm.v1.VolumeSpec.LabelsEntry
-	nil,                             // 76: swarm.v1.Topology.SegmentsEntry
-	nil,                             // 77: swarm.v1.ClusterSpec.LabelsEntry
-	(*durationpb.Duration)(nil),     // 78: google.protobuf.Duration
+	(*DispatcherConfig)(nil),        // 59: swarm.v1.DispatcherConfig
+	(*CAConfig)(nil),                // 60: swarm.v1.CAConfig
+	(*TaskDefaults)(nil),            // 61: swarm.v1.TaskDefaults
+	(*EncryptionConfig)(nil),        // 62: swarm.v1.EncryptionConfig
+	(*NetworkDefaults)(nil),         // 63: swarm.v1.NetworkDefaults
+	nil,                             // 64: swarm.v1.ServiceSpec.LabelsEntry
+	nil,                             // 65: swarm.v1.Driver.OptionsEntry
+	nil,                             // 66: swarm.v1.ContainerSpec.LabelsEntry
+	nil,                             // 67: swarm.v1.ContainerSpec.SysctlsEntry
+	nil,                             // 68: swarm.v1.VolumeOptions.LabelsEntry
+	nil,                             // 69: swarm.v1.NetworkAttachmentConfig.DriverOptsEntry
+	nil,                             // 70: swarm.v1.NodeSpec.LabelsEntry
+	nil,                             // 71: swarm.v1.NetworkSpec.LabelsEntry
+	nil,                             // 72: swarm.v1.SecretSpec.LabelsEntry
+	nil,                             // 73: swarm.v1.ConfigSpec.LabelsEntry
+	nil,                             // 74: swarm.v1.VolumeSpec.LabelsEntry
+	nil,                             // 75: swarm.v1.Topology.SegmentsEntry
+	nil,                             // 76: swarm.v1.ClusterSpec.LabelsEntry
+	(*durationpb.Duration)(nil),     // 77: google.protobuf.Duration
 }
 var file_swarm_v1_spec_proto_depIdxs = []int32{
-	65, // 0: swarm.v1.ServiceSpec.labels:type_name -> swarm.v1.ServiceSpec.LabelsEntry
+	64, // 0: swarm.v1.ServiceSpec.labels:type_name -> swarm.v1.ServiceSpec.LabelsEntry
 	18, // 1: swarm.v1.ServiceSpec.task_template:type_name -> swarm.v1.TaskSpec
 	13, // 2: swarm.v1.ServiceSpec.mode:type_name -> swarm.v1.ServiceMode
 	45, // 3: swarm.v1.ServiceSpec.update_config:type_name -> swarm.v1.UpdateConfig
@@ -4904,16 +4828,16 @@ var file_swarm_v1_spec_proto_depIdxs = []int32{
 	41, // 13: swarm.v1.TaskSpec.placement:type_name -> swarm.v1.Placement
 	46, // 14: swarm.v1.TaskSpec.networks:type_name -> swarm.v1.NetworkAttachmentConfig
 	19, // 15: swarm.v1.TaskSpec.log_driver:type_name -> swarm.v1.Driver
-	66, // 16: swarm.v1.Driver.options:type_name -> swarm.v1.Driver.OptionsEntry
-	67, // 17: swarm.v1.ContainerSpec.labels:type_name -> swarm.v1.ContainerSpec.LabelsEntry
+	65, // 16: swarm.v1.Driver.options:type_name -> swarm.v1.Driver.OptionsEntry
+	66, // 17: swarm.v1.ContainerSpec.labels:type_name -> swarm.v1.ContainerSpec.LabelsEntry
 	29, // 18: swarm.v1.ContainerSpec.mounts:type_name -> swarm.v1.Mount
 	34, // 19: swarm.v1.ContainerSpec.secrets:type_name -> swarm.v1.SecretReference
 	35, // 20: swarm.v1.ContainerSpec.configs:type_name -> swarm.v1.ConfigReference
 	36, // 21: swarm.v1.ContainerSpec.healthcheck:type_name -> swarm.v1.HealthConfig
-	78, // 22: swarm.v1.ContainerSpec.stop_grace_period:type_name -> google.protobuf.Duration
+	77, // 22: swarm.v1.ContainerSpec.stop_grace_period:type_name -> google.protobuf.Duration
 	22, // 23: swarm.v1.ContainerSpec.devices:type_name -> swarm.v1.DeviceMapping
 	23, // 24: swarm.v1.ContainerSpec.privileges:type_name -> swarm.v1.Privileges
-	68, // 25: swarm.v1.ContainerSpec.sysctls:type_name -> swarm.v1.ContainerSpec.SysctlsEntry
+	67, // 25: swarm.v1.ContainerSpec.sysctls:type_name -> swarm.v1.ContainerSpec.SysctlsEntry
 	27, // 26: swarm.v1.ContainerSpec.ulimits:type_name -> swarm.v1.Ulimit
 	28, // 27: swarm.v1.ContainerSpec.dns_config:type_name -> swarm.v1.DNSConfig
 	21, // 28: swarm.v1.ContainerSpec.pull_options:type_name -> swarm.v1.PullOptions
@@ -4926,69 +4850,66 @@ var file_swarm_v1_spec_proto_depIdxs = []int32{
 	30, // 35: swarm.v1.Mount.bind_options:type_name -> swarm.v1.BindOptions
 	31, // 36: swarm.v1.Mount.volume_options:type_name -> swarm.v1.VolumeOptions
 	32, // 37: swarm.v1.Mount.tmpfs_options:type_name -> swarm.v1.TmpfsOptions
-	69, // 38: swarm.v1.VolumeOptions.labels:type_name -> swarm.v1.VolumeOptions.LabelsEntry
+	68, // 38: swarm.v1.VolumeOptions.labels:type_name -> swarm.v1.VolumeOptions.LabelsEntry
 	19, // 39: swarm.v1.VolumeOptions.driver_config:type_name -> swarm.v1.Driver
 	33, // 40: swarm.v1.SecretReference.file:type_name -> swarm.v1.FileTarget
 	33, // 41: swarm.v1.ConfigReference.file:type_name -> swarm.v1.FileTarget
-	78, // 42: swarm.v1.HealthConfig.interval:type_name -> google.protobuf.Duration
-	78, // 43: swarm.v1.HealthConfig.timeout:type_name -> google.protobuf.Duration
-	78, // 44: swarm.v1.HealthConfig.start_period:type_name -> google.protobuf.Duration
-	78, // 45: swarm.v1.HealthConfig.start_interval:type_name -> google.protobuf.Duration
+	77, // 42: swarm.v1.HealthConfig.interval:type_name -> google.protobuf.Duration
+	77, // 43: swarm.v1.HealthConfig.timeout:type_name -> google.protobuf.Duration
+	77, // 44: swarm.v1.HealthConfig.start_period:type_name -> google.protobuf.Duration
+	77, // 45: swarm.v1.HealthConfig.start_interval:type_name -> google.protobuf.Duration
 	38, // 46: swarm.v1.ResourceRequirements.limits:type_name -> swarm.v1.Resources
 	38, // 47: swarm.v1.ResourceRequirements.reservations:type_name -> swarm.v1.Resources
 	39, // 48: swarm.v1.Resources.generic:type_name -> swarm.v1.GenericResource
 	3,  // 49: swarm.v1.RestartPolicy.condition:type_name -> swarm.v1.RestartPolicy.Condition
-	78, // 50: swarm.v1.RestartPolicy.delay:type_name -> google.protobuf.Duration
-	78, // 51: swarm.v1.RestartPolicy.window:type_name -> google.protobuf.Duration
+	77, // 50: swarm.v1.RestartPolicy.delay:type_name -> google.protobuf.Duration
+	77, // 51: swarm.v1.RestartPolicy.window:type_name -> google.protobuf.Duration
 	42, // 52: swarm.v1.Placement.preferences:type_name -> swarm.v1.PlacementPreference
 	44, // 53: swarm.v1.Placement.platforms:type_name -> swarm.v1.Platform
 	43, // 54: swarm.v1.PlacementPreference.spread:type_name -> swarm.v1.SpreadOver
-	78, // 55: swarm.v1.UpdateConfig.delay:type_name -> google.protobuf.Duration
+	77, // 55: swarm.v1.UpdateConfig.delay:type_name -> google.protobuf.Duration
 	4,  // 56: swarm.v1.UpdateConfig.failure_action:type_name -> swarm.v1.UpdateConfig.FailureAction
-	78, // 57: swarm.v1.UpdateConfig.monitor:type_name -> google.protobuf.Duration
+	77, // 57: swarm.v1.UpdateConfig.monitor:type_name -> google.protobuf.Duration
 	5,  // 58: swarm.v1.UpdateConfig.order:type_name -> swarm.v1.UpdateConfig.Order
-	70, // 59: swarm.v1.NetworkAttachmentConfig.driver_opts:type_name -> swarm.v1.NetworkAttachmentConfig.DriverOptsEntry
+	69, // 59: swarm.v1.NetworkAttachmentConfig.driver_opts:type_name -> swarm.v1.NetworkAttachmentConfig.DriverOptsEntry
 	6,  // 60: swarm.v1.EndpointSpec.mode:type_name -> swarm.v1.EndpointSpec.Mode
 	48, // 61: swarm.v1.EndpointSpec.ports:type_name -> swarm.v1.PortConfig
 	7,  // 62: swarm.v1.PortConfig.protocol:type_name -> swarm.v1.PortConfig.Protocol
 	8,  // 63: swarm.v1.PortConfig.publish_mode:type_name -> swarm.v1.PortConfig.PublishMode
-	71, // 64: swarm.v1.NodeSpec.labels:type_name -> swarm.v1.NodeSpec.LabelsEntry
+	70, // 64: swarm.v1.NodeSpec.labels:type_name -> swarm.v1.NodeSpec.LabelsEntry
 	9,  // 65: swarm.v1.NodeSpec.role:type_name -> swarm.v1.NodeSpec.Role
 	10, // 66: swarm.v1.NodeSpec.availability:type_name -> swarm.v1.NodeSpec.Availability
-	72, // 67: swarm.v1.NetworkSpec.labels:type_name -> swarm.v1.NetworkSpec.LabelsEntry
+	71, // 67: swarm.v1.NetworkSpec.labels:type_name -> swarm.v1.NetworkSpec.LabelsEntry
 	19, // 68: swarm.v1.NetworkSpec.driver_config:type_name -> swarm.v1.Driver
 	51, // 69: swarm.v1.NetworkSpec.ipam:type_name -> swarm.v1.IPAMOptions
 	19, // 70: swarm.v1.IPAMOptions.driver:type_name -> swarm.v1.Driver
 	52, // 71: swarm.v1.IPAMOptions.configs:type_name -> swarm.v1.IPAMConfig
-	73, // 72: swarm.v1.SecretSpec.labels:type_name -> swarm.v1.SecretSpec.LabelsEntry
+	72, // 72: swarm.v1.SecretSpec.labels:type_name -> swarm.v1.SecretSpec.LabelsEntry
 	19, // 73: swarm.v1.SecretSpec.driver:type_name -> swarm.v1.Driver
 	19, // 74: swarm.v1.SecretSpec.templating:type_name -> swarm.v1.Driver
-	74, // 75: swarm.v1.ConfigSpec.labels:type_name -> swarm.v1.ConfigSpec.LabelsEntry
+	73, // 75: swarm.v1.ConfigSpec.labels:type_name -> swarm.v1.ConfigSpec.LabelsEntry
 	19, // 76: swarm.v1.ConfigSpec.templating:type_name -> swarm.v1.Driver
-	75, // 77: swarm.v1.VolumeSpec.labels:type_name -> swarm.v1.VolumeSpec.LabelsEntry
+	74, // 77: swarm.v1.VolumeSpec.labels:type_name -> swarm.v1.VolumeSpec.LabelsEntry
 	19, // 78: swarm.v1.VolumeSpec.driver:type_name -> swarm.v1.Driver
 	11, // 79: swarm.v1.VolumeSpec.access_mode:type_name -> swarm.v1.VolumeSpec.AccessMode
 	56, // 80: swarm.v1.VolumeSpec.topology:type_name -> swarm.v1.Topology
-	76, // 81: swarm.v1.Topology.segments:type_name -> swarm.v1.Topology.SegmentsEntry
-	77, // 82: swarm.v1.ClusterSpec.labels:type_name -> swarm.v1.ClusterSpec.LabelsEntry
+	75, // 81: swarm.v1.Topology.segments:type_name -> swarm.v1.Topology.SegmentsEntry
+	76, // 82: swarm.v1.ClusterSpec.labels:type_name -> swarm.v1.ClusterSpec.LabelsEntry
 	58, // 83: swarm.v1.ClusterSpec.orchestration:type_name -> swarm.v1.OrchestrationConfig
-	59, // 84: swarm.v1.ClusterSpec.raft:type_name -> swarm.v1.RaftConfig
-	60, // 85: swarm.v1.ClusterSpec.dispatcher:type_name -> swarm.v1.DispatcherConfig
-	61, // 86: swarm.v1.ClusterSpec.ca_config:type_name -> swarm.v1.CAConfig
-	62, // 87: swarm.v1.ClusterSpec.task_defaults:type_name -> swarm.v1.TaskDefaults
-	63, // 88: swarm.v1.ClusterSpec.encryption_config:type_name -> swarm.v1.EncryptionConfig
-	64, // 89: swarm.v1.ClusterSpec.network:type_name -> swarm.v1.NetworkDefaults
-	78, // 90: swarm.v1.RaftConfig.heartbeat_timeout:type_name -> google.protobuf.Duration
-	78, // 91: swarm.v1.RaftConfig.election_timeout:type_name -> google.protobuf.Duration
-	78, // 92: swarm.v1.DispatcherConfig.heartbeat_period:type_name -> google.protobuf.Duration
-	78, // 93: swarm.v1.DispatcherConfig.session_timeout:type_name -> google.protobuf.Duration
-	78, // 94: swarm.v1.CAConfig.node_cert_expiry:type_name -> google.protobuf.Duration
-	19, // 95: swarm.v1.TaskDefaults.log_driver:type_name -> swarm.v1.Driver
-	96, // [96:96] is the sub-list for method output_type
-	96, // [96:96] is the sub-list for method input_type
-	96, // [96:96] is the sub-list for extension type_name
-	96, // [96:96] is the sub-list for extension extendee
-	0,  // [0:96] is the sub-list for field type_name
+	59, // 84: swarm.v1.ClusterSpec.dispatcher:type_name -> swarm.v1.DispatcherConfig
+	60, // 85: swarm.v1.ClusterSpec.ca_config:type_name -> swarm.v1.CAConfig
+	61, // 86: swarm.v1.ClusterSpec.task_defaults:type_name -> swarm.v1.TaskDefaults
+	62, // 87: swarm.v1.ClusterSpec.encryption_config:type_name -> swarm.v1.EncryptionConfig
+	63, // 88: swarm.v1.ClusterSpec.network:type_name -> swarm.v1.NetworkDefaults
+	77, // 89: swarm.v1.DispatcherConfig.heartbeat_period:type_name -> google.protobuf.Duration
+	77, // 90: swarm.v1.DispatcherConfig.session_timeout:type_name -> google.protobuf.Duration
+	77, // 91: swarm.v1.CAConfig.node_cert_expiry:type_name -> google.protobuf.Duration
+	19, // 92: swarm.v1.TaskDefaults.log_driver:type_name -> swarm.v1.Driver
+	93, // [93:93] is the sub-list for method output_type
+	93, // [93:93] is the sub-list for method input_type
+	93, // [93:93] is the sub-list for extension type_name
+	93, // [93:93] is the sub-list for extension extendee
+	0,  // [0:93] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_spec_proto_init() }
@@ -5014,7 +4935,7 @@ func file_swarm_v1_spec_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_spec_proto_rawDesc), len(file_swarm_v1_spec_proto_rawDesc)),
 			NumEnums:      12,
-			NumMessages:   66,
+			NumMessages:   65,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1221,7 +1221,6 @@ func (m *ClusterSpec) CloneVT() *ClusterSpec {
 	r := new(ClusterSpec)
 	r.Name = m.Name
 	r.Orchestration = m.Orchestration.CloneVT()
-	r.Raft = m.Raft.CloneVT()
 	r.Dispatcher = m.Dispatcher.CloneVT()
 	r.CaConfig = m.CaConfig.CloneVT()
 	r.TaskDefaults = m.TaskDefaults.CloneVT()
@@ -1259,25 +1258,6 @@ func (m *OrchestrationConfig) CloneVT() *OrchestrationConfig {
 }
 
 func (m *OrchestrationConfig) CloneMessageVT() proto.Message {
-	return m.CloneVT()
-}
-
-func (m *RaftConfig) CloneVT() *RaftConfig {
-	if m == nil {
-		return (*RaftConfig)(nil)
-	}
-	r := new(RaftConfig)
-	r.SnapshotInterval = m.SnapshotInterval
-	r.HeartbeatTimeout = (*durationpb.Duration)((*durationpb1.Duration)(m.HeartbeatTimeout).CloneVT())
-	r.ElectionTimeout = (*durationpb.Duration)((*durationpb1.Duration)(m.ElectionTimeout).CloneVT())
-	if len(m.unknownFields) > 0 {
-		r.unknownFields = make([]byte, len(m.unknownFields))
-		copy(r.unknownFields, m.unknownFields)
-	}
-	return r
-}
-
-func (m *RaftConfig) CloneMessageVT() proto.Message {
 	return m.CloneVT()
 }
 
@@ -3202,9 +3182,6 @@ func (this *ClusterSpec) EqualVT(that *ClusterSpec) bool {
 	if !this.Orchestration.EqualVT(that.Orchestration) {
 		return false
 	}
-	if !this.Raft.EqualVT(that.Raft) {
-		return false
-	}
 	if !this.Dispatcher.EqualVT(that.Dispatcher) {
 		return false
 	}
@@ -3244,31 +3221,6 @@ func (this *OrchestrationConfig) EqualVT(that *OrchestrationConfig) bool {
 
 func (this *OrchestrationConfig) EqualMessageVT(thatMsg proto.Message) bool {
 	that, ok := thatMsg.(*OrchestrationConfig)
-	if !ok {
-		return false
-	}
-	return this.EqualVT(that)
-}
-func (this *RaftConfig) EqualVT(that *RaftConfig) bool {
-	if this == that {
-		return true
-	} else if this == nil || that == nil {
-		return false
-	}
-	if this.SnapshotInterval != that.SnapshotInterval {
-		return false
-	}
-	if !(*durationpb1.Duration)(this.HeartbeatTimeout).EqualVT((*durationpb1.Duration)(that.HeartbeatTimeout)) {
-		return false
-	}
-	if !(*durationpb1.Duration)(this.ElectionTimeout).EqualVT((*durationpb1.Duration)(that.ElectionTimeout)) {
-		return false
-	}
-	return string(this.unknownFields) == string(that.unknownFields)
-}
-
-func (this *RaftConfig) EqualMessageVT(thatMsg proto.Message) bool {
-	that, ok := thatMsg.(*RaftConfig)
 	if !ok {
 		return false
 	}
@@ -6779,16 +6731,6 @@ func (m *ClusterSpec) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i--
 		dAtA[i] = 0x2a
 	}
-	if m.Raft != nil {
-		size, err := m.Raft.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protohelpers.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x22
-	}
 	if m.Orchestration != nil {
 		size, err := m.Orchestration.MarshalToSizedBufferVT(dAtA[:i])
 		if err != nil {
@@ -6860,64 +6802,6 @@ func (m *OrchestrationConfig) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	}
 	if m.TaskHistoryRetentionLimit != 0 {
 		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.TaskHistoryRetentionLimit))
-		i--
-		dAtA[i] = 0x8
-	}
-	return len(dAtA) - i, nil
-}
-
-func (m *RaftConfig) MarshalVT() (dAtA []byte, err error) {
-	if m == nil {
-		return nil, nil
-	}
-	size := m.SizeVT()
-	dAtA = make([]byte, size)
-	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
-	if err != nil {
-		return nil, err
-	}
-	return dAtA[:n], nil
-}
-
-func (m *RaftConfig) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *RaftConfig) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	if m == nil {
-		return 0, nil
-	}
-	i := len(dAtA)
-	_ = i
-	var l int
-	_ = l
-	if m.unknownFields != nil {
-		i -= len(m.unknownFields)
-		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.ElectionTimeout != nil {
-		size, err := (*durationpb1.Duration)(m.ElectionTimeout).MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protohelpers.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x1a
-	}
-	if m.HeartbeatTimeout != nil {
-		size, err := (*durationpb1.Duration)(m.HeartbeatTimeout).MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protohelpers.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x12
-	}
-	if m.SnapshotInterval != 0 {
-		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.SnapshotInterval))
 		i--
 		dAtA[i] = 0x8
 	}
@@ -8519,10 +8403,6 @@ func (m *ClusterSpec) SizeVT() (n int) {
 		l = m.Orchestration.SizeVT()
 		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 	}
-	if m.Raft != nil {
-		l = m.Raft.SizeVT()
-		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
-	}
 	if m.Dispatcher != nil {
 		l = m.Dispatcher.SizeVT()
 		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
@@ -8555,27 +8435,6 @@ func (m *OrchestrationConfig) SizeVT() (n int) {
 	_ = l
 	if m.TaskHistoryRetentionLimit != 0 {
 		n += 1 + protohelpers.SizeOfVarint(uint64(m.TaskHistoryRetentionLimit))
-	}
-	n += len(m.unknownFields)
-	return n
-}
-
-func (m *RaftConfig) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.SnapshotInterval != 0 {
-		n += 1 + protohelpers.SizeOfVarint(uint64(m.SnapshotInterval))
-	}
-	if m.HeartbeatTimeout != nil {
-		l = (*durationpb1.Duration)(m.HeartbeatTimeout).SizeVT()
-		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
-	}
-	if m.ElectionTimeout != nil {
-		l = (*durationpb1.Duration)(m.ElectionTimeout).SizeVT()
-		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 	}
 	n += len(m.unknownFields)
 	return n
@@ -18052,42 +17911,6 @@ func (m *ClusterSpec) UnmarshalVT(dAtA []byte) error {
 				return err
 			}
 			iNdEx = postIndex
-		case 4:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Raft", wireType)
-			}
-			var msglen int
-			for shift := uint(0); ; shift += 7 {
-				if shift >= 64 {
-					return protohelpers.ErrIntOverflow
-				}
-				if iNdEx >= l {
-					return io.ErrUnexpectedEOF
-				}
-				b := dAtA[iNdEx]
-				iNdEx++
-				msglen |= int(b&0x7F) << shift
-				if b < 0x80 {
-					break
-				}
-			}
-			if msglen < 0 {
-				return protohelpers.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protohelpers.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			if m.Raft == nil {
-				m.Raft = &RaftConfig{}
-			}
-			if err := m.Raft.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
 		case 5:
 			if wireType != 2 {
 				return fmt.Errorf("proto: wrong wireType = %d for field Dispatcher", wireType)
@@ -18338,148 +18161,6 @@ func (m *OrchestrationConfig) UnmarshalVT(dAtA []byte) error {
 					break
 				}
 			}
-		default:
-			iNdEx = preIndex
-			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
-			if err != nil {
-				return err
-			}
-			if (skippy < 0) || (iNdEx+skippy) < 0 {
-				return protohelpers.ErrInvalidLength
-			}
-			if (iNdEx + skippy) > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
-			iNdEx += skippy
-		}
-	}
-
-	if iNdEx > l {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-func (m *RaftConfig) UnmarshalVT(dAtA []byte) error {
-	l := len(dAtA)
-	iNdEx := 0
-	for iNdEx < l {
-		preIndex := iNdEx
-		var wire uint64
-		for shift := uint(0); ; shift += 7 {
-			if shift >= 64 {
-				return protohelpers.ErrIntOverflow
-			}
-			if iNdEx >= l {
-				return io.ErrUnexpectedEOF
-			}
-			b := dAtA[iNdEx]
-			iNdEx++
-			wire |= uint64(b&0x7F) << shift
-			if b < 0x80 {
-				break
-			}
-		}
-		fieldNum := int32(wire >> 3)
-		wireType := int(wire & 0x7)
-		if wireType == 4 {
-			return fmt.Errorf("proto: RaftConfig: wiretype end group for non-group")
-		}
-		if fieldNum <= 0 {
-			return fmt.Errorf("proto: RaftConfig: illegal tag %d (wire type %d)", fieldNum, wire)
-		}
-		switch fieldNum {
-		case 1:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field SnapshotInterval", wireType)
-			}
-			m.SnapshotInterval = 0
-			for shift := uint(0); ; shift += 7 {
-				if shift >= 64 {
-					return protohelpers.ErrIntOverflow
-				}
-				if iNdEx >= l {
-					return io.ErrUnexpectedEOF
-				}
-				b := dAtA[iNdEx]
-				iNdEx++
-				m.SnapshotInterval |= uint64(b&0x7F) << shift
-				if b < 0x80 {
-					break
-				}
-			}
-		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field HeartbeatTimeout", wireType)
-			}
-			var msglen int
-			for shift := uint(0); ; shift += 7 {
-				if shift >= 64 {
-					return protohelpers.ErrIntOverflow
-				}
-				if iNdEx >= l {
-					return io.ErrUnexpectedEOF
-				}
-				b := dAtA[iNdEx]
-				iNdEx++
-				msglen |= int(b&0x7F) << shift
-				if b < 0x80 {
-					break
-				}
-			}
-			if msglen < 0 {
-				return protohelpers.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protohelpers.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			if m.HeartbeatTimeout == nil {
-				m.HeartbeatTimeout = &durationpb.Duration{}
-			}
-			if err := (*durationpb1.Duration)(m.HeartbeatTimeout).UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 3:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field ElectionTimeout", wireType)
-			}
-			var msglen int
-			for shift := uint(0); ; shift += 7 {
-				if shift >= 64 {
-					return protohelpers.ErrIntOverflow
-				}
-				if iNdEx >= l {
-					return io.ErrUnexpectedEOF
-				}
-				b := dAtA[iNdEx]
-				iNdEx++
-				msglen |= int(b&0x7F) << shift
-				if b < 0x80 {
-					break
-				}
-			}
-			if msglen < 0 {
-				return protohelpers.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protohelpers.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			if m.ElectionTimeout == nil {
-				m.ElectionTimeout = &durationpb.Duration{}
-			}
-			if err := (*durationpb1.Duration)(m.ElectionTimeout).UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
