@@ -9,8 +9,8 @@
 // registers the Manager's services, and runs Run beside the store's Run until the node stops being
 // a manager. It asks Authorise about every call, and Admit about every connection.
 //
-// Goroutines: those of dispatch, two each for this node's certificate and for Review, and one for
-// each duty of the leader. Run waits for all of them.
+// Goroutines: those of dispatch, three each for this node's certificate and for Review, one for
+// raftstore.Store.Lead, and one for each duty of the leader. Run waits for all of them.
 package manager
 
 import (

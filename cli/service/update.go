@@ -136,7 +136,7 @@ type edit struct {
 	// toRevision is the number of an earlier revision, whose specification becomes that of a new
 	// revision. (Managers can go back only to the previous revision.)
 	toRevision          uint64
-	newImage            bool // the managers will ask the registry of the image
+	newImage            bool // the user gave --image or --with-registry-auth
 	withAuth, noResolve bool
 }
 

@@ -2,7 +2,7 @@
 // signs and renews the certificates of nodes, and issues the credentials of users. The root
 // certificate, its key and the tokens are in the Cluster row. The package itself keeps only rate
 // limits (wrong tokens, joins and renewals), so every manager can serve it. Only this package
-// creates Node, NodeState and Credential rows. It does not decide who may call it; the
+// creates Node and Credential rows. It does not decide who may call it; the
 // authorisation table of the control API does. It opens no connections and runs no goroutine.
 package ca
 

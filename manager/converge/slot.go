@@ -124,7 +124,8 @@ func newestFailure(failed map[string]*swarmv1.TaskInfo) *swarmv1.TaskInfo {
 
 // ended returns the newest task of the slot if the task has ended by itself and no other task will
 // follow it. If not, ended returns nil. intended reports whether the task has ended as the service
-// intends: the task has completed, and its restart policy starts tasks again only after a failure.
+// intends: the task has completed, and it belongs to a job or its restart policy does not start
+// completed tasks again.
 func (l *look) ended(s slot) (t *swarmv1.TaskInfo, intended bool) {
 	t = s.tasks[0]
 	rows := l.rows(t)

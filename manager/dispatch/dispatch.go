@@ -12,7 +12,8 @@
 //	StatusAck      when a status report is committed, or dropped because it says nothing new
 //	DepartureAck   once, when the node has announced its departure and its row says DOWN
 //
-// An empty message is the last one of a session that the manager ends.
+// The last message of a session that has been closed is empty, or a NodeUpdate that the node was
+// removed.
 //
 // One goroutine follows the store and marks in each session what may be out of date. It computes no
 // message. When the last message is sent, the session's sender computes the next one from the

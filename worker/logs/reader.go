@@ -128,10 +128,8 @@ func (r *reader) seek(v view) error {
 	}
 	want := r.opts.Tail
 	for i, s := range slices.Backward(v.segments) {
-		if want == 0 {
-			if i == len(v.segments)-1 { // no line matches: only later ones are sent
-				r.number, r.at = s.number, s.size
-			}
+		if want == 0 { // Tail is 0: only later lines are sent. This is the first round.
+			r.number, r.at = s.number, s.size
 			return nil
 		}
 		lines, open, err := r.count(s)

@@ -23,7 +23,7 @@ const (
 // drain waits until the other nodes send new connections to other tasks of the service. The caller
 // then stops this task. So clients that use the service's address or name lose no request when a
 // service is updated or scaled down. drain does not wait in any of three cases: the task is not
-// ready, other nodes cannot send connections to it, or the service will have no other task.
+// ready, other nodes cannot send connections to it, or the row of the service is gone.
 func (t *taskLoop) drain(ctx context.Context) {
 	t.mu.Lock()
 	ready := t.status.GetReady()
@@ -53,7 +53,9 @@ func (t *taskLoop) hasOtherBackends() bool {
 	switch {
 	case departing, desired == swarmv1.TaskState_SHUTDOWN: // The task is replaced, and the service remains.
 		return true
-	case desired == swarmv1.TaskState_REMOVE: // The slot or the service is removed. There is a Routing while the service's row exists.
+	// The slot or the service is removed. The row of a removed service exists until its tasks have
+	// stopped, so these tasks are drained too.
+	case desired == swarmv1.TaskState_REMOVE: // There is a Routing while the service's row exists.
 		return t.r.deps.Objects.Get(swarmv1.AssignmentRef_ROUTING, service) != nil
 	}
 	return false

@@ -43,10 +43,11 @@ func NewFinder(log *slog.Logger, store *raftstore.Store, resolver Resolver) *Fin
 	return &Finder{log: log, store: store, resolver: resolver}
 }
 
-// Find returns the digest of an image whose name has none. It returns ErrNotFound,
-// ErrUnauthenticated or ErrPermissionDenied if the registry answers so. If the registry cannot be
-// asked and the cluster does not know the name, the digest is empty and warning says why: each node
-// then asks the registry for itself.
+// Find returns the digest of an image whose name has none. If the registry gives no digest, for
+// whatever reason, Find returns the digest that the cluster has under the name. If the cluster has
+// none, Find returns ErrNotFound, ErrUnauthenticated or ErrPermissionDenied if the registry answers
+// so. If the registry cannot be asked, the digest is empty and warning says why: each node then
+// asks the registry for itself.
 func (f *Finder) Find(ctx context.Context, img spec.Image, auth string) (digest, warning string, err error) {
 	row, known := f.store.View().Images.ByName(img.Name)
 	if known && row.GetLoaded() { // No registry has it.

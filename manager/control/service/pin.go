@@ -13,8 +13,9 @@ import (
 
 // pin adds a digest to the image of a spec, so that all nodes run the same image. An image that has
 // a digest keeps it. With noResolve, pin takes the digest that the cluster has under the name, and
-// asks no registry. pin returns an error if the registry does not have the image. If the registry
-// cannot be asked, pin returns a warning instead, because the nodes may be able to fetch the image.
+// asks no registry. pin returns an error if neither the registry nor the cluster has the image. If
+// the registry cannot be asked, pin returns a warning instead, because the nodes may be able to
+// fetch the image.
 func (s *Server) pin(ctx context.Context, sp *swarmv1.ServiceSpec, auth string, noResolve bool) ([]string, error) {
 	c := sp.GetTaskTemplate().GetContainerSpec()
 	img, err := spec.ParseImage(c.GetImage())
