@@ -1,8 +1,9 @@
 package planner
 
 import (
-	"crypto/sha256"
 	"encoding/binary"
+
+	"github.com/cespare/xxhash/v2"
 
 	"swarm/manager/planner/cluster"
 )
@@ -30,22 +31,35 @@ func idNext(s *cluster.Slot) string {
 // idLen is the number of base36 digits of an id, as in Docker.
 const idLen = 25
 
-// idOf returns a hash of its arguments. Every digit is one byte of their SHA-256 hash, so an id has
-// nearly 129 bits. idFirst and idNext never hash the same arguments, because no service has the id
-// of a task.
+// idOf returns a hash of its arguments, of 124 bits: two hashes of 64 bits, whose inputs differ in
+// the first byte, each written as two numbers of 32 bits. The hash is not cryptographic, because
+// service ids are random and nobody gains from a collision. With SHA-256,
+// BenchmarkPlacement/100k_1k takes 8% longer. The arguments of idFirst and idNext never agree,
+// because no service has the id of a task.
 func idOf(id, node string, number, version uint64) string {
-	var space [128]byte // large enough for usual ids, so nothing is allocated
-	b := append(space[:0], id...)
+	var space [128]byte // large enough for usual ids, so that nothing is allocated
+	b := append(space[:1], id...)
 	b = append(b, 0)
 	b = append(b, node...)
 	b = append(b, 0)
 	b = binary.BigEndian.AppendUint64(b, number)
 	b = binary.BigEndian.AppendUint64(b, version)
-	sum := sha256.Sum256(b)
-	const digits = "0123456789abcdefghijklmnopqrstuvwxyz"
 	var out [idLen]byte
-	for i := range out {
-		out[i] = digits[sum[i]%36]
-	}
+	first := xxhash.Sum64(b)
+	b[0] = 1
+	second := xxhash.Sum64(b)
+	writeDigits(out[:6], uint32(first))
+	writeDigits(out[6:12], uint32(first>>32))
+	writeDigits(out[12:18], uint32(second))
+	writeDigits(out[18:], uint32(second>>32))
 	return string(out[:])
+}
+
+// writeDigits writes the lowest digits of n in base 36.
+func writeDigits(out []byte, n uint32) {
+	const digits = "0123456789abcdefghijklmnopqrstuvwxyz"
+	for i := range out {
+		out[i] = digits[n%36]
+		n /= 36
+	}
 }
