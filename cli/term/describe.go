@@ -52,19 +52,9 @@ func describeField(fd protoreflect.FieldDescriptor, v protoreflect.Value) any {
 	switch {
 	case fd.IsMap() && fd.MapValue().Kind() == protoreflect.StringKind:
 		// The element of a key that is missing is "" in a template, as in Docker.
-		m := map[string]string{}
-		v.Map().Range(func(k protoreflect.MapKey, v protoreflect.Value) bool {
-			m[k.String()] = v.String()
-			return true
-		})
-		return m
+		return describeMap(v.Map(), protoreflect.Value.String)
 	case fd.IsMap():
-		m := map[string]any{}
-		v.Map().Range(func(k protoreflect.MapKey, v protoreflect.Value) bool {
-			m[k.String()] = describeValue(fd.MapValue(), v)
-			return true
-		})
-		return m
+		return describeMap(v.Map(), func(v protoreflect.Value) any { return describeValue(fd.MapValue(), v) })
 	case fd.IsList():
 		l := make([]any, v.List().Len())
 		for i := range l {
@@ -73,6 +63,15 @@ func describeField(fd protoreflect.FieldDescriptor, v protoreflect.Value) any {
 		return l
 	}
 	return describeValue(fd, v)
+}
+
+func describeMap[T any](m protoreflect.Map, describe func(protoreflect.Value) T) map[string]T {
+	out := make(map[string]T, m.Len())
+	m.Range(func(k protoreflect.MapKey, v protoreflect.Value) bool {
+		out[k.String()] = describe(v)
+		return true
+	})
+	return out
 }
 
 func describeValue(fd protoreflect.FieldDescriptor, v protoreflect.Value) any {
