@@ -28,7 +28,7 @@ func (t *taskLoop) drain(ctx context.Context) {
 	t.mu.Lock()
 	ready := t.status.GetReady()
 	t.mu.Unlock()
-	if !ready || !t.isRemotelyUsed() || !t.hasOtherBackends() {
+	if !ready || !t.isRemotelyUsed() || !t.serviceRemains() {
 		return
 	}
 	t.awaitDesiredStop(ctx)
@@ -44,9 +44,9 @@ func (t *taskLoop) isRemotelyUsed() bool {
 	return t.attached.OnOverlay() || slices.ContainsFunc(t.revision.GetSpec().GetEndpointSpec().GetPorts(), publish.ByMesh)
 }
 
-// hasOtherBackends reports whether the service has, or will have, other tasks that can take the
-// connections of this task.
-func (t *taskLoop) hasOtherBackends() bool {
+// serviceRemains reports whether nodes still send connections to the service. Its other tasks, if
+// there are any, then take the connections of this one.
+func (t *taskLoop) serviceRemains() bool {
 	t.mu.Lock()
 	desired, departing, service := t.task.GetDesiredState(), t.departing, t.task.GetServiceId()
 	t.mu.Unlock()

@@ -137,8 +137,10 @@ func TestServe_NodesWithoutTheBlobAreNotAsked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const digest = "sha256:0"
 		s := NewServer(Config{}, Deps{
-			Log:  slog.New(slog.DiscardHandler),
-			Open: func(context.Context, string) (content.ReaderAt, survey.Blob, error) { return nil, survey.Blob{}, errdefs.ErrNotFound },
+			Log: slog.New(slog.DiscardHandler),
+			Open: func(context.Context, string) (content.ReaderAt, survey.Blob, error) {
+				return nil, survey.Blob{}, errdefs.ErrNotFound
+			},
 		})
 		end, _ := s.Expect([]ocispec.Descriptor{{Digest: digest, Size: relaySize}})
 		time.AfterFunc(relayBeat/2, end) // httptest takes a sign of life for the answer

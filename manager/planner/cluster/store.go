@@ -4,7 +4,8 @@ import (
 	"swarm/raftstore/table"
 )
 
-// Tables returns the tables that State reads. The caller must watch these tables.
+// Tables returns the tables that State reads. A caller that plans again after each change watches
+// these tables.
 func Tables() []table.ID {
 	return []table.ID{
 		table.Node, table.NodeState, table.Service, table.Revision, table.Task,
