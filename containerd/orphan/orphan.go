@@ -55,9 +55,13 @@ func Shims(state string) ([]*Shim, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find shims: %w", err)
 	}
-	folders, _ := filepath.Glob("/proc/[0-9]*") // the pattern is valid
+	procs, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("find shims: %w", err)
+	}
 	var found []*Shim
-	for _, dir := range folders {
+	for _, p := range procs {
+		dir := filepath.Join("/proc", p.Name())
 		if !isShim(dir) {
 			continue
 		}
