@@ -19,7 +19,7 @@ func TestState_FollowsTheStore(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	s := raftstoretest.New(t)
-	view, w := s.Watch(cluster.Tables()...)
+	view, w := s.Watch()
 	defer w.Close()
 	state := cluster.New(view)
 

@@ -1,18 +1,6 @@
 package cluster
 
-import (
-	"swarm/raftstore/table"
-)
-
-// Tables returns the tables that State reads. A caller that plans again after each change watches
-// these tables.
-func Tables() []table.ID {
-	return []table.ID{
-		table.Node, table.NodeState, table.Service, table.Revision, table.Task,
-		table.TaskStatus, table.Endpoint, table.Claim, table.Cluster,
-		table.Image, table.ImageCopy, table.Network,
-	}
-}
+import "swarm/raftstore/table"
 
 // New returns the State of a view. Every service in it is due.
 func New(v *table.View) *State {
@@ -39,7 +27,7 @@ func load[T table.Row](state *State, t table.Rows[T]) {
 }
 
 // Apply folds changes into the state. The caller passes them in the order in which the store
-// committed them. Apply ignores rows of tables that are not in Tables.
+// committed them. Of rows of tables that New does not read, Apply notes only the version.
 func (state *State) Apply(changes []table.RowChange) {
 	for _, c := range changes {
 		state.fold(c.Old, c.New)
