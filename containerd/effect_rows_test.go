@@ -138,12 +138,12 @@ func mountEffects(dir string) []effect {
 		{"hosts", "cat /etc/hosts", func(c *engine.Container) { c.HostsFile = filepath.Join(dir, "hosts") }, "192.0.2.1 friend"},
 		{"files", "cat /run/secrets/s /etc/app.conf; stat -c '%a %u %g' /run/secrets/s; stat -f -c %T /run/secrets/s", func(c *engine.Container) {
 			c.Files = []engine.File{
-				{Path: "/run/secrets/s", Data: []byte("hush\n"), UID: "alice", GID: "2000", Mode: 0o440, Secret: true},
+				{Path: "/run/secrets/s", Data: []byte("hush\n"), UID: "alice", GID: "2000", Mode: 0o440},
 				{Path: "/etc/app.conf", Data: []byte("key = value\n"), Mode: 0o644},
 			}
 		}, "hush\nkey = value\n440 1000 2000\ntmpfs"},
 		{"files are read-only", "echo x > /run/secrets/s || echo refused", func(c *engine.Container) {
-			c.Files = []engine.File{{Path: "/run/secrets/s", Mode: 0o666, Secret: true}}
+			c.Files = []engine.File{{Path: "/run/secrets/s", Mode: 0o666}}
 		}, "refused"},
 		{"bind's propagation", "grep -o ' /mnt .*master:' /proc/self/mountinfo | wc -l", mount(&swarmv1.Mount{
 			Source: filepath.Join(dir, "below"), Target: "/mnt", BindOptions: &swarmv1.BindOptions{Propagation: "rslave"},

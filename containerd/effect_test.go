@@ -127,7 +127,7 @@ func TestRuntime_VolumesOutliveTheirContainers(t *testing.T) {
 func TestRuntime_NothingIsLeftOfAContainer(t *testing.T) {
 	n := newNode(t)
 	n.output(n.container("true", func(c *engine.Container) {
-		c.Files = []engine.File{{Path: "/run/secrets/s", Data: []byte("hush"), Secret: true}}
+		c.Files = []engine.File{{Path: "/run/secrets/s", Data: []byte("hush")}}
 	}))
 	for _, pattern := range []string{
 		filepath.Join(n.Layout.Data, "worker/tasks/*"), filepath.Join(n.Layout.Run, "worker/files/*"),

@@ -108,7 +108,7 @@ func (r *Runtime) createRecord(ctx context.Context, c engine.Container, img *ima
 		Host:        r.host(),
 		Volumes:     vols.Mounts,
 		Anonymous:   vols.Anonymous,
-		Files:       r.filePaths(c),
+		Files:       r.fileMounts(c),
 		Cgroup:      cgroup,
 		Init:        r.cfg.Init,
 		Annotations: annotations,

@@ -75,6 +75,29 @@ func (r *Runtime) stop(ctx context.Context, id, sig string, grace time.Duration)
 	return ignoreNotRunning(err)
 }
 
+// Signal sends a signal to the container's first process. See engine.Runtime.
+func (r *Runtime) Signal(ctx context.Context, taskID, sig string) error {
+	if err := validID(taskID); err != nil {
+		return err
+	}
+	if err := r.signal(namespaced(ctx), taskID, sig); err != nil {
+		return fmt.Errorf("signal container %s: %w", taskID, engine.Away(err))
+	}
+	return nil
+}
+
+func (r *Runtime) signal(ctx context.Context, id, sig string) error {
+	number, err := r.stopSignal(ctx, id, sig)
+	if err != nil {
+		return err
+	}
+	gone, err := r.kill(ctx, id, number, false, killTimeout)
+	if gone {
+		return fmt.Errorf("it has ended: %w", errdefs.ErrNotFound)
+	}
+	return err
+}
+
 const (
 	// killTimeout is how long a shim may take to send a signal, and how long a container may take
 	// to end after SIGKILL, before Stop kills the container's cgroup itself.

@@ -103,6 +103,13 @@ func orphans(v *table.View) []*swarmv1.Change {
 			out = append(out, table.Delete(r))
 		}
 	}
+	for version := range v.DataVersions.All() {
+		_, secret := v.Secrets.Get(version.GetObjectId())
+		_, config := v.Configs.Get(version.GetObjectId())
+		if !secret && !config {
+			out = append(out, table.Delete(version))
+		}
+	}
 	for c := range v.Claims.All() {
 		if !owned(v, c) {
 			out = append(out, table.Delete(c))
@@ -112,8 +119,9 @@ func orphans(v *table.View) []*swarmv1.Change {
 }
 
 // owned reports whether the owner of a claim exists. Ports of the mesh belong to services, ports of
-// one node to tasks, addresses to tasks, services and nodes, and VNIs and address cursors to
-// networks. A claim of another kind counts as owned, because a newer version may have made it.
+// one node to tasks, addresses to tasks, services and nodes, VNIs and address cursors to networks,
+// and guards of data to secrets and configs. A claim of another kind counts as owned, because a
+// newer version may have made it.
 func owned(v *table.View, c *swarmv1.Claim) bool {
 	kind, rest, _ := strings.Cut(c.GetKey(), "/")
 	switch kind {
@@ -126,6 +134,10 @@ func owned(v *table.View, c *swarmv1.Claim) bool {
 	case "vni":
 		_, network := v.Networks.Get(c.GetOwner())
 		return network
+	case "data":
+		_, secret := v.Secrets.Get(c.GetOwner())
+		_, config := v.Configs.Get(c.GetOwner())
+		return secret || config
 	case "next":
 		id, _, cursor := strings.Cut(rest, "/")
 		_, network := v.Networks.Get(id)

@@ -4,8 +4,10 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker"
@@ -18,29 +20,32 @@ func TestWorker_ContainerGetsItsInputs(t *testing.T) {
 		m := r.managers["m1"]
 		r.start()
 		m.waitSession(1)
-		secret := &swarmv1.Secret{Id: "sec", Versions: []*swarmv1.DataVersion{{Number: 1, Data: []byte("old")}, {Number: 2, Data: []byte("new")}}}
-		config := &swarmv1.Config{Id: "cfg", Versions: []*swarmv1.DataVersion{{Number: 1, Data: []byte("text")}}}
+		golang := &swarmv1.Driver{Name: "golang"}
+		old := version("sec", 1, "old")
+		config := version("cfg", 4, `{{.Task.Slot}} {{env "SLOT"}} {{secret "pw"}}`)
+		config.GetDataVersion().Templating = golang
 		rev := revisionObject(func(s *swarmv1.ServiceSpec) {
 			c := s.TaskTemplate.ContainerSpec
 			c.Env = []string{"SLOT={{.Task.Slot}}"}
 			c.Hosts = []string{"10.9.8.7 db database"}
 			c.DnsConfig = &swarmv1.DNSConfig{Nameservers: []string{"10.1.1.1"}, Search: []string{"a.example", "b.example"}, Options: []string{"ndots:2"}}
-			c.Secrets = []*swarmv1.SecretReference{{SecretId: "sec", SecretName: "pw", Number: 1}}
-			c.Configs = []*swarmv1.ConfigReference{{ConfigId: "cfg", ConfigName: "app.conf", File: &swarmv1.FileTarget{Name: "/etc/app.conf", Uid: "5", Mode: 0o400}}}
+			c.Secrets = []*swarmv1.DataReference{{Id: "sec", Name: "pw", Number: 1, KeepPrevious: durationpb.New(time.Hour)}}
+			c.Configs = []*swarmv1.DataReference{{Id: "cfg", Name: "app.conf", Number: 4, File: &swarmv1.FileTarget{Name: "/etc/app.conf", Uid: "5", Mode: 0o400}}}
 			s.EndpointSpec = &swarmv1.EndpointSpec{Ports: []*swarmv1.PortConfig{{TargetPort: 80, PublishMode: swarmv1.PortConfig_HOST}, {TargetPort: 81}}}
 		})
 		// The task arrives before its secrets, as after a restart, and waits for them.
 		m.assign(puts(rev, taskObject("t1", running))...)
-		m.assign(puts(&swarmv1.Assignment{Object: &swarmv1.Assignment_Config{Config: config}})...)
-		m.assign(puts(&swarmv1.Assignment{Object: &swarmv1.Assignment_Secret{Secret: secret}})...)
+		m.assign(puts(config)...)
+		m.assign(puts(old)...)
 		s := m.waitState("t1", running)
 		if len(s.PortStatus) != 1 || s.PortStatus[0].PublishedPort != 30000 {
 			t.Errorf("ports: got %v, want one on 30000", s.PortStatus)
 		}
 		c, _ := r.runtime.Container("t1")
 		want := []engine.File{
-			{Path: "/run/secrets/pw", Data: []byte("old"), Mode: 0o444, Secret: true},
-			{Path: "/etc/app.conf", Data: []byte("text"), UID: "5", Mode: 0o400},
+			{Path: "/run/secrets/pw", Data: []byte("old"), Mode: 0o444},
+			{Path: "/run/secrets/pw.previous", Mode: 0o444},
+			{Path: "/etc/app.conf", Data: []byte("1 1 old"), UID: "5", Mode: 0o400},
 		}
 		if diff := cmp.Diff(want, c.Files); diff != "" {
 			t.Error(diff)
@@ -63,6 +68,13 @@ func TestWorker_ContainerGetsItsInputs(t *testing.T) {
 	})
 }
 
+// version returns a version of a secret or config.
+func version(id string, number uint64, data string) *swarmv1.Assignment {
+	return &swarmv1.Assignment{Object: &swarmv1.Assignment_DataVersion{
+		DataVersion: &swarmv1.DataVersion{ObjectId: id, Number: number, Data: []byte(data)},
+	}}
+}
+
 func read(t *testing.T, path string) string {
 	t.Helper()
 	b, err := os.ReadFile(path)
@@ -75,13 +87,12 @@ func read(t *testing.T, path string) string {
 func TestWorker_SecretsAreNotOnDisk(t *testing.T) {
 	bubble(t, simulated.Config{}, []string{"m1"}, func(t *testing.T, r *rig) {
 		m := r.managers["m1"]
-		secret := &swarmv1.Secret{Id: "sec", Versions: []*swarmv1.DataVersion{{Number: 1, Data: []byte("hush-hush")}}}
 		key := &swarmv1.EncryptionKey{Subsystem: "gossip", Key: []byte("also-hush-hush")}
 		m.initial = []*swarmv1.Assignment{
-			{Object: &swarmv1.Assignment_Secret{Secret: secret}},
+			version("sec", 1, "hush-hush"),
 			{Object: &swarmv1.Assignment_Key{Key: key}},
 			revisionObject(func(s *swarmv1.ServiceSpec) {
-				s.TaskTemplate.ContainerSpec.Secrets = []*swarmv1.SecretReference{{SecretId: "sec", SecretName: "pw"}}
+				s.TaskTemplate.ContainerSpec.Secrets = []*swarmv1.DataReference{{Id: "sec", Name: "pw", Number: 1}}
 			}),
 			taskObject("t1", running),
 		}

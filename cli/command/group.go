@@ -75,8 +75,6 @@ var dockerHints = map[string]string{
 	"images": "images are listed by `swarm image ls`",
 	"pull":   "images are fetched by `swarm image pull IMAGE`",
 	"load":   "images are loaded by `swarm image load`",
-	"secret": "secrets are not supported yet",
-	"config": "configs are not supported yet",
 	"stack":  "stacks are not supported yet",
 	"volume": "volumes are created by the tasks that mount them; commands for volumes are not supported yet",
 }

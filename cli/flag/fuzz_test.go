@@ -167,10 +167,10 @@ func FuzzFile(f *testing.F) {
 			return line(t, []string{"source=" + source, "target=" + f.Name, "uid=" + f.Uid, "gid=" + f.Gid, fmt.Sprintf("mode=%#o", f.Mode)})
 		}
 		if secret, err := flag.ParseSecret(s); err == nil {
-			again(t, s, fields(secret.SecretName, secret.File), secret, flag.ParseSecret, equalProto)
+			again(t, s, fields(secret.Name, secret.File), secret, flag.ParseSecret, equalProto)
 		}
 		if config, err := flag.ParseConfig(s); err == nil {
-			again(t, s, fields(config.ConfigName, config.File), config, flag.ParseConfig, equalProto)
+			again(t, s, fields(config.Name, config.File), config, flag.ParseConfig, equalProto)
 		}
 	})
 }

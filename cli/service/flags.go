@@ -199,11 +199,10 @@ func (o *flags) registerPolicies(defaults func(string) string) {
 	f.Uint64Var(&p.parallelism, "rollback-parallelism", 0, "Maximum number of tasks rolled back simultaneously (0 to roll back all at once)"+defaults("1"))
 }
 
-// These texts end the help of flags that are parsed but can name nothing: no command creates
-// secrets or configs, and no node offers generic resources.
 const (
-	noSecrets = " (not usable yet: secrets cannot be created)"
-	noConfigs = " (not usable yet: configs cannot be created)"
+	// fileHelp ends the help of flags for secrets and configs.
+	fileHelp = " (NAME, NAME@VERSION or source=NAME,target=PATH,uid=ID,gid=ID,mode=0444,on-update=restart|none|signal=NAME|exec=CMD,keep-previous=TIME)"
+	// noGeneric ends the help of a flag that is parsed but can name nothing.
 	noGeneric = " (not usable yet: nodes offer none)"
 )
 
@@ -216,8 +215,8 @@ type lists struct {
 	mounts                                                                                           flag.Parsed[*swarmv1.Mount]
 	ports                                                                                            flag.Parsed[[]*swarmv1.PortConfig]
 	networks                                                                                         flag.Parsed[*swarmv1.NetworkAttachmentConfig]
-	secrets                                                                                          flag.Parsed[*swarmv1.SecretReference]
-	configs                                                                                          flag.Parsed[*swarmv1.ConfigReference]
+	secrets                                                                                          flag.Parsed[*swarmv1.DataReference]
+	configs                                                                                          flag.Parsed[*swarmv1.DataReference]
 	prefs                                                                                            flag.Parsed[*swarmv1.PlacementPreference]
 	ulimits                                                                                          flag.Parsed[*swarmv1.Ulimit]
 	devices                                                                                          flag.Parsed[*swarmv1.DeviceMapping]
@@ -233,8 +232,8 @@ func newLists() *lists {
 		mounts:   flag.Parsed[*swarmv1.Mount]{Kind: "mount", Parse: flag.ParseMount},
 		ports:    flag.Parsed[[]*swarmv1.PortConfig]{Kind: "port", Parse: flag.ParsePorts},
 		networks: flag.Parsed[*swarmv1.NetworkAttachmentConfig]{Kind: "network", Parse: flag.ParseNetwork},
-		secrets:  flag.Parsed[*swarmv1.SecretReference]{Kind: "secret", Parse: flag.ParseSecret},
-		configs:  flag.Parsed[*swarmv1.ConfigReference]{Kind: "config", Parse: flag.ParseConfig},
+		secrets:  flag.Parsed[*swarmv1.DataReference]{Kind: "secret", Parse: flag.ParseSecret},
+		configs:  flag.Parsed[*swarmv1.DataReference]{Kind: "config", Parse: flag.ParseConfig},
 		prefs:    flag.Parsed[*swarmv1.PlacementPreference]{Kind: "pref", Parse: flag.ParsePreference},
 		ulimits:  flag.Parsed[*swarmv1.Ulimit]{Kind: "ulimit", Parse: flag.ParseUlimit},
 		devices:  flag.Parsed[*swarmv1.DeviceMapping]{Kind: "list", Parse: flag.ParseDevice},
@@ -245,7 +244,7 @@ func newLists() *lists {
 func (l *lists) registerCreate(f *pflag.FlagSet) {
 	f.Var(&l.capAdd, "cap-add", "Add Linux capabilities")
 	f.Var(&l.capDrop, "cap-drop", "Drop Linux capabilities")
-	f.Var(&l.configs, "config", "Specify configurations to expose to the service"+noConfigs)
+	f.Var(&l.configs, "config", "Specify configurations to expose to the service"+fileHelp)
 	f.Var(&l.constraints, "constraint", "Placement constraints")
 	f.Var(&l.containerLabels, "container-label", "Container labels")
 	f.Var(&l.devices, "device", "Add a host device to the containers (format: host[:container[:rwm]])")
@@ -262,7 +261,7 @@ func (l *lists) registerCreate(f *pflag.FlagSet) {
 	f.Var(&l.networks, "network", "Network attachments")
 	f.Var(&l.prefs, "placement-pref", "Add a placement preference")
 	f.VarP(&l.ports, "publish", "p", "Publish a port as a node port")
-	f.Var(&l.secrets, "secret", "Specify secrets to expose to the service"+noSecrets)
+	f.Var(&l.secrets, "secret", "Specify secrets to expose to the service"+fileHelp)
 	f.Var(&l.sysctls, "sysctl", "Sysctl options")
 	f.Var(&l.ulimits, "ulimit", "Ulimit options")
 }
@@ -271,7 +270,7 @@ func (l *lists) registerCreate(f *pflag.FlagSet) {
 func (l *lists) registerUpdate(f *pflag.FlagSet) {
 	f.Var(&l.capAdd, "cap-add", "Add Linux capabilities")
 	f.Var(&l.capDrop, "cap-drop", "Drop Linux capabilities")
-	f.Var(&l.configs, "config-add", "Add or update a config file on a service"+noConfigs)
+	f.Var(&l.configs, "config-add", "Add or update a config file on a service"+fileHelp)
 	f.Var(&l.constraints, "constraint-add", "Add or update a placement constraint")
 	f.Var(&l.containerLabels, "container-label-add", "Add or update a container label")
 	f.Var(&l.devices, "device-add", "Add or update a host device of the containers (format: host[:container[:rwm]])")
@@ -287,7 +286,7 @@ func (l *lists) registerUpdate(f *pflag.FlagSet) {
 	f.Var(&l.networks, "network-add", "Add a network")
 	f.Var(&l.prefs, "placement-pref-add", "Add a placement preference")
 	f.Var(&l.ports, "publish-add", "Add or update a published port")
-	f.Var(&l.secrets, "secret-add", "Add or update a secret on a service"+noSecrets)
+	f.Var(&l.secrets, "secret-add", "Add or update a secret on a service"+fileHelp)
 	f.Var(&l.sysctls, "sysctl-add", "Add or update a Sysctl option")
 	f.Var(&l.ulimits, "ulimit-add", "Add or update a ulimit option")
 }

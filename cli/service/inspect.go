@@ -220,10 +220,10 @@ func (p pretty) container(c *swarmv1.ContainerSpec) {
 		p.line(" Mount", fmt.Sprintf("%s %s -> %s (%s)", term.EnumWord(m.Type), m.Source, m.Target, map[bool]string{true: "ro", false: "rw"}[m.ReadOnly]))
 	}
 	for _, s := range c.GetSecrets() {
-		p.line(" Secret", s.GetSecretName()+" -> "+s.GetFile().GetName())
+		p.line(" Secret", referenceText(s))
 	}
 	for _, s := range c.GetConfigs() {
-		p.line(" Config", s.GetConfigName()+" -> "+s.GetFile().GetName())
+		p.line(" Config", referenceText(s))
 	}
 	if h := c.GetHealthcheck(); h != nil {
 		p.line(" Healthcheck", strings.Join(h.GetTest(), " "))
@@ -260,4 +260,14 @@ func pidsWord(n int64) string {
 		return "unlimited"
 	}
 	return fmt.Sprint(n)
+}
+
+// referenceText returns a reference to a secret or config with its version. A reference that
+// follows the object has the version in parentheses.
+func referenceText(ref *swarmv1.DataReference) string {
+	format := "%s (version %d) -> %s"
+	if ref.GetPinned() {
+		format = "%s@%d -> %s"
+	}
+	return fmt.Sprintf(format, ref.GetName(), ref.GetNumber(), ref.GetFile().GetName())
 }

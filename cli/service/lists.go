@@ -1,6 +1,7 @@
 package service
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -23,6 +24,9 @@ func (l *lists) addTo(s *swarmv1.ServiceSpec) error {
 			return usage.Invalidf("mount target %q is used twice: mount one thing there", target)
 		}
 		targets[target] = true
+	}
+	if err := errors.Join(distinctTargets("secret", l.secrets.Values), distinctTargets("config", l.configs.Values)); err != nil {
+		return err
 	}
 	named := map[string]bool{}
 	for _, n := range l.networks.Values {
@@ -64,6 +68,19 @@ func (l *lists) addTo(s *swarmv1.ServiceSpec) error {
 	return nil
 }
 
+// distinctTargets refuses two secrets or configs of one command line with the same target. One of
+// them may replace a reference that the service has.
+func distinctTargets(word string, refs []*swarmv1.DataReference) error {
+	taken := map[string]bool{}
+	for _, ref := range refs {
+		if taken[ref.GetFile().GetName()] {
+			return usage.Invalidf("%s target %q is used twice: give each %s another target", word, ref.GetFile().GetName(), word)
+		}
+		taken[ref.GetFile().GetName()] = true
+	}
+	return nil
+}
+
 func (l *lists) addContainer(c *swarmv1.ContainerSpec) {
 	c.CapabilityAdd, c.CapabilityDrop = addCapabilities(c.CapabilityAdd, c.CapabilityDrop, l.capAdd.Values, l.capDrop.Values)
 	c.Labels = flag.AddPairs(c.Labels, l.containerLabels.Values)
@@ -87,10 +104,10 @@ func (l *lists) addContainer(c *swarmv1.ContainerSpec) {
 		c.Mounts = replace(c.Mounts, m, func(a, b *swarmv1.Mount) bool { return a.Target == b.Target })
 	}
 	for _, s := range l.secrets.Values {
-		c.Secrets = replace(c.Secrets, s, func(a, b *swarmv1.SecretReference) bool { return a.File.GetName() == b.File.GetName() })
+		c.Secrets = replace(c.Secrets, s, func(a, b *swarmv1.DataReference) bool { return a.File.GetName() == b.File.GetName() })
 	}
 	for _, s := range l.configs.Values {
-		c.Configs = replace(c.Configs, s, func(a, b *swarmv1.ConfigReference) bool { return a.File.GetName() == b.File.GetName() })
+		c.Configs = replace(c.Configs, s, func(a, b *swarmv1.DataReference) bool { return a.File.GetName() == b.File.GetName() })
 	}
 	for _, u := range l.ulimits.Values {
 		c.Ulimits = replace(c.Ulimits, u, func(a, b *swarmv1.Ulimit) bool { return a.Name == b.Name })
@@ -214,8 +231,8 @@ func (r removals) container(c *swarmv1.ContainerSpec) {
 		d.Search = without(d.Search, r.of("dns-search-rm"), itself)
 	}
 	c.Mounts = without(c.Mounts, r.of("mount-rm"), func(m *swarmv1.Mount) string { return m.Target })
-	c.Secrets = without(c.Secrets, r.of("secret-rm"), func(s *swarmv1.SecretReference) string { return s.SecretName })
-	c.Configs = without(c.Configs, r.of("config-rm"), func(s *swarmv1.ConfigReference) string { return s.ConfigName })
+	c.Secrets = without(c.Secrets, r.of("secret-rm"), func(s *swarmv1.DataReference) string { return s.Name })
+	c.Configs = without(c.Configs, r.of("config-rm"), func(s *swarmv1.DataReference) string { return s.Name })
 	c.Ulimits = without(c.Ulimits, r.of("ulimit-rm"), func(u *swarmv1.Ulimit) string { return u.Name })
 	c.Devices = without(c.Devices, r.of("device-rm"), func(d *swarmv1.DeviceMapping) string { return d.PathInContainer })
 }

@@ -60,7 +60,7 @@ func TestServiceCreateSpec(t *testing.T) {
 			mounts{type:TMPFS target:"/t" tmpfs_options{size_bytes:1048576 mode:1016}}}}`,
 		},
 		{"--secret key --config source=conf,target=/etc/c,uid=7,mode=0400 nginx", one + `task_template{container_spec{image:"nginx"
-			secrets{secret_name:"key" file{name:"key" uid:"0" gid:"0" mode:292}} configs{config_name:"conf" file{name:"/etc/c" uid:"7" gid:"0" mode:256}}}}`},
+			secrets{name:"key" file{name:"key" uid:"0" gid:"0" mode:292}} configs{name:"conf" file{name:"/etc/c" uid:"7" gid:"0" mode:256}}}}`},
 		{"--limit-cpu .5 --limit-memory 512m --pids-limit 100 --reserve-cpu 0.25 --reserve-memory 64MiB --generic-resource gpu=2 --memory-swap -1 nginx", one + `task_template{container_spec{image:"nginx"}
 			resources{limits{nano_cpus:500000000 memory_bytes:536870912 pids:100} reservations{nano_cpus:250000000 memory_bytes:67108864 generic{kind:"gpu" value:2}} swap_bytes:-1}}`},
 		{"--limit-pids 0 nginx", one + `task_template{container_spec{image:"nginx"} resources{limits{pids:0}}}`},

@@ -43,14 +43,11 @@ func mounts(s *specs.Spec, in Input) error {
 			s.Mounts = append(s.Mounts, bind(f.source, f.target, c.GetReadOnly()))
 		}
 	}
-	if len(in.Files) != len(in.Container.Files) {
-		return fmt.Errorf("container files: %d host paths for %d files: %w", len(in.Files), len(in.Container.Files), errdefs.ErrInvalidArgument)
-	}
-	for i, f := range in.Container.Files {
-		if !path.IsAbs(f.Path) {
-			return fmt.Errorf("file %q: its path in the container is not absolute: %w", f.Path, errdefs.ErrInvalidArgument)
+	for _, f := range in.Files {
+		if !path.IsAbs(f.Target) {
+			return fmt.Errorf("file %q: its path in the container is not absolute: %w", f.Target, errdefs.ErrInvalidArgument)
 		}
-		s.Mounts = append(s.Mounts, bind(in.Files[i], f.Path, true))
+		s.Mounts = append(s.Mounts, bind(f.Source, f.Target, true))
 	}
 	if c.GetInit() {
 		s.Mounts = append(s.Mounts, bind(in.Init, InitPath, true))

@@ -35,6 +35,12 @@ const ociVersion = "1.0.2"
 // tmpfs of /dev, so that no file is left in the container's tree.
 const InitPath = "/dev/swarm-init"
 
+// FileMount mounts a file or folder of the host, read-only.
+type FileMount struct {
+	Source string // on the host
+	Target string // in the container
+}
+
 // Input is everything from which a spec is built.
 type Input struct {
 	Container engine.Container
@@ -49,8 +55,8 @@ type Input struct {
 	// Anonymous has the host folders of the paths that the image declares as volumes and no mount
 	// covers.
 	Anonymous map[string]string
-	// Files has the host paths of Container.Files, in that order.
-	Files []string
+	// Files has the mounts of Container.Files.
+	Files []FileMount
 	// Cgroup is the path of the container's cgroup from the root of every hierarchy, or systemd's
 	// "slice:prefix:name".
 	Cgroup string

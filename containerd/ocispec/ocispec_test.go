@@ -150,8 +150,7 @@ func TestBuild_ParentsBeforeChildrenAndFilesLast(t *testing.T) {
 	in := input(&swarmv1.ContainerSpec{Mounts: []*swarmv1.Mount{
 		{Type: swarmv1.Mount_TMPFS, Target: "/a/b"}, {Type: swarmv1.Mount_TMPFS, Target: "/a"}, {Type: swarmv1.Mount_TMPFS, Target: "/dev/shm"},
 	}})
-	in.Container.Files = []engine.File{{Path: "/a/b/secret"}}
-	in.Files = []string{"/host/0"}
+	in.Files = []FileMount{{Source: "/host/0", Target: "/a/b/secret"}}
 	in.Anonymous = map[string]string{"/v": "/host/v"}
 	s, err := Build(in)
 	if err != nil {

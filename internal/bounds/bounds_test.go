@@ -196,7 +196,7 @@ func TestAssignments(t *testing.T) {
 		{Object: &swarmv1.Assignment_Task{Task: &swarmv1.Task{Id: "t1", ServiceId: "s1", DesiredState: 999}}},
 		{Object: &swarmv1.Assignment_Task{Task: &swarmv1.Task{Id: "t1", ServiceId: "s1", Networks: []*swarmv1.NetworkAttachment{{NetworkId: "n", Addresses: []string{"10.0.0.2"}}}}}},
 		{Object: &swarmv1.Assignment_Task{}},
-		{Object: &swarmv1.Assignment_Secret{Secret: &swarmv1.Secret{Id: "a/b"}}},
+		{Object: &swarmv1.Assignment_DataVersion{DataVersion: &swarmv1.DataVersion{ObjectId: "a/b"}}},
 		{Object: &swarmv1.Assignment_Network{Network: &swarmv1.Network{Id: ".."}}},
 		{Object: &swarmv1.Assignment_Network{Network: &swarmv1.Network{Id: "n", Vni: 1 << 24}}},
 		{Object: &swarmv1.Assignment_Network{Network: &swarmv1.Network{Id: "n", Ipam: &swarmv1.IPAMOptions{Configs: []*swarmv1.IPAMConfig{{Subnet: "all"}}}}}},

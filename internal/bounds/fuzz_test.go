@@ -118,7 +118,7 @@ func FuzzAssignments(f *testing.F) {
 		put(&swarmv1.Assignment{Object: &swarmv1.Assignment_Network{Network: &swarmv1.Network{Id: "n", Ipam: &swarmv1.IPAMOptions{Configs: []*swarmv1.IPAMConfig{{Subnet: "10.0.0.0/24"}}}}}}),
 		put(&swarmv1.Assignment{Object: &swarmv1.Assignment_Peering{Peering: &swarmv1.Peering{NodeId: "n", Addr: "192.0.2.1"}}}),
 		put(&swarmv1.Assignment{Object: &swarmv1.Assignment_Backend{Backend: &swarmv1.Backend{TaskId: "t", ServiceId: "s", NodeId: "n"}}}),
-		put(&swarmv1.Assignment{Object: &swarmv1.Assignment_Secret{Secret: &swarmv1.Secret{Id: "x/y"}}}),
+		put(&swarmv1.Assignment{Object: &swarmv1.Assignment_DataVersion{DataVersion: &swarmv1.DataVersion{ObjectId: "x/y"}}}),
 		&swarmv1.Assignments{Changes: []*swarmv1.AssignmentChange{{Change: &swarmv1.AssignmentChange_Remove{Remove: &swarmv1.AssignmentRef{Kind: 1, Id: "t"}}}}},
 	)
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -133,7 +133,7 @@ func FuzzAssignments(f *testing.F) {
 		for _, c := range clean.GetChanges() {
 			a := c.GetPut()
 			for _, id := range []string{
-				a.GetTask().GetId(), a.GetTask().GetServiceId(), a.GetRevision().GetServiceId(), a.GetSecret().GetId(), a.GetConfig().GetId(), a.GetEndpoint().GetServiceId(),
+				a.GetTask().GetId(), a.GetTask().GetServiceId(), a.GetRevision().GetServiceId(), a.GetDataVersion().GetObjectId(), a.GetEndpoint().GetServiceId(),
 				a.GetNetwork().GetId(), a.GetImage().GetId(), a.GetPeering().GetNodeId(), a.GetRouting().GetServiceId(), a.GetBackend().GetTaskId(), a.GetBackend().GetNodeId(),
 			} {
 				if id != "" && filepath.Join("/state", id) != "/state/"+id || strings.Contains(id, "/") || id == "." || id == ".." {

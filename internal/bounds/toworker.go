@@ -21,6 +21,7 @@ const (
 	maxLease                   = time.Hour
 
 	maxKey      = 1 << 10 // the length of an encryption key
+	maxData     = 1 << 20 // the length of a secret or config
 	maxVNI      = 1<<24 - 1
 	maxAttached = 1 << 10 // the number of networks of an object, addresses of a network or ports of a service
 )
@@ -56,10 +57,11 @@ func checkAssignment(a *swarmv1.Assignment) error {
 		return checkTask(o.Task)
 	case *swarmv1.Assignment_Revision:
 		return ident.CheckKey("service", o.Revision.GetServiceId())
-	case *swarmv1.Assignment_Secret:
-		return ident.CheckKey("secret", o.Secret.GetId())
-	case *swarmv1.Assignment_Config:
-		return ident.CheckKey("config", o.Config.GetId())
+	case *swarmv1.Assignment_DataVersion:
+		if len(o.DataVersion.GetData()) > maxData {
+			return invalid("a secret or config has %d bytes", len(o.DataVersion.GetData()))
+		}
+		return ident.CheckKey("secret or config", o.DataVersion.GetObjectId())
 	case *swarmv1.Assignment_Endpoint:
 		return checkEndpoint(o.Endpoint)
 	case *swarmv1.Assignment_Key:

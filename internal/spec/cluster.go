@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
-	"swarm/internal/ident"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -15,9 +14,6 @@ const (
 	// minTimeout is the shortest timeout of Raft and of sessions. Shorter ones were never measured
 	// under a starved CPU.
 	minTimeout = 50 * time.Millisecond
-	// MaxFile is the largest secret or config in bytes: 500 KB as in Docker. Its data goes through
-	// Raft.
-	MaxFile = 500 * 1024
 )
 
 // Cluster returns a complete and valid copy of the spec of a cluster.
@@ -113,36 +109,4 @@ func Node(in *swarmv1.NodeSpec) (*swarmv1.NodeSpec, error) {
 		return nil, invalid("availability %d is not known: use active, pause or drain", n.Availability)
 	}
 	return n, checkLabels("node", n.Labels)
-}
-
-// Secret returns a valid copy of the spec of a secret.
-func Secret(in *swarmv1.SecretSpec) (*swarmv1.SecretSpec, error) {
-	if err := firstError(
-		ident.CheckSecretName(in.GetName()),
-		checkLabels("secret", in.GetLabels()),
-		checkData("secret", in.GetName(), in.GetData())); err != nil {
-		return nil, err
-	}
-	return in.CloneVT(), nil
-}
-
-// Config returns a valid copy of the spec of a config.
-func Config(in *swarmv1.ConfigSpec) (*swarmv1.ConfigSpec, error) {
-	if err := firstError(
-		ident.CheckConfigName(in.GetName()),
-		checkLabels("config", in.GetLabels()),
-		checkData("config", in.GetName(), in.GetData())); err != nil {
-		return nil, err
-	}
-	return in.CloneVT(), nil
-}
-
-func checkData(kind, name string, data []byte) error {
-	if len(data) == 0 {
-		return invalid("%s %s is empty: give it data", kind, quote(name))
-	}
-	if len(data) > MaxFile {
-		return invalid("%s %s takes %d bytes: at most %d are allowed; put large data in an image or a volume", kind, quote(name), len(data), MaxFile)
-	}
-	return nil
 }

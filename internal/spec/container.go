@@ -40,7 +40,7 @@ func checkContainer(c *swarmv1.ContainerSpec) error {
 		checkMounts(c.GetMounts()),
 		checkFiles(c),
 		checkHealth(c.GetHealthcheck()),
-		checkSignal(c.GetStopSignal()),
+		checkSignal("stop signal", c.GetStopSignal()),
 		checkDuration("stop grace period", c.GetStopGracePeriod()),
 		checkCapabilities(c),
 		checkSysctls(c.GetSysctls()),
@@ -181,42 +181,6 @@ func checkPropagation(p string) error {
 	return invalid("bind propagation %s is not known: use private, rprivate, shared, rshared, slave or rslave", quote(p))
 }
 
-// checkFiles refuses two secrets or configs with the same path.
-func checkFiles(c *swarmv1.ContainerSpec) error {
-	seen := map[string]bool{}
-	check := func(kind, folder, name, id string, f *swarmv1.FileTarget) error {
-		if name == "" && id == "" {
-			return invalid("%s reference names nothing: name the %s", kind, kind)
-		}
-		file := f.GetName()
-		if file == "" {
-			file = name
-		}
-		if f.GetMode() > maxMode {
-			return invalid("mode %o of %s %s is out of range: use 0 to %o", f.GetMode(), kind, quote(name), maxMode)
-		}
-		if !path.IsAbs(file) {
-			file = path.Join(folder, file)
-		}
-		if seen[file] {
-			return invalid("%s %s would be written to %s, which is already taken: give it another target", kind, quote(name), quote(file))
-		}
-		seen[file] = true
-		return nil
-	}
-	for _, s := range c.GetSecrets() {
-		if err := check("secret", "/run/secrets", s.GetSecretName(), s.GetSecretId(), s.GetFile()); err != nil {
-			return err
-		}
-	}
-	for _, s := range c.GetConfigs() {
-		if err := check("config", "/", s.GetConfigName(), s.GetConfigId(), s.GetFile()); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 func checkHealth(h *swarmv1.HealthConfig) error {
 	if h == nil {
 		return nil
@@ -277,13 +241,13 @@ func checkHealthAddress(test []string) error {
 
 // checkSignal accepts names with and without SIG, and numbers. The node finds out whether its
 // kernel has the signal.
-func checkSignal(s string) error {
+func checkSignal(what, s string) error {
 	if s == "" {
 		return nil
 	}
 	if n, err := strconv.Atoi(s); err == nil {
 		if n < 1 || n > 64 {
-			return invalid("stop signal %d is out of range: use 1 to 64 or a name like SIGTERM", n)
+			return invalid("%s %d is out of range: use 1 to 64 or a name like SIGTERM", what, n)
 		}
 		return nil
 	}
@@ -291,7 +255,7 @@ func checkSignal(s string) error {
 	name, _, _ = strings.Cut(name, "+")
 	name, _, _ = strings.Cut(name, "-")
 	if !signals[name] {
-		return invalid("stop signal %s is not known: use a name like SIGTERM or a number from 1 to 64", quote(s))
+		return invalid("%s %s is not known: use a name like SIGTERM or a number from 1 to 64", what, quote(s))
 	}
 	return nil
 }

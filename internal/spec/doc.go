@@ -7,7 +7,7 @@
 // image can be found. The control API calls it on every write, the planner uses its constraints,
 // and the command line checks specs before it sends them. It is pure and runs no goroutine.
 //
-// Service, Node, Cluster, Network, Secret and Config take the spec that a user sent, and return
+// Service, Node, Cluster, Network and DataKind.Spec take the spec that a user sent, and return
 // either a complete copy to store or an error. They fill in the defaults. If they get a spec that
 // they have returned before, they return it unchanged.
 package spec

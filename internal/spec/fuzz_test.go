@@ -33,7 +33,7 @@ func FuzzParseImage(f *testing.F) {
 // FuzzSpecs checks that every spec is either refused with an error of one line or completed, and
 // that a completed spec comes back unchanged.
 func FuzzSpecs(f *testing.F) {
-	for kind, m := range []proto.Message{valid(), &swarmv1.NetworkSpec{Name: "n"}, &swarmv1.ClusterSpec{}, &swarmv1.NodeSpec{}, &swarmv1.SecretSpec{Name: "s"}, &swarmv1.ConfigSpec{Name: "c"}} {
+	for kind, m := range []proto.Message{valid(), &swarmv1.NetworkSpec{Name: "n"}, &swarmv1.ClusterSpec{}, &swarmv1.NodeSpec{}, &swarmv1.DataSpec{Name: "s"}, &swarmv1.DataSpec{Name: "c"}} {
 		data, err := proto.Marshal(m)
 		if err != nil {
 			f.Fatal(err)
@@ -51,9 +51,9 @@ func FuzzSpecs(f *testing.F) {
 		case 3:
 			check(t, data, &swarmv1.NodeSpec{}, Node)
 		case 4:
-			check(t, data, &swarmv1.SecretSpec{}, Secret)
+			check(t, data, &swarmv1.DataSpec{}, SecretKind().Spec)
 		case 5:
-			check(t, data, &swarmv1.ConfigSpec{}, Config)
+			check(t, data, &swarmv1.DataSpec{}, ConfigKind().Spec)
 		}
 	})
 }

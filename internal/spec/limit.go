@@ -1,11 +1,13 @@
 package spec
 
 import (
+	"fmt"
+
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Limits holds the resources of a task that can change while its container runs. Equal values mean
-// equal limits.
+// Limits holds what can change of a task while its container runs: limits of resources, and the
+// versions of some secrets and configs. Equal values need no change of the container.
 type Limits struct {
 	NanoCPUs, Memory, Pids int64
 	// ReservedCPUs and ReservedMemory are reserved by placement. The kernel gets the reserved
@@ -14,6 +16,8 @@ type Limits struct {
 	Swap                         int64
 	// SwapSet is true if Swap was set. Otherwise the default follows the memory limit.
 	SwapSet bool
+	// Data names the versions of the secrets and configs whose files can be exchanged.
+	Data string
 }
 
 // LimitsOf returns the limits of the tasks of a service.
@@ -23,16 +27,37 @@ func LimitsOf(s *swarmv1.ServiceSpec) Limits {
 		NanoCPUs: r.GetLimits().GetNanoCpus(), Memory: r.GetLimits().GetMemoryBytes(), Pids: r.GetLimits().GetPids(),
 		ReservedCPUs: r.GetReservations().GetNanoCpus(), ReservedMemory: r.GetReservations().GetMemoryBytes(),
 		Swap: r.GetSwapBytes(), SwapSet: r != nil && r.SwapBytes != nil,
+		Data: exchangedData(s),
 	}
+}
+
+// exchangedData returns the part of the references that can change while the container runs.
+func exchangedData(s *swarmv1.ServiceSpec) string {
+	var out []byte
+	for ref := range DataReferences(s) {
+		if Exchanged(ref) {
+			out = fmt.Appendf(out, "%d", ref.GetNumber())
+		}
+		if Exchanged(ref) || ref.GetKeepPrevious() != nil {
+			out = fmt.Appendf(out, "/%d ", ref.GetPrevious())
+		}
+	}
+	return string(out)
 }
 
 // withoutLimits returns a copy of the template without the fields of Limits.
 func withoutLimits(t *swarmv1.TaskSpec) *swarmv1.TaskSpec {
-	if t.GetResources() == nil {
+	t = t.CloneVT()
+	for ref := range DataReferences(&swarmv1.ServiceSpec{TaskTemplate: t}) {
+		ref.Previous, ref.PreviousUntil = 0, nil
+		if Exchanged(ref) {
+			ref.Number = 0
+		}
+	}
+	r := t.GetResources()
+	if r == nil {
 		return t
 	}
-	t = t.CloneVT()
-	r := t.Resources
 	r.Limits, r.SwapBytes = nil, nil
 	if r.Reservations != nil {
 		// Keep generic resources: they were allocated when the task was placed.

@@ -181,8 +181,26 @@ var refusals = []struct {
 		c.Healthcheck = &swarmv1.HealthConfig{Test: []string{"GRPC", ":70000"}}
 	}), "is not HOST:PORT"},
 	{"two secrets at one path", container(func(c *swarmv1.ContainerSpec) {
-		c.Secrets = []*swarmv1.SecretReference{{SecretName: "a"}, {SecretName: "b", File: &swarmv1.FileTarget{Name: "a"}}}
+		c.Secrets = []*swarmv1.DataReference{{Name: "a"}, {Name: "b", File: &swarmv1.FileTarget{Name: "a"}}}
 	}), "already taken"},
+	{"a secret at the previous version of another", container(func(c *swarmv1.ContainerSpec) {
+		c.Secrets = []*swarmv1.DataReference{{Name: "a", KeepPrevious: durationpb.New(time.Hour)}, {Name: "b", File: &swarmv1.FileTarget{Name: "a.previous"}}}
+	}), "already taken"},
+	{"config at the root", container(func(c *swarmv1.ContainerSpec) {
+		c.Configs = []*swarmv1.DataReference{{Name: "a", File: &swarmv1.FileTarget{Name: "/"}}}
+	}), "is the root folder"},
+	{"pinned secret with an action", container(func(c *swarmv1.ContainerSpec) {
+		c.Secrets = []*swarmv1.DataReference{{Name: "a", Number: 3, Pinned: true, OnUpdate: &swarmv1.OnUpdate{}}}
+	}), "is pinned to a version and never changes"},
+	{"secret with an unknown signal", container(func(c *swarmv1.ContainerSpec) {
+		c.Secrets = []*swarmv1.DataReference{{Name: "a", OnUpdate: &swarmv1.OnUpdate{Action: swarmv1.OnUpdate_SIGNAL, Signal: "HUPP"}}}
+	}), `on-update signal "HUPP" is not known`},
+	{"secret with an empty command", container(func(c *swarmv1.ContainerSpec) {
+		c.Secrets = []*swarmv1.DataReference{{Name: "a", OnUpdate: &swarmv1.OnUpdate{Action: swarmv1.OnUpdate_EXEC}}}
+	}), "runs no command"},
+	{"secret with a short overlap", container(func(c *swarmv1.ContainerSpec) {
+		c.Secrets = []*swarmv1.DataReference{{Name: "a", KeepPrevious: durationpb.New(time.Millisecond)}}
+	}), "keep-previous of secret \"a\" is 1ms"},
 	{"network twice", func(s *swarmv1.ServiceSpec) {
 		s.TaskTemplate.Networks = []*swarmv1.NetworkAttachmentConfig{{Target: "a"}, {Target: "a"}}
 	}, "is named twice"},
@@ -298,10 +316,20 @@ func TestCluster(t *testing.T) {
 }
 
 func TestSecretConfigNetworkNode(t *testing.T) {
-	_, err := Secret(&swarmv1.SecretSpec{Name: "a"})
-	wantRefusal(t, "empty secret", err, "is empty")
-	_, err = Config(&swarmv1.ConfigSpec{Name: "a", Data: make([]byte, MaxFile+1)})
-	wantRefusal(t, "large config", err, "at most 512000")
+	wantRefusal(t, "empty secret", SecretKind().CheckData(&swarmv1.DataSpec{Name: "a"}, nil), "is empty")
+	large := make([]byte, 500*1024+1)
+	wantRefusal(t, "large secret", SecretKind().CheckData(&swarmv1.DataSpec{Name: "a"}, large), "at most 512000")
+	if err := ConfigKind().CheckData(&swarmv1.DataSpec{Name: "a"}, large); err != nil {
+		t.Errorf("config of 500 KB: %v", err)
+	}
+	templated := &swarmv1.DataSpec{Name: "a", Templating: &swarmv1.Driver{Name: TemplateDriver}}
+	err := SecretKind().CheckData(templated, []byte("user=a\npassword={{hunter2}}"))
+	wantRefusal(t, "template", err, "is not a valid template: line 2")
+	if strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("the error has the data: %v", err)
+	}
+	_, err = ConfigKind().Spec(&swarmv1.DataSpec{Name: "a", Templating: &swarmv1.Driver{Name: "jinja"}})
+	wantRefusal(t, "template driver", err, "use golang")
 	_, err = Network(&swarmv1.NetworkSpec{Name: "a", DriverConfig: &swarmv1.Driver{Name: "macvlan"}})
 	wantRefusal(t, "driver", err, "is not known")
 	_, err = Network(&swarmv1.NetworkSpec{Name: "a", Ipam: &swarmv1.IPAMOptions{Configs: []*swarmv1.IPAMConfig{{Subnet: "10.1.0.0/24", Gateway: "10.2.0.1"}}}})

@@ -3,12 +3,13 @@
 // resolve names, write the desired state and read it back. Reads come from this manager's replica.
 // Writes go through the leader, each as one group with the versions from which it was made.
 //
-//	service, network, node, image, task, cluster   the RPCs of swarmv1.Control
-//	disk                                           the RPCs of swarmv1.Disks
-//	crud                                           find, list, create, update and remove, for all kinds
-//	object                                         what the kinds of objects are called and refer to
-//	address, digest, nodecall                      what several nouns need: virtual IPs, image digests,
-//	                                               calls to nodes
+//	service, network, node, image, task,    the RPCs of swarmv1.Control
+//	cluster, data
+//	disk                                    the RPCs of swarmv1.Disks
+//	crud                                    find, list, create, update and remove, for all kinds
+//	object                                  what the kinds of objects are called and refer to
+//	address, digest, nodecall               what several nouns need: virtual IPs, image digests,
+//	                                        calls to nodes
 //
 // The packages of the nouns do not import each other. They write only the desired state: the
 // planner decides what follows from it (tasks, placement, removal). The manager registers a Server
@@ -23,6 +24,7 @@ import (
 
 	"swarm/manager/control/cluster"
 	"swarm/manager/control/crud"
+	"swarm/manager/control/data"
 	"swarm/manager/control/digest"
 	"swarm/manager/control/disk"
 	"swarm/manager/control/image"
@@ -65,6 +67,7 @@ type (
 	images   = image.Server
 	tasks    = task.Server
 	clusters = cluster.Server
+	files    = data.Server
 )
 
 // unimplemented puts the methods of UnimplementedControlServer one level deeper than those of the
@@ -82,6 +85,7 @@ type Server struct {
 	*images
 	*tasks
 	*clusters
+	*files
 	disks *disk.Server
 	store *raftstore.Store
 }
@@ -100,6 +104,7 @@ func New(cfg Config, deps Deps) *Server {
 		}),
 		tasks:    task.New(task.Deps{Log: deps.Log, Store: deps.Store, Nodes: caller}),
 		clusters: cluster.New(cluster.Deps{Store: deps.Store, Writer: writer, Events: events()}),
+		files:    data.New(data.Deps{Store: deps.Store, Writer: writer}),
 		disks:    disk.New(disk.Deps{Log: deps.Log, Store: deps.Store, Writer: writer, Nodes: caller}),
 	}
 	s.services = service.New(service.Deps{

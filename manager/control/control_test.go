@@ -11,5 +11,6 @@ var _ swarmv1.ControlServer = struct {
 	*images
 	*tasks
 	*clusters
+	*files
 	swarmv1.UnsafeControlServer
 }{}

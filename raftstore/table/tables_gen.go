@@ -13,45 +13,47 @@ import (
 
 // The table ids.
 const (
-	Node       ID = 1
-	NodeState  ID = 2
-	Service    ID = 3
-	Revision   ID = 4
-	Task       ID = 5
-	TaskStatus ID = 6
-	Network    ID = 7
-	Endpoint   ID = 8
-	Claim      ID = 9
-	Secret     ID = 10
-	Config     ID = 11
-	Volume     ID = 12
-	Image      ID = 13
-	ImageCopy  ID = 14
-	Cluster    ID = 15
-	RaftMember ID = 16
-	Credential ID = 17
+	Node        ID = 1
+	NodeState   ID = 2
+	Service     ID = 3
+	Revision    ID = 4
+	Task        ID = 5
+	TaskStatus  ID = 6
+	Network     ID = 7
+	Endpoint    ID = 8
+	Claim       ID = 9
+	Secret      ID = 10
+	Config      ID = 11
+	Volume      ID = 12
+	Image       ID = 13
+	ImageCopy   ID = 14
+	Cluster     ID = 15
+	RaftMember  ID = 16
+	Credential  ID = 17
+	DataVersion ID = 18
 
-	idLimit = 18 // highest id + 1
+	idLimit = 19 // highest id + 1
 )
 
 var titles = [idLimit]string{
-	Node:       "node",
-	NodeState:  "node state",
-	Service:    "service",
-	Revision:   "revision",
-	Task:       "task",
-	TaskStatus: "task status",
-	Network:    "network",
-	Endpoint:   "endpoint",
-	Claim:      "claim",
-	Secret:     "secret",
-	Config:     "config",
-	Volume:     "volume",
-	Image:      "image",
-	ImageCopy:  "image copy",
-	Cluster:    "cluster",
-	RaftMember: "raft member",
-	Credential: "credential",
+	Node:        "node",
+	NodeState:   "node state",
+	Service:     "service",
+	Revision:    "revision",
+	Task:        "task",
+	TaskStatus:  "task status",
+	Network:     "network",
+	Endpoint:    "endpoint",
+	Claim:       "claim",
+	Secret:      "secret",
+	Config:      "config",
+	Volume:      "volume",
+	Image:       "image",
+	ImageCopy:   "image copy",
+	Cluster:     "cluster",
+	RaftMember:  "raft member",
+	Credential:  "credential",
+	DataVersion: "data version",
 }
 
 // RevisionKey returns the key of the revision with the given fields.
@@ -62,6 +64,11 @@ func RevisionKey(serviceID string, number uint64) string {
 // ImageCopyKey returns the key of the image copy with the given fields.
 func ImageCopyKey(digest string, nodeID string) string {
 	return fmt.Sprintf("%s/%s", digest, nodeID)
+}
+
+// DataVersionKey returns the key of the data version with the given fields.
+func DataVersionKey(objectID string, number uint64) string {
+	return fmt.Sprintf("%s/%010d", objectID, number)
 }
 
 // Key returns the key under which obj is stored, or "" if obj is not a row.
@@ -101,6 +108,8 @@ func Key(obj proto.Message) string {
 		return r.GetNodeId()
 	case *swarmv1.Credential:
 		return r.GetId()
+	case *swarmv1.DataVersion:
+		return DataVersionKey(r.GetObjectId(), r.GetNumber())
 	}
 	return ""
 }
@@ -142,6 +151,8 @@ func unwrap(o *swarmv1.Object) (ID, Row) {
 		return RaftMember, k.RaftMember
 	case *swarmv1.Object_Credential:
 		return Credential, k.Credential
+	case *swarmv1.Object_DataVersion:
+		return DataVersion, k.DataVersion
 	}
 	return 0, nil
 }
@@ -183,29 +194,32 @@ func wrap(obj proto.Message) (ID, *swarmv1.Object) {
 		return RaftMember, &swarmv1.Object{Object: &swarmv1.Object_RaftMember{RaftMember: r}}
 	case *swarmv1.Credential:
 		return Credential, &swarmv1.Object{Object: &swarmv1.Object_Credential{Credential: r}}
+	case *swarmv1.DataVersion:
+		return DataVersion, &swarmv1.Object{Object: &swarmv1.Object_DataVersion{DataVersion: r}}
 	}
 	return 0, nil
 }
 
 // tables are the tables that Apply writes.
 type tables struct {
-	Nodes       *trees[*swarmv1.Node]
-	NodeStates  *trees[*swarmv1.NodeState]
-	Services    *trees[*swarmv1.Service]
-	Revisions   *trees[*swarmv1.Revision]
-	Tasks       *trees[*swarmv1.Task]
-	Statuses    *trees[*swarmv1.TaskStatus]
-	Networks    *trees[*swarmv1.Network]
-	Endpoints   *trees[*swarmv1.Endpoint]
-	Claims      *trees[*swarmv1.Claim]
-	Secrets     *trees[*swarmv1.Secret]
-	Configs     *trees[*swarmv1.Config]
-	Volumes     *trees[*swarmv1.Volume]
-	Images      *trees[*swarmv1.Image]
-	ImageCopies *trees[*swarmv1.ImageCopy]
-	Clusters    *trees[*swarmv1.Cluster]
-	RaftMembers *trees[*swarmv1.RaftMember]
-	Credentials *trees[*swarmv1.Credential]
+	Nodes        *trees[*swarmv1.Node]
+	NodeStates   *trees[*swarmv1.NodeState]
+	Services     *trees[*swarmv1.Service]
+	Revisions    *trees[*swarmv1.Revision]
+	Tasks        *trees[*swarmv1.Task]
+	Statuses     *trees[*swarmv1.TaskStatus]
+	Networks     *trees[*swarmv1.Network]
+	Endpoints    *trees[*swarmv1.Endpoint]
+	Claims       *trees[*swarmv1.Claim]
+	Secrets      *trees[*swarmv1.Secret]
+	Configs      *trees[*swarmv1.Config]
+	Volumes      *trees[*swarmv1.Volume]
+	Images       *trees[*swarmv1.Image]
+	ImageCopies  *trees[*swarmv1.ImageCopy]
+	Clusters     *trees[*swarmv1.Cluster]
+	RaftMembers  *trees[*swarmv1.RaftMember]
+	Credentials  *trees[*swarmv1.Credential]
+	DataVersions *trees[*swarmv1.DataVersion]
 
 	byID [idLimit]anyTrees // the tables above; byID[0] is nil
 }
@@ -307,25 +321,31 @@ func newTables() *tables {
 			key:     func(r *swarmv1.Credential) string { return r.GetId() },
 			setMeta: func(r *swarmv1.Credential, m *swarmv1.Meta) { r.Meta = m },
 		}),
+		DataVersions: newTrees(schema[*swarmv1.DataVersion]{
+			id:      DataVersion,
+			key:     func(r *swarmv1.DataVersion) string { return DataVersionKey(r.GetObjectId(), r.GetNumber()) },
+			setMeta: func(r *swarmv1.DataVersion, m *swarmv1.Meta) { r.Meta = m },
+		}),
 	}
 	t.byID = [idLimit]anyTrees{
-		Node:       t.Nodes,
-		NodeState:  t.NodeStates,
-		Service:    t.Services,
-		Revision:   t.Revisions,
-		Task:       t.Tasks,
-		TaskStatus: t.Statuses,
-		Network:    t.Networks,
-		Endpoint:   t.Endpoints,
-		Claim:      t.Claims,
-		Secret:     t.Secrets,
-		Config:     t.Configs,
-		Volume:     t.Volumes,
-		Image:      t.Images,
-		ImageCopy:  t.ImageCopies,
-		Cluster:    t.Clusters,
-		RaftMember: t.RaftMembers,
-		Credential: t.Credentials,
+		Node:        t.Nodes,
+		NodeState:   t.NodeStates,
+		Service:     t.Services,
+		Revision:    t.Revisions,
+		Task:        t.Tasks,
+		TaskStatus:  t.Statuses,
+		Network:     t.Networks,
+		Endpoint:    t.Endpoints,
+		Claim:       t.Claims,
+		Secret:      t.Secrets,
+		Config:      t.Configs,
+		Volume:      t.Volumes,
+		Image:       t.Images,
+		ImageCopy:   t.ImageCopies,
+		Cluster:     t.Clusters,
+		RaftMember:  t.RaftMembers,
+		Credential:  t.Credentials,
+		DataVersion: t.DataVersions,
 	}
 	return t
 }
@@ -349,6 +369,7 @@ func (t *tables) freeze(v *View) {
 	v.Clusters = Rows[*swarmv1.Cluster]{t.Clusters.freeze()}
 	v.RaftMembers = Rows[*swarmv1.RaftMember]{t.RaftMembers.freeze()}
 	v.Credentials = Rows[*swarmv1.Credential]{t.Credentials.freeze()}
+	v.DataVersions = Rows[*swarmv1.DataVersion]{t.DataVersions.freeze()}
 }
 
 // rows yields every row, ordered by table and key.
@@ -369,5 +390,6 @@ func (v *View) rows(yield func(Row) bool) {
 		each(v.ImageCopies, yield) &&
 		each(v.Clusters, yield) &&
 		each(v.RaftMembers, yield) &&
-		each(v.Credentials, yield)
+		each(v.Credentials, yield) &&
+		each(v.DataVersions, yield)
 }

@@ -21,23 +21,24 @@ import (
 //	fold              unique names ignore case
 //	indexes=FUNC      the function of this package that returns the table's further orders
 type View struct {
-	Nodes       Rows[*swarmv1.Node]       `table:"key=id"`
-	NodeStates  Rows[*swarmv1.NodeState]  `table:"key=node_id"`
-	Services    Rows[*swarmv1.Service]    `table:"key=id,name=name,fold"`
-	Revisions   Rows[*swarmv1.Revision]   `table:"key=service_id+number"`
-	Tasks       Rows[*swarmv1.Task]       `table:"key=id,indexes=taskIndexes"`
-	Statuses    Rows[*swarmv1.TaskStatus] `table:"key=task_id"`
-	Networks    Rows[*swarmv1.Network]    `table:"key=id,name=spec.name,fold"`
-	Endpoints   Rows[*swarmv1.Endpoint]   `table:"key=service_id"`
-	Claims      Rows[*swarmv1.Claim]      `table:"key=key"`
-	Secrets     Rows[*swarmv1.Secret]     `table:"key=id,name=spec.name"`
-	Configs     Rows[*swarmv1.Config]     `table:"key=id,name=spec.name"`
-	Volumes     Rows[*swarmv1.Volume]     `table:"key=id"`
-	Images      Rows[*swarmv1.Image]      `table:"key=id,name=name"`
-	ImageCopies Rows[*swarmv1.ImageCopy]  `table:"key=digest+node_id"`
-	Clusters    Rows[*swarmv1.Cluster]    `table:"key=id"`
-	RaftMembers Rows[*swarmv1.RaftMember] `table:"key=node_id"`
-	Credentials Rows[*swarmv1.Credential] `table:"key=id"`
+	Nodes        Rows[*swarmv1.Node]        `table:"key=id"`
+	NodeStates   Rows[*swarmv1.NodeState]   `table:"key=node_id"`
+	Services     Rows[*swarmv1.Service]     `table:"key=id,name=name,fold"`
+	Revisions    Rows[*swarmv1.Revision]    `table:"key=service_id+number"`
+	Tasks        Rows[*swarmv1.Task]        `table:"key=id,indexes=taskIndexes"`
+	Statuses     Rows[*swarmv1.TaskStatus]  `table:"key=task_id"`
+	Networks     Rows[*swarmv1.Network]     `table:"key=id,name=spec.name,fold"`
+	Endpoints    Rows[*swarmv1.Endpoint]    `table:"key=service_id"`
+	Claims       Rows[*swarmv1.Claim]       `table:"key=key"`
+	Secrets      Rows[*swarmv1.Secret]      `table:"key=id,name=spec.name"`
+	Configs      Rows[*swarmv1.Config]      `table:"key=id,name=spec.name"`
+	Volumes      Rows[*swarmv1.Volume]      `table:"key=id"`
+	Images       Rows[*swarmv1.Image]       `table:"key=id,name=name"`
+	ImageCopies  Rows[*swarmv1.ImageCopy]   `table:"key=digest+node_id"`
+	Clusters     Rows[*swarmv1.Cluster]     `table:"key=id"`
+	RaftMembers  Rows[*swarmv1.RaftMember]  `table:"key=node_id"`
+	Credentials  Rows[*swarmv1.Credential]  `table:"key=id"`
+	DataVersions Rows[*swarmv1.DataVersion] `table:"key=object_id+number"`
 
 	index   uint64
 	cluster *swarmv1.Cluster
@@ -64,6 +65,11 @@ func (v *View) Revision(serviceID string, number uint64) (*swarmv1.Revision, boo
 // RevisionsOf yields the revisions of a service, oldest first.
 func (v *View) RevisionsOf(serviceID string) iter.Seq[*swarmv1.Revision] {
 	return v.Revisions.Prefix(serviceID + "/")
+}
+
+// DataVersionsOf yields the versions of a secret or config, oldest first.
+func (v *View) DataVersionsOf(objectID string) iter.Seq[*swarmv1.DataVersion] {
+	return v.DataVersions.Prefix(objectID + "/")
 }
 
 // TasksOfService yields the tasks of a service, ordered by slot and id.

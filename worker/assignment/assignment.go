@@ -16,17 +16,18 @@ import (
 // Key names an assigned object.
 type Key struct {
 	Kind swarmv1.AssignmentRef_Kind
-	// ID is the object's key in the managers' table of that kind. For a revision it is the service
-	// id and the number, for an encryption key its subsystem and time.
+	// ID is the object's key in the managers' table of that kind. For a revision and for a version
+	// of a secret or config it is a NumberedID, for an encryption key its subsystem and time.
 	ID string
 }
 
 // String returns the key as state.db has it.
 func (k Key) String() string { return fmt.Sprintf("%d/%s", k.Kind, k.ID) }
 
-// RevisionID returns the ID of a revision in a Key.
-func RevisionID(serviceID string, number uint64) string {
-	return fmt.Sprintf("%s/%010d", serviceID, number)
+// NumberedID returns the ID in a Key of a revision of a service, or of a version of a secret or
+// config.
+func NumberedID(owner string, number uint64) string {
+	return fmt.Sprintf("%s/%010d", owner, number)
 }
 
 // keyOf returns the key of an object. Its kind is UNKNOWN if this version of swarm does not know
@@ -36,11 +37,9 @@ func keyOf(a *swarmv1.Assignment) Key {
 	case *swarmv1.Assignment_Task:
 		return Key{swarmv1.AssignmentRef_TASK, o.Task.GetId()}
 	case *swarmv1.Assignment_Revision:
-		return Key{swarmv1.AssignmentRef_REVISION, RevisionID(o.Revision.GetServiceId(), o.Revision.GetNumber())}
-	case *swarmv1.Assignment_Secret:
-		return Key{swarmv1.AssignmentRef_SECRET, o.Secret.GetId()}
-	case *swarmv1.Assignment_Config:
-		return Key{swarmv1.AssignmentRef_CONFIG, o.Config.GetId()}
+		return Key{swarmv1.AssignmentRef_REVISION, NumberedID(o.Revision.GetServiceId(), o.Revision.GetNumber())}
+	case *swarmv1.Assignment_DataVersion:
+		return Key{swarmv1.AssignmentRef_DATA_VERSION, NumberedID(o.DataVersion.GetObjectId(), o.DataVersion.GetNumber())}
 	case *swarmv1.Assignment_Endpoint:
 		return Key{swarmv1.AssignmentRef_ENDPOINT, o.Endpoint.GetServiceId()}
 	case *swarmv1.Assignment_Key:
@@ -66,12 +65,12 @@ func ContainerSpec(r *swarmv1.Revision) *swarmv1.ContainerSpec {
 }
 
 // ForDisk returns what state.db must have of the object after the change: the object without the
-// credentials for its registry, or nil if the object is gone. stored is false for secrets and
-// encryption keys, which state.db never has. Managers send secrets, keys and credentials again with
-// the first message of a session.
+// credentials for its registry, or nil if the object is gone. stored is false for secrets,
+// configs and encryption keys, which state.db never has. Managers send them and the credentials
+// again with the first message of a session.
 func (c Change) ForDisk() (object *swarmv1.Assignment, stored bool) {
 	switch {
-	case c.Key.Kind == swarmv1.AssignmentRef_SECRET, c.Key.Kind == swarmv1.AssignmentRef_KEY:
+	case c.Key.Kind == swarmv1.AssignmentRef_DATA_VERSION, c.Key.Kind == swarmv1.AssignmentRef_KEY:
 		return nil, false
 	case ContainerSpec(c.Now.GetRevision()).GetPullOptions().GetRegistryAuth() == "":
 		return c.Now, true
@@ -202,7 +201,7 @@ func (o *Set) Get(kind swarmv1.AssignmentRef_Kind, id string) *swarmv1.Assignmen
 
 // Revision returns the revision of a task; nil: the revision is not assigned.
 func (o *Set) Revision(t *swarmv1.Task) *swarmv1.Revision {
-	return o.Get(swarmv1.AssignmentRef_REVISION, RevisionID(t.GetServiceId(), t.GetRevision())).GetRevision()
+	return o.Get(swarmv1.AssignmentRef_REVISION, NumberedID(t.GetServiceId(), t.GetRevision())).GetRevision()
 }
 
 // List returns all objects of a kind, ordered by ID.

@@ -17,7 +17,7 @@ func FuzzToWorker(f *testing.F) {
 		{Message: &swarmv1.ToWorker_Node{Node: &swarmv1.NodeUpdate{Managers: []*swarmv1.Peer{{NodeId: "m", Addr: "192.0.2.1", Port: 2377}}}}},
 		{Message: &swarmv1.ToWorker_Assignments{Assignments: &swarmv1.Assignments{Sequence: 1, Complete: true, Changes: []*swarmv1.AssignmentChange{
 			{Change: &swarmv1.AssignmentChange_Put{Put: &swarmv1.Assignment{Object: &swarmv1.Assignment_Task{Task: &swarmv1.Task{Id: "../t", ServiceId: "s"}}}}},
-			{Change: &swarmv1.AssignmentChange_Put{Put: &swarmv1.Assignment{Object: &swarmv1.Assignment_Secret{Secret: &swarmv1.Secret{Id: "x"}}}}},
+			{Change: &swarmv1.AssignmentChange_Put{Put: &swarmv1.Assignment{Object: &swarmv1.Assignment_DataVersion{DataVersion: &swarmv1.DataVersion{ObjectId: "x"}}}}},
 			{Change: &swarmv1.AssignmentChange_Put{Put: &swarmv1.Assignment{}}},
 			{Change: &swarmv1.AssignmentChange_Remove{Remove: &swarmv1.AssignmentRef{Kind: 1, Id: "t"}}},
 		}}}},
@@ -36,7 +36,8 @@ func FuzzToWorker(f *testing.F) {
 		clean, _ := bounds.Assignments(m.GetAssignments())
 		o := New()
 		for _, c := range append(o.Apply(clean), o.Apply(clean)...) {
-			composed := c.Key.Kind == swarmv1.AssignmentRef_REVISION || c.Key.Kind == swarmv1.AssignmentRef_KEY
+			composed := c.Key.Kind == swarmv1.AssignmentRef_REVISION || c.Key.Kind == swarmv1.AssignmentRef_KEY ||
+				c.Key.Kind == swarmv1.AssignmentRef_DATA_VERSION
 			if c.Wire() == nil || c.Now != nil && !composed && strings.Contains(c.Key.ID, "/") {
 				t.Errorf("change %v", c)
 			}

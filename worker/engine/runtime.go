@@ -31,9 +31,9 @@ func Away(err error) error {
 
 // Runtime runs the containers of tasks. Each task has one container, which has the task's id as its
 // name. Implementations are safe for concurrent use by many tasks. Calls for one task do not
-// overlap, except that Wait runs beside Stop, Update and Remove. Every method may return
-// ErrRuntimeAway, except Wait, which continues through a restart of the runtime. worker/runtimetest
-// tests this contract.
+// overlap, except that Wait runs beside Stop, Update, Exchange, Signal and Remove. Every method may
+// return ErrRuntimeAway, except Wait, which continues through a restart of the runtime.
+// worker/runtimetest tests this contract.
 type Runtime interface {
 	// Prepare creates the container without starting it. Its image must be held already
 	// (Images.Pull). It is idempotent. ErrNotFound: the image is not held. ErrInvalidArgument: the
@@ -53,6 +53,14 @@ type Runtime interface {
 	// does not exist. ErrFailedPrecondition: the kernel refuses the limits, for example because the
 	// container uses more memory than the limit. The container then runs on with its former limits.
 	Update(ctx context.Context, taskID string, r *swarmv1.ResourceRequirements) error
+	// Exchange replaces the data of the secrets and configs that differ from those of files.
+	// Processes of the container see the old or the new data of each file, and never a part. files
+	// has the paths of the Files of Prepare. ErrNotFound: the container has ended or does not
+	// exist. ErrFailedPrecondition: the container cannot get other files while it runs.
+	Exchange(ctx context.Context, taskID string, files []File) error
+	// Signal sends a signal, written as for Stop, to the container's first process. ErrNotFound:
+	// the container has ended or does not exist.
+	Signal(ctx context.Context, taskID, signal string) error
 	// Stop sends the signal ("SIGTERM", "TERM" or "15"; empty: the signal that the image names,
 	// else SIGTERM), and after grace SIGKILL. It returns when the container has ended. With grace 0
 	// it sends only SIGKILL. A container that does not run or does not exist counts as stopped:
@@ -108,7 +116,8 @@ func (c Container) Spec() *swarmv1.ContainerSpec {
 	return &swarmv1.ContainerSpec{}
 }
 
-// File is a secret or config as it appears in the container.
+// File is a secret or config as it appears in the container. Its data must never be written to a
+// disk.
 type File struct {
 	// Path is the absolute path in the container.
 	Path string
@@ -117,8 +126,6 @@ type File struct {
 	UID, GID string
 	// Mode has permission bits only.
 	Mode uint32
-	// Secret is set if the data must never be written to a disk.
-	Secret bool
 }
 
 // NodeInfo describes the node to the containers that run on it.

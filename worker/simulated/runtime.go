@@ -35,8 +35,8 @@ type Delays struct {
 // Config is the configuration of a Runtime. The functions are optional.
 type Config struct {
 	Delays Delays
-	// Fail returns the error of an operation ("prepare", "start", "update", "stop", "remove" or
-	// "exec") on a task; nil: it succeeds.
+	// Fail returns the error of an operation ("prepare", "start", "update", "exchange",
+	// "signal", "stop", "remove" or "exec") on a task; nil: it succeeds.
 	Fail func(op, taskID string) error
 	// Life says after what time and with which code a container ends by itself; false: it runs
 	// until it is stopped.
@@ -66,6 +66,7 @@ type Runtime struct {
 type container struct {
 	c       engine.Container
 	limits  *swarmv1.ResourceRequirements
+	signals []string
 	started bool
 	pid     uint32
 	end     *time.Timer
@@ -252,6 +253,51 @@ func (r *Runtime) Update(ctx context.Context, taskID string, want *swarmv1.Resou
 	}
 	c.limits = want.CloneVT()
 	return ctx.Err()
+}
+
+// Exchange implements engine.Runtime.
+func (r *Runtime) Exchange(ctx context.Context, taskID string, files []engine.File) error {
+	if err := r.fail("exchange", taskID); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := r.containers[taskID]
+	if c == nil || c.started && !c.running() {
+		return fmt.Errorf("exchange files of task %s: no container that runs: %w", taskID, errdefs.ErrNotFound)
+	}
+	for _, f := range files {
+		if !slices.ContainsFunc(c.c.Files, func(had engine.File) bool { return had.Path == f.Path }) {
+			return fmt.Errorf("%s is not a file of the container: %w", f.Path, errdefs.ErrFailedPrecondition)
+		}
+	}
+	c.c.Files = slices.Clone(files)
+	return ctx.Err()
+}
+
+// Signal implements engine.Runtime.
+func (r *Runtime) Signal(_ context.Context, taskID, signal string) error {
+	if err := r.fail("signal", taskID); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := r.containers[taskID]
+	if c == nil || !c.running() {
+		return fmt.Errorf("signal task %s: no container that runs: %w", taskID, errdefs.ErrNotFound)
+	}
+	c.signals = append(c.signals, signal)
+	return nil
+}
+
+// Signals returns the signals that Signal has sent to a task's container.
+func (r *Runtime) Signals(taskID string) []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if c := r.containers[taskID]; c != nil {
+		return slices.Clone(c.signals)
+	}
+	return nil
 }
 
 // Limits returns the limits of a task's container.

@@ -87,6 +87,10 @@ func (t *taskLoop) createContainer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if exchanges(in.revision) {
+		t.r.writeDataRevision(t.id, in.revision.GetNumber())
+	}
+	t.dataRevision, t.dataOf = in.revision.GetNumber(), in.revision
 	return t.withRetries(ctx, "create container", func() error {
 		err := t.untilAnswered(ctx, "create container", func() error {
 			return t.r.withPermit(ctx, func() error { return t.r.deps.Runtime.Prepare(ctx, c) })

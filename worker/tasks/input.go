@@ -26,8 +26,8 @@ type inputs struct {
 }
 
 // inputsOf collects the objects that a task names, and waits for those that are missing. Managers
-// send them before the task, but after a restart of the daemon the secrets come only with the first
-// message of a session.
+// send them before the task, but after a restart of the daemon the secrets and configs come only
+// with the first message of a session.
 func (r *Runner) inputsOf(ctx context.Context, t *swarmv1.Task) (*inputs, error) {
 	for {
 		changed := r.deps.Objects.Changed()
@@ -49,9 +49,9 @@ func (r *Runner) inputsOf(ctx context.Context, t *swarmv1.Task) (*inputs, error)
 func (r *Runner) gather(t *swarmv1.Task) (*inputs, error) {
 	raw := r.deps.Objects.Revision(t)
 	if raw == nil {
-		return nil, fmt.Errorf("revision %s: %w", assignment.RevisionID(t.ServiceId, t.Revision), errdefs.ErrNotFound)
+		return nil, fmt.Errorf("revision %s: %w", assignment.NumberedID(t.ServiceId, t.Revision), errdefs.ErrNotFound)
 	}
-	rev, err := template.Expand(raw, t, template.Node{ID: r.cfg.NodeID, Hostname: r.deps.Hostname(), OS: r.cfg.OS, Arch: r.cfg.Arch})
+	rev, err := template.Expand(raw, t, r.templateNode())
 	if err != nil {
 		return nil, err
 	}
@@ -60,11 +60,16 @@ func (r *Runner) gather(t *swarmv1.Task) (*inputs, error) {
 			return nil, fmt.Errorf("network %s: %w", n.NetworkId, errdefs.ErrNotFound)
 		}
 	}
-	files, err := r.filesOf(assignment.ContainerSpec(rev))
+	files, err := r.filesOf(t, rev)
 	if err != nil {
 		return nil, err
 	}
 	return &inputs{task: t, revision: rev, attachment: r.attachment(t, rev), files: files}, nil
+}
+
+// templateNode returns what templates see of this node.
+func (r *Runner) templateNode() template.Node {
+	return template.Node{ID: r.cfg.NodeID, Hostname: r.deps.Hostname(), OS: r.cfg.OS, Arch: r.cfg.Arch}
 }
 
 // network returns an assigned network, or one of the three networks that every node has (host,
@@ -104,59 +109,6 @@ func (r *Runner) attachment(t *swarmv1.Task, rev *swarmv1.Revision) engine.Attac
 
 func onHost(a engine.Attachment) bool {
 	return slices.ContainsFunc(a.Networks, func(u engine.NetworkUse) bool { return u.Driver() == engine.DriverHost })
-}
-
-// filesOf returns the secrets and configs that the container sees.
-func (r *Runner) filesOf(spec *swarmv1.ContainerSpec) ([]engine.File, error) {
-	var files []engine.File
-	for _, ref := range spec.GetSecrets() {
-		s := r.deps.Objects.Get(swarmv1.AssignmentRef_SECRET, ref.SecretId).GetSecret()
-		data, err := version(s.GetVersions(), ref.Number)
-		if err != nil {
-			return nil, fmt.Errorf("secret %s: %w", ref.SecretName, err)
-		}
-		f := file(ref.File, ref.SecretName, "/run/secrets", 0o444, data)
-		f.Secret = true
-		files = append(files, f)
-	}
-	for _, ref := range spec.GetConfigs() {
-		c := r.deps.Objects.Get(swarmv1.AssignmentRef_CONFIG, ref.ConfigId).GetConfig()
-		data, err := version(c.GetVersions(), ref.Number)
-		if err != nil {
-			return nil, fmt.Errorf("config %s: %w", ref.ConfigName, err)
-		}
-		files = append(files, file(ref.File, ref.ConfigName, "/", 0o444, data))
-	}
-	return files, nil
-}
-
-// version returns the data of a version; number 0 is the newest.
-func version(all []*swarmv1.DataVersion, number uint64) ([]byte, error) {
-	var found *swarmv1.DataVersion
-	for _, v := range all {
-		if number == 0 && v.Number > found.GetNumber() || number != 0 && v.Number == number {
-			found = v
-		}
-	}
-	if found == nil {
-		return nil, fmt.Errorf("version %d: %w", number, errdefs.ErrNotFound)
-	}
-	return found.Data, nil
-}
-
-// file returns a secret or config as a file. name, dir and mode replace what target does not set.
-func file(target *swarmv1.FileTarget, name, dir string, mode uint32, data []byte) engine.File {
-	f := engine.File{Path: target.GetName(), Data: data, UID: target.GetUid(), GID: target.GetGid(), Mode: target.GetMode() & 0o7777}
-	if f.Path == "" {
-		f.Path = name
-	}
-	if !path.IsAbs(f.Path) {
-		f.Path = path.Join(dir, f.Path)
-	}
-	if f.Mode == 0 {
-		f.Mode = mode
-	}
-	return f
 }
 
 // containerOf writes the small files of the task, makes the folder for its log, and returns the

@@ -34,11 +34,15 @@ type taskLoop struct {
 	attached   engine.Attached
 
 	// Only the goroutine uses these.
-	revision    *swarmv1.Revision // the one last used for the container; nil: an earlier daemon created the container
-	prober      *health.Prober    // nil: there is no health check, or it is not known
-	proberKnown bool              // whether prober is known
-	reason      string            // why the task is stopped although the managers want it to run
-	restarts    int               // how often it was started again out of contact
+	revision *swarmv1.Revision // the one last used for the container; nil: an earlier daemon created the container
+	// dataRevision is the number of the revision whose secrets and configs the container has; 0:
+	// not known. dataOf is that revision; nil: not known.
+	dataRevision uint64
+	dataOf       *swarmv1.Revision
+	prober       *health.Prober // nil: there is no health check, or it is not known
+	proberKnown  bool           // whether prober is known
+	reason       string         // why the task is stopped although the managers want it to run
+	restarts     int            // how often it was started again out of contact
 }
 
 // outcome says how an action ended.
@@ -84,9 +88,9 @@ func (t *taskLoop) setAssigned(assigned *swarmv1.Task) {
 // change calls edit, which changes the desired state or the revision of the task. What follows
 // depends on the loop:
 //
-//   - If the goroutine exists, a stop interrupts the current action, and a new revision, which
-//     differs in limits only, interrupts the probes and the watch of a running container. The next
-//     step sees every other change.
+//   - If the goroutine exists, a stop interrupts the current action. A new revision, which a
+//     running container can get, interrupts the container's probes and watch. The next step sees
+//     every other change.
 //   - If the task has ended and is cleaned up, the Runner forgets it once it is not assigned any
 //     more.
 //   - If the task must wait for the managers' first complete set, afterFirstSet begins it later.

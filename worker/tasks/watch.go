@@ -70,7 +70,7 @@ func (t *taskLoop) probe(ctx context.Context) outcome {
 	if p == nil {
 		return outcome{event: task.Healthy}
 	}
-	return t.waitOrCheck(ctx, append(t.leaseCheck(), func(ctx context.Context) outcome {
+	return t.waitOrCheck(ctx, append(append(t.leaseCheck(), t.exchangeCheck()...), func(ctx context.Context) outcome {
 		if err := p.UntilHealthy(ctx); err != nil {
 			return outcome{event: task.Sick, err: err}
 		}
@@ -89,7 +89,7 @@ func (t *taskLoop) watch(ctx context.Context) outcome {
 				return outcome{event: task.Sick, err: p.UntilUnhealthy(ctx)}
 			})
 		}
-		out := t.waitOrCheck(ctx, append(checks, t.leaseCheck()...))
+		out := t.waitOrCheck(ctx, append(append(checks, t.leaseCheck()...), t.exchangeCheck()...))
 		if out.exit == nil || ctx.Err() != nil || !t.restart(ctx, *out.exit) {
 			return out
 		}

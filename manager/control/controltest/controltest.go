@@ -86,7 +86,7 @@ func (r *Rig) Dial(who transport.AuthInfo) *grpc.ClientConn {
 
 // Lead runs the duties that the leader has in the users' API, until the test ends.
 func (r *Rig) Lead() {
-	for _, duty := range []func(context.Context) error{r.Server.MakeIngress, r.Server.AlignEndpoints} {
+	for _, duty := range []func(context.Context) error{r.Server.MakeIngress, r.Server.AlignEndpoints, r.Server.RollOut} {
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error, 1)
 		go func() { done <- duty(ctx) }()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/containerd/errdefs"
 
@@ -35,35 +34,12 @@ func (s *Server) removeNetwork(ctx context.Context, found *swarmv1.Network) erro
 	}
 	return object.Networks().Remove(ctx, s.writer, found, func(v *table.View, n *swarmv1.Network) ([]*swarmv1.Change, error) {
 		if users := usersOf(v, n.GetId()); len(users) > 0 {
-			return nil, inUse(n, users)
+			return nil, object.InUse(users, func(service string) string {
+				return fmt.Sprintf("remove what uses it, or take it off the network with `swarm service update --network-rm %s %s`", n.GetSpec().GetName(), service)
+			})
 		}
 		return nil, nil
 	})
-}
-
-// maxNamed is how many services a refusal names.
-const maxNamed = 5
-
-// inUse returns the error which says that services use a network.
-func inUse(n *swarmv1.Network, users []*swarmv1.Service) error {
-	var names, ids []string
-	for _, svc := range users {
-		names, ids = append(names, svc.GetName()), append(ids, svc.GetId())
-	}
-	slices.Sort(names)
-	text := strings.Join(names[:min(maxNamed, len(names))], ", ")
-	if more := len(names) - maxNamed; more > 0 {
-		text += fmt.Sprintf(" and %d more", more)
-	}
-	word := "service"
-	if len(names) > 1 {
-		word = "services"
-	}
-	if !slices.ContainsFunc(users, func(svc *swarmv1.Service) bool { return !svc.GetPendingDelete() }) {
-		return object.Services().PendingRemoval(fmt.Sprintf("it is in use by %s %s, still being removed: try again when the tasks have stopped", word, text), ids...)
-	}
-	return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("it is in use by %s %s: remove what uses it, or take it off the network with `swarm service update --network-rm %s %s`",
-		word, text, n.GetSpec().GetName(), names[0]))
 }
 
 // usersOf returns the services that are attached to a network, or have a task that still is.

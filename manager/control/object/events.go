@@ -9,11 +9,12 @@ import (
 	"swarm/raftstore/table"
 )
 
-// Events returns the Events of the tables that users may watch. Users may not watch claims.
+// Events returns the Events of the tables that users may watch. Users may not watch claims, and
+// the versions of secrets and configs.
 func Events() []crud.Events {
 	return []crud.Events{
 		Nodes().Events(), nodeStates(), Services().Events(), revisions(), Tasks().Events(), taskStatuses(),
-		Networks().Events(), endpoints(), secrets(), configs(), Images().Events(), imageCopies(), volumes(), clusters(), Credentials().Events(),
+		Networks().Events(), endpoints(), Secrets().Events(), Configs().Events(), Images().Events(), imageCopies(), volumes(), clusters(), Credentials().Events(),
 	}
 }
 
@@ -78,22 +79,6 @@ func imageCopies() crud.Events {
 			return crud.Subject{Nodes: []string{c.GetNodeId()}}
 		},
 	})
-}
-
-func secrets() crud.Events {
-	d := named(func(s *swarmv1.Secret) specNames { return s.GetSpec() })
-	d.Shown = func(s *swarmv1.Secret) *swarmv1.Secret {
-		s = s.CloneVT()
-		for _, version := range s.GetVersions() {
-			version.Data = nil
-		}
-		return s
-	}
-	return crud.EventsOf(table.Secret, d)
-}
-
-func configs() crud.Events {
-	return crud.EventsOf(table.Config, named(func(c *swarmv1.Config) specNames { return c.GetSpec() }))
 }
 
 func volumes() crud.Events {

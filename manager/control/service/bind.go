@@ -5,6 +5,9 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"swarm/internal/spec"
+	"swarm/manager/control/crud"
+	"swarm/manager/control/object"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore/table"
 )
@@ -15,50 +18,89 @@ func bind(v *table.View, s *swarmv1.ServiceSpec) error {
 	if err := bindNetworks(v, s.GetTaskTemplate().GetNetworks()); err != nil {
 		return err
 	}
-	for _, ref := range s.GetTaskTemplate().GetContainerSpec().GetSecrets() {
-		row, ok := v.Secrets.Get(ref.GetSecretId())
-		if !ok {
-			row, ok = v.Secrets.ByName(ref.GetSecretName())
-		}
-		if !ok {
-			return missing("secret", ref.GetSecretName(), ref.GetSecretId())
-		}
-		ref.SecretId, ref.SecretName = row.GetId(), row.GetSpec().GetName()
-		if err := bindVersion("secret", ref.SecretName, &ref.Number, row.GetVersions()); err != nil {
+	c := s.GetTaskTemplate().GetContainerSpec()
+	for _, ref := range c.GetSecrets() {
+		if err := bindData(v, object.Secrets(), spec.SecretKind(), ref); err != nil {
 			return err
 		}
 	}
-	for _, ref := range s.GetTaskTemplate().GetContainerSpec().GetConfigs() {
-		row, ok := v.Configs.Get(ref.GetConfigId())
-		if !ok {
-			row, ok = v.Configs.ByName(ref.GetConfigName())
-		}
-		if !ok {
-			return missing("config", ref.GetConfigName(), ref.GetConfigId())
-		}
-		ref.ConfigId, ref.ConfigName = row.GetId(), row.GetSpec().GetName()
-		if err := bindVersion("config", ref.ConfigName, &ref.Number, row.GetVersions()); err != nil {
+	for _, ref := range c.GetConfigs() {
+		if err := bindData(v, object.Configs(), spec.ConfigKind(), ref); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func missing(kind, name, id string) error {
-	if name == "" {
-		name = id
+// bindData sets the id, the name and the version of a reference to a secret or config. A reference
+// without a version gets the current one. A reference that follows the object keeps the version
+// that it has: RollOut brings it the current one.
+func bindData[T interface {
+	crud.Row[T]
+	object.Data
+}](v *table.View, objects crud.Kind[T], kind spec.DataKind, ref *swarmv1.DataReference) error {
+	rows := objects.Table(v)
+	row, ok := rows.Get(ref.GetId())
+	if !ok || ref.GetName() != "" && ref.GetName() != row.GetSpec().GetName() {
+		row, ok = rows.ByName(ref.GetName())
 	}
-	return errdefs.ErrNotFound.WithMessage(fmt.Sprintf("%s %s not found: secrets and configs cannot be created yet", kind, name))
-}
-
-func bindVersion(kind, name string, number *uint64, versions []*swarmv1.DataVersion) error {
-	if *number == 0 && len(versions) > 0 {
-		*number = versions[len(versions)-1].GetNumber()
+	if !ok {
+		name := ref.GetName()
+		if name == "" {
+			name = ref.GetId()
+		}
+		return errdefs.ErrNotFound.WithMessage(fmt.Sprintf(
+			"%s %s not found: create it with `swarm %s create %s FILE`, or look at `swarm %s ls`", kind.Word, name, kind.Word, name, kind.Word))
 	}
-	for _, v := range versions {
-		if v.GetNumber() == *number {
-			return nil
+	if ref.GetId() != row.GetId() {
+		ref.Previous, ref.PreviousUntil = 0, nil
+	}
+	ref.Id, ref.Name = row.GetId(), row.GetSpec().GetName()
+	if ref.GetNumber() == 0 {
+		ref.Number = row.GetStatus().GetNumber()
+	}
+	for _, number := range []uint64{ref.GetNumber(), ref.GetPrevious()} {
+		if _, ok := v.DataVersions.Get(table.DataVersionKey(row.GetId(), number)); !ok && number != 0 {
+			return errdefs.ErrNotFound.WithMessage(fmt.Sprintf(
+				"%s %s has no version %d: see `swarm %s history %s`", kind.Word, ref.GetName(), number, kind.Word, ref.GetName()))
 		}
 	}
-	return errdefs.ErrNotFound.WithMessage(fmt.Sprintf("%s %s has no version %d", kind, name, *number))
+	return nil
+}
+
+// holdData returns changes that the store refuses if a secret or config of next, or a version that
+// next names, is removed at the same moment. It leaves out the references that the current revision
+// of the service has, because what they name is in use already.
+func holdData(v *table.View, service string, next *swarmv1.ServiceSpec) (changes []*swarmv1.Change) {
+	svc, _ := v.Services.Get(service)
+	current, _ := v.Revision(service, svc.GetRevision())
+	held := map[string]bool{}
+	for ref := range spec.DataReferences(current.GetSpec()) {
+		held[ref.GetId()], held[table.DataVersionKey(ref.GetId(), ref.GetNumber())] = true, true
+	}
+	hold := func(key string, row table.Row, ok bool) {
+		if ok && !held[key] {
+			held[key] = true
+			changes = append(changes, table.Touch(row))
+		}
+	}
+	for ref := range spec.DataReferences(next) {
+		guard, ok := v.Claims.Get(object.DataGuardKey(ref.GetId()))
+		hold(ref.GetId(), guard, ok)
+		if !isCurrent(v, ref) { // Only versions that are not current are removed while the object exists.
+			key := table.DataVersionKey(ref.GetId(), ref.GetNumber())
+			version, ok := v.DataVersions.Get(key)
+			hold(key, version, ok)
+		}
+	}
+	return changes
+}
+
+// isCurrent reports whether a reference names the current version of its object.
+func isCurrent(v *table.View, ref *swarmv1.DataReference) bool {
+	if row, ok := v.Secrets.Get(ref.GetId()); ok {
+		return row.GetStatus().GetNumber() == ref.GetNumber()
+	}
+	row, _ := v.Configs.Get(ref.GetId())
+	return row.GetStatus().GetNumber() == ref.GetNumber()
 }

@@ -106,7 +106,7 @@ func (s *Server) newService(v *table.View, id string, sp *swarmv1.ServiceSpec, w
 		return nil, nil, err
 	}
 	end := &swarmv1.Endpoint{ServiceId: id, Spec: sp.GetEndpointSpec(), Ports: ports, VirtualIps: vips}
-	return svc, append(slices.Concat(claims, addresses, networks), table.Create(rev), table.Create(end)), nil
+	return svc, append(slices.Concat(claims, addresses, networks, holdData(v, id, sp)), table.Create(rev), table.Create(end)), nil
 }
 
 // UpdateService writes a new revision of a service, or returns to the previous one if the request
@@ -204,7 +204,7 @@ func (s *Server) revise(v *table.View, row *swarmv1.Service, next *swarmv1.Servi
 		row.JobStatus = &swarmv1.JobStatus{JobIteration: row.GetJobStatus().GetJobIteration() + 1, LastExecution: timestamppb.Now()}
 	}
 	changes, err := s.updateEndpoint(v, row.GetId(), next)
-	return append(changes, table.Create(rev)), err
+	return append(slices.Concat(changes, holdData(v, row.GetId(), next)), table.Create(rev)), err
 }
 
 // nextRevision makes the revision after current. If an older revision makes the same tasks, the new
@@ -261,13 +261,17 @@ func (s *Server) rollback(ctx context.Context, svc *swarmv1.Service, version uin
 		if !ok {
 			return nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("service %s has no previous revision to return to: it was never updated", row.GetName()))
 		}
+		if err := bind(v, previous.GetSpec().CloneVT()); err != nil {
+			return nil, err
+		}
 		number = previous.GetNumber()
 		row.Revision, row.PreviousRevision = number, row.GetRevision()
 		row.UpdateStatus = &swarmv1.UpdateStatus{
 			State: swarmv1.UpdateStatus_ROLLBACK_STARTED, StartedAt: timestamppb.Now(), StartedVersion: row.GetMeta().GetVersion(),
 			Message: "rollback asked for by " + crud.Actor(ctx),
 		}
-		return s.updateEndpoint(v, row.GetId(), previous.GetSpec())
+		changes, err := s.updateEndpoint(v, row.GetId(), previous.GetSpec())
+		return append(changes, holdData(v, row.GetId(), previous.GetSpec())...), err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("roll back service %s: %w", svc.GetId(), err)

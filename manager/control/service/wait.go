@@ -123,16 +123,25 @@ func (w *serviceWait) owns(v *table.View, row proto.Message) bool {
 
 // state collects the rows that the judge looks at. It returns false if the service does not exist.
 func (w *serviceWait) state(v *table.View) (converge.State, bool) {
-	svc, ok := v.Services.Get(w.id)
+	s, ok := stateOf(v, w.id)
+	if ok {
+		w.name = s.Service.GetService().GetName()
+	}
+	return s, ok
+}
+
+// stateOf collects the rows of a service that a judge looks at. It returns false if the service
+// does not exist.
+func stateOf(v *table.View, id string) (converge.State, bool) {
+	svc, ok := v.Services.Get(id)
 	if !ok {
 		return converge.State{}, false
 	}
-	w.name = svc.GetName()
 	s := converge.State{ViewIndex: v.Index(), Service: serviceInfo(v, svc), Revisions: map[uint64]*swarmv1.Revision{}}
-	for r := range v.RevisionsOf(w.id) {
+	for r := range v.RevisionsOf(id) {
 		s.Revisions[r.GetNumber()] = r
 	}
-	for t := range v.TasksOfService(w.id) {
+	for t := range v.TasksOfService(id) {
 		s.Tasks = append(s.Tasks, object.TaskInfo(v, t))
 	}
 	return s, true

@@ -104,10 +104,8 @@ func (d *Dirty) add(c table.RowChange) {
 		}
 	case table.Endpoint:
 		d.all(Ref{Kind: swarmv1.AssignmentRef_ENDPOINT, ID: c.Key})
-	case table.Secret:
-		d.all(Ref{Kind: swarmv1.AssignmentRef_SECRET, ID: c.Key})
-	case table.Config:
-		d.all(Ref{Kind: swarmv1.AssignmentRef_CONFIG, ID: c.Key})
+	case table.DataVersion:
+		d.all(Ref{Kind: swarmv1.AssignmentRef_DATA_VERSION, ID: c.Key})
 	}
 }
 

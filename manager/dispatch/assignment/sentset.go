@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore/table"
 )
@@ -195,13 +196,9 @@ func lookup(view *table.View, r Ref) (*swarmv1.Assignment, uint64) {
 		if row, ok := view.Revisions.Get(r.ID); ok {
 			return &swarmv1.Assignment{Object: &swarmv1.Assignment_Revision{Revision: row}}, row.GetMeta().GetVersion()
 		}
-	case swarmv1.AssignmentRef_SECRET:
-		if row, ok := view.Secrets.Get(r.ID); ok {
-			return &swarmv1.Assignment{Object: &swarmv1.Assignment_Secret{Secret: row}}, row.GetMeta().GetVersion()
-		}
-	case swarmv1.AssignmentRef_CONFIG:
-		if row, ok := view.Configs.Get(r.ID); ok {
-			return &swarmv1.Assignment{Object: &swarmv1.Assignment_Config{Config: row}}, row.GetMeta().GetVersion()
+	case swarmv1.AssignmentRef_DATA_VERSION:
+		if row, ok := view.DataVersions.Get(r.ID); ok {
+			return &swarmv1.Assignment{Object: &swarmv1.Assignment_DataVersion{DataVersion: row}}, row.GetMeta().GetVersion()
 		}
 	case swarmv1.AssignmentRef_NETWORK:
 		if row, ok := view.Networks.Get(r.ID); ok {
@@ -222,11 +219,13 @@ func depsOf(view *table.View, t *swarmv1.Task) []Ref {
 	deps := []Ref{{Kind: swarmv1.AssignmentRef_REVISION, ID: key}, {Kind: swarmv1.AssignmentRef_ENDPOINT, ID: t.GetServiceId()}}
 	rev, _ := view.Revisions.Get(key)
 	template := rev.GetSpec().GetTaskTemplate()
-	for _, s := range template.GetContainerSpec().GetSecrets() {
-		deps = append(deps, Ref{Kind: swarmv1.AssignmentRef_SECRET, ID: s.GetSecretId()})
-	}
-	for _, c := range template.GetContainerSpec().GetConfigs() {
-		deps = append(deps, Ref{Kind: swarmv1.AssignmentRef_CONFIG, ID: c.GetConfigId()})
+	for ref := range spec.DataReferences(rev.GetSpec()) {
+		for _, number := range []uint64{ref.GetNumber(), ref.GetPrevious()} {
+			if number != 0 {
+				version := table.DataVersionKey(ref.GetId(), number)
+				deps = append(deps, Ref{Kind: swarmv1.AssignmentRef_DATA_VERSION, ID: version})
+			}
+		}
 	}
 	for _, n := range t.GetNetworks() {
 		deps = append(deps, Ref{Kind: swarmv1.AssignmentRef_NETWORK, ID: n.GetNetworkId()})

@@ -12,6 +12,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -2805,6 +2806,460 @@ func (x *AddressUse) GetTotal() uint64 {
 	return 0
 }
 
+// Secrets and configs have the same requests and answers.
+type CreateDataRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Spec          *DataSpec              `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	Data          []byte                 `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateDataRequest) Reset() {
+	*x = CreateDataRequest{}
+	mi := &file_swarm_v1_control_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateDataRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateDataRequest) ProtoMessage() {}
+
+func (x *CreateDataRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_control_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateDataRequest.ProtoReflect.Descriptor instead.
+func (*CreateDataRequest) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *CreateDataRequest) GetSpec() *DataSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+func (x *CreateDataRequest) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type UpdateDataRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id, name or beginning of the id.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Version of the row that the update was made from; 0: whatever it is.
+	Version uint64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	// The new labels are those of the spec. Unset: the labels stay.
+	Spec *DataSpec `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
+	// The data of a new version, which becomes current. Empty: the current version stays.
+	Data []byte `protobuf:"bytes,4,opt,name=data,proto3" json:"data,omitempty"`
+	// An older version that becomes current again. 0: none; data is empty.
+	Number        uint64 `protobuf:"varint,5,opt,name=number,proto3" json:"number,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateDataRequest) Reset() {
+	*x = UpdateDataRequest{}
+	mi := &file_swarm_v1_control_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateDataRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateDataRequest) ProtoMessage() {}
+
+func (x *UpdateDataRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_control_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateDataRequest.ProtoReflect.Descriptor instead.
+func (*UpdateDataRequest) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *UpdateDataRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *UpdateDataRequest) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *UpdateDataRequest) GetSpec() *DataSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+func (x *UpdateDataRequest) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *UpdateDataRequest) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+type DataInfo struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Id     string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Meta   *Meta                  `protobuf:"bytes,2,opt,name=meta,proto3" json:"meta,omitempty"`
+	Spec   *DataSpec              `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
+	Status *DataStatus            `protobuf:"bytes,4,opt,name=status,proto3" json:"status,omitempty"`
+	Uses   []*DataUse             `protobuf:"bytes,5,rep,name=uses,proto3" json:"uses,omitempty"`
+	// The current version of a config, in the answer to GetConfig. Secrets are never sent to users.
+	Data          []byte `protobuf:"bytes,6,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DataInfo) Reset() {
+	*x = DataInfo{}
+	mi := &file_swarm_v1_control_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DataInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DataInfo) ProtoMessage() {}
+
+func (x *DataInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_control_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DataInfo.ProtoReflect.Descriptor instead.
+func (*DataInfo) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *DataInfo) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *DataInfo) GetMeta() *Meta {
+	if x != nil {
+		return x.Meta
+	}
+	return nil
+}
+
+func (x *DataInfo) GetSpec() *DataSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+func (x *DataInfo) GetStatus() *DataStatus {
+	if x != nil {
+		return x.Status
+	}
+	return nil
+}
+
+func (x *DataInfo) GetUses() []*DataUse {
+	if x != nil {
+		return x.Uses
+	}
+	return nil
+}
+
+func (x *DataInfo) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+// DataUse is a reference of a service's current revision.
+type DataUse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ServiceId     string                 `protobuf:"bytes,1,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	ServiceName   string                 `protobuf:"bytes,2,opt,name=service_name,json=serviceName,proto3" json:"service_name,omitempty"`
+	Reference     *DataReference         `protobuf:"bytes,3,opt,name=reference,proto3" json:"reference,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DataUse) Reset() {
+	*x = DataUse{}
+	mi := &file_swarm_v1_control_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DataUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DataUse) ProtoMessage() {}
+
+func (x *DataUse) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_control_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DataUse.ProtoReflect.Descriptor instead.
+func (*DataUse) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *DataUse) GetServiceId() string {
+	if x != nil {
+		return x.ServiceId
+	}
+	return ""
+}
+
+func (x *DataUse) GetServiceName() string {
+	if x != nil {
+		return x.ServiceName
+	}
+	return ""
+}
+
+func (x *DataUse) GetReference() *DataReference {
+	if x != nil {
+		return x.Reference
+	}
+	return nil
+}
+
+type ListDataResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Objects       []*DataInfo            `protobuf:"bytes,1,rep,name=objects,proto3" json:"objects,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDataResponse) Reset() {
+	*x = ListDataResponse{}
+	mi := &file_swarm_v1_control_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDataResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDataResponse) ProtoMessage() {}
+
+func (x *ListDataResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_control_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDataResponse.ProtoReflect.Descriptor instead.
+func (*ListDataResponse) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *ListDataResponse) GetObjects() []*DataInfo {
+	if x != nil {
+		return x.Objects
+	}
+	return nil
+}
+
+type ListDataVersionsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Versions      []*DataVersionInfo     `protobuf:"bytes,1,rep,name=versions,proto3" json:"versions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDataVersionsResponse) Reset() {
+	*x = ListDataVersionsResponse{}
+	mi := &file_swarm_v1_control_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDataVersionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDataVersionsResponse) ProtoMessage() {}
+
+func (x *ListDataVersionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_control_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDataVersionsResponse.ProtoReflect.Descriptor instead.
+func (*ListDataVersionsResponse) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *ListDataVersionsResponse) GetVersions() []*DataVersionInfo {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
+}
+
+type DataVersionInfo struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Number    uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	Actor     string                 `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
+	// In bytes.
+	Size    uint64 `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`
+	Current bool   `protobuf:"varint,5,opt,name=current,proto3" json:"current,omitempty"`
+	// Names of the services of which a revision in use names the version.
+	Services      []string `protobuf:"bytes,6,rep,name=services,proto3" json:"services,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DataVersionInfo) Reset() {
+	*x = DataVersionInfo{}
+	mi := &file_swarm_v1_control_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DataVersionInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DataVersionInfo) ProtoMessage() {}
+
+func (x *DataVersionInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_control_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DataVersionInfo.ProtoReflect.Descriptor instead.
+func (*DataVersionInfo) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *DataVersionInfo) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *DataVersionInfo) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+func (x *DataVersionInfo) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *DataVersionInfo) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *DataVersionInfo) GetCurrent() bool {
+	if x != nil {
+		return x.Current
+	}
+	return false
+}
+
+func (x *DataVersionInfo) GetServices() []string {
+	if x != nil {
+		return x.Services
+	}
+	return nil
+}
+
 type RemoveClusterImageRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name, id or digest.
@@ -2816,7 +3271,7 @@ type RemoveClusterImageRequest struct {
 
 func (x *RemoveClusterImageRequest) Reset() {
 	*x = RemoveClusterImageRequest{}
-	mi := &file_swarm_v1_control_proto_msgTypes[45]
+	mi := &file_swarm_v1_control_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2828,7 +3283,7 @@ func (x *RemoveClusterImageRequest) String() string {
 func (*RemoveClusterImageRequest) ProtoMessage() {}
 
 func (x *RemoveClusterImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[45]
+	mi := &file_swarm_v1_control_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2841,7 +3296,7 @@ func (x *RemoveClusterImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveClusterImageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveClusterImageRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{45}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *RemoveClusterImageRequest) GetId() string {
@@ -2862,7 +3317,7 @@ var File_swarm_v1_control_proto protoreflect.FileDescriptor
 
 const file_swarm_v1_control_proto_rawDesc = "" +
 	"\n" +
-	"\x16swarm/v1/control.proto\x12\bswarm.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17swarm/v1/dispatch.proto\x1a\x15swarm/v1/object.proto\x1a\x13swarm/v1/spec.proto\"\xe7\x02\n" +
+	"\x16swarm/v1/control.proto\x12\bswarm.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17swarm/v1/dispatch.proto\x1a\x15swarm/v1/object.proto\x1a\x13swarm/v1/spec.proto\"\xe7\x02\n" +
 	"\x06Filter\x12\x10\n" +
 	"\x03ids\x18\x01 \x03(\tR\x03ids\x12\x14\n" +
 	"\x05names\x18\x02 \x03(\tR\x05names\x12\x1a\n" +
@@ -3048,10 +3503,43 @@ const file_swarm_v1_control_proto_rawDesc = "" +
 	"AddressUse\x12\x16\n" +
 	"\x06subnet\x18\x01 \x01(\tR\x06subnet\x12\x12\n" +
 	"\x04used\x18\x02 \x01(\x04R\x04used\x12\x14\n" +
-	"\x05total\x18\x03 \x01(\x04R\x05total\"A\n" +
+	"\x05total\x18\x03 \x01(\x04R\x05total\"O\n" +
+	"\x11CreateDataRequest\x12&\n" +
+	"\x04spec\x18\x01 \x01(\v2\x12.swarm.v1.DataSpecR\x04spec\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\"\x91\x01\n" +
+	"\x11UpdateDataRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x12&\n" +
+	"\x04spec\x18\x03 \x01(\v2\x12.swarm.v1.DataSpecR\x04spec\x12\x12\n" +
+	"\x04data\x18\x04 \x01(\fR\x04data\x12\x16\n" +
+	"\x06number\x18\x05 \x01(\x04R\x06number\"\xcf\x01\n" +
+	"\bDataInfo\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\"\n" +
+	"\x04meta\x18\x02 \x01(\v2\x0e.swarm.v1.MetaR\x04meta\x12&\n" +
+	"\x04spec\x18\x03 \x01(\v2\x12.swarm.v1.DataSpecR\x04spec\x12,\n" +
+	"\x06status\x18\x04 \x01(\v2\x14.swarm.v1.DataStatusR\x06status\x12%\n" +
+	"\x04uses\x18\x05 \x03(\v2\x11.swarm.v1.DataUseR\x04uses\x12\x12\n" +
+	"\x04data\x18\x06 \x01(\fR\x04data\"\x82\x01\n" +
+	"\aDataUse\x12\x1d\n" +
+	"\n" +
+	"service_id\x18\x01 \x01(\tR\tserviceId\x12!\n" +
+	"\fservice_name\x18\x02 \x01(\tR\vserviceName\x125\n" +
+	"\treference\x18\x03 \x01(\v2\x17.swarm.v1.DataReferenceR\treference\"@\n" +
+	"\x10ListDataResponse\x12,\n" +
+	"\aobjects\x18\x01 \x03(\v2\x12.swarm.v1.DataInfoR\aobjects\"Q\n" +
+	"\x18ListDataVersionsResponse\x125\n" +
+	"\bversions\x18\x01 \x03(\v2\x19.swarm.v1.DataVersionInfoR\bversions\"\xc4\x01\n" +
+	"\x0fDataVersionInfo\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x129\n" +
+	"\n" +
+	"created_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x14\n" +
+	"\x05actor\x18\x03 \x01(\tR\x05actor\x12\x12\n" +
+	"\x04size\x18\x04 \x01(\x04R\x04size\x12\x18\n" +
+	"\acurrent\x18\x05 \x01(\bR\acurrent\x12\x1a\n" +
+	"\bservices\x18\x06 \x03(\tR\bservices\"A\n" +
 	"\x19RemoveClusterImageRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
-	"\x05force\x18\x02 \x01(\bR\x05force2\xeb\x11\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force2\x81\x18\n" +
 	"\aControl\x125\n" +
 	"\n" +
 	"GetCluster\x12\x14.swarm.v1.GetRequest\x1a\x11.swarm.v1.Cluster\x12B\n" +
@@ -3088,7 +3576,19 @@ const file_swarm_v1_control_proto_rawDesc = "" +
 	"\rSurveyNetwork\x12\x14.swarm.v1.GetRequest\x1a\x17.swarm.v1.NetworkSurvey\x12E\n" +
 	"\fListNetworks\x12\x15.swarm.v1.ListRequest\x1a\x1e.swarm.v1.ListNetworksResponse\x12?\n" +
 	"\rRemoveNetwork\x12\x14.swarm.v1.GetRequest\x1a\x18.swarm.v1.RemoveResponse\x12P\n" +
-	"\rPruneNetworks\x12\x1e.swarm.v1.PruneNetworksRequest\x1a\x1f.swarm.v1.PruneNetworksResponse\x12L\n" +
+	"\rPruneNetworks\x12\x1e.swarm.v1.PruneNetworksRequest\x1a\x1f.swarm.v1.PruneNetworksResponse\x12?\n" +
+	"\fCreateSecret\x12\x1b.swarm.v1.CreateDataRequest\x1a\x12.swarm.v1.DataInfo\x125\n" +
+	"\tGetSecret\x12\x14.swarm.v1.GetRequest\x1a\x12.swarm.v1.DataInfo\x12@\n" +
+	"\vListSecrets\x12\x15.swarm.v1.ListRequest\x1a\x1a.swarm.v1.ListDataResponse\x12?\n" +
+	"\fUpdateSecret\x12\x1b.swarm.v1.UpdateDataRequest\x1a\x12.swarm.v1.DataInfo\x12>\n" +
+	"\fRemoveSecret\x12\x14.swarm.v1.GetRequest\x1a\x18.swarm.v1.RemoveResponse\x12N\n" +
+	"\x12ListSecretVersions\x12\x14.swarm.v1.GetRequest\x1a\".swarm.v1.ListDataVersionsResponse\x12?\n" +
+	"\fCreateConfig\x12\x1b.swarm.v1.CreateDataRequest\x1a\x12.swarm.v1.DataInfo\x125\n" +
+	"\tGetConfig\x12\x14.swarm.v1.GetRequest\x1a\x12.swarm.v1.DataInfo\x12@\n" +
+	"\vListConfigs\x12\x15.swarm.v1.ListRequest\x1a\x1a.swarm.v1.ListDataResponse\x12?\n" +
+	"\fUpdateConfig\x12\x1b.swarm.v1.UpdateDataRequest\x1a\x12.swarm.v1.DataInfo\x12>\n" +
+	"\fRemoveConfig\x12\x14.swarm.v1.GetRequest\x1a\x18.swarm.v1.RemoveResponse\x12N\n" +
+	"\x12ListConfigVersions\x12\x14.swarm.v1.GetRequest\x1a\".swarm.v1.ListDataVersionsResponse\x12L\n" +
 	"\vWaitService\x12\x1c.swarm.v1.WaitServiceRequest\x1a\x1d.swarm.v1.WaitServiceResponse0\x01\x122\n" +
 	"\x05Watch\x12\x16.swarm.v1.WatchRequest\x1a\x0f.swarm.v1.Event0\x01\x12;\n" +
 	"\x04Logs\x12\x15.swarm.v1.LogsRequest\x1a\x1a.swarm.v1.TaskLogsResponse0\x01\x125\n" +
@@ -3107,7 +3607,7 @@ func file_swarm_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_swarm_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swarm_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_swarm_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_swarm_v1_control_proto_goTypes = []any{
 	(ManagerStatus_Reachability)(0),   // 0: swarm.v1.ManagerStatus.Reachability
 	(*Filter)(nil),                    // 1: swarm.v1.Filter
@@ -3155,158 +3655,204 @@ var file_swarm_v1_control_proto_goTypes = []any{
 	(*NetworkSurvey)(nil),             // 43: swarm.v1.NetworkSurvey
 	(*NetworkOnNode)(nil),             // 44: swarm.v1.NetworkOnNode
 	(*AddressUse)(nil),                // 45: swarm.v1.AddressUse
-	(*RemoveClusterImageRequest)(nil), // 46: swarm.v1.RemoveClusterImageRequest
-	(NodeSpec_Role)(0),                // 47: swarm.v1.NodeSpec.Role
-	(TaskState)(0),                    // 48: swarm.v1.TaskState
-	(*Node)(nil),                      // 49: swarm.v1.Node
-	(*NodeState)(nil),                 // 50: swarm.v1.NodeState
-	(*Task)(nil),                      // 51: swarm.v1.Task
-	(*TaskStatus)(nil),                // 52: swarm.v1.TaskStatus
-	(*Service)(nil),                   // 53: swarm.v1.Service
-	(*Revision)(nil),                  // 54: swarm.v1.Revision
-	(*Endpoint)(nil),                  // 55: swarm.v1.Endpoint
-	(*NodeSpec)(nil),                  // 56: swarm.v1.NodeSpec
-	(*ServiceSpec)(nil),               // 57: swarm.v1.ServiceSpec
-	(*ClusterSpec)(nil),               // 58: swarm.v1.ClusterSpec
-	(*durationpb.Duration)(nil),       // 59: google.protobuf.Duration
-	(*Unplaced)(nil),                  // 60: swarm.v1.Unplaced
-	(*LogRecord)(nil),                 // 61: swarm.v1.LogRecord
-	(*LogOptions)(nil),                // 62: swarm.v1.LogOptions
-	(*Image)(nil),                     // 63: swarm.v1.Image
-	(*Credential)(nil),                // 64: swarm.v1.Credential
-	(*NetworkSpec)(nil),               // 65: swarm.v1.NetworkSpec
-	(*Network)(nil),                   // 66: swarm.v1.Network
-	(*Routing)(nil),                   // 67: swarm.v1.Routing
-	(*Backend)(nil),                   // 68: swarm.v1.Backend
-	(*Peering)(nil),                   // 69: swarm.v1.Peering
-	(*NodeNetwork)(nil),               // 70: swarm.v1.NodeNetwork
-	(*ExecInput)(nil),                 // 71: swarm.v1.ExecInput
-	(*Cluster)(nil),                   // 72: swarm.v1.Cluster
-	(*ImageProgress)(nil),             // 73: swarm.v1.ImageProgress
-	(*Event)(nil),                     // 74: swarm.v1.Event
-	(*TaskLogsResponse)(nil),          // 75: swarm.v1.TaskLogsResponse
-	(*ExecOutput)(nil),                // 76: swarm.v1.ExecOutput
+	(*CreateDataRequest)(nil),         // 46: swarm.v1.CreateDataRequest
+	(*UpdateDataRequest)(nil),         // 47: swarm.v1.UpdateDataRequest
+	(*DataInfo)(nil),                  // 48: swarm.v1.DataInfo
+	(*DataUse)(nil),                   // 49: swarm.v1.DataUse
+	(*ListDataResponse)(nil),          // 50: swarm.v1.ListDataResponse
+	(*ListDataVersionsResponse)(nil),  // 51: swarm.v1.ListDataVersionsResponse
+	(*DataVersionInfo)(nil),           // 52: swarm.v1.DataVersionInfo
+	(*RemoveClusterImageRequest)(nil), // 53: swarm.v1.RemoveClusterImageRequest
+	(NodeSpec_Role)(0),                // 54: swarm.v1.NodeSpec.Role
+	(TaskState)(0),                    // 55: swarm.v1.TaskState
+	(*Node)(nil),                      // 56: swarm.v1.Node
+	(*NodeState)(nil),                 // 57: swarm.v1.NodeState
+	(*Task)(nil),                      // 58: swarm.v1.Task
+	(*TaskStatus)(nil),                // 59: swarm.v1.TaskStatus
+	(*Service)(nil),                   // 60: swarm.v1.Service
+	(*Revision)(nil),                  // 61: swarm.v1.Revision
+	(*Endpoint)(nil),                  // 62: swarm.v1.Endpoint
+	(*NodeSpec)(nil),                  // 63: swarm.v1.NodeSpec
+	(*ServiceSpec)(nil),               // 64: swarm.v1.ServiceSpec
+	(*ClusterSpec)(nil),               // 65: swarm.v1.ClusterSpec
+	(*durationpb.Duration)(nil),       // 66: google.protobuf.Duration
+	(*Unplaced)(nil),                  // 67: swarm.v1.Unplaced
+	(*LogRecord)(nil),                 // 68: swarm.v1.LogRecord
+	(*LogOptions)(nil),                // 69: swarm.v1.LogOptions
+	(*Image)(nil),                     // 70: swarm.v1.Image
+	(*Credential)(nil),                // 71: swarm.v1.Credential
+	(*NetworkSpec)(nil),               // 72: swarm.v1.NetworkSpec
+	(*Network)(nil),                   // 73: swarm.v1.Network
+	(*Routing)(nil),                   // 74: swarm.v1.Routing
+	(*Backend)(nil),                   // 75: swarm.v1.Backend
+	(*Peering)(nil),                   // 76: swarm.v1.Peering
+	(*NodeNetwork)(nil),               // 77: swarm.v1.NodeNetwork
+	(*DataSpec)(nil),                  // 78: swarm.v1.DataSpec
+	(*Meta)(nil),                      // 79: swarm.v1.Meta
+	(*DataStatus)(nil),                // 80: swarm.v1.DataStatus
+	(*DataReference)(nil),             // 81: swarm.v1.DataReference
+	(*timestamppb.Timestamp)(nil),     // 82: google.protobuf.Timestamp
+	(*ExecInput)(nil),                 // 83: swarm.v1.ExecInput
+	(*Cluster)(nil),                   // 84: swarm.v1.Cluster
+	(*ImageProgress)(nil),             // 85: swarm.v1.ImageProgress
+	(*Event)(nil),                     // 86: swarm.v1.Event
+	(*TaskLogsResponse)(nil),          // 87: swarm.v1.TaskLogsResponse
+	(*ExecOutput)(nil),                // 88: swarm.v1.ExecOutput
 }
 var file_swarm_v1_control_proto_depIdxs = []int32{
-	47, // 0: swarm.v1.Filter.roles:type_name -> swarm.v1.NodeSpec.Role
-	48, // 1: swarm.v1.Filter.desired_states:type_name -> swarm.v1.TaskState
-	49, // 2: swarm.v1.NodeInfo.node:type_name -> swarm.v1.Node
-	50, // 3: swarm.v1.NodeInfo.state:type_name -> swarm.v1.NodeState
-	3,  // 4: swarm.v1.NodeInfo.manager_status:type_name -> swarm.v1.ManagerStatus
-	0,  // 5: swarm.v1.ManagerStatus.reachability:type_name -> swarm.v1.ManagerStatus.Reachability
-	51, // 6: swarm.v1.TaskInfo.task:type_name -> swarm.v1.Task
-	52, // 7: swarm.v1.TaskInfo.status:type_name -> swarm.v1.TaskStatus
-	53, // 8: swarm.v1.ServiceInfo.service:type_name -> swarm.v1.Service
-	54, // 9: swarm.v1.ServiceInfo.revision:type_name -> swarm.v1.Revision
-	55, // 10: swarm.v1.ServiceInfo.endpoint:type_name -> swarm.v1.Endpoint
-	6,  // 11: swarm.v1.ServiceInfo.status:type_name -> swarm.v1.ServiceStatus
-	1,  // 12: swarm.v1.ListRequest.filter:type_name -> swarm.v1.Filter
-	2,  // 13: swarm.v1.ListNodesResponse.nodes:type_name -> swarm.v1.NodeInfo
-	5,  // 14: swarm.v1.ListServicesResponse.services:type_name -> swarm.v1.ServiceInfo
-	4,  // 15: swarm.v1.ListTasksResponse.tasks:type_name -> swarm.v1.TaskInfo
-	29, // 16: swarm.v1.ListImagesResponse.images:type_name -> swarm.v1.ImageInfo
-	54, // 17: swarm.v1.ListRevisionsResponse.revisions:type_name -> swarm.v1.Revision
-	56, // 18: swarm.v1.UpdateNodeRequest.spec:type_name -> swarm.v1.NodeSpec
-	57, // 19: swarm.v1.CreateServiceRequest.spec:type_name -> swarm.v1.ServiceSpec
-	57, // 20: swarm.v1.UpdateServiceRequest.spec:type_name -> swarm.v1.ServiceSpec
-	58, // 21: swarm.v1.UpdateClusterRequest.spec:type_name -> swarm.v1.ClusterSpec
-	1,  // 22: swarm.v1.WatchRequest.filter:type_name -> swarm.v1.Filter
-	25, // 23: swarm.v1.WaitServiceResponse.progress:type_name -> swarm.v1.ServiceProgress
-	27, // 24: swarm.v1.WaitServiceResponse.verdict:type_name -> swarm.v1.ServiceVerdict
-	26, // 25: swarm.v1.ServiceProgress.slots:type_name -> swarm.v1.SlotProgress
-	59, // 26: swarm.v1.ServiceProgress.stable_in:type_name -> google.protobuf.Duration
-	48, // 27: swarm.v1.SlotProgress.state:type_name -> swarm.v1.TaskState
-	60, // 28: swarm.v1.ServiceVerdict.unplaced:type_name -> swarm.v1.Unplaced
-	4,  // 29: swarm.v1.ServiceVerdict.task:type_name -> swarm.v1.TaskInfo
-	61, // 30: swarm.v1.ServiceVerdict.log:type_name -> swarm.v1.LogRecord
-	62, // 31: swarm.v1.LogsRequest.options:type_name -> swarm.v1.LogOptions
-	63, // 32: swarm.v1.ImageInfo.image:type_name -> swarm.v1.Image
-	64, // 33: swarm.v1.ListCredentialsResponse.credentials:type_name -> swarm.v1.Credential
-	64, // 34: swarm.v1.RemoveCredentialResponse.removed:type_name -> swarm.v1.Credential
-	64, // 35: swarm.v1.RemoveCredentialResponse.issued:type_name -> swarm.v1.Credential
-	65, // 36: swarm.v1.CreateNetworkRequest.spec:type_name -> swarm.v1.NetworkSpec
-	42, // 37: swarm.v1.ListNetworksResponse.networks:type_name -> swarm.v1.NetworkInfo
-	1,  // 38: swarm.v1.PruneNetworksRequest.filter:type_name -> swarm.v1.Filter
-	66, // 39: swarm.v1.NetworkInfo.network:type_name -> swarm.v1.Network
-	45, // 40: swarm.v1.NetworkInfo.use:type_name -> swarm.v1.AddressUse
-	67, // 41: swarm.v1.NetworkInfo.services:type_name -> swarm.v1.Routing
-	68, // 42: swarm.v1.NetworkInfo.backends:type_name -> swarm.v1.Backend
-	69, // 43: swarm.v1.NetworkInfo.peers:type_name -> swarm.v1.Peering
-	44, // 44: swarm.v1.NetworkSurvey.nodes:type_name -> swarm.v1.NetworkOnNode
-	70, // 45: swarm.v1.NetworkOnNode.network:type_name -> swarm.v1.NodeNetwork
-	7,  // 46: swarm.v1.Control.GetCluster:input_type -> swarm.v1.GetRequest
-	21, // 47: swarm.v1.Control.UpdateCluster:input_type -> swarm.v1.UpdateClusterRequest
-	7,  // 48: swarm.v1.Control.GetNode:input_type -> swarm.v1.GetRequest
-	8,  // 49: swarm.v1.Control.ListNodes:input_type -> swarm.v1.ListRequest
-	14, // 50: swarm.v1.Control.UpdateNode:input_type -> swarm.v1.UpdateNodeRequest
-	15, // 51: swarm.v1.Control.RemoveNode:input_type -> swarm.v1.RemoveNodeRequest
-	7,  // 52: swarm.v1.Control.GetService:input_type -> swarm.v1.GetRequest
-	8,  // 53: swarm.v1.Control.ListServices:input_type -> swarm.v1.ListRequest
-	17, // 54: swarm.v1.Control.CreateService:input_type -> swarm.v1.CreateServiceRequest
-	19, // 55: swarm.v1.Control.UpdateService:input_type -> swarm.v1.UpdateServiceRequest
-	7,  // 56: swarm.v1.Control.RemoveService:input_type -> swarm.v1.GetRequest
-	7,  // 57: swarm.v1.Control.ListRevisions:input_type -> swarm.v1.GetRequest
-	7,  // 58: swarm.v1.Control.GetTask:input_type -> swarm.v1.GetRequest
-	8,  // 59: swarm.v1.Control.ListTasks:input_type -> swarm.v1.ListRequest
-	7,  // 60: swarm.v1.Control.GetImage:input_type -> swarm.v1.GetRequest
-	8,  // 61: swarm.v1.Control.ListImages:input_type -> swarm.v1.ListRequest
-	30, // 62: swarm.v1.Control.LoadImage:input_type -> swarm.v1.LoadImageRequest
-	31, // 63: swarm.v1.Control.PullImage:input_type -> swarm.v1.PullImageClusterRequest
-	32, // 64: swarm.v1.Control.PushImage:input_type -> swarm.v1.PushImageClusterRequest
-	33, // 65: swarm.v1.Control.TagImage:input_type -> swarm.v1.TagImageRequest
-	46, // 66: swarm.v1.Control.RemoveImage:input_type -> swarm.v1.RemoveClusterImageRequest
-	34, // 67: swarm.v1.Control.Login:input_type -> swarm.v1.LoginRequest
-	8,  // 68: swarm.v1.Control.ListCredentials:input_type -> swarm.v1.ListRequest
-	7,  // 69: swarm.v1.Control.RemoveCredential:input_type -> swarm.v1.GetRequest
-	38, // 70: swarm.v1.Control.CreateNetwork:input_type -> swarm.v1.CreateNetworkRequest
-	7,  // 71: swarm.v1.Control.GetNetwork:input_type -> swarm.v1.GetRequest
-	7,  // 72: swarm.v1.Control.SurveyNetwork:input_type -> swarm.v1.GetRequest
-	8,  // 73: swarm.v1.Control.ListNetworks:input_type -> swarm.v1.ListRequest
-	7,  // 74: swarm.v1.Control.RemoveNetwork:input_type -> swarm.v1.GetRequest
-	40, // 75: swarm.v1.Control.PruneNetworks:input_type -> swarm.v1.PruneNetworksRequest
-	23, // 76: swarm.v1.Control.WaitService:input_type -> swarm.v1.WaitServiceRequest
-	22, // 77: swarm.v1.Control.Watch:input_type -> swarm.v1.WatchRequest
-	28, // 78: swarm.v1.Control.Logs:input_type -> swarm.v1.LogsRequest
-	71, // 79: swarm.v1.Control.Exec:input_type -> swarm.v1.ExecInput
-	72, // 80: swarm.v1.Control.GetCluster:output_type -> swarm.v1.Cluster
-	72, // 81: swarm.v1.Control.UpdateCluster:output_type -> swarm.v1.Cluster
-	2,  // 82: swarm.v1.Control.GetNode:output_type -> swarm.v1.NodeInfo
-	9,  // 83: swarm.v1.Control.ListNodes:output_type -> swarm.v1.ListNodesResponse
-	2,  // 84: swarm.v1.Control.UpdateNode:output_type -> swarm.v1.NodeInfo
-	16, // 85: swarm.v1.Control.RemoveNode:output_type -> swarm.v1.RemoveResponse
-	5,  // 86: swarm.v1.Control.GetService:output_type -> swarm.v1.ServiceInfo
-	10, // 87: swarm.v1.Control.ListServices:output_type -> swarm.v1.ListServicesResponse
-	18, // 88: swarm.v1.Control.CreateService:output_type -> swarm.v1.CreateServiceResponse
-	20, // 89: swarm.v1.Control.UpdateService:output_type -> swarm.v1.UpdateServiceResponse
-	16, // 90: swarm.v1.Control.RemoveService:output_type -> swarm.v1.RemoveResponse
-	13, // 91: swarm.v1.Control.ListRevisions:output_type -> swarm.v1.ListRevisionsResponse
-	4,  // 92: swarm.v1.Control.GetTask:output_type -> swarm.v1.TaskInfo
-	11, // 93: swarm.v1.Control.ListTasks:output_type -> swarm.v1.ListTasksResponse
-	29, // 94: swarm.v1.Control.GetImage:output_type -> swarm.v1.ImageInfo
-	12, // 95: swarm.v1.Control.ListImages:output_type -> swarm.v1.ListImagesResponse
-	73, // 96: swarm.v1.Control.LoadImage:output_type -> swarm.v1.ImageProgress
-	73, // 97: swarm.v1.Control.PullImage:output_type -> swarm.v1.ImageProgress
-	73, // 98: swarm.v1.Control.PushImage:output_type -> swarm.v1.ImageProgress
-	29, // 99: swarm.v1.Control.TagImage:output_type -> swarm.v1.ImageInfo
-	16, // 100: swarm.v1.Control.RemoveImage:output_type -> swarm.v1.RemoveResponse
-	35, // 101: swarm.v1.Control.Login:output_type -> swarm.v1.LoginResponse
-	36, // 102: swarm.v1.Control.ListCredentials:output_type -> swarm.v1.ListCredentialsResponse
-	37, // 103: swarm.v1.Control.RemoveCredential:output_type -> swarm.v1.RemoveCredentialResponse
-	42, // 104: swarm.v1.Control.CreateNetwork:output_type -> swarm.v1.NetworkInfo
-	42, // 105: swarm.v1.Control.GetNetwork:output_type -> swarm.v1.NetworkInfo
-	43, // 106: swarm.v1.Control.SurveyNetwork:output_type -> swarm.v1.NetworkSurvey
-	39, // 107: swarm.v1.Control.ListNetworks:output_type -> swarm.v1.ListNetworksResponse
-	16, // 108: swarm.v1.Control.RemoveNetwork:output_type -> swarm.v1.RemoveResponse
-	41, // 109: swarm.v1.Control.PruneNetworks:output_type -> swarm.v1.PruneNetworksResponse
-	24, // 110: swarm.v1.Control.WaitService:output_type -> swarm.v1.WaitServiceResponse
-	74, // 111: swarm.v1.Control.Watch:output_type -> swarm.v1.Event
-	75, // 112: swarm.v1.Control.Logs:output_type -> swarm.v1.TaskLogsResponse
-	76, // 113: swarm.v1.Control.Exec:output_type -> swarm.v1.ExecOutput
-	80, // [80:114] is the sub-list for method output_type
-	46, // [46:80] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	54,  // 0: swarm.v1.Filter.roles:type_name -> swarm.v1.NodeSpec.Role
+	55,  // 1: swarm.v1.Filter.desired_states:type_name -> swarm.v1.TaskState
+	56,  // 2: swarm.v1.NodeInfo.node:type_name -> swarm.v1.Node
+	57,  // 3: swarm.v1.NodeInfo.state:type_name -> swarm.v1.NodeState
+	3,   // 4: swarm.v1.NodeInfo.manager_status:type_name -> swarm.v1.ManagerStatus
+	0,   // 5: swarm.v1.ManagerStatus.reachability:type_name -> swarm.v1.ManagerStatus.Reachability
+	58,  // 6: swarm.v1.TaskInfo.task:type_name -> swarm.v1.Task
+	59,  // 7: swarm.v1.TaskInfo.status:type_name -> swarm.v1.TaskStatus
+	60,  // 8: swarm.v1.ServiceInfo.service:type_name -> swarm.v1.Service
+	61,  // 9: swarm.v1.ServiceInfo.revision:type_name -> swarm.v1.Revision
+	62,  // 10: swarm.v1.ServiceInfo.endpoint:type_name -> swarm.v1.Endpoint
+	6,   // 11: swarm.v1.ServiceInfo.status:type_name -> swarm.v1.ServiceStatus
+	1,   // 12: swarm.v1.ListRequest.filter:type_name -> swarm.v1.Filter
+	2,   // 13: swarm.v1.ListNodesResponse.nodes:type_name -> swarm.v1.NodeInfo
+	5,   // 14: swarm.v1.ListServicesResponse.services:type_name -> swarm.v1.ServiceInfo
+	4,   // 15: swarm.v1.ListTasksResponse.tasks:type_name -> swarm.v1.TaskInfo
+	29,  // 16: swarm.v1.ListImagesResponse.images:type_name -> swarm.v1.ImageInfo
+	61,  // 17: swarm.v1.ListRevisionsResponse.revisions:type_name -> swarm.v1.Revision
+	63,  // 18: swarm.v1.UpdateNodeRequest.spec:type_name -> swarm.v1.NodeSpec
+	64,  // 19: swarm.v1.CreateServiceRequest.spec:type_name -> swarm.v1.ServiceSpec
+	64,  // 20: swarm.v1.UpdateServiceRequest.spec:type_name -> swarm.v1.ServiceSpec
+	65,  // 21: swarm.v1.UpdateClusterRequest.spec:type_name -> swarm.v1.ClusterSpec
+	1,   // 22: swarm.v1.WatchRequest.filter:type_name -> swarm.v1.Filter
+	25,  // 23: swarm.v1.WaitServiceResponse.progress:type_name -> swarm.v1.ServiceProgress
+	27,  // 24: swarm.v1.WaitServiceResponse.verdict:type_name -> swarm.v1.ServiceVerdict
+	26,  // 25: swarm.v1.ServiceProgress.slots:type_name -> swarm.v1.SlotProgress
+	66,  // 26: swarm.v1.ServiceProgress.stable_in:type_name -> google.protobuf.Duration
+	55,  // 27: swarm.v1.SlotProgress.state:type_name -> swarm.v1.TaskState
+	67,  // 28: swarm.v1.ServiceVerdict.unplaced:type_name -> swarm.v1.Unplaced
+	4,   // 29: swarm.v1.ServiceVerdict.task:type_name -> swarm.v1.TaskInfo
+	68,  // 30: swarm.v1.ServiceVerdict.log:type_name -> swarm.v1.LogRecord
+	69,  // 31: swarm.v1.LogsRequest.options:type_name -> swarm.v1.LogOptions
+	70,  // 32: swarm.v1.ImageInfo.image:type_name -> swarm.v1.Image
+	71,  // 33: swarm.v1.ListCredentialsResponse.credentials:type_name -> swarm.v1.Credential
+	71,  // 34: swarm.v1.RemoveCredentialResponse.removed:type_name -> swarm.v1.Credential
+	71,  // 35: swarm.v1.RemoveCredentialResponse.issued:type_name -> swarm.v1.Credential
+	72,  // 36: swarm.v1.CreateNetworkRequest.spec:type_name -> swarm.v1.NetworkSpec
+	42,  // 37: swarm.v1.ListNetworksResponse.networks:type_name -> swarm.v1.NetworkInfo
+	1,   // 38: swarm.v1.PruneNetworksRequest.filter:type_name -> swarm.v1.Filter
+	73,  // 39: swarm.v1.NetworkInfo.network:type_name -> swarm.v1.Network
+	45,  // 40: swarm.v1.NetworkInfo.use:type_name -> swarm.v1.AddressUse
+	74,  // 41: swarm.v1.NetworkInfo.services:type_name -> swarm.v1.Routing
+	75,  // 42: swarm.v1.NetworkInfo.backends:type_name -> swarm.v1.Backend
+	76,  // 43: swarm.v1.NetworkInfo.peers:type_name -> swarm.v1.Peering
+	44,  // 44: swarm.v1.NetworkSurvey.nodes:type_name -> swarm.v1.NetworkOnNode
+	77,  // 45: swarm.v1.NetworkOnNode.network:type_name -> swarm.v1.NodeNetwork
+	78,  // 46: swarm.v1.CreateDataRequest.spec:type_name -> swarm.v1.DataSpec
+	78,  // 47: swarm.v1.UpdateDataRequest.spec:type_name -> swarm.v1.DataSpec
+	79,  // 48: swarm.v1.DataInfo.meta:type_name -> swarm.v1.Meta
+	78,  // 49: swarm.v1.DataInfo.spec:type_name -> swarm.v1.DataSpec
+	80,  // 50: swarm.v1.DataInfo.status:type_name -> swarm.v1.DataStatus
+	49,  // 51: swarm.v1.DataInfo.uses:type_name -> swarm.v1.DataUse
+	81,  // 52: swarm.v1.DataUse.reference:type_name -> swarm.v1.DataReference
+	48,  // 53: swarm.v1.ListDataResponse.objects:type_name -> swarm.v1.DataInfo
+	52,  // 54: swarm.v1.ListDataVersionsResponse.versions:type_name -> swarm.v1.DataVersionInfo
+	82,  // 55: swarm.v1.DataVersionInfo.created_at:type_name -> google.protobuf.Timestamp
+	7,   // 56: swarm.v1.Control.GetCluster:input_type -> swarm.v1.GetRequest
+	21,  // 57: swarm.v1.Control.UpdateCluster:input_type -> swarm.v1.UpdateClusterRequest
+	7,   // 58: swarm.v1.Control.GetNode:input_type -> swarm.v1.GetRequest
+	8,   // 59: swarm.v1.Control.ListNodes:input_type -> swarm.v1.ListRequest
+	14,  // 60: swarm.v1.Control.UpdateNode:input_type -> swarm.v1.UpdateNodeRequest
+	15,  // 61: swarm.v1.Control.RemoveNode:input_type -> swarm.v1.RemoveNodeRequest
+	7,   // 62: swarm.v1.Control.GetService:input_type -> swarm.v1.GetRequest
+	8,   // 63: swarm.v1.Control.ListServices:input_type -> swarm.v1.ListRequest
+	17,  // 64: swarm.v1.Control.CreateService:input_type -> swarm.v1.CreateServiceRequest
+	19,  // 65: swarm.v1.Control.UpdateService:input_type -> swarm.v1.UpdateServiceRequest
+	7,   // 66: swarm.v1.Control.RemoveService:input_type -> swarm.v1.GetRequest
+	7,   // 67: swarm.v1.Control.ListRevisions:input_type -> swarm.v1.GetRequest
+	7,   // 68: swarm.v1.Control.GetTask:input_type -> swarm.v1.GetRequest
+	8,   // 69: swarm.v1.Control.ListTasks:input_type -> swarm.v1.ListRequest
+	7,   // 70: swarm.v1.Control.GetImage:input_type -> swarm.v1.GetRequest
+	8,   // 71: swarm.v1.Control.ListImages:input_type -> swarm.v1.ListRequest
+	30,  // 72: swarm.v1.Control.LoadImage:input_type -> swarm.v1.LoadImageRequest
+	31,  // 73: swarm.v1.Control.PullImage:input_type -> swarm.v1.PullImageClusterRequest
+	32,  // 74: swarm.v1.Control.PushImage:input_type -> swarm.v1.PushImageClusterRequest
+	33,  // 75: swarm.v1.Control.TagImage:input_type -> swarm.v1.TagImageRequest
+	53,  // 76: swarm.v1.Control.RemoveImage:input_type -> swarm.v1.RemoveClusterImageRequest
+	34,  // 77: swarm.v1.Control.Login:input_type -> swarm.v1.LoginRequest
+	8,   // 78: swarm.v1.Control.ListCredentials:input_type -> swarm.v1.ListRequest
+	7,   // 79: swarm.v1.Control.RemoveCredential:input_type -> swarm.v1.GetRequest
+	38,  // 80: swarm.v1.Control.CreateNetwork:input_type -> swarm.v1.CreateNetworkRequest
+	7,   // 81: swarm.v1.Control.GetNetwork:input_type -> swarm.v1.GetRequest
+	7,   // 82: swarm.v1.Control.SurveyNetwork:input_type -> swarm.v1.GetRequest
+	8,   // 83: swarm.v1.Control.ListNetworks:input_type -> swarm.v1.ListRequest
+	7,   // 84: swarm.v1.Control.RemoveNetwork:input_type -> swarm.v1.GetRequest
+	40,  // 85: swarm.v1.Control.PruneNetworks:input_type -> swarm.v1.PruneNetworksRequest
+	46,  // 86: swarm.v1.Control.CreateSecret:input_type -> swarm.v1.CreateDataRequest
+	7,   // 87: swarm.v1.Control.GetSecret:input_type -> swarm.v1.GetRequest
+	8,   // 88: swarm.v1.Control.ListSecrets:input_type -> swarm.v1.ListRequest
+	47,  // 89: swarm.v1.Control.UpdateSecret:input_type -> swarm.v1.UpdateDataRequest
+	7,   // 90: swarm.v1.Control.RemoveSecret:input_type -> swarm.v1.GetRequest
+	7,   // 91: swarm.v1.Control.ListSecretVersions:input_type -> swarm.v1.GetRequest
+	46,  // 92: swarm.v1.Control.CreateConfig:input_type -> swarm.v1.CreateDataRequest
+	7,   // 93: swarm.v1.Control.GetConfig:input_type -> swarm.v1.GetRequest
+	8,   // 94: swarm.v1.Control.ListConfigs:input_type -> swarm.v1.ListRequest
+	47,  // 95: swarm.v1.Control.UpdateConfig:input_type -> swarm.v1.UpdateDataRequest
+	7,   // 96: swarm.v1.Control.RemoveConfig:input_type -> swarm.v1.GetRequest
+	7,   // 97: swarm.v1.Control.ListConfigVersions:input_type -> swarm.v1.GetRequest
+	23,  // 98: swarm.v1.Control.WaitService:input_type -> swarm.v1.WaitServiceRequest
+	22,  // 99: swarm.v1.Control.Watch:input_type -> swarm.v1.WatchRequest
+	28,  // 100: swarm.v1.Control.Logs:input_type -> swarm.v1.LogsRequest
+	83,  // 101: swarm.v1.Control.Exec:input_type -> swarm.v1.ExecInput
+	84,  // 102: swarm.v1.Control.GetCluster:output_type -> swarm.v1.Cluster
+	84,  // 103: swarm.v1.Control.UpdateCluster:output_type -> swarm.v1.Cluster
+	2,   // 104: swarm.v1.Control.GetNode:output_type -> swarm.v1.NodeInfo
+	9,   // 105: swarm.v1.Control.ListNodes:output_type -> swarm.v1.ListNodesResponse
+	2,   // 106: swarm.v1.Control.UpdateNode:output_type -> swarm.v1.NodeInfo
+	16,  // 107: swarm.v1.Control.RemoveNode:output_type -> swarm.v1.RemoveResponse
+	5,   // 108: swarm.v1.Control.GetService:output_type -> swarm.v1.ServiceInfo
+	10,  // 109: swarm.v1.Control.ListServices:output_type -> swarm.v1.ListServicesResponse
+	18,  // 110: swarm.v1.Control.CreateService:output_type -> swarm.v1.CreateServiceResponse
+	20,  // 111: swarm.v1.Control.UpdateService:output_type -> swarm.v1.UpdateServiceResponse
+	16,  // 112: swarm.v1.Control.RemoveService:output_type -> swarm.v1.RemoveResponse
+	13,  // 113: swarm.v1.Control.ListRevisions:output_type -> swarm.v1.ListRevisionsResponse
+	4,   // 114: swarm.v1.Control.GetTask:output_type -> swarm.v1.TaskInfo
+	11,  // 115: swarm.v1.Control.ListTasks:output_type -> swarm.v1.ListTasksResponse
+	29,  // 116: swarm.v1.Control.GetImage:output_type -> swarm.v1.ImageInfo
+	12,  // 117: swarm.v1.Control.ListImages:output_type -> swarm.v1.ListImagesResponse
+	85,  // 118: swarm.v1.Control.LoadImage:output_type -> swarm.v1.ImageProgress
+	85,  // 119: swarm.v1.Control.PullImage:output_type -> swarm.v1.ImageProgress
+	85,  // 120: swarm.v1.Control.PushImage:output_type -> swarm.v1.ImageProgress
+	29,  // 121: swarm.v1.Control.TagImage:output_type -> swarm.v1.ImageInfo
+	16,  // 122: swarm.v1.Control.RemoveImage:output_type -> swarm.v1.RemoveResponse
+	35,  // 123: swarm.v1.Control.Login:output_type -> swarm.v1.LoginResponse
+	36,  // 124: swarm.v1.Control.ListCredentials:output_type -> swarm.v1.ListCredentialsResponse
+	37,  // 125: swarm.v1.Control.RemoveCredential:output_type -> swarm.v1.RemoveCredentialResponse
+	42,  // 126: swarm.v1.Control.CreateNetwork:output_type -> swarm.v1.NetworkInfo
+	42,  // 127: swarm.v1.Control.GetNetwork:output_type -> swarm.v1.NetworkInfo
+	43,  // 128: swarm.v1.Control.SurveyNetwork:output_type -> swarm.v1.NetworkSurvey
+	39,  // 129: swarm.v1.Control.ListNetworks:output_type -> swarm.v1.ListNetworksResponse
+	16,  // 130: swarm.v1.Control.RemoveNetwork:output_type -> swarm.v1.RemoveResponse
+	41,  // 131: swarm.v1.Control.PruneNetworks:output_type -> swarm.v1.PruneNetworksResponse
+	48,  // 132: swarm.v1.Control.CreateSecret:output_type -> swarm.v1.DataInfo
+	48,  // 133: swarm.v1.Control.GetSecret:output_type -> swarm.v1.DataInfo
+	50,  // 134: swarm.v1.Control.ListSecrets:output_type -> swarm.v1.ListDataResponse
+	48,  // 135: swarm.v1.Control.UpdateSecret:output_type -> swarm.v1.DataInfo
+	16,  // 136: swarm.v1.Control.RemoveSecret:output_type -> swarm.v1.RemoveResponse
+	51,  // 137: swarm.v1.Control.ListSecretVersions:output_type -> swarm.v1.ListDataVersionsResponse
+	48,  // 138: swarm.v1.Control.CreateConfig:output_type -> swarm.v1.DataInfo
+	48,  // 139: swarm.v1.Control.GetConfig:output_type -> swarm.v1.DataInfo
+	50,  // 140: swarm.v1.Control.ListConfigs:output_type -> swarm.v1.ListDataResponse
+	48,  // 141: swarm.v1.Control.UpdateConfig:output_type -> swarm.v1.DataInfo
+	16,  // 142: swarm.v1.Control.RemoveConfig:output_type -> swarm.v1.RemoveResponse
+	51,  // 143: swarm.v1.Control.ListConfigVersions:output_type -> swarm.v1.ListDataVersionsResponse
+	24,  // 144: swarm.v1.Control.WaitService:output_type -> swarm.v1.WaitServiceResponse
+	86,  // 145: swarm.v1.Control.Watch:output_type -> swarm.v1.Event
+	87,  // 146: swarm.v1.Control.Logs:output_type -> swarm.v1.TaskLogsResponse
+	88,  // 147: swarm.v1.Control.Exec:output_type -> swarm.v1.ExecOutput
+	102, // [102:148] is the sub-list for method output_type
+	56,  // [56:102] is the sub-list for method input_type
+	56,  // [56:56] is the sub-list for extension type_name
+	56,  // [56:56] is the sub-list for extension extendee
+	0,   // [0:56] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_control_proto_init() }
@@ -3323,7 +3869,7 @@ func file_swarm_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_control_proto_rawDesc), len(file_swarm_v1_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   46,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,40 +21,52 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Control_GetCluster_FullMethodName       = "/swarm.v1.Control/GetCluster"
-	Control_UpdateCluster_FullMethodName    = "/swarm.v1.Control/UpdateCluster"
-	Control_GetNode_FullMethodName          = "/swarm.v1.Control/GetNode"
-	Control_ListNodes_FullMethodName        = "/swarm.v1.Control/ListNodes"
-	Control_UpdateNode_FullMethodName       = "/swarm.v1.Control/UpdateNode"
-	Control_RemoveNode_FullMethodName       = "/swarm.v1.Control/RemoveNode"
-	Control_GetService_FullMethodName       = "/swarm.v1.Control/GetService"
-	Control_ListServices_FullMethodName     = "/swarm.v1.Control/ListServices"
-	Control_CreateService_FullMethodName    = "/swarm.v1.Control/CreateService"
-	Control_UpdateService_FullMethodName    = "/swarm.v1.Control/UpdateService"
-	Control_RemoveService_FullMethodName    = "/swarm.v1.Control/RemoveService"
-	Control_ListRevisions_FullMethodName    = "/swarm.v1.Control/ListRevisions"
-	Control_GetTask_FullMethodName          = "/swarm.v1.Control/GetTask"
-	Control_ListTasks_FullMethodName        = "/swarm.v1.Control/ListTasks"
-	Control_GetImage_FullMethodName         = "/swarm.v1.Control/GetImage"
-	Control_ListImages_FullMethodName       = "/swarm.v1.Control/ListImages"
-	Control_LoadImage_FullMethodName        = "/swarm.v1.Control/LoadImage"
-	Control_PullImage_FullMethodName        = "/swarm.v1.Control/PullImage"
-	Control_PushImage_FullMethodName        = "/swarm.v1.Control/PushImage"
-	Control_TagImage_FullMethodName         = "/swarm.v1.Control/TagImage"
-	Control_RemoveImage_FullMethodName      = "/swarm.v1.Control/RemoveImage"
-	Control_Login_FullMethodName            = "/swarm.v1.Control/Login"
-	Control_ListCredentials_FullMethodName  = "/swarm.v1.Control/ListCredentials"
-	Control_RemoveCredential_FullMethodName = "/swarm.v1.Control/RemoveCredential"
-	Control_CreateNetwork_FullMethodName    = "/swarm.v1.Control/CreateNetwork"
-	Control_GetNetwork_FullMethodName       = "/swarm.v1.Control/GetNetwork"
-	Control_SurveyNetwork_FullMethodName    = "/swarm.v1.Control/SurveyNetwork"
-	Control_ListNetworks_FullMethodName     = "/swarm.v1.Control/ListNetworks"
-	Control_RemoveNetwork_FullMethodName    = "/swarm.v1.Control/RemoveNetwork"
-	Control_PruneNetworks_FullMethodName    = "/swarm.v1.Control/PruneNetworks"
-	Control_WaitService_FullMethodName      = "/swarm.v1.Control/WaitService"
-	Control_Watch_FullMethodName            = "/swarm.v1.Control/Watch"
-	Control_Logs_FullMethodName             = "/swarm.v1.Control/Logs"
-	Control_Exec_FullMethodName             = "/swarm.v1.Control/Exec"
+	Control_GetCluster_FullMethodName         = "/swarm.v1.Control/GetCluster"
+	Control_UpdateCluster_FullMethodName      = "/swarm.v1.Control/UpdateCluster"
+	Control_GetNode_FullMethodName            = "/swarm.v1.Control/GetNode"
+	Control_ListNodes_FullMethodName          = "/swarm.v1.Control/ListNodes"
+	Control_UpdateNode_FullMethodName         = "/swarm.v1.Control/UpdateNode"
+	Control_RemoveNode_FullMethodName         = "/swarm.v1.Control/RemoveNode"
+	Control_GetService_FullMethodName         = "/swarm.v1.Control/GetService"
+	Control_ListServices_FullMethodName       = "/swarm.v1.Control/ListServices"
+	Control_CreateService_FullMethodName      = "/swarm.v1.Control/CreateService"
+	Control_UpdateService_FullMethodName      = "/swarm.v1.Control/UpdateService"
+	Control_RemoveService_FullMethodName      = "/swarm.v1.Control/RemoveService"
+	Control_ListRevisions_FullMethodName      = "/swarm.v1.Control/ListRevisions"
+	Control_GetTask_FullMethodName            = "/swarm.v1.Control/GetTask"
+	Control_ListTasks_FullMethodName          = "/swarm.v1.Control/ListTasks"
+	Control_GetImage_FullMethodName           = "/swarm.v1.Control/GetImage"
+	Control_ListImages_FullMethodName         = "/swarm.v1.Control/ListImages"
+	Control_LoadImage_FullMethodName          = "/swarm.v1.Control/LoadImage"
+	Control_PullImage_FullMethodName          = "/swarm.v1.Control/PullImage"
+	Control_PushImage_FullMethodName          = "/swarm.v1.Control/PushImage"
+	Control_TagImage_FullMethodName           = "/swarm.v1.Control/TagImage"
+	Control_RemoveImage_FullMethodName        = "/swarm.v1.Control/RemoveImage"
+	Control_Login_FullMethodName              = "/swarm.v1.Control/Login"
+	Control_ListCredentials_FullMethodName    = "/swarm.v1.Control/ListCredentials"
+	Control_RemoveCredential_FullMethodName   = "/swarm.v1.Control/RemoveCredential"
+	Control_CreateNetwork_FullMethodName      = "/swarm.v1.Control/CreateNetwork"
+	Control_GetNetwork_FullMethodName         = "/swarm.v1.Control/GetNetwork"
+	Control_SurveyNetwork_FullMethodName      = "/swarm.v1.Control/SurveyNetwork"
+	Control_ListNetworks_FullMethodName       = "/swarm.v1.Control/ListNetworks"
+	Control_RemoveNetwork_FullMethodName      = "/swarm.v1.Control/RemoveNetwork"
+	Control_PruneNetworks_FullMethodName      = "/swarm.v1.Control/PruneNetworks"
+	Control_CreateSecret_FullMethodName       = "/swarm.v1.Control/CreateSecret"
+	Control_GetSecret_FullMethodName          = "/swarm.v1.Control/GetSecret"
+	Control_ListSecrets_FullMethodName        = "/swarm.v1.Control/ListSecrets"
+	Control_UpdateSecret_FullMethodName       = "/swarm.v1.Control/UpdateSecret"
+	Control_RemoveSecret_FullMethodName       = "/swarm.v1.Control/RemoveSecret"
+	Control_ListSecretVersions_FullMethodName = "/swarm.v1.Control/ListSecretVersions"
+	Control_CreateConfig_FullMethodName       = "/swarm.v1.Control/CreateConfig"
+	Control_GetConfig_FullMethodName          = "/swarm.v1.Control/GetConfig"
+	Control_ListConfigs_FullMethodName        = "/swarm.v1.Control/ListConfigs"
+	Control_UpdateConfig_FullMethodName       = "/swarm.v1.Control/UpdateConfig"
+	Control_RemoveConfig_FullMethodName       = "/swarm.v1.Control/RemoveConfig"
+	Control_ListConfigVersions_FullMethodName = "/swarm.v1.Control/ListConfigVersions"
+	Control_WaitService_FullMethodName        = "/swarm.v1.Control/WaitService"
+	Control_Watch_FullMethodName              = "/swarm.v1.Control/Watch"
+	Control_Logs_FullMethodName               = "/swarm.v1.Control/Logs"
+	Control_Exec_FullMethodName               = "/swarm.v1.Control/Exec"
 )
 
 // ControlClient is the client API for Control service.
@@ -95,6 +107,20 @@ type ControlClient interface {
 	ListNetworks(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListNetworksResponse, error)
 	RemoveNetwork(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*RemoveResponse, error)
 	PruneNetworks(ctx context.Context, in *PruneNetworksRequest, opts ...grpc.CallOption) (*PruneNetworksResponse, error)
+	CreateSecret(ctx context.Context, in *CreateDataRequest, opts ...grpc.CallOption) (*DataInfo, error)
+	GetSecret(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*DataInfo, error)
+	ListSecrets(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListDataResponse, error)
+	// UpdateSecret changes the labels, adds a version, or makes an older one current again.
+	UpdateSecret(ctx context.Context, in *UpdateDataRequest, opts ...grpc.CallOption) (*DataInfo, error)
+	RemoveSecret(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*RemoveResponse, error)
+	// ListSecretVersions lists the versions of a secret without their data, oldest first.
+	ListSecretVersions(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*ListDataVersionsResponse, error)
+	CreateConfig(ctx context.Context, in *CreateDataRequest, opts ...grpc.CallOption) (*DataInfo, error)
+	GetConfig(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*DataInfo, error)
+	ListConfigs(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListDataResponse, error)
+	UpdateConfig(ctx context.Context, in *UpdateDataRequest, opts ...grpc.CallOption) (*DataInfo, error)
+	RemoveConfig(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*RemoveResponse, error)
+	ListConfigVersions(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*ListDataVersionsResponse, error)
 	// Follows a service until it has converged, or is certain not to without another change. Ends with NOT_FOUND if the service is removed meanwhile.
 	WaitService(ctx context.Context, in *WaitServiceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WaitServiceResponse], error)
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Event], error)
@@ -431,6 +457,126 @@ func (c *controlClient) PruneNetworks(ctx context.Context, in *PruneNetworksRequ
 	return out, nil
 }
 
+func (c *controlClient) CreateSecret(ctx context.Context, in *CreateDataRequest, opts ...grpc.CallOption) (*DataInfo, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DataInfo)
+	err := c.cc.Invoke(ctx, Control_CreateSecret_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) GetSecret(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*DataInfo, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DataInfo)
+	err := c.cc.Invoke(ctx, Control_GetSecret_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) ListSecrets(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListDataResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListDataResponse)
+	err := c.cc.Invoke(ctx, Control_ListSecrets_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) UpdateSecret(ctx context.Context, in *UpdateDataRequest, opts ...grpc.CallOption) (*DataInfo, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DataInfo)
+	err := c.cc.Invoke(ctx, Control_UpdateSecret_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) RemoveSecret(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*RemoveResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveResponse)
+	err := c.cc.Invoke(ctx, Control_RemoveSecret_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) ListSecretVersions(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*ListDataVersionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListDataVersionsResponse)
+	err := c.cc.Invoke(ctx, Control_ListSecretVersions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) CreateConfig(ctx context.Context, in *CreateDataRequest, opts ...grpc.CallOption) (*DataInfo, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DataInfo)
+	err := c.cc.Invoke(ctx, Control_CreateConfig_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) GetConfig(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*DataInfo, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DataInfo)
+	err := c.cc.Invoke(ctx, Control_GetConfig_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) ListConfigs(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListDataResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListDataResponse)
+	err := c.cc.Invoke(ctx, Control_ListConfigs_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) UpdateConfig(ctx context.Context, in *UpdateDataRequest, opts ...grpc.CallOption) (*DataInfo, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DataInfo)
+	err := c.cc.Invoke(ctx, Control_UpdateConfig_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) RemoveConfig(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*RemoveResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveResponse)
+	err := c.cc.Invoke(ctx, Control_RemoveConfig_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) ListConfigVersions(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*ListDataVersionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListDataVersionsResponse)
+	err := c.cc.Invoke(ctx, Control_ListConfigVersions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *controlClient) WaitService(ctx context.Context, in *WaitServiceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WaitServiceResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[3], Control_WaitService_FullMethodName, cOpts...)
@@ -539,6 +685,20 @@ type ControlServer interface {
 	ListNetworks(context.Context, *ListRequest) (*ListNetworksResponse, error)
 	RemoveNetwork(context.Context, *GetRequest) (*RemoveResponse, error)
 	PruneNetworks(context.Context, *PruneNetworksRequest) (*PruneNetworksResponse, error)
+	CreateSecret(context.Context, *CreateDataRequest) (*DataInfo, error)
+	GetSecret(context.Context, *GetRequest) (*DataInfo, error)
+	ListSecrets(context.Context, *ListRequest) (*ListDataResponse, error)
+	// UpdateSecret changes the labels, adds a version, or makes an older one current again.
+	UpdateSecret(context.Context, *UpdateDataRequest) (*DataInfo, error)
+	RemoveSecret(context.Context, *GetRequest) (*RemoveResponse, error)
+	// ListSecretVersions lists the versions of a secret without their data, oldest first.
+	ListSecretVersions(context.Context, *GetRequest) (*ListDataVersionsResponse, error)
+	CreateConfig(context.Context, *CreateDataRequest) (*DataInfo, error)
+	GetConfig(context.Context, *GetRequest) (*DataInfo, error)
+	ListConfigs(context.Context, *ListRequest) (*ListDataResponse, error)
+	UpdateConfig(context.Context, *UpdateDataRequest) (*DataInfo, error)
+	RemoveConfig(context.Context, *GetRequest) (*RemoveResponse, error)
+	ListConfigVersions(context.Context, *GetRequest) (*ListDataVersionsResponse, error)
 	// Follows a service until it has converged, or is certain not to without another change. Ends with NOT_FOUND if the service is removed meanwhile.
 	WaitService(*WaitServiceRequest, grpc.ServerStreamingServer[WaitServiceResponse]) error
 	Watch(*WatchRequest, grpc.ServerStreamingServer[Event]) error
@@ -643,6 +803,42 @@ func (UnimplementedControlServer) RemoveNetwork(context.Context, *GetRequest) (*
 }
 func (UnimplementedControlServer) PruneNetworks(context.Context, *PruneNetworksRequest) (*PruneNetworksResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method PruneNetworks not implemented")
+}
+func (UnimplementedControlServer) CreateSecret(context.Context, *CreateDataRequest) (*DataInfo, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateSecret not implemented")
+}
+func (UnimplementedControlServer) GetSecret(context.Context, *GetRequest) (*DataInfo, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetSecret not implemented")
+}
+func (UnimplementedControlServer) ListSecrets(context.Context, *ListRequest) (*ListDataResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListSecrets not implemented")
+}
+func (UnimplementedControlServer) UpdateSecret(context.Context, *UpdateDataRequest) (*DataInfo, error) {
+	return nil, status.Error(codes.Unimplemented, "method UpdateSecret not implemented")
+}
+func (UnimplementedControlServer) RemoveSecret(context.Context, *GetRequest) (*RemoveResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveSecret not implemented")
+}
+func (UnimplementedControlServer) ListSecretVersions(context.Context, *GetRequest) (*ListDataVersionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListSecretVersions not implemented")
+}
+func (UnimplementedControlServer) CreateConfig(context.Context, *CreateDataRequest) (*DataInfo, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateConfig not implemented")
+}
+func (UnimplementedControlServer) GetConfig(context.Context, *GetRequest) (*DataInfo, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetConfig not implemented")
+}
+func (UnimplementedControlServer) ListConfigs(context.Context, *ListRequest) (*ListDataResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListConfigs not implemented")
+}
+func (UnimplementedControlServer) UpdateConfig(context.Context, *UpdateDataRequest) (*DataInfo, error) {
+	return nil, status.Error(codes.Unimplemented, "method UpdateConfig not implemented")
+}
+func (UnimplementedControlServer) RemoveConfig(context.Context, *GetRequest) (*RemoveResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveConfig not implemented")
+}
+func (UnimplementedControlServer) ListConfigVersions(context.Context, *GetRequest) (*ListDataVersionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListConfigVersions not implemented")
 }
 func (UnimplementedControlServer) WaitService(*WaitServiceRequest, grpc.ServerStreamingServer[WaitServiceResponse]) error {
 	return status.Error(codes.Unimplemented, "method WaitService not implemented")
@@ -1192,6 +1388,222 @@ func _Control_PruneNetworks_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Control_CreateSecret_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateDataRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).CreateSecret(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_CreateSecret_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).CreateSecret(ctx, req.(*CreateDataRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_GetSecret_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).GetSecret(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_GetSecret_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).GetSecret(ctx, req.(*GetRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_ListSecrets_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).ListSecrets(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_ListSecrets_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).ListSecrets(ctx, req.(*ListRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_UpdateSecret_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateDataRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).UpdateSecret(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_UpdateSecret_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).UpdateSecret(ctx, req.(*UpdateDataRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_RemoveSecret_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).RemoveSecret(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_RemoveSecret_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).RemoveSecret(ctx, req.(*GetRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_ListSecretVersions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).ListSecretVersions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_ListSecretVersions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).ListSecretVersions(ctx, req.(*GetRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_CreateConfig_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateDataRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).CreateConfig(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_CreateConfig_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).CreateConfig(ctx, req.(*CreateDataRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_GetConfig_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).GetConfig(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_GetConfig_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).GetConfig(ctx, req.(*GetRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_ListConfigs_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).ListConfigs(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_ListConfigs_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).ListConfigs(ctx, req.(*ListRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_UpdateConfig_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateDataRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).UpdateConfig(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_UpdateConfig_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).UpdateConfig(ctx, req.(*UpdateDataRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_RemoveConfig_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).RemoveConfig(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_RemoveConfig_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).RemoveConfig(ctx, req.(*GetRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_ListConfigVersions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).ListConfigVersions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_ListConfigVersions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).ListConfigVersions(ctx, req.(*GetRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Control_WaitService_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(WaitServiceRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -1346,6 +1758,54 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "PruneNetworks",
 			Handler:    _Control_PruneNetworks_Handler,
+		},
+		{
+			MethodName: "CreateSecret",
+			Handler:    _Control_CreateSecret_Handler,
+		},
+		{
+			MethodName: "GetSecret",
+			Handler:    _Control_GetSecret_Handler,
+		},
+		{
+			MethodName: "ListSecrets",
+			Handler:    _Control_ListSecrets_Handler,
+		},
+		{
+			MethodName: "UpdateSecret",
+			Handler:    _Control_UpdateSecret_Handler,
+		},
+		{
+			MethodName: "RemoveSecret",
+			Handler:    _Control_RemoveSecret_Handler,
+		},
+		{
+			MethodName: "ListSecretVersions",
+			Handler:    _Control_ListSecretVersions_Handler,
+		},
+		{
+			MethodName: "CreateConfig",
+			Handler:    _Control_CreateConfig_Handler,
+		},
+		{
+			MethodName: "GetConfig",
+			Handler:    _Control_GetConfig_Handler,
+		},
+		{
+			MethodName: "ListConfigs",
+			Handler:    _Control_ListConfigs_Handler,
+		},
+		{
+			MethodName: "UpdateConfig",
+			Handler:    _Control_UpdateConfig_Handler,
+		},
+		{
+			MethodName: "RemoveConfig",
+			Handler:    _Control_RemoveConfig_Handler,
+		},
+		{
+			MethodName: "ListConfigVersions",
+			Handler:    _Control_ListConfigVersions_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

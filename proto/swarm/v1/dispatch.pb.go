@@ -28,18 +28,17 @@ const (
 type AssignmentRef_Kind int32
 
 const (
-	AssignmentRef_UNKNOWN  AssignmentRef_Kind = 0
-	AssignmentRef_TASK     AssignmentRef_Kind = 1
-	AssignmentRef_REVISION AssignmentRef_Kind = 2
-	AssignmentRef_SECRET   AssignmentRef_Kind = 3
-	AssignmentRef_CONFIG   AssignmentRef_Kind = 4
-	AssignmentRef_ENDPOINT AssignmentRef_Kind = 5
-	AssignmentRef_KEY      AssignmentRef_Kind = 6
-	AssignmentRef_NETWORK  AssignmentRef_Kind = 7
-	AssignmentRef_IMAGE    AssignmentRef_Kind = 8
-	AssignmentRef_PEERING  AssignmentRef_Kind = 9
-	AssignmentRef_ROUTING  AssignmentRef_Kind = 10
-	AssignmentRef_BACKEND  AssignmentRef_Kind = 11
+	AssignmentRef_UNKNOWN      AssignmentRef_Kind = 0
+	AssignmentRef_TASK         AssignmentRef_Kind = 1
+	AssignmentRef_REVISION     AssignmentRef_Kind = 2
+	AssignmentRef_DATA_VERSION AssignmentRef_Kind = 3
+	AssignmentRef_ENDPOINT     AssignmentRef_Kind = 5
+	AssignmentRef_KEY          AssignmentRef_Kind = 6
+	AssignmentRef_NETWORK      AssignmentRef_Kind = 7
+	AssignmentRef_IMAGE        AssignmentRef_Kind = 8
+	AssignmentRef_PEERING      AssignmentRef_Kind = 9
+	AssignmentRef_ROUTING      AssignmentRef_Kind = 10
+	AssignmentRef_BACKEND      AssignmentRef_Kind = 11
 )
 
 // Enum value maps for AssignmentRef_Kind.
@@ -48,8 +47,7 @@ var (
 		0:  "UNKNOWN",
 		1:  "TASK",
 		2:  "REVISION",
-		3:  "SECRET",
-		4:  "CONFIG",
+		3:  "DATA_VERSION",
 		5:  "ENDPOINT",
 		6:  "KEY",
 		7:  "NETWORK",
@@ -59,18 +57,17 @@ var (
 		11: "BACKEND",
 	}
 	AssignmentRef_Kind_value = map[string]int32{
-		"UNKNOWN":  0,
-		"TASK":     1,
-		"REVISION": 2,
-		"SECRET":   3,
-		"CONFIG":   4,
-		"ENDPOINT": 5,
-		"KEY":      6,
-		"NETWORK":  7,
-		"IMAGE":    8,
-		"PEERING":  9,
-		"ROUTING":  10,
-		"BACKEND":  11,
+		"UNKNOWN":      0,
+		"TASK":         1,
+		"REVISION":     2,
+		"DATA_VERSION": 3,
+		"ENDPOINT":     5,
+		"KEY":          6,
+		"NETWORK":      7,
+		"IMAGE":        8,
+		"PEERING":      9,
+		"ROUTING":      10,
+		"BACKEND":      11,
 	}
 )
 
@@ -1166,15 +1163,14 @@ func (*AssignmentChange_Put) isAssignmentChange_Change() {}
 
 func (*AssignmentChange_Remove) isAssignmentChange_Change() {}
 
-// Assignment is one object that a worker needs. Tasks come after the revisions, secrets and configs that they name.
+// Assignment is one object that a worker needs. Tasks come after the revisions, and the versions of secrets and configs, that they name.
 type Assignment struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Object:
 	//
 	//	*Assignment_Task
 	//	*Assignment_Revision
-	//	*Assignment_Secret
-	//	*Assignment_Config
+	//	*Assignment_DataVersion
 	//	*Assignment_Endpoint
 	//	*Assignment_Key
 	//	*Assignment_Network
@@ -1242,19 +1238,10 @@ func (x *Assignment) GetRevision() *Revision {
 	return nil
 }
 
-func (x *Assignment) GetSecret() *Secret {
+func (x *Assignment) GetDataVersion() *DataVersion {
 	if x != nil {
-		if x, ok := x.Object.(*Assignment_Secret); ok {
-			return x.Secret
-		}
-	}
-	return nil
-}
-
-func (x *Assignment) GetConfig() *Config {
-	if x != nil {
-		if x, ok := x.Object.(*Assignment_Config); ok {
-			return x.Config
+		if x, ok := x.Object.(*Assignment_DataVersion); ok {
+			return x.DataVersion
 		}
 	}
 	return nil
@@ -1336,12 +1323,9 @@ type Assignment_Revision struct {
 	Revision *Revision `protobuf:"bytes,2,opt,name=revision,proto3,oneof"`
 }
 
-type Assignment_Secret struct {
-	Secret *Secret `protobuf:"bytes,3,opt,name=secret,proto3,oneof"`
-}
-
-type Assignment_Config struct {
-	Config *Config `protobuf:"bytes,4,opt,name=config,proto3,oneof"`
+type Assignment_DataVersion struct {
+	// A version of a secret or config that a revision names.
+	DataVersion *DataVersion `protobuf:"bytes,3,opt,name=data_version,json=dataVersion,proto3,oneof"`
 }
 
 type Assignment_Endpoint struct {
@@ -1378,9 +1362,7 @@ func (*Assignment_Task) isAssignment_Object() {}
 
 func (*Assignment_Revision) isAssignment_Object() {}
 
-func (*Assignment_Secret) isAssignment_Object() {}
-
-func (*Assignment_Config) isAssignment_Object() {}
+func (*Assignment_DataVersion) isAssignment_Object() {}
 
 func (*Assignment_Endpoint) isAssignment_Object() {}
 
@@ -3309,13 +3291,12 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\x10AssignmentChange\x12(\n" +
 	"\x03put\x18\x01 \x01(\v2\x14.swarm.v1.AssignmentH\x00R\x03put\x121\n" +
 	"\x06remove\x18\x02 \x01(\v2\x17.swarm.v1.AssignmentRefH\x00R\x06removeB\b\n" +
-	"\x06change\"\x8a\x04\n" +
+	"\x06change\"\xee\x03\n" +
 	"\n" +
 	"Assignment\x12$\n" +
 	"\x04task\x18\x01 \x01(\v2\x0e.swarm.v1.TaskH\x00R\x04task\x120\n" +
-	"\brevision\x18\x02 \x01(\v2\x12.swarm.v1.RevisionH\x00R\brevision\x12*\n" +
-	"\x06secret\x18\x03 \x01(\v2\x10.swarm.v1.SecretH\x00R\x06secret\x12*\n" +
-	"\x06config\x18\x04 \x01(\v2\x10.swarm.v1.ConfigH\x00R\x06config\x120\n" +
+	"\brevision\x18\x02 \x01(\v2\x12.swarm.v1.RevisionH\x00R\brevision\x12:\n" +
+	"\fdata_version\x18\x03 \x01(\v2\x15.swarm.v1.DataVersionH\x00R\vdataVersion\x120\n" +
 	"\bendpoint\x18\x05 \x01(\v2\x12.swarm.v1.EndpointH\x00R\bendpoint\x12+\n" +
 	"\x03key\x18\x06 \x01(\v2\x17.swarm.v1.EncryptionKeyH\x00R\x03key\x12-\n" +
 	"\anetwork\x18\a \x01(\v2\x11.swarm.v1.NetworkH\x00R\anetwork\x12'\n" +
@@ -3348,18 +3329,15 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\x04slot\x18\x04 \x01(\x04R\x04slot\x127\n" +
 	"\bnetworks\x18\x05 \x03(\v2\x1b.swarm.v1.NetworkAttachmentR\bnetworks\x12\x14\n" +
 	"\x05ready\x18\x06 \x01(\bR\x05ready\x12\x1a\n" +
-	"\bhostname\x18\a \x01(\tR\bhostname\"\xed\x01\n" +
+	"\bhostname\x18\a \x01(\tR\bhostname\"\xe7\x01\n" +
 	"\rAssignmentRef\x120\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1c.swarm.v1.AssignmentRef.KindR\x04kind\x12\x0e\n" +
-	"\x02id\x18\x02 \x01(\tR\x02id\"\x99\x01\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\"\x93\x01\n" +
 	"\x04Kind\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\b\n" +
 	"\x04TASK\x10\x01\x12\f\n" +
-	"\bREVISION\x10\x02\x12\n" +
-	"\n" +
-	"\x06SECRET\x10\x03\x12\n" +
-	"\n" +
-	"\x06CONFIG\x10\x04\x12\f\n" +
+	"\bREVISION\x10\x02\x12\x10\n" +
+	"\fDATA_VERSION\x10\x03\x12\f\n" +
 	"\bENDPOINT\x10\x05\x12\a\n" +
 	"\x03KEY\x10\x06\x12\v\n" +
 	"\aNETWORK\x10\a\x12\t\n" +
@@ -3555,17 +3533,16 @@ var file_swarm_v1_dispatch_proto_goTypes = []any{
 	(*Peer)(nil),                    // 47: swarm.v1.Peer
 	(*Task)(nil),                    // 48: swarm.v1.Task
 	(*Revision)(nil),                // 49: swarm.v1.Revision
-	(*Secret)(nil),                  // 50: swarm.v1.Secret
-	(*Config)(nil),                  // 51: swarm.v1.Config
-	(*Endpoint)(nil),                // 52: swarm.v1.Endpoint
-	(*EncryptionKey)(nil),           // 53: swarm.v1.EncryptionKey
-	(*Network)(nil),                 // 54: swarm.v1.Network
-	(*Image)(nil),                   // 55: swarm.v1.Image
-	(*NetworkAttachment)(nil),       // 56: swarm.v1.NetworkAttachment
-	(*timestamppb.Timestamp)(nil),   // 57: google.protobuf.Timestamp
-	(*LogOptions)(nil),              // 58: swarm.v1.LogOptions
-	(*LogRecord)(nil),               // 59: swarm.v1.LogRecord
-	(*LogDetails)(nil),              // 60: swarm.v1.LogDetails
+	(*DataVersion)(nil),             // 50: swarm.v1.DataVersion
+	(*Endpoint)(nil),                // 51: swarm.v1.Endpoint
+	(*EncryptionKey)(nil),           // 52: swarm.v1.EncryptionKey
+	(*Network)(nil),                 // 53: swarm.v1.Network
+	(*Image)(nil),                   // 54: swarm.v1.Image
+	(*NetworkAttachment)(nil),       // 55: swarm.v1.NetworkAttachment
+	(*timestamppb.Timestamp)(nil),   // 56: google.protobuf.Timestamp
+	(*LogOptions)(nil),              // 57: swarm.v1.LogOptions
+	(*LogRecord)(nil),               // 58: swarm.v1.LogRecord
+	(*LogDetails)(nil),              // 59: swarm.v1.LogDetails
 }
 var file_swarm_v1_dispatch_proto_depIdxs = []int32{
 	4,  // 0: swarm.v1.FromWorker.hello:type_name -> swarm.v1.Hello
@@ -3592,58 +3569,57 @@ var file_swarm_v1_dispatch_proto_depIdxs = []int32{
 	20, // 21: swarm.v1.AssignmentChange.remove:type_name -> swarm.v1.AssignmentRef
 	48, // 22: swarm.v1.Assignment.task:type_name -> swarm.v1.Task
 	49, // 23: swarm.v1.Assignment.revision:type_name -> swarm.v1.Revision
-	50, // 24: swarm.v1.Assignment.secret:type_name -> swarm.v1.Secret
-	51, // 25: swarm.v1.Assignment.config:type_name -> swarm.v1.Config
-	52, // 26: swarm.v1.Assignment.endpoint:type_name -> swarm.v1.Endpoint
-	53, // 27: swarm.v1.Assignment.key:type_name -> swarm.v1.EncryptionKey
-	54, // 28: swarm.v1.Assignment.network:type_name -> swarm.v1.Network
-	55, // 29: swarm.v1.Assignment.image:type_name -> swarm.v1.Image
-	17, // 30: swarm.v1.Assignment.peering:type_name -> swarm.v1.Peering
-	18, // 31: swarm.v1.Assignment.routing:type_name -> swarm.v1.Routing
-	19, // 32: swarm.v1.Assignment.backend:type_name -> swarm.v1.Backend
-	52, // 33: swarm.v1.Routing.endpoint:type_name -> swarm.v1.Endpoint
-	56, // 34: swarm.v1.Routing.networks:type_name -> swarm.v1.NetworkAttachment
-	56, // 35: swarm.v1.Backend.networks:type_name -> swarm.v1.NetworkAttachment
-	0,  // 36: swarm.v1.AssignmentRef.kind:type_name -> swarm.v1.AssignmentRef.Kind
-	47, // 37: swarm.v1.HoldersResponse.holders:type_name -> swarm.v1.Peer
-	26, // 38: swarm.v1.SessionReport.sessions:type_name -> swarm.v1.SessionEntry
-	26, // 39: swarm.v1.SessionReport.opening:type_name -> swarm.v1.SessionEntry
-	57, // 40: swarm.v1.SessionEntry.last_heartbeat:type_name -> google.protobuf.Timestamp
-	45, // 41: swarm.v1.SessionEntry.lease:type_name -> google.protobuf.Duration
-	58, // 42: swarm.v1.TaskLogsRequest.options:type_name -> swarm.v1.LogOptions
-	59, // 43: swarm.v1.TaskLogsResponse.records:type_name -> swarm.v1.LogRecord
-	60, // 44: swarm.v1.TaskLogsResponse.details:type_name -> swarm.v1.LogDetails
-	30, // 45: swarm.v1.ExecInput.start:type_name -> swarm.v1.ExecStart
-	32, // 46: swarm.v1.ExecInput.resize:type_name -> swarm.v1.Resize
-	40, // 47: swarm.v1.NodeNetwork.peers:type_name -> swarm.v1.NodeNetworkPeer
-	41, // 48: swarm.v1.NodeNetwork.received:type_name -> swarm.v1.NetworkTraffic
-	41, // 49: swarm.v1.NodeNetwork.sent:type_name -> swarm.v1.NetworkTraffic
-	55, // 50: swarm.v1.ImageProgress.image:type_name -> swarm.v1.Image
-	1,  // 51: swarm.v1.Dispatcher.Session:input_type -> swarm.v1.FromWorker
-	21, // 52: swarm.v1.Dispatcher.Holders:input_type -> swarm.v1.HoldersRequest
-	23, // 53: swarm.v1.Dispatcher.AwaitProgrammed:input_type -> swarm.v1.AwaitProgrammedRequest
-	25, // 54: swarm.v1.Liveness.Report:input_type -> swarm.v1.SessionReport
-	28, // 55: swarm.v1.Worker.Logs:input_type -> swarm.v1.TaskLogsRequest
-	31, // 56: swarm.v1.Worker.Exec:input_type -> swarm.v1.ExecInput
-	34, // 57: swarm.v1.Worker.PullImage:input_type -> swarm.v1.PullImageRequest
-	35, // 58: swarm.v1.Worker.PushImage:input_type -> swarm.v1.PushImageRequest
-	36, // 59: swarm.v1.Worker.RemoveImage:input_type -> swarm.v1.RemoveImageRequest
-	38, // 60: swarm.v1.Worker.Network:input_type -> swarm.v1.NodeNetworkRequest
-	8,  // 61: swarm.v1.Dispatcher.Session:output_type -> swarm.v1.ToWorker
-	22, // 62: swarm.v1.Dispatcher.Holders:output_type -> swarm.v1.HoldersResponse
-	24, // 63: swarm.v1.Dispatcher.AwaitProgrammed:output_type -> swarm.v1.AwaitProgrammedResponse
-	27, // 64: swarm.v1.Liveness.Report:output_type -> swarm.v1.SessionReportAck
-	29, // 65: swarm.v1.Worker.Logs:output_type -> swarm.v1.TaskLogsResponse
-	33, // 66: swarm.v1.Worker.Exec:output_type -> swarm.v1.ExecOutput
-	42, // 67: swarm.v1.Worker.PullImage:output_type -> swarm.v1.ImageProgress
-	42, // 68: swarm.v1.Worker.PushImage:output_type -> swarm.v1.ImageProgress
-	37, // 69: swarm.v1.Worker.RemoveImage:output_type -> swarm.v1.RemoveImageResponse
-	39, // 70: swarm.v1.Worker.Network:output_type -> swarm.v1.NodeNetwork
-	61, // [61:71] is the sub-list for method output_type
-	51, // [51:61] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	50, // 24: swarm.v1.Assignment.data_version:type_name -> swarm.v1.DataVersion
+	51, // 25: swarm.v1.Assignment.endpoint:type_name -> swarm.v1.Endpoint
+	52, // 26: swarm.v1.Assignment.key:type_name -> swarm.v1.EncryptionKey
+	53, // 27: swarm.v1.Assignment.network:type_name -> swarm.v1.Network
+	54, // 28: swarm.v1.Assignment.image:type_name -> swarm.v1.Image
+	17, // 29: swarm.v1.Assignment.peering:type_name -> swarm.v1.Peering
+	18, // 30: swarm.v1.Assignment.routing:type_name -> swarm.v1.Routing
+	19, // 31: swarm.v1.Assignment.backend:type_name -> swarm.v1.Backend
+	51, // 32: swarm.v1.Routing.endpoint:type_name -> swarm.v1.Endpoint
+	55, // 33: swarm.v1.Routing.networks:type_name -> swarm.v1.NetworkAttachment
+	55, // 34: swarm.v1.Backend.networks:type_name -> swarm.v1.NetworkAttachment
+	0,  // 35: swarm.v1.AssignmentRef.kind:type_name -> swarm.v1.AssignmentRef.Kind
+	47, // 36: swarm.v1.HoldersResponse.holders:type_name -> swarm.v1.Peer
+	26, // 37: swarm.v1.SessionReport.sessions:type_name -> swarm.v1.SessionEntry
+	26, // 38: swarm.v1.SessionReport.opening:type_name -> swarm.v1.SessionEntry
+	56, // 39: swarm.v1.SessionEntry.last_heartbeat:type_name -> google.protobuf.Timestamp
+	45, // 40: swarm.v1.SessionEntry.lease:type_name -> google.protobuf.Duration
+	57, // 41: swarm.v1.TaskLogsRequest.options:type_name -> swarm.v1.LogOptions
+	58, // 42: swarm.v1.TaskLogsResponse.records:type_name -> swarm.v1.LogRecord
+	59, // 43: swarm.v1.TaskLogsResponse.details:type_name -> swarm.v1.LogDetails
+	30, // 44: swarm.v1.ExecInput.start:type_name -> swarm.v1.ExecStart
+	32, // 45: swarm.v1.ExecInput.resize:type_name -> swarm.v1.Resize
+	40, // 46: swarm.v1.NodeNetwork.peers:type_name -> swarm.v1.NodeNetworkPeer
+	41, // 47: swarm.v1.NodeNetwork.received:type_name -> swarm.v1.NetworkTraffic
+	41, // 48: swarm.v1.NodeNetwork.sent:type_name -> swarm.v1.NetworkTraffic
+	54, // 49: swarm.v1.ImageProgress.image:type_name -> swarm.v1.Image
+	1,  // 50: swarm.v1.Dispatcher.Session:input_type -> swarm.v1.FromWorker
+	21, // 51: swarm.v1.Dispatcher.Holders:input_type -> swarm.v1.HoldersRequest
+	23, // 52: swarm.v1.Dispatcher.AwaitProgrammed:input_type -> swarm.v1.AwaitProgrammedRequest
+	25, // 53: swarm.v1.Liveness.Report:input_type -> swarm.v1.SessionReport
+	28, // 54: swarm.v1.Worker.Logs:input_type -> swarm.v1.TaskLogsRequest
+	31, // 55: swarm.v1.Worker.Exec:input_type -> swarm.v1.ExecInput
+	34, // 56: swarm.v1.Worker.PullImage:input_type -> swarm.v1.PullImageRequest
+	35, // 57: swarm.v1.Worker.PushImage:input_type -> swarm.v1.PushImageRequest
+	36, // 58: swarm.v1.Worker.RemoveImage:input_type -> swarm.v1.RemoveImageRequest
+	38, // 59: swarm.v1.Worker.Network:input_type -> swarm.v1.NodeNetworkRequest
+	8,  // 60: swarm.v1.Dispatcher.Session:output_type -> swarm.v1.ToWorker
+	22, // 61: swarm.v1.Dispatcher.Holders:output_type -> swarm.v1.HoldersResponse
+	24, // 62: swarm.v1.Dispatcher.AwaitProgrammed:output_type -> swarm.v1.AwaitProgrammedResponse
+	27, // 63: swarm.v1.Liveness.Report:output_type -> swarm.v1.SessionReportAck
+	29, // 64: swarm.v1.Worker.Logs:output_type -> swarm.v1.TaskLogsResponse
+	33, // 65: swarm.v1.Worker.Exec:output_type -> swarm.v1.ExecOutput
+	42, // 66: swarm.v1.Worker.PullImage:output_type -> swarm.v1.ImageProgress
+	42, // 67: swarm.v1.Worker.PushImage:output_type -> swarm.v1.ImageProgress
+	37, // 68: swarm.v1.Worker.RemoveImage:output_type -> swarm.v1.RemoveImageResponse
+	39, // 69: swarm.v1.Worker.Network:output_type -> swarm.v1.NodeNetwork
+	60, // [60:70] is the sub-list for method output_type
+	50, // [50:60] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_dispatch_proto_init() }
@@ -3677,8 +3653,7 @@ func file_swarm_v1_dispatch_proto_init() {
 	file_swarm_v1_dispatch_proto_msgTypes[15].OneofWrappers = []any{
 		(*Assignment_Task)(nil),
 		(*Assignment_Revision)(nil),
-		(*Assignment_Secret)(nil),
-		(*Assignment_Config)(nil),
+		(*Assignment_DataVersion)(nil),
 		(*Assignment_Endpoint)(nil),
 		(*Assignment_Key)(nil),
 		(*Assignment_Network)(nil),

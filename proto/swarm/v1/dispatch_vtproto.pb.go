@@ -500,21 +500,12 @@ func (m *Assignment_Revision) CloneVT() isAssignment_Object {
 	return r
 }
 
-func (m *Assignment_Secret) CloneVT() isAssignment_Object {
+func (m *Assignment_DataVersion) CloneVT() isAssignment_Object {
 	if m == nil {
-		return (*Assignment_Secret)(nil)
+		return (*Assignment_DataVersion)(nil)
 	}
-	r := new(Assignment_Secret)
-	r.Secret = m.Secret.CloneVT()
-	return r
-}
-
-func (m *Assignment_Config) CloneVT() isAssignment_Object {
-	if m == nil {
-		return (*Assignment_Config)(nil)
-	}
-	r := new(Assignment_Config)
-	r.Config = m.Config.CloneVT()
+	r := new(Assignment_DataVersion)
+	r.DataVersion = m.DataVersion.CloneVT()
 	return r
 }
 
@@ -2126,8 +2117,8 @@ func (this *Assignment_Revision) EqualVT(thatIface isAssignment_Object) bool {
 	return true
 }
 
-func (this *Assignment_Secret) EqualVT(thatIface isAssignment_Object) bool {
-	that, ok := thatIface.(*Assignment_Secret)
+func (this *Assignment_DataVersion) EqualVT(thatIface isAssignment_Object) bool {
+	that, ok := thatIface.(*Assignment_DataVersion)
 	if !ok {
 		return false
 	}
@@ -2137,37 +2128,12 @@ func (this *Assignment_Secret) EqualVT(thatIface isAssignment_Object) bool {
 	if this == nil && that != nil || this != nil && that == nil {
 		return false
 	}
-	if p, q := this.Secret, that.Secret; p != q {
+	if p, q := this.DataVersion, that.DataVersion; p != q {
 		if p == nil {
-			p = &Secret{}
+			p = &DataVersion{}
 		}
 		if q == nil {
-			q = &Secret{}
-		}
-		if !p.EqualVT(q) {
-			return false
-		}
-	}
-	return true
-}
-
-func (this *Assignment_Config) EqualVT(thatIface isAssignment_Object) bool {
-	that, ok := thatIface.(*Assignment_Config)
-	if !ok {
-		return false
-	}
-	if this == that {
-		return true
-	}
-	if this == nil && that != nil || this != nil && that == nil {
-		return false
-	}
-	if p, q := this.Config, that.Config; p != q {
-		if p == nil {
-			p = &Config{}
-		}
-		if q == nil {
-			q = &Config{}
+			q = &DataVersion{}
 		}
 		if !p.EqualVT(q) {
 			return false
@@ -4533,15 +4499,15 @@ func (m *Assignment_Revision) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	}
 	return len(dAtA) - i, nil
 }
-func (m *Assignment_Secret) MarshalToVT(dAtA []byte) (int, error) {
+func (m *Assignment_DataVersion) MarshalToVT(dAtA []byte) (int, error) {
 	size := m.SizeVT()
 	return m.MarshalToSizedBufferVT(dAtA[:size])
 }
 
-func (m *Assignment_Secret) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
+func (m *Assignment_DataVersion) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	i := len(dAtA)
-	if m.Secret != nil {
-		size, err := m.Secret.MarshalToSizedBufferVT(dAtA[:i])
+	if m.DataVersion != nil {
+		size, err := m.DataVersion.MarshalToSizedBufferVT(dAtA[:i])
 		if err != nil {
 			return 0, err
 		}
@@ -4553,29 +4519,6 @@ func (m *Assignment_Secret) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i = protohelpers.EncodeVarint(dAtA, i, 0)
 		i--
 		dAtA[i] = 0x1a
-	}
-	return len(dAtA) - i, nil
-}
-func (m *Assignment_Config) MarshalToVT(dAtA []byte) (int, error) {
-	size := m.SizeVT()
-	return m.MarshalToSizedBufferVT(dAtA[:size])
-}
-
-func (m *Assignment_Config) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
-	i := len(dAtA)
-	if m.Config != nil {
-		size, err := m.Config.MarshalToSizedBufferVT(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = protohelpers.EncodeVarint(dAtA, i, uint64(size))
-		i--
-		dAtA[i] = 0x22
-	} else {
-		i = protohelpers.EncodeVarint(dAtA, i, 0)
-		i--
-		dAtA[i] = 0x22
 	}
 	return len(dAtA) - i, nil
 }
@@ -6933,28 +6876,14 @@ func (m *Assignment_Revision) SizeVT() (n int) {
 	}
 	return n
 }
-func (m *Assignment_Secret) SizeVT() (n int) {
+func (m *Assignment_DataVersion) SizeVT() (n int) {
 	if m == nil {
 		return 0
 	}
 	var l int
 	_ = l
-	if m.Secret != nil {
-		l = m.Secret.SizeVT()
-		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
-	} else {
-		n += 3
-	}
-	return n
-}
-func (m *Assignment_Config) SizeVT() (n int) {
-	if m == nil {
-		return 0
-	}
-	var l int
-	_ = l
-	if m.Config != nil {
-		l = m.Config.SizeVT()
+	if m.DataVersion != nil {
+		l = m.DataVersion.SizeVT()
 		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 	} else {
 		n += 3
@@ -9984,7 +9913,7 @@ func (m *Assignment) UnmarshalVT(dAtA []byte) error {
 			iNdEx = postIndex
 		case 3:
 			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Secret", wireType)
+				return fmt.Errorf("proto: wrong wireType = %d for field DataVersion", wireType)
 			}
 			var msglen int
 			for shift := uint(0); ; shift += 7 {
@@ -10011,57 +9940,16 @@ func (m *Assignment) UnmarshalVT(dAtA []byte) error {
 			if postIndex > l {
 				return io.ErrUnexpectedEOF
 			}
-			if oneof, ok := m.Object.(*Assignment_Secret); ok {
-				if err := oneof.Secret.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+			if oneof, ok := m.Object.(*Assignment_DataVersion); ok {
+				if err := oneof.DataVersion.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
 					return err
 				}
 			} else {
-				v := &Secret{}
+				v := &DataVersion{}
 				if err := v.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
 					return err
 				}
-				m.Object = &Assignment_Secret{Secret: v}
-			}
-			iNdEx = postIndex
-		case 4:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Config", wireType)
-			}
-			var msglen int
-			for shift := uint(0); ; shift += 7 {
-				if shift >= 64 {
-					return protohelpers.ErrIntOverflow
-				}
-				if iNdEx >= l {
-					return io.ErrUnexpectedEOF
-				}
-				b := dAtA[iNdEx]
-				iNdEx++
-				msglen |= int(b&0x7F) << shift
-				if b < 0x80 {
-					break
-				}
-			}
-			if msglen < 0 {
-				return protohelpers.ErrInvalidLength
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return protohelpers.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			if oneof, ok := m.Object.(*Assignment_Config); ok {
-				if err := oneof.Config.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-					return err
-				}
-			} else {
-				v := &Config{}
-				if err := v.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
-					return err
-				}
-				m.Object = &Assignment_Config{Config: v}
+				m.Object = &Assignment_DataVersion{DataVersion: v}
 			}
 			iNdEx = postIndex
 		case 5:

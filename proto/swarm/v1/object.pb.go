@@ -273,6 +273,56 @@ func (UpdateStatus_State) EnumDescriptor() ([]byte, []int) {
 	return file_swarm_v1_object_proto_rawDescGZIP(), []int{10, 0}
 }
 
+type DataRollout_State int32
+
+const (
+	DataRollout_ROLLING DataRollout_State = 0
+	DataRollout_DONE    DataRollout_State = 1
+	// A service failed with the version: the others keep theirs.
+	DataRollout_STOPPED DataRollout_State = 2
+)
+
+// Enum value maps for DataRollout_State.
+var (
+	DataRollout_State_name = map[int32]string{
+		0: "ROLLING",
+		1: "DONE",
+		2: "STOPPED",
+	}
+	DataRollout_State_value = map[string]int32{
+		"ROLLING": 0,
+		"DONE":    1,
+		"STOPPED": 2,
+	}
+)
+
+func (x DataRollout_State) Enum() *DataRollout_State {
+	p := new(DataRollout_State)
+	*p = x
+	return p
+}
+
+func (x DataRollout_State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (DataRollout_State) Descriptor() protoreflect.EnumDescriptor {
+	return file_swarm_v1_object_proto_enumTypes[4].Descriptor()
+}
+
+func (DataRollout_State) Type() protoreflect.EnumType {
+	return &file_swarm_v1_object_proto_enumTypes[4]
+}
+
+func (x DataRollout_State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use DataRollout_State.Descriptor instead.
+func (DataRollout_State) EnumDescriptor() ([]byte, []int) {
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{27, 0}
+}
+
 type Event_Action int32
 
 const (
@@ -306,11 +356,11 @@ func (x Event_Action) String() string {
 }
 
 func (Event_Action) Descriptor() protoreflect.EnumDescriptor {
-	return file_swarm_v1_object_proto_enumTypes[4].Descriptor()
+	return file_swarm_v1_object_proto_enumTypes[5].Descriptor()
 }
 
 func (Event_Action) Type() protoreflect.EnumType {
-	return &file_swarm_v1_object_proto_enumTypes[4]
+	return &file_swarm_v1_object_proto_enumTypes[5]
 }
 
 func (x Event_Action) Number() protoreflect.EnumNumber {
@@ -319,7 +369,7 @@ func (x Event_Action) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Event_Action.Descriptor instead.
 func (Event_Action) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{36, 0}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{38, 0}
 }
 
 type LogRecord_Stream int32
@@ -355,11 +405,11 @@ func (x LogRecord_Stream) String() string {
 }
 
 func (LogRecord_Stream) Descriptor() protoreflect.EnumDescriptor {
-	return file_swarm_v1_object_proto_enumTypes[5].Descriptor()
+	return file_swarm_v1_object_proto_enumTypes[6].Descriptor()
 }
 
 func (LogRecord_Stream) Type() protoreflect.EnumType {
-	return &file_swarm_v1_object_proto_enumTypes[5]
+	return &file_swarm_v1_object_proto_enumTypes[6]
 }
 
 func (x LogRecord_Stream) Number() protoreflect.EnumNumber {
@@ -368,7 +418,7 @@ func (x LogRecord_Stream) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LogRecord_Stream.Descriptor instead.
 func (LogRecord_Stream) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{38, 0}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{40, 0}
 }
 
 // Meta stands in every stored object. The store sets it in Apply; what a caller puts there is ignored.
@@ -2408,8 +2458,8 @@ type Secret struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Meta          *Meta                  `protobuf:"bytes,2,opt,name=meta,proto3" json:"meta,omitempty"`
-	Spec          *SecretSpec            `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"` // Without data.
-	Versions      []*DataVersion         `protobuf:"bytes,4,rep,name=versions,proto3" json:"versions,omitempty"`
+	Spec          *DataSpec              `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
+	Status        *DataStatus            `protobuf:"bytes,4,opt,name=status,proto3" json:"status,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2458,16 +2508,16 @@ func (x *Secret) GetMeta() *Meta {
 	return nil
 }
 
-func (x *Secret) GetSpec() *SecretSpec {
+func (x *Secret) GetSpec() *DataSpec {
 	if x != nil {
 		return x.Spec
 	}
 	return nil
 }
 
-func (x *Secret) GetVersions() []*DataVersion {
+func (x *Secret) GetStatus() *DataStatus {
 	if x != nil {
-		return x.Versions
+		return x.Status
 	}
 	return nil
 }
@@ -2476,8 +2526,8 @@ type Config struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Meta          *Meta                  `protobuf:"bytes,2,opt,name=meta,proto3" json:"meta,omitempty"`
-	Spec          *ConfigSpec            `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"` // Without data.
-	Versions      []*DataVersion         `protobuf:"bytes,4,rep,name=versions,proto3" json:"versions,omitempty"`
+	Spec          *DataSpec              `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
+	Status        *DataStatus            `protobuf:"bytes,4,opt,name=status,proto3" json:"status,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2526,32 +2576,163 @@ func (x *Config) GetMeta() *Meta {
 	return nil
 }
 
-func (x *Config) GetSpec() *ConfigSpec {
+func (x *Config) GetSpec() *DataSpec {
 	if x != nil {
 		return x.Spec
 	}
 	return nil
 }
 
-func (x *Config) GetVersions() []*DataVersion {
+func (x *Config) GetStatus() *DataStatus {
 	if x != nil {
-		return x.Versions
+		return x.Status
 	}
 	return nil
 }
 
+type DataStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The current version, which references that are not pinned follow.
+	Number uint64 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	// Of the current version. Unset: no service followed when it became current.
+	Rollout       *DataRollout `protobuf:"bytes,2,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DataStatus) Reset() {
+	*x = DataStatus{}
+	mi := &file_swarm_v1_object_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DataStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DataStatus) ProtoMessage() {}
+
+func (x *DataStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_object_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DataStatus.ProtoReflect.Descriptor instead.
+func (*DataStatus) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *DataStatus) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *DataStatus) GetRollout() *DataRollout {
+	if x != nil {
+		return x.Rollout
+	}
+	return nil
+}
+
+// DataRollout is the way of a new version to the services that follow the object, one after another.
+type DataRollout struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	State DataRollout_State      `protobuf:"varint,1,opt,name=state,proto3,enum=swarm.v1.DataRollout_State" json:"state,omitempty"`
+	// The service that takes the version now, or failed with it.
+	ServiceId string `protobuf:"bytes,2,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	// The revision of that service that names the version.
+	Revision      uint64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	Message       string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DataRollout) Reset() {
+	*x = DataRollout{}
+	mi := &file_swarm_v1_object_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DataRollout) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DataRollout) ProtoMessage() {}
+
+func (x *DataRollout) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_object_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DataRollout.ProtoReflect.Descriptor instead.
+func (*DataRollout) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *DataRollout) GetState() DataRollout_State {
+	if x != nil {
+		return x.State
+	}
+	return DataRollout_ROLLING
+}
+
+func (x *DataRollout) GetServiceId() string {
+	if x != nil {
+		return x.ServiceId
+	}
+	return ""
+}
+
+func (x *DataRollout) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *DataRollout) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+// DataVersion is one version of a secret or config. It never changes. Key: object id and number.
 type DataVersion struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
-	Data          []byte                 `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
-	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	ObjectId string                 `protobuf:"bytes,1,opt,name=object_id,json=objectId,proto3" json:"object_id,omitempty"`
+	Meta     *Meta                  `protobuf:"bytes,2,opt,name=meta,proto3" json:"meta,omitempty"`
+	Number   uint64                 `protobuf:"varint,3,opt,name=number,proto3" json:"number,omitempty"`
+	Data     []byte                 `protobuf:"bytes,4,opt,name=data,proto3" json:"data,omitempty"`
+	// Who wrote it.
+	Actor string `protobuf:"bytes,5,opt,name=actor,proto3" json:"actor,omitempty"`
+	// Of the object.
+	Templating    *Driver `protobuf:"bytes,6,opt,name=templating,proto3" json:"templating,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DataVersion) Reset() {
 	*x = DataVersion{}
-	mi := &file_swarm_v1_object_proto_msgTypes[26]
+	mi := &file_swarm_v1_object_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2563,7 +2744,7 @@ func (x *DataVersion) String() string {
 func (*DataVersion) ProtoMessage() {}
 
 func (x *DataVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[26]
+	mi := &file_swarm_v1_object_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2576,7 +2757,21 @@ func (x *DataVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DataVersion.ProtoReflect.Descriptor instead.
 func (*DataVersion) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{26}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *DataVersion) GetObjectId() string {
+	if x != nil {
+		return x.ObjectId
+	}
+	return ""
+}
+
+func (x *DataVersion) GetMeta() *Meta {
+	if x != nil {
+		return x.Meta
+	}
+	return nil
 }
 
 func (x *DataVersion) GetNumber() uint64 {
@@ -2593,9 +2788,16 @@ func (x *DataVersion) GetData() []byte {
 	return nil
 }
 
-func (x *DataVersion) GetCreatedAt() *timestamppb.Timestamp {
+func (x *DataVersion) GetActor() string {
 	if x != nil {
-		return x.CreatedAt
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *DataVersion) GetTemplating() *Driver {
+	if x != nil {
+		return x.Templating
 	}
 	return nil
 }
@@ -2613,7 +2815,7 @@ type Volume struct {
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_swarm_v1_object_proto_msgTypes[27]
+	mi := &file_swarm_v1_object_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2625,7 +2827,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[27]
+	mi := &file_swarm_v1_object_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2638,7 +2840,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{27}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Volume) GetId() string {
@@ -2696,7 +2898,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_swarm_v1_object_proto_msgTypes[28]
+	mi := &file_swarm_v1_object_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2708,7 +2910,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[28]
+	mi := &file_swarm_v1_object_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2721,7 +2923,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{28}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Image) GetId() string {
@@ -2787,7 +2989,7 @@ type ImageCopy struct {
 
 func (x *ImageCopy) Reset() {
 	*x = ImageCopy{}
-	mi := &file_swarm_v1_object_proto_msgTypes[29]
+	mi := &file_swarm_v1_object_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2799,7 +3001,7 @@ func (x *ImageCopy) String() string {
 func (*ImageCopy) ProtoMessage() {}
 
 func (x *ImageCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[29]
+	mi := &file_swarm_v1_object_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2812,7 +3014,7 @@ func (x *ImageCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageCopy.ProtoReflect.Descriptor instead.
 func (*ImageCopy) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{29}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ImageCopy) GetDigest() string {
@@ -2862,7 +3064,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_swarm_v1_object_proto_msgTypes[30]
+	mi := &file_swarm_v1_object_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2874,7 +3076,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[30]
+	mi := &file_swarm_v1_object_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2887,7 +3089,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{30}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Cluster) GetId() string {
@@ -2960,7 +3162,7 @@ type RootCA struct {
 
 func (x *RootCA) Reset() {
 	*x = RootCA{}
-	mi := &file_swarm_v1_object_proto_msgTypes[31]
+	mi := &file_swarm_v1_object_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2972,7 +3174,7 @@ func (x *RootCA) String() string {
 func (*RootCA) ProtoMessage() {}
 
 func (x *RootCA) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[31]
+	mi := &file_swarm_v1_object_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2985,7 +3187,7 @@ func (x *RootCA) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootCA.ProtoReflect.Descriptor instead.
 func (*RootCA) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{31}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RootCA) GetBundle() []byte {
@@ -3026,7 +3228,7 @@ type JoinTokens struct {
 
 func (x *JoinTokens) Reset() {
 	*x = JoinTokens{}
-	mi := &file_swarm_v1_object_proto_msgTypes[32]
+	mi := &file_swarm_v1_object_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3038,7 +3240,7 @@ func (x *JoinTokens) String() string {
 func (*JoinTokens) ProtoMessage() {}
 
 func (x *JoinTokens) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[32]
+	mi := &file_swarm_v1_object_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3051,7 +3253,7 @@ func (x *JoinTokens) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinTokens.ProtoReflect.Descriptor instead.
 func (*JoinTokens) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{32}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *JoinTokens) GetWorker() string {
@@ -3083,7 +3285,7 @@ type EncryptionKey struct {
 
 func (x *EncryptionKey) Reset() {
 	*x = EncryptionKey{}
-	mi := &file_swarm_v1_object_proto_msgTypes[33]
+	mi := &file_swarm_v1_object_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3095,7 +3297,7 @@ func (x *EncryptionKey) String() string {
 func (*EncryptionKey) ProtoMessage() {}
 
 func (x *EncryptionKey) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[33]
+	mi := &file_swarm_v1_object_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3108,7 +3310,7 @@ func (x *EncryptionKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EncryptionKey.ProtoReflect.Descriptor instead.
 func (*EncryptionKey) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{33}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *EncryptionKey) GetSubsystem() string {
@@ -3160,7 +3362,7 @@ type RaftMember struct {
 
 func (x *RaftMember) Reset() {
 	*x = RaftMember{}
-	mi := &file_swarm_v1_object_proto_msgTypes[34]
+	mi := &file_swarm_v1_object_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3172,7 +3374,7 @@ func (x *RaftMember) String() string {
 func (*RaftMember) ProtoMessage() {}
 
 func (x *RaftMember) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[34]
+	mi := &file_swarm_v1_object_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3185,7 +3387,7 @@ func (x *RaftMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftMember.ProtoReflect.Descriptor instead.
 func (*RaftMember) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{34}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RaftMember) GetNodeId() string {
@@ -3237,7 +3439,7 @@ type Credential struct {
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_swarm_v1_object_proto_msgTypes[35]
+	mi := &file_swarm_v1_object_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3249,7 +3451,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[35]
+	mi := &file_swarm_v1_object_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3262,7 +3464,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{35}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Credential) GetId() string {
@@ -3325,7 +3527,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_swarm_v1_object_proto_msgTypes[36]
+	mi := &file_swarm_v1_object_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3337,7 +3539,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[36]
+	mi := &file_swarm_v1_object_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3350,7 +3552,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{36}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Event) GetIndex() uint64 {
@@ -3424,6 +3626,7 @@ type Object struct {
 	//	*Object_Cluster
 	//	*Object_RaftMember
 	//	*Object_Credential
+	//	*Object_DataVersion
 	Object        isObject_Object `protobuf_oneof:"object"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3431,7 +3634,7 @@ type Object struct {
 
 func (x *Object) Reset() {
 	*x = Object{}
-	mi := &file_swarm_v1_object_proto_msgTypes[37]
+	mi := &file_swarm_v1_object_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3443,7 +3646,7 @@ func (x *Object) String() string {
 func (*Object) ProtoMessage() {}
 
 func (x *Object) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[37]
+	mi := &file_swarm_v1_object_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3456,7 +3659,7 @@ func (x *Object) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Object.ProtoReflect.Descriptor instead.
 func (*Object) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{37}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Object) GetObject() isObject_Object {
@@ -3619,6 +3822,15 @@ func (x *Object) GetCredential() *Credential {
 	return nil
 }
 
+func (x *Object) GetDataVersion() *DataVersion {
+	if x != nil {
+		if x, ok := x.Object.(*Object_DataVersion); ok {
+			return x.DataVersion
+		}
+	}
+	return nil
+}
+
 type isObject_Object interface {
 	isObject_Object()
 }
@@ -3691,6 +3903,10 @@ type Object_Credential struct {
 	Credential *Credential `protobuf:"bytes,17,opt,name=credential,proto3,oneof"`
 }
 
+type Object_DataVersion struct {
+	DataVersion *DataVersion `protobuf:"bytes,18,opt,name=data_version,json=dataVersion,proto3,oneof"`
+}
+
 func (*Object_Node) isObject_Object() {}
 
 func (*Object_NodeState) isObject_Object() {}
@@ -3725,6 +3941,8 @@ func (*Object_RaftMember) isObject_Object() {}
 
 func (*Object_Credential) isObject_Object() {}
 
+func (*Object_DataVersion) isObject_Object() {}
+
 type LogRecord struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Timestamp *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=timestamp,proto3" json:"timestamp,omitempty"`
@@ -3746,7 +3964,7 @@ type LogRecord struct {
 
 func (x *LogRecord) Reset() {
 	*x = LogRecord{}
-	mi := &file_swarm_v1_object_proto_msgTypes[38]
+	mi := &file_swarm_v1_object_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3758,7 +3976,7 @@ func (x *LogRecord) String() string {
 func (*LogRecord) ProtoMessage() {}
 
 func (x *LogRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[38]
+	mi := &file_swarm_v1_object_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3771,7 +3989,7 @@ func (x *LogRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogRecord.ProtoReflect.Descriptor instead.
 func (*LogRecord) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{38}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *LogRecord) GetTimestamp() *timestamppb.Timestamp {
@@ -3863,7 +4081,7 @@ type LogOptions struct {
 
 func (x *LogOptions) Reset() {
 	*x = LogOptions{}
-	mi := &file_swarm_v1_object_proto_msgTypes[39]
+	mi := &file_swarm_v1_object_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3875,7 +4093,7 @@ func (x *LogOptions) String() string {
 func (*LogOptions) ProtoMessage() {}
 
 func (x *LogOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[39]
+	mi := &file_swarm_v1_object_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3888,7 +4106,7 @@ func (x *LogOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogOptions.ProtoReflect.Descriptor instead.
 func (*LogOptions) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{39}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *LogOptions) GetStreams() []LogRecord_Stream {
@@ -3951,7 +4169,7 @@ type LogPlace struct {
 
 func (x *LogPlace) Reset() {
 	*x = LogPlace{}
-	mi := &file_swarm_v1_object_proto_msgTypes[40]
+	mi := &file_swarm_v1_object_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3963,7 +4181,7 @@ func (x *LogPlace) String() string {
 func (*LogPlace) ProtoMessage() {}
 
 func (x *LogPlace) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[40]
+	mi := &file_swarm_v1_object_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3976,7 +4194,7 @@ func (x *LogPlace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogPlace.ProtoReflect.Descriptor instead.
 func (*LogPlace) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{40}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *LogPlace) GetStream() LogRecord_Stream {
@@ -4004,7 +4222,7 @@ type LogDetails struct {
 
 func (x *LogDetails) Reset() {
 	*x = LogDetails{}
-	mi := &file_swarm_v1_object_proto_msgTypes[41]
+	mi := &file_swarm_v1_object_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4016,7 +4234,7 @@ func (x *LogDetails) String() string {
 func (*LogDetails) ProtoMessage() {}
 
 func (x *LogDetails) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[41]
+	mi := &file_swarm_v1_object_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4029,7 +4247,7 @@ func (x *LogDetails) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogDetails.ProtoReflect.Descriptor instead.
 func (*LogDetails) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{41}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *LogDetails) GetTaskId() string {
@@ -4260,22 +4478,40 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\x05Claim\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\"\n" +
 	"\x04meta\x18\x02 \x01(\v2\x0e.swarm.v1.MetaR\x04meta\x12\x14\n" +
-	"\x05owner\x18\x03 \x01(\tR\x05owner\"\x99\x01\n" +
+	"\x05owner\x18\x03 \x01(\tR\x05owner\"\x92\x01\n" +
 	"\x06Secret\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\"\n" +
-	"\x04meta\x18\x02 \x01(\v2\x0e.swarm.v1.MetaR\x04meta\x12(\n" +
-	"\x04spec\x18\x03 \x01(\v2\x14.swarm.v1.SecretSpecR\x04spec\x121\n" +
-	"\bversions\x18\x04 \x03(\v2\x15.swarm.v1.DataVersionR\bversions\"\x99\x01\n" +
+	"\x04meta\x18\x02 \x01(\v2\x0e.swarm.v1.MetaR\x04meta\x12&\n" +
+	"\x04spec\x18\x03 \x01(\v2\x12.swarm.v1.DataSpecR\x04spec\x12,\n" +
+	"\x06status\x18\x04 \x01(\v2\x14.swarm.v1.DataStatusR\x06status\"\x92\x01\n" +
 	"\x06Config\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\"\n" +
-	"\x04meta\x18\x02 \x01(\v2\x0e.swarm.v1.MetaR\x04meta\x12(\n" +
-	"\x04spec\x18\x03 \x01(\v2\x14.swarm.v1.ConfigSpecR\x04spec\x121\n" +
-	"\bversions\x18\x04 \x03(\v2\x15.swarm.v1.DataVersionR\bversions\"t\n" +
-	"\vDataVersion\x12\x16\n" +
-	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x12\n" +
-	"\x04data\x18\x02 \x01(\fR\x04data\x129\n" +
+	"\x04meta\x18\x02 \x01(\v2\x0e.swarm.v1.MetaR\x04meta\x12&\n" +
+	"\x04spec\x18\x03 \x01(\v2\x12.swarm.v1.DataSpecR\x04spec\x12,\n" +
+	"\x06status\x18\x04 \x01(\v2\x14.swarm.v1.DataStatusR\x06status\"U\n" +
 	"\n" +
-	"created_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\"\xa6\x01\n" +
+	"DataStatus\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12/\n" +
+	"\arollout\x18\x02 \x01(\v2\x15.swarm.v1.DataRolloutR\arollout\"\xc2\x01\n" +
+	"\vDataRollout\x121\n" +
+	"\x05state\x18\x01 \x01(\x0e2\x1b.swarm.v1.DataRollout.StateR\x05state\x12\x1d\n" +
+	"\n" +
+	"service_id\x18\x02 \x01(\tR\tserviceId\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x04R\brevision\x12\x18\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\"+\n" +
+	"\x05State\x12\v\n" +
+	"\aROLLING\x10\x00\x12\b\n" +
+	"\x04DONE\x10\x01\x12\v\n" +
+	"\aSTOPPED\x10\x02\"\xc2\x01\n" +
+	"\vDataVersion\x12\x1b\n" +
+	"\tobject_id\x18\x01 \x01(\tR\bobjectId\x12\"\n" +
+	"\x04meta\x18\x02 \x01(\v2\x0e.swarm.v1.MetaR\x04meta\x12\x16\n" +
+	"\x06number\x18\x03 \x01(\x04R\x06number\x12\x12\n" +
+	"\x04data\x18\x04 \x01(\fR\x04data\x12\x14\n" +
+	"\x05actor\x18\x05 \x01(\tR\x05actor\x120\n" +
+	"\n" +
+	"templating\x18\x06 \x01(\v2\x10.swarm.v1.DriverR\n" +
+	"templating\"\xa6\x01\n" +
 	"\x06Volume\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\"\n" +
 	"\x04meta\x18\x02 \x01(\v2\x0e.swarm.v1.MetaR\x04meta\x12(\n" +
@@ -4356,7 +4592,7 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\n" +
 	"\x06UPDATE\x10\x01\x12\n" +
 	"\n" +
-	"\x06REMOVE\x10\x02\"\xbb\x06\n" +
+	"\x06REMOVE\x10\x02\"\xf7\x06\n" +
 	"\x06Object\x12$\n" +
 	"\x04node\x18\x01 \x01(\v2\x0e.swarm.v1.NodeH\x00R\x04node\x124\n" +
 	"\n" +
@@ -4381,7 +4617,8 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"raftMember\x126\n" +
 	"\n" +
 	"credential\x18\x11 \x01(\v2\x14.swarm.v1.CredentialH\x00R\n" +
-	"credentialB\b\n" +
+	"credential\x12:\n" +
+	"\fdata_version\x18\x12 \x01(\v2\x15.swarm.v1.DataVersionH\x00R\vdataVersionB\b\n" +
 	"\x06object\"\xe7\x02\n" +
 	"\tLogRecord\x128\n" +
 	"\ttimestamp\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\ttimestamp\x122\n" +
@@ -4450,189 +4687,195 @@ func file_swarm_v1_object_proto_rawDescGZIP() []byte {
 	return file_swarm_v1_object_proto_rawDescData
 }
 
-var file_swarm_v1_object_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_swarm_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_swarm_v1_object_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
+var file_swarm_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_swarm_v1_object_proto_goTypes = []any{
 	(TaskState)(0),                // 0: swarm.v1.TaskState
 	(NodeState_State)(0),          // 1: swarm.v1.NodeState.State
 	(PortConflict_Kind)(0),        // 2: swarm.v1.PortConflict.Kind
 	(UpdateStatus_State)(0),       // 3: swarm.v1.UpdateStatus.State
-	(Event_Action)(0),             // 4: swarm.v1.Event.Action
-	(LogRecord_Stream)(0),         // 5: swarm.v1.LogRecord.Stream
-	(*Meta)(nil),                  // 6: swarm.v1.Meta
-	(*Node)(nil),                  // 7: swarm.v1.Node
-	(*NodeState)(nil),             // 8: swarm.v1.NodeState
-	(*NodeDescription)(nil),       // 9: swarm.v1.NodeDescription
-	(*PortConflict)(nil),          // 10: swarm.v1.PortConflict
-	(*EngineDescription)(nil),     // 11: swarm.v1.EngineDescription
-	(*RunningBuild)(nil),          // 12: swarm.v1.RunningBuild
-	(*PluginDescription)(nil),     // 13: swarm.v1.PluginDescription
-	(*TLSInfo)(nil),               // 14: swarm.v1.TLSInfo
-	(*Service)(nil),               // 15: swarm.v1.Service
-	(*UpdateStatus)(nil),          // 16: swarm.v1.UpdateStatus
-	(*JobStatus)(nil),             // 17: swarm.v1.JobStatus
-	(*Revision)(nil),              // 18: swarm.v1.Revision
-	(*Task)(nil),                  // 19: swarm.v1.Task
-	(*RestartHistory)(nil),        // 20: swarm.v1.RestartHistory
-	(*NetworkAttachment)(nil),     // 21: swarm.v1.NetworkAttachment
-	(*TaskStatus)(nil),            // 22: swarm.v1.TaskStatus
-	(*ContainerStatus)(nil),       // 23: swarm.v1.ContainerStatus
-	(*Unplaced)(nil),              // 24: swarm.v1.Unplaced
-	(*Refusal)(nil),               // 25: swarm.v1.Refusal
-	(*Network)(nil),               // 26: swarm.v1.Network
-	(*Endpoint)(nil),              // 27: swarm.v1.Endpoint
-	(*VirtualIP)(nil),             // 28: swarm.v1.VirtualIP
-	(*Claim)(nil),                 // 29: swarm.v1.Claim
-	(*Secret)(nil),                // 30: swarm.v1.Secret
-	(*Config)(nil),                // 31: swarm.v1.Config
-	(*DataVersion)(nil),           // 32: swarm.v1.DataVersion
-	(*Volume)(nil),                // 33: swarm.v1.Volume
-	(*Image)(nil),                 // 34: swarm.v1.Image
-	(*ImageCopy)(nil),             // 35: swarm.v1.ImageCopy
-	(*Cluster)(nil),               // 36: swarm.v1.Cluster
-	(*RootCA)(nil),                // 37: swarm.v1.RootCA
-	(*JoinTokens)(nil),            // 38: swarm.v1.JoinTokens
-	(*EncryptionKey)(nil),         // 39: swarm.v1.EncryptionKey
-	(*RaftMember)(nil),            // 40: swarm.v1.RaftMember
-	(*Credential)(nil),            // 41: swarm.v1.Credential
-	(*Event)(nil),                 // 42: swarm.v1.Event
-	(*Object)(nil),                // 43: swarm.v1.Object
-	(*LogRecord)(nil),             // 44: swarm.v1.LogRecord
-	(*LogOptions)(nil),            // 45: swarm.v1.LogOptions
-	(*LogPlace)(nil),              // 46: swarm.v1.LogPlace
-	(*LogDetails)(nil),            // 47: swarm.v1.LogDetails
-	nil,                           // 48: swarm.v1.EngineDescription.LabelsEntry
-	nil,                           // 49: swarm.v1.NetworkAttachment.DriverOptsEntry
-	nil,                           // 50: swarm.v1.Event.AttributesEntry
-	nil,                           // 51: swarm.v1.LogDetails.DetailsEntry
-	(*timestamppb.Timestamp)(nil), // 52: google.protobuf.Timestamp
-	(*NodeSpec)(nil),              // 53: swarm.v1.NodeSpec
-	(*durationpb.Duration)(nil),   // 54: google.protobuf.Duration
-	(*Platform)(nil),              // 55: swarm.v1.Platform
-	(*Resources)(nil),             // 56: swarm.v1.Resources
-	(*ServiceSpec)(nil),           // 57: swarm.v1.ServiceSpec
-	(*GenericResource)(nil),       // 58: swarm.v1.GenericResource
-	(*Driver)(nil),                // 59: swarm.v1.Driver
-	(*PortConfig)(nil),            // 60: swarm.v1.PortConfig
-	(*NetworkSpec)(nil),           // 61: swarm.v1.NetworkSpec
-	(*IPAMOptions)(nil),           // 62: swarm.v1.IPAMOptions
-	(*EndpointSpec)(nil),          // 63: swarm.v1.EndpointSpec
-	(*SecretSpec)(nil),            // 64: swarm.v1.SecretSpec
-	(*ConfigSpec)(nil),            // 65: swarm.v1.ConfigSpec
-	(*VolumeSpec)(nil),            // 66: swarm.v1.VolumeSpec
-	(*ClusterSpec)(nil),           // 67: swarm.v1.ClusterSpec
+	(DataRollout_State)(0),        // 4: swarm.v1.DataRollout.State
+	(Event_Action)(0),             // 5: swarm.v1.Event.Action
+	(LogRecord_Stream)(0),         // 6: swarm.v1.LogRecord.Stream
+	(*Meta)(nil),                  // 7: swarm.v1.Meta
+	(*Node)(nil),                  // 8: swarm.v1.Node
+	(*NodeState)(nil),             // 9: swarm.v1.NodeState
+	(*NodeDescription)(nil),       // 10: swarm.v1.NodeDescription
+	(*PortConflict)(nil),          // 11: swarm.v1.PortConflict
+	(*EngineDescription)(nil),     // 12: swarm.v1.EngineDescription
+	(*RunningBuild)(nil),          // 13: swarm.v1.RunningBuild
+	(*PluginDescription)(nil),     // 14: swarm.v1.PluginDescription
+	(*TLSInfo)(nil),               // 15: swarm.v1.TLSInfo
+	(*Service)(nil),               // 16: swarm.v1.Service
+	(*UpdateStatus)(nil),          // 17: swarm.v1.UpdateStatus
+	(*JobStatus)(nil),             // 18: swarm.v1.JobStatus
+	(*Revision)(nil),              // 19: swarm.v1.Revision
+	(*Task)(nil),                  // 20: swarm.v1.Task
+	(*RestartHistory)(nil),        // 21: swarm.v1.RestartHistory
+	(*NetworkAttachment)(nil),     // 22: swarm.v1.NetworkAttachment
+	(*TaskStatus)(nil),            // 23: swarm.v1.TaskStatus
+	(*ContainerStatus)(nil),       // 24: swarm.v1.ContainerStatus
+	(*Unplaced)(nil),              // 25: swarm.v1.Unplaced
+	(*Refusal)(nil),               // 26: swarm.v1.Refusal
+	(*Network)(nil),               // 27: swarm.v1.Network
+	(*Endpoint)(nil),              // 28: swarm.v1.Endpoint
+	(*VirtualIP)(nil),             // 29: swarm.v1.VirtualIP
+	(*Claim)(nil),                 // 30: swarm.v1.Claim
+	(*Secret)(nil),                // 31: swarm.v1.Secret
+	(*Config)(nil),                // 32: swarm.v1.Config
+	(*DataStatus)(nil),            // 33: swarm.v1.DataStatus
+	(*DataRollout)(nil),           // 34: swarm.v1.DataRollout
+	(*DataVersion)(nil),           // 35: swarm.v1.DataVersion
+	(*Volume)(nil),                // 36: swarm.v1.Volume
+	(*Image)(nil),                 // 37: swarm.v1.Image
+	(*ImageCopy)(nil),             // 38: swarm.v1.ImageCopy
+	(*Cluster)(nil),               // 39: swarm.v1.Cluster
+	(*RootCA)(nil),                // 40: swarm.v1.RootCA
+	(*JoinTokens)(nil),            // 41: swarm.v1.JoinTokens
+	(*EncryptionKey)(nil),         // 42: swarm.v1.EncryptionKey
+	(*RaftMember)(nil),            // 43: swarm.v1.RaftMember
+	(*Credential)(nil),            // 44: swarm.v1.Credential
+	(*Event)(nil),                 // 45: swarm.v1.Event
+	(*Object)(nil),                // 46: swarm.v1.Object
+	(*LogRecord)(nil),             // 47: swarm.v1.LogRecord
+	(*LogOptions)(nil),            // 48: swarm.v1.LogOptions
+	(*LogPlace)(nil),              // 49: swarm.v1.LogPlace
+	(*LogDetails)(nil),            // 50: swarm.v1.LogDetails
+	nil,                           // 51: swarm.v1.EngineDescription.LabelsEntry
+	nil,                           // 52: swarm.v1.NetworkAttachment.DriverOptsEntry
+	nil,                           // 53: swarm.v1.Event.AttributesEntry
+	nil,                           // 54: swarm.v1.LogDetails.DetailsEntry
+	(*timestamppb.Timestamp)(nil), // 55: google.protobuf.Timestamp
+	(*NodeSpec)(nil),              // 56: swarm.v1.NodeSpec
+	(*durationpb.Duration)(nil),   // 57: google.protobuf.Duration
+	(*Platform)(nil),              // 58: swarm.v1.Platform
+	(*Resources)(nil),             // 59: swarm.v1.Resources
+	(*ServiceSpec)(nil),           // 60: swarm.v1.ServiceSpec
+	(*GenericResource)(nil),       // 61: swarm.v1.GenericResource
+	(*Driver)(nil),                // 62: swarm.v1.Driver
+	(*PortConfig)(nil),            // 63: swarm.v1.PortConfig
+	(*NetworkSpec)(nil),           // 64: swarm.v1.NetworkSpec
+	(*IPAMOptions)(nil),           // 65: swarm.v1.IPAMOptions
+	(*EndpointSpec)(nil),          // 66: swarm.v1.EndpointSpec
+	(*DataSpec)(nil),              // 67: swarm.v1.DataSpec
+	(*VolumeSpec)(nil),            // 68: swarm.v1.VolumeSpec
+	(*ClusterSpec)(nil),           // 69: swarm.v1.ClusterSpec
 }
 var file_swarm_v1_object_proto_depIdxs = []int32{
-	52,  // 0: swarm.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
-	52,  // 1: swarm.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
-	6,   // 2: swarm.v1.Node.meta:type_name -> swarm.v1.Meta
-	53,  // 3: swarm.v1.Node.spec:type_name -> swarm.v1.NodeSpec
-	6,   // 4: swarm.v1.NodeState.meta:type_name -> swarm.v1.Meta
-	9,   // 5: swarm.v1.NodeState.description:type_name -> swarm.v1.NodeDescription
+	55,  // 0: swarm.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
+	55,  // 1: swarm.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
+	7,   // 2: swarm.v1.Node.meta:type_name -> swarm.v1.Meta
+	56,  // 3: swarm.v1.Node.spec:type_name -> swarm.v1.NodeSpec
+	7,   // 4: swarm.v1.NodeState.meta:type_name -> swarm.v1.Meta
+	10,  // 5: swarm.v1.NodeState.description:type_name -> swarm.v1.NodeDescription
 	1,   // 6: swarm.v1.NodeState.state:type_name -> swarm.v1.NodeState.State
-	52,  // 7: swarm.v1.NodeState.since:type_name -> google.protobuf.Timestamp
-	54,  // 8: swarm.v1.NodeState.up:type_name -> google.protobuf.Duration
-	54,  // 9: swarm.v1.NodeState.lease:type_name -> google.protobuf.Duration
-	55,  // 10: swarm.v1.NodeDescription.platform:type_name -> swarm.v1.Platform
-	56,  // 11: swarm.v1.NodeDescription.resources:type_name -> swarm.v1.Resources
-	11,  // 12: swarm.v1.NodeDescription.engine:type_name -> swarm.v1.EngineDescription
-	14,  // 13: swarm.v1.NodeDescription.tls_info:type_name -> swarm.v1.TLSInfo
-	10,  // 14: swarm.v1.NodeDescription.port_conflicts:type_name -> swarm.v1.PortConflict
+	55,  // 7: swarm.v1.NodeState.since:type_name -> google.protobuf.Timestamp
+	57,  // 8: swarm.v1.NodeState.up:type_name -> google.protobuf.Duration
+	57,  // 9: swarm.v1.NodeState.lease:type_name -> google.protobuf.Duration
+	58,  // 10: swarm.v1.NodeDescription.platform:type_name -> swarm.v1.Platform
+	59,  // 11: swarm.v1.NodeDescription.resources:type_name -> swarm.v1.Resources
+	12,  // 12: swarm.v1.NodeDescription.engine:type_name -> swarm.v1.EngineDescription
+	15,  // 13: swarm.v1.NodeDescription.tls_info:type_name -> swarm.v1.TLSInfo
+	11,  // 14: swarm.v1.NodeDescription.port_conflicts:type_name -> swarm.v1.PortConflict
 	2,   // 15: swarm.v1.PortConflict.kind:type_name -> swarm.v1.PortConflict.Kind
-	48,  // 16: swarm.v1.EngineDescription.labels:type_name -> swarm.v1.EngineDescription.LabelsEntry
-	13,  // 17: swarm.v1.EngineDescription.plugins:type_name -> swarm.v1.PluginDescription
-	12,  // 18: swarm.v1.EngineDescription.builds:type_name -> swarm.v1.RunningBuild
-	6,   // 19: swarm.v1.Service.meta:type_name -> swarm.v1.Meta
-	16,  // 20: swarm.v1.Service.update_status:type_name -> swarm.v1.UpdateStatus
-	17,  // 21: swarm.v1.Service.job_status:type_name -> swarm.v1.JobStatus
+	51,  // 16: swarm.v1.EngineDescription.labels:type_name -> swarm.v1.EngineDescription.LabelsEntry
+	14,  // 17: swarm.v1.EngineDescription.plugins:type_name -> swarm.v1.PluginDescription
+	13,  // 18: swarm.v1.EngineDescription.builds:type_name -> swarm.v1.RunningBuild
+	7,   // 19: swarm.v1.Service.meta:type_name -> swarm.v1.Meta
+	17,  // 20: swarm.v1.Service.update_status:type_name -> swarm.v1.UpdateStatus
+	18,  // 21: swarm.v1.Service.job_status:type_name -> swarm.v1.JobStatus
 	3,   // 22: swarm.v1.UpdateStatus.state:type_name -> swarm.v1.UpdateStatus.State
-	52,  // 23: swarm.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
-	52,  // 24: swarm.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
-	52,  // 25: swarm.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
-	6,   // 26: swarm.v1.Revision.meta:type_name -> swarm.v1.Meta
-	57,  // 27: swarm.v1.Revision.spec:type_name -> swarm.v1.ServiceSpec
-	6,   // 28: swarm.v1.Task.meta:type_name -> swarm.v1.Meta
+	55,  // 23: swarm.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
+	55,  // 24: swarm.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
+	55,  // 25: swarm.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
+	7,   // 26: swarm.v1.Revision.meta:type_name -> swarm.v1.Meta
+	60,  // 27: swarm.v1.Revision.spec:type_name -> swarm.v1.ServiceSpec
+	7,   // 28: swarm.v1.Task.meta:type_name -> swarm.v1.Meta
 	0,   // 29: swarm.v1.Task.desired_state:type_name -> swarm.v1.TaskState
-	52,  // 30: swarm.v1.Task.start_after:type_name -> google.protobuf.Timestamp
-	52,  // 31: swarm.v1.Task.deadline:type_name -> google.protobuf.Timestamp
-	20,  // 32: swarm.v1.Task.restarts:type_name -> swarm.v1.RestartHistory
-	21,  // 33: swarm.v1.Task.networks:type_name -> swarm.v1.NetworkAttachment
-	58,  // 34: swarm.v1.Task.assigned_generic_resources:type_name -> swarm.v1.GenericResource
-	59,  // 35: swarm.v1.Task.log_driver:type_name -> swarm.v1.Driver
-	52,  // 36: swarm.v1.RestartHistory.recent:type_name -> google.protobuf.Timestamp
-	49,  // 37: swarm.v1.NetworkAttachment.driver_opts:type_name -> swarm.v1.NetworkAttachment.DriverOptsEntry
-	6,   // 38: swarm.v1.TaskStatus.meta:type_name -> swarm.v1.Meta
+	55,  // 30: swarm.v1.Task.start_after:type_name -> google.protobuf.Timestamp
+	55,  // 31: swarm.v1.Task.deadline:type_name -> google.protobuf.Timestamp
+	21,  // 32: swarm.v1.Task.restarts:type_name -> swarm.v1.RestartHistory
+	22,  // 33: swarm.v1.Task.networks:type_name -> swarm.v1.NetworkAttachment
+	61,  // 34: swarm.v1.Task.assigned_generic_resources:type_name -> swarm.v1.GenericResource
+	62,  // 35: swarm.v1.Task.log_driver:type_name -> swarm.v1.Driver
+	55,  // 36: swarm.v1.RestartHistory.recent:type_name -> google.protobuf.Timestamp
+	52,  // 37: swarm.v1.NetworkAttachment.driver_opts:type_name -> swarm.v1.NetworkAttachment.DriverOptsEntry
+	7,   // 38: swarm.v1.TaskStatus.meta:type_name -> swarm.v1.Meta
 	0,   // 39: swarm.v1.TaskStatus.state:type_name -> swarm.v1.TaskState
-	52,  // 40: swarm.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
-	23,  // 41: swarm.v1.TaskStatus.container_status:type_name -> swarm.v1.ContainerStatus
-	60,  // 42: swarm.v1.TaskStatus.port_status:type_name -> swarm.v1.PortConfig
-	24,  // 43: swarm.v1.TaskStatus.unplaced:type_name -> swarm.v1.Unplaced
-	52,  // 44: swarm.v1.TaskStatus.running_since:type_name -> google.protobuf.Timestamp
-	25,  // 45: swarm.v1.Unplaced.refusals:type_name -> swarm.v1.Refusal
-	6,   // 46: swarm.v1.Network.meta:type_name -> swarm.v1.Meta
-	61,  // 47: swarm.v1.Network.spec:type_name -> swarm.v1.NetworkSpec
-	62,  // 48: swarm.v1.Network.ipam:type_name -> swarm.v1.IPAMOptions
-	6,   // 49: swarm.v1.Endpoint.meta:type_name -> swarm.v1.Meta
-	63,  // 50: swarm.v1.Endpoint.spec:type_name -> swarm.v1.EndpointSpec
-	60,  // 51: swarm.v1.Endpoint.ports:type_name -> swarm.v1.PortConfig
-	28,  // 52: swarm.v1.Endpoint.virtual_ips:type_name -> swarm.v1.VirtualIP
-	6,   // 53: swarm.v1.Claim.meta:type_name -> swarm.v1.Meta
-	6,   // 54: swarm.v1.Secret.meta:type_name -> swarm.v1.Meta
-	64,  // 55: swarm.v1.Secret.spec:type_name -> swarm.v1.SecretSpec
-	32,  // 56: swarm.v1.Secret.versions:type_name -> swarm.v1.DataVersion
-	6,   // 57: swarm.v1.Config.meta:type_name -> swarm.v1.Meta
-	65,  // 58: swarm.v1.Config.spec:type_name -> swarm.v1.ConfigSpec
-	32,  // 59: swarm.v1.Config.versions:type_name -> swarm.v1.DataVersion
-	52,  // 60: swarm.v1.DataVersion.created_at:type_name -> google.protobuf.Timestamp
-	6,   // 61: swarm.v1.Volume.meta:type_name -> swarm.v1.Meta
-	66,  // 62: swarm.v1.Volume.spec:type_name -> swarm.v1.VolumeSpec
-	6,   // 63: swarm.v1.Image.meta:type_name -> swarm.v1.Meta
-	55,  // 64: swarm.v1.Image.platforms:type_name -> swarm.v1.Platform
-	6,   // 65: swarm.v1.ImageCopy.meta:type_name -> swarm.v1.Meta
-	6,   // 66: swarm.v1.Cluster.meta:type_name -> swarm.v1.Meta
-	67,  // 67: swarm.v1.Cluster.spec:type_name -> swarm.v1.ClusterSpec
-	37,  // 68: swarm.v1.Cluster.root_ca:type_name -> swarm.v1.RootCA
-	39,  // 69: swarm.v1.Cluster.gossip_keys:type_name -> swarm.v1.EncryptionKey
-	39,  // 70: swarm.v1.Cluster.unlock_key:type_name -> swarm.v1.EncryptionKey
-	38,  // 71: swarm.v1.RootCA.join_tokens:type_name -> swarm.v1.JoinTokens
-	52,  // 72: swarm.v1.EncryptionKey.since:type_name -> google.protobuf.Timestamp
-	6,   // 73: swarm.v1.RaftMember.meta:type_name -> swarm.v1.Meta
-	6,   // 74: swarm.v1.Credential.meta:type_name -> swarm.v1.Meta
-	52,  // 75: swarm.v1.Credential.until:type_name -> google.protobuf.Timestamp
-	52,  // 76: swarm.v1.Event.time:type_name -> google.protobuf.Timestamp
-	4,   // 77: swarm.v1.Event.action:type_name -> swarm.v1.Event.Action
-	50,  // 78: swarm.v1.Event.attributes:type_name -> swarm.v1.Event.AttributesEntry
-	43,  // 79: swarm.v1.Event.object:type_name -> swarm.v1.Object
-	7,   // 80: swarm.v1.Object.node:type_name -> swarm.v1.Node
-	8,   // 81: swarm.v1.Object.node_state:type_name -> swarm.v1.NodeState
-	15,  // 82: swarm.v1.Object.service:type_name -> swarm.v1.Service
-	18,  // 83: swarm.v1.Object.revision:type_name -> swarm.v1.Revision
-	19,  // 84: swarm.v1.Object.task:type_name -> swarm.v1.Task
-	22,  // 85: swarm.v1.Object.task_status:type_name -> swarm.v1.TaskStatus
-	26,  // 86: swarm.v1.Object.network:type_name -> swarm.v1.Network
-	27,  // 87: swarm.v1.Object.endpoint:type_name -> swarm.v1.Endpoint
-	29,  // 88: swarm.v1.Object.claim:type_name -> swarm.v1.Claim
-	30,  // 89: swarm.v1.Object.secret:type_name -> swarm.v1.Secret
-	31,  // 90: swarm.v1.Object.config:type_name -> swarm.v1.Config
-	33,  // 91: swarm.v1.Object.volume:type_name -> swarm.v1.Volume
-	34,  // 92: swarm.v1.Object.image:type_name -> swarm.v1.Image
-	35,  // 93: swarm.v1.Object.image_copy:type_name -> swarm.v1.ImageCopy
-	36,  // 94: swarm.v1.Object.cluster:type_name -> swarm.v1.Cluster
-	40,  // 95: swarm.v1.Object.raft_member:type_name -> swarm.v1.RaftMember
-	41,  // 96: swarm.v1.Object.credential:type_name -> swarm.v1.Credential
-	52,  // 97: swarm.v1.LogRecord.timestamp:type_name -> google.protobuf.Timestamp
-	5,   // 98: swarm.v1.LogRecord.stream:type_name -> swarm.v1.LogRecord.Stream
-	5,   // 99: swarm.v1.LogOptions.streams:type_name -> swarm.v1.LogRecord.Stream
-	52,  // 100: swarm.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
-	52,  // 101: swarm.v1.LogOptions.until:type_name -> google.protobuf.Timestamp
-	46,  // 102: swarm.v1.LogOptions.after:type_name -> swarm.v1.LogPlace
-	5,   // 103: swarm.v1.LogPlace.stream:type_name -> swarm.v1.LogRecord.Stream
-	51,  // 104: swarm.v1.LogDetails.details:type_name -> swarm.v1.LogDetails.DetailsEntry
-	105, // [105:105] is the sub-list for method output_type
-	105, // [105:105] is the sub-list for method input_type
-	105, // [105:105] is the sub-list for extension type_name
-	105, // [105:105] is the sub-list for extension extendee
-	0,   // [0:105] is the sub-list for field type_name
+	55,  // 40: swarm.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
+	24,  // 41: swarm.v1.TaskStatus.container_status:type_name -> swarm.v1.ContainerStatus
+	63,  // 42: swarm.v1.TaskStatus.port_status:type_name -> swarm.v1.PortConfig
+	25,  // 43: swarm.v1.TaskStatus.unplaced:type_name -> swarm.v1.Unplaced
+	55,  // 44: swarm.v1.TaskStatus.running_since:type_name -> google.protobuf.Timestamp
+	26,  // 45: swarm.v1.Unplaced.refusals:type_name -> swarm.v1.Refusal
+	7,   // 46: swarm.v1.Network.meta:type_name -> swarm.v1.Meta
+	64,  // 47: swarm.v1.Network.spec:type_name -> swarm.v1.NetworkSpec
+	65,  // 48: swarm.v1.Network.ipam:type_name -> swarm.v1.IPAMOptions
+	7,   // 49: swarm.v1.Endpoint.meta:type_name -> swarm.v1.Meta
+	66,  // 50: swarm.v1.Endpoint.spec:type_name -> swarm.v1.EndpointSpec
+	63,  // 51: swarm.v1.Endpoint.ports:type_name -> swarm.v1.PortConfig
+	29,  // 52: swarm.v1.Endpoint.virtual_ips:type_name -> swarm.v1.VirtualIP
+	7,   // 53: swarm.v1.Claim.meta:type_name -> swarm.v1.Meta
+	7,   // 54: swarm.v1.Secret.meta:type_name -> swarm.v1.Meta
+	67,  // 55: swarm.v1.Secret.spec:type_name -> swarm.v1.DataSpec
+	33,  // 56: swarm.v1.Secret.status:type_name -> swarm.v1.DataStatus
+	7,   // 57: swarm.v1.Config.meta:type_name -> swarm.v1.Meta
+	67,  // 58: swarm.v1.Config.spec:type_name -> swarm.v1.DataSpec
+	33,  // 59: swarm.v1.Config.status:type_name -> swarm.v1.DataStatus
+	34,  // 60: swarm.v1.DataStatus.rollout:type_name -> swarm.v1.DataRollout
+	4,   // 61: swarm.v1.DataRollout.state:type_name -> swarm.v1.DataRollout.State
+	7,   // 62: swarm.v1.DataVersion.meta:type_name -> swarm.v1.Meta
+	62,  // 63: swarm.v1.DataVersion.templating:type_name -> swarm.v1.Driver
+	7,   // 64: swarm.v1.Volume.meta:type_name -> swarm.v1.Meta
+	68,  // 65: swarm.v1.Volume.spec:type_name -> swarm.v1.VolumeSpec
+	7,   // 66: swarm.v1.Image.meta:type_name -> swarm.v1.Meta
+	58,  // 67: swarm.v1.Image.platforms:type_name -> swarm.v1.Platform
+	7,   // 68: swarm.v1.ImageCopy.meta:type_name -> swarm.v1.Meta
+	7,   // 69: swarm.v1.Cluster.meta:type_name -> swarm.v1.Meta
+	69,  // 70: swarm.v1.Cluster.spec:type_name -> swarm.v1.ClusterSpec
+	40,  // 71: swarm.v1.Cluster.root_ca:type_name -> swarm.v1.RootCA
+	42,  // 72: swarm.v1.Cluster.gossip_keys:type_name -> swarm.v1.EncryptionKey
+	42,  // 73: swarm.v1.Cluster.unlock_key:type_name -> swarm.v1.EncryptionKey
+	41,  // 74: swarm.v1.RootCA.join_tokens:type_name -> swarm.v1.JoinTokens
+	55,  // 75: swarm.v1.EncryptionKey.since:type_name -> google.protobuf.Timestamp
+	7,   // 76: swarm.v1.RaftMember.meta:type_name -> swarm.v1.Meta
+	7,   // 77: swarm.v1.Credential.meta:type_name -> swarm.v1.Meta
+	55,  // 78: swarm.v1.Credential.until:type_name -> google.protobuf.Timestamp
+	55,  // 79: swarm.v1.Event.time:type_name -> google.protobuf.Timestamp
+	5,   // 80: swarm.v1.Event.action:type_name -> swarm.v1.Event.Action
+	53,  // 81: swarm.v1.Event.attributes:type_name -> swarm.v1.Event.AttributesEntry
+	46,  // 82: swarm.v1.Event.object:type_name -> swarm.v1.Object
+	8,   // 83: swarm.v1.Object.node:type_name -> swarm.v1.Node
+	9,   // 84: swarm.v1.Object.node_state:type_name -> swarm.v1.NodeState
+	16,  // 85: swarm.v1.Object.service:type_name -> swarm.v1.Service
+	19,  // 86: swarm.v1.Object.revision:type_name -> swarm.v1.Revision
+	20,  // 87: swarm.v1.Object.task:type_name -> swarm.v1.Task
+	23,  // 88: swarm.v1.Object.task_status:type_name -> swarm.v1.TaskStatus
+	27,  // 89: swarm.v1.Object.network:type_name -> swarm.v1.Network
+	28,  // 90: swarm.v1.Object.endpoint:type_name -> swarm.v1.Endpoint
+	30,  // 91: swarm.v1.Object.claim:type_name -> swarm.v1.Claim
+	31,  // 92: swarm.v1.Object.secret:type_name -> swarm.v1.Secret
+	32,  // 93: swarm.v1.Object.config:type_name -> swarm.v1.Config
+	36,  // 94: swarm.v1.Object.volume:type_name -> swarm.v1.Volume
+	37,  // 95: swarm.v1.Object.image:type_name -> swarm.v1.Image
+	38,  // 96: swarm.v1.Object.image_copy:type_name -> swarm.v1.ImageCopy
+	39,  // 97: swarm.v1.Object.cluster:type_name -> swarm.v1.Cluster
+	43,  // 98: swarm.v1.Object.raft_member:type_name -> swarm.v1.RaftMember
+	44,  // 99: swarm.v1.Object.credential:type_name -> swarm.v1.Credential
+	35,  // 100: swarm.v1.Object.data_version:type_name -> swarm.v1.DataVersion
+	55,  // 101: swarm.v1.LogRecord.timestamp:type_name -> google.protobuf.Timestamp
+	6,   // 102: swarm.v1.LogRecord.stream:type_name -> swarm.v1.LogRecord.Stream
+	6,   // 103: swarm.v1.LogOptions.streams:type_name -> swarm.v1.LogRecord.Stream
+	55,  // 104: swarm.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
+	55,  // 105: swarm.v1.LogOptions.until:type_name -> google.protobuf.Timestamp
+	49,  // 106: swarm.v1.LogOptions.after:type_name -> swarm.v1.LogPlace
+	6,   // 107: swarm.v1.LogPlace.stream:type_name -> swarm.v1.LogRecord.Stream
+	54,  // 108: swarm.v1.LogDetails.details:type_name -> swarm.v1.LogDetails.DetailsEntry
+	109, // [109:109] is the sub-list for method output_type
+	109, // [109:109] is the sub-list for method input_type
+	109, // [109:109] is the sub-list for extension type_name
+	109, // [109:109] is the sub-list for extension extendee
+	0,   // [0:109] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_object_proto_init() }
@@ -4641,7 +4884,7 @@ func file_swarm_v1_object_proto_init() {
 		return
 	}
 	file_swarm_v1_spec_proto_init()
-	file_swarm_v1_object_proto_msgTypes[37].OneofWrappers = []any{
+	file_swarm_v1_object_proto_msgTypes[39].OneofWrappers = []any{
 		(*Object_Node)(nil),
 		(*Object_NodeState)(nil),
 		(*Object_Service)(nil),
@@ -4659,14 +4902,15 @@ func file_swarm_v1_object_proto_init() {
 		(*Object_Cluster)(nil),
 		(*Object_RaftMember)(nil),
 		(*Object_Credential)(nil),
+		(*Object_DataVersion)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_object_proto_rawDesc), len(file_swarm_v1_object_proto_rawDesc)),
-			NumEnums:      6,
-			NumMessages:   46,
+			NumEnums:      7,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -13,6 +13,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -175,6 +176,62 @@ func (Mount_Type) EnumDescriptor() ([]byte, []int) {
 	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{17, 0}
 }
 
+type OnUpdate_Action int32
+
+const (
+	// A rolling update replaces the task.
+	OnUpdate_RESTART OnUpdate_Action = 0
+	// The file is exchanged in the running container, and then: nothing,
+	OnUpdate_NONE OnUpdate_Action = 1
+	// the container's first process gets the signal,
+	OnUpdate_SIGNAL OnUpdate_Action = 2
+	// the command runs in the container.
+	OnUpdate_EXEC OnUpdate_Action = 3
+)
+
+// Enum value maps for OnUpdate_Action.
+var (
+	OnUpdate_Action_name = map[int32]string{
+		0: "RESTART",
+		1: "NONE",
+		2: "SIGNAL",
+		3: "EXEC",
+	}
+	OnUpdate_Action_value = map[string]int32{
+		"RESTART": 0,
+		"NONE":    1,
+		"SIGNAL":  2,
+		"EXEC":    3,
+	}
+)
+
+func (x OnUpdate_Action) Enum() *OnUpdate_Action {
+	p := new(OnUpdate_Action)
+	*p = x
+	return p
+}
+
+func (x OnUpdate_Action) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (OnUpdate_Action) Descriptor() protoreflect.EnumDescriptor {
+	return file_swarm_v1_spec_proto_enumTypes[3].Descriptor()
+}
+
+func (OnUpdate_Action) Type() protoreflect.EnumType {
+	return &file_swarm_v1_spec_proto_enumTypes[3]
+}
+
+func (x OnUpdate_Action) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use OnUpdate_Action.Descriptor instead.
+func (OnUpdate_Action) EnumDescriptor() ([]byte, []int) {
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{23, 0}
+}
+
 type RestartPolicy_Condition int32
 
 const (
@@ -208,11 +265,11 @@ func (x RestartPolicy_Condition) String() string {
 }
 
 func (RestartPolicy_Condition) Descriptor() protoreflect.EnumDescriptor {
-	return file_swarm_v1_spec_proto_enumTypes[3].Descriptor()
+	return file_swarm_v1_spec_proto_enumTypes[4].Descriptor()
 }
 
 func (RestartPolicy_Condition) Type() protoreflect.EnumType {
-	return &file_swarm_v1_spec_proto_enumTypes[3]
+	return &file_swarm_v1_spec_proto_enumTypes[4]
 }
 
 func (x RestartPolicy_Condition) Number() protoreflect.EnumNumber {
@@ -257,11 +314,11 @@ func (x UpdateConfig_FailureAction) String() string {
 }
 
 func (UpdateConfig_FailureAction) Descriptor() protoreflect.EnumDescriptor {
-	return file_swarm_v1_spec_proto_enumTypes[4].Descriptor()
+	return file_swarm_v1_spec_proto_enumTypes[5].Descriptor()
 }
 
 func (UpdateConfig_FailureAction) Type() protoreflect.EnumType {
-	return &file_swarm_v1_spec_proto_enumTypes[4]
+	return &file_swarm_v1_spec_proto_enumTypes[5]
 }
 
 func (x UpdateConfig_FailureAction) Number() protoreflect.EnumNumber {
@@ -303,11 +360,11 @@ func (x UpdateConfig_Order) String() string {
 }
 
 func (UpdateConfig_Order) Descriptor() protoreflect.EnumDescriptor {
-	return file_swarm_v1_spec_proto_enumTypes[5].Descriptor()
+	return file_swarm_v1_spec_proto_enumTypes[6].Descriptor()
 }
 
 func (UpdateConfig_Order) Type() protoreflect.EnumType {
-	return &file_swarm_v1_spec_proto_enumTypes[5]
+	return &file_swarm_v1_spec_proto_enumTypes[6]
 }
 
 func (x UpdateConfig_Order) Number() protoreflect.EnumNumber {
@@ -349,11 +406,11 @@ func (x EndpointSpec_Mode) String() string {
 }
 
 func (EndpointSpec_Mode) Descriptor() protoreflect.EnumDescriptor {
-	return file_swarm_v1_spec_proto_enumTypes[6].Descriptor()
+	return file_swarm_v1_spec_proto_enumTypes[7].Descriptor()
 }
 
 func (EndpointSpec_Mode) Type() protoreflect.EnumType {
-	return &file_swarm_v1_spec_proto_enumTypes[6]
+	return &file_swarm_v1_spec_proto_enumTypes[7]
 }
 
 func (x EndpointSpec_Mode) Number() protoreflect.EnumNumber {
@@ -398,11 +455,11 @@ func (x PortConfig_Protocol) String() string {
 }
 
 func (PortConfig_Protocol) Descriptor() protoreflect.EnumDescriptor {
-	return file_swarm_v1_spec_proto_enumTypes[7].Descriptor()
+	return file_swarm_v1_spec_proto_enumTypes[8].Descriptor()
 }
 
 func (PortConfig_Protocol) Type() protoreflect.EnumType {
-	return &file_swarm_v1_spec_proto_enumTypes[7]
+	return &file_swarm_v1_spec_proto_enumTypes[8]
 }
 
 func (x PortConfig_Protocol) Number() protoreflect.EnumNumber {
@@ -448,11 +505,11 @@ func (x PortConfig_PublishMode) String() string {
 }
 
 func (PortConfig_PublishMode) Descriptor() protoreflect.EnumDescriptor {
-	return file_swarm_v1_spec_proto_enumTypes[8].Descriptor()
+	return file_swarm_v1_spec_proto_enumTypes[9].Descriptor()
 }
 
 func (PortConfig_PublishMode) Type() protoreflect.EnumType {
-	return &file_swarm_v1_spec_proto_enumTypes[8]
+	return &file_swarm_v1_spec_proto_enumTypes[9]
 }
 
 func (x PortConfig_PublishMode) Number() protoreflect.EnumNumber {
@@ -494,11 +551,11 @@ func (x NodeSpec_Role) String() string {
 }
 
 func (NodeSpec_Role) Descriptor() protoreflect.EnumDescriptor {
-	return file_swarm_v1_spec_proto_enumTypes[9].Descriptor()
+	return file_swarm_v1_spec_proto_enumTypes[10].Descriptor()
 }
 
 func (NodeSpec_Role) Type() protoreflect.EnumType {
-	return &file_swarm_v1_spec_proto_enumTypes[9]
+	return &file_swarm_v1_spec_proto_enumTypes[10]
 }
 
 func (x NodeSpec_Role) Number() protoreflect.EnumNumber {
@@ -543,11 +600,11 @@ func (x NodeSpec_Availability) String() string {
 }
 
 func (NodeSpec_Availability) Descriptor() protoreflect.EnumDescriptor {
-	return file_swarm_v1_spec_proto_enumTypes[10].Descriptor()
+	return file_swarm_v1_spec_proto_enumTypes[11].Descriptor()
 }
 
 func (NodeSpec_Availability) Type() protoreflect.EnumType {
-	return &file_swarm_v1_spec_proto_enumTypes[10]
+	return &file_swarm_v1_spec_proto_enumTypes[11]
 }
 
 func (x NodeSpec_Availability) Number() protoreflect.EnumNumber {
@@ -592,11 +649,11 @@ func (x VolumeSpec_AccessMode) String() string {
 }
 
 func (VolumeSpec_AccessMode) Descriptor() protoreflect.EnumDescriptor {
-	return file_swarm_v1_spec_proto_enumTypes[11].Descriptor()
+	return file_swarm_v1_spec_proto_enumTypes[12].Descriptor()
 }
 
 func (VolumeSpec_AccessMode) Type() protoreflect.EnumType {
-	return &file_swarm_v1_spec_proto_enumTypes[11]
+	return &file_swarm_v1_spec_proto_enumTypes[12]
 }
 
 func (x VolumeSpec_AccessMode) Number() protoreflect.EnumNumber {
@@ -605,7 +662,7 @@ func (x VolumeSpec_AccessMode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use VolumeSpec_AccessMode.Descriptor instead.
 func (VolumeSpec_AccessMode) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{43, 0}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{42, 0}
 }
 
 // ServiceSpec is the whole of what a user says about a service. A Revision is an immutable, numbered copy of it.
@@ -1163,8 +1220,8 @@ type ContainerSpec struct {
 	Hostname        string               `protobuf:"bytes,8,opt,name=hostname,proto3" json:"hostname,omitempty"`
 	Labels          map[string]string    `protobuf:"bytes,9,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Mounts          []*Mount             `protobuf:"bytes,10,rep,name=mounts,proto3" json:"mounts,omitempty"`
-	Secrets         []*SecretReference   `protobuf:"bytes,11,rep,name=secrets,proto3" json:"secrets,omitempty"`
-	Configs         []*ConfigReference   `protobuf:"bytes,12,rep,name=configs,proto3" json:"configs,omitempty"`
+	Secrets         []*DataReference     `protobuf:"bytes,11,rep,name=secrets,proto3" json:"secrets,omitempty"`
+	Configs         []*DataReference     `protobuf:"bytes,12,rep,name=configs,proto3" json:"configs,omitempty"`
 	Healthcheck     *HealthConfig        `protobuf:"bytes,13,opt,name=healthcheck,proto3" json:"healthcheck,omitempty"`
 	StopSignal      string               `protobuf:"bytes,14,opt,name=stop_signal,json=stopSignal,proto3" json:"stop_signal,omitempty"`
 	StopGracePeriod *durationpb.Duration `protobuf:"bytes,15,opt,name=stop_grace_period,json=stopGracePeriod,proto3" json:"stop_grace_period,omitempty"`
@@ -1294,14 +1351,14 @@ func (x *ContainerSpec) GetMounts() []*Mount {
 	return nil
 }
 
-func (x *ContainerSpec) GetSecrets() []*SecretReference {
+func (x *ContainerSpec) GetSecrets() []*DataReference {
 	if x != nil {
 		return x.Secrets
 	}
 	return nil
 }
 
-func (x *ContainerSpec) GetConfigs() []*ConfigReference {
+func (x *ContainerSpec) GetConfigs() []*DataReference {
 	if x != nil {
 		return x.Configs
 	}
@@ -2277,31 +2334,42 @@ func (x *FileTarget) GetMode() uint32 {
 	return 0
 }
 
-type SecretReference struct {
-	state      protoimpl.MessageState `protogen:"open.v1"`
-	SecretId   string                 `protobuf:"bytes,1,opt,name=secret_id,json=secretId,proto3" json:"secret_id,omitempty"`
-	SecretName string                 `protobuf:"bytes,2,opt,name=secret_name,json=secretName,proto3" json:"secret_name,omitempty"`
-	File       *FileTarget            `protobuf:"bytes,3,opt,name=file,proto3" json:"file,omitempty"`
-	// 0: the version current at create.
-	Number        uint64 `protobuf:"varint,4,opt,name=number,proto3" json:"number,omitempty"`
+// DataReference is a secret or config that a container sees as a file.
+type DataReference struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In a request the id or the name; stored are both.
+	Id   string      `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Name string      `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	File *FileTarget `protobuf:"bytes,3,opt,name=file,proto3" json:"file,omitempty"`
+	// Version of the object. In a request 0: the current one.
+	Number uint64 `protobuf:"varint,4,opt,name=number,proto3" json:"number,omitempty"`
+	// The reference keeps its version. Not set: it follows the object's current version.
+	Pinned bool `protobuf:"varint,5,opt,name=pinned,proto3" json:"pinned,omitempty"`
+	// What a container does with a new version. Meaningless if pinned.
+	OnUpdate *OnUpdate `protobuf:"bytes,6,opt,name=on_update,json=onUpdate,proto3" json:"on_update,omitempty"`
+	// After a change, the file NAME.previous has the version before, for this long. Unset: there is no such file.
+	KeepPrevious *durationpb.Duration `protobuf:"bytes,7,opt,name=keep_previous,json=keepPrevious,proto3" json:"keep_previous,omitempty"`
+	// The version that NAME.previous has, and until when. 0: the file is empty.
+	Previous      uint64                 `protobuf:"varint,8,opt,name=previous,proto3" json:"previous,omitempty"`
+	PreviousUntil *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=previous_until,json=previousUntil,proto3" json:"previous_until,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *SecretReference) Reset() {
-	*x = SecretReference{}
+func (x *DataReference) Reset() {
+	*x = DataReference{}
 	mi := &file_swarm_v1_spec_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *SecretReference) String() string {
+func (x *DataReference) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*SecretReference) ProtoMessage() {}
+func (*DataReference) ProtoMessage() {}
 
-func (x *SecretReference) ProtoReflect() protoreflect.Message {
+func (x *DataReference) ProtoReflect() protoreflect.Message {
 	mi := &file_swarm_v1_spec_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -2313,63 +2381,98 @@ func (x *SecretReference) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use SecretReference.ProtoReflect.Descriptor instead.
-func (*SecretReference) Descriptor() ([]byte, []int) {
+// Deprecated: Use DataReference.ProtoReflect.Descriptor instead.
+func (*DataReference) Descriptor() ([]byte, []int) {
 	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{22}
 }
 
-func (x *SecretReference) GetSecretId() string {
+func (x *DataReference) GetId() string {
 	if x != nil {
-		return x.SecretId
+		return x.Id
 	}
 	return ""
 }
 
-func (x *SecretReference) GetSecretName() string {
+func (x *DataReference) GetName() string {
 	if x != nil {
-		return x.SecretName
+		return x.Name
 	}
 	return ""
 }
 
-func (x *SecretReference) GetFile() *FileTarget {
+func (x *DataReference) GetFile() *FileTarget {
 	if x != nil {
 		return x.File
 	}
 	return nil
 }
 
-func (x *SecretReference) GetNumber() uint64 {
+func (x *DataReference) GetNumber() uint64 {
 	if x != nil {
 		return x.Number
 	}
 	return 0
 }
 
-type ConfigReference struct {
+func (x *DataReference) GetPinned() bool {
+	if x != nil {
+		return x.Pinned
+	}
+	return false
+}
+
+func (x *DataReference) GetOnUpdate() *OnUpdate {
+	if x != nil {
+		return x.OnUpdate
+	}
+	return nil
+}
+
+func (x *DataReference) GetKeepPrevious() *durationpb.Duration {
+	if x != nil {
+		return x.KeepPrevious
+	}
+	return nil
+}
+
+func (x *DataReference) GetPrevious() uint64 {
+	if x != nil {
+		return x.Previous
+	}
+	return 0
+}
+
+func (x *DataReference) GetPreviousUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PreviousUntil
+	}
+	return nil
+}
+
+// OnUpdate says how a running container takes a new version of a secret or config.
+type OnUpdate struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	ConfigId      string                 `protobuf:"bytes,1,opt,name=config_id,json=configId,proto3" json:"config_id,omitempty"`
-	ConfigName    string                 `protobuf:"bytes,2,opt,name=config_name,json=configName,proto3" json:"config_name,omitempty"`
-	File          *FileTarget            `protobuf:"bytes,3,opt,name=file,proto3" json:"file,omitempty"`
-	Number        uint64                 `protobuf:"varint,4,opt,name=number,proto3" json:"number,omitempty"`
+	Action        OnUpdate_Action        `protobuf:"varint,1,opt,name=action,proto3,enum=swarm.v1.OnUpdate_Action" json:"action,omitempty"`
+	Signal        string                 `protobuf:"bytes,2,opt,name=signal,proto3" json:"signal,omitempty"`
+	Command       []string               `protobuf:"bytes,3,rep,name=command,proto3" json:"command,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *ConfigReference) Reset() {
-	*x = ConfigReference{}
+func (x *OnUpdate) Reset() {
+	*x = OnUpdate{}
 	mi := &file_swarm_v1_spec_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *ConfigReference) String() string {
+func (x *OnUpdate) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*ConfigReference) ProtoMessage() {}
+func (*OnUpdate) ProtoMessage() {}
 
-func (x *ConfigReference) ProtoReflect() protoreflect.Message {
+func (x *OnUpdate) ProtoReflect() protoreflect.Message {
 	mi := &file_swarm_v1_spec_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -2381,37 +2484,30 @@ func (x *ConfigReference) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use ConfigReference.ProtoReflect.Descriptor instead.
-func (*ConfigReference) Descriptor() ([]byte, []int) {
+// Deprecated: Use OnUpdate.ProtoReflect.Descriptor instead.
+func (*OnUpdate) Descriptor() ([]byte, []int) {
 	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{23}
 }
 
-func (x *ConfigReference) GetConfigId() string {
+func (x *OnUpdate) GetAction() OnUpdate_Action {
 	if x != nil {
-		return x.ConfigId
+		return x.Action
+	}
+	return OnUpdate_RESTART
+}
+
+func (x *OnUpdate) GetSignal() string {
+	if x != nil {
+		return x.Signal
 	}
 	return ""
 }
 
-func (x *ConfigReference) GetConfigName() string {
+func (x *OnUpdate) GetCommand() []string {
 	if x != nil {
-		return x.ConfigName
-	}
-	return ""
-}
-
-func (x *ConfigReference) GetFile() *FileTarget {
-	if x != nil {
-		return x.File
+		return x.Command
 	}
 	return nil
-}
-
-func (x *ConfigReference) GetNumber() uint64 {
-	if x != nil {
-		return x.Number
-	}
-	return 0
 }
 
 type HealthConfig struct {
@@ -3606,31 +3702,31 @@ func (x *IPAMConfig) GetGateway() string {
 	return ""
 }
 
-type SecretSpec struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Labels        map[string]string      `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Data          []byte                 `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
-	Driver        *Driver                `protobuf:"bytes,4,opt,name=driver,proto3" json:"driver,omitempty"`
-	Templating    *Driver                `protobuf:"bytes,5,opt,name=templating,proto3" json:"templating,omitempty"`
+// DataSpec describes a secret or config. Its data is in its versions.
+type DataSpec struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Name   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Labels map[string]string      `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// "golang": the data is a template, which the worker expands for each task.
+	Templating    *Driver `protobuf:"bytes,3,opt,name=templating,proto3" json:"templating,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *SecretSpec) Reset() {
-	*x = SecretSpec{}
+func (x *DataSpec) Reset() {
+	*x = DataSpec{}
 	mi := &file_swarm_v1_spec_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *SecretSpec) String() string {
+func (x *DataSpec) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*SecretSpec) ProtoMessage() {}
+func (*DataSpec) ProtoMessage() {}
 
-func (x *SecretSpec) ProtoReflect() protoreflect.Message {
+func (x *DataSpec) ProtoReflect() protoreflect.Message {
 	mi := &file_swarm_v1_spec_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -3642,108 +3738,26 @@ func (x *SecretSpec) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use SecretSpec.ProtoReflect.Descriptor instead.
-func (*SecretSpec) Descriptor() ([]byte, []int) {
+// Deprecated: Use DataSpec.ProtoReflect.Descriptor instead.
+func (*DataSpec) Descriptor() ([]byte, []int) {
 	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{41}
 }
 
-func (x *SecretSpec) GetName() string {
+func (x *DataSpec) GetName() string {
 	if x != nil {
 		return x.Name
 	}
 	return ""
 }
 
-func (x *SecretSpec) GetLabels() map[string]string {
+func (x *DataSpec) GetLabels() map[string]string {
 	if x != nil {
 		return x.Labels
 	}
 	return nil
 }
 
-func (x *SecretSpec) GetData() []byte {
-	if x != nil {
-		return x.Data
-	}
-	return nil
-}
-
-func (x *SecretSpec) GetDriver() *Driver {
-	if x != nil {
-		return x.Driver
-	}
-	return nil
-}
-
-func (x *SecretSpec) GetTemplating() *Driver {
-	if x != nil {
-		return x.Templating
-	}
-	return nil
-}
-
-type ConfigSpec struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Labels        map[string]string      `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Data          []byte                 `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
-	Templating    *Driver                `protobuf:"bytes,4,opt,name=templating,proto3" json:"templating,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ConfigSpec) Reset() {
-	*x = ConfigSpec{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[42]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ConfigSpec) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ConfigSpec) ProtoMessage() {}
-
-func (x *ConfigSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[42]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ConfigSpec.ProtoReflect.Descriptor instead.
-func (*ConfigSpec) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{42}
-}
-
-func (x *ConfigSpec) GetName() string {
-	if x != nil {
-		return x.Name
-	}
-	return ""
-}
-
-func (x *ConfigSpec) GetLabels() map[string]string {
-	if x != nil {
-		return x.Labels
-	}
-	return nil
-}
-
-func (x *ConfigSpec) GetData() []byte {
-	if x != nil {
-		return x.Data
-	}
-	return nil
-}
-
-func (x *ConfigSpec) GetTemplating() *Driver {
+func (x *DataSpec) GetTemplating() *Driver {
 	if x != nil {
 		return x.Templating
 	}
@@ -3766,7 +3780,7 @@ type VolumeSpec struct {
 
 func (x *VolumeSpec) Reset() {
 	*x = VolumeSpec{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[43]
+	mi := &file_swarm_v1_spec_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3778,7 +3792,7 @@ func (x *VolumeSpec) String() string {
 func (*VolumeSpec) ProtoMessage() {}
 
 func (x *VolumeSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[43]
+	mi := &file_swarm_v1_spec_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3791,7 +3805,7 @@ func (x *VolumeSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeSpec.ProtoReflect.Descriptor instead.
 func (*VolumeSpec) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{43}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *VolumeSpec) GetName() string {
@@ -3859,7 +3873,7 @@ type Topology struct {
 
 func (x *Topology) Reset() {
 	*x = Topology{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[44]
+	mi := &file_swarm_v1_spec_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3871,7 +3885,7 @@ func (x *Topology) String() string {
 func (*Topology) ProtoMessage() {}
 
 func (x *Topology) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[44]
+	mi := &file_swarm_v1_spec_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3884,7 +3898,7 @@ func (x *Topology) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Topology.ProtoReflect.Descriptor instead.
 func (*Topology) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{44}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Topology) GetSegments() map[string]string {
@@ -3910,7 +3924,7 @@ type ClusterSpec struct {
 
 func (x *ClusterSpec) Reset() {
 	*x = ClusterSpec{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[45]
+	mi := &file_swarm_v1_spec_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3922,7 +3936,7 @@ func (x *ClusterSpec) String() string {
 func (*ClusterSpec) ProtoMessage() {}
 
 func (x *ClusterSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[45]
+	mi := &file_swarm_v1_spec_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3935,7 +3949,7 @@ func (x *ClusterSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterSpec.ProtoReflect.Descriptor instead.
 func (*ClusterSpec) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{45}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ClusterSpec) GetName() string {
@@ -4004,7 +4018,7 @@ type OrchestrationConfig struct {
 
 func (x *OrchestrationConfig) Reset() {
 	*x = OrchestrationConfig{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[46]
+	mi := &file_swarm_v1_spec_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4016,7 +4030,7 @@ func (x *OrchestrationConfig) String() string {
 func (*OrchestrationConfig) ProtoMessage() {}
 
 func (x *OrchestrationConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[46]
+	mi := &file_swarm_v1_spec_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4029,7 +4043,7 @@ func (x *OrchestrationConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OrchestrationConfig.ProtoReflect.Descriptor instead.
 func (*OrchestrationConfig) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{46}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *OrchestrationConfig) GetTaskHistoryRetentionLimit() int64 {
@@ -4051,7 +4065,7 @@ type DispatcherConfig struct {
 
 func (x *DispatcherConfig) Reset() {
 	*x = DispatcherConfig{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[47]
+	mi := &file_swarm_v1_spec_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4063,7 +4077,7 @@ func (x *DispatcherConfig) String() string {
 func (*DispatcherConfig) ProtoMessage() {}
 
 func (x *DispatcherConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[47]
+	mi := &file_swarm_v1_spec_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4076,7 +4090,7 @@ func (x *DispatcherConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DispatcherConfig.ProtoReflect.Descriptor instead.
 func (*DispatcherConfig) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{47}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *DispatcherConfig) GetHeartbeatPeriod() *durationpb.Duration {
@@ -4103,7 +4117,7 @@ type CAConfig struct {
 
 func (x *CAConfig) Reset() {
 	*x = CAConfig{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[48]
+	mi := &file_swarm_v1_spec_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4115,7 +4129,7 @@ func (x *CAConfig) String() string {
 func (*CAConfig) ProtoMessage() {}
 
 func (x *CAConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[48]
+	mi := &file_swarm_v1_spec_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4128,7 +4142,7 @@ func (x *CAConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CAConfig.ProtoReflect.Descriptor instead.
 func (*CAConfig) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{48}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *CAConfig) GetNodeCertExpiry() *durationpb.Duration {
@@ -4147,7 +4161,7 @@ type TaskDefaults struct {
 
 func (x *TaskDefaults) Reset() {
 	*x = TaskDefaults{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[49]
+	mi := &file_swarm_v1_spec_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4159,7 +4173,7 @@ func (x *TaskDefaults) String() string {
 func (*TaskDefaults) ProtoMessage() {}
 
 func (x *TaskDefaults) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[49]
+	mi := &file_swarm_v1_spec_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4172,7 +4186,7 @@ func (x *TaskDefaults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskDefaults.ProtoReflect.Descriptor instead.
 func (*TaskDefaults) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{49}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *TaskDefaults) GetLogDriver() *Driver {
@@ -4191,7 +4205,7 @@ type EncryptionConfig struct {
 
 func (x *EncryptionConfig) Reset() {
 	*x = EncryptionConfig{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[50]
+	mi := &file_swarm_v1_spec_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4203,7 +4217,7 @@ func (x *EncryptionConfig) String() string {
 func (*EncryptionConfig) ProtoMessage() {}
 
 func (x *EncryptionConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[50]
+	mi := &file_swarm_v1_spec_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4216,7 +4230,7 @@ func (x *EncryptionConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EncryptionConfig.ProtoReflect.Descriptor instead.
 func (*EncryptionConfig) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{50}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *EncryptionConfig) GetAutoLockManagers() bool {
@@ -4239,7 +4253,7 @@ type NetworkDefaults struct {
 
 func (x *NetworkDefaults) Reset() {
 	*x = NetworkDefaults{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[51]
+	mi := &file_swarm_v1_spec_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4251,7 +4265,7 @@ func (x *NetworkDefaults) String() string {
 func (*NetworkDefaults) ProtoMessage() {}
 
 func (x *NetworkDefaults) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[51]
+	mi := &file_swarm_v1_spec_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4264,7 +4278,7 @@ func (x *NetworkDefaults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkDefaults.ProtoReflect.Descriptor instead.
 func (*NetworkDefaults) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{51}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *NetworkDefaults) GetDefaultAddrPool() []string {
@@ -4306,7 +4320,7 @@ var File_swarm_v1_spec_proto protoreflect.FileDescriptor
 
 const file_swarm_v1_spec_proto_rawDesc = "" +
 	"\n" +
-	"\x13swarm/v1/spec.proto\x12\bswarm.v1\x1a\x1egoogle/protobuf/duration.proto\"\xf7\x03\n" +
+	"\x13swarm/v1/spec.proto\x12\bswarm.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf7\x03\n" +
 	"\vServiceSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x129\n" +
 	"\x06labels\x18\x02 \x03(\v2!.swarm.v1.ServiceSpec.LabelsEntryR\x06labels\x127\n" +
@@ -4350,7 +4364,7 @@ const file_swarm_v1_spec_proto_rawDesc = "" +
 	"\aoptions\x18\x02 \x03(\v2\x1d.swarm.v1.Driver.OptionsEntryR\aoptions\x1a:\n" +
 	"\fOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xda\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd6\n" +
 	"\n" +
 	"\rContainerSpec\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12\x18\n" +
@@ -4363,9 +4377,9 @@ const file_swarm_v1_spec_proto_rawDesc = "" +
 	"\bhostname\x18\b \x01(\tR\bhostname\x12;\n" +
 	"\x06labels\x18\t \x03(\v2#.swarm.v1.ContainerSpec.LabelsEntryR\x06labels\x12'\n" +
 	"\x06mounts\x18\n" +
-	" \x03(\v2\x0f.swarm.v1.MountR\x06mounts\x123\n" +
-	"\asecrets\x18\v \x03(\v2\x19.swarm.v1.SecretReferenceR\asecrets\x123\n" +
-	"\aconfigs\x18\f \x03(\v2\x19.swarm.v1.ConfigReferenceR\aconfigs\x128\n" +
+	" \x03(\v2\x0f.swarm.v1.MountR\x06mounts\x121\n" +
+	"\asecrets\x18\v \x03(\v2\x17.swarm.v1.DataReferenceR\asecrets\x121\n" +
+	"\aconfigs\x18\f \x03(\v2\x17.swarm.v1.DataReferenceR\aconfigs\x128\n" +
 	"\vhealthcheck\x18\r \x01(\v2\x16.swarm.v1.HealthConfigR\vhealthcheck\x12\x1f\n" +
 	"\vstop_signal\x18\x0e \x01(\tR\n" +
 	"stopSignal\x12E\n" +
@@ -4481,19 +4495,27 @@ const file_swarm_v1_spec_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12\x10\n" +
 	"\x03gid\x18\x03 \x01(\tR\x03gid\x12\x12\n" +
-	"\x04mode\x18\x04 \x01(\rR\x04mode\"\x91\x01\n" +
-	"\x0fSecretReference\x12\x1b\n" +
-	"\tsecret_id\x18\x01 \x01(\tR\bsecretId\x12\x1f\n" +
-	"\vsecret_name\x18\x02 \x01(\tR\n" +
-	"secretName\x12(\n" +
+	"\x04mode\x18\x04 \x01(\rR\x04mode\"\xdd\x02\n" +
+	"\rDataReference\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12(\n" +
 	"\x04file\x18\x03 \x01(\v2\x14.swarm.v1.FileTargetR\x04file\x12\x16\n" +
-	"\x06number\x18\x04 \x01(\x04R\x06number\"\x91\x01\n" +
-	"\x0fConfigReference\x12\x1b\n" +
-	"\tconfig_id\x18\x01 \x01(\tR\bconfigId\x12\x1f\n" +
-	"\vconfig_name\x18\x02 \x01(\tR\n" +
-	"configName\x12(\n" +
-	"\x04file\x18\x03 \x01(\v2\x14.swarm.v1.FileTargetR\x04file\x12\x16\n" +
-	"\x06number\x18\x04 \x01(\x04R\x06number\"\xa8\x02\n" +
+	"\x06number\x18\x04 \x01(\x04R\x06number\x12\x16\n" +
+	"\x06pinned\x18\x05 \x01(\bR\x06pinned\x12/\n" +
+	"\ton_update\x18\x06 \x01(\v2\x12.swarm.v1.OnUpdateR\bonUpdate\x12>\n" +
+	"\rkeep_previous\x18\a \x01(\v2\x19.google.protobuf.DurationR\fkeepPrevious\x12\x1a\n" +
+	"\bprevious\x18\b \x01(\x04R\bprevious\x12A\n" +
+	"\x0eprevious_until\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\rpreviousUntil\"\xa6\x01\n" +
+	"\bOnUpdate\x121\n" +
+	"\x06action\x18\x01 \x01(\x0e2\x19.swarm.v1.OnUpdate.ActionR\x06action\x12\x16\n" +
+	"\x06signal\x18\x02 \x01(\tR\x06signal\x12\x18\n" +
+	"\acommand\x18\x03 \x03(\tR\acommand\"5\n" +
+	"\x06Action\x12\v\n" +
+	"\aRESTART\x10\x00\x12\b\n" +
+	"\x04NONE\x10\x01\x12\n" +
+	"\n" +
+	"\x06SIGNAL\x10\x02\x12\b\n" +
+	"\x04EXEC\x10\x03\"\xa8\x02\n" +
 	"\fHealthConfig\x12\x12\n" +
 	"\x04test\x18\x01 \x03(\tR\x04test\x125\n" +
 	"\binterval\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\binterval\x123\n" +
@@ -4633,26 +4655,12 @@ const file_swarm_v1_spec_proto_rawDesc = "" +
 	"IPAMConfig\x12\x16\n" +
 	"\x06subnet\x18\x01 \x01(\tR\x06subnet\x12\x14\n" +
 	"\x05range\x18\x02 \x01(\tR\x05range\x12\x18\n" +
-	"\agateway\x18\x03 \x01(\tR\agateway\"\x85\x02\n" +
+	"\agateway\x18\x03 \x01(\tR\agateway\"\xc3\x01\n" +
+	"\bDataSpec\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x126\n" +
+	"\x06labels\x18\x02 \x03(\v2\x1e.swarm.v1.DataSpec.LabelsEntryR\x06labels\x120\n" +
 	"\n" +
-	"SecretSpec\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x128\n" +
-	"\x06labels\x18\x02 \x03(\v2 .swarm.v1.SecretSpec.LabelsEntryR\x06labels\x12\x12\n" +
-	"\x04data\x18\x03 \x01(\fR\x04data\x12(\n" +
-	"\x06driver\x18\x04 \x01(\v2\x10.swarm.v1.DriverR\x06driver\x120\n" +
-	"\n" +
-	"templating\x18\x05 \x01(\v2\x10.swarm.v1.DriverR\n" +
-	"templating\x1a9\n" +
-	"\vLabelsEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xdb\x01\n" +
-	"\n" +
-	"ConfigSpec\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x128\n" +
-	"\x06labels\x18\x02 \x03(\v2 .swarm.v1.ConfigSpec.LabelsEntryR\x06labels\x12\x12\n" +
-	"\x04data\x18\x03 \x01(\fR\x04data\x120\n" +
-	"\n" +
-	"templating\x18\x04 \x01(\v2\x10.swarm.v1.DriverR\n" +
+	"templating\x18\x03 \x01(\v2\x10.swarm.v1.DriverR\n" +
 	"templating\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -4729,64 +4737,64 @@ func file_swarm_v1_spec_proto_rawDescGZIP() []byte {
 	return file_swarm_v1_spec_proto_rawDescData
 }
 
-var file_swarm_v1_spec_proto_enumTypes = make([]protoimpl.EnumInfo, 12)
-var file_swarm_v1_spec_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
+var file_swarm_v1_spec_proto_enumTypes = make([]protoimpl.EnumInfo, 13)
+var file_swarm_v1_spec_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
 var file_swarm_v1_spec_proto_goTypes = []any{
 	(SeccompOpts_Mode)(0),           // 0: swarm.v1.SeccompOpts.Mode
 	(AppArmorOpts_Mode)(0),          // 1: swarm.v1.AppArmorOpts.Mode
 	(Mount_Type)(0),                 // 2: swarm.v1.Mount.Type
-	(RestartPolicy_Condition)(0),    // 3: swarm.v1.RestartPolicy.Condition
-	(UpdateConfig_FailureAction)(0), // 4: swarm.v1.UpdateConfig.FailureAction
-	(UpdateConfig_Order)(0),         // 5: swarm.v1.UpdateConfig.Order
-	(EndpointSpec_Mode)(0),          // 6: swarm.v1.EndpointSpec.Mode
-	(PortConfig_Protocol)(0),        // 7: swarm.v1.PortConfig.Protocol
-	(PortConfig_PublishMode)(0),     // 8: swarm.v1.PortConfig.PublishMode
-	(NodeSpec_Role)(0),              // 9: swarm.v1.NodeSpec.Role
-	(NodeSpec_Availability)(0),      // 10: swarm.v1.NodeSpec.Availability
-	(VolumeSpec_AccessMode)(0),      // 11: swarm.v1.VolumeSpec.AccessMode
-	(*ServiceSpec)(nil),             // 12: swarm.v1.ServiceSpec
-	(*ServiceMode)(nil),             // 13: swarm.v1.ServiceMode
-	(*ReplicatedService)(nil),       // 14: swarm.v1.ReplicatedService
-	(*GlobalService)(nil),           // 15: swarm.v1.GlobalService
-	(*ReplicatedJob)(nil),           // 16: swarm.v1.ReplicatedJob
-	(*GlobalJob)(nil),               // 17: swarm.v1.GlobalJob
-	(*TaskSpec)(nil),                // 18: swarm.v1.TaskSpec
-	(*Driver)(nil),                  // 19: swarm.v1.Driver
-	(*ContainerSpec)(nil),           // 20: swarm.v1.ContainerSpec
-	(*PullOptions)(nil),             // 21: swarm.v1.PullOptions
-	(*DeviceMapping)(nil),           // 22: swarm.v1.DeviceMapping
-	(*Privileges)(nil),              // 23: swarm.v1.Privileges
-	(*SeccompOpts)(nil),             // 24: swarm.v1.SeccompOpts
-	(*AppArmorOpts)(nil),            // 25: swarm.v1.AppArmorOpts
-	(*SELinuxContext)(nil),          // 26: swarm.v1.SELinuxContext
-	(*Ulimit)(nil),                  // 27: swarm.v1.Ulimit
-	(*DNSConfig)(nil),               // 28: swarm.v1.DNSConfig
-	(*Mount)(nil),                   // 29: swarm.v1.Mount
-	(*BindOptions)(nil),             // 30: swarm.v1.BindOptions
-	(*VolumeOptions)(nil),           // 31: swarm.v1.VolumeOptions
-	(*TmpfsOptions)(nil),            // 32: swarm.v1.TmpfsOptions
-	(*FileTarget)(nil),              // 33: swarm.v1.FileTarget
-	(*SecretReference)(nil),         // 34: swarm.v1.SecretReference
-	(*ConfigReference)(nil),         // 35: swarm.v1.ConfigReference
-	(*HealthConfig)(nil),            // 36: swarm.v1.HealthConfig
-	(*ResourceRequirements)(nil),    // 37: swarm.v1.ResourceRequirements
-	(*Resources)(nil),               // 38: swarm.v1.Resources
-	(*GenericResource)(nil),         // 39: swarm.v1.GenericResource
-	(*RestartPolicy)(nil),           // 40: swarm.v1.RestartPolicy
-	(*Placement)(nil),               // 41: swarm.v1.Placement
-	(*PlacementPreference)(nil),     // 42: swarm.v1.PlacementPreference
-	(*SpreadOver)(nil),              // 43: swarm.v1.SpreadOver
-	(*Platform)(nil),                // 44: swarm.v1.Platform
-	(*UpdateConfig)(nil),            // 45: swarm.v1.UpdateConfig
-	(*NetworkAttachmentConfig)(nil), // 46: swarm.v1.NetworkAttachmentConfig
-	(*EndpointSpec)(nil),            // 47: swarm.v1.EndpointSpec
-	(*PortConfig)(nil),              // 48: swarm.v1.PortConfig
-	(*NodeSpec)(nil),                // 49: swarm.v1.NodeSpec
-	(*NetworkSpec)(nil),             // 50: swarm.v1.NetworkSpec
-	(*IPAMOptions)(nil),             // 51: swarm.v1.IPAMOptions
-	(*IPAMConfig)(nil),              // 52: swarm.v1.IPAMConfig
-	(*SecretSpec)(nil),              // 53: swarm.v1.SecretSpec
-	(*ConfigSpec)(nil),              // 54: swarm.v1.ConfigSpec
+	(OnUpdate_Action)(0),            // 3: swarm.v1.OnUpdate.Action
+	(RestartPolicy_Condition)(0),    // 4: swarm.v1.RestartPolicy.Condition
+	(UpdateConfig_FailureAction)(0), // 5: swarm.v1.UpdateConfig.FailureAction
+	(UpdateConfig_Order)(0),         // 6: swarm.v1.UpdateConfig.Order
+	(EndpointSpec_Mode)(0),          // 7: swarm.v1.EndpointSpec.Mode
+	(PortConfig_Protocol)(0),        // 8: swarm.v1.PortConfig.Protocol
+	(PortConfig_PublishMode)(0),     // 9: swarm.v1.PortConfig.PublishMode
+	(NodeSpec_Role)(0),              // 10: swarm.v1.NodeSpec.Role
+	(NodeSpec_Availability)(0),      // 11: swarm.v1.NodeSpec.Availability
+	(VolumeSpec_AccessMode)(0),      // 12: swarm.v1.VolumeSpec.AccessMode
+	(*ServiceSpec)(nil),             // 13: swarm.v1.ServiceSpec
+	(*ServiceMode)(nil),             // 14: swarm.v1.ServiceMode
+	(*ReplicatedService)(nil),       // 15: swarm.v1.ReplicatedService
+	(*GlobalService)(nil),           // 16: swarm.v1.GlobalService
+	(*ReplicatedJob)(nil),           // 17: swarm.v1.ReplicatedJob
+	(*GlobalJob)(nil),               // 18: swarm.v1.GlobalJob
+	(*TaskSpec)(nil),                // 19: swarm.v1.TaskSpec
+	(*Driver)(nil),                  // 20: swarm.v1.Driver
+	(*ContainerSpec)(nil),           // 21: swarm.v1.ContainerSpec
+	(*PullOptions)(nil),             // 22: swarm.v1.PullOptions
+	(*DeviceMapping)(nil),           // 23: swarm.v1.DeviceMapping
+	(*Privileges)(nil),              // 24: swarm.v1.Privileges
+	(*SeccompOpts)(nil),             // 25: swarm.v1.SeccompOpts
+	(*AppArmorOpts)(nil),            // 26: swarm.v1.AppArmorOpts
+	(*SELinuxContext)(nil),          // 27: swarm.v1.SELinuxContext
+	(*Ulimit)(nil),                  // 28: swarm.v1.Ulimit
+	(*DNSConfig)(nil),               // 29: swarm.v1.DNSConfig
+	(*Mount)(nil),                   // 30: swarm.v1.Mount
+	(*BindOptions)(nil),             // 31: swarm.v1.BindOptions
+	(*VolumeOptions)(nil),           // 32: swarm.v1.VolumeOptions
+	(*TmpfsOptions)(nil),            // 33: swarm.v1.TmpfsOptions
+	(*FileTarget)(nil),              // 34: swarm.v1.FileTarget
+	(*DataReference)(nil),           // 35: swarm.v1.DataReference
+	(*OnUpdate)(nil),                // 36: swarm.v1.OnUpdate
+	(*HealthConfig)(nil),            // 37: swarm.v1.HealthConfig
+	(*ResourceRequirements)(nil),    // 38: swarm.v1.ResourceRequirements
+	(*Resources)(nil),               // 39: swarm.v1.Resources
+	(*GenericResource)(nil),         // 40: swarm.v1.GenericResource
+	(*RestartPolicy)(nil),           // 41: swarm.v1.RestartPolicy
+	(*Placement)(nil),               // 42: swarm.v1.Placement
+	(*PlacementPreference)(nil),     // 43: swarm.v1.PlacementPreference
+	(*SpreadOver)(nil),              // 44: swarm.v1.SpreadOver
+	(*Platform)(nil),                // 45: swarm.v1.Platform
+	(*UpdateConfig)(nil),            // 46: swarm.v1.UpdateConfig
+	(*NetworkAttachmentConfig)(nil), // 47: swarm.v1.NetworkAttachmentConfig
+	(*EndpointSpec)(nil),            // 48: swarm.v1.EndpointSpec
+	(*PortConfig)(nil),              // 49: swarm.v1.PortConfig
+	(*NodeSpec)(nil),                // 50: swarm.v1.NodeSpec
+	(*NetworkSpec)(nil),             // 51: swarm.v1.NetworkSpec
+	(*IPAMOptions)(nil),             // 52: swarm.v1.IPAMOptions
+	(*IPAMConfig)(nil),              // 53: swarm.v1.IPAMConfig
+	(*DataSpec)(nil),                // 54: swarm.v1.DataSpec
 	(*VolumeSpec)(nil),              // 55: swarm.v1.VolumeSpec
 	(*Topology)(nil),                // 56: swarm.v1.Topology
 	(*ClusterSpec)(nil),             // 57: swarm.v1.ClusterSpec
@@ -4804,107 +4812,107 @@ var file_swarm_v1_spec_proto_goTypes = []any{
 	nil,                             // 69: swarm.v1.NetworkAttachmentConfig.DriverOptsEntry
 	nil,                             // 70: swarm.v1.NodeSpec.LabelsEntry
 	nil,                             // 71: swarm.v1.NetworkSpec.LabelsEntry
-	nil,                             // 72: swarm.v1.SecretSpec.LabelsEntry
-	nil,                             // 73: swarm.v1.ConfigSpec.LabelsEntry
-	nil,                             // 74: swarm.v1.VolumeSpec.LabelsEntry
-	nil,                             // 75: swarm.v1.Topology.SegmentsEntry
-	nil,                             // 76: swarm.v1.ClusterSpec.LabelsEntry
-	(*durationpb.Duration)(nil),     // 77: google.protobuf.Duration
+	nil,                             // 72: swarm.v1.DataSpec.LabelsEntry
+	nil,                             // 73: swarm.v1.VolumeSpec.LabelsEntry
+	nil,                             // 74: swarm.v1.Topology.SegmentsEntry
+	nil,                             // 75: swarm.v1.ClusterSpec.LabelsEntry
+	(*durationpb.Duration)(nil),     // 76: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),   // 77: google.protobuf.Timestamp
 }
 var file_swarm_v1_spec_proto_depIdxs = []int32{
 	64, // 0: swarm.v1.ServiceSpec.labels:type_name -> swarm.v1.ServiceSpec.LabelsEntry
-	18, // 1: swarm.v1.ServiceSpec.task_template:type_name -> swarm.v1.TaskSpec
-	13, // 2: swarm.v1.ServiceSpec.mode:type_name -> swarm.v1.ServiceMode
-	45, // 3: swarm.v1.ServiceSpec.update_config:type_name -> swarm.v1.UpdateConfig
-	45, // 4: swarm.v1.ServiceSpec.rollback_config:type_name -> swarm.v1.UpdateConfig
-	47, // 5: swarm.v1.ServiceSpec.endpoint_spec:type_name -> swarm.v1.EndpointSpec
-	14, // 6: swarm.v1.ServiceMode.replicated:type_name -> swarm.v1.ReplicatedService
-	15, // 7: swarm.v1.ServiceMode.global:type_name -> swarm.v1.GlobalService
-	16, // 8: swarm.v1.ServiceMode.replicated_job:type_name -> swarm.v1.ReplicatedJob
-	17, // 9: swarm.v1.ServiceMode.global_job:type_name -> swarm.v1.GlobalJob
-	20, // 10: swarm.v1.TaskSpec.container_spec:type_name -> swarm.v1.ContainerSpec
-	37, // 11: swarm.v1.TaskSpec.resources:type_name -> swarm.v1.ResourceRequirements
-	40, // 12: swarm.v1.TaskSpec.restart_policy:type_name -> swarm.v1.RestartPolicy
-	41, // 13: swarm.v1.TaskSpec.placement:type_name -> swarm.v1.Placement
-	46, // 14: swarm.v1.TaskSpec.networks:type_name -> swarm.v1.NetworkAttachmentConfig
-	19, // 15: swarm.v1.TaskSpec.log_driver:type_name -> swarm.v1.Driver
+	19, // 1: swarm.v1.ServiceSpec.task_template:type_name -> swarm.v1.TaskSpec
+	14, // 2: swarm.v1.ServiceSpec.mode:type_name -> swarm.v1.ServiceMode
+	46, // 3: swarm.v1.ServiceSpec.update_config:type_name -> swarm.v1.UpdateConfig
+	46, // 4: swarm.v1.ServiceSpec.rollback_config:type_name -> swarm.v1.UpdateConfig
+	48, // 5: swarm.v1.ServiceSpec.endpoint_spec:type_name -> swarm.v1.EndpointSpec
+	15, // 6: swarm.v1.ServiceMode.replicated:type_name -> swarm.v1.ReplicatedService
+	16, // 7: swarm.v1.ServiceMode.global:type_name -> swarm.v1.GlobalService
+	17, // 8: swarm.v1.ServiceMode.replicated_job:type_name -> swarm.v1.ReplicatedJob
+	18, // 9: swarm.v1.ServiceMode.global_job:type_name -> swarm.v1.GlobalJob
+	21, // 10: swarm.v1.TaskSpec.container_spec:type_name -> swarm.v1.ContainerSpec
+	38, // 11: swarm.v1.TaskSpec.resources:type_name -> swarm.v1.ResourceRequirements
+	41, // 12: swarm.v1.TaskSpec.restart_policy:type_name -> swarm.v1.RestartPolicy
+	42, // 13: swarm.v1.TaskSpec.placement:type_name -> swarm.v1.Placement
+	47, // 14: swarm.v1.TaskSpec.networks:type_name -> swarm.v1.NetworkAttachmentConfig
+	20, // 15: swarm.v1.TaskSpec.log_driver:type_name -> swarm.v1.Driver
 	65, // 16: swarm.v1.Driver.options:type_name -> swarm.v1.Driver.OptionsEntry
 	66, // 17: swarm.v1.ContainerSpec.labels:type_name -> swarm.v1.ContainerSpec.LabelsEntry
-	29, // 18: swarm.v1.ContainerSpec.mounts:type_name -> swarm.v1.Mount
-	34, // 19: swarm.v1.ContainerSpec.secrets:type_name -> swarm.v1.SecretReference
-	35, // 20: swarm.v1.ContainerSpec.configs:type_name -> swarm.v1.ConfigReference
-	36, // 21: swarm.v1.ContainerSpec.healthcheck:type_name -> swarm.v1.HealthConfig
-	77, // 22: swarm.v1.ContainerSpec.stop_grace_period:type_name -> google.protobuf.Duration
-	22, // 23: swarm.v1.ContainerSpec.devices:type_name -> swarm.v1.DeviceMapping
-	23, // 24: swarm.v1.ContainerSpec.privileges:type_name -> swarm.v1.Privileges
+	30, // 18: swarm.v1.ContainerSpec.mounts:type_name -> swarm.v1.Mount
+	35, // 19: swarm.v1.ContainerSpec.secrets:type_name -> swarm.v1.DataReference
+	35, // 20: swarm.v1.ContainerSpec.configs:type_name -> swarm.v1.DataReference
+	37, // 21: swarm.v1.ContainerSpec.healthcheck:type_name -> swarm.v1.HealthConfig
+	76, // 22: swarm.v1.ContainerSpec.stop_grace_period:type_name -> google.protobuf.Duration
+	23, // 23: swarm.v1.ContainerSpec.devices:type_name -> swarm.v1.DeviceMapping
+	24, // 24: swarm.v1.ContainerSpec.privileges:type_name -> swarm.v1.Privileges
 	67, // 25: swarm.v1.ContainerSpec.sysctls:type_name -> swarm.v1.ContainerSpec.SysctlsEntry
-	27, // 26: swarm.v1.ContainerSpec.ulimits:type_name -> swarm.v1.Ulimit
-	28, // 27: swarm.v1.ContainerSpec.dns_config:type_name -> swarm.v1.DNSConfig
-	21, // 28: swarm.v1.ContainerSpec.pull_options:type_name -> swarm.v1.PullOptions
-	24, // 29: swarm.v1.Privileges.seccomp:type_name -> swarm.v1.SeccompOpts
-	25, // 30: swarm.v1.Privileges.apparmor:type_name -> swarm.v1.AppArmorOpts
-	26, // 31: swarm.v1.Privileges.selinux_context:type_name -> swarm.v1.SELinuxContext
+	28, // 26: swarm.v1.ContainerSpec.ulimits:type_name -> swarm.v1.Ulimit
+	29, // 27: swarm.v1.ContainerSpec.dns_config:type_name -> swarm.v1.DNSConfig
+	22, // 28: swarm.v1.ContainerSpec.pull_options:type_name -> swarm.v1.PullOptions
+	25, // 29: swarm.v1.Privileges.seccomp:type_name -> swarm.v1.SeccompOpts
+	26, // 30: swarm.v1.Privileges.apparmor:type_name -> swarm.v1.AppArmorOpts
+	27, // 31: swarm.v1.Privileges.selinux_context:type_name -> swarm.v1.SELinuxContext
 	0,  // 32: swarm.v1.SeccompOpts.mode:type_name -> swarm.v1.SeccompOpts.Mode
 	1,  // 33: swarm.v1.AppArmorOpts.mode:type_name -> swarm.v1.AppArmorOpts.Mode
 	2,  // 34: swarm.v1.Mount.type:type_name -> swarm.v1.Mount.Type
-	30, // 35: swarm.v1.Mount.bind_options:type_name -> swarm.v1.BindOptions
-	31, // 36: swarm.v1.Mount.volume_options:type_name -> swarm.v1.VolumeOptions
-	32, // 37: swarm.v1.Mount.tmpfs_options:type_name -> swarm.v1.TmpfsOptions
+	31, // 35: swarm.v1.Mount.bind_options:type_name -> swarm.v1.BindOptions
+	32, // 36: swarm.v1.Mount.volume_options:type_name -> swarm.v1.VolumeOptions
+	33, // 37: swarm.v1.Mount.tmpfs_options:type_name -> swarm.v1.TmpfsOptions
 	68, // 38: swarm.v1.VolumeOptions.labels:type_name -> swarm.v1.VolumeOptions.LabelsEntry
-	19, // 39: swarm.v1.VolumeOptions.driver_config:type_name -> swarm.v1.Driver
-	33, // 40: swarm.v1.SecretReference.file:type_name -> swarm.v1.FileTarget
-	33, // 41: swarm.v1.ConfigReference.file:type_name -> swarm.v1.FileTarget
-	77, // 42: swarm.v1.HealthConfig.interval:type_name -> google.protobuf.Duration
-	77, // 43: swarm.v1.HealthConfig.timeout:type_name -> google.protobuf.Duration
-	77, // 44: swarm.v1.HealthConfig.start_period:type_name -> google.protobuf.Duration
-	77, // 45: swarm.v1.HealthConfig.start_interval:type_name -> google.protobuf.Duration
-	38, // 46: swarm.v1.ResourceRequirements.limits:type_name -> swarm.v1.Resources
-	38, // 47: swarm.v1.ResourceRequirements.reservations:type_name -> swarm.v1.Resources
-	39, // 48: swarm.v1.Resources.generic:type_name -> swarm.v1.GenericResource
-	3,  // 49: swarm.v1.RestartPolicy.condition:type_name -> swarm.v1.RestartPolicy.Condition
-	77, // 50: swarm.v1.RestartPolicy.delay:type_name -> google.protobuf.Duration
-	77, // 51: swarm.v1.RestartPolicy.window:type_name -> google.protobuf.Duration
-	42, // 52: swarm.v1.Placement.preferences:type_name -> swarm.v1.PlacementPreference
-	44, // 53: swarm.v1.Placement.platforms:type_name -> swarm.v1.Platform
-	43, // 54: swarm.v1.PlacementPreference.spread:type_name -> swarm.v1.SpreadOver
-	77, // 55: swarm.v1.UpdateConfig.delay:type_name -> google.protobuf.Duration
-	4,  // 56: swarm.v1.UpdateConfig.failure_action:type_name -> swarm.v1.UpdateConfig.FailureAction
-	77, // 57: swarm.v1.UpdateConfig.monitor:type_name -> google.protobuf.Duration
-	5,  // 58: swarm.v1.UpdateConfig.order:type_name -> swarm.v1.UpdateConfig.Order
-	69, // 59: swarm.v1.NetworkAttachmentConfig.driver_opts:type_name -> swarm.v1.NetworkAttachmentConfig.DriverOptsEntry
-	6,  // 60: swarm.v1.EndpointSpec.mode:type_name -> swarm.v1.EndpointSpec.Mode
-	48, // 61: swarm.v1.EndpointSpec.ports:type_name -> swarm.v1.PortConfig
-	7,  // 62: swarm.v1.PortConfig.protocol:type_name -> swarm.v1.PortConfig.Protocol
-	8,  // 63: swarm.v1.PortConfig.publish_mode:type_name -> swarm.v1.PortConfig.PublishMode
-	70, // 64: swarm.v1.NodeSpec.labels:type_name -> swarm.v1.NodeSpec.LabelsEntry
-	9,  // 65: swarm.v1.NodeSpec.role:type_name -> swarm.v1.NodeSpec.Role
-	10, // 66: swarm.v1.NodeSpec.availability:type_name -> swarm.v1.NodeSpec.Availability
-	71, // 67: swarm.v1.NetworkSpec.labels:type_name -> swarm.v1.NetworkSpec.LabelsEntry
-	19, // 68: swarm.v1.NetworkSpec.driver_config:type_name -> swarm.v1.Driver
-	51, // 69: swarm.v1.NetworkSpec.ipam:type_name -> swarm.v1.IPAMOptions
-	19, // 70: swarm.v1.IPAMOptions.driver:type_name -> swarm.v1.Driver
-	52, // 71: swarm.v1.IPAMOptions.configs:type_name -> swarm.v1.IPAMConfig
-	72, // 72: swarm.v1.SecretSpec.labels:type_name -> swarm.v1.SecretSpec.LabelsEntry
-	19, // 73: swarm.v1.SecretSpec.driver:type_name -> swarm.v1.Driver
-	19, // 74: swarm.v1.SecretSpec.templating:type_name -> swarm.v1.Driver
-	73, // 75: swarm.v1.ConfigSpec.labels:type_name -> swarm.v1.ConfigSpec.LabelsEntry
-	19, // 76: swarm.v1.ConfigSpec.templating:type_name -> swarm.v1.Driver
-	74, // 77: swarm.v1.VolumeSpec.labels:type_name -> swarm.v1.VolumeSpec.LabelsEntry
-	19, // 78: swarm.v1.VolumeSpec.driver:type_name -> swarm.v1.Driver
-	11, // 79: swarm.v1.VolumeSpec.access_mode:type_name -> swarm.v1.VolumeSpec.AccessMode
+	20, // 39: swarm.v1.VolumeOptions.driver_config:type_name -> swarm.v1.Driver
+	34, // 40: swarm.v1.DataReference.file:type_name -> swarm.v1.FileTarget
+	36, // 41: swarm.v1.DataReference.on_update:type_name -> swarm.v1.OnUpdate
+	76, // 42: swarm.v1.DataReference.keep_previous:type_name -> google.protobuf.Duration
+	77, // 43: swarm.v1.DataReference.previous_until:type_name -> google.protobuf.Timestamp
+	3,  // 44: swarm.v1.OnUpdate.action:type_name -> swarm.v1.OnUpdate.Action
+	76, // 45: swarm.v1.HealthConfig.interval:type_name -> google.protobuf.Duration
+	76, // 46: swarm.v1.HealthConfig.timeout:type_name -> google.protobuf.Duration
+	76, // 47: swarm.v1.HealthConfig.start_period:type_name -> google.protobuf.Duration
+	76, // 48: swarm.v1.HealthConfig.start_interval:type_name -> google.protobuf.Duration
+	39, // 49: swarm.v1.ResourceRequirements.limits:type_name -> swarm.v1.Resources
+	39, // 50: swarm.v1.ResourceRequirements.reservations:type_name -> swarm.v1.Resources
+	40, // 51: swarm.v1.Resources.generic:type_name -> swarm.v1.GenericResource
+	4,  // 52: swarm.v1.RestartPolicy.condition:type_name -> swarm.v1.RestartPolicy.Condition
+	76, // 53: swarm.v1.RestartPolicy.delay:type_name -> google.protobuf.Duration
+	76, // 54: swarm.v1.RestartPolicy.window:type_name -> google.protobuf.Duration
+	43, // 55: swarm.v1.Placement.preferences:type_name -> swarm.v1.PlacementPreference
+	45, // 56: swarm.v1.Placement.platforms:type_name -> swarm.v1.Platform
+	44, // 57: swarm.v1.PlacementPreference.spread:type_name -> swarm.v1.SpreadOver
+	76, // 58: swarm.v1.UpdateConfig.delay:type_name -> google.protobuf.Duration
+	5,  // 59: swarm.v1.UpdateConfig.failure_action:type_name -> swarm.v1.UpdateConfig.FailureAction
+	76, // 60: swarm.v1.UpdateConfig.monitor:type_name -> google.protobuf.Duration
+	6,  // 61: swarm.v1.UpdateConfig.order:type_name -> swarm.v1.UpdateConfig.Order
+	69, // 62: swarm.v1.NetworkAttachmentConfig.driver_opts:type_name -> swarm.v1.NetworkAttachmentConfig.DriverOptsEntry
+	7,  // 63: swarm.v1.EndpointSpec.mode:type_name -> swarm.v1.EndpointSpec.Mode
+	49, // 64: swarm.v1.EndpointSpec.ports:type_name -> swarm.v1.PortConfig
+	8,  // 65: swarm.v1.PortConfig.protocol:type_name -> swarm.v1.PortConfig.Protocol
+	9,  // 66: swarm.v1.PortConfig.publish_mode:type_name -> swarm.v1.PortConfig.PublishMode
+	70, // 67: swarm.v1.NodeSpec.labels:type_name -> swarm.v1.NodeSpec.LabelsEntry
+	10, // 68: swarm.v1.NodeSpec.role:type_name -> swarm.v1.NodeSpec.Role
+	11, // 69: swarm.v1.NodeSpec.availability:type_name -> swarm.v1.NodeSpec.Availability
+	71, // 70: swarm.v1.NetworkSpec.labels:type_name -> swarm.v1.NetworkSpec.LabelsEntry
+	20, // 71: swarm.v1.NetworkSpec.driver_config:type_name -> swarm.v1.Driver
+	52, // 72: swarm.v1.NetworkSpec.ipam:type_name -> swarm.v1.IPAMOptions
+	20, // 73: swarm.v1.IPAMOptions.driver:type_name -> swarm.v1.Driver
+	53, // 74: swarm.v1.IPAMOptions.configs:type_name -> swarm.v1.IPAMConfig
+	72, // 75: swarm.v1.DataSpec.labels:type_name -> swarm.v1.DataSpec.LabelsEntry
+	20, // 76: swarm.v1.DataSpec.templating:type_name -> swarm.v1.Driver
+	73, // 77: swarm.v1.VolumeSpec.labels:type_name -> swarm.v1.VolumeSpec.LabelsEntry
+	20, // 78: swarm.v1.VolumeSpec.driver:type_name -> swarm.v1.Driver
+	12, // 79: swarm.v1.VolumeSpec.access_mode:type_name -> swarm.v1.VolumeSpec.AccessMode
 	56, // 80: swarm.v1.VolumeSpec.topology:type_name -> swarm.v1.Topology
-	75, // 81: swarm.v1.Topology.segments:type_name -> swarm.v1.Topology.SegmentsEntry
-	76, // 82: swarm.v1.ClusterSpec.labels:type_name -> swarm.v1.ClusterSpec.LabelsEntry
+	74, // 81: swarm.v1.Topology.segments:type_name -> swarm.v1.Topology.SegmentsEntry
+	75, // 82: swarm.v1.ClusterSpec.labels:type_name -> swarm.v1.ClusterSpec.LabelsEntry
 	58, // 83: swarm.v1.ClusterSpec.orchestration:type_name -> swarm.v1.OrchestrationConfig
 	59, // 84: swarm.v1.ClusterSpec.dispatcher:type_name -> swarm.v1.DispatcherConfig
 	60, // 85: swarm.v1.ClusterSpec.ca_config:type_name -> swarm.v1.CAConfig
 	61, // 86: swarm.v1.ClusterSpec.task_defaults:type_name -> swarm.v1.TaskDefaults
 	62, // 87: swarm.v1.ClusterSpec.encryption_config:type_name -> swarm.v1.EncryptionConfig
 	63, // 88: swarm.v1.ClusterSpec.network:type_name -> swarm.v1.NetworkDefaults
-	77, // 89: swarm.v1.DispatcherConfig.heartbeat_period:type_name -> google.protobuf.Duration
-	77, // 90: swarm.v1.DispatcherConfig.session_timeout:type_name -> google.protobuf.Duration
-	77, // 91: swarm.v1.CAConfig.node_cert_expiry:type_name -> google.protobuf.Duration
-	19, // 92: swarm.v1.TaskDefaults.log_driver:type_name -> swarm.v1.Driver
+	76, // 89: swarm.v1.DispatcherConfig.heartbeat_period:type_name -> google.protobuf.Duration
+	76, // 90: swarm.v1.DispatcherConfig.session_timeout:type_name -> google.protobuf.Duration
+	76, // 91: swarm.v1.CAConfig.node_cert_expiry:type_name -> google.protobuf.Duration
+	20, // 92: swarm.v1.TaskDefaults.log_driver:type_name -> swarm.v1.Driver
 	93, // [93:93] is the sub-list for method output_type
 	93, // [93:93] is the sub-list for method input_type
 	93, // [93:93] is the sub-list for extension type_name
@@ -4934,8 +4942,8 @@ func file_swarm_v1_spec_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_spec_proto_rawDesc), len(file_swarm_v1_spec_proto_rawDesc)),
-			NumEnums:      12,
-			NumMessages:   65,
+			NumEnums:      13,
+			NumMessages:   63,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
