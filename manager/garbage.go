@@ -2,9 +2,11 @@ package manager
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"swarm/internal/ipam"
+	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore/table"
 )
@@ -12,20 +14,24 @@ import (
 const (
 	// keptRevisions is how many revisions of a service stay, in addition to those that are in use.
 	keptRevisions = 100
+	// keptVersions is how many versions of a secret or config stay, in addition to those that are
+	// in use.
+	keptVersions = 10
 	// garbageBatch limits the rows that one commit deletes.
 	garbageBatch = 1000
 )
 
-// collectGarbage is a duty of the leader. It deletes old revisions, and rows whose owner does not
-// exist, until ctx ends. A removal may take several commits, so rows lose their owner if the leader
-// is lost between two of them, or if another writer adds a row at the same time. A node that the
-// duty forget removes leaves its image copies. collectGarbage looks for such rows when a term
-// begins and when a node was removed, and for old revisions when a service has a new one.
+// collectGarbage is a duty of the leader. It deletes old revisions, old versions of secrets and
+// configs, and rows whose owner does not exist, until ctx ends. A removal may take several commits,
+// so rows lose their owner if the leader is lost between two of them, or if another writer adds a
+// row at the same time. A node that the duty forget removes leaves its image copies. collectGarbage
+// looks for such rows when a term begins and when a node was removed, and for old revisions and
+// versions when there is a new one.
 //
 // The planner deletes what ends in the normal course of events: old tasks, and the rows and claims
 // of a service that is removed.
 func (m *Manager) collectGarbage(ctx context.Context) error {
-	view, w := m.store.Watch(table.Node, table.Revision)
+	view, w := m.store.Watch(table.Node, table.Revision, table.DataVersion)
 	defer w.Close()
 	if err := m.deleteRows(ctx, orphans(view)); err != nil {
 		return err
@@ -40,11 +46,15 @@ func (m *Manager) collectGarbage(ctx context.Context) error {
 		}
 		for _, c := range batch.Changes {
 			var changes []*swarmv1.Change
-			switch rev, _ := c.New.(*swarmv1.Revision); {
-			case rev != nil:
-				changes = oldRevisions(batch.View, rev.GetServiceId())
-			case c.Table == table.Node && c.New == nil:
-				changes = orphans(batch.View)
+			switch row := c.New.(type) {
+			case *swarmv1.Revision:
+				changes = oldRevisions(batch.View, row.GetServiceId())
+			case *swarmv1.DataVersion:
+				changes = oldVersions(batch.View, row.GetObjectId())
+			case nil:
+				if c.Table == table.Node {
+					changes = orphans(batch.View)
+				}
 			}
 			if err := m.deleteRows(ctx, changes); err != nil {
 				return err
@@ -175,6 +185,33 @@ func oldRevisions(v *table.View, service string) []*swarmv1.Change {
 	for _, r := range all[:len(all)-keptRevisions] {
 		if !used[r.GetNumber()] {
 			out = append(out, table.Delete(r))
+		}
+	}
+	return out
+}
+
+// oldVersions returns deletions of all versions of a secret or config but the newest keptVersions,
+// the oldest first. It leaves the current version, and those that a stored revision of a service
+// names.
+func oldVersions(v *table.View, id string) []*swarmv1.Change {
+	all := slices.Collect(v.DataVersionsOf(id))
+	if len(all) <= keptVersions {
+		return nil
+	}
+	secret, _ := v.Secrets.Get(id)
+	config, _ := v.Configs.Get(id)
+	used := map[uint64]bool{secret.GetStatus().GetNumber(): true, config.GetStatus().GetNumber(): true}
+	for r := range v.Revisions.All() {
+		for ref := range spec.DataReferences(r.GetSpec()) {
+			if ref.GetId() == id {
+				used[ref.GetNumber()], used[ref.GetPrevious()] = true, true
+			}
+		}
+	}
+	var out []*swarmv1.Change
+	for _, version := range all[:len(all)-keptVersions] {
+		if !used[version.GetNumber()] {
+			out = append(out, table.Delete(version))
 		}
 	}
 	return out

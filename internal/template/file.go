@@ -37,7 +37,7 @@ func ExpandFile(data []byte, rev *swarmv1.Revision, task *swarmv1.Task, node Nod
 	if err != nil {
 		return nil, fileError(err)
 	}
-	b := boundedText{room: maxSize}
+	b := boundedText{limit: maxSize}
 	if err := t.Execute(&b, dataOf(rev, task, node)); err != nil {
 		return nil, fileError(err)
 	}
@@ -76,6 +76,10 @@ var lineNumber = regexp.MustCompile(`^template: :(\d+)`)
 
 // fileError returns the line of an error of text/template. Its text may quote a secret.
 func fileError(err error) error {
+	var long tooLong
+	if errors.As(err, &long) {
+		return errdefs.ErrInvalidArgument.WithMessage(long.Error())
+	}
 	line := "?"
 	if m := lineNumber.FindStringSubmatch(err.Error()); m != nil {
 		line = m[1]

@@ -126,7 +126,7 @@ func expand(what string, s *string, d *data) error {
 	if err != nil {
 		return fmt.Errorf("%w%w", invalid(what, *s, err), errNever)
 	}
-	b := boundedText{room: maxText}
+	b := boundedText{limit: maxText}
 	if err := t.Execute(&b, d); err != nil {
 		if strings.Contains(err.Error(), "can't evaluate field") { // text/template has no error type for this
 			return fmt.Errorf("%w%w", invalid(what, *s, err), errNever)
@@ -141,17 +141,21 @@ func expand(what string, s *string, d *data) error {
 // template can ask for gigabytes.
 const maxText = 64 << 10
 
-// boundedText is a text that refuses to become longer than maxText.
+// boundedText is a text that refuses to become longer than limit bytes.
 type boundedText struct {
-	text strings.Builder
-	room int
+	text  strings.Builder
+	limit int
 }
 
+// tooLong is the error of a text that would be longer than so many bytes.
+type tooLong int
+
+func (t tooLong) Error() string { return fmt.Sprintf("it gives more than %d bytes", int(t)) }
+
 func (b *boundedText) Write(p []byte) (int, error) {
-	if len(p) > b.room {
-		return 0, fmt.Errorf("it gives more than %d bytes", maxText)
+	if b.text.Len()+len(p) > b.limit {
+		return 0, tooLong(b.limit)
 	}
-	b.room -= len(p)
 	return b.text.Write(p)
 }
 
@@ -176,12 +180,17 @@ func invalid(what, text string, err error) error {
 // text/template adds the position and the Go type to its errors. These expressions remove them,
 // because they say nothing to users.
 var (
-	noField     = regexp.MustCompile(`can't evaluate field (\S+) in type \S+`)
-	coordinates = regexp.MustCompile(`^template: [^:]+(:\d+)+: (executing "[^"]*" at <[^>]*>: )?`)
+	noField = regexp.MustCompile(`can't evaluate field (\S+) in type \S+`)
+	// fileFunction finds a function that only files have (see ExpandFile).
+	fileFunction = regexp.MustCompile(`function "(secret|config|env)" not defined`)
+	coordinates  = regexp.MustCompile(`^template: [^:]+(:\d+)+: (executing "[^"]*" at <[^>]*>: )?`)
 )
 
 // reason returns the error text of text/template in words for users.
 func reason(err error) string {
 	text := coordinates.ReplaceAllString(err.Error(), "")
+	if m := fileFunction.FindStringSubmatch(text); m != nil {
+		return fmt.Sprintf("the function %s works only in a config or secret with --template-driver golang, because the container runtime keeps this text on its disk", m[1])
+	}
 	return noField.ReplaceAllString(text, "there is no field $1")
 }

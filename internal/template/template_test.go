@@ -1,6 +1,7 @@
 package template
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -82,4 +83,26 @@ func FuzzExpand(f *testing.F) {
 			t.Errorf("%q: %d bytes, want at most %d", s, len(got), maxText)
 		}
 	})
+}
+
+func TestExpandFile(t *testing.T) {
+	rev := revision(&swarmv1.ContainerSpec{Env: []string{"COLOUR=blue=sky", "EMPTY"}})
+	task, files := &swarmv1.Task{Id: "t1", Slot: 2}, Files{Secrets: map[string][]byte{"db": []byte("hunter2")}, Configs: map[string][]byte{"/a": []byte("text")}}
+	for in, want := range map[string]string{
+		"plain": "plain", `{{.Service.Name}}.{{.Task.Slot}} {{env "COLOUR"}} {{env "NONE"}}{{secret "db"}} {{config "/a" | upper}}`: "web.2 blue=sky hunter2 TEXT",
+	} {
+		if got, err := ExpandFile([]byte(in), rev, task, Node{}, files, 100); err != nil || string(got) != want {
+			t.Errorf("%s: got %q, %v, want %q", in, got, err, want)
+		}
+	}
+	for in, want := range map[string]string{
+		"a\n{{secret \"none\"}}hunter2":       "line 2: the service has no secret with this target",
+		"{{hunter2}}":                         "line 1: use the fields and functions that Docker has",
+		"{{.Task.hunter2}}":                   "line 1: use the fields and functions that Docker has",
+		strings.Repeat(`{{secret "db"}}`, 20): "it gives more than 100 bytes",
+	} {
+		if _, err := ExpandFile([]byte(in), rev, task, Node{}, files, 100); err == nil || err.Error() != want {
+			t.Errorf("%s: got %v, want %q", in, err, want)
+		}
+	}
 }
