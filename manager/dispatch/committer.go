@@ -31,13 +31,13 @@ const (
 	replicaTimeout = 5 * time.Second
 )
 
-// How much of each node's reports is committed, however often the node opens a session: the burst
-// at once, and one unit more in each period. A report over the rate waits. Of descriptions and
-// image reports only the newest counts, so an honest worker loses nothing while they wait.
+// These budgets limit what is committed of each node's reports, however often the node opens a
+// session. A report that is over a budget waits. Of descriptions and image reports only the newest
+// counts, so an honest worker loses nothing while they wait.
 var (
-	factsPace  = pace.Budget{Burst: 20, Period: 500 * time.Millisecond}                // descriptions and image reports
-	statusPace = pace.Budget{Burst: 8 << 20, Period: time.Second / (512 << 10)}        // bytes of task statuses
-	copiesPace = pace.Budget{Burst: 2 * bounds.MaxHeld, Period: 10 * time.Millisecond} // image copies that come or go
+	factsPace  = pace.Budget{Burst: 20, Period: 500 * time.Millisecond}                // counts descriptions and image reports
+	statusPace = pace.Budget{Burst: 8 << 20, Period: time.Second / (512 << 10)}        // counts the bytes of task statuses
+	copiesPace = pace.Budget{Burst: 2 * bounds.MaxHeld, Period: 10 * time.Millisecond} // counts image copies that come or go
 )
 
 // entry holds what the worker of one session has reported and the store does not have yet. It has
@@ -208,8 +208,8 @@ func (c *committer) holdBack(e *entry) (held *entry, wait time.Duration) {
 	if e.status != nil && mustWait(c.statusBytes.TakeN(node, e.status.SizeVT())) {
 		e.status, held.status = nil, e.status
 	}
-	// TakeN of 0 spends nothing: it only asks whether the budget is overdrawn. The method groups
-	// spends from it, because only there it is known how many copies change.
+	// With 0, TakeN spends nothing and only says whether the budget is overdrawn. committer.groups
+	// spends from this budget, because it finds out how many copies change.
 	if e.images != nil && mustWait(c.copies.TakeN(node, 0)) {
 		e.images, held.images = nil, e.images
 	}
