@@ -167,9 +167,7 @@ func (c *Client) welcome(ctx context.Context, nodeID string) (swarmv1.Dispatcher
 	if welcome.Epoch < epoch {
 		return nil, nil, fmt.Errorf("manager %s has epoch %d of the cluster, but this node has seen epoch %d: %w", nodeID, welcome.Epoch, epoch, errdefs.ErrFailedPrecondition)
 	}
-	// This is so in the node's first session only, in which epoch is 0: managers refuse a node with
-	// another epoch than theirs.
-	if welcome.Epoch > epoch {
+	if welcome.Epoch > epoch { // the node's first session, with epoch 0; later, managers refuse any epoch but theirs
 		c.contact.see(welcome.Epoch, 0)
 		c.deps.State.SetEpoch(welcome.Epoch)
 		c.deps.State.SetIndex(0)
