@@ -233,7 +233,7 @@ func (s *Store) Create(t *swarmv1.Task, r *swarmv1.Revision) (string, error) {
 		if !over {
 			return dir, nil
 		}
-		s.remove(t.Id) // It belongs to an earlier container of the task. The output of the next one begins at offset 0 again.
+		s.remove(t.Id) // The journal is of an earlier container of the task. The output of the new container begins at offset 0.
 	} else {
 		s.Discard(t.Id)
 	}
