@@ -29,8 +29,8 @@ type progress struct {
 	changed    broadcast.Signal
 }
 
-// pending is a message that the worker has not acknowledged. It covers all marks up to a
-// generation, the first of which came at the time since.
+// pending is a message that the worker has not acknowledged. It covers the marks up to a generation
+// that no earlier message covers. The first of them came at the time since.
 type pending struct {
 	generation, sequence uint64
 	since                time.Time

@@ -27,7 +27,7 @@ func (r *run) reap() {
 }
 
 // reapSlot does the work of reap for one slot. The newest task keeps its row, because the next id
-// depends on it. The first case that holds for an older task decides.
+// depends on it. The order of the cases matters: the first one that holds decides.
 func (r *run) reapSlot(sp *slotPlan) {
 	newest := sp.slot.Newest()
 	old := 0
