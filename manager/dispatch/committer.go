@@ -306,7 +306,8 @@ func (c *committer) write(ctx context.Context, entries []*entry) error {
 			return err
 		}
 		for i, r := range results {
-			if !c.shouldRetry(owners[i], r) {
+			c.logRejected(owners[i], r)
+			if !shouldRetry(owners[i], r) {
 				continue
 			}
 			e := owners[i].entry
@@ -339,18 +340,15 @@ func (c *committer) waitForReplica(ctx context.Context, index uint64) {
 // shouldRetry reports whether the description and the image report of an entry must be queued again
 // after the store has answered err for one of its groups: the group was made from a row that has
 // changed since. A status is not queued again: a rejected status is out of date, or its task is
-// gone. shouldRetry logs a status that was rejected for another reason.
-func (c *committer) shouldRetry(o owner, err error) bool {
-	switch {
-	case err == nil:
-		return false
-	case o.isStatus:
-		if !errdefs.IsAborted(err) && !errdefs.IsNotFound(err) && !errdefs.IsFailedPrecondition(err) {
-			c.log.Warn("task status was not stored", "node", o.entry.session.node, "err", err)
-		}
-		return false
-	case o.entry.session.reason() != nil:
-		return false
+// gone.
+func shouldRetry(o owner, err error) bool {
+	return !o.isStatus && o.entry.session.reason() == nil && (errdefs.IsAborted(err) || errdefs.IsAlreadyExists(err))
+}
+
+// logRejected logs a status that the store rejects although the status is not out of date and its
+// task exists.
+func (c *committer) logRejected(o owner, err error) {
+	if o.isStatus && err != nil && !errdefs.IsAborted(err) && !errdefs.IsNotFound(err) && !errdefs.IsFailedPrecondition(err) {
+		c.log.Warn("task status was not stored", "node", o.entry.session.node, "err", err)
 	}
-	return errdefs.IsAborted(err) || errdefs.IsAlreadyExists(err)
 }
