@@ -15,9 +15,9 @@ import (
 )
 
 // TestSecretsStaySecret gives services on every host a secret, in a file of its own and in a
-// templated config, and changes the secret in each way. Daemons and the leader are killed meanwhile.
-// Then no file that a process of the cluster has written, and no answer to a user, has a value of
-// the secret.
+// templated config, and changes the secret in each way. Daemons and the leader are killed
+// meanwhile. Then no file that a process of the cluster has written, and no answer to a user, has a
+// value of the secret.
 func TestSecretsStaySecret(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes most of a minute")
@@ -60,8 +60,12 @@ func TestSecretsStaySecret(t *testing.T) {
 	}
 	var answers strings.Builder
 	for _, args := range [][]string{
-		{"secret", "ls", "--format", "json"}, {"secret", "inspect", "db"}, {"secret", "history", "--format", "json", "db"},
-		{"config", "inspect", "app.conf"}, {"service", "inspect", "none", "restart"}, {"service", "history", "--format", "json", "none"},
+		{"secret", "ls", "--format", "json"},
+		{"secret", "inspect", "db"},
+		{"secret", "history", "--format", "json", "db"},
+		{"config", "inspect", "app.conf"},
+		{"service", "inspect", "none", "restart"},
+		{"service", "history", "--format", "json", "none"},
 		{"task", "ls", "--format", "json"},
 	} {
 		out, err := c.run(args...)
@@ -82,8 +86,8 @@ func TestSecretsStaySecret(t *testing.T) {
 	}
 }
 
-// sees returns an error if the task that `swarm exec` chooses has not the value in its secret and in
-// its config.
+// sees returns an error if the task that `swarm exec` chooses has not the value in its secret and
+// in its config.
 func (c *testCluster) sees(service, value string) error {
 	for file, want := range map[string]string{"/run/secrets/db": value, "/etc/app.conf": "password = " + value} {
 		out, err := c.run("exec", service, "/app", "-listen=", "-exit-after", "1ms", "-show", file)
