@@ -12,8 +12,6 @@ import (
 )
 
 const (
-	// keptRevisions is how many revisions of a service stay, in addition to those that are in use.
-	keptRevisions = 100
 	// keptVersions is how many versions of a secret or config stay, in addition to those that are
 	// in use.
 	keptVersions = 10
@@ -156,7 +154,7 @@ func owned(v *table.View, c *swarmv1.Claim) bool {
 	return true
 }
 
-// oldRevisions returns deletions of all revisions of a service but the newest keptRevisions, the
+// oldRevisions returns deletions of all revisions of a service but the newest, the
 // oldest first. It keeps the revisions in use: the current and the previous one, and those of
 // tasks. It also keeps the revision whose number is the template number of a revision in use,
 // because the planner compares templates by that number.
@@ -169,7 +167,11 @@ func oldRevisions(v *table.View, service string) []*swarmv1.Change {
 	for r := range v.RevisionsOf(service) {
 		all = append(all, r)
 	}
-	if len(all) <= keptRevisions {
+	kept := int(v.Cluster().GetSpec().GetOrchestration().GetRevisionHistoryLimit())
+	if kept == 0 {
+		kept = spec.DefaultRevisionHistory
+	}
+	if len(all) <= kept {
 		return nil
 	}
 	used := map[uint64]bool{svc.GetRevision(): true, svc.GetPreviousRevision(): true}
@@ -182,7 +184,7 @@ func oldRevisions(v *table.View, service string) []*swarmv1.Change {
 		}
 	}
 	var out []*swarmv1.Change
-	for _, r := range all[:len(all)-keptRevisions] {
+	for _, r := range all[:len(all)-kept] {
 		if !used[r.GetNumber()] {
 			out = append(out, table.Delete(r))
 		}

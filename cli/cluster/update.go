@@ -17,10 +17,11 @@ import (
 )
 
 type updateOptions struct {
-	certExpiry   time.Duration
-	historyLimit int64
-	logDriver    string
-	logOpts      flag.List
+	certExpiry    time.Duration
+	revisionLimit uint64
+	historyLimit  int64
+	logDriver     string
+	logOpts       flag.List
 	// given reports whether the user gave a flag.
 	given func(flag string) bool
 }
@@ -35,16 +36,27 @@ func NewUpdate(deps *command.Deps) *cobra.Command {
 				return usage.Errorf(c, "name what to update, such as --task-history-limit 10")
 			}
 			o.given = c.Flags().Changed
+			if o.given("revision-history-limit") && o.revisionLimit == 0 {
+				return usage.Invalidf("--revision-history-limit 0 is out of range: use 1 to 1000")
+			}
 			return runUpdate(c.Context(), deps, o)
 		},
 	})
 	f := c.Flags()
 	f.DurationVar(&o.certExpiry, "cert-expiry", 0, "Validity period for node certificates (ns|us|ms|s|m|h)")
 	f.Int64Var(&o.historyLimit, "task-history-limit", 0, "Task history retention limit")
+	f.Uint64Var(&o.revisionLimit, "revision-history-limit", 0, "How many revisions of each service stay besides those in use (1 to 1000, default 100)")
 	f.StringVar(&o.logDriver, "log-driver", "", `Logging driver for new tasks of services that name none ("local", "none")`)
 	f.Var(&o.logOpts, "log-opt", "Logging driver options for the same")
 	complete.Choices(c, "log-driver", flag.LogDrivers)
 	return c
+}
+
+func orchestrationOf(s *swarmv1.ClusterSpec) *swarmv1.OrchestrationConfig {
+	if s.Orchestration == nil {
+		s.Orchestration = &swarmv1.OrchestrationConfig{}
+	}
+	return s.Orchestration
 }
 
 // apply changes a specification as the flags say.
@@ -53,7 +65,10 @@ func (o updateOptions) apply(s *swarmv1.ClusterSpec) {
 		s.CaConfig = &swarmv1.CAConfig{NodeCertExpiry: durationpb.New(o.certExpiry)}
 	}
 	if o.given("task-history-limit") {
-		s.Orchestration = &swarmv1.OrchestrationConfig{TaskHistoryRetentionLimit: o.historyLimit}
+		orchestrationOf(s).TaskHistoryRetentionLimit = o.historyLimit
+	}
+	if o.given("revision-history-limit") {
+		orchestrationOf(s).RevisionHistoryLimit = o.revisionLimit
 	}
 	if !o.given("log-driver") && !o.given("log-opt") {
 		return

@@ -26,6 +26,7 @@ type flags struct {
 	set *pflag.FlagSet // knows which flags were given
 
 	detach, quiet, noResolve, withAuth bool
+	message                            string
 
 	workdir, user, hostname, isolation, stopSignal, platform string
 	entrypoint                                               flag.Words
@@ -124,6 +125,7 @@ func (o *flags) registerContainer(defaults func(string) string) {
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "Suppress progress output")
 	f.BoolVar(&o.noResolve, "no-resolve-image", false, "Do not query the registry to resolve image digest and supported platforms")
 	f.BoolVar(&o.withAuth, "with-registry-auth", false, "Send registry authentication details to swarm agents")
+	messageFlag(f, &o.message)
 	f.StringVarP(&o.workdir, "workdir", "w", "", "Working directory inside the container")
 	f.StringVarP(&o.user, "user", "u", "", "Username or UID (format: <name|uid>[:<group|gid>])")
 	f.StringVar(&o.hostname, "hostname", "", "Container hostname")

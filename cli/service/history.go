@@ -44,6 +44,8 @@ var revisionListing = term.Table{
 		{"Image", "IMAGE"},
 		{"Replicas", "REPLICAS"},
 		{"Current", "CURRENT"},
+		{"Changes", "CHANGES"},
+		{"Message", "MESSAGE"},
 	},
 	More: []term.Column{{"CreatedAt", "CREATED AT"}, {"Mode", "MODE"}, {"Template", "TEMPLATE"}},
 	Id:   "Revision",
@@ -61,8 +63,12 @@ func runHistory(ctx context.Context, deps *command.Deps, o historyOptions) error
 		}
 		slices.SortFunc(r.Revisions, func(a, b *swarmv1.Revision) int { return int(b.GetNumber()) - int(a.GetNumber()) })
 		rows := make([]term.Row, 0, len(r.Revisions))
-		for _, rev := range r.Revisions {
-			rows = append(rows, revisionRow(s.GetService(), rev, o.noTrunc, deps.Now()))
+		for i, rev := range r.Revisions {
+			row := revisionRow(s.GetService(), rev, o.noTrunc, deps.Now())
+			if i+1 < len(r.Revisions) {
+				row["Changes"] = changesText(changedFields(r.Revisions[i+1].GetSpec(), rev.GetSpec()), o.noTrunc)
+			}
+			rows = append(rows, row)
 		}
 		return deps.PrintTable(revisionListing, o.format, rows)
 	})
@@ -90,6 +96,6 @@ func revisionRow(s *swarmv1.Service, rev *swarmv1.Revision, noTrunc bool, now ti
 	return term.Row{
 		"Revision": fmt.Sprint(rev.GetNumber()), "Created": term.Ago(now, rev.GetMeta().GetCreatedAt()), "CreatedAt": term.Stamp(rev.GetMeta().GetCreatedAt()),
 		"CreatedBy": rev.GetActor(), "Image": image, "Replicas": replicas, "Mode": term.ModeWord(rev.GetSpec().GetMode()),
-		"Current": current, "Template": fmt.Sprint(rev.GetTemplate()),
+		"Current": current, "Changes": "", "Message": rev.GetMessage(), "Template": fmt.Sprint(rev.GetTemplate()),
 	}
 }

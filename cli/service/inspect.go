@@ -6,6 +6,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,13 +16,14 @@ import (
 	"swarm/cli/command"
 	"swarm/cli/complete"
 	"swarm/cli/term"
+	"swarm/cli/usage"
 	"swarm/internal/publish"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
 func newInspect(deps *command.Deps) *cobra.Command {
 	return command.NewInspect(deps, command.Inspection{
-		Use: "inspect [OPTIONS] SERVICE [SERVICE...]", Short: "Display detailed information on one or more services", Complete: complete.Services(deps),
+		Use: "inspect [OPTIONS] SERVICE[@REVISION] [SERVICE[@REVISION]...]", Short: "Display detailed information on one or more services", Complete: complete.Services(deps),
 		Object: inspectedService,
 		Write: func(ctx context.Context, c command.Client, w io.Writer, ref string) error {
 			return writePretty(ctx, c, w, ref, deps.Now())
@@ -30,7 +32,7 @@ func newInspect(deps *command.Deps) *cobra.Command {
 }
 
 func inspectedService(ctx context.Context, c command.Client, ref string) (term.Object, error) {
-	s, err := c.GetService(ctx, &swarmv1.GetRequest{Id: ref})
+	s, err := findService(ctx, c, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -38,8 +40,57 @@ func inspectedService(ctx context.Context, c command.Client, ref string) (term.O
 	return object(s, previous.GetSpec()), err
 }
 
+// findService returns a service. ref may end with "@" and the number of a revision. Then the
+// service has that revision in the place of the current one, and no previous revision.
+func findService(ctx context.Context, c command.Client, ref string) (*swarmv1.ServiceInfo, error) {
+	name, number, err := splitRevision(ref)
+	if err != nil {
+		return nil, err
+	}
+	s, err := c.GetService(ctx, &swarmv1.GetRequest{Id: name})
+	if err != nil || number == 0 {
+		return s, err
+	}
+	rev, err := wantRevision(ctx, c, s, number)
+	if err != nil {
+		return nil, err
+	}
+	s = s.CloneVT()
+	s.Revision, s.Service.Revision, s.Service.PreviousRevision = rev, number, 0
+	return s, nil
+}
+
+// splitRevision splits a reference NAME@REVISION. The number is 0 if there is none.
+func splitRevision(ref string) (name string, number uint64, err error) {
+	name, text, ok := strings.Cut(ref, "@")
+	if !ok {
+		return ref, 0, nil
+	}
+	number, err = parseRevision(text)
+	return name, number, err
+}
+
+// parseRevision parses the number of a revision, which may begin with "@".
+func parseRevision(text string) (uint64, error) {
+	number, err := strconv.ParseUint(strings.TrimPrefix(text, "@"), 10, 64)
+	if err != nil || number == 0 {
+		return 0, usage.Invalidf("revision %q is not a number from 1: write it like @3", text)
+	}
+	return number, nil
+}
+
+// wantRevision returns a revision of a service that must exist.
+func wantRevision(ctx context.Context, c command.Client, s *swarmv1.ServiceInfo, number uint64) (*swarmv1.Revision, error) {
+	rev, err := command.FindRevision(ctx, c, s.GetService().GetId(), number)
+	if err == nil && rev == nil {
+		name := s.GetService().GetName()
+		err = usage.Invalidf("service %s has no revision %d: list them with `swarm service history %s`", name, number, name)
+	}
+	return rev, err
+}
+
 func writePretty(ctx context.Context, c command.Client, w io.Writer, ref string, now time.Time) error {
-	s, err := c.GetService(ctx, &swarmv1.GetRequest{Id: ref})
+	s, err := findService(ctx, c, ref)
 	if err != nil {
 		return err
 	}

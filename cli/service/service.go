@@ -34,7 +34,7 @@ var filters = []string{"id", "label", "mode", "name"}
 func New(deps *command.Deps) *cobra.Command {
 	return command.Group(&cobra.Command{Use: "service", Short: "Manage swarm services"},
 		newCreate(deps), newLs(deps), newPs(deps), newInspect(deps), newUpdate(deps),
-		newScale(deps), logs.NewService(deps), newRm(deps), newRollback(deps), newHistory(deps))
+		newScale(deps), logs.NewService(deps), newRm(deps), newRollback(deps), newHistory(deps), newDiff(deps))
 }
 
 func newCreate(deps *command.Deps) *cobra.Command {
@@ -75,7 +75,7 @@ func runCreate(ctx context.Context, deps *command.Deps, o createOptions) error {
 	}
 	return deps.Connect(ctx, func(c command.Client) error {
 		stopExplaining := explainDelay(ctx, deps, c, asked.Name)
-		r, err := c.CreateService(ctx, &swarmv1.CreateServiceRequest{Spec: asked, RegistryAuth: auth, NoResolveImage: o.flags.noResolve})
+		r, err := c.CreateService(ctx, &swarmv1.CreateServiceRequest{Spec: asked, RegistryAuth: auth, NoResolveImage: o.flags.noResolve, Message: o.flags.message})
 		stopExplaining()
 		if err != nil {
 			return err
@@ -255,11 +255,13 @@ func runPs(ctx context.Context, deps *command.Deps, o tasktable.Options, refs []
 
 func newScale(deps *command.Deps) *cobra.Command {
 	var detach bool
+	var message string
 	c := command.Verb(&cobra.Command{
 		Use: "scale [OPTIONS] SERVICE=REPLICAS [SERVICE=REPLICAS...]", Short: "Scale one or multiple replicated services", Args: usage.MinArgs(1),
 		ValidArgsFunction: completeScale(deps),
-		RunE:              func(c *cobra.Command, args []string) error { return runScale(c.Context(), deps, detach, args) },
+		RunE:              func(c *cobra.Command, args []string) error { return runScale(c.Context(), deps, detach, message, args) },
 	})
+	messageFlag(c.Flags(), &message)
 	c.Flags().BoolVarP(&detach, "detach", "d", false, "Exit immediately instead of waiting for the service to converge")
 	return c
 }
@@ -280,7 +282,7 @@ func parseScale(arg string) (ref string, replicas uint64, err error) {
 	return ref, replicas, nil
 }
 
-func runScale(ctx context.Context, deps *command.Deps, detach bool, args []string) error {
+func runScale(ctx context.Context, deps *command.Deps, detach bool, message string, args []string) error {
 	for _, arg := range args { // No service is scaled if one of the words is wrong.
 		if _, _, err := parseScale(arg); err != nil {
 			return err
@@ -293,7 +295,7 @@ func runScale(ctx context.Context, deps *command.Deps, detach bool, args []strin
 			if err != nil {
 				return err
 			}
-			change, err := writeEdit(ctx, deps, c, ref, edit{apply: func(s *swarmv1.ServiceSpec) error { return setReplicas(s, n) }})
+			change, err := writeEdit(ctx, deps, c, ref, edit{message: message, apply: func(s *swarmv1.ServiceSpec) error { return setReplicas(s, n) }})
 			if err != nil {
 				return err
 			}

@@ -279,6 +279,7 @@ func withHistory(t *testing.T, now time.Time) *clitest.Server {
 		old.Spec.TaskTemplate.ContainerSpec.Image = "docker.io/library/redis:6"
 		s.Revisions = append(s.Revisions, old)
 	}
+	s.Revisions[1].Message = "two, for the sale"
 	s.Services[0].Service.Revision, s.Services[0].Service.PreviousRevision = 3, 2
 	s.Services[0].Revision.Number, s.Services[0].Revision.Actor, s.Services[0].Revision.Meta = 3, "local uid 0", meta(time.Minute)
 	return s
@@ -292,6 +293,32 @@ func TestServiceHistory(t *testing.T) {
 			t.Errorf("%s: got %+v", name, got)
 		}
 		clitest.Golden(t, name+".golden", got.Out)
+	}
+}
+
+func TestServiceDiff(t *testing.T) {
+	now := time.Now()
+	server := func() *clitest.Server {
+		s := withHistory(t, now)
+		s.Revisions = append(s.Revisions, s.Services[0].Revision)
+		return s
+	}
+	for args, name := range map[string]string{"web @1 @2": "service-diff-replicas.golden", "web": "service-diff-image.golden", "web 1": "service-diff-both.golden"} {
+		got := clitest.Run{Server: server(), Now: now}.Run(t, strings.Fields("service diff "+args)...)
+		if got.Code != 0 || got.ErrOut != "" {
+			t.Errorf("%s: got %+v", args, got)
+		}
+		clitest.Golden(t, name, got.Out)
+	}
+	if got := (clitest.Run{Server: server(), Now: now}).Run(t, "service", "diff", "web", "@3", "@3"); got.Code != 0 || got.Out != "" {
+		t.Errorf("a revision and itself: got %+v", got)
+	}
+	for args, want := range map[string]string{"web @9": "has no revision 9", "web x": "is not a number from 1", "web @1 @2 @3": "at most 3 arguments"} {
+		clitest.Refused(t, args, clitest.Run{Server: server()}.Run(t, strings.Fields("service diff "+args)...), want)
+	}
+	got := clitest.Run{Server: server()}.Run(t, "service", "inspect", "-f", "{{.Spec.Mode.Replicated.Replicas}} {{.Revision}}", "web@1")
+	if got.Out != "1 1\n" {
+		t.Errorf("inspect of a revision: got %+v", got)
 	}
 }
 

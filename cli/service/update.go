@@ -108,7 +108,7 @@ func runUpdate(ctx context.Context, deps *command.Deps, o updateOptions) error {
 		},
 		// Users name networks by name; the specification has their ids.
 		byName:   len(o.lists.networks.Values)+len(o.removals["network-rm"].Values) > 0,
-		rollback: o.rollback, withAuth: o.flags.withAuth, noResolve: o.flags.noResolve, newImage: o.image != "" || o.flags.withAuth,
+		rollback: o.rollback, message: o.flags.message, withAuth: o.flags.withAuth, noResolve: o.flags.noResolve, newImage: o.image != "" || o.flags.withAuth,
 	}
 	return updateAndWait(ctx, deps, o.ref, e, o.flags.detach, o.flags.quiet)
 }
@@ -117,7 +117,7 @@ func runUpdate(ctx context.Context, deps *command.Deps, o updateOptions) error {
 // update only. It returns "" if there is none.
 func (o updateOptions) otherFlag() (name string) {
 	o.flags.set.Visit(func(f *pflag.Flag) {
-		if name == "" && !slices.Contains([]string{"rollback", "detach", "quiet"}, f.Name) {
+		if name == "" && !slices.Contains([]string{"rollback", "detach", "quiet", "message"}, f.Name) {
 			name = f.Name
 		}
 	})
@@ -136,7 +136,8 @@ type edit struct {
 	// toRevision is the number of an earlier revision, whose specification becomes that of a new
 	// revision. (Managers can go back only to the previous revision.)
 	toRevision          uint64
-	newImage            bool // the user gave --image or --with-registry-auth
+	newImage            bool   // the user gave --image or --with-registry-auth
+	message             string // why, for the history
 	withAuth, noResolve bool
 }
 
@@ -182,7 +183,7 @@ func writeEdit(ctx context.Context, deps *command.Deps, c command.Client, ref st
 // to the service.
 func updateRequest(ctx context.Context, deps *command.Deps, c command.Client, ref string, s *swarmv1.ServiceInfo, e edit) (*swarmv1.UpdateServiceRequest, error) {
 	req := &swarmv1.UpdateServiceRequest{
-		Id: s.Service.Id, Version: s.Service.GetMeta().GetVersion(), NoResolveImage: e.noResolve, Rollback: e.rollback,
+		Id: s.Service.Id, Version: s.Service.GetMeta().GetVersion(), NoResolveImage: e.noResolve, Rollback: e.rollback, Message: e.message,
 	}
 	switch {
 	case e.rollback:
@@ -191,12 +192,10 @@ func updateRequest(ctx context.Context, deps *command.Deps, c command.Client, re
 		}
 		return req, nil
 	case e.toRevision != 0:
-		rev, err := command.FindRevision(ctx, c, s.Service.Id, e.toRevision)
+		rev, err := wantRevision(ctx, c, s, e.toRevision)
 		switch {
 		case err != nil:
 			return nil, err
-		case rev == nil:
-			return nil, usage.Invalidf("service %s has no revision %d: list them with `swarm service history %s`", ref, e.toRevision, ref)
 		case rev.GetNumber() == s.Service.GetRevision():
 			return nil, usage.Invalidf("revision %d is the current one of service %s: there is nothing to roll back", e.toRevision, ref)
 		}
@@ -227,6 +226,7 @@ func updateRequest(ctx context.Context, deps *command.Deps, c command.Client, re
 func newRollback(deps *command.Deps) *cobra.Command {
 	var detach, quiet bool
 	var to uint64
+	var message string
 	c := command.Verb(&cobra.Command{
 		Use: "rollback [OPTIONS] SERVICE", Short: "Revert changes to a service's configuration", Args: usage.ExactArgs(1),
 		ValidArgsFunction: complete.Services(deps),
@@ -234,11 +234,17 @@ func newRollback(deps *command.Deps) *cobra.Command {
 			if c.Flags().Changed("to") && to == 0 {
 				return usage.Invalidf("--to 0 is no revision: they are numbered from 1; list them with `swarm service history %s`", args[0])
 			}
-			return updateAndWait(c.Context(), deps, args[0], edit{rollback: to == 0, toRevision: to}, detach, quiet)
+			return updateAndWait(c.Context(), deps, args[0], edit{rollback: to == 0, toRevision: to, message: message}, detach, quiet)
 		},
 	})
 	c.Flags().Uint64Var(&to, "to", 0, "Update to the specification of this revision (default: return to the previous one)")
 	c.Flags().BoolVarP(&detach, "detach", "d", false, "Exit immediately instead of waiting for the service to converge")
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "Suppress progress output")
+	messageFlag(c.Flags(), &message)
 	return c
+}
+
+// messageFlag adds the flag --message of a command that changes a service.
+func messageFlag(f *pflag.FlagSet, dst *string) {
+	f.StringVar(dst, "message", "", "Why, in one line, for `swarm service history`")
 }

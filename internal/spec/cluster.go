@@ -10,6 +10,7 @@ import (
 
 const (
 	maxHistory    = 100
+	maxRevisions  = 1000
 	minCertExpiry = 30 * time.Second
 	// minTimeout is the shortest timeout of Raft and of sessions. Shorter ones were never measured
 	// under a starved CPU.
@@ -25,6 +26,9 @@ func Cluster(in *swarmv1.ClusterSpec) (*swarmv1.ClusterSpec, error) {
 	defaultCluster(c)
 	if h := c.Orchestration.TaskHistoryRetentionLimit; h < 0 || h > maxHistory {
 		return nil, invalid("task history limit %d is out of range: use 0 to %d", h, maxHistory)
+	}
+	if h := c.Orchestration.RevisionHistoryLimit; h < 1 || h > maxRevisions {
+		return nil, invalid("revision history limit %d is out of range: use 1 to %d", h, maxRevisions)
 	}
 	if err := firstError(
 		checkLabels("cluster", c.GetLabels()),

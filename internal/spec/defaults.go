@@ -20,7 +20,9 @@ const (
 	DefaultPids        = 4096
 	DefaultParallelism = 1
 	DefaultTaskHistory = 5
-	DefaultCertExpiry  = 90 * 24 * time.Hour
+	// DefaultRevisionHistory is how many revisions of a service stay besides those in use.
+	DefaultRevisionHistory = 100
+	DefaultCertExpiry      = 90 * 24 * time.Hour
 	// DefaultHeartbeat and DefaultSessionTimeout limit how long a lost node goes unnoticed (Docker:
 	// 5 s and 15 s).
 	DefaultHeartbeat      = time.Second
@@ -137,6 +139,9 @@ func IsJob(m *swarmv1.ServiceMode) bool {
 func defaultCluster(c *swarmv1.ClusterSpec) {
 	if c.Orchestration == nil {
 		c.Orchestration = &swarmv1.OrchestrationConfig{TaskHistoryRetentionLimit: DefaultTaskHistory}
+	}
+	if c.Orchestration.RevisionHistoryLimit == 0 {
+		c.Orchestration.RevisionHistoryLimit = DefaultRevisionHistory
 	}
 	if c.Dispatcher == nil {
 		c.Dispatcher = &swarmv1.DispatcherConfig{}

@@ -248,18 +248,18 @@ func TestNextRevision_Template(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	first := NextRevision("s", nil, 0, one, "me")
+	first := NextRevision("s", nil, 0, one, Author{Actor: "me"})
 	scaled := one.CloneVT()
 	scaled.Mode.GetReplicated().Replicas = 7
-	second := NextRevision("s", first, 1, scaled, "me")
+	second := NextRevision("s", first, 1, scaled, Author{Actor: "me"})
 	other := scaled.CloneVT()
 	other.TaskTemplate.ForceUpdate = 1
-	third := NextRevision("s", second, 2, other, "me")
+	third := NextRevision("s", second, 2, other, Author{Actor: "me"})
 	got := []uint64{first.Number, first.Template, second.Number, second.Template, third.Number, third.Template}
 	if diff := cmp.Diff([]uint64{1, 1, 2, 1, 3, 3}, got); diff != "" {
 		t.Errorf("numbers and templates (-want +got):\n%s", diff)
 	}
-	if r := NextRevision("s", first, 3, other, "me"); r.Number != 4 {
+	if r := NextRevision("s", first, 3, other, Author{Actor: "me"}); r.Number != 4 {
 		t.Errorf("number after a roll back to the first of three: got %d, want 4", r.Number)
 	}
 }

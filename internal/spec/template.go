@@ -1,6 +1,9 @@
 package spec
 
 import (
+	"strings"
+	"unicode"
+
 	"swarm/internal/publish"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -44,12 +47,29 @@ func hostPorts(ports []*swarmv1.PortConfig) []*swarmv1.PortConfig {
 	return out
 }
 
+// Author says who writes a revision, and why.
+type Author struct{ Actor, Message string }
+
+// maxMessage is the longest message of a revision, in bytes.
+const maxMessage = 500
+
+// CheckMessage returns an error if a text cannot be the message of a revision.
+func CheckMessage(text string) error {
+	if len(text) > maxMessage {
+		return invalid("message has %d bytes: at most %d are allowed", len(text), maxMessage)
+	}
+	if strings.ContainsFunc(text, unicode.IsControl) {
+		return invalid("message %s has a control character: write one line of text", quote(text))
+	}
+	return nil
+}
+
 // NextRevision returns the revision after prev (nil: the first revision) for a spec that Service
 // returned. Its Template is the Template of prev if the tasks of prev may stay, so that scaling
 // replaces no task. last is the highest number that the service ever had. After a rollback it is
 // above the number of prev, and a number is never used twice.
-func NextRevision(serviceID string, prev *swarmv1.Revision, last uint64, s *swarmv1.ServiceSpec, actor string) *swarmv1.Revision {
-	r := &swarmv1.Revision{ServiceId: serviceID, Number: max(last, prev.GetNumber()) + 1, Spec: s, Actor: actor}
+func NextRevision(serviceID string, prev *swarmv1.Revision, last uint64, s *swarmv1.ServiceSpec, by Author) *swarmv1.Revision {
+	r := &swarmv1.Revision{ServiceId: serviceID, Number: max(last, prev.GetNumber()) + 1, Spec: s, Actor: by.Actor, Message: by.Message}
 	r.Template = r.Number
 	if prev != nil && SameTasks(prev.GetSpec(), s) {
 		r.Template = prev.GetTemplate()

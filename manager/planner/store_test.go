@@ -35,7 +35,7 @@ func TestState_FollowsTheStore(t *testing.T) {
 	if _, err := s.Commit(ctx, "test",
 		table.Create(&swarmv1.Node{Id: "n1", Spec: &swarmv1.NodeSpec{}}),
 		table.Create(&swarmv1.NodeState{NodeId: "n1", State: swarmv1.NodeState_READY}),
-		table.Create(spec.NextRevision("web", nil, 0, complete, "test")),
+		table.Create(spec.NextRevision("web", nil, 0, complete, spec.Author{Actor: "test"})),
 		table.Create(&swarmv1.Service{Id: "web", Name: "web", Revision: 1})); err != nil {
 		t.Fatal(err)
 	}

@@ -250,7 +250,7 @@ func (s *Server) giveVersion(ctx context.Context, svc *swarmv1.Service, row, nex
 	v := s.store.View()
 	until := time.Now()
 	version, _ := v.DataVersions.Get(table.DataVersionKey(row.GetId(), row.GetStatus().GetNumber()))
-	changes, revision, err := s.reviseData(v, svc.GetId(), version.GetActor(), func(ref *swarmv1.DataReference) {
+	changes, revision, err := s.reviseData(v, svc.GetId(), spec.Author{Actor: version.GetActor(), Message: next.GetStatus().GetRollout().GetMessage()}, func(ref *swarmv1.DataReference) {
 		if ref.GetId() != row.GetId() || ref.GetPinned() || ref.GetNumber() == row.GetStatus().GetNumber() {
 			return
 		}
@@ -272,7 +272,7 @@ func (s *Server) endOverlap(ctx context.Context, id string, now time.Time) error
 	v := s.store.View()
 	svc, _ := v.Services.Get(id)
 	current, _ := v.Revision(id, svc.GetRevision())
-	changes, _, err := s.reviseData(v, id, current.GetActor(), func(ref *swarmv1.DataReference) {
+	changes, _, err := s.reviseData(v, id, spec.Author{Actor: current.GetActor(), Message: "the time for the previous version of a secret or config is over"}, func(ref *swarmv1.DataReference) {
 		if ref.GetPrevious() != 0 && !ref.GetPreviousUntil().AsTime().After(now) {
 			ref.Previous, ref.PreviousUntil = 0, nil
 		}
@@ -287,7 +287,7 @@ func (s *Server) endOverlap(ctx context.Context, id string, now time.Time) error
 // reviseData returns the changes that write a revision of a service in which edit has changed the
 // references to secrets and configs, and the number of the revision. It returns no changes if the
 // service is gone, or edit changes nothing.
-func (s *Server) reviseData(v *table.View, id, actor string, edit func(*swarmv1.DataReference)) ([]*swarmv1.Change, uint64, error) {
+func (s *Server) reviseData(v *table.View, id string, by spec.Author, edit func(*swarmv1.DataReference)) ([]*swarmv1.Change, uint64, error) {
 	svc, ok := v.Services.Get(id)
 	rev, hasRevision := v.Revision(id, svc.GetRevision())
 	if !ok || !hasRevision || svc.GetPendingDelete() {
@@ -298,7 +298,7 @@ func (s *Server) reviseData(v *table.View, id, actor string, edit func(*swarmv1.
 		edit(ref)
 	}
 	next := svc.CloneVT()
-	changes, err := s.revise(v, next, wanted, actor)
+	changes, err := s.revise(v, next, wanted, by)
 	if err != nil || len(changes) == 0 {
 		return nil, 0, err
 	}

@@ -59,6 +59,9 @@ func (s *Server) CreateService(ctx context.Context, req *swarmv1.CreateServiceRe
 	if err != nil {
 		return nil, err
 	}
+	if err := spec.CheckMessage(req.GetMessage()); err != nil {
+		return nil, err
+	}
 	// Refuse a taken name before pin asks a registry. If the owner of the name is being removed, go
 	// on: Create waits for the removal.
 	if err := object.Services().NameFree(s.store.View(), wanted.GetName()); errdefs.IsAlreadyExists(err) {
@@ -70,7 +73,7 @@ func (s *Server) CreateService(ctx context.Context, req *swarmv1.CreateServiceRe
 	}
 	id := ident.NewID()
 	index, err := object.Services().Create(ctx, s.writer, wanted.GetName(), func(v *table.View) (*swarmv1.Service, []*swarmv1.Change, error) {
-		return s.newService(v, id, wanted.CloneVT(), crud.Actor(ctx))
+		return s.newService(v, id, wanted.CloneVT(), spec.Author{Actor: crud.Actor(ctx), Message: req.GetMessage()})
 	})
 	if err != nil {
 		return nil, err
@@ -84,7 +87,7 @@ func (s *Server) CreateService(ctx context.Context, req *swarmv1.CreateServiceRe
 
 // newService makes the row of a service, and the changes of the other rows that belong to it. It
 // replaces the names in sp by ids.
-func (s *Server) newService(v *table.View, id string, sp *swarmv1.ServiceSpec, who string) (*swarmv1.Service, []*swarmv1.Change, error) {
+func (s *Server) newService(v *table.View, id string, sp *swarmv1.ServiceSpec, by spec.Author) (*swarmv1.Service, []*swarmv1.Change, error) {
 	if err := bind(v, sp); err != nil {
 		return nil, nil, err
 	}
@@ -92,7 +95,7 @@ func (s *Server) newService(v *table.View, id string, sp *swarmv1.ServiceSpec, w
 	if err != nil {
 		return nil, nil, err
 	}
-	rev := spec.NextRevision(id, nil, 0, sp, who)
+	rev := spec.NextRevision(id, nil, 0, sp, by)
 	svc := &swarmv1.Service{Id: id, Name: sp.GetName(), Revision: rev.GetNumber()}
 	if spec.IsJob(sp.GetMode()) {
 		svc.JobStatus = &swarmv1.JobStatus{LastExecution: timestamppb.Now()}
@@ -116,8 +119,11 @@ func (s *Server) UpdateService(ctx context.Context, req *swarmv1.UpdateServiceRe
 	if err != nil {
 		return nil, err
 	}
+	if err := spec.CheckMessage(req.GetMessage()); err != nil {
+		return nil, err
+	}
 	if req.GetRollback() {
-		return s.rollback(ctx, svc, req.GetVersion())
+		return s.rollback(ctx, svc, req)
 	}
 	current, _ := s.store.View().Revision(svc.GetId(), svc.GetRevision())
 	wanted, warnings, err := s.nextSpec(ctx, svc, current.GetSpec(), req)
@@ -130,7 +136,7 @@ func (s *Server) UpdateService(ctx context.Context, req *swarmv1.UpdateServiceRe
 		if err := bind(v, complete); err != nil {
 			return nil, err
 		}
-		changes, err := s.revise(v, row, complete, crud.Actor(ctx))
+		changes, err := s.revise(v, row, complete, spec.Author{Actor: crud.Actor(ctx), Message: req.GetMessage()})
 		number = row.GetRevision()
 		return changes, err
 	})
@@ -193,12 +199,12 @@ func keepPullOptions(old, next *swarmv1.ServiceSpec) {
 
 // revise makes next the current revision of a service, unless the current revision has the same
 // spec. It edits the row, and returns the changes of the other rows.
-func (s *Server) revise(v *table.View, row *swarmv1.Service, next *swarmv1.ServiceSpec, who string) ([]*swarmv1.Change, error) {
+func (s *Server) revise(v *table.View, row *swarmv1.Service, next *swarmv1.ServiceSpec, by spec.Author) ([]*swarmv1.Change, error) {
 	current, _ := v.Revision(row.GetId(), row.GetRevision())
 	if current.GetSpec().EqualVT(next) {
 		return nil, nil
 	}
-	rev := nextRevision(v, row.GetId(), current, next, who)
+	rev := nextRevision(v, row.GetId(), current, next, by)
 	row.Revision, row.PreviousRevision, row.UpdateStatus = rev.GetNumber(), row.GetRevision(), nil
 	if spec.IsJob(next.GetMode()) && rev.GetTemplate() != current.GetTemplate() {
 		row.JobStatus = &swarmv1.JobStatus{JobIteration: row.GetJobStatus().GetJobIteration() + 1, LastExecution: timestamppb.Now()}
@@ -210,7 +216,7 @@ func (s *Server) revise(v *table.View, row *swarmv1.Service, next *swarmv1.Servi
 // nextRevision makes the revision after current. If an older revision makes the same tasks, the new
 // one gets the template of the first such revision. The planner keeps tasks of the same template,
 // so an update that undoes another one replaces only the tasks that the other one had replaced.
-func nextRevision(v *table.View, id string, current *swarmv1.Revision, next *swarmv1.ServiceSpec, who string) *swarmv1.Revision {
+func nextRevision(v *table.View, id string, current *swarmv1.Revision, next *swarmv1.ServiceSpec, by spec.Author) *swarmv1.Revision {
 	var last, template uint64
 	for r := range v.RevisionsOf(id) {
 		last = max(last, r.GetNumber())
@@ -218,7 +224,7 @@ func nextRevision(v *table.View, id string, current *swarmv1.Revision, next *swa
 			template = r.GetTemplate()
 		}
 	}
-	rev := spec.NextRevision(id, current, last, next, who)
+	rev := spec.NextRevision(id, current, last, next, by)
 	if template != 0 {
 		rev.Template = template
 	}
@@ -254,9 +260,9 @@ func (s *Server) updateEndpoint(v *table.View, id string, next *swarmv1.ServiceS
 }
 
 // rollback exchanges the current and the previous revision of a service.
-func (s *Server) rollback(ctx context.Context, svc *swarmv1.Service, version uint64) (*swarmv1.UpdateServiceResponse, error) {
+func (s *Server) rollback(ctx context.Context, svc *swarmv1.Service, req *swarmv1.UpdateServiceRequest) (*swarmv1.UpdateServiceResponse, error) {
 	var number uint64
-	index, err := object.Services().Update(ctx, s.writer, svc, version, func(v *table.View, row *swarmv1.Service) ([]*swarmv1.Change, error) {
+	index, err := object.Services().Update(ctx, s.writer, svc, req.GetVersion(), func(v *table.View, row *swarmv1.Service) ([]*swarmv1.Change, error) {
 		previous, ok := v.Revision(row.GetId(), row.GetPreviousRevision())
 		if !ok {
 			return nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("service %s has no previous revision to return to: it was never updated", row.GetName()))
@@ -268,7 +274,7 @@ func (s *Server) rollback(ctx context.Context, svc *swarmv1.Service, version uin
 		row.Revision, row.PreviousRevision = number, row.GetRevision()
 		row.UpdateStatus = &swarmv1.UpdateStatus{
 			State: swarmv1.UpdateStatus_ROLLBACK_STARTED, StartedAt: timestamppb.Now(), StartedVersion: row.GetMeta().GetVersion(),
-			Message: "rollback asked for by " + crud.Actor(ctx),
+			Message: rollbackMessage(crud.Actor(ctx), req.GetMessage()),
 		}
 		changes, err := s.updateEndpoint(v, row.GetId(), previous.GetSpec())
 		return append(changes, holdData(v, row.GetId(), previous.GetSpec())...), err
@@ -277,6 +283,14 @@ func (s *Server) rollback(ctx context.Context, svc *swarmv1.Service, version uin
 		return nil, fmt.Errorf("roll back service %s: %w", svc.GetId(), err)
 	}
 	return &swarmv1.UpdateServiceResponse{Index: index, Revision: number}, nil
+}
+
+func rollbackMessage(actor, message string) string {
+	text := "rollback asked for by " + actor
+	if message != "" {
+		text += ": " + message
+	}
+	return text
 }
 
 // RemoveService marks a service for removal. The planner stops its tasks, and then deletes its

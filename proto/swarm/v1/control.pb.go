@@ -1008,8 +1008,10 @@ type CreateServiceRequest struct {
 	RegistryAuth string `protobuf:"bytes,2,opt,name=registry_auth,json=registryAuth,proto3" json:"registry_auth,omitempty"`
 	// Do not ask registries for the digest.
 	NoResolveImage bool `protobuf:"varint,3,opt,name=no_resolve_image,json=noResolveImage,proto3" json:"no_resolve_image,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Why, for the history: one line.
+	Message       string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateServiceRequest) Reset() {
@@ -1061,6 +1063,13 @@ func (x *CreateServiceRequest) GetNoResolveImage() bool {
 		return x.NoResolveImage
 	}
 	return false
+}
+
+func (x *CreateServiceRequest) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
 }
 
 type CreateServiceResponse struct {
@@ -1133,7 +1142,9 @@ type UpdateServiceRequest struct {
 	RegistryAuth   string       `protobuf:"bytes,4,opt,name=registry_auth,json=registryAuth,proto3" json:"registry_auth,omitempty"`
 	NoResolveImage bool         `protobuf:"varint,5,opt,name=no_resolve_image,json=noResolveImage,proto3" json:"no_resolve_image,omitempty"`
 	// Return to the previous revision; spec is ignored.
-	Rollback      bool `protobuf:"varint,6,opt,name=rollback,proto3" json:"rollback,omitempty"`
+	Rollback bool `protobuf:"varint,6,opt,name=rollback,proto3" json:"rollback,omitempty"`
+	// Why, for the history: one line.
+	Message       string `protobuf:"bytes,7,opt,name=message,proto3" json:"message,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1208,6 +1219,13 @@ func (x *UpdateServiceRequest) GetRollback() bool {
 		return x.Rollback
 	}
 	return false
+}
+
+func (x *UpdateServiceRequest) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
 }
 
 type UpdateServiceResponse struct {
@@ -3384,22 +3402,24 @@ const file_swarm_v1_control_proto_rawDesc = "" +
 	"\x11RemoveNodeRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\"\x10\n" +
-	"\x0eRemoveResponse\"\x90\x01\n" +
+	"\x0eRemoveResponse\"\xaa\x01\n" +
 	"\x14CreateServiceRequest\x12)\n" +
 	"\x04spec\x18\x01 \x01(\v2\x15.swarm.v1.ServiceSpecR\x04spec\x12#\n" +
 	"\rregistry_auth\x18\x02 \x01(\tR\fregistryAuth\x12(\n" +
-	"\x10no_resolve_image\x18\x03 \x01(\bR\x0enoResolveImage\"Y\n" +
+	"\x10no_resolve_image\x18\x03 \x01(\bR\x0enoResolveImage\x12\x18\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\"Y\n" +
 	"\x15CreateServiceResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bwarnings\x18\x02 \x03(\tR\bwarnings\x12\x14\n" +
-	"\x05index\x18\x03 \x01(\x04R\x05index\"\xd6\x01\n" +
+	"\x05index\x18\x03 \x01(\x04R\x05index\"\xf0\x01\n" +
 	"\x14UpdateServiceRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12)\n" +
 	"\x04spec\x18\x03 \x01(\v2\x15.swarm.v1.ServiceSpecR\x04spec\x12#\n" +
 	"\rregistry_auth\x18\x04 \x01(\tR\fregistryAuth\x12(\n" +
 	"\x10no_resolve_image\x18\x05 \x01(\bR\x0enoResolveImage\x12\x1a\n" +
-	"\brollback\x18\x06 \x01(\bR\brollback\"e\n" +
+	"\brollback\x18\x06 \x01(\bR\brollback\x12\x18\n" +
+	"\amessage\x18\a \x01(\tR\amessage\"e\n" +
 	"\x15UpdateServiceResponse\x12\x1a\n" +
 	"\bwarnings\x18\x01 \x03(\tR\bwarnings\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x1a\n" +

@@ -403,6 +403,7 @@ func (m *CreateServiceRequest) CloneVT() *CreateServiceRequest {
 	r.Spec = m.Spec.CloneVT()
 	r.RegistryAuth = m.RegistryAuth
 	r.NoResolveImage = m.NoResolveImage
+	r.Message = m.Message
 	if len(m.unknownFields) > 0 {
 		r.unknownFields = make([]byte, len(m.unknownFields))
 		copy(r.unknownFields, m.unknownFields)
@@ -448,6 +449,7 @@ func (m *UpdateServiceRequest) CloneVT() *UpdateServiceRequest {
 	r.RegistryAuth = m.RegistryAuth
 	r.NoResolveImage = m.NoResolveImage
 	r.Rollback = m.Rollback
+	r.Message = m.Message
 	if len(m.unknownFields) > 0 {
 		r.unknownFields = make([]byte, len(m.unknownFields))
 		copy(r.unknownFields, m.unknownFields)
@@ -1775,6 +1777,9 @@ func (this *CreateServiceRequest) EqualVT(that *CreateServiceRequest) bool {
 	if this.NoResolveImage != that.NoResolveImage {
 		return false
 	}
+	if this.Message != that.Message {
+		return false
+	}
 	return string(this.unknownFields) == string(that.unknownFields)
 }
 
@@ -1838,6 +1843,9 @@ func (this *UpdateServiceRequest) EqualVT(that *UpdateServiceRequest) bool {
 		return false
 	}
 	if this.Rollback != that.Rollback {
+		return false
+	}
+	if this.Message != that.Message {
 		return false
 	}
 	return string(this.unknownFields) == string(that.unknownFields)
@@ -3905,6 +3913,13 @@ func (m *CreateServiceRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) 
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if len(m.Message) > 0 {
+		i -= len(m.Message)
+		copy(dAtA[i:], m.Message)
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(len(m.Message)))
+		i--
+		dAtA[i] = 0x22
+	}
 	if m.NoResolveImage {
 		i--
 		if m.NoResolveImage {
@@ -4018,6 +4033,13 @@ func (m *UpdateServiceRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) 
 	if m.unknownFields != nil {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
+	}
+	if len(m.Message) > 0 {
+		i -= len(m.Message)
+		copy(dAtA[i:], m.Message)
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(len(m.Message)))
+		i--
+		dAtA[i] = 0x3a
 	}
 	if m.Rollback {
 		i--
@@ -6425,6 +6447,10 @@ func (m *CreateServiceRequest) SizeVT() (n int) {
 	if m.NoResolveImage {
 		n += 2
 	}
+	l = len(m.Message)
+	if l > 0 {
+		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
+	}
 	n += len(m.unknownFields)
 	return n
 }
@@ -6478,6 +6504,10 @@ func (m *UpdateServiceRequest) SizeVT() (n int) {
 	}
 	if m.Rollback {
 		n += 2
+	}
+	l = len(m.Message)
+	if l > 0 {
+		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 	}
 	n += len(m.unknownFields)
 	return n
@@ -9570,6 +9600,38 @@ func (m *CreateServiceRequest) UnmarshalVT(dAtA []byte) error {
 				}
 			}
 			m.NoResolveImage = bool(v != 0)
+		case 4:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Message", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Message = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
@@ -9914,6 +9976,38 @@ func (m *UpdateServiceRequest) UnmarshalVT(dAtA []byte) error {
 				}
 			}
 			m.Rollback = bool(v != 0)
+		case 7:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Message", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Message = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])

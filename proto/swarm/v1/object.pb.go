@@ -1421,8 +1421,9 @@ type Revision struct {
 	Spec      *ServiceSpec           `protobuf:"bytes,4,opt,name=spec,proto3" json:"spec,omitempty"`
 	// Number of the first revision whose task template equals this one's, limits aside: tasks are outdated when theirs differs.
 	Template uint64 `protobuf:"varint,5,opt,name=template,proto3" json:"template,omitempty"`
-	// Who wrote it.
+	// Who wrote it, and why: one line.
 	Actor         string `protobuf:"bytes,6,opt,name=actor,proto3" json:"actor,omitempty"`
+	Message       string `protobuf:"bytes,7,opt,name=message,proto3" json:"message,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1495,6 +1496,13 @@ func (x *Revision) GetTemplate() uint64 {
 func (x *Revision) GetActor() string {
 	if x != nil {
 		return x.Actor
+	}
+	return ""
+}
+
+func (x *Revision) GetMessage() string {
+	if x != nil {
+		return x.Message
 	}
 	return ""
 }
@@ -4377,7 +4385,7 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\x12ROLLBACK_COMPLETED\x10\x06\"s\n" +
 	"\tJobStatus\x12#\n" +
 	"\rjob_iteration\x18\x01 \x01(\x04R\fjobIteration\x12A\n" +
-	"\x0elast_execution\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\rlastExecution\"\xc2\x01\n" +
+	"\x0elast_execution\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\rlastExecution\"\xdc\x01\n" +
 	"\bRevision\x12\x1d\n" +
 	"\n" +
 	"service_id\x18\x01 \x01(\tR\tserviceId\x12\x16\n" +
@@ -4385,7 +4393,8 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\x04meta\x18\x03 \x01(\v2\x0e.swarm.v1.MetaR\x04meta\x12)\n" +
 	"\x04spec\x18\x04 \x01(\v2\x15.swarm.v1.ServiceSpecR\x04spec\x12\x1a\n" +
 	"\btemplate\x18\x05 \x01(\x04R\btemplate\x12\x14\n" +
-	"\x05actor\x18\x06 \x01(\tR\x05actor\"\xbd\x05\n" +
+	"\x05actor\x18\x06 \x01(\tR\x05actor\x12\x18\n" +
+	"\amessage\x18\a \x01(\tR\amessage\"\xbd\x05\n" +
 	"\x04Task\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\"\n" +
 	"\x04meta\x18\x02 \x01(\v2\x0e.swarm.v1.MetaR\x04meta\x12\x1d\n" +

@@ -4012,8 +4012,10 @@ type OrchestrationConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Dead tasks kept for each slot. 0..100, default 5.
 	TaskHistoryRetentionLimit int64 `protobuf:"varint,1,opt,name=task_history_retention_limit,json=taskHistoryRetentionLimit,proto3" json:"task_history_retention_limit,omitempty"`
-	unknownFields             protoimpl.UnknownFields
-	sizeCache                 protoimpl.SizeCache
+	// How many revisions of each service stay besides those in use. 0: the default, 100.
+	RevisionHistoryLimit uint64 `protobuf:"varint,2,opt,name=revision_history_limit,json=revisionHistoryLimit,proto3" json:"revision_history_limit,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *OrchestrationConfig) Reset() {
@@ -4049,6 +4051,13 @@ func (*OrchestrationConfig) Descriptor() ([]byte, []int) {
 func (x *OrchestrationConfig) GetTaskHistoryRetentionLimit() int64 {
 	if x != nil {
 		return x.TaskHistoryRetentionLimit
+	}
+	return 0
+}
+
+func (x *OrchestrationConfig) GetRevisionHistoryLimit() uint64 {
+	if x != nil {
+		return x.RevisionHistoryLimit
 	}
 	return 0
 }
@@ -4703,9 +4712,10 @@ const file_swarm_v1_spec_proto_rawDesc = "" +
 	"\anetwork\x18\t \x01(\v2\x19.swarm.v1.NetworkDefaultsR\anetwork\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"V\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8c\x01\n" +
 	"\x13OrchestrationConfig\x12?\n" +
-	"\x1ctask_history_retention_limit\x18\x01 \x01(\x03R\x19taskHistoryRetentionLimit\"\x9c\x01\n" +
+	"\x1ctask_history_retention_limit\x18\x01 \x01(\x03R\x19taskHistoryRetentionLimit\x124\n" +
+	"\x16revision_history_limit\x18\x02 \x01(\x04R\x14revisionHistoryLimit\"\x9c\x01\n" +
 	"\x10DispatcherConfig\x12D\n" +
 	"\x10heartbeat_period\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x0fheartbeatPeriod\x12B\n" +
 	"\x0fsession_timeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x0esessionTimeout\"O\n" +

@@ -1224,6 +1224,7 @@ func (m *OrchestrationConfig) CloneVT() *OrchestrationConfig {
 	}
 	r := new(OrchestrationConfig)
 	r.TaskHistoryRetentionLimit = m.TaskHistoryRetentionLimit
+	r.RevisionHistoryLimit = m.RevisionHistoryLimit
 	if len(m.unknownFields) > 0 {
 		r.unknownFields = make([]byte, len(m.unknownFields))
 		copy(r.unknownFields, m.unknownFields)
@@ -3163,6 +3164,9 @@ func (this *OrchestrationConfig) EqualVT(that *OrchestrationConfig) bool {
 		return false
 	}
 	if this.TaskHistoryRetentionLimit != that.TaskHistoryRetentionLimit {
+		return false
+	}
+	if this.RevisionHistoryLimit != that.RevisionHistoryLimit {
 		return false
 	}
 	return string(this.unknownFields) == string(that.unknownFields)
@@ -6693,6 +6697,11 @@ func (m *OrchestrationConfig) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if m.RevisionHistoryLimit != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.RevisionHistoryLimit))
+		i--
+		dAtA[i] = 0x10
+	}
 	if m.TaskHistoryRetentionLimit != 0 {
 		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.TaskHistoryRetentionLimit))
 		i--
@@ -8306,6 +8315,9 @@ func (m *OrchestrationConfig) SizeVT() (n int) {
 	_ = l
 	if m.TaskHistoryRetentionLimit != 0 {
 		n += 1 + protohelpers.SizeOfVarint(uint64(m.TaskHistoryRetentionLimit))
+	}
+	if m.RevisionHistoryLimit != 0 {
+		n += 1 + protohelpers.SizeOfVarint(uint64(m.RevisionHistoryLimit))
 	}
 	n += len(m.unknownFields)
 	return n
@@ -17789,6 +17801,25 @@ func (m *OrchestrationConfig) UnmarshalVT(dAtA []byte) error {
 				b := dAtA[iNdEx]
 				iNdEx++
 				m.TaskHistoryRetentionLimit |= int64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 2:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field RevisionHistoryLimit", wireType)
+			}
+			m.RevisionHistoryLimit = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.RevisionHistoryLimit |= uint64(b&0x7F) << shift
 				if b < 0x80 {
 					break
 				}
