@@ -118,6 +118,11 @@ func orphans(v *table.View) []*swarmv1.Change {
 			out = append(out, table.Delete(version))
 		}
 	}
+	for r := range v.Runs.All() {
+		if _, ok := v.Services.Get(r.GetServiceId()); !ok {
+			out = append(out, table.Delete(r))
+		}
+	}
 	for c := range v.Claims.All() {
 		if !owned(v, c) {
 			out = append(out, table.Delete(c))

@@ -45,6 +45,7 @@ type flags struct {
 
 	replicas, maxConcurrent, maxPerNode uint64
 	endpointMode                        flag.Choice
+	job                                 jobFlags
 
 	restartCondition            flag.Choice
 	restartDelay, restartWindow time.Duration
@@ -71,6 +72,7 @@ type policyFlags struct {
 
 func newFlags() *flags {
 	return &flags{
+		job:          jobFlags{overlap: flag.Choice{Choices: overlaps}, catchUp: flag.Choice{Choices: catchUps}},
 		endpointMode: flag.Choice{Choices: endpointModes}, restartCondition: flag.Choice{Choices: restartConditions},
 		memorySwap:   flag.Memory{Negative: true},
 		logOpts:      flag.List{Kind: "list", Check: flag.CheckKeyValue},
@@ -112,6 +114,8 @@ func (o *flags) register(c *cobra.Command, create bool) {
 	o.registerPolicies(defaults)
 	complete.Choices(c, "endpoint-mode", endpointModes)
 	complete.Choices(c, "restart-condition", restartConditions)
+	complete.Choices(c, "overlap", overlaps)
+	complete.Choices(c, "catch-up", catchUps)
 	complete.Choices(c, "update-failure-action", updateActions)
 	complete.Choices(c, "rollback-failure-action", rollbackActions)
 	complete.Choices(c, "update-order", updateOrders)
@@ -159,6 +163,7 @@ func (o *flags) registerResources(defaults func(string) string) {
 	f.Int64Var(&o.memorySwappiness, "memory-swappiness", 0, "Tune memory swappiness (0 to 100)")
 	f.Uint64Var(&o.replicas, "replicas", 0, "Number of tasks")
 	f.Uint64Var(&o.maxConcurrent, "max-concurrent", 0, "Number of job tasks to run concurrently"+defaults("equal to --replicas"))
+	o.job.register(f, defaults)
 	f.Uint64Var(&o.maxPerNode, "replicas-max-per-node", 0, "Maximum number of tasks per node (0 = unlimited)"+defaults("0"))
 	f.Var(&o.endpointMode, "endpoint-mode", "Endpoint mode (vip or dnsrr)"+defaults(`"vip"`))
 }

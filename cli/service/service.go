@@ -34,7 +34,7 @@ var filters = []string{"id", "label", "mode", "name"}
 func New(deps *command.Deps) *cobra.Command {
 	return command.Group(&cobra.Command{Use: "service", Short: "Manage swarm services"},
 		newCreate(deps), newLs(deps), newPs(deps), newInspect(deps), newUpdate(deps),
-		newScale(deps), logs.NewService(deps), newRm(deps), newRollback(deps), newHistory(deps), newDiff(deps))
+		newScale(deps), logs.NewService(deps), newRm(deps), newRollback(deps), newHistory(deps), newDiff(deps), newRun(deps), newRuns(deps))
 }
 
 func newCreate(deps *command.Deps) *cobra.Command {

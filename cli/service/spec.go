@@ -53,6 +53,7 @@ func (o *flags) apply(s *swarmv1.ServiceSpec) error {
 		s.Priority = int32(o.priority)
 	}
 	set(o, "single-writer", &s.SingleWriter, o.singleWriter)
+	o.applyJob(s)
 	return o.applyScale(s)
 }
 

@@ -64,6 +64,9 @@ func defaultService(s *swarmv1.ServiceSpec) {
 	if s.EndpointSpec == nil {
 		s.EndpointSpec = &swarmv1.EndpointSpec{}
 	}
+	if s.Job != nil && s.Job.HistoryLimit == 0 {
+		s.Job.HistoryLimit = DefaultRunHistory
+	}
 }
 
 func defaultMode(m *swarmv1.ServiceMode) {

@@ -43,6 +43,7 @@ func checkService(s *swarmv1.ServiceSpec) error {
 	if err := firstError(
 		ident.CheckServiceName(s.GetName()),
 		checkLabels("service", s.GetLabels()),
+		checkJob(s),
 		checkMode(s.GetMode()),
 		checkContainer(s.GetTaskTemplate().GetContainerSpec()),
 		template.Check(s),

@@ -126,6 +126,8 @@ func controlRules() map[string]Rule {
 		"/swarm.v1.Control/UpdateService":    {Update, "service", people},
 		"/swarm.v1.Control/RemoveService":    {Delete, "service", people},
 		"/swarm.v1.Control/ListRevisions":    {List, "revision", people},
+		"/swarm.v1.Control/RunService":       {Update, "service", people},
+		"/swarm.v1.Control/ListRuns":         {List, "run", people},
 		"/swarm.v1.Control/GetTask":          {Get, "task", people},
 		"/swarm.v1.Control/ListTasks":        {List, "task", people},
 		"/swarm.v1.Control/GetImage":         {Get, "image", people},

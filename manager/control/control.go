@@ -4,7 +4,7 @@
 // Writes go through the leader, each as one group with the versions from which it was made.
 //
 //	service, network, node, image, task,    the RPCs of swarmv1.Control
-//	cluster, data
+//	cluster, data, job
 //	disk                                    the RPCs of swarmv1.Disks
 //	crud                                    find, list, create, update and remove, for all kinds
 //	object                                  what the kinds of objects are called and refer to
@@ -28,6 +28,7 @@ import (
 	"swarm/manager/control/digest"
 	"swarm/manager/control/disk"
 	"swarm/manager/control/image"
+	"swarm/manager/control/job"
 	"swarm/manager/control/network"
 	"swarm/manager/control/node"
 	"swarm/manager/control/nodecall"
@@ -68,6 +69,7 @@ type (
 	tasks    = task.Server
 	clusters = cluster.Server
 	files    = data.Server
+	jobs     = job.Server
 )
 
 // unimplemented puts the methods of UnimplementedControlServer one level deeper than those of the
@@ -86,6 +88,7 @@ type Server struct {
 	*tasks
 	*clusters
 	*files
+	*jobs
 	disks *disk.Server
 	store *raftstore.Store
 }
@@ -105,6 +108,7 @@ func New(cfg Config, deps Deps) *Server {
 		tasks:    task.New(task.Deps{Log: deps.Log, Store: deps.Store, Nodes: caller}),
 		clusters: cluster.New(cluster.Deps{Store: deps.Store, Writer: writer, Events: events()}),
 		files:    data.New(data.Deps{Store: deps.Store, Writer: writer}),
+		jobs:     job.New(job.Deps{Log: deps.Log, Store: deps.Store, Writer: writer}),
 		disks:    disk.New(disk.Deps{Log: deps.Log, Store: deps.Store, Writer: writer, Nodes: caller}),
 	}
 	s.services = service.New(service.Deps{

@@ -12,5 +12,6 @@ var _ swarmv1.ControlServer = struct {
 	*tasks
 	*clusters
 	*files
+	*jobs
 	swarmv1.UnsafeControlServer
 }{}

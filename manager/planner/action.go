@@ -120,7 +120,8 @@ func (r *run) planTask(k cluster.SlotKey, t *cluster.Task) taskPlan {
 	w := taskPlan{key: k, ordinal: 1, revision: r.successorRevision(t), desired: swarmv1.TaskState_RUNNING}
 	if t != nil {
 		w.id, w.ordinal, w.replaces = idNext(t.Slot), t.Slot.Newest().Row.GetOrdinal()+1, t.ID
-		if w.revision.Template() == t.Revision.Template() {
+		sameRun := t.Row.GetJobIteration() == r.service.Row.GetJobStatus().GetJobIteration()
+		if sameRun && w.revision.Template() == t.Revision.Template() {
 			w.restarts = t.Row.GetRestarts()
 		}
 	} else {

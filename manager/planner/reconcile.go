@@ -7,6 +7,7 @@ import (
 	"swarm/internal/spec"
 	"swarm/manager/planner/cluster"
 	"swarm/manager/planner/placement"
+	swarmv1 "swarm/proto/swarm/v1"
 )
 
 // additions are the slots that a plan adds to a service.
@@ -127,12 +128,18 @@ func shrink(slotPlans []slotPlan, n int) {
 func (p subject) planJob(slotPlans []slotPlan) additions {
 	mode := p.service.Mode().GetReplicatedJob()
 	iteration := p.service.Row.GetJobStatus().GetJobIteration()
+	if !p.runs() {
+		endRun(slotPlans)
+		return additions{}
+	}
 	finishedSlots, live := 0, 0
 	for i := range slotPlans {
 		sp := &slotPlans[i]
 		old := sp.slot.Newest().Row.GetJobIteration() != iteration
 		switch {
 		case sp.action == drop:
+		case old && sp.head != nil && !sp.head.Ended() && p.runsOverlap():
+			sp.action = keep
 		case old && sp.head != nil && !sp.head.Ended():
 			sp.action = replace
 			live++
@@ -161,11 +168,41 @@ func (p subject) planJob(slotPlans []slotPlan) additions {
 	return additions{}
 }
 
+// runs says whether a job has a run that goes on: it has not ended, and a job with a schedule has
+// begun one.
+func (p subject) runs() bool {
+	status := p.service.Row.GetJobStatus()
+	return !status.GetEnded() && (status.GetJobIteration() > 0 || !spec.IsScheduled(p.current.Spec()))
+}
+
+// runsOverlap says whether the tasks of an earlier run go on beside those of the current one.
+func (p subject) runsOverlap() bool {
+	return p.current.Spec().GetJob().GetOverlap() == swarmv1.JobPolicy_ALLOW
+}
+
+// endRun stops the tasks of a job whose run has ended, and adds none.
+func endRun(slotPlans []slotPlan) {
+	for i := range slotPlans {
+		sp := &slotPlans[i]
+		switch {
+		case sp.action == drop:
+		case sp.head != nil && !sp.head.Ended():
+			sp.action = stop
+		default:
+			sp.action = keep
+		}
+	}
+}
+
 // planGlobal gives a global service one task on every eligible node. The task of a node that is
 // drained or lost, or that no longer matches, stops, and no other node takes it over. The node gets
 // a new task when it is eligible again.
 func (p subject) planGlobal(slotPlans []slotPlan) (added additions) {
 	iteration := p.service.Row.GetJobStatus().GetJobIteration()
+	if p.service.Job() && !p.runs() {
+		endRun(slotPlans)
+		return additions{}
+	}
 	for i := range slotPlans {
 		sp := &slotPlans[i]
 		n := p.state.Node(sp.slot.Key.Node)
@@ -183,8 +220,11 @@ func (p subject) planGlobal(slotPlans []slotPlan) (added additions) {
 			}
 		case p.service.Job() && sp.slot.Newest().Row.GetJobIteration() != iteration && sp.action != stop && p.eligible(n):
 			sp.action = replace
-			if sp.head == nil || sp.head.Ended() {
+			switch {
+			case sp.head == nil || sp.head.Ended():
 				sp.action = fill
+			case p.runsOverlap():
+				sp.action = keep // The node runs the next run's task when this one has ended.
 			}
 		case (sp.action == fill || sp.action == finished && sp.head == nil) && !p.eligible(n):
 			// The node must get no task now, also not from updatePass, which fills finished slots.

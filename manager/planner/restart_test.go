@@ -337,6 +337,48 @@ func TestPlan_JobRunsItsCompletions(t *testing.T) {
 	}
 }
 
+// A scheduled job has no task before its first run, and none after a run has ended. Overlapping
+// runs keep the tasks of the earlier one.
+func TestPlan_ScheduledJobRunsItsIterations(t *testing.T) {
+	for overlap, want := range map[swarmv1.JobPolicy_Overlap]int{swarmv1.JobPolicy_REPLACE: 1, swarmv1.JobPolicy_ALLOW: 2} {
+		for _, mode := range []*swarmv1.ServiceMode{
+			{Mode: &swarmv1.ServiceMode_ReplicatedJob{ReplicatedJob: &swarmv1.ReplicatedJob{MaxConcurrent: 1, TotalCompletions: 1}}},
+			{Mode: &swarmv1.ServiceMode_GlobalJob{GlobalJob: &swarmv1.GlobalJob{}}},
+		} {
+			m := clusterOf(t, "a")
+			m.addService("job", func(s *swarmv1.ServiceSpec) {
+				s.Mode, s.Job = mode, &swarmv1.JobPolicy{Schedule: "@daily", Overlap: overlap}
+				s.TaskTemplate.RestartPolicy.Condition = swarmv1.RestartPolicy_ON_FAILURE
+			})
+			run := func(status *swarmv1.JobStatus) {
+				s := m.service("job").CloneVT()
+				s.JobStatus = status
+				m.put(s)
+				m.pass(time.Minute)
+			}
+			m.pass(time.Minute)
+			if got := len(m.tasks()); got != 0 {
+				t.Errorf("before the first run: %d tasks\n%s", got, m)
+			}
+			run(&swarmv1.JobStatus{JobIteration: 1})
+			if got := m.running("job"); got != 1 {
+				t.Errorf("first run: %d tasks run, want 1\n%s", got, m)
+			}
+			run(&swarmv1.JobStatus{JobIteration: 2})
+			if mode.GetGlobalJob() != nil && overlap == swarmv1.JobPolicy_ALLOW {
+				want = 1 // one task on each node
+			}
+			if got := m.running("job"); got != want {
+				t.Errorf("second run, %s: %d tasks run, want %d\n%s", overlap, got, want, m)
+			}
+			run(&swarmv1.JobStatus{JobIteration: 2, Ended: true})
+			if got := m.running("job"); got != 0 {
+				t.Errorf("ended: %d tasks run\n%s", got, m)
+			}
+		}
+	}
+}
+
 func TestPlan_GlobalJobRunsOnceANode(t *testing.T) {
 	m := clusterOf(t, "a", "b")
 	m.addService("job", func(s *swarmv1.ServiceSpec) {

@@ -31,8 +31,9 @@ const (
 	RaftMember  ID = 16
 	Credential  ID = 17
 	DataVersion ID = 18
+	Run         ID = 19
 
-	idLimit = 19 // highest id + 1
+	idLimit = 20 // highest id + 1
 )
 
 var titles = [idLimit]string{
@@ -54,6 +55,7 @@ var titles = [idLimit]string{
 	RaftMember:  "raft member",
 	Credential:  "credential",
 	DataVersion: "data version",
+	Run:         "run",
 }
 
 // RevisionKey returns the key of the revision with the given fields.
@@ -69,6 +71,11 @@ func ImageCopyKey(digest string, nodeID string) string {
 // DataVersionKey returns the key of the data version with the given fields.
 func DataVersionKey(objectID string, number uint64) string {
 	return fmt.Sprintf("%s/%010d", objectID, number)
+}
+
+// RunKey returns the key of the run with the given fields.
+func RunKey(serviceID string, id string) string {
+	return fmt.Sprintf("%s/%s", serviceID, id)
 }
 
 // Key returns the key under which obj is stored, or "" if obj is not a row.
@@ -110,6 +117,8 @@ func Key(obj proto.Message) string {
 		return r.GetId()
 	case *swarmv1.DataVersion:
 		return DataVersionKey(r.GetObjectId(), r.GetNumber())
+	case *swarmv1.Run:
+		return RunKey(r.GetServiceId(), r.GetId())
 	}
 	return ""
 }
@@ -153,6 +162,8 @@ func unwrap(o *swarmv1.Object) (ID, Row) {
 		return Credential, k.Credential
 	case *swarmv1.Object_DataVersion:
 		return DataVersion, k.DataVersion
+	case *swarmv1.Object_Run:
+		return Run, k.Run
 	}
 	return 0, nil
 }
@@ -196,6 +207,8 @@ func wrap(obj proto.Message) (ID, *swarmv1.Object) {
 		return Credential, &swarmv1.Object{Object: &swarmv1.Object_Credential{Credential: r}}
 	case *swarmv1.DataVersion:
 		return DataVersion, &swarmv1.Object{Object: &swarmv1.Object_DataVersion{DataVersion: r}}
+	case *swarmv1.Run:
+		return Run, &swarmv1.Object{Object: &swarmv1.Object_Run{Run: r}}
 	}
 	return 0, nil
 }
@@ -220,6 +233,7 @@ type tables struct {
 	RaftMembers  *trees[*swarmv1.RaftMember]
 	Credentials  *trees[*swarmv1.Credential]
 	DataVersions *trees[*swarmv1.DataVersion]
+	Runs         *trees[*swarmv1.Run]
 
 	byID [idLimit]anyTrees // the tables above; byID[0] is nil
 }
@@ -326,6 +340,11 @@ func newTables() *tables {
 			key:     func(r *swarmv1.DataVersion) string { return DataVersionKey(r.GetObjectId(), r.GetNumber()) },
 			setMeta: func(r *swarmv1.DataVersion, m *swarmv1.Meta) { r.Meta = m },
 		}),
+		Runs: newTrees(schema[*swarmv1.Run]{
+			id:      Run,
+			key:     func(r *swarmv1.Run) string { return RunKey(r.GetServiceId(), r.GetId()) },
+			setMeta: func(r *swarmv1.Run, m *swarmv1.Meta) { r.Meta = m },
+		}),
 	}
 	t.byID = [idLimit]anyTrees{
 		Node:        t.Nodes,
@@ -346,6 +365,7 @@ func newTables() *tables {
 		RaftMember:  t.RaftMembers,
 		Credential:  t.Credentials,
 		DataVersion: t.DataVersions,
+		Run:         t.Runs,
 	}
 	return t
 }
@@ -370,6 +390,7 @@ func (t *tables) freeze(v *View) {
 	v.RaftMembers = Rows[*swarmv1.RaftMember]{t.RaftMembers.freeze()}
 	v.Credentials = Rows[*swarmv1.Credential]{t.Credentials.freeze()}
 	v.DataVersions = Rows[*swarmv1.DataVersion]{t.DataVersions.freeze()}
+	v.Runs = Rows[*swarmv1.Run]{t.Runs.freeze()}
 }
 
 // rows yields every row, ordered by table and key.
@@ -391,5 +412,6 @@ func (v *View) rows(yield func(Row) bool) {
 		each(v.Clusters, yield) &&
 		each(v.RaftMembers, yield) &&
 		each(v.Credentials, yield) &&
-		each(v.DataVersions, yield)
+		each(v.DataVersions, yield) &&
+		each(v.Runs, yield)
 }

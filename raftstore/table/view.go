@@ -39,6 +39,7 @@ type View struct {
 	RaftMembers  Rows[*swarmv1.RaftMember]  `table:"key=node_id"`
 	Credentials  Rows[*swarmv1.Credential]  `table:"key=id"`
 	DataVersions Rows[*swarmv1.DataVersion] `table:"key=object_id+number"`
+	Runs         Rows[*swarmv1.Run]         `table:"key=service_id+id"`
 
 	index   uint64
 	cluster *swarmv1.Cluster
@@ -66,6 +67,9 @@ func (v *View) Revision(serviceID string, number uint64) (*swarmv1.Revision, boo
 func (v *View) RevisionsOf(serviceID string) iter.Seq[*swarmv1.Revision] {
 	return v.Revisions.Prefix(serviceID + "/")
 }
+
+// RunsOf yields the runs of a job, ordered by id.
+func (v *View) RunsOf(serviceID string) iter.Seq[*swarmv1.Run] { return v.Runs.Prefix(serviceID + "/") }
 
 // DataVersionsOf yields the versions of a secret or config, oldest first.
 func (v *View) DataVersionsOf(objectID string) iter.Seq[*swarmv1.DataVersion] {

@@ -2,6 +2,7 @@ package watch
 
 import (
 	"context"
+	"time"
 
 	"swarm/raftstore/table"
 )
@@ -73,6 +74,21 @@ func (w *Watcher) NextOr(ctx context.Context, other <-chan struct{}) (Batch, err
 		return Batch{}, err
 	}
 	return Batch{View: w.broker.View(), Changes: changes}, nil
+}
+
+// NextBefore is like Next. It also returns at the given time, with a batch without changes and
+// without a view. Zero: there is no such time.
+func (w *Watcher) NextBefore(ctx context.Context, at time.Time) (Batch, error) {
+	if at.IsZero() {
+		return w.Next(ctx)
+	}
+	bounded, cancel := context.WithDeadline(ctx, at)
+	defer cancel()
+	batch, err := w.Next(bounded)
+	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
+		return Batch{}, nil
+	}
+	return batch, err
 }
 
 // CatchUp waits until this replica has applied index, and returns all changes up to it and any

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -84,20 +85,29 @@ func (r *Rig) Dial(who transport.AuthInfo) *grpc.ClientConn {
 	return Serve(r.T, who, func(s grpc.ServiceRegistrar) { r.Server.Register(s) }, auth.Authorise)
 }
 
-// Lead runs the duties that the leader has in the users' API, until the test ends.
-func (r *Rig) Lead() {
-	for _, duty := range []func(context.Context) error{r.Server.MakeIngress, r.Server.AlignEndpoints, r.Server.RollOut} {
+// Lead runs the duties that the leader has in the users' API, until stop is called or the test
+// ends.
+func (r *Rig) Lead() (stop func()) {
+	var stops []func()
+	for _, duty := range []func(context.Context) error{r.Server.MakeIngress, r.Server.AlignEndpoints, r.Server.RollOut, r.Server.RunJobs} {
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error, 1)
 		go func() { done <- duty(ctx) }()
-		r.T.Cleanup(func() {
+		stops = append(stops, sync.OnceFunc(func() {
 			cancel()
 			if err := <-done; !errors.Is(err, context.Canceled) {
 				r.T.Errorf("a duty of the leader ended: %v", err)
 			}
-		})
+		}))
 	}
+	stop = func() {
+		for _, s := range stops {
+			s()
+		}
+	}
+	r.T.Cleanup(stop)
 	synctest.Wait()
+	return stop
 }
 
 // Commit writes rows, and waits until the replica has them.

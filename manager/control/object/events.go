@@ -14,7 +14,7 @@ import (
 func Events() []crud.Events {
 	return []crud.Events{
 		Nodes().Events(), nodeStates(), Services().Events(), revisions(), Tasks().Events(), taskStatuses(),
-		Networks().Events(), endpoints(), Secrets().Events(), Configs().Events(), Images().Events(), imageCopies(), volumes(), clusters(), Credentials().Events(),
+		Networks().Events(), endpoints(), Secrets().Events(), Configs().Events(), Images().Events(), runs(), imageCopies(), volumes(), clusters(), Credentials().Events(),
 	}
 }
 
@@ -77,6 +77,17 @@ func imageCopies() crud.Events {
 		},
 		Subject: func(_ *table.View, c *swarmv1.ImageCopy) crud.Subject {
 			return crud.Subject{Nodes: []string{c.GetNodeId()}}
+		},
+	})
+}
+
+func runs() crud.Events {
+	return crud.EventsOf(table.Run, crud.Display[*swarmv1.Run]{
+		Attributes: func(v *table.View, r *swarmv1.Run) map[string]string {
+			return map[string]string{"service": r.GetServiceId(), "name": ServiceName(v, r.GetServiceId()), "state": strings.ToLower(r.GetState().String())}
+		},
+		Subject: func(_ *table.View, r *swarmv1.Run) crud.Subject {
+			return crud.Subject{Services: []string{r.GetServiceId()}}
 		},
 	})
 }

@@ -16,7 +16,6 @@ import (
 	"swarm/manager/converge"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore/table"
-	"swarm/raftstore/watch"
 )
 
 // rolloutPause is the pause between two looks at rollouts that are not complete.
@@ -41,7 +40,7 @@ func (s *Server) RollOut(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		batch, err := nextBefore(ctx, w, next)
+		batch, err := w.NextBefore(ctx, next)
 		if err != nil {
 			return err
 		}
@@ -51,21 +50,6 @@ func (s *Server) RollOut(ctx context.Context) error {
 			}
 		}
 	}
-}
-
-// nextBefore returns the next batch of changes, or an empty one at the given time. Zero: it waits
-// without a limit.
-func nextBefore(ctx context.Context, w *watch.Watcher, at time.Time) (watch.Batch, error) {
-	if at.IsZero() {
-		return w.Next(ctx)
-	}
-	bounded, cancel := context.WithDeadline(ctx, at)
-	defer cancel()
-	batch, err := w.Next(bounded)
-	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
-		return watch.Batch{}, nil
-	}
-	return batch, err
 }
 
 // rollouts is the memory of RollOut.

@@ -98,7 +98,10 @@ func (s *Server) newService(v *table.View, id string, sp *swarmv1.ServiceSpec, b
 	rev := spec.NextRevision(id, nil, 0, sp, by)
 	svc := &swarmv1.Service{Id: id, Name: sp.GetName(), Revision: rev.GetNumber()}
 	if spec.IsJob(sp.GetMode()) {
-		svc.JobStatus = &swarmv1.JobStatus{LastExecution: timestamppb.Now()}
+		svc.JobStatus = &swarmv1.JobStatus{}
+		if !spec.IsScheduled(sp) {
+			svc.JobStatus.LastExecution = timestamppb.Now()
+		}
 	}
 	vips, addresses, err := s.virtualIPs(v, id, nil, sp)
 	if err != nil {
@@ -206,7 +209,7 @@ func (s *Server) revise(v *table.View, row *swarmv1.Service, next *swarmv1.Servi
 	}
 	rev := nextRevision(v, row.GetId(), current, next, by)
 	row.Revision, row.PreviousRevision, row.UpdateStatus = rev.GetNumber(), row.GetRevision(), nil
-	if spec.IsJob(next.GetMode()) && rev.GetTemplate() != current.GetTemplate() {
+	if spec.IsJob(next.GetMode()) && !spec.IsScheduled(next) && rev.GetTemplate() != current.GetTemplate() {
 		row.JobStatus = &swarmv1.JobStatus{JobIteration: row.GetJobStatus().GetJobIteration() + 1, LastExecution: timestamppb.Now()}
 	}
 	changes, err := s.updateEndpoint(v, row.GetId(), next)

@@ -2824,6 +2824,104 @@ func (x *AddressUse) GetTotal() uint64 {
 	return 0
 }
 
+type RunServiceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id, name or beginning of the id.
+	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunServiceRequest) Reset() {
+	*x = RunServiceRequest{}
+	mi := &file_swarm_v1_control_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunServiceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunServiceRequest) ProtoMessage() {}
+
+func (x *RunServiceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_control_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunServiceRequest.ProtoReflect.Descriptor instead.
+func (*RunServiceRequest) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *RunServiceRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type ListRunsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Runs  []*Run                 `protobuf:"bytes,1,rep,name=runs,proto3" json:"runs,omitempty"`
+	// Of a scheduled job: when it runs next.
+	Next          *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=next,proto3" json:"next,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRunsResponse) Reset() {
+	*x = ListRunsResponse{}
+	mi := &file_swarm_v1_control_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRunsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRunsResponse) ProtoMessage() {}
+
+func (x *ListRunsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_control_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRunsResponse.ProtoReflect.Descriptor instead.
+func (*ListRunsResponse) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *ListRunsResponse) GetRuns() []*Run {
+	if x != nil {
+		return x.Runs
+	}
+	return nil
+}
+
+func (x *ListRunsResponse) GetNext() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Next
+	}
+	return nil
+}
+
 // Secrets and configs have the same requests and answers.
 type CreateDataRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2835,7 +2933,7 @@ type CreateDataRequest struct {
 
 func (x *CreateDataRequest) Reset() {
 	*x = CreateDataRequest{}
-	mi := &file_swarm_v1_control_proto_msgTypes[45]
+	mi := &file_swarm_v1_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2847,7 +2945,7 @@ func (x *CreateDataRequest) String() string {
 func (*CreateDataRequest) ProtoMessage() {}
 
 func (x *CreateDataRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[45]
+	mi := &file_swarm_v1_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2860,7 +2958,7 @@ func (x *CreateDataRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateDataRequest.ProtoReflect.Descriptor instead.
 func (*CreateDataRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{45}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *CreateDataRequest) GetSpec() *DataSpec {
@@ -2895,7 +2993,7 @@ type UpdateDataRequest struct {
 
 func (x *UpdateDataRequest) Reset() {
 	*x = UpdateDataRequest{}
-	mi := &file_swarm_v1_control_proto_msgTypes[46]
+	mi := &file_swarm_v1_control_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2907,7 +3005,7 @@ func (x *UpdateDataRequest) String() string {
 func (*UpdateDataRequest) ProtoMessage() {}
 
 func (x *UpdateDataRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[46]
+	mi := &file_swarm_v1_control_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2920,7 +3018,7 @@ func (x *UpdateDataRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateDataRequest.ProtoReflect.Descriptor instead.
 func (*UpdateDataRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{46}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *UpdateDataRequest) GetId() string {
@@ -2973,7 +3071,7 @@ type DataInfo struct {
 
 func (x *DataInfo) Reset() {
 	*x = DataInfo{}
-	mi := &file_swarm_v1_control_proto_msgTypes[47]
+	mi := &file_swarm_v1_control_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2985,7 +3083,7 @@ func (x *DataInfo) String() string {
 func (*DataInfo) ProtoMessage() {}
 
 func (x *DataInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[47]
+	mi := &file_swarm_v1_control_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2998,7 +3096,7 @@ func (x *DataInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DataInfo.ProtoReflect.Descriptor instead.
 func (*DataInfo) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{47}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *DataInfo) GetId() string {
@@ -3055,7 +3153,7 @@ type DataUse struct {
 
 func (x *DataUse) Reset() {
 	*x = DataUse{}
-	mi := &file_swarm_v1_control_proto_msgTypes[48]
+	mi := &file_swarm_v1_control_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3067,7 +3165,7 @@ func (x *DataUse) String() string {
 func (*DataUse) ProtoMessage() {}
 
 func (x *DataUse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[48]
+	mi := &file_swarm_v1_control_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3080,7 +3178,7 @@ func (x *DataUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DataUse.ProtoReflect.Descriptor instead.
 func (*DataUse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{48}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *DataUse) GetServiceId() string {
@@ -3113,7 +3211,7 @@ type ListDataResponse struct {
 
 func (x *ListDataResponse) Reset() {
 	*x = ListDataResponse{}
-	mi := &file_swarm_v1_control_proto_msgTypes[49]
+	mi := &file_swarm_v1_control_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3125,7 +3223,7 @@ func (x *ListDataResponse) String() string {
 func (*ListDataResponse) ProtoMessage() {}
 
 func (x *ListDataResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[49]
+	mi := &file_swarm_v1_control_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3138,7 +3236,7 @@ func (x *ListDataResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDataResponse.ProtoReflect.Descriptor instead.
 func (*ListDataResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{49}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ListDataResponse) GetObjects() []*DataInfo {
@@ -3157,7 +3255,7 @@ type ListDataVersionsResponse struct {
 
 func (x *ListDataVersionsResponse) Reset() {
 	*x = ListDataVersionsResponse{}
-	mi := &file_swarm_v1_control_proto_msgTypes[50]
+	mi := &file_swarm_v1_control_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3169,7 +3267,7 @@ func (x *ListDataVersionsResponse) String() string {
 func (*ListDataVersionsResponse) ProtoMessage() {}
 
 func (x *ListDataVersionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[50]
+	mi := &file_swarm_v1_control_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3182,7 +3280,7 @@ func (x *ListDataVersionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDataVersionsResponse.ProtoReflect.Descriptor instead.
 func (*ListDataVersionsResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{50}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ListDataVersionsResponse) GetVersions() []*DataVersionInfo {
@@ -3208,7 +3306,7 @@ type DataVersionInfo struct {
 
 func (x *DataVersionInfo) Reset() {
 	*x = DataVersionInfo{}
-	mi := &file_swarm_v1_control_proto_msgTypes[51]
+	mi := &file_swarm_v1_control_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3220,7 +3318,7 @@ func (x *DataVersionInfo) String() string {
 func (*DataVersionInfo) ProtoMessage() {}
 
 func (x *DataVersionInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[51]
+	mi := &file_swarm_v1_control_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3233,7 +3331,7 @@ func (x *DataVersionInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DataVersionInfo.ProtoReflect.Descriptor instead.
 func (*DataVersionInfo) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{51}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *DataVersionInfo) GetNumber() uint64 {
@@ -3289,7 +3387,7 @@ type RemoveClusterImageRequest struct {
 
 func (x *RemoveClusterImageRequest) Reset() {
 	*x = RemoveClusterImageRequest{}
-	mi := &file_swarm_v1_control_proto_msgTypes[52]
+	mi := &file_swarm_v1_control_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3301,7 +3399,7 @@ func (x *RemoveClusterImageRequest) String() string {
 func (*RemoveClusterImageRequest) ProtoMessage() {}
 
 func (x *RemoveClusterImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[52]
+	mi := &file_swarm_v1_control_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3314,7 +3412,7 @@ func (x *RemoveClusterImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveClusterImageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveClusterImageRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{52}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *RemoveClusterImageRequest) GetId() string {
@@ -3523,7 +3621,12 @@ const file_swarm_v1_control_proto_rawDesc = "" +
 	"AddressUse\x12\x16\n" +
 	"\x06subnet\x18\x01 \x01(\tR\x06subnet\x12\x12\n" +
 	"\x04used\x18\x02 \x01(\x04R\x04used\x12\x14\n" +
-	"\x05total\x18\x03 \x01(\x04R\x05total\"O\n" +
+	"\x05total\x18\x03 \x01(\x04R\x05total\"#\n" +
+	"\x11RunServiceRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"e\n" +
+	"\x10ListRunsResponse\x12!\n" +
+	"\x04runs\x18\x01 \x03(\v2\r.swarm.v1.RunR\x04runs\x12.\n" +
+	"\x04next\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04next\"O\n" +
 	"\x11CreateDataRequest\x12&\n" +
 	"\x04spec\x18\x01 \x01(\v2\x12.swarm.v1.DataSpecR\x04spec\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\"\x91\x01\n" +
@@ -3559,7 +3662,7 @@ const file_swarm_v1_control_proto_rawDesc = "" +
 	"\bservices\x18\x06 \x03(\tR\bservices\"A\n" +
 	"\x19RemoveClusterImageRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
-	"\x05force\x18\x02 \x01(\bR\x05force2\x81\x18\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force2\xf9\x18\n" +
 	"\aControl\x125\n" +
 	"\n" +
 	"GetCluster\x12\x14.swarm.v1.GetRequest\x1a\x11.swarm.v1.Cluster\x12B\n" +
@@ -3608,7 +3711,10 @@ const file_swarm_v1_control_proto_rawDesc = "" +
 	"\vListConfigs\x12\x15.swarm.v1.ListRequest\x1a\x1a.swarm.v1.ListDataResponse\x12?\n" +
 	"\fUpdateConfig\x12\x1b.swarm.v1.UpdateDataRequest\x1a\x12.swarm.v1.DataInfo\x12>\n" +
 	"\fRemoveConfig\x12\x14.swarm.v1.GetRequest\x1a\x18.swarm.v1.RemoveResponse\x12N\n" +
-	"\x12ListConfigVersions\x12\x14.swarm.v1.GetRequest\x1a\".swarm.v1.ListDataVersionsResponse\x12L\n" +
+	"\x12ListConfigVersions\x12\x14.swarm.v1.GetRequest\x1a\".swarm.v1.ListDataVersionsResponse\x128\n" +
+	"\n" +
+	"RunService\x12\x1b.swarm.v1.RunServiceRequest\x1a\r.swarm.v1.Run\x12<\n" +
+	"\bListRuns\x12\x14.swarm.v1.GetRequest\x1a\x1a.swarm.v1.ListRunsResponse\x12L\n" +
 	"\vWaitService\x12\x1c.swarm.v1.WaitServiceRequest\x1a\x1d.swarm.v1.WaitServiceResponse0\x01\x122\n" +
 	"\x05Watch\x12\x16.swarm.v1.WatchRequest\x1a\x0f.swarm.v1.Event0\x01\x12;\n" +
 	"\x04Logs\x12\x15.swarm.v1.LogsRequest\x1a\x1a.swarm.v1.TaskLogsResponse0\x01\x125\n" +
@@ -3627,7 +3733,7 @@ func file_swarm_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_swarm_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swarm_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_swarm_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
 var file_swarm_v1_control_proto_goTypes = []any{
 	(ManagerStatus_Reachability)(0),   // 0: swarm.v1.ManagerStatus.Reachability
 	(*Filter)(nil),                    // 1: swarm.v1.Filter
@@ -3675,204 +3781,213 @@ var file_swarm_v1_control_proto_goTypes = []any{
 	(*NetworkSurvey)(nil),             // 43: swarm.v1.NetworkSurvey
 	(*NetworkOnNode)(nil),             // 44: swarm.v1.NetworkOnNode
 	(*AddressUse)(nil),                // 45: swarm.v1.AddressUse
-	(*CreateDataRequest)(nil),         // 46: swarm.v1.CreateDataRequest
-	(*UpdateDataRequest)(nil),         // 47: swarm.v1.UpdateDataRequest
-	(*DataInfo)(nil),                  // 48: swarm.v1.DataInfo
-	(*DataUse)(nil),                   // 49: swarm.v1.DataUse
-	(*ListDataResponse)(nil),          // 50: swarm.v1.ListDataResponse
-	(*ListDataVersionsResponse)(nil),  // 51: swarm.v1.ListDataVersionsResponse
-	(*DataVersionInfo)(nil),           // 52: swarm.v1.DataVersionInfo
-	(*RemoveClusterImageRequest)(nil), // 53: swarm.v1.RemoveClusterImageRequest
-	(NodeSpec_Role)(0),                // 54: swarm.v1.NodeSpec.Role
-	(TaskState)(0),                    // 55: swarm.v1.TaskState
-	(*Node)(nil),                      // 56: swarm.v1.Node
-	(*NodeState)(nil),                 // 57: swarm.v1.NodeState
-	(*Task)(nil),                      // 58: swarm.v1.Task
-	(*TaskStatus)(nil),                // 59: swarm.v1.TaskStatus
-	(*Service)(nil),                   // 60: swarm.v1.Service
-	(*Revision)(nil),                  // 61: swarm.v1.Revision
-	(*Endpoint)(nil),                  // 62: swarm.v1.Endpoint
-	(*NodeSpec)(nil),                  // 63: swarm.v1.NodeSpec
-	(*ServiceSpec)(nil),               // 64: swarm.v1.ServiceSpec
-	(*ClusterSpec)(nil),               // 65: swarm.v1.ClusterSpec
-	(*durationpb.Duration)(nil),       // 66: google.protobuf.Duration
-	(*Unplaced)(nil),                  // 67: swarm.v1.Unplaced
-	(*LogRecord)(nil),                 // 68: swarm.v1.LogRecord
-	(*LogOptions)(nil),                // 69: swarm.v1.LogOptions
-	(*Image)(nil),                     // 70: swarm.v1.Image
-	(*Credential)(nil),                // 71: swarm.v1.Credential
-	(*NetworkSpec)(nil),               // 72: swarm.v1.NetworkSpec
-	(*Network)(nil),                   // 73: swarm.v1.Network
-	(*Routing)(nil),                   // 74: swarm.v1.Routing
-	(*Backend)(nil),                   // 75: swarm.v1.Backend
-	(*Peering)(nil),                   // 76: swarm.v1.Peering
-	(*NodeNetwork)(nil),               // 77: swarm.v1.NodeNetwork
-	(*DataSpec)(nil),                  // 78: swarm.v1.DataSpec
-	(*Meta)(nil),                      // 79: swarm.v1.Meta
-	(*DataStatus)(nil),                // 80: swarm.v1.DataStatus
-	(*DataReference)(nil),             // 81: swarm.v1.DataReference
-	(*timestamppb.Timestamp)(nil),     // 82: google.protobuf.Timestamp
-	(*ExecInput)(nil),                 // 83: swarm.v1.ExecInput
-	(*Cluster)(nil),                   // 84: swarm.v1.Cluster
-	(*ImageProgress)(nil),             // 85: swarm.v1.ImageProgress
-	(*Event)(nil),                     // 86: swarm.v1.Event
-	(*TaskLogsResponse)(nil),          // 87: swarm.v1.TaskLogsResponse
-	(*ExecOutput)(nil),                // 88: swarm.v1.ExecOutput
+	(*RunServiceRequest)(nil),         // 46: swarm.v1.RunServiceRequest
+	(*ListRunsResponse)(nil),          // 47: swarm.v1.ListRunsResponse
+	(*CreateDataRequest)(nil),         // 48: swarm.v1.CreateDataRequest
+	(*UpdateDataRequest)(nil),         // 49: swarm.v1.UpdateDataRequest
+	(*DataInfo)(nil),                  // 50: swarm.v1.DataInfo
+	(*DataUse)(nil),                   // 51: swarm.v1.DataUse
+	(*ListDataResponse)(nil),          // 52: swarm.v1.ListDataResponse
+	(*ListDataVersionsResponse)(nil),  // 53: swarm.v1.ListDataVersionsResponse
+	(*DataVersionInfo)(nil),           // 54: swarm.v1.DataVersionInfo
+	(*RemoveClusterImageRequest)(nil), // 55: swarm.v1.RemoveClusterImageRequest
+	(NodeSpec_Role)(0),                // 56: swarm.v1.NodeSpec.Role
+	(TaskState)(0),                    // 57: swarm.v1.TaskState
+	(*Node)(nil),                      // 58: swarm.v1.Node
+	(*NodeState)(nil),                 // 59: swarm.v1.NodeState
+	(*Task)(nil),                      // 60: swarm.v1.Task
+	(*TaskStatus)(nil),                // 61: swarm.v1.TaskStatus
+	(*Service)(nil),                   // 62: swarm.v1.Service
+	(*Revision)(nil),                  // 63: swarm.v1.Revision
+	(*Endpoint)(nil),                  // 64: swarm.v1.Endpoint
+	(*NodeSpec)(nil),                  // 65: swarm.v1.NodeSpec
+	(*ServiceSpec)(nil),               // 66: swarm.v1.ServiceSpec
+	(*ClusterSpec)(nil),               // 67: swarm.v1.ClusterSpec
+	(*durationpb.Duration)(nil),       // 68: google.protobuf.Duration
+	(*Unplaced)(nil),                  // 69: swarm.v1.Unplaced
+	(*LogRecord)(nil),                 // 70: swarm.v1.LogRecord
+	(*LogOptions)(nil),                // 71: swarm.v1.LogOptions
+	(*Image)(nil),                     // 72: swarm.v1.Image
+	(*Credential)(nil),                // 73: swarm.v1.Credential
+	(*NetworkSpec)(nil),               // 74: swarm.v1.NetworkSpec
+	(*Network)(nil),                   // 75: swarm.v1.Network
+	(*Routing)(nil),                   // 76: swarm.v1.Routing
+	(*Backend)(nil),                   // 77: swarm.v1.Backend
+	(*Peering)(nil),                   // 78: swarm.v1.Peering
+	(*NodeNetwork)(nil),               // 79: swarm.v1.NodeNetwork
+	(*Run)(nil),                       // 80: swarm.v1.Run
+	(*timestamppb.Timestamp)(nil),     // 81: google.protobuf.Timestamp
+	(*DataSpec)(nil),                  // 82: swarm.v1.DataSpec
+	(*Meta)(nil),                      // 83: swarm.v1.Meta
+	(*DataStatus)(nil),                // 84: swarm.v1.DataStatus
+	(*DataReference)(nil),             // 85: swarm.v1.DataReference
+	(*ExecInput)(nil),                 // 86: swarm.v1.ExecInput
+	(*Cluster)(nil),                   // 87: swarm.v1.Cluster
+	(*ImageProgress)(nil),             // 88: swarm.v1.ImageProgress
+	(*Event)(nil),                     // 89: swarm.v1.Event
+	(*TaskLogsResponse)(nil),          // 90: swarm.v1.TaskLogsResponse
+	(*ExecOutput)(nil),                // 91: swarm.v1.ExecOutput
 }
 var file_swarm_v1_control_proto_depIdxs = []int32{
-	54,  // 0: swarm.v1.Filter.roles:type_name -> swarm.v1.NodeSpec.Role
-	55,  // 1: swarm.v1.Filter.desired_states:type_name -> swarm.v1.TaskState
-	56,  // 2: swarm.v1.NodeInfo.node:type_name -> swarm.v1.Node
-	57,  // 3: swarm.v1.NodeInfo.state:type_name -> swarm.v1.NodeState
+	56,  // 0: swarm.v1.Filter.roles:type_name -> swarm.v1.NodeSpec.Role
+	57,  // 1: swarm.v1.Filter.desired_states:type_name -> swarm.v1.TaskState
+	58,  // 2: swarm.v1.NodeInfo.node:type_name -> swarm.v1.Node
+	59,  // 3: swarm.v1.NodeInfo.state:type_name -> swarm.v1.NodeState
 	3,   // 4: swarm.v1.NodeInfo.manager_status:type_name -> swarm.v1.ManagerStatus
 	0,   // 5: swarm.v1.ManagerStatus.reachability:type_name -> swarm.v1.ManagerStatus.Reachability
-	58,  // 6: swarm.v1.TaskInfo.task:type_name -> swarm.v1.Task
-	59,  // 7: swarm.v1.TaskInfo.status:type_name -> swarm.v1.TaskStatus
-	60,  // 8: swarm.v1.ServiceInfo.service:type_name -> swarm.v1.Service
-	61,  // 9: swarm.v1.ServiceInfo.revision:type_name -> swarm.v1.Revision
-	62,  // 10: swarm.v1.ServiceInfo.endpoint:type_name -> swarm.v1.Endpoint
+	60,  // 6: swarm.v1.TaskInfo.task:type_name -> swarm.v1.Task
+	61,  // 7: swarm.v1.TaskInfo.status:type_name -> swarm.v1.TaskStatus
+	62,  // 8: swarm.v1.ServiceInfo.service:type_name -> swarm.v1.Service
+	63,  // 9: swarm.v1.ServiceInfo.revision:type_name -> swarm.v1.Revision
+	64,  // 10: swarm.v1.ServiceInfo.endpoint:type_name -> swarm.v1.Endpoint
 	6,   // 11: swarm.v1.ServiceInfo.status:type_name -> swarm.v1.ServiceStatus
 	1,   // 12: swarm.v1.ListRequest.filter:type_name -> swarm.v1.Filter
 	2,   // 13: swarm.v1.ListNodesResponse.nodes:type_name -> swarm.v1.NodeInfo
 	5,   // 14: swarm.v1.ListServicesResponse.services:type_name -> swarm.v1.ServiceInfo
 	4,   // 15: swarm.v1.ListTasksResponse.tasks:type_name -> swarm.v1.TaskInfo
 	29,  // 16: swarm.v1.ListImagesResponse.images:type_name -> swarm.v1.ImageInfo
-	61,  // 17: swarm.v1.ListRevisionsResponse.revisions:type_name -> swarm.v1.Revision
-	63,  // 18: swarm.v1.UpdateNodeRequest.spec:type_name -> swarm.v1.NodeSpec
-	64,  // 19: swarm.v1.CreateServiceRequest.spec:type_name -> swarm.v1.ServiceSpec
-	64,  // 20: swarm.v1.UpdateServiceRequest.spec:type_name -> swarm.v1.ServiceSpec
-	65,  // 21: swarm.v1.UpdateClusterRequest.spec:type_name -> swarm.v1.ClusterSpec
+	63,  // 17: swarm.v1.ListRevisionsResponse.revisions:type_name -> swarm.v1.Revision
+	65,  // 18: swarm.v1.UpdateNodeRequest.spec:type_name -> swarm.v1.NodeSpec
+	66,  // 19: swarm.v1.CreateServiceRequest.spec:type_name -> swarm.v1.ServiceSpec
+	66,  // 20: swarm.v1.UpdateServiceRequest.spec:type_name -> swarm.v1.ServiceSpec
+	67,  // 21: swarm.v1.UpdateClusterRequest.spec:type_name -> swarm.v1.ClusterSpec
 	1,   // 22: swarm.v1.WatchRequest.filter:type_name -> swarm.v1.Filter
 	25,  // 23: swarm.v1.WaitServiceResponse.progress:type_name -> swarm.v1.ServiceProgress
 	27,  // 24: swarm.v1.WaitServiceResponse.verdict:type_name -> swarm.v1.ServiceVerdict
 	26,  // 25: swarm.v1.ServiceProgress.slots:type_name -> swarm.v1.SlotProgress
-	66,  // 26: swarm.v1.ServiceProgress.stable_in:type_name -> google.protobuf.Duration
-	55,  // 27: swarm.v1.SlotProgress.state:type_name -> swarm.v1.TaskState
-	67,  // 28: swarm.v1.ServiceVerdict.unplaced:type_name -> swarm.v1.Unplaced
+	68,  // 26: swarm.v1.ServiceProgress.stable_in:type_name -> google.protobuf.Duration
+	57,  // 27: swarm.v1.SlotProgress.state:type_name -> swarm.v1.TaskState
+	69,  // 28: swarm.v1.ServiceVerdict.unplaced:type_name -> swarm.v1.Unplaced
 	4,   // 29: swarm.v1.ServiceVerdict.task:type_name -> swarm.v1.TaskInfo
-	68,  // 30: swarm.v1.ServiceVerdict.log:type_name -> swarm.v1.LogRecord
-	69,  // 31: swarm.v1.LogsRequest.options:type_name -> swarm.v1.LogOptions
-	70,  // 32: swarm.v1.ImageInfo.image:type_name -> swarm.v1.Image
-	71,  // 33: swarm.v1.ListCredentialsResponse.credentials:type_name -> swarm.v1.Credential
-	71,  // 34: swarm.v1.RemoveCredentialResponse.removed:type_name -> swarm.v1.Credential
-	71,  // 35: swarm.v1.RemoveCredentialResponse.issued:type_name -> swarm.v1.Credential
-	72,  // 36: swarm.v1.CreateNetworkRequest.spec:type_name -> swarm.v1.NetworkSpec
+	70,  // 30: swarm.v1.ServiceVerdict.log:type_name -> swarm.v1.LogRecord
+	71,  // 31: swarm.v1.LogsRequest.options:type_name -> swarm.v1.LogOptions
+	72,  // 32: swarm.v1.ImageInfo.image:type_name -> swarm.v1.Image
+	73,  // 33: swarm.v1.ListCredentialsResponse.credentials:type_name -> swarm.v1.Credential
+	73,  // 34: swarm.v1.RemoveCredentialResponse.removed:type_name -> swarm.v1.Credential
+	73,  // 35: swarm.v1.RemoveCredentialResponse.issued:type_name -> swarm.v1.Credential
+	74,  // 36: swarm.v1.CreateNetworkRequest.spec:type_name -> swarm.v1.NetworkSpec
 	42,  // 37: swarm.v1.ListNetworksResponse.networks:type_name -> swarm.v1.NetworkInfo
 	1,   // 38: swarm.v1.PruneNetworksRequest.filter:type_name -> swarm.v1.Filter
-	73,  // 39: swarm.v1.NetworkInfo.network:type_name -> swarm.v1.Network
+	75,  // 39: swarm.v1.NetworkInfo.network:type_name -> swarm.v1.Network
 	45,  // 40: swarm.v1.NetworkInfo.use:type_name -> swarm.v1.AddressUse
-	74,  // 41: swarm.v1.NetworkInfo.services:type_name -> swarm.v1.Routing
-	75,  // 42: swarm.v1.NetworkInfo.backends:type_name -> swarm.v1.Backend
-	76,  // 43: swarm.v1.NetworkInfo.peers:type_name -> swarm.v1.Peering
+	76,  // 41: swarm.v1.NetworkInfo.services:type_name -> swarm.v1.Routing
+	77,  // 42: swarm.v1.NetworkInfo.backends:type_name -> swarm.v1.Backend
+	78,  // 43: swarm.v1.NetworkInfo.peers:type_name -> swarm.v1.Peering
 	44,  // 44: swarm.v1.NetworkSurvey.nodes:type_name -> swarm.v1.NetworkOnNode
-	77,  // 45: swarm.v1.NetworkOnNode.network:type_name -> swarm.v1.NodeNetwork
-	78,  // 46: swarm.v1.CreateDataRequest.spec:type_name -> swarm.v1.DataSpec
-	78,  // 47: swarm.v1.UpdateDataRequest.spec:type_name -> swarm.v1.DataSpec
-	79,  // 48: swarm.v1.DataInfo.meta:type_name -> swarm.v1.Meta
-	78,  // 49: swarm.v1.DataInfo.spec:type_name -> swarm.v1.DataSpec
-	80,  // 50: swarm.v1.DataInfo.status:type_name -> swarm.v1.DataStatus
-	49,  // 51: swarm.v1.DataInfo.uses:type_name -> swarm.v1.DataUse
-	81,  // 52: swarm.v1.DataUse.reference:type_name -> swarm.v1.DataReference
-	48,  // 53: swarm.v1.ListDataResponse.objects:type_name -> swarm.v1.DataInfo
-	52,  // 54: swarm.v1.ListDataVersionsResponse.versions:type_name -> swarm.v1.DataVersionInfo
-	82,  // 55: swarm.v1.DataVersionInfo.created_at:type_name -> google.protobuf.Timestamp
-	7,   // 56: swarm.v1.Control.GetCluster:input_type -> swarm.v1.GetRequest
-	21,  // 57: swarm.v1.Control.UpdateCluster:input_type -> swarm.v1.UpdateClusterRequest
-	7,   // 58: swarm.v1.Control.GetNode:input_type -> swarm.v1.GetRequest
-	8,   // 59: swarm.v1.Control.ListNodes:input_type -> swarm.v1.ListRequest
-	14,  // 60: swarm.v1.Control.UpdateNode:input_type -> swarm.v1.UpdateNodeRequest
-	15,  // 61: swarm.v1.Control.RemoveNode:input_type -> swarm.v1.RemoveNodeRequest
-	7,   // 62: swarm.v1.Control.GetService:input_type -> swarm.v1.GetRequest
-	8,   // 63: swarm.v1.Control.ListServices:input_type -> swarm.v1.ListRequest
-	17,  // 64: swarm.v1.Control.CreateService:input_type -> swarm.v1.CreateServiceRequest
-	19,  // 65: swarm.v1.Control.UpdateService:input_type -> swarm.v1.UpdateServiceRequest
-	7,   // 66: swarm.v1.Control.RemoveService:input_type -> swarm.v1.GetRequest
-	7,   // 67: swarm.v1.Control.ListRevisions:input_type -> swarm.v1.GetRequest
-	7,   // 68: swarm.v1.Control.GetTask:input_type -> swarm.v1.GetRequest
-	8,   // 69: swarm.v1.Control.ListTasks:input_type -> swarm.v1.ListRequest
-	7,   // 70: swarm.v1.Control.GetImage:input_type -> swarm.v1.GetRequest
-	8,   // 71: swarm.v1.Control.ListImages:input_type -> swarm.v1.ListRequest
-	30,  // 72: swarm.v1.Control.LoadImage:input_type -> swarm.v1.LoadImageRequest
-	31,  // 73: swarm.v1.Control.PullImage:input_type -> swarm.v1.PullImageClusterRequest
-	32,  // 74: swarm.v1.Control.PushImage:input_type -> swarm.v1.PushImageClusterRequest
-	33,  // 75: swarm.v1.Control.TagImage:input_type -> swarm.v1.TagImageRequest
-	53,  // 76: swarm.v1.Control.RemoveImage:input_type -> swarm.v1.RemoveClusterImageRequest
-	34,  // 77: swarm.v1.Control.Login:input_type -> swarm.v1.LoginRequest
-	8,   // 78: swarm.v1.Control.ListCredentials:input_type -> swarm.v1.ListRequest
-	7,   // 79: swarm.v1.Control.RemoveCredential:input_type -> swarm.v1.GetRequest
-	38,  // 80: swarm.v1.Control.CreateNetwork:input_type -> swarm.v1.CreateNetworkRequest
-	7,   // 81: swarm.v1.Control.GetNetwork:input_type -> swarm.v1.GetRequest
-	7,   // 82: swarm.v1.Control.SurveyNetwork:input_type -> swarm.v1.GetRequest
-	8,   // 83: swarm.v1.Control.ListNetworks:input_type -> swarm.v1.ListRequest
-	7,   // 84: swarm.v1.Control.RemoveNetwork:input_type -> swarm.v1.GetRequest
-	40,  // 85: swarm.v1.Control.PruneNetworks:input_type -> swarm.v1.PruneNetworksRequest
-	46,  // 86: swarm.v1.Control.CreateSecret:input_type -> swarm.v1.CreateDataRequest
-	7,   // 87: swarm.v1.Control.GetSecret:input_type -> swarm.v1.GetRequest
-	8,   // 88: swarm.v1.Control.ListSecrets:input_type -> swarm.v1.ListRequest
-	47,  // 89: swarm.v1.Control.UpdateSecret:input_type -> swarm.v1.UpdateDataRequest
-	7,   // 90: swarm.v1.Control.RemoveSecret:input_type -> swarm.v1.GetRequest
-	7,   // 91: swarm.v1.Control.ListSecretVersions:input_type -> swarm.v1.GetRequest
-	46,  // 92: swarm.v1.Control.CreateConfig:input_type -> swarm.v1.CreateDataRequest
-	7,   // 93: swarm.v1.Control.GetConfig:input_type -> swarm.v1.GetRequest
-	8,   // 94: swarm.v1.Control.ListConfigs:input_type -> swarm.v1.ListRequest
-	47,  // 95: swarm.v1.Control.UpdateConfig:input_type -> swarm.v1.UpdateDataRequest
-	7,   // 96: swarm.v1.Control.RemoveConfig:input_type -> swarm.v1.GetRequest
-	7,   // 97: swarm.v1.Control.ListConfigVersions:input_type -> swarm.v1.GetRequest
-	23,  // 98: swarm.v1.Control.WaitService:input_type -> swarm.v1.WaitServiceRequest
-	22,  // 99: swarm.v1.Control.Watch:input_type -> swarm.v1.WatchRequest
-	28,  // 100: swarm.v1.Control.Logs:input_type -> swarm.v1.LogsRequest
-	83,  // 101: swarm.v1.Control.Exec:input_type -> swarm.v1.ExecInput
-	84,  // 102: swarm.v1.Control.GetCluster:output_type -> swarm.v1.Cluster
-	84,  // 103: swarm.v1.Control.UpdateCluster:output_type -> swarm.v1.Cluster
-	2,   // 104: swarm.v1.Control.GetNode:output_type -> swarm.v1.NodeInfo
-	9,   // 105: swarm.v1.Control.ListNodes:output_type -> swarm.v1.ListNodesResponse
-	2,   // 106: swarm.v1.Control.UpdateNode:output_type -> swarm.v1.NodeInfo
-	16,  // 107: swarm.v1.Control.RemoveNode:output_type -> swarm.v1.RemoveResponse
-	5,   // 108: swarm.v1.Control.GetService:output_type -> swarm.v1.ServiceInfo
-	10,  // 109: swarm.v1.Control.ListServices:output_type -> swarm.v1.ListServicesResponse
-	18,  // 110: swarm.v1.Control.CreateService:output_type -> swarm.v1.CreateServiceResponse
-	20,  // 111: swarm.v1.Control.UpdateService:output_type -> swarm.v1.UpdateServiceResponse
-	16,  // 112: swarm.v1.Control.RemoveService:output_type -> swarm.v1.RemoveResponse
-	13,  // 113: swarm.v1.Control.ListRevisions:output_type -> swarm.v1.ListRevisionsResponse
-	4,   // 114: swarm.v1.Control.GetTask:output_type -> swarm.v1.TaskInfo
-	11,  // 115: swarm.v1.Control.ListTasks:output_type -> swarm.v1.ListTasksResponse
-	29,  // 116: swarm.v1.Control.GetImage:output_type -> swarm.v1.ImageInfo
-	12,  // 117: swarm.v1.Control.ListImages:output_type -> swarm.v1.ListImagesResponse
-	85,  // 118: swarm.v1.Control.LoadImage:output_type -> swarm.v1.ImageProgress
-	85,  // 119: swarm.v1.Control.PullImage:output_type -> swarm.v1.ImageProgress
-	85,  // 120: swarm.v1.Control.PushImage:output_type -> swarm.v1.ImageProgress
-	29,  // 121: swarm.v1.Control.TagImage:output_type -> swarm.v1.ImageInfo
-	16,  // 122: swarm.v1.Control.RemoveImage:output_type -> swarm.v1.RemoveResponse
-	35,  // 123: swarm.v1.Control.Login:output_type -> swarm.v1.LoginResponse
-	36,  // 124: swarm.v1.Control.ListCredentials:output_type -> swarm.v1.ListCredentialsResponse
-	37,  // 125: swarm.v1.Control.RemoveCredential:output_type -> swarm.v1.RemoveCredentialResponse
-	42,  // 126: swarm.v1.Control.CreateNetwork:output_type -> swarm.v1.NetworkInfo
-	42,  // 127: swarm.v1.Control.GetNetwork:output_type -> swarm.v1.NetworkInfo
-	43,  // 128: swarm.v1.Control.SurveyNetwork:output_type -> swarm.v1.NetworkSurvey
-	39,  // 129: swarm.v1.Control.ListNetworks:output_type -> swarm.v1.ListNetworksResponse
-	16,  // 130: swarm.v1.Control.RemoveNetwork:output_type -> swarm.v1.RemoveResponse
-	41,  // 131: swarm.v1.Control.PruneNetworks:output_type -> swarm.v1.PruneNetworksResponse
-	48,  // 132: swarm.v1.Control.CreateSecret:output_type -> swarm.v1.DataInfo
-	48,  // 133: swarm.v1.Control.GetSecret:output_type -> swarm.v1.DataInfo
-	50,  // 134: swarm.v1.Control.ListSecrets:output_type -> swarm.v1.ListDataResponse
-	48,  // 135: swarm.v1.Control.UpdateSecret:output_type -> swarm.v1.DataInfo
-	16,  // 136: swarm.v1.Control.RemoveSecret:output_type -> swarm.v1.RemoveResponse
-	51,  // 137: swarm.v1.Control.ListSecretVersions:output_type -> swarm.v1.ListDataVersionsResponse
-	48,  // 138: swarm.v1.Control.CreateConfig:output_type -> swarm.v1.DataInfo
-	48,  // 139: swarm.v1.Control.GetConfig:output_type -> swarm.v1.DataInfo
-	50,  // 140: swarm.v1.Control.ListConfigs:output_type -> swarm.v1.ListDataResponse
-	48,  // 141: swarm.v1.Control.UpdateConfig:output_type -> swarm.v1.DataInfo
-	16,  // 142: swarm.v1.Control.RemoveConfig:output_type -> swarm.v1.RemoveResponse
-	51,  // 143: swarm.v1.Control.ListConfigVersions:output_type -> swarm.v1.ListDataVersionsResponse
-	24,  // 144: swarm.v1.Control.WaitService:output_type -> swarm.v1.WaitServiceResponse
-	86,  // 145: swarm.v1.Control.Watch:output_type -> swarm.v1.Event
-	87,  // 146: swarm.v1.Control.Logs:output_type -> swarm.v1.TaskLogsResponse
-	88,  // 147: swarm.v1.Control.Exec:output_type -> swarm.v1.ExecOutput
-	102, // [102:148] is the sub-list for method output_type
-	56,  // [56:102] is the sub-list for method input_type
-	56,  // [56:56] is the sub-list for extension type_name
-	56,  // [56:56] is the sub-list for extension extendee
-	0,   // [0:56] is the sub-list for field type_name
+	79,  // 45: swarm.v1.NetworkOnNode.network:type_name -> swarm.v1.NodeNetwork
+	80,  // 46: swarm.v1.ListRunsResponse.runs:type_name -> swarm.v1.Run
+	81,  // 47: swarm.v1.ListRunsResponse.next:type_name -> google.protobuf.Timestamp
+	82,  // 48: swarm.v1.CreateDataRequest.spec:type_name -> swarm.v1.DataSpec
+	82,  // 49: swarm.v1.UpdateDataRequest.spec:type_name -> swarm.v1.DataSpec
+	83,  // 50: swarm.v1.DataInfo.meta:type_name -> swarm.v1.Meta
+	82,  // 51: swarm.v1.DataInfo.spec:type_name -> swarm.v1.DataSpec
+	84,  // 52: swarm.v1.DataInfo.status:type_name -> swarm.v1.DataStatus
+	51,  // 53: swarm.v1.DataInfo.uses:type_name -> swarm.v1.DataUse
+	85,  // 54: swarm.v1.DataUse.reference:type_name -> swarm.v1.DataReference
+	50,  // 55: swarm.v1.ListDataResponse.objects:type_name -> swarm.v1.DataInfo
+	54,  // 56: swarm.v1.ListDataVersionsResponse.versions:type_name -> swarm.v1.DataVersionInfo
+	81,  // 57: swarm.v1.DataVersionInfo.created_at:type_name -> google.protobuf.Timestamp
+	7,   // 58: swarm.v1.Control.GetCluster:input_type -> swarm.v1.GetRequest
+	21,  // 59: swarm.v1.Control.UpdateCluster:input_type -> swarm.v1.UpdateClusterRequest
+	7,   // 60: swarm.v1.Control.GetNode:input_type -> swarm.v1.GetRequest
+	8,   // 61: swarm.v1.Control.ListNodes:input_type -> swarm.v1.ListRequest
+	14,  // 62: swarm.v1.Control.UpdateNode:input_type -> swarm.v1.UpdateNodeRequest
+	15,  // 63: swarm.v1.Control.RemoveNode:input_type -> swarm.v1.RemoveNodeRequest
+	7,   // 64: swarm.v1.Control.GetService:input_type -> swarm.v1.GetRequest
+	8,   // 65: swarm.v1.Control.ListServices:input_type -> swarm.v1.ListRequest
+	17,  // 66: swarm.v1.Control.CreateService:input_type -> swarm.v1.CreateServiceRequest
+	19,  // 67: swarm.v1.Control.UpdateService:input_type -> swarm.v1.UpdateServiceRequest
+	7,   // 68: swarm.v1.Control.RemoveService:input_type -> swarm.v1.GetRequest
+	7,   // 69: swarm.v1.Control.ListRevisions:input_type -> swarm.v1.GetRequest
+	7,   // 70: swarm.v1.Control.GetTask:input_type -> swarm.v1.GetRequest
+	8,   // 71: swarm.v1.Control.ListTasks:input_type -> swarm.v1.ListRequest
+	7,   // 72: swarm.v1.Control.GetImage:input_type -> swarm.v1.GetRequest
+	8,   // 73: swarm.v1.Control.ListImages:input_type -> swarm.v1.ListRequest
+	30,  // 74: swarm.v1.Control.LoadImage:input_type -> swarm.v1.LoadImageRequest
+	31,  // 75: swarm.v1.Control.PullImage:input_type -> swarm.v1.PullImageClusterRequest
+	32,  // 76: swarm.v1.Control.PushImage:input_type -> swarm.v1.PushImageClusterRequest
+	33,  // 77: swarm.v1.Control.TagImage:input_type -> swarm.v1.TagImageRequest
+	55,  // 78: swarm.v1.Control.RemoveImage:input_type -> swarm.v1.RemoveClusterImageRequest
+	34,  // 79: swarm.v1.Control.Login:input_type -> swarm.v1.LoginRequest
+	8,   // 80: swarm.v1.Control.ListCredentials:input_type -> swarm.v1.ListRequest
+	7,   // 81: swarm.v1.Control.RemoveCredential:input_type -> swarm.v1.GetRequest
+	38,  // 82: swarm.v1.Control.CreateNetwork:input_type -> swarm.v1.CreateNetworkRequest
+	7,   // 83: swarm.v1.Control.GetNetwork:input_type -> swarm.v1.GetRequest
+	7,   // 84: swarm.v1.Control.SurveyNetwork:input_type -> swarm.v1.GetRequest
+	8,   // 85: swarm.v1.Control.ListNetworks:input_type -> swarm.v1.ListRequest
+	7,   // 86: swarm.v1.Control.RemoveNetwork:input_type -> swarm.v1.GetRequest
+	40,  // 87: swarm.v1.Control.PruneNetworks:input_type -> swarm.v1.PruneNetworksRequest
+	48,  // 88: swarm.v1.Control.CreateSecret:input_type -> swarm.v1.CreateDataRequest
+	7,   // 89: swarm.v1.Control.GetSecret:input_type -> swarm.v1.GetRequest
+	8,   // 90: swarm.v1.Control.ListSecrets:input_type -> swarm.v1.ListRequest
+	49,  // 91: swarm.v1.Control.UpdateSecret:input_type -> swarm.v1.UpdateDataRequest
+	7,   // 92: swarm.v1.Control.RemoveSecret:input_type -> swarm.v1.GetRequest
+	7,   // 93: swarm.v1.Control.ListSecretVersions:input_type -> swarm.v1.GetRequest
+	48,  // 94: swarm.v1.Control.CreateConfig:input_type -> swarm.v1.CreateDataRequest
+	7,   // 95: swarm.v1.Control.GetConfig:input_type -> swarm.v1.GetRequest
+	8,   // 96: swarm.v1.Control.ListConfigs:input_type -> swarm.v1.ListRequest
+	49,  // 97: swarm.v1.Control.UpdateConfig:input_type -> swarm.v1.UpdateDataRequest
+	7,   // 98: swarm.v1.Control.RemoveConfig:input_type -> swarm.v1.GetRequest
+	7,   // 99: swarm.v1.Control.ListConfigVersions:input_type -> swarm.v1.GetRequest
+	46,  // 100: swarm.v1.Control.RunService:input_type -> swarm.v1.RunServiceRequest
+	7,   // 101: swarm.v1.Control.ListRuns:input_type -> swarm.v1.GetRequest
+	23,  // 102: swarm.v1.Control.WaitService:input_type -> swarm.v1.WaitServiceRequest
+	22,  // 103: swarm.v1.Control.Watch:input_type -> swarm.v1.WatchRequest
+	28,  // 104: swarm.v1.Control.Logs:input_type -> swarm.v1.LogsRequest
+	86,  // 105: swarm.v1.Control.Exec:input_type -> swarm.v1.ExecInput
+	87,  // 106: swarm.v1.Control.GetCluster:output_type -> swarm.v1.Cluster
+	87,  // 107: swarm.v1.Control.UpdateCluster:output_type -> swarm.v1.Cluster
+	2,   // 108: swarm.v1.Control.GetNode:output_type -> swarm.v1.NodeInfo
+	9,   // 109: swarm.v1.Control.ListNodes:output_type -> swarm.v1.ListNodesResponse
+	2,   // 110: swarm.v1.Control.UpdateNode:output_type -> swarm.v1.NodeInfo
+	16,  // 111: swarm.v1.Control.RemoveNode:output_type -> swarm.v1.RemoveResponse
+	5,   // 112: swarm.v1.Control.GetService:output_type -> swarm.v1.ServiceInfo
+	10,  // 113: swarm.v1.Control.ListServices:output_type -> swarm.v1.ListServicesResponse
+	18,  // 114: swarm.v1.Control.CreateService:output_type -> swarm.v1.CreateServiceResponse
+	20,  // 115: swarm.v1.Control.UpdateService:output_type -> swarm.v1.UpdateServiceResponse
+	16,  // 116: swarm.v1.Control.RemoveService:output_type -> swarm.v1.RemoveResponse
+	13,  // 117: swarm.v1.Control.ListRevisions:output_type -> swarm.v1.ListRevisionsResponse
+	4,   // 118: swarm.v1.Control.GetTask:output_type -> swarm.v1.TaskInfo
+	11,  // 119: swarm.v1.Control.ListTasks:output_type -> swarm.v1.ListTasksResponse
+	29,  // 120: swarm.v1.Control.GetImage:output_type -> swarm.v1.ImageInfo
+	12,  // 121: swarm.v1.Control.ListImages:output_type -> swarm.v1.ListImagesResponse
+	88,  // 122: swarm.v1.Control.LoadImage:output_type -> swarm.v1.ImageProgress
+	88,  // 123: swarm.v1.Control.PullImage:output_type -> swarm.v1.ImageProgress
+	88,  // 124: swarm.v1.Control.PushImage:output_type -> swarm.v1.ImageProgress
+	29,  // 125: swarm.v1.Control.TagImage:output_type -> swarm.v1.ImageInfo
+	16,  // 126: swarm.v1.Control.RemoveImage:output_type -> swarm.v1.RemoveResponse
+	35,  // 127: swarm.v1.Control.Login:output_type -> swarm.v1.LoginResponse
+	36,  // 128: swarm.v1.Control.ListCredentials:output_type -> swarm.v1.ListCredentialsResponse
+	37,  // 129: swarm.v1.Control.RemoveCredential:output_type -> swarm.v1.RemoveCredentialResponse
+	42,  // 130: swarm.v1.Control.CreateNetwork:output_type -> swarm.v1.NetworkInfo
+	42,  // 131: swarm.v1.Control.GetNetwork:output_type -> swarm.v1.NetworkInfo
+	43,  // 132: swarm.v1.Control.SurveyNetwork:output_type -> swarm.v1.NetworkSurvey
+	39,  // 133: swarm.v1.Control.ListNetworks:output_type -> swarm.v1.ListNetworksResponse
+	16,  // 134: swarm.v1.Control.RemoveNetwork:output_type -> swarm.v1.RemoveResponse
+	41,  // 135: swarm.v1.Control.PruneNetworks:output_type -> swarm.v1.PruneNetworksResponse
+	50,  // 136: swarm.v1.Control.CreateSecret:output_type -> swarm.v1.DataInfo
+	50,  // 137: swarm.v1.Control.GetSecret:output_type -> swarm.v1.DataInfo
+	52,  // 138: swarm.v1.Control.ListSecrets:output_type -> swarm.v1.ListDataResponse
+	50,  // 139: swarm.v1.Control.UpdateSecret:output_type -> swarm.v1.DataInfo
+	16,  // 140: swarm.v1.Control.RemoveSecret:output_type -> swarm.v1.RemoveResponse
+	53,  // 141: swarm.v1.Control.ListSecretVersions:output_type -> swarm.v1.ListDataVersionsResponse
+	50,  // 142: swarm.v1.Control.CreateConfig:output_type -> swarm.v1.DataInfo
+	50,  // 143: swarm.v1.Control.GetConfig:output_type -> swarm.v1.DataInfo
+	52,  // 144: swarm.v1.Control.ListConfigs:output_type -> swarm.v1.ListDataResponse
+	50,  // 145: swarm.v1.Control.UpdateConfig:output_type -> swarm.v1.DataInfo
+	16,  // 146: swarm.v1.Control.RemoveConfig:output_type -> swarm.v1.RemoveResponse
+	53,  // 147: swarm.v1.Control.ListConfigVersions:output_type -> swarm.v1.ListDataVersionsResponse
+	80,  // 148: swarm.v1.Control.RunService:output_type -> swarm.v1.Run
+	47,  // 149: swarm.v1.Control.ListRuns:output_type -> swarm.v1.ListRunsResponse
+	24,  // 150: swarm.v1.Control.WaitService:output_type -> swarm.v1.WaitServiceResponse
+	89,  // 151: swarm.v1.Control.Watch:output_type -> swarm.v1.Event
+	90,  // 152: swarm.v1.Control.Logs:output_type -> swarm.v1.TaskLogsResponse
+	91,  // 153: swarm.v1.Control.Exec:output_type -> swarm.v1.ExecOutput
+	106, // [106:154] is the sub-list for method output_type
+	58,  // [58:106] is the sub-list for method input_type
+	58,  // [58:58] is the sub-list for extension type_name
+	58,  // [58:58] is the sub-list for extension extendee
+	0,   // [0:58] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_control_proto_init() }
@@ -3889,7 +4004,7 @@ func file_swarm_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_control_proto_rawDesc), len(file_swarm_v1_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   53,
+			NumMessages:   55,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

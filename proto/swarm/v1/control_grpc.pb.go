@@ -63,6 +63,8 @@ const (
 	Control_UpdateConfig_FullMethodName       = "/swarm.v1.Control/UpdateConfig"
 	Control_RemoveConfig_FullMethodName       = "/swarm.v1.Control/RemoveConfig"
 	Control_ListConfigVersions_FullMethodName = "/swarm.v1.Control/ListConfigVersions"
+	Control_RunService_FullMethodName         = "/swarm.v1.Control/RunService"
+	Control_ListRuns_FullMethodName           = "/swarm.v1.Control/ListRuns"
 	Control_WaitService_FullMethodName        = "/swarm.v1.Control/WaitService"
 	Control_Watch_FullMethodName              = "/swarm.v1.Control/Watch"
 	Control_Logs_FullMethodName               = "/swarm.v1.Control/Logs"
@@ -121,6 +123,10 @@ type ControlClient interface {
 	UpdateConfig(ctx context.Context, in *UpdateDataRequest, opts ...grpc.CallOption) (*DataInfo, error)
 	RemoveConfig(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*RemoveResponse, error)
 	ListConfigVersions(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*ListDataVersionsResponse, error)
+	// RunService starts a run of a job now.
+	RunService(ctx context.Context, in *RunServiceRequest, opts ...grpc.CallOption) (*Run, error)
+	// ListRuns lists the runs of a job, the newest first.
+	ListRuns(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*ListRunsResponse, error)
 	// Follows a service until it has converged, or is certain not to without another change. Ends with NOT_FOUND if the service is removed meanwhile.
 	WaitService(ctx context.Context, in *WaitServiceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WaitServiceResponse], error)
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Event], error)
@@ -577,6 +583,26 @@ func (c *controlClient) ListConfigVersions(ctx context.Context, in *GetRequest, 
 	return out, nil
 }
 
+func (c *controlClient) RunService(ctx context.Context, in *RunServiceRequest, opts ...grpc.CallOption) (*Run, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Run)
+	err := c.cc.Invoke(ctx, Control_RunService_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) ListRuns(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*ListRunsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListRunsResponse)
+	err := c.cc.Invoke(ctx, Control_ListRuns_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *controlClient) WaitService(ctx context.Context, in *WaitServiceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WaitServiceResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[3], Control_WaitService_FullMethodName, cOpts...)
@@ -699,6 +725,10 @@ type ControlServer interface {
 	UpdateConfig(context.Context, *UpdateDataRequest) (*DataInfo, error)
 	RemoveConfig(context.Context, *GetRequest) (*RemoveResponse, error)
 	ListConfigVersions(context.Context, *GetRequest) (*ListDataVersionsResponse, error)
+	// RunService starts a run of a job now.
+	RunService(context.Context, *RunServiceRequest) (*Run, error)
+	// ListRuns lists the runs of a job, the newest first.
+	ListRuns(context.Context, *GetRequest) (*ListRunsResponse, error)
 	// Follows a service until it has converged, or is certain not to without another change. Ends with NOT_FOUND if the service is removed meanwhile.
 	WaitService(*WaitServiceRequest, grpc.ServerStreamingServer[WaitServiceResponse]) error
 	Watch(*WatchRequest, grpc.ServerStreamingServer[Event]) error
@@ -839,6 +869,12 @@ func (UnimplementedControlServer) RemoveConfig(context.Context, *GetRequest) (*R
 }
 func (UnimplementedControlServer) ListConfigVersions(context.Context, *GetRequest) (*ListDataVersionsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListConfigVersions not implemented")
+}
+func (UnimplementedControlServer) RunService(context.Context, *RunServiceRequest) (*Run, error) {
+	return nil, status.Error(codes.Unimplemented, "method RunService not implemented")
+}
+func (UnimplementedControlServer) ListRuns(context.Context, *GetRequest) (*ListRunsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListRuns not implemented")
 }
 func (UnimplementedControlServer) WaitService(*WaitServiceRequest, grpc.ServerStreamingServer[WaitServiceResponse]) error {
 	return status.Error(codes.Unimplemented, "method WaitService not implemented")
@@ -1604,6 +1640,42 @@ func _Control_ListConfigVersions_Handler(srv interface{}, ctx context.Context, d
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Control_RunService_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RunServiceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).RunService(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_RunService_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).RunService(ctx, req.(*RunServiceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_ListRuns_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).ListRuns(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_ListRuns_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).ListRuns(ctx, req.(*GetRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Control_WaitService_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(WaitServiceRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -1806,6 +1878,14 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListConfigVersions",
 			Handler:    _Control_ListConfigVersions_Handler,
+		},
+		{
+			MethodName: "RunService",
+			Handler:    _Control_RunService_Handler,
+		},
+		{
+			MethodName: "ListRuns",
+			Handler:    _Control_ListRuns_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -273,6 +273,63 @@ func (UpdateStatus_State) EnumDescriptor() ([]byte, []int) {
 	return file_swarm_v1_object_proto_rawDescGZIP(), []int{10, 0}
 }
 
+type Run_State int32
+
+const (
+	Run_RUNNING  Run_State = 0
+	Run_COMPLETE Run_State = 1
+	Run_FAILED   Run_State = 2
+	// It never began.
+	Run_SKIPPED Run_State = 3
+	// A later run began while it ran.
+	Run_REPLACED Run_State = 4
+)
+
+// Enum value maps for Run_State.
+var (
+	Run_State_name = map[int32]string{
+		0: "RUNNING",
+		1: "COMPLETE",
+		2: "FAILED",
+		3: "SKIPPED",
+		4: "REPLACED",
+	}
+	Run_State_value = map[string]int32{
+		"RUNNING":  0,
+		"COMPLETE": 1,
+		"FAILED":   2,
+		"SKIPPED":  3,
+		"REPLACED": 4,
+	}
+)
+
+func (x Run_State) Enum() *Run_State {
+	p := new(Run_State)
+	*p = x
+	return p
+}
+
+func (x Run_State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Run_State) Descriptor() protoreflect.EnumDescriptor {
+	return file_swarm_v1_object_proto_enumTypes[4].Descriptor()
+}
+
+func (Run_State) Type() protoreflect.EnumType {
+	return &file_swarm_v1_object_proto_enumTypes[4]
+}
+
+func (x Run_State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Run_State.Descriptor instead.
+func (Run_State) EnumDescriptor() ([]byte, []int) {
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{12, 0}
+}
+
 type DataRollout_State int32
 
 const (
@@ -307,11 +364,11 @@ func (x DataRollout_State) String() string {
 }
 
 func (DataRollout_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_swarm_v1_object_proto_enumTypes[4].Descriptor()
+	return file_swarm_v1_object_proto_enumTypes[5].Descriptor()
 }
 
 func (DataRollout_State) Type() protoreflect.EnumType {
-	return &file_swarm_v1_object_proto_enumTypes[4]
+	return &file_swarm_v1_object_proto_enumTypes[5]
 }
 
 func (x DataRollout_State) Number() protoreflect.EnumNumber {
@@ -320,7 +377,7 @@ func (x DataRollout_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DataRollout_State.Descriptor instead.
 func (DataRollout_State) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{27, 0}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{28, 0}
 }
 
 type Event_Action int32
@@ -356,11 +413,11 @@ func (x Event_Action) String() string {
 }
 
 func (Event_Action) Descriptor() protoreflect.EnumDescriptor {
-	return file_swarm_v1_object_proto_enumTypes[5].Descriptor()
+	return file_swarm_v1_object_proto_enumTypes[6].Descriptor()
 }
 
 func (Event_Action) Type() protoreflect.EnumType {
-	return &file_swarm_v1_object_proto_enumTypes[5]
+	return &file_swarm_v1_object_proto_enumTypes[6]
 }
 
 func (x Event_Action) Number() protoreflect.EnumNumber {
@@ -369,7 +426,7 @@ func (x Event_Action) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Event_Action.Descriptor instead.
 func (Event_Action) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{38, 0}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{39, 0}
 }
 
 type LogRecord_Stream int32
@@ -405,11 +462,11 @@ func (x LogRecord_Stream) String() string {
 }
 
 func (LogRecord_Stream) Descriptor() protoreflect.EnumDescriptor {
-	return file_swarm_v1_object_proto_enumTypes[6].Descriptor()
+	return file_swarm_v1_object_proto_enumTypes[7].Descriptor()
 }
 
 func (LogRecord_Stream) Type() protoreflect.EnumType {
-	return &file_swarm_v1_object_proto_enumTypes[6]
+	return &file_swarm_v1_object_proto_enumTypes[7]
 }
 
 func (x LogRecord_Stream) Number() protoreflect.EnumNumber {
@@ -418,7 +475,7 @@ func (x LogRecord_Stream) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LogRecord_Stream.Descriptor instead.
 func (LogRecord_Stream) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{40, 0}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{41, 0}
 }
 
 // Meta stands in every stored object. The store sets it in Apply; what a caller puts there is ignored.
@@ -1364,6 +1421,10 @@ type JobStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	JobIteration  uint64                 `protobuf:"varint,1,opt,name=job_iteration,json=jobIteration,proto3" json:"job_iteration,omitempty"`
 	LastExecution *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=last_execution,json=lastExecution,proto3" json:"last_execution,omitempty"`
+	// Of a scheduled job: the last scheduled time about which was decided. The next run is after it.
+	LastScheduled *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=last_scheduled,json=lastScheduled,proto3" json:"last_scheduled,omitempty"`
+	// The run of the iteration has ended: it gets no further tasks, and those that run stop.
+	Ended         bool `protobuf:"varint,4,opt,name=ended,proto3" json:"ended,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1412,6 +1473,158 @@ func (x *JobStatus) GetLastExecution() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *JobStatus) GetLastScheduled() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastScheduled
+	}
+	return nil
+}
+
+func (x *JobStatus) GetEnded() bool {
+	if x != nil {
+		return x.Ended
+	}
+	return false
+}
+
+// Run is one run of a job that is scheduled, or was started with `service run`. Key: service id and run id.
+type Run struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	ServiceId string                 `protobuf:"bytes,1,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	// The scheduled time in seconds since 1970, so that a time has at most one run; of a run that a user started, "u" and
+	// the iteration.
+	Id   string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Meta *Meta  `protobuf:"bytes,3,opt,name=meta,proto3" json:"meta,omitempty"`
+	// Job iteration of its tasks. 0: it never began.
+	Iteration   uint64                 `protobuf:"varint,4,opt,name=iteration,proto3" json:"iteration,omitempty"`
+	ScheduledAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=scheduled_at,json=scheduledAt,proto3" json:"scheduled_at,omitempty"`
+	StartedAt   *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	EndedAt     *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
+	State       Run_State              `protobuf:"varint,8,opt,name=state,proto3,enum=swarm.v1.Run_State" json:"state,omitempty"`
+	Message     string                 `protobuf:"bytes,9,opt,name=message,proto3" json:"message,omitempty"`
+	// Who started it; empty: the schedule.
+	Actor string `protobuf:"bytes,10,opt,name=actor,proto3" json:"actor,omitempty"`
+	// How many tasks have completed and failed.
+	Completed     uint64 `protobuf:"varint,11,opt,name=completed,proto3" json:"completed,omitempty"`
+	Failed        uint64 `protobuf:"varint,12,opt,name=failed,proto3" json:"failed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Run) Reset() {
+	*x = Run{}
+	mi := &file_swarm_v1_object_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Run) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Run) ProtoMessage() {}
+
+func (x *Run) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_object_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Run.ProtoReflect.Descriptor instead.
+func (*Run) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Run) GetServiceId() string {
+	if x != nil {
+		return x.ServiceId
+	}
+	return ""
+}
+
+func (x *Run) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Run) GetMeta() *Meta {
+	if x != nil {
+		return x.Meta
+	}
+	return nil
+}
+
+func (x *Run) GetIteration() uint64 {
+	if x != nil {
+		return x.Iteration
+	}
+	return 0
+}
+
+func (x *Run) GetScheduledAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ScheduledAt
+	}
+	return nil
+}
+
+func (x *Run) GetStartedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartedAt
+	}
+	return nil
+}
+
+func (x *Run) GetEndedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndedAt
+	}
+	return nil
+}
+
+func (x *Run) GetState() Run_State {
+	if x != nil {
+		return x.State
+	}
+	return Run_RUNNING
+}
+
+func (x *Run) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *Run) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *Run) GetCompleted() uint64 {
+	if x != nil {
+		return x.Completed
+	}
+	return 0
+}
+
+func (x *Run) GetFailed() uint64 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
 // Revision is immutable. Key: service id and number.
 type Revision struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -1430,7 +1643,7 @@ type Revision struct {
 
 func (x *Revision) Reset() {
 	*x = Revision{}
-	mi := &file_swarm_v1_object_proto_msgTypes[12]
+	mi := &file_swarm_v1_object_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1442,7 +1655,7 @@ func (x *Revision) String() string {
 func (*Revision) ProtoMessage() {}
 
 func (x *Revision) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[12]
+	mi := &file_swarm_v1_object_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1455,7 +1668,7 @@ func (x *Revision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revision.ProtoReflect.Descriptor instead.
 func (*Revision) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{12}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Revision) GetServiceId() string {
@@ -1540,7 +1753,7 @@ type Task struct {
 
 func (x *Task) Reset() {
 	*x = Task{}
-	mi := &file_swarm_v1_object_proto_msgTypes[13]
+	mi := &file_swarm_v1_object_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1552,7 +1765,7 @@ func (x *Task) String() string {
 func (*Task) ProtoMessage() {}
 
 func (x *Task) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[13]
+	mi := &file_swarm_v1_object_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1565,7 +1778,7 @@ func (x *Task) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Task.ProtoReflect.Descriptor instead.
 func (*Task) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{13}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Task) GetId() string {
@@ -1701,7 +1914,7 @@ type RestartHistory struct {
 
 func (x *RestartHistory) Reset() {
 	*x = RestartHistory{}
-	mi := &file_swarm_v1_object_proto_msgTypes[14]
+	mi := &file_swarm_v1_object_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1713,7 +1926,7 @@ func (x *RestartHistory) String() string {
 func (*RestartHistory) ProtoMessage() {}
 
 func (x *RestartHistory) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[14]
+	mi := &file_swarm_v1_object_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1726,7 +1939,7 @@ func (x *RestartHistory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartHistory.ProtoReflect.Descriptor instead.
 func (*RestartHistory) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{14}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RestartHistory) GetAttempts() uint64 {
@@ -1763,7 +1976,7 @@ type NetworkAttachment struct {
 
 func (x *NetworkAttachment) Reset() {
 	*x = NetworkAttachment{}
-	mi := &file_swarm_v1_object_proto_msgTypes[15]
+	mi := &file_swarm_v1_object_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1775,7 +1988,7 @@ func (x *NetworkAttachment) String() string {
 func (*NetworkAttachment) ProtoMessage() {}
 
 func (x *NetworkAttachment) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[15]
+	mi := &file_swarm_v1_object_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1788,7 +2001,7 @@ func (x *NetworkAttachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkAttachment.ProtoReflect.Descriptor instead.
 func (*NetworkAttachment) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{15}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *NetworkAttachment) GetNetworkId() string {
@@ -1850,7 +2063,7 @@ type TaskStatus struct {
 
 func (x *TaskStatus) Reset() {
 	*x = TaskStatus{}
-	mi := &file_swarm_v1_object_proto_msgTypes[16]
+	mi := &file_swarm_v1_object_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1862,7 +2075,7 @@ func (x *TaskStatus) String() string {
 func (*TaskStatus) ProtoMessage() {}
 
 func (x *TaskStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[16]
+	mi := &file_swarm_v1_object_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1875,7 +2088,7 @@ func (x *TaskStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskStatus.ProtoReflect.Descriptor instead.
 func (*TaskStatus) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{16}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *TaskStatus) GetTaskId() string {
@@ -1997,7 +2210,7 @@ type ContainerStatus struct {
 
 func (x *ContainerStatus) Reset() {
 	*x = ContainerStatus{}
-	mi := &file_swarm_v1_object_proto_msgTypes[17]
+	mi := &file_swarm_v1_object_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2009,7 +2222,7 @@ func (x *ContainerStatus) String() string {
 func (*ContainerStatus) ProtoMessage() {}
 
 func (x *ContainerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[17]
+	mi := &file_swarm_v1_object_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2022,7 +2235,7 @@ func (x *ContainerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerStatus.ProtoReflect.Descriptor instead.
 func (*ContainerStatus) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{17}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ContainerStatus) GetContainerId() string {
@@ -2072,7 +2285,7 @@ type Unplaced struct {
 
 func (x *Unplaced) Reset() {
 	*x = Unplaced{}
-	mi := &file_swarm_v1_object_proto_msgTypes[18]
+	mi := &file_swarm_v1_object_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2084,7 +2297,7 @@ func (x *Unplaced) String() string {
 func (*Unplaced) ProtoMessage() {}
 
 func (x *Unplaced) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[18]
+	mi := &file_swarm_v1_object_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2097,7 +2310,7 @@ func (x *Unplaced) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unplaced.ProtoReflect.Descriptor instead.
 func (*Unplaced) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{18}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Unplaced) GetRefusals() []*Refusal {
@@ -2126,7 +2339,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_swarm_v1_object_proto_msgTypes[19]
+	mi := &file_swarm_v1_object_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2138,7 +2351,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[19]
+	mi := &file_swarm_v1_object_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2151,7 +2364,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{19}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Refusal) GetFilter() string {
@@ -2190,7 +2403,7 @@ type Network struct {
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_swarm_v1_object_proto_msgTypes[20]
+	mi := &file_swarm_v1_object_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2202,7 +2415,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[20]
+	mi := &file_swarm_v1_object_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2215,7 +2428,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{20}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Network) GetId() string {
@@ -2276,7 +2489,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_swarm_v1_object_proto_msgTypes[21]
+	mi := &file_swarm_v1_object_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2288,7 +2501,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[21]
+	mi := &file_swarm_v1_object_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2301,7 +2514,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{21}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Endpoint) GetServiceId() string {
@@ -2357,7 +2570,7 @@ type VirtualIP struct {
 
 func (x *VirtualIP) Reset() {
 	*x = VirtualIP{}
-	mi := &file_swarm_v1_object_proto_msgTypes[22]
+	mi := &file_swarm_v1_object_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2369,7 +2582,7 @@ func (x *VirtualIP) String() string {
 func (*VirtualIP) ProtoMessage() {}
 
 func (x *VirtualIP) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[22]
+	mi := &file_swarm_v1_object_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2382,7 +2595,7 @@ func (x *VirtualIP) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VirtualIP.ProtoReflect.Descriptor instead.
 func (*VirtualIP) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{22}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *VirtualIP) GetNetworkId() string {
@@ -2413,7 +2626,7 @@ type Claim struct {
 
 func (x *Claim) Reset() {
 	*x = Claim{}
-	mi := &file_swarm_v1_object_proto_msgTypes[23]
+	mi := &file_swarm_v1_object_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2425,7 +2638,7 @@ func (x *Claim) String() string {
 func (*Claim) ProtoMessage() {}
 
 func (x *Claim) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[23]
+	mi := &file_swarm_v1_object_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2438,7 +2651,7 @@ func (x *Claim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Claim.ProtoReflect.Descriptor instead.
 func (*Claim) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{23}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Claim) GetKey() string {
@@ -2474,7 +2687,7 @@ type Secret struct {
 
 func (x *Secret) Reset() {
 	*x = Secret{}
-	mi := &file_swarm_v1_object_proto_msgTypes[24]
+	mi := &file_swarm_v1_object_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2486,7 +2699,7 @@ func (x *Secret) String() string {
 func (*Secret) ProtoMessage() {}
 
 func (x *Secret) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[24]
+	mi := &file_swarm_v1_object_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2499,7 +2712,7 @@ func (x *Secret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Secret.ProtoReflect.Descriptor instead.
 func (*Secret) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{24}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Secret) GetId() string {
@@ -2542,7 +2755,7 @@ type Config struct {
 
 func (x *Config) Reset() {
 	*x = Config{}
-	mi := &file_swarm_v1_object_proto_msgTypes[25]
+	mi := &file_swarm_v1_object_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2554,7 +2767,7 @@ func (x *Config) String() string {
 func (*Config) ProtoMessage() {}
 
 func (x *Config) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[25]
+	mi := &file_swarm_v1_object_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2567,7 +2780,7 @@ func (x *Config) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Config.ProtoReflect.Descriptor instead.
 func (*Config) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{25}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Config) GetId() string {
@@ -2610,7 +2823,7 @@ type DataStatus struct {
 
 func (x *DataStatus) Reset() {
 	*x = DataStatus{}
-	mi := &file_swarm_v1_object_proto_msgTypes[26]
+	mi := &file_swarm_v1_object_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2622,7 +2835,7 @@ func (x *DataStatus) String() string {
 func (*DataStatus) ProtoMessage() {}
 
 func (x *DataStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[26]
+	mi := &file_swarm_v1_object_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2635,7 +2848,7 @@ func (x *DataStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DataStatus.ProtoReflect.Descriptor instead.
 func (*DataStatus) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{26}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *DataStatus) GetNumber() uint64 {
@@ -2667,7 +2880,7 @@ type DataRollout struct {
 
 func (x *DataRollout) Reset() {
 	*x = DataRollout{}
-	mi := &file_swarm_v1_object_proto_msgTypes[27]
+	mi := &file_swarm_v1_object_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2679,7 +2892,7 @@ func (x *DataRollout) String() string {
 func (*DataRollout) ProtoMessage() {}
 
 func (x *DataRollout) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[27]
+	mi := &file_swarm_v1_object_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2692,7 +2905,7 @@ func (x *DataRollout) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DataRollout.ProtoReflect.Descriptor instead.
 func (*DataRollout) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{27}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DataRollout) GetState() DataRollout_State {
@@ -2740,7 +2953,7 @@ type DataVersion struct {
 
 func (x *DataVersion) Reset() {
 	*x = DataVersion{}
-	mi := &file_swarm_v1_object_proto_msgTypes[28]
+	mi := &file_swarm_v1_object_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2752,7 +2965,7 @@ func (x *DataVersion) String() string {
 func (*DataVersion) ProtoMessage() {}
 
 func (x *DataVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[28]
+	mi := &file_swarm_v1_object_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2765,7 +2978,7 @@ func (x *DataVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DataVersion.ProtoReflect.Descriptor instead.
 func (*DataVersion) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{28}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DataVersion) GetObjectId() string {
@@ -2823,7 +3036,7 @@ type Volume struct {
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_swarm_v1_object_proto_msgTypes[29]
+	mi := &file_swarm_v1_object_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2835,7 +3048,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[29]
+	mi := &file_swarm_v1_object_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2848,7 +3061,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{29}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Volume) GetId() string {
@@ -2906,7 +3119,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_swarm_v1_object_proto_msgTypes[30]
+	mi := &file_swarm_v1_object_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2918,7 +3131,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[30]
+	mi := &file_swarm_v1_object_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2931,7 +3144,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{30}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Image) GetId() string {
@@ -2997,7 +3210,7 @@ type ImageCopy struct {
 
 func (x *ImageCopy) Reset() {
 	*x = ImageCopy{}
-	mi := &file_swarm_v1_object_proto_msgTypes[31]
+	mi := &file_swarm_v1_object_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3009,7 +3222,7 @@ func (x *ImageCopy) String() string {
 func (*ImageCopy) ProtoMessage() {}
 
 func (x *ImageCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[31]
+	mi := &file_swarm_v1_object_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3022,7 +3235,7 @@ func (x *ImageCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageCopy.ProtoReflect.Descriptor instead.
 func (*ImageCopy) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{31}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ImageCopy) GetDigest() string {
@@ -3072,7 +3285,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_swarm_v1_object_proto_msgTypes[32]
+	mi := &file_swarm_v1_object_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3084,7 +3297,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[32]
+	mi := &file_swarm_v1_object_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3097,7 +3310,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{32}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Cluster) GetId() string {
@@ -3170,7 +3383,7 @@ type RootCA struct {
 
 func (x *RootCA) Reset() {
 	*x = RootCA{}
-	mi := &file_swarm_v1_object_proto_msgTypes[33]
+	mi := &file_swarm_v1_object_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3182,7 +3395,7 @@ func (x *RootCA) String() string {
 func (*RootCA) ProtoMessage() {}
 
 func (x *RootCA) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[33]
+	mi := &file_swarm_v1_object_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3195,7 +3408,7 @@ func (x *RootCA) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootCA.ProtoReflect.Descriptor instead.
 func (*RootCA) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{33}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RootCA) GetBundle() []byte {
@@ -3236,7 +3449,7 @@ type JoinTokens struct {
 
 func (x *JoinTokens) Reset() {
 	*x = JoinTokens{}
-	mi := &file_swarm_v1_object_proto_msgTypes[34]
+	mi := &file_swarm_v1_object_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3248,7 +3461,7 @@ func (x *JoinTokens) String() string {
 func (*JoinTokens) ProtoMessage() {}
 
 func (x *JoinTokens) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[34]
+	mi := &file_swarm_v1_object_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3261,7 +3474,7 @@ func (x *JoinTokens) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinTokens.ProtoReflect.Descriptor instead.
 func (*JoinTokens) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{34}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *JoinTokens) GetWorker() string {
@@ -3293,7 +3506,7 @@ type EncryptionKey struct {
 
 func (x *EncryptionKey) Reset() {
 	*x = EncryptionKey{}
-	mi := &file_swarm_v1_object_proto_msgTypes[35]
+	mi := &file_swarm_v1_object_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3305,7 +3518,7 @@ func (x *EncryptionKey) String() string {
 func (*EncryptionKey) ProtoMessage() {}
 
 func (x *EncryptionKey) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[35]
+	mi := &file_swarm_v1_object_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3318,7 +3531,7 @@ func (x *EncryptionKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EncryptionKey.ProtoReflect.Descriptor instead.
 func (*EncryptionKey) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{35}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *EncryptionKey) GetSubsystem() string {
@@ -3370,7 +3583,7 @@ type RaftMember struct {
 
 func (x *RaftMember) Reset() {
 	*x = RaftMember{}
-	mi := &file_swarm_v1_object_proto_msgTypes[36]
+	mi := &file_swarm_v1_object_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3382,7 +3595,7 @@ func (x *RaftMember) String() string {
 func (*RaftMember) ProtoMessage() {}
 
 func (x *RaftMember) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[36]
+	mi := &file_swarm_v1_object_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3395,7 +3608,7 @@ func (x *RaftMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftMember.ProtoReflect.Descriptor instead.
 func (*RaftMember) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{36}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RaftMember) GetNodeId() string {
@@ -3447,7 +3660,7 @@ type Credential struct {
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_swarm_v1_object_proto_msgTypes[37]
+	mi := &file_swarm_v1_object_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3459,7 +3672,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[37]
+	mi := &file_swarm_v1_object_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3472,7 +3685,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{37}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Credential) GetId() string {
@@ -3535,7 +3748,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_swarm_v1_object_proto_msgTypes[38]
+	mi := &file_swarm_v1_object_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3547,7 +3760,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[38]
+	mi := &file_swarm_v1_object_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3560,7 +3773,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{38}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Event) GetIndex() uint64 {
@@ -3635,6 +3848,7 @@ type Object struct {
 	//	*Object_RaftMember
 	//	*Object_Credential
 	//	*Object_DataVersion
+	//	*Object_Run
 	Object        isObject_Object `protobuf_oneof:"object"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3642,7 +3856,7 @@ type Object struct {
 
 func (x *Object) Reset() {
 	*x = Object{}
-	mi := &file_swarm_v1_object_proto_msgTypes[39]
+	mi := &file_swarm_v1_object_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3654,7 +3868,7 @@ func (x *Object) String() string {
 func (*Object) ProtoMessage() {}
 
 func (x *Object) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[39]
+	mi := &file_swarm_v1_object_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3667,7 +3881,7 @@ func (x *Object) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Object.ProtoReflect.Descriptor instead.
 func (*Object) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{39}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Object) GetObject() isObject_Object {
@@ -3839,6 +4053,15 @@ func (x *Object) GetDataVersion() *DataVersion {
 	return nil
 }
 
+func (x *Object) GetRun() *Run {
+	if x != nil {
+		if x, ok := x.Object.(*Object_Run); ok {
+			return x.Run
+		}
+	}
+	return nil
+}
+
 type isObject_Object interface {
 	isObject_Object()
 }
@@ -3915,6 +4138,10 @@ type Object_DataVersion struct {
 	DataVersion *DataVersion `protobuf:"bytes,18,opt,name=data_version,json=dataVersion,proto3,oneof"`
 }
 
+type Object_Run struct {
+	Run *Run `protobuf:"bytes,19,opt,name=run,proto3,oneof"`
+}
+
 func (*Object_Node) isObject_Object() {}
 
 func (*Object_NodeState) isObject_Object() {}
@@ -3951,6 +4178,8 @@ func (*Object_Credential) isObject_Object() {}
 
 func (*Object_DataVersion) isObject_Object() {}
 
+func (*Object_Run) isObject_Object() {}
+
 type LogRecord struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Timestamp *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=timestamp,proto3" json:"timestamp,omitempty"`
@@ -3972,7 +4201,7 @@ type LogRecord struct {
 
 func (x *LogRecord) Reset() {
 	*x = LogRecord{}
-	mi := &file_swarm_v1_object_proto_msgTypes[40]
+	mi := &file_swarm_v1_object_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3984,7 +4213,7 @@ func (x *LogRecord) String() string {
 func (*LogRecord) ProtoMessage() {}
 
 func (x *LogRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[40]
+	mi := &file_swarm_v1_object_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3997,7 +4226,7 @@ func (x *LogRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogRecord.ProtoReflect.Descriptor instead.
 func (*LogRecord) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{40}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *LogRecord) GetTimestamp() *timestamppb.Timestamp {
@@ -4089,7 +4318,7 @@ type LogOptions struct {
 
 func (x *LogOptions) Reset() {
 	*x = LogOptions{}
-	mi := &file_swarm_v1_object_proto_msgTypes[41]
+	mi := &file_swarm_v1_object_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4101,7 +4330,7 @@ func (x *LogOptions) String() string {
 func (*LogOptions) ProtoMessage() {}
 
 func (x *LogOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[41]
+	mi := &file_swarm_v1_object_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4114,7 +4343,7 @@ func (x *LogOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogOptions.ProtoReflect.Descriptor instead.
 func (*LogOptions) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{41}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *LogOptions) GetStreams() []LogRecord_Stream {
@@ -4177,7 +4406,7 @@ type LogPlace struct {
 
 func (x *LogPlace) Reset() {
 	*x = LogPlace{}
-	mi := &file_swarm_v1_object_proto_msgTypes[42]
+	mi := &file_swarm_v1_object_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4189,7 +4418,7 @@ func (x *LogPlace) String() string {
 func (*LogPlace) ProtoMessage() {}
 
 func (x *LogPlace) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[42]
+	mi := &file_swarm_v1_object_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4202,7 +4431,7 @@ func (x *LogPlace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogPlace.ProtoReflect.Descriptor instead.
 func (*LogPlace) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{42}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *LogPlace) GetStream() LogRecord_Stream {
@@ -4230,7 +4459,7 @@ type LogDetails struct {
 
 func (x *LogDetails) Reset() {
 	*x = LogDetails{}
-	mi := &file_swarm_v1_object_proto_msgTypes[43]
+	mi := &file_swarm_v1_object_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4242,7 +4471,7 @@ func (x *LogDetails) String() string {
 func (*LogDetails) ProtoMessage() {}
 
 func (x *LogDetails) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[43]
+	mi := &file_swarm_v1_object_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4255,7 +4484,7 @@ func (x *LogDetails) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogDetails.ProtoReflect.Descriptor instead.
 func (*LogDetails) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{43}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *LogDetails) GetTaskId() string {
@@ -4382,10 +4611,35 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\tCOMPLETED\x10\x03\x12\x14\n" +
 	"\x10ROLLBACK_STARTED\x10\x04\x12\x13\n" +
 	"\x0fROLLBACK_PAUSED\x10\x05\x12\x16\n" +
-	"\x12ROLLBACK_COMPLETED\x10\x06\"s\n" +
+	"\x12ROLLBACK_COMPLETED\x10\x06\"\xcc\x01\n" +
 	"\tJobStatus\x12#\n" +
 	"\rjob_iteration\x18\x01 \x01(\x04R\fjobIteration\x12A\n" +
-	"\x0elast_execution\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\rlastExecution\"\xdc\x01\n" +
+	"\x0elast_execution\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\rlastExecution\x12A\n" +
+	"\x0elast_scheduled\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\rlastScheduled\x12\x14\n" +
+	"\x05ended\x18\x04 \x01(\bR\x05ended\"\x83\x04\n" +
+	"\x03Run\x12\x1d\n" +
+	"\n" +
+	"service_id\x18\x01 \x01(\tR\tserviceId\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\"\n" +
+	"\x04meta\x18\x03 \x01(\v2\x0e.swarm.v1.MetaR\x04meta\x12\x1c\n" +
+	"\titeration\x18\x04 \x01(\x04R\titeration\x12=\n" +
+	"\fscheduled_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\vscheduledAt\x129\n" +
+	"\n" +
+	"started_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x125\n" +
+	"\bended_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12)\n" +
+	"\x05state\x18\b \x01(\x0e2\x13.swarm.v1.Run.StateR\x05state\x12\x18\n" +
+	"\amessage\x18\t \x01(\tR\amessage\x12\x14\n" +
+	"\x05actor\x18\n" +
+	" \x01(\tR\x05actor\x12\x1c\n" +
+	"\tcompleted\x18\v \x01(\x04R\tcompleted\x12\x16\n" +
+	"\x06failed\x18\f \x01(\x04R\x06failed\"I\n" +
+	"\x05State\x12\v\n" +
+	"\aRUNNING\x10\x00\x12\f\n" +
+	"\bCOMPLETE\x10\x01\x12\n" +
+	"\n" +
+	"\x06FAILED\x10\x02\x12\v\n" +
+	"\aSKIPPED\x10\x03\x12\f\n" +
+	"\bREPLACED\x10\x04\"\xdc\x01\n" +
 	"\bRevision\x12\x1d\n" +
 	"\n" +
 	"service_id\x18\x01 \x01(\tR\tserviceId\x12\x16\n" +
@@ -4601,7 +4855,7 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\n" +
 	"\x06UPDATE\x10\x01\x12\n" +
 	"\n" +
-	"\x06REMOVE\x10\x02\"\xf7\x06\n" +
+	"\x06REMOVE\x10\x02\"\x9a\a\n" +
 	"\x06Object\x12$\n" +
 	"\x04node\x18\x01 \x01(\v2\x0e.swarm.v1.NodeH\x00R\x04node\x124\n" +
 	"\n" +
@@ -4627,7 +4881,8 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\n" +
 	"credential\x18\x11 \x01(\v2\x14.swarm.v1.CredentialH\x00R\n" +
 	"credential\x12:\n" +
-	"\fdata_version\x18\x12 \x01(\v2\x15.swarm.v1.DataVersionH\x00R\vdataVersionB\b\n" +
+	"\fdata_version\x18\x12 \x01(\v2\x15.swarm.v1.DataVersionH\x00R\vdataVersion\x12!\n" +
+	"\x03run\x18\x13 \x01(\v2\r.swarm.v1.RunH\x00R\x03runB\b\n" +
 	"\x06object\"\xe7\x02\n" +
 	"\tLogRecord\x128\n" +
 	"\ttimestamp\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\ttimestamp\x122\n" +
@@ -4696,195 +4951,204 @@ func file_swarm_v1_object_proto_rawDescGZIP() []byte {
 	return file_swarm_v1_object_proto_rawDescData
 }
 
-var file_swarm_v1_object_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_swarm_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_swarm_v1_object_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
+var file_swarm_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_swarm_v1_object_proto_goTypes = []any{
 	(TaskState)(0),                // 0: swarm.v1.TaskState
 	(NodeState_State)(0),          // 1: swarm.v1.NodeState.State
 	(PortConflict_Kind)(0),        // 2: swarm.v1.PortConflict.Kind
 	(UpdateStatus_State)(0),       // 3: swarm.v1.UpdateStatus.State
-	(DataRollout_State)(0),        // 4: swarm.v1.DataRollout.State
-	(Event_Action)(0),             // 5: swarm.v1.Event.Action
-	(LogRecord_Stream)(0),         // 6: swarm.v1.LogRecord.Stream
-	(*Meta)(nil),                  // 7: swarm.v1.Meta
-	(*Node)(nil),                  // 8: swarm.v1.Node
-	(*NodeState)(nil),             // 9: swarm.v1.NodeState
-	(*NodeDescription)(nil),       // 10: swarm.v1.NodeDescription
-	(*PortConflict)(nil),          // 11: swarm.v1.PortConflict
-	(*EngineDescription)(nil),     // 12: swarm.v1.EngineDescription
-	(*RunningBuild)(nil),          // 13: swarm.v1.RunningBuild
-	(*PluginDescription)(nil),     // 14: swarm.v1.PluginDescription
-	(*TLSInfo)(nil),               // 15: swarm.v1.TLSInfo
-	(*Service)(nil),               // 16: swarm.v1.Service
-	(*UpdateStatus)(nil),          // 17: swarm.v1.UpdateStatus
-	(*JobStatus)(nil),             // 18: swarm.v1.JobStatus
-	(*Revision)(nil),              // 19: swarm.v1.Revision
-	(*Task)(nil),                  // 20: swarm.v1.Task
-	(*RestartHistory)(nil),        // 21: swarm.v1.RestartHistory
-	(*NetworkAttachment)(nil),     // 22: swarm.v1.NetworkAttachment
-	(*TaskStatus)(nil),            // 23: swarm.v1.TaskStatus
-	(*ContainerStatus)(nil),       // 24: swarm.v1.ContainerStatus
-	(*Unplaced)(nil),              // 25: swarm.v1.Unplaced
-	(*Refusal)(nil),               // 26: swarm.v1.Refusal
-	(*Network)(nil),               // 27: swarm.v1.Network
-	(*Endpoint)(nil),              // 28: swarm.v1.Endpoint
-	(*VirtualIP)(nil),             // 29: swarm.v1.VirtualIP
-	(*Claim)(nil),                 // 30: swarm.v1.Claim
-	(*Secret)(nil),                // 31: swarm.v1.Secret
-	(*Config)(nil),                // 32: swarm.v1.Config
-	(*DataStatus)(nil),            // 33: swarm.v1.DataStatus
-	(*DataRollout)(nil),           // 34: swarm.v1.DataRollout
-	(*DataVersion)(nil),           // 35: swarm.v1.DataVersion
-	(*Volume)(nil),                // 36: swarm.v1.Volume
-	(*Image)(nil),                 // 37: swarm.v1.Image
-	(*ImageCopy)(nil),             // 38: swarm.v1.ImageCopy
-	(*Cluster)(nil),               // 39: swarm.v1.Cluster
-	(*RootCA)(nil),                // 40: swarm.v1.RootCA
-	(*JoinTokens)(nil),            // 41: swarm.v1.JoinTokens
-	(*EncryptionKey)(nil),         // 42: swarm.v1.EncryptionKey
-	(*RaftMember)(nil),            // 43: swarm.v1.RaftMember
-	(*Credential)(nil),            // 44: swarm.v1.Credential
-	(*Event)(nil),                 // 45: swarm.v1.Event
-	(*Object)(nil),                // 46: swarm.v1.Object
-	(*LogRecord)(nil),             // 47: swarm.v1.LogRecord
-	(*LogOptions)(nil),            // 48: swarm.v1.LogOptions
-	(*LogPlace)(nil),              // 49: swarm.v1.LogPlace
-	(*LogDetails)(nil),            // 50: swarm.v1.LogDetails
-	nil,                           // 51: swarm.v1.EngineDescription.LabelsEntry
-	nil,                           // 52: swarm.v1.NetworkAttachment.DriverOptsEntry
-	nil,                           // 53: swarm.v1.Event.AttributesEntry
-	nil,                           // 54: swarm.v1.LogDetails.DetailsEntry
-	(*timestamppb.Timestamp)(nil), // 55: google.protobuf.Timestamp
-	(*NodeSpec)(nil),              // 56: swarm.v1.NodeSpec
-	(*durationpb.Duration)(nil),   // 57: google.protobuf.Duration
-	(*Platform)(nil),              // 58: swarm.v1.Platform
-	(*Resources)(nil),             // 59: swarm.v1.Resources
-	(*ServiceSpec)(nil),           // 60: swarm.v1.ServiceSpec
-	(*GenericResource)(nil),       // 61: swarm.v1.GenericResource
-	(*Driver)(nil),                // 62: swarm.v1.Driver
-	(*PortConfig)(nil),            // 63: swarm.v1.PortConfig
-	(*NetworkSpec)(nil),           // 64: swarm.v1.NetworkSpec
-	(*IPAMOptions)(nil),           // 65: swarm.v1.IPAMOptions
-	(*EndpointSpec)(nil),          // 66: swarm.v1.EndpointSpec
-	(*DataSpec)(nil),              // 67: swarm.v1.DataSpec
-	(*VolumeSpec)(nil),            // 68: swarm.v1.VolumeSpec
-	(*ClusterSpec)(nil),           // 69: swarm.v1.ClusterSpec
+	(Run_State)(0),                // 4: swarm.v1.Run.State
+	(DataRollout_State)(0),        // 5: swarm.v1.DataRollout.State
+	(Event_Action)(0),             // 6: swarm.v1.Event.Action
+	(LogRecord_Stream)(0),         // 7: swarm.v1.LogRecord.Stream
+	(*Meta)(nil),                  // 8: swarm.v1.Meta
+	(*Node)(nil),                  // 9: swarm.v1.Node
+	(*NodeState)(nil),             // 10: swarm.v1.NodeState
+	(*NodeDescription)(nil),       // 11: swarm.v1.NodeDescription
+	(*PortConflict)(nil),          // 12: swarm.v1.PortConflict
+	(*EngineDescription)(nil),     // 13: swarm.v1.EngineDescription
+	(*RunningBuild)(nil),          // 14: swarm.v1.RunningBuild
+	(*PluginDescription)(nil),     // 15: swarm.v1.PluginDescription
+	(*TLSInfo)(nil),               // 16: swarm.v1.TLSInfo
+	(*Service)(nil),               // 17: swarm.v1.Service
+	(*UpdateStatus)(nil),          // 18: swarm.v1.UpdateStatus
+	(*JobStatus)(nil),             // 19: swarm.v1.JobStatus
+	(*Run)(nil),                   // 20: swarm.v1.Run
+	(*Revision)(nil),              // 21: swarm.v1.Revision
+	(*Task)(nil),                  // 22: swarm.v1.Task
+	(*RestartHistory)(nil),        // 23: swarm.v1.RestartHistory
+	(*NetworkAttachment)(nil),     // 24: swarm.v1.NetworkAttachment
+	(*TaskStatus)(nil),            // 25: swarm.v1.TaskStatus
+	(*ContainerStatus)(nil),       // 26: swarm.v1.ContainerStatus
+	(*Unplaced)(nil),              // 27: swarm.v1.Unplaced
+	(*Refusal)(nil),               // 28: swarm.v1.Refusal
+	(*Network)(nil),               // 29: swarm.v1.Network
+	(*Endpoint)(nil),              // 30: swarm.v1.Endpoint
+	(*VirtualIP)(nil),             // 31: swarm.v1.VirtualIP
+	(*Claim)(nil),                 // 32: swarm.v1.Claim
+	(*Secret)(nil),                // 33: swarm.v1.Secret
+	(*Config)(nil),                // 34: swarm.v1.Config
+	(*DataStatus)(nil),            // 35: swarm.v1.DataStatus
+	(*DataRollout)(nil),           // 36: swarm.v1.DataRollout
+	(*DataVersion)(nil),           // 37: swarm.v1.DataVersion
+	(*Volume)(nil),                // 38: swarm.v1.Volume
+	(*Image)(nil),                 // 39: swarm.v1.Image
+	(*ImageCopy)(nil),             // 40: swarm.v1.ImageCopy
+	(*Cluster)(nil),               // 41: swarm.v1.Cluster
+	(*RootCA)(nil),                // 42: swarm.v1.RootCA
+	(*JoinTokens)(nil),            // 43: swarm.v1.JoinTokens
+	(*EncryptionKey)(nil),         // 44: swarm.v1.EncryptionKey
+	(*RaftMember)(nil),            // 45: swarm.v1.RaftMember
+	(*Credential)(nil),            // 46: swarm.v1.Credential
+	(*Event)(nil),                 // 47: swarm.v1.Event
+	(*Object)(nil),                // 48: swarm.v1.Object
+	(*LogRecord)(nil),             // 49: swarm.v1.LogRecord
+	(*LogOptions)(nil),            // 50: swarm.v1.LogOptions
+	(*LogPlace)(nil),              // 51: swarm.v1.LogPlace
+	(*LogDetails)(nil),            // 52: swarm.v1.LogDetails
+	nil,                           // 53: swarm.v1.EngineDescription.LabelsEntry
+	nil,                           // 54: swarm.v1.NetworkAttachment.DriverOptsEntry
+	nil,                           // 55: swarm.v1.Event.AttributesEntry
+	nil,                           // 56: swarm.v1.LogDetails.DetailsEntry
+	(*timestamppb.Timestamp)(nil), // 57: google.protobuf.Timestamp
+	(*NodeSpec)(nil),              // 58: swarm.v1.NodeSpec
+	(*durationpb.Duration)(nil),   // 59: google.protobuf.Duration
+	(*Platform)(nil),              // 60: swarm.v1.Platform
+	(*Resources)(nil),             // 61: swarm.v1.Resources
+	(*ServiceSpec)(nil),           // 62: swarm.v1.ServiceSpec
+	(*GenericResource)(nil),       // 63: swarm.v1.GenericResource
+	(*Driver)(nil),                // 64: swarm.v1.Driver
+	(*PortConfig)(nil),            // 65: swarm.v1.PortConfig
+	(*NetworkSpec)(nil),           // 66: swarm.v1.NetworkSpec
+	(*IPAMOptions)(nil),           // 67: swarm.v1.IPAMOptions
+	(*EndpointSpec)(nil),          // 68: swarm.v1.EndpointSpec
+	(*DataSpec)(nil),              // 69: swarm.v1.DataSpec
+	(*VolumeSpec)(nil),            // 70: swarm.v1.VolumeSpec
+	(*ClusterSpec)(nil),           // 71: swarm.v1.ClusterSpec
 }
 var file_swarm_v1_object_proto_depIdxs = []int32{
-	55,  // 0: swarm.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
-	55,  // 1: swarm.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
-	7,   // 2: swarm.v1.Node.meta:type_name -> swarm.v1.Meta
-	56,  // 3: swarm.v1.Node.spec:type_name -> swarm.v1.NodeSpec
-	7,   // 4: swarm.v1.NodeState.meta:type_name -> swarm.v1.Meta
-	10,  // 5: swarm.v1.NodeState.description:type_name -> swarm.v1.NodeDescription
+	57,  // 0: swarm.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
+	57,  // 1: swarm.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
+	8,   // 2: swarm.v1.Node.meta:type_name -> swarm.v1.Meta
+	58,  // 3: swarm.v1.Node.spec:type_name -> swarm.v1.NodeSpec
+	8,   // 4: swarm.v1.NodeState.meta:type_name -> swarm.v1.Meta
+	11,  // 5: swarm.v1.NodeState.description:type_name -> swarm.v1.NodeDescription
 	1,   // 6: swarm.v1.NodeState.state:type_name -> swarm.v1.NodeState.State
-	55,  // 7: swarm.v1.NodeState.since:type_name -> google.protobuf.Timestamp
-	57,  // 8: swarm.v1.NodeState.up:type_name -> google.protobuf.Duration
-	57,  // 9: swarm.v1.NodeState.lease:type_name -> google.protobuf.Duration
-	58,  // 10: swarm.v1.NodeDescription.platform:type_name -> swarm.v1.Platform
-	59,  // 11: swarm.v1.NodeDescription.resources:type_name -> swarm.v1.Resources
-	12,  // 12: swarm.v1.NodeDescription.engine:type_name -> swarm.v1.EngineDescription
-	15,  // 13: swarm.v1.NodeDescription.tls_info:type_name -> swarm.v1.TLSInfo
-	11,  // 14: swarm.v1.NodeDescription.port_conflicts:type_name -> swarm.v1.PortConflict
+	57,  // 7: swarm.v1.NodeState.since:type_name -> google.protobuf.Timestamp
+	59,  // 8: swarm.v1.NodeState.up:type_name -> google.protobuf.Duration
+	59,  // 9: swarm.v1.NodeState.lease:type_name -> google.protobuf.Duration
+	60,  // 10: swarm.v1.NodeDescription.platform:type_name -> swarm.v1.Platform
+	61,  // 11: swarm.v1.NodeDescription.resources:type_name -> swarm.v1.Resources
+	13,  // 12: swarm.v1.NodeDescription.engine:type_name -> swarm.v1.EngineDescription
+	16,  // 13: swarm.v1.NodeDescription.tls_info:type_name -> swarm.v1.TLSInfo
+	12,  // 14: swarm.v1.NodeDescription.port_conflicts:type_name -> swarm.v1.PortConflict
 	2,   // 15: swarm.v1.PortConflict.kind:type_name -> swarm.v1.PortConflict.Kind
-	51,  // 16: swarm.v1.EngineDescription.labels:type_name -> swarm.v1.EngineDescription.LabelsEntry
-	14,  // 17: swarm.v1.EngineDescription.plugins:type_name -> swarm.v1.PluginDescription
-	13,  // 18: swarm.v1.EngineDescription.builds:type_name -> swarm.v1.RunningBuild
-	7,   // 19: swarm.v1.Service.meta:type_name -> swarm.v1.Meta
-	17,  // 20: swarm.v1.Service.update_status:type_name -> swarm.v1.UpdateStatus
-	18,  // 21: swarm.v1.Service.job_status:type_name -> swarm.v1.JobStatus
+	53,  // 16: swarm.v1.EngineDescription.labels:type_name -> swarm.v1.EngineDescription.LabelsEntry
+	15,  // 17: swarm.v1.EngineDescription.plugins:type_name -> swarm.v1.PluginDescription
+	14,  // 18: swarm.v1.EngineDescription.builds:type_name -> swarm.v1.RunningBuild
+	8,   // 19: swarm.v1.Service.meta:type_name -> swarm.v1.Meta
+	18,  // 20: swarm.v1.Service.update_status:type_name -> swarm.v1.UpdateStatus
+	19,  // 21: swarm.v1.Service.job_status:type_name -> swarm.v1.JobStatus
 	3,   // 22: swarm.v1.UpdateStatus.state:type_name -> swarm.v1.UpdateStatus.State
-	55,  // 23: swarm.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
-	55,  // 24: swarm.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
-	55,  // 25: swarm.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
-	7,   // 26: swarm.v1.Revision.meta:type_name -> swarm.v1.Meta
-	60,  // 27: swarm.v1.Revision.spec:type_name -> swarm.v1.ServiceSpec
-	7,   // 28: swarm.v1.Task.meta:type_name -> swarm.v1.Meta
-	0,   // 29: swarm.v1.Task.desired_state:type_name -> swarm.v1.TaskState
-	55,  // 30: swarm.v1.Task.start_after:type_name -> google.protobuf.Timestamp
-	55,  // 31: swarm.v1.Task.deadline:type_name -> google.protobuf.Timestamp
-	21,  // 32: swarm.v1.Task.restarts:type_name -> swarm.v1.RestartHistory
-	22,  // 33: swarm.v1.Task.networks:type_name -> swarm.v1.NetworkAttachment
-	61,  // 34: swarm.v1.Task.assigned_generic_resources:type_name -> swarm.v1.GenericResource
-	62,  // 35: swarm.v1.Task.log_driver:type_name -> swarm.v1.Driver
-	55,  // 36: swarm.v1.RestartHistory.recent:type_name -> google.protobuf.Timestamp
-	52,  // 37: swarm.v1.NetworkAttachment.driver_opts:type_name -> swarm.v1.NetworkAttachment.DriverOptsEntry
-	7,   // 38: swarm.v1.TaskStatus.meta:type_name -> swarm.v1.Meta
-	0,   // 39: swarm.v1.TaskStatus.state:type_name -> swarm.v1.TaskState
-	55,  // 40: swarm.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
-	24,  // 41: swarm.v1.TaskStatus.container_status:type_name -> swarm.v1.ContainerStatus
-	63,  // 42: swarm.v1.TaskStatus.port_status:type_name -> swarm.v1.PortConfig
-	25,  // 43: swarm.v1.TaskStatus.unplaced:type_name -> swarm.v1.Unplaced
-	55,  // 44: swarm.v1.TaskStatus.running_since:type_name -> google.protobuf.Timestamp
-	26,  // 45: swarm.v1.Unplaced.refusals:type_name -> swarm.v1.Refusal
-	7,   // 46: swarm.v1.Network.meta:type_name -> swarm.v1.Meta
-	64,  // 47: swarm.v1.Network.spec:type_name -> swarm.v1.NetworkSpec
-	65,  // 48: swarm.v1.Network.ipam:type_name -> swarm.v1.IPAMOptions
-	7,   // 49: swarm.v1.Endpoint.meta:type_name -> swarm.v1.Meta
-	66,  // 50: swarm.v1.Endpoint.spec:type_name -> swarm.v1.EndpointSpec
-	63,  // 51: swarm.v1.Endpoint.ports:type_name -> swarm.v1.PortConfig
-	29,  // 52: swarm.v1.Endpoint.virtual_ips:type_name -> swarm.v1.VirtualIP
-	7,   // 53: swarm.v1.Claim.meta:type_name -> swarm.v1.Meta
-	7,   // 54: swarm.v1.Secret.meta:type_name -> swarm.v1.Meta
-	67,  // 55: swarm.v1.Secret.spec:type_name -> swarm.v1.DataSpec
-	33,  // 56: swarm.v1.Secret.status:type_name -> swarm.v1.DataStatus
-	7,   // 57: swarm.v1.Config.meta:type_name -> swarm.v1.Meta
-	67,  // 58: swarm.v1.Config.spec:type_name -> swarm.v1.DataSpec
-	33,  // 59: swarm.v1.Config.status:type_name -> swarm.v1.DataStatus
-	34,  // 60: swarm.v1.DataStatus.rollout:type_name -> swarm.v1.DataRollout
-	4,   // 61: swarm.v1.DataRollout.state:type_name -> swarm.v1.DataRollout.State
-	7,   // 62: swarm.v1.DataVersion.meta:type_name -> swarm.v1.Meta
-	62,  // 63: swarm.v1.DataVersion.templating:type_name -> swarm.v1.Driver
-	7,   // 64: swarm.v1.Volume.meta:type_name -> swarm.v1.Meta
-	68,  // 65: swarm.v1.Volume.spec:type_name -> swarm.v1.VolumeSpec
-	7,   // 66: swarm.v1.Image.meta:type_name -> swarm.v1.Meta
-	58,  // 67: swarm.v1.Image.platforms:type_name -> swarm.v1.Platform
-	7,   // 68: swarm.v1.ImageCopy.meta:type_name -> swarm.v1.Meta
-	7,   // 69: swarm.v1.Cluster.meta:type_name -> swarm.v1.Meta
-	69,  // 70: swarm.v1.Cluster.spec:type_name -> swarm.v1.ClusterSpec
-	40,  // 71: swarm.v1.Cluster.root_ca:type_name -> swarm.v1.RootCA
-	42,  // 72: swarm.v1.Cluster.gossip_keys:type_name -> swarm.v1.EncryptionKey
-	42,  // 73: swarm.v1.Cluster.unlock_key:type_name -> swarm.v1.EncryptionKey
-	41,  // 74: swarm.v1.RootCA.join_tokens:type_name -> swarm.v1.JoinTokens
-	55,  // 75: swarm.v1.EncryptionKey.since:type_name -> google.protobuf.Timestamp
-	7,   // 76: swarm.v1.RaftMember.meta:type_name -> swarm.v1.Meta
-	7,   // 77: swarm.v1.Credential.meta:type_name -> swarm.v1.Meta
-	55,  // 78: swarm.v1.Credential.until:type_name -> google.protobuf.Timestamp
-	55,  // 79: swarm.v1.Event.time:type_name -> google.protobuf.Timestamp
-	5,   // 80: swarm.v1.Event.action:type_name -> swarm.v1.Event.Action
-	53,  // 81: swarm.v1.Event.attributes:type_name -> swarm.v1.Event.AttributesEntry
-	46,  // 82: swarm.v1.Event.object:type_name -> swarm.v1.Object
-	8,   // 83: swarm.v1.Object.node:type_name -> swarm.v1.Node
-	9,   // 84: swarm.v1.Object.node_state:type_name -> swarm.v1.NodeState
-	16,  // 85: swarm.v1.Object.service:type_name -> swarm.v1.Service
-	19,  // 86: swarm.v1.Object.revision:type_name -> swarm.v1.Revision
-	20,  // 87: swarm.v1.Object.task:type_name -> swarm.v1.Task
-	23,  // 88: swarm.v1.Object.task_status:type_name -> swarm.v1.TaskStatus
-	27,  // 89: swarm.v1.Object.network:type_name -> swarm.v1.Network
-	28,  // 90: swarm.v1.Object.endpoint:type_name -> swarm.v1.Endpoint
-	30,  // 91: swarm.v1.Object.claim:type_name -> swarm.v1.Claim
-	31,  // 92: swarm.v1.Object.secret:type_name -> swarm.v1.Secret
-	32,  // 93: swarm.v1.Object.config:type_name -> swarm.v1.Config
-	36,  // 94: swarm.v1.Object.volume:type_name -> swarm.v1.Volume
-	37,  // 95: swarm.v1.Object.image:type_name -> swarm.v1.Image
-	38,  // 96: swarm.v1.Object.image_copy:type_name -> swarm.v1.ImageCopy
-	39,  // 97: swarm.v1.Object.cluster:type_name -> swarm.v1.Cluster
-	43,  // 98: swarm.v1.Object.raft_member:type_name -> swarm.v1.RaftMember
-	44,  // 99: swarm.v1.Object.credential:type_name -> swarm.v1.Credential
-	35,  // 100: swarm.v1.Object.data_version:type_name -> swarm.v1.DataVersion
-	55,  // 101: swarm.v1.LogRecord.timestamp:type_name -> google.protobuf.Timestamp
-	6,   // 102: swarm.v1.LogRecord.stream:type_name -> swarm.v1.LogRecord.Stream
-	6,   // 103: swarm.v1.LogOptions.streams:type_name -> swarm.v1.LogRecord.Stream
-	55,  // 104: swarm.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
-	55,  // 105: swarm.v1.LogOptions.until:type_name -> google.protobuf.Timestamp
-	49,  // 106: swarm.v1.LogOptions.after:type_name -> swarm.v1.LogPlace
-	6,   // 107: swarm.v1.LogPlace.stream:type_name -> swarm.v1.LogRecord.Stream
-	54,  // 108: swarm.v1.LogDetails.details:type_name -> swarm.v1.LogDetails.DetailsEntry
-	109, // [109:109] is the sub-list for method output_type
-	109, // [109:109] is the sub-list for method input_type
-	109, // [109:109] is the sub-list for extension type_name
-	109, // [109:109] is the sub-list for extension extendee
-	0,   // [0:109] is the sub-list for field type_name
+	57,  // 23: swarm.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
+	57,  // 24: swarm.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
+	57,  // 25: swarm.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
+	57,  // 26: swarm.v1.JobStatus.last_scheduled:type_name -> google.protobuf.Timestamp
+	8,   // 27: swarm.v1.Run.meta:type_name -> swarm.v1.Meta
+	57,  // 28: swarm.v1.Run.scheduled_at:type_name -> google.protobuf.Timestamp
+	57,  // 29: swarm.v1.Run.started_at:type_name -> google.protobuf.Timestamp
+	57,  // 30: swarm.v1.Run.ended_at:type_name -> google.protobuf.Timestamp
+	4,   // 31: swarm.v1.Run.state:type_name -> swarm.v1.Run.State
+	8,   // 32: swarm.v1.Revision.meta:type_name -> swarm.v1.Meta
+	62,  // 33: swarm.v1.Revision.spec:type_name -> swarm.v1.ServiceSpec
+	8,   // 34: swarm.v1.Task.meta:type_name -> swarm.v1.Meta
+	0,   // 35: swarm.v1.Task.desired_state:type_name -> swarm.v1.TaskState
+	57,  // 36: swarm.v1.Task.start_after:type_name -> google.protobuf.Timestamp
+	57,  // 37: swarm.v1.Task.deadline:type_name -> google.protobuf.Timestamp
+	23,  // 38: swarm.v1.Task.restarts:type_name -> swarm.v1.RestartHistory
+	24,  // 39: swarm.v1.Task.networks:type_name -> swarm.v1.NetworkAttachment
+	63,  // 40: swarm.v1.Task.assigned_generic_resources:type_name -> swarm.v1.GenericResource
+	64,  // 41: swarm.v1.Task.log_driver:type_name -> swarm.v1.Driver
+	57,  // 42: swarm.v1.RestartHistory.recent:type_name -> google.protobuf.Timestamp
+	54,  // 43: swarm.v1.NetworkAttachment.driver_opts:type_name -> swarm.v1.NetworkAttachment.DriverOptsEntry
+	8,   // 44: swarm.v1.TaskStatus.meta:type_name -> swarm.v1.Meta
+	0,   // 45: swarm.v1.TaskStatus.state:type_name -> swarm.v1.TaskState
+	57,  // 46: swarm.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
+	26,  // 47: swarm.v1.TaskStatus.container_status:type_name -> swarm.v1.ContainerStatus
+	65,  // 48: swarm.v1.TaskStatus.port_status:type_name -> swarm.v1.PortConfig
+	27,  // 49: swarm.v1.TaskStatus.unplaced:type_name -> swarm.v1.Unplaced
+	57,  // 50: swarm.v1.TaskStatus.running_since:type_name -> google.protobuf.Timestamp
+	28,  // 51: swarm.v1.Unplaced.refusals:type_name -> swarm.v1.Refusal
+	8,   // 52: swarm.v1.Network.meta:type_name -> swarm.v1.Meta
+	66,  // 53: swarm.v1.Network.spec:type_name -> swarm.v1.NetworkSpec
+	67,  // 54: swarm.v1.Network.ipam:type_name -> swarm.v1.IPAMOptions
+	8,   // 55: swarm.v1.Endpoint.meta:type_name -> swarm.v1.Meta
+	68,  // 56: swarm.v1.Endpoint.spec:type_name -> swarm.v1.EndpointSpec
+	65,  // 57: swarm.v1.Endpoint.ports:type_name -> swarm.v1.PortConfig
+	31,  // 58: swarm.v1.Endpoint.virtual_ips:type_name -> swarm.v1.VirtualIP
+	8,   // 59: swarm.v1.Claim.meta:type_name -> swarm.v1.Meta
+	8,   // 60: swarm.v1.Secret.meta:type_name -> swarm.v1.Meta
+	69,  // 61: swarm.v1.Secret.spec:type_name -> swarm.v1.DataSpec
+	35,  // 62: swarm.v1.Secret.status:type_name -> swarm.v1.DataStatus
+	8,   // 63: swarm.v1.Config.meta:type_name -> swarm.v1.Meta
+	69,  // 64: swarm.v1.Config.spec:type_name -> swarm.v1.DataSpec
+	35,  // 65: swarm.v1.Config.status:type_name -> swarm.v1.DataStatus
+	36,  // 66: swarm.v1.DataStatus.rollout:type_name -> swarm.v1.DataRollout
+	5,   // 67: swarm.v1.DataRollout.state:type_name -> swarm.v1.DataRollout.State
+	8,   // 68: swarm.v1.DataVersion.meta:type_name -> swarm.v1.Meta
+	64,  // 69: swarm.v1.DataVersion.templating:type_name -> swarm.v1.Driver
+	8,   // 70: swarm.v1.Volume.meta:type_name -> swarm.v1.Meta
+	70,  // 71: swarm.v1.Volume.spec:type_name -> swarm.v1.VolumeSpec
+	8,   // 72: swarm.v1.Image.meta:type_name -> swarm.v1.Meta
+	60,  // 73: swarm.v1.Image.platforms:type_name -> swarm.v1.Platform
+	8,   // 74: swarm.v1.ImageCopy.meta:type_name -> swarm.v1.Meta
+	8,   // 75: swarm.v1.Cluster.meta:type_name -> swarm.v1.Meta
+	71,  // 76: swarm.v1.Cluster.spec:type_name -> swarm.v1.ClusterSpec
+	42,  // 77: swarm.v1.Cluster.root_ca:type_name -> swarm.v1.RootCA
+	44,  // 78: swarm.v1.Cluster.gossip_keys:type_name -> swarm.v1.EncryptionKey
+	44,  // 79: swarm.v1.Cluster.unlock_key:type_name -> swarm.v1.EncryptionKey
+	43,  // 80: swarm.v1.RootCA.join_tokens:type_name -> swarm.v1.JoinTokens
+	57,  // 81: swarm.v1.EncryptionKey.since:type_name -> google.protobuf.Timestamp
+	8,   // 82: swarm.v1.RaftMember.meta:type_name -> swarm.v1.Meta
+	8,   // 83: swarm.v1.Credential.meta:type_name -> swarm.v1.Meta
+	57,  // 84: swarm.v1.Credential.until:type_name -> google.protobuf.Timestamp
+	57,  // 85: swarm.v1.Event.time:type_name -> google.protobuf.Timestamp
+	6,   // 86: swarm.v1.Event.action:type_name -> swarm.v1.Event.Action
+	55,  // 87: swarm.v1.Event.attributes:type_name -> swarm.v1.Event.AttributesEntry
+	48,  // 88: swarm.v1.Event.object:type_name -> swarm.v1.Object
+	9,   // 89: swarm.v1.Object.node:type_name -> swarm.v1.Node
+	10,  // 90: swarm.v1.Object.node_state:type_name -> swarm.v1.NodeState
+	17,  // 91: swarm.v1.Object.service:type_name -> swarm.v1.Service
+	21,  // 92: swarm.v1.Object.revision:type_name -> swarm.v1.Revision
+	22,  // 93: swarm.v1.Object.task:type_name -> swarm.v1.Task
+	25,  // 94: swarm.v1.Object.task_status:type_name -> swarm.v1.TaskStatus
+	29,  // 95: swarm.v1.Object.network:type_name -> swarm.v1.Network
+	30,  // 96: swarm.v1.Object.endpoint:type_name -> swarm.v1.Endpoint
+	32,  // 97: swarm.v1.Object.claim:type_name -> swarm.v1.Claim
+	33,  // 98: swarm.v1.Object.secret:type_name -> swarm.v1.Secret
+	34,  // 99: swarm.v1.Object.config:type_name -> swarm.v1.Config
+	38,  // 100: swarm.v1.Object.volume:type_name -> swarm.v1.Volume
+	39,  // 101: swarm.v1.Object.image:type_name -> swarm.v1.Image
+	40,  // 102: swarm.v1.Object.image_copy:type_name -> swarm.v1.ImageCopy
+	41,  // 103: swarm.v1.Object.cluster:type_name -> swarm.v1.Cluster
+	45,  // 104: swarm.v1.Object.raft_member:type_name -> swarm.v1.RaftMember
+	46,  // 105: swarm.v1.Object.credential:type_name -> swarm.v1.Credential
+	37,  // 106: swarm.v1.Object.data_version:type_name -> swarm.v1.DataVersion
+	20,  // 107: swarm.v1.Object.run:type_name -> swarm.v1.Run
+	57,  // 108: swarm.v1.LogRecord.timestamp:type_name -> google.protobuf.Timestamp
+	7,   // 109: swarm.v1.LogRecord.stream:type_name -> swarm.v1.LogRecord.Stream
+	7,   // 110: swarm.v1.LogOptions.streams:type_name -> swarm.v1.LogRecord.Stream
+	57,  // 111: swarm.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
+	57,  // 112: swarm.v1.LogOptions.until:type_name -> google.protobuf.Timestamp
+	51,  // 113: swarm.v1.LogOptions.after:type_name -> swarm.v1.LogPlace
+	7,   // 114: swarm.v1.LogPlace.stream:type_name -> swarm.v1.LogRecord.Stream
+	56,  // 115: swarm.v1.LogDetails.details:type_name -> swarm.v1.LogDetails.DetailsEntry
+	116, // [116:116] is the sub-list for method output_type
+	116, // [116:116] is the sub-list for method input_type
+	116, // [116:116] is the sub-list for extension type_name
+	116, // [116:116] is the sub-list for extension extendee
+	0,   // [0:116] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_object_proto_init() }
@@ -4893,7 +5157,7 @@ func file_swarm_v1_object_proto_init() {
 		return
 	}
 	file_swarm_v1_spec_proto_init()
-	file_swarm_v1_object_proto_msgTypes[39].OneofWrappers = []any{
+	file_swarm_v1_object_proto_msgTypes[40].OneofWrappers = []any{
 		(*Object_Node)(nil),
 		(*Object_NodeState)(nil),
 		(*Object_Service)(nil),
@@ -4912,14 +5176,15 @@ func file_swarm_v1_object_proto_init() {
 		(*Object_RaftMember)(nil),
 		(*Object_Credential)(nil),
 		(*Object_DataVersion)(nil),
+		(*Object_Run)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_object_proto_rawDesc), len(file_swarm_v1_object_proto_rawDesc)),
-			NumEnums:      7,
-			NumMessages:   48,
+			NumEnums:      8,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -26,6 +26,109 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type JobPolicy_Overlap int32
+
+const (
+	// A run whose time comes while another one runs is skipped.
+	JobPolicy_FORBID JobPolicy_Overlap = 0
+	// Both run.
+	JobPolicy_ALLOW JobPolicy_Overlap = 1
+	// The earlier run is stopped.
+	JobPolicy_REPLACE JobPolicy_Overlap = 2
+)
+
+// Enum value maps for JobPolicy_Overlap.
+var (
+	JobPolicy_Overlap_name = map[int32]string{
+		0: "FORBID",
+		1: "ALLOW",
+		2: "REPLACE",
+	}
+	JobPolicy_Overlap_value = map[string]int32{
+		"FORBID":  0,
+		"ALLOW":   1,
+		"REPLACE": 2,
+	}
+)
+
+func (x JobPolicy_Overlap) Enum() *JobPolicy_Overlap {
+	p := new(JobPolicy_Overlap)
+	*p = x
+	return p
+}
+
+func (x JobPolicy_Overlap) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (JobPolicy_Overlap) Descriptor() protoreflect.EnumDescriptor {
+	return file_swarm_v1_spec_proto_enumTypes[0].Descriptor()
+}
+
+func (JobPolicy_Overlap) Type() protoreflect.EnumType {
+	return &file_swarm_v1_spec_proto_enumTypes[0]
+}
+
+func (x JobPolicy_Overlap) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use JobPolicy_Overlap.Descriptor instead.
+func (JobPolicy_Overlap) EnumDescriptor() ([]byte, []int) {
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{1, 0}
+}
+
+type JobPolicy_CatchUp int32
+
+const (
+	// Of the runs whose time passed while no manager led, the last one runs.
+	JobPolicy_LAST JobPolicy_CatchUp = 0
+	JobPolicy_NONE JobPolicy_CatchUp = 1
+	// All run, one after another, at most 100.
+	JobPolicy_ALL JobPolicy_CatchUp = 2
+)
+
+// Enum value maps for JobPolicy_CatchUp.
+var (
+	JobPolicy_CatchUp_name = map[int32]string{
+		0: "LAST",
+		1: "NONE",
+		2: "ALL",
+	}
+	JobPolicy_CatchUp_value = map[string]int32{
+		"LAST": 0,
+		"NONE": 1,
+		"ALL":  2,
+	}
+)
+
+func (x JobPolicy_CatchUp) Enum() *JobPolicy_CatchUp {
+	p := new(JobPolicy_CatchUp)
+	*p = x
+	return p
+}
+
+func (x JobPolicy_CatchUp) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (JobPolicy_CatchUp) Descriptor() protoreflect.EnumDescriptor {
+	return file_swarm_v1_spec_proto_enumTypes[1].Descriptor()
+}
+
+func (JobPolicy_CatchUp) Type() protoreflect.EnumType {
+	return &file_swarm_v1_spec_proto_enumTypes[1]
+}
+
+func (x JobPolicy_CatchUp) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use JobPolicy_CatchUp.Descriptor instead.
+func (JobPolicy_CatchUp) EnumDescriptor() ([]byte, []int) {
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{1, 1}
+}
+
 type SeccompOpts_Mode int32
 
 const (
@@ -59,11 +162,11 @@ func (x SeccompOpts_Mode) String() string {
 }
 
 func (SeccompOpts_Mode) Descriptor() protoreflect.EnumDescriptor {
-	return file_swarm_v1_spec_proto_enumTypes[0].Descriptor()
+	return file_swarm_v1_spec_proto_enumTypes[2].Descriptor()
 }
 
 func (SeccompOpts_Mode) Type() protoreflect.EnumType {
-	return &file_swarm_v1_spec_proto_enumTypes[0]
+	return &file_swarm_v1_spec_proto_enumTypes[2]
 }
 
 func (x SeccompOpts_Mode) Number() protoreflect.EnumNumber {
@@ -72,7 +175,7 @@ func (x SeccompOpts_Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SeccompOpts_Mode.Descriptor instead.
 func (SeccompOpts_Mode) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{12, 0}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{13, 0}
 }
 
 type AppArmorOpts_Mode int32
@@ -108,11 +211,11 @@ func (x AppArmorOpts_Mode) String() string {
 }
 
 func (AppArmorOpts_Mode) Descriptor() protoreflect.EnumDescriptor {
-	return file_swarm_v1_spec_proto_enumTypes[1].Descriptor()
+	return file_swarm_v1_spec_proto_enumTypes[3].Descriptor()
 }
 
 func (AppArmorOpts_Mode) Type() protoreflect.EnumType {
-	return &file_swarm_v1_spec_proto_enumTypes[1]
+	return &file_swarm_v1_spec_proto_enumTypes[3]
 }
 
 func (x AppArmorOpts_Mode) Number() protoreflect.EnumNumber {
@@ -121,7 +224,7 @@ func (x AppArmorOpts_Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AppArmorOpts_Mode.Descriptor instead.
 func (AppArmorOpts_Mode) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{13, 0}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{14, 0}
 }
 
 type Mount_Type int32
@@ -160,11 +263,11 @@ func (x Mount_Type) String() string {
 }
 
 func (Mount_Type) Descriptor() protoreflect.EnumDescriptor {
-	return file_swarm_v1_spec_proto_enumTypes[2].Descriptor()
+	return file_swarm_v1_spec_proto_enumTypes[4].Descriptor()
 }
 
 func (Mount_Type) Type() protoreflect.EnumType {
-	return &file_swarm_v1_spec_proto_enumTypes[2]
+	return &file_swarm_v1_spec_proto_enumTypes[4]
 }
 
 func (x Mount_Type) Number() protoreflect.EnumNumber {
@@ -173,7 +276,7 @@ func (x Mount_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Mount_Type.Descriptor instead.
 func (Mount_Type) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{17, 0}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{18, 0}
 }
 
 type OnUpdate_Action int32
@@ -216,11 +319,11 @@ func (x OnUpdate_Action) String() string {
 }
 
 func (OnUpdate_Action) Descriptor() protoreflect.EnumDescriptor {
-	return file_swarm_v1_spec_proto_enumTypes[3].Descriptor()
+	return file_swarm_v1_spec_proto_enumTypes[5].Descriptor()
 }
 
 func (OnUpdate_Action) Type() protoreflect.EnumType {
-	return &file_swarm_v1_spec_proto_enumTypes[3]
+	return &file_swarm_v1_spec_proto_enumTypes[5]
 }
 
 func (x OnUpdate_Action) Number() protoreflect.EnumNumber {
@@ -229,7 +332,7 @@ func (x OnUpdate_Action) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use OnUpdate_Action.Descriptor instead.
 func (OnUpdate_Action) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{23, 0}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{24, 0}
 }
 
 type RestartPolicy_Condition int32
@@ -265,11 +368,11 @@ func (x RestartPolicy_Condition) String() string {
 }
 
 func (RestartPolicy_Condition) Descriptor() protoreflect.EnumDescriptor {
-	return file_swarm_v1_spec_proto_enumTypes[4].Descriptor()
+	return file_swarm_v1_spec_proto_enumTypes[6].Descriptor()
 }
 
 func (RestartPolicy_Condition) Type() protoreflect.EnumType {
-	return &file_swarm_v1_spec_proto_enumTypes[4]
+	return &file_swarm_v1_spec_proto_enumTypes[6]
 }
 
 func (x RestartPolicy_Condition) Number() protoreflect.EnumNumber {
@@ -278,7 +381,7 @@ func (x RestartPolicy_Condition) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RestartPolicy_Condition.Descriptor instead.
 func (RestartPolicy_Condition) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{28, 0}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{29, 0}
 }
 
 type UpdateConfig_FailureAction int32
@@ -314,11 +417,11 @@ func (x UpdateConfig_FailureAction) String() string {
 }
 
 func (UpdateConfig_FailureAction) Descriptor() protoreflect.EnumDescriptor {
-	return file_swarm_v1_spec_proto_enumTypes[5].Descriptor()
+	return file_swarm_v1_spec_proto_enumTypes[7].Descriptor()
 }
 
 func (UpdateConfig_FailureAction) Type() protoreflect.EnumType {
-	return &file_swarm_v1_spec_proto_enumTypes[5]
+	return &file_swarm_v1_spec_proto_enumTypes[7]
 }
 
 func (x UpdateConfig_FailureAction) Number() protoreflect.EnumNumber {
@@ -327,7 +430,7 @@ func (x UpdateConfig_FailureAction) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use UpdateConfig_FailureAction.Descriptor instead.
 func (UpdateConfig_FailureAction) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{33, 0}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{34, 0}
 }
 
 type UpdateConfig_Order int32
@@ -360,11 +463,11 @@ func (x UpdateConfig_Order) String() string {
 }
 
 func (UpdateConfig_Order) Descriptor() protoreflect.EnumDescriptor {
-	return file_swarm_v1_spec_proto_enumTypes[6].Descriptor()
+	return file_swarm_v1_spec_proto_enumTypes[8].Descriptor()
 }
 
 func (UpdateConfig_Order) Type() protoreflect.EnumType {
-	return &file_swarm_v1_spec_proto_enumTypes[6]
+	return &file_swarm_v1_spec_proto_enumTypes[8]
 }
 
 func (x UpdateConfig_Order) Number() protoreflect.EnumNumber {
@@ -373,7 +476,7 @@ func (x UpdateConfig_Order) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use UpdateConfig_Order.Descriptor instead.
 func (UpdateConfig_Order) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{33, 1}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{34, 1}
 }
 
 type EndpointSpec_Mode int32
@@ -406,11 +509,11 @@ func (x EndpointSpec_Mode) String() string {
 }
 
 func (EndpointSpec_Mode) Descriptor() protoreflect.EnumDescriptor {
-	return file_swarm_v1_spec_proto_enumTypes[7].Descriptor()
+	return file_swarm_v1_spec_proto_enumTypes[9].Descriptor()
 }
 
 func (EndpointSpec_Mode) Type() protoreflect.EnumType {
-	return &file_swarm_v1_spec_proto_enumTypes[7]
+	return &file_swarm_v1_spec_proto_enumTypes[9]
 }
 
 func (x EndpointSpec_Mode) Number() protoreflect.EnumNumber {
@@ -419,7 +522,7 @@ func (x EndpointSpec_Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use EndpointSpec_Mode.Descriptor instead.
 func (EndpointSpec_Mode) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{35, 0}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{36, 0}
 }
 
 type PortConfig_Protocol int32
@@ -455,11 +558,11 @@ func (x PortConfig_Protocol) String() string {
 }
 
 func (PortConfig_Protocol) Descriptor() protoreflect.EnumDescriptor {
-	return file_swarm_v1_spec_proto_enumTypes[8].Descriptor()
+	return file_swarm_v1_spec_proto_enumTypes[10].Descriptor()
 }
 
 func (PortConfig_Protocol) Type() protoreflect.EnumType {
-	return &file_swarm_v1_spec_proto_enumTypes[8]
+	return &file_swarm_v1_spec_proto_enumTypes[10]
 }
 
 func (x PortConfig_Protocol) Number() protoreflect.EnumNumber {
@@ -468,7 +571,7 @@ func (x PortConfig_Protocol) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PortConfig_Protocol.Descriptor instead.
 func (PortConfig_Protocol) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{36, 0}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{37, 0}
 }
 
 type PortConfig_PublishMode int32
@@ -505,11 +608,11 @@ func (x PortConfig_PublishMode) String() string {
 }
 
 func (PortConfig_PublishMode) Descriptor() protoreflect.EnumDescriptor {
-	return file_swarm_v1_spec_proto_enumTypes[9].Descriptor()
+	return file_swarm_v1_spec_proto_enumTypes[11].Descriptor()
 }
 
 func (PortConfig_PublishMode) Type() protoreflect.EnumType {
-	return &file_swarm_v1_spec_proto_enumTypes[9]
+	return &file_swarm_v1_spec_proto_enumTypes[11]
 }
 
 func (x PortConfig_PublishMode) Number() protoreflect.EnumNumber {
@@ -518,7 +621,7 @@ func (x PortConfig_PublishMode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PortConfig_PublishMode.Descriptor instead.
 func (PortConfig_PublishMode) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{36, 1}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{37, 1}
 }
 
 type NodeSpec_Role int32
@@ -551,11 +654,11 @@ func (x NodeSpec_Role) String() string {
 }
 
 func (NodeSpec_Role) Descriptor() protoreflect.EnumDescriptor {
-	return file_swarm_v1_spec_proto_enumTypes[10].Descriptor()
+	return file_swarm_v1_spec_proto_enumTypes[12].Descriptor()
 }
 
 func (NodeSpec_Role) Type() protoreflect.EnumType {
-	return &file_swarm_v1_spec_proto_enumTypes[10]
+	return &file_swarm_v1_spec_proto_enumTypes[12]
 }
 
 func (x NodeSpec_Role) Number() protoreflect.EnumNumber {
@@ -564,7 +667,7 @@ func (x NodeSpec_Role) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use NodeSpec_Role.Descriptor instead.
 func (NodeSpec_Role) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{37, 0}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{38, 0}
 }
 
 type NodeSpec_Availability int32
@@ -600,11 +703,11 @@ func (x NodeSpec_Availability) String() string {
 }
 
 func (NodeSpec_Availability) Descriptor() protoreflect.EnumDescriptor {
-	return file_swarm_v1_spec_proto_enumTypes[11].Descriptor()
+	return file_swarm_v1_spec_proto_enumTypes[13].Descriptor()
 }
 
 func (NodeSpec_Availability) Type() protoreflect.EnumType {
-	return &file_swarm_v1_spec_proto_enumTypes[11]
+	return &file_swarm_v1_spec_proto_enumTypes[13]
 }
 
 func (x NodeSpec_Availability) Number() protoreflect.EnumNumber {
@@ -613,7 +716,7 @@ func (x NodeSpec_Availability) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use NodeSpec_Availability.Descriptor instead.
 func (NodeSpec_Availability) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{37, 1}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{38, 1}
 }
 
 type VolumeSpec_AccessMode int32
@@ -649,11 +752,11 @@ func (x VolumeSpec_AccessMode) String() string {
 }
 
 func (VolumeSpec_AccessMode) Descriptor() protoreflect.EnumDescriptor {
-	return file_swarm_v1_spec_proto_enumTypes[12].Descriptor()
+	return file_swarm_v1_spec_proto_enumTypes[14].Descriptor()
 }
 
 func (VolumeSpec_AccessMode) Type() protoreflect.EnumType {
-	return &file_swarm_v1_spec_proto_enumTypes[12]
+	return &file_swarm_v1_spec_proto_enumTypes[14]
 }
 
 func (x VolumeSpec_AccessMode) Number() protoreflect.EnumNumber {
@@ -662,7 +765,7 @@ func (x VolumeSpec_AccessMode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use VolumeSpec_AccessMode.Descriptor instead.
 func (VolumeSpec_AccessMode) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{42, 0}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{43, 0}
 }
 
 // ServiceSpec is the whole of what a user says about a service. A Revision is an immutable, numbered copy of it.
@@ -678,7 +781,9 @@ type ServiceSpec struct {
 	// Higher is placed first when resources are short. Range -1000..1000, default 0.
 	Priority int32 `protobuf:"varint,8,opt,name=priority,proto3" json:"priority,omitempty"`
 	// Fenced: a replacement starts only after the lease of a node out of contact has ended.
-	SingleWriter  bool `protobuf:"varint,9,opt,name=single_writer,json=singleWriter,proto3" json:"single_writer,omitempty"`
+	SingleWriter bool `protobuf:"varint,9,opt,name=single_writer,json=singleWriter,proto3" json:"single_writer,omitempty"`
+	// Only of jobs.
+	Job           *JobPolicy `protobuf:"bytes,10,opt,name=job,proto3" json:"job,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -776,6 +881,112 @@ func (x *ServiceSpec) GetSingleWriter() bool {
 	return false
 }
 
+func (x *ServiceSpec) GetJob() *JobPolicy {
+	if x != nil {
+		return x.Job
+	}
+	return nil
+}
+
+// JobPolicy says when a job runs, and when a run has failed.
+type JobPolicy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Expression of cron with five fields, or @daily, @every 10m and the like. Empty: the job runs when it is created, and
+	// when its tasks change.
+	Schedule string `protobuf:"bytes,1,opt,name=schedule,proto3" json:"schedule,omitempty"`
+	// Name of a time zone, such as Europe/Berlin. Empty: UTC.
+	Timezone string            `protobuf:"bytes,2,opt,name=timezone,proto3" json:"timezone,omitempty"`
+	Overlap  JobPolicy_Overlap `protobuf:"varint,3,opt,name=overlap,proto3,enum=swarm.v1.JobPolicy_Overlap" json:"overlap,omitempty"`
+	CatchUp  JobPolicy_CatchUp `protobuf:"varint,4,opt,name=catch_up,json=catchUp,proto3,enum=swarm.v1.JobPolicy_CatchUp" json:"catch_up,omitempty"`
+	// How many tasks of a run may fail. One more, and the run has failed. Unset: as many as the restart policy allows.
+	BackoffLimit *uint64 `protobuf:"varint,5,opt,name=backoff_limit,json=backoffLimit,proto3,oneof" json:"backoff_limit,omitempty"`
+	// How long a run may take. Unset: as long as it takes.
+	Deadline *durationpb.Duration `protobuf:"bytes,6,opt,name=deadline,proto3" json:"deadline,omitempty"`
+	// How many runs are kept. 0: the default, 20.
+	HistoryLimit  uint32 `protobuf:"varint,7,opt,name=history_limit,json=historyLimit,proto3" json:"history_limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JobPolicy) Reset() {
+	*x = JobPolicy{}
+	mi := &file_swarm_v1_spec_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JobPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JobPolicy) ProtoMessage() {}
+
+func (x *JobPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_spec_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JobPolicy.ProtoReflect.Descriptor instead.
+func (*JobPolicy) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *JobPolicy) GetSchedule() string {
+	if x != nil {
+		return x.Schedule
+	}
+	return ""
+}
+
+func (x *JobPolicy) GetTimezone() string {
+	if x != nil {
+		return x.Timezone
+	}
+	return ""
+}
+
+func (x *JobPolicy) GetOverlap() JobPolicy_Overlap {
+	if x != nil {
+		return x.Overlap
+	}
+	return JobPolicy_FORBID
+}
+
+func (x *JobPolicy) GetCatchUp() JobPolicy_CatchUp {
+	if x != nil {
+		return x.CatchUp
+	}
+	return JobPolicy_LAST
+}
+
+func (x *JobPolicy) GetBackoffLimit() uint64 {
+	if x != nil && x.BackoffLimit != nil {
+		return *x.BackoffLimit
+	}
+	return 0
+}
+
+func (x *JobPolicy) GetDeadline() *durationpb.Duration {
+	if x != nil {
+		return x.Deadline
+	}
+	return nil
+}
+
+func (x *JobPolicy) GetHistoryLimit() uint32 {
+	if x != nil {
+		return x.HistoryLimit
+	}
+	return 0
+}
+
 type ServiceMode struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Mode:
@@ -791,7 +1002,7 @@ type ServiceMode struct {
 
 func (x *ServiceMode) Reset() {
 	*x = ServiceMode{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[1]
+	mi := &file_swarm_v1_spec_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -803,7 +1014,7 @@ func (x *ServiceMode) String() string {
 func (*ServiceMode) ProtoMessage() {}
 
 func (x *ServiceMode) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[1]
+	mi := &file_swarm_v1_spec_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -816,7 +1027,7 @@ func (x *ServiceMode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceMode.ProtoReflect.Descriptor instead.
 func (*ServiceMode) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{1}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *ServiceMode) GetMode() isServiceMode_Mode {
@@ -899,7 +1110,7 @@ type ReplicatedService struct {
 
 func (x *ReplicatedService) Reset() {
 	*x = ReplicatedService{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[2]
+	mi := &file_swarm_v1_spec_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -911,7 +1122,7 @@ func (x *ReplicatedService) String() string {
 func (*ReplicatedService) ProtoMessage() {}
 
 func (x *ReplicatedService) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[2]
+	mi := &file_swarm_v1_spec_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -924,7 +1135,7 @@ func (x *ReplicatedService) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicatedService.ProtoReflect.Descriptor instead.
 func (*ReplicatedService) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{2}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ReplicatedService) GetReplicas() uint64 {
@@ -942,7 +1153,7 @@ type GlobalService struct {
 
 func (x *GlobalService) Reset() {
 	*x = GlobalService{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[3]
+	mi := &file_swarm_v1_spec_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -954,7 +1165,7 @@ func (x *GlobalService) String() string {
 func (*GlobalService) ProtoMessage() {}
 
 func (x *GlobalService) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[3]
+	mi := &file_swarm_v1_spec_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -967,7 +1178,7 @@ func (x *GlobalService) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GlobalService.ProtoReflect.Descriptor instead.
 func (*GlobalService) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{3}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{4}
 }
 
 type ReplicatedJob struct {
@@ -980,7 +1191,7 @@ type ReplicatedJob struct {
 
 func (x *ReplicatedJob) Reset() {
 	*x = ReplicatedJob{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[4]
+	mi := &file_swarm_v1_spec_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -992,7 +1203,7 @@ func (x *ReplicatedJob) String() string {
 func (*ReplicatedJob) ProtoMessage() {}
 
 func (x *ReplicatedJob) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[4]
+	mi := &file_swarm_v1_spec_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1005,7 +1216,7 @@ func (x *ReplicatedJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicatedJob.ProtoReflect.Descriptor instead.
 func (*ReplicatedJob) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{4}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ReplicatedJob) GetMaxConcurrent() uint64 {
@@ -1030,7 +1241,7 @@ type GlobalJob struct {
 
 func (x *GlobalJob) Reset() {
 	*x = GlobalJob{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[5]
+	mi := &file_swarm_v1_spec_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1042,7 +1253,7 @@ func (x *GlobalJob) String() string {
 func (*GlobalJob) ProtoMessage() {}
 
 func (x *GlobalJob) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[5]
+	mi := &file_swarm_v1_spec_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1055,7 +1266,7 @@ func (x *GlobalJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GlobalJob.ProtoReflect.Descriptor instead.
 func (*GlobalJob) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{5}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{6}
 }
 
 // TaskSpec is the template of every task of a service.
@@ -1075,7 +1286,7 @@ type TaskSpec struct {
 
 func (x *TaskSpec) Reset() {
 	*x = TaskSpec{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[6]
+	mi := &file_swarm_v1_spec_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1087,7 +1298,7 @@ func (x *TaskSpec) String() string {
 func (*TaskSpec) ProtoMessage() {}
 
 func (x *TaskSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[6]
+	mi := &file_swarm_v1_spec_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1100,7 +1311,7 @@ func (x *TaskSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskSpec.ProtoReflect.Descriptor instead.
 func (*TaskSpec) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{6}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *TaskSpec) GetContainerSpec() *ContainerSpec {
@@ -1162,7 +1373,7 @@ type Driver struct {
 
 func (x *Driver) Reset() {
 	*x = Driver{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[7]
+	mi := &file_swarm_v1_spec_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1174,7 +1385,7 @@ func (x *Driver) String() string {
 func (*Driver) ProtoMessage() {}
 
 func (x *Driver) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[7]
+	mi := &file_swarm_v1_spec_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1187,7 +1398,7 @@ func (x *Driver) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Driver.ProtoReflect.Descriptor instead.
 func (*Driver) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{7}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Driver) GetName() string {
@@ -1253,7 +1464,7 @@ type ContainerSpec struct {
 
 func (x *ContainerSpec) Reset() {
 	*x = ContainerSpec{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[8]
+	mi := &file_swarm_v1_spec_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1265,7 +1476,7 @@ func (x *ContainerSpec) String() string {
 func (*ContainerSpec) ProtoMessage() {}
 
 func (x *ContainerSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[8]
+	mi := &file_swarm_v1_spec_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1278,7 +1489,7 @@ func (x *ContainerSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerSpec.ProtoReflect.Descriptor instead.
 func (*ContainerSpec) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{8}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ContainerSpec) GetImage() string {
@@ -1521,7 +1732,7 @@ type PullOptions struct {
 
 func (x *PullOptions) Reset() {
 	*x = PullOptions{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[9]
+	mi := &file_swarm_v1_spec_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1533,7 +1744,7 @@ func (x *PullOptions) String() string {
 func (*PullOptions) ProtoMessage() {}
 
 func (x *PullOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[9]
+	mi := &file_swarm_v1_spec_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1546,7 +1757,7 @@ func (x *PullOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullOptions.ProtoReflect.Descriptor instead.
 func (*PullOptions) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{9}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PullOptions) GetRegistryAuth() string {
@@ -1568,7 +1779,7 @@ type DeviceMapping struct {
 
 func (x *DeviceMapping) Reset() {
 	*x = DeviceMapping{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[10]
+	mi := &file_swarm_v1_spec_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1580,7 +1791,7 @@ func (x *DeviceMapping) String() string {
 func (*DeviceMapping) ProtoMessage() {}
 
 func (x *DeviceMapping) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[10]
+	mi := &file_swarm_v1_spec_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1593,7 +1804,7 @@ func (x *DeviceMapping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceMapping.ProtoReflect.Descriptor instead.
 func (*DeviceMapping) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{10}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DeviceMapping) GetPathOnHost() string {
@@ -1629,7 +1840,7 @@ type Privileges struct {
 
 func (x *Privileges) Reset() {
 	*x = Privileges{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[11]
+	mi := &file_swarm_v1_spec_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1641,7 +1852,7 @@ func (x *Privileges) String() string {
 func (*Privileges) ProtoMessage() {}
 
 func (x *Privileges) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[11]
+	mi := &file_swarm_v1_spec_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1654,7 +1865,7 @@ func (x *Privileges) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Privileges.ProtoReflect.Descriptor instead.
 func (*Privileges) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{11}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Privileges) GetSeccomp() *SeccompOpts {
@@ -1695,7 +1906,7 @@ type SeccompOpts struct {
 
 func (x *SeccompOpts) Reset() {
 	*x = SeccompOpts{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[12]
+	mi := &file_swarm_v1_spec_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1707,7 +1918,7 @@ func (x *SeccompOpts) String() string {
 func (*SeccompOpts) ProtoMessage() {}
 
 func (x *SeccompOpts) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[12]
+	mi := &file_swarm_v1_spec_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1720,7 +1931,7 @@ func (x *SeccompOpts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeccompOpts.ProtoReflect.Descriptor instead.
 func (*SeccompOpts) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{12}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SeccompOpts) GetMode() SeccompOpts_Mode {
@@ -1747,7 +1958,7 @@ type AppArmorOpts struct {
 
 func (x *AppArmorOpts) Reset() {
 	*x = AppArmorOpts{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[13]
+	mi := &file_swarm_v1_spec_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1759,7 +1970,7 @@ func (x *AppArmorOpts) String() string {
 func (*AppArmorOpts) ProtoMessage() {}
 
 func (x *AppArmorOpts) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[13]
+	mi := &file_swarm_v1_spec_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1772,7 +1983,7 @@ func (x *AppArmorOpts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppArmorOpts.ProtoReflect.Descriptor instead.
 func (*AppArmorOpts) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{13}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AppArmorOpts) GetMode() AppArmorOpts_Mode {
@@ -1802,7 +2013,7 @@ type SELinuxContext struct {
 
 func (x *SELinuxContext) Reset() {
 	*x = SELinuxContext{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[14]
+	mi := &file_swarm_v1_spec_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1814,7 +2025,7 @@ func (x *SELinuxContext) String() string {
 func (*SELinuxContext) ProtoMessage() {}
 
 func (x *SELinuxContext) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[14]
+	mi := &file_swarm_v1_spec_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1827,7 +2038,7 @@ func (x *SELinuxContext) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SELinuxContext.ProtoReflect.Descriptor instead.
 func (*SELinuxContext) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{14}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SELinuxContext) GetDisable() bool {
@@ -1876,7 +2087,7 @@ type Ulimit struct {
 
 func (x *Ulimit) Reset() {
 	*x = Ulimit{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[15]
+	mi := &file_swarm_v1_spec_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1888,7 +2099,7 @@ func (x *Ulimit) String() string {
 func (*Ulimit) ProtoMessage() {}
 
 func (x *Ulimit) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[15]
+	mi := &file_swarm_v1_spec_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1901,7 +2112,7 @@ func (x *Ulimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ulimit.ProtoReflect.Descriptor instead.
 func (*Ulimit) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{15}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Ulimit) GetName() string {
@@ -1936,7 +2147,7 @@ type DNSConfig struct {
 
 func (x *DNSConfig) Reset() {
 	*x = DNSConfig{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[16]
+	mi := &file_swarm_v1_spec_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1948,7 +2159,7 @@ func (x *DNSConfig) String() string {
 func (*DNSConfig) ProtoMessage() {}
 
 func (x *DNSConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[16]
+	mi := &file_swarm_v1_spec_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1961,7 +2172,7 @@ func (x *DNSConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DNSConfig.ProtoReflect.Descriptor instead.
 func (*DNSConfig) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{16}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DNSConfig) GetNameservers() []string {
@@ -2000,7 +2211,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[17]
+	mi := &file_swarm_v1_spec_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2012,7 +2223,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[17]
+	mi := &file_swarm_v1_spec_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2025,7 +2236,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{17}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Mount) GetType() Mount_Type {
@@ -2089,7 +2300,7 @@ type BindOptions struct {
 
 func (x *BindOptions) Reset() {
 	*x = BindOptions{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[18]
+	mi := &file_swarm_v1_spec_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2101,7 +2312,7 @@ func (x *BindOptions) String() string {
 func (*BindOptions) ProtoMessage() {}
 
 func (x *BindOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[18]
+	mi := &file_swarm_v1_spec_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2114,7 +2325,7 @@ func (x *BindOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BindOptions.ProtoReflect.Descriptor instead.
 func (*BindOptions) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{18}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *BindOptions) GetPropagation() string {
@@ -2150,7 +2361,7 @@ type VolumeOptions struct {
 
 func (x *VolumeOptions) Reset() {
 	*x = VolumeOptions{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[19]
+	mi := &file_swarm_v1_spec_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2162,7 +2373,7 @@ func (x *VolumeOptions) String() string {
 func (*VolumeOptions) ProtoMessage() {}
 
 func (x *VolumeOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[19]
+	mi := &file_swarm_v1_spec_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2175,7 +2386,7 @@ func (x *VolumeOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeOptions.ProtoReflect.Descriptor instead.
 func (*VolumeOptions) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{19}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *VolumeOptions) GetNoCopy() bool {
@@ -2217,7 +2428,7 @@ type TmpfsOptions struct {
 
 func (x *TmpfsOptions) Reset() {
 	*x = TmpfsOptions{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[20]
+	mi := &file_swarm_v1_spec_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2229,7 +2440,7 @@ func (x *TmpfsOptions) String() string {
 func (*TmpfsOptions) ProtoMessage() {}
 
 func (x *TmpfsOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[20]
+	mi := &file_swarm_v1_spec_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2242,7 +2453,7 @@ func (x *TmpfsOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TmpfsOptions.ProtoReflect.Descriptor instead.
 func (*TmpfsOptions) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{20}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *TmpfsOptions) GetSizeBytes() int64 {
@@ -2278,7 +2489,7 @@ type FileTarget struct {
 
 func (x *FileTarget) Reset() {
 	*x = FileTarget{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[21]
+	mi := &file_swarm_v1_spec_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2290,7 +2501,7 @@ func (x *FileTarget) String() string {
 func (*FileTarget) ProtoMessage() {}
 
 func (x *FileTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[21]
+	mi := &file_swarm_v1_spec_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2303,7 +2514,7 @@ func (x *FileTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileTarget.ProtoReflect.Descriptor instead.
 func (*FileTarget) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{21}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *FileTarget) GetName() string {
@@ -2358,7 +2569,7 @@ type DataReference struct {
 
 func (x *DataReference) Reset() {
 	*x = DataReference{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[22]
+	mi := &file_swarm_v1_spec_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2370,7 +2581,7 @@ func (x *DataReference) String() string {
 func (*DataReference) ProtoMessage() {}
 
 func (x *DataReference) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[22]
+	mi := &file_swarm_v1_spec_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2383,7 +2594,7 @@ func (x *DataReference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DataReference.ProtoReflect.Descriptor instead.
 func (*DataReference) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{22}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DataReference) GetId() string {
@@ -2461,7 +2672,7 @@ type OnUpdate struct {
 
 func (x *OnUpdate) Reset() {
 	*x = OnUpdate{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[23]
+	mi := &file_swarm_v1_spec_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2473,7 +2684,7 @@ func (x *OnUpdate) String() string {
 func (*OnUpdate) ProtoMessage() {}
 
 func (x *OnUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[23]
+	mi := &file_swarm_v1_spec_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2486,7 +2697,7 @@ func (x *OnUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OnUpdate.ProtoReflect.Descriptor instead.
 func (*OnUpdate) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{23}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *OnUpdate) GetAction() OnUpdate_Action {
@@ -2525,7 +2736,7 @@ type HealthConfig struct {
 
 func (x *HealthConfig) Reset() {
 	*x = HealthConfig{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[24]
+	mi := &file_swarm_v1_spec_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2537,7 +2748,7 @@ func (x *HealthConfig) String() string {
 func (*HealthConfig) ProtoMessage() {}
 
 func (x *HealthConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[24]
+	mi := &file_swarm_v1_spec_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2550,7 +2761,7 @@ func (x *HealthConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthConfig.ProtoReflect.Descriptor instead.
 func (*HealthConfig) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{24}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *HealthConfig) GetTest() []string {
@@ -2608,7 +2819,7 @@ type ResourceRequirements struct {
 
 func (x *ResourceRequirements) Reset() {
 	*x = ResourceRequirements{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[25]
+	mi := &file_swarm_v1_spec_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2620,7 +2831,7 @@ func (x *ResourceRequirements) String() string {
 func (*ResourceRequirements) ProtoMessage() {}
 
 func (x *ResourceRequirements) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[25]
+	mi := &file_swarm_v1_spec_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2633,7 +2844,7 @@ func (x *ResourceRequirements) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceRequirements.ProtoReflect.Descriptor instead.
 func (*ResourceRequirements) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{25}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ResourceRequirements) GetLimits() *Resources {
@@ -2678,7 +2889,7 @@ type Resources struct {
 
 func (x *Resources) Reset() {
 	*x = Resources{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[26]
+	mi := &file_swarm_v1_spec_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2690,7 +2901,7 @@ func (x *Resources) String() string {
 func (*Resources) ProtoMessage() {}
 
 func (x *Resources) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[26]
+	mi := &file_swarm_v1_spec_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2703,7 +2914,7 @@ func (x *Resources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resources.ProtoReflect.Descriptor instead.
 func (*Resources) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{26}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Resources) GetNanoCpus() int64 {
@@ -2746,7 +2957,7 @@ type GenericResource struct {
 
 func (x *GenericResource) Reset() {
 	*x = GenericResource{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[27]
+	mi := &file_swarm_v1_spec_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2758,7 +2969,7 @@ func (x *GenericResource) String() string {
 func (*GenericResource) ProtoMessage() {}
 
 func (x *GenericResource) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[27]
+	mi := &file_swarm_v1_spec_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2771,7 +2982,7 @@ func (x *GenericResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GenericResource.ProtoReflect.Descriptor instead.
 func (*GenericResource) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{27}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GenericResource) GetKind() string {
@@ -2810,7 +3021,7 @@ type RestartPolicy struct {
 
 func (x *RestartPolicy) Reset() {
 	*x = RestartPolicy{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[28]
+	mi := &file_swarm_v1_spec_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2822,7 +3033,7 @@ func (x *RestartPolicy) String() string {
 func (*RestartPolicy) ProtoMessage() {}
 
 func (x *RestartPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[28]
+	mi := &file_swarm_v1_spec_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2835,7 +3046,7 @@ func (x *RestartPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPolicy.ProtoReflect.Descriptor instead.
 func (*RestartPolicy) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{28}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RestartPolicy) GetCondition() RestartPolicy_Condition {
@@ -2880,7 +3091,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[29]
+	mi := &file_swarm_v1_spec_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2892,7 +3103,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[29]
+	mi := &file_swarm_v1_spec_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2905,7 +3116,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{29}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Placement) GetConstraints() []string {
@@ -2948,7 +3159,7 @@ type PlacementPreference struct {
 
 func (x *PlacementPreference) Reset() {
 	*x = PlacementPreference{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[30]
+	mi := &file_swarm_v1_spec_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2960,7 +3171,7 @@ func (x *PlacementPreference) String() string {
 func (*PlacementPreference) ProtoMessage() {}
 
 func (x *PlacementPreference) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[30]
+	mi := &file_swarm_v1_spec_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2973,7 +3184,7 @@ func (x *PlacementPreference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlacementPreference.ProtoReflect.Descriptor instead.
 func (*PlacementPreference) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{30}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PlacementPreference) GetPreference() isPlacementPreference_Preference {
@@ -3011,7 +3222,7 @@ type SpreadOver struct {
 
 func (x *SpreadOver) Reset() {
 	*x = SpreadOver{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[31]
+	mi := &file_swarm_v1_spec_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3023,7 +3234,7 @@ func (x *SpreadOver) String() string {
 func (*SpreadOver) ProtoMessage() {}
 
 func (x *SpreadOver) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[31]
+	mi := &file_swarm_v1_spec_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3036,7 +3247,7 @@ func (x *SpreadOver) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpreadOver.ProtoReflect.Descriptor instead.
 func (*SpreadOver) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{31}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *SpreadOver) GetSpreadDescriptor() string {
@@ -3057,7 +3268,7 @@ type Platform struct {
 
 func (x *Platform) Reset() {
 	*x = Platform{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[32]
+	mi := &file_swarm_v1_spec_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3069,7 +3280,7 @@ func (x *Platform) String() string {
 func (*Platform) ProtoMessage() {}
 
 func (x *Platform) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[32]
+	mi := &file_swarm_v1_spec_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3082,7 +3293,7 @@ func (x *Platform) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Platform.ProtoReflect.Descriptor instead.
 func (*Platform) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{32}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Platform) GetArchitecture() string {
@@ -3124,7 +3335,7 @@ type UpdateConfig struct {
 
 func (x *UpdateConfig) Reset() {
 	*x = UpdateConfig{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[33]
+	mi := &file_swarm_v1_spec_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3136,7 +3347,7 @@ func (x *UpdateConfig) String() string {
 func (*UpdateConfig) ProtoMessage() {}
 
 func (x *UpdateConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[33]
+	mi := &file_swarm_v1_spec_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3149,7 +3360,7 @@ func (x *UpdateConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateConfig.ProtoReflect.Descriptor instead.
 func (*UpdateConfig) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{33}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *UpdateConfig) GetParallelism() uint64 {
@@ -3208,7 +3419,7 @@ type NetworkAttachmentConfig struct {
 
 func (x *NetworkAttachmentConfig) Reset() {
 	*x = NetworkAttachmentConfig{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[34]
+	mi := &file_swarm_v1_spec_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3220,7 +3431,7 @@ func (x *NetworkAttachmentConfig) String() string {
 func (*NetworkAttachmentConfig) ProtoMessage() {}
 
 func (x *NetworkAttachmentConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[34]
+	mi := &file_swarm_v1_spec_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3233,7 +3444,7 @@ func (x *NetworkAttachmentConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkAttachmentConfig.ProtoReflect.Descriptor instead.
 func (*NetworkAttachmentConfig) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{34}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *NetworkAttachmentConfig) GetTarget() string {
@@ -3274,7 +3485,7 @@ type EndpointSpec struct {
 
 func (x *EndpointSpec) Reset() {
 	*x = EndpointSpec{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[35]
+	mi := &file_swarm_v1_spec_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3286,7 +3497,7 @@ func (x *EndpointSpec) String() string {
 func (*EndpointSpec) ProtoMessage() {}
 
 func (x *EndpointSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[35]
+	mi := &file_swarm_v1_spec_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3299,7 +3510,7 @@ func (x *EndpointSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointSpec.ProtoReflect.Descriptor instead.
 func (*EndpointSpec) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{35}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *EndpointSpec) GetMode() EndpointSpec_Mode {
@@ -3335,7 +3546,7 @@ type PortConfig struct {
 
 func (x *PortConfig) Reset() {
 	*x = PortConfig{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[36]
+	mi := &file_swarm_v1_spec_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3347,7 +3558,7 @@ func (x *PortConfig) String() string {
 func (*PortConfig) ProtoMessage() {}
 
 func (x *PortConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[36]
+	mi := &file_swarm_v1_spec_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3360,7 +3571,7 @@ func (x *PortConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortConfig.ProtoReflect.Descriptor instead.
 func (*PortConfig) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{36}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *PortConfig) GetName() string {
@@ -3424,7 +3635,7 @@ type NodeSpec struct {
 
 func (x *NodeSpec) Reset() {
 	*x = NodeSpec{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[37]
+	mi := &file_swarm_v1_spec_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3436,7 +3647,7 @@ func (x *NodeSpec) String() string {
 func (*NodeSpec) ProtoMessage() {}
 
 func (x *NodeSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[37]
+	mi := &file_swarm_v1_spec_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3449,7 +3660,7 @@ func (x *NodeSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeSpec.ProtoReflect.Descriptor instead.
 func (*NodeSpec) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{37}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *NodeSpec) GetName() string {
@@ -3499,7 +3710,7 @@ type NetworkSpec struct {
 
 func (x *NetworkSpec) Reset() {
 	*x = NetworkSpec{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[38]
+	mi := &file_swarm_v1_spec_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3511,7 +3722,7 @@ func (x *NetworkSpec) String() string {
 func (*NetworkSpec) ProtoMessage() {}
 
 func (x *NetworkSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[38]
+	mi := &file_swarm_v1_spec_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3524,7 +3735,7 @@ func (x *NetworkSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkSpec.ProtoReflect.Descriptor instead.
 func (*NetworkSpec) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{38}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *NetworkSpec) GetName() string {
@@ -3600,7 +3811,7 @@ type IPAMOptions struct {
 
 func (x *IPAMOptions) Reset() {
 	*x = IPAMOptions{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[39]
+	mi := &file_swarm_v1_spec_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3612,7 +3823,7 @@ func (x *IPAMOptions) String() string {
 func (*IPAMOptions) ProtoMessage() {}
 
 func (x *IPAMOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[39]
+	mi := &file_swarm_v1_spec_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3625,7 +3836,7 @@ func (x *IPAMOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IPAMOptions.ProtoReflect.Descriptor instead.
 func (*IPAMOptions) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{39}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *IPAMOptions) GetDriver() *Driver {
@@ -3653,7 +3864,7 @@ type IPAMConfig struct {
 
 func (x *IPAMConfig) Reset() {
 	*x = IPAMConfig{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[40]
+	mi := &file_swarm_v1_spec_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3665,7 +3876,7 @@ func (x *IPAMConfig) String() string {
 func (*IPAMConfig) ProtoMessage() {}
 
 func (x *IPAMConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[40]
+	mi := &file_swarm_v1_spec_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3678,7 +3889,7 @@ func (x *IPAMConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IPAMConfig.ProtoReflect.Descriptor instead.
 func (*IPAMConfig) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{40}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *IPAMConfig) GetSubnet() string {
@@ -3715,7 +3926,7 @@ type DataSpec struct {
 
 func (x *DataSpec) Reset() {
 	*x = DataSpec{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[41]
+	mi := &file_swarm_v1_spec_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3727,7 +3938,7 @@ func (x *DataSpec) String() string {
 func (*DataSpec) ProtoMessage() {}
 
 func (x *DataSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[41]
+	mi := &file_swarm_v1_spec_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3740,7 +3951,7 @@ func (x *DataSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DataSpec.ProtoReflect.Descriptor instead.
 func (*DataSpec) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{41}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *DataSpec) GetName() string {
@@ -3780,7 +3991,7 @@ type VolumeSpec struct {
 
 func (x *VolumeSpec) Reset() {
 	*x = VolumeSpec{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[42]
+	mi := &file_swarm_v1_spec_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3792,7 +4003,7 @@ func (x *VolumeSpec) String() string {
 func (*VolumeSpec) ProtoMessage() {}
 
 func (x *VolumeSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[42]
+	mi := &file_swarm_v1_spec_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3805,7 +4016,7 @@ func (x *VolumeSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeSpec.ProtoReflect.Descriptor instead.
 func (*VolumeSpec) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{42}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *VolumeSpec) GetName() string {
@@ -3873,7 +4084,7 @@ type Topology struct {
 
 func (x *Topology) Reset() {
 	*x = Topology{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[43]
+	mi := &file_swarm_v1_spec_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3885,7 +4096,7 @@ func (x *Topology) String() string {
 func (*Topology) ProtoMessage() {}
 
 func (x *Topology) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[43]
+	mi := &file_swarm_v1_spec_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3898,7 +4109,7 @@ func (x *Topology) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Topology.ProtoReflect.Descriptor instead.
 func (*Topology) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{43}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Topology) GetSegments() map[string]string {
@@ -3924,7 +4135,7 @@ type ClusterSpec struct {
 
 func (x *ClusterSpec) Reset() {
 	*x = ClusterSpec{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[44]
+	mi := &file_swarm_v1_spec_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3936,7 +4147,7 @@ func (x *ClusterSpec) String() string {
 func (*ClusterSpec) ProtoMessage() {}
 
 func (x *ClusterSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[44]
+	mi := &file_swarm_v1_spec_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3949,7 +4160,7 @@ func (x *ClusterSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterSpec.ProtoReflect.Descriptor instead.
 func (*ClusterSpec) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{44}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ClusterSpec) GetName() string {
@@ -4020,7 +4231,7 @@ type OrchestrationConfig struct {
 
 func (x *OrchestrationConfig) Reset() {
 	*x = OrchestrationConfig{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[45]
+	mi := &file_swarm_v1_spec_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4032,7 +4243,7 @@ func (x *OrchestrationConfig) String() string {
 func (*OrchestrationConfig) ProtoMessage() {}
 
 func (x *OrchestrationConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[45]
+	mi := &file_swarm_v1_spec_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4045,7 +4256,7 @@ func (x *OrchestrationConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OrchestrationConfig.ProtoReflect.Descriptor instead.
 func (*OrchestrationConfig) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{45}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *OrchestrationConfig) GetTaskHistoryRetentionLimit() int64 {
@@ -4074,7 +4285,7 @@ type DispatcherConfig struct {
 
 func (x *DispatcherConfig) Reset() {
 	*x = DispatcherConfig{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[46]
+	mi := &file_swarm_v1_spec_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4086,7 +4297,7 @@ func (x *DispatcherConfig) String() string {
 func (*DispatcherConfig) ProtoMessage() {}
 
 func (x *DispatcherConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[46]
+	mi := &file_swarm_v1_spec_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4099,7 +4310,7 @@ func (x *DispatcherConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DispatcherConfig.ProtoReflect.Descriptor instead.
 func (*DispatcherConfig) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{46}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *DispatcherConfig) GetHeartbeatPeriod() *durationpb.Duration {
@@ -4126,7 +4337,7 @@ type CAConfig struct {
 
 func (x *CAConfig) Reset() {
 	*x = CAConfig{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[47]
+	mi := &file_swarm_v1_spec_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4138,7 +4349,7 @@ func (x *CAConfig) String() string {
 func (*CAConfig) ProtoMessage() {}
 
 func (x *CAConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[47]
+	mi := &file_swarm_v1_spec_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4151,7 +4362,7 @@ func (x *CAConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CAConfig.ProtoReflect.Descriptor instead.
 func (*CAConfig) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{47}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *CAConfig) GetNodeCertExpiry() *durationpb.Duration {
@@ -4170,7 +4381,7 @@ type TaskDefaults struct {
 
 func (x *TaskDefaults) Reset() {
 	*x = TaskDefaults{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[48]
+	mi := &file_swarm_v1_spec_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4182,7 +4393,7 @@ func (x *TaskDefaults) String() string {
 func (*TaskDefaults) ProtoMessage() {}
 
 func (x *TaskDefaults) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[48]
+	mi := &file_swarm_v1_spec_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4195,7 +4406,7 @@ func (x *TaskDefaults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskDefaults.ProtoReflect.Descriptor instead.
 func (*TaskDefaults) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{48}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *TaskDefaults) GetLogDriver() *Driver {
@@ -4214,7 +4425,7 @@ type EncryptionConfig struct {
 
 func (x *EncryptionConfig) Reset() {
 	*x = EncryptionConfig{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[49]
+	mi := &file_swarm_v1_spec_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4226,7 +4437,7 @@ func (x *EncryptionConfig) String() string {
 func (*EncryptionConfig) ProtoMessage() {}
 
 func (x *EncryptionConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[49]
+	mi := &file_swarm_v1_spec_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4239,7 +4450,7 @@ func (x *EncryptionConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EncryptionConfig.ProtoReflect.Descriptor instead.
 func (*EncryptionConfig) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{49}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *EncryptionConfig) GetAutoLockManagers() bool {
@@ -4262,7 +4473,7 @@ type NetworkDefaults struct {
 
 func (x *NetworkDefaults) Reset() {
 	*x = NetworkDefaults{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[50]
+	mi := &file_swarm_v1_spec_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4274,7 +4485,7 @@ func (x *NetworkDefaults) String() string {
 func (*NetworkDefaults) ProtoMessage() {}
 
 func (x *NetworkDefaults) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[50]
+	mi := &file_swarm_v1_spec_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4287,7 +4498,7 @@ func (x *NetworkDefaults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkDefaults.ProtoReflect.Descriptor instead.
 func (*NetworkDefaults) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{50}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *NetworkDefaults) GetDefaultAddrPool() []string {
@@ -4329,7 +4540,7 @@ var File_swarm_v1_spec_proto protoreflect.FileDescriptor
 
 const file_swarm_v1_spec_proto_rawDesc = "" +
 	"\n" +
-	"\x13swarm/v1/spec.proto\x12\bswarm.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf7\x03\n" +
+	"\x13swarm/v1/spec.proto\x12\bswarm.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\x04\n" +
 	"\vServiceSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x129\n" +
 	"\x06labels\x18\x02 \x03(\v2!.swarm.v1.ServiceSpec.LabelsEntryR\x06labels\x127\n" +
@@ -4339,10 +4550,30 @@ const file_swarm_v1_spec_proto_rawDesc = "" +
 	"\x0frollback_config\x18\x06 \x01(\v2\x16.swarm.v1.UpdateConfigR\x0erollbackConfig\x12;\n" +
 	"\rendpoint_spec\x18\a \x01(\v2\x16.swarm.v1.EndpointSpecR\fendpointSpec\x12\x1a\n" +
 	"\bpriority\x18\b \x01(\x05R\bpriority\x12#\n" +
-	"\rsingle_writer\x18\t \x01(\bR\fsingleWriter\x1a9\n" +
+	"\rsingle_writer\x18\t \x01(\bR\fsingleWriter\x12%\n" +
+	"\x03job\x18\n" +
+	" \x01(\v2\x13.swarm.v1.JobPolicyR\x03job\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xff\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa1\x03\n" +
+	"\tJobPolicy\x12\x1a\n" +
+	"\bschedule\x18\x01 \x01(\tR\bschedule\x12\x1a\n" +
+	"\btimezone\x18\x02 \x01(\tR\btimezone\x125\n" +
+	"\aoverlap\x18\x03 \x01(\x0e2\x1b.swarm.v1.JobPolicy.OverlapR\aoverlap\x126\n" +
+	"\bcatch_up\x18\x04 \x01(\x0e2\x1b.swarm.v1.JobPolicy.CatchUpR\acatchUp\x12(\n" +
+	"\rbackoff_limit\x18\x05 \x01(\x04H\x00R\fbackoffLimit\x88\x01\x01\x125\n" +
+	"\bdeadline\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\bdeadline\x12#\n" +
+	"\rhistory_limit\x18\a \x01(\rR\fhistoryLimit\"-\n" +
+	"\aOverlap\x12\n" +
+	"\n" +
+	"\x06FORBID\x10\x00\x12\t\n" +
+	"\x05ALLOW\x10\x01\x12\v\n" +
+	"\aREPLACE\x10\x02\"&\n" +
+	"\aCatchUp\x12\b\n" +
+	"\x04LAST\x10\x00\x12\b\n" +
+	"\x04NONE\x10\x01\x12\a\n" +
+	"\x03ALL\x10\x02B\x10\n" +
+	"\x0e_backoff_limit\"\xff\x01\n" +
 	"\vServiceMode\x12=\n" +
 	"\n" +
 	"replicated\x18\x01 \x01(\v2\x1b.swarm.v1.ReplicatedServiceH\x00R\n" +
@@ -4747,187 +4978,194 @@ func file_swarm_v1_spec_proto_rawDescGZIP() []byte {
 	return file_swarm_v1_spec_proto_rawDescData
 }
 
-var file_swarm_v1_spec_proto_enumTypes = make([]protoimpl.EnumInfo, 13)
-var file_swarm_v1_spec_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
+var file_swarm_v1_spec_proto_enumTypes = make([]protoimpl.EnumInfo, 15)
+var file_swarm_v1_spec_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
 var file_swarm_v1_spec_proto_goTypes = []any{
-	(SeccompOpts_Mode)(0),           // 0: swarm.v1.SeccompOpts.Mode
-	(AppArmorOpts_Mode)(0),          // 1: swarm.v1.AppArmorOpts.Mode
-	(Mount_Type)(0),                 // 2: swarm.v1.Mount.Type
-	(OnUpdate_Action)(0),            // 3: swarm.v1.OnUpdate.Action
-	(RestartPolicy_Condition)(0),    // 4: swarm.v1.RestartPolicy.Condition
-	(UpdateConfig_FailureAction)(0), // 5: swarm.v1.UpdateConfig.FailureAction
-	(UpdateConfig_Order)(0),         // 6: swarm.v1.UpdateConfig.Order
-	(EndpointSpec_Mode)(0),          // 7: swarm.v1.EndpointSpec.Mode
-	(PortConfig_Protocol)(0),        // 8: swarm.v1.PortConfig.Protocol
-	(PortConfig_PublishMode)(0),     // 9: swarm.v1.PortConfig.PublishMode
-	(NodeSpec_Role)(0),              // 10: swarm.v1.NodeSpec.Role
-	(NodeSpec_Availability)(0),      // 11: swarm.v1.NodeSpec.Availability
-	(VolumeSpec_AccessMode)(0),      // 12: swarm.v1.VolumeSpec.AccessMode
-	(*ServiceSpec)(nil),             // 13: swarm.v1.ServiceSpec
-	(*ServiceMode)(nil),             // 14: swarm.v1.ServiceMode
-	(*ReplicatedService)(nil),       // 15: swarm.v1.ReplicatedService
-	(*GlobalService)(nil),           // 16: swarm.v1.GlobalService
-	(*ReplicatedJob)(nil),           // 17: swarm.v1.ReplicatedJob
-	(*GlobalJob)(nil),               // 18: swarm.v1.GlobalJob
-	(*TaskSpec)(nil),                // 19: swarm.v1.TaskSpec
-	(*Driver)(nil),                  // 20: swarm.v1.Driver
-	(*ContainerSpec)(nil),           // 21: swarm.v1.ContainerSpec
-	(*PullOptions)(nil),             // 22: swarm.v1.PullOptions
-	(*DeviceMapping)(nil),           // 23: swarm.v1.DeviceMapping
-	(*Privileges)(nil),              // 24: swarm.v1.Privileges
-	(*SeccompOpts)(nil),             // 25: swarm.v1.SeccompOpts
-	(*AppArmorOpts)(nil),            // 26: swarm.v1.AppArmorOpts
-	(*SELinuxContext)(nil),          // 27: swarm.v1.SELinuxContext
-	(*Ulimit)(nil),                  // 28: swarm.v1.Ulimit
-	(*DNSConfig)(nil),               // 29: swarm.v1.DNSConfig
-	(*Mount)(nil),                   // 30: swarm.v1.Mount
-	(*BindOptions)(nil),             // 31: swarm.v1.BindOptions
-	(*VolumeOptions)(nil),           // 32: swarm.v1.VolumeOptions
-	(*TmpfsOptions)(nil),            // 33: swarm.v1.TmpfsOptions
-	(*FileTarget)(nil),              // 34: swarm.v1.FileTarget
-	(*DataReference)(nil),           // 35: swarm.v1.DataReference
-	(*OnUpdate)(nil),                // 36: swarm.v1.OnUpdate
-	(*HealthConfig)(nil),            // 37: swarm.v1.HealthConfig
-	(*ResourceRequirements)(nil),    // 38: swarm.v1.ResourceRequirements
-	(*Resources)(nil),               // 39: swarm.v1.Resources
-	(*GenericResource)(nil),         // 40: swarm.v1.GenericResource
-	(*RestartPolicy)(nil),           // 41: swarm.v1.RestartPolicy
-	(*Placement)(nil),               // 42: swarm.v1.Placement
-	(*PlacementPreference)(nil),     // 43: swarm.v1.PlacementPreference
-	(*SpreadOver)(nil),              // 44: swarm.v1.SpreadOver
-	(*Platform)(nil),                // 45: swarm.v1.Platform
-	(*UpdateConfig)(nil),            // 46: swarm.v1.UpdateConfig
-	(*NetworkAttachmentConfig)(nil), // 47: swarm.v1.NetworkAttachmentConfig
-	(*EndpointSpec)(nil),            // 48: swarm.v1.EndpointSpec
-	(*PortConfig)(nil),              // 49: swarm.v1.PortConfig
-	(*NodeSpec)(nil),                // 50: swarm.v1.NodeSpec
-	(*NetworkSpec)(nil),             // 51: swarm.v1.NetworkSpec
-	(*IPAMOptions)(nil),             // 52: swarm.v1.IPAMOptions
-	(*IPAMConfig)(nil),              // 53: swarm.v1.IPAMConfig
-	(*DataSpec)(nil),                // 54: swarm.v1.DataSpec
-	(*VolumeSpec)(nil),              // 55: swarm.v1.VolumeSpec
-	(*Topology)(nil),                // 56: swarm.v1.Topology
-	(*ClusterSpec)(nil),             // 57: swarm.v1.ClusterSpec
-	(*OrchestrationConfig)(nil),     // 58: swarm.v1.OrchestrationConfig
-	(*DispatcherConfig)(nil),        // 59: swarm.v1.DispatcherConfig
-	(*CAConfig)(nil),                // 60: swarm.v1.CAConfig
-	(*TaskDefaults)(nil),            // 61: swarm.v1.TaskDefaults
-	(*EncryptionConfig)(nil),        // 62: swarm.v1.EncryptionConfig
-	(*NetworkDefaults)(nil),         // 63: swarm.v1.NetworkDefaults
-	nil,                             // 64: swarm.v1.ServiceSpec.LabelsEntry
-	nil,                             // 65: swarm.v1.Driver.OptionsEntry
-	nil,                             // 66: swarm.v1.ContainerSpec.LabelsEntry
-	nil,                             // 67: swarm.v1.ContainerSpec.SysctlsEntry
-	nil,                             // 68: swarm.v1.VolumeOptions.LabelsEntry
-	nil,                             // 69: swarm.v1.NetworkAttachmentConfig.DriverOptsEntry
-	nil,                             // 70: swarm.v1.NodeSpec.LabelsEntry
-	nil,                             // 71: swarm.v1.NetworkSpec.LabelsEntry
-	nil,                             // 72: swarm.v1.DataSpec.LabelsEntry
-	nil,                             // 73: swarm.v1.VolumeSpec.LabelsEntry
-	nil,                             // 74: swarm.v1.Topology.SegmentsEntry
-	nil,                             // 75: swarm.v1.ClusterSpec.LabelsEntry
-	(*durationpb.Duration)(nil),     // 76: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),   // 77: google.protobuf.Timestamp
+	(JobPolicy_Overlap)(0),          // 0: swarm.v1.JobPolicy.Overlap
+	(JobPolicy_CatchUp)(0),          // 1: swarm.v1.JobPolicy.CatchUp
+	(SeccompOpts_Mode)(0),           // 2: swarm.v1.SeccompOpts.Mode
+	(AppArmorOpts_Mode)(0),          // 3: swarm.v1.AppArmorOpts.Mode
+	(Mount_Type)(0),                 // 4: swarm.v1.Mount.Type
+	(OnUpdate_Action)(0),            // 5: swarm.v1.OnUpdate.Action
+	(RestartPolicy_Condition)(0),    // 6: swarm.v1.RestartPolicy.Condition
+	(UpdateConfig_FailureAction)(0), // 7: swarm.v1.UpdateConfig.FailureAction
+	(UpdateConfig_Order)(0),         // 8: swarm.v1.UpdateConfig.Order
+	(EndpointSpec_Mode)(0),          // 9: swarm.v1.EndpointSpec.Mode
+	(PortConfig_Protocol)(0),        // 10: swarm.v1.PortConfig.Protocol
+	(PortConfig_PublishMode)(0),     // 11: swarm.v1.PortConfig.PublishMode
+	(NodeSpec_Role)(0),              // 12: swarm.v1.NodeSpec.Role
+	(NodeSpec_Availability)(0),      // 13: swarm.v1.NodeSpec.Availability
+	(VolumeSpec_AccessMode)(0),      // 14: swarm.v1.VolumeSpec.AccessMode
+	(*ServiceSpec)(nil),             // 15: swarm.v1.ServiceSpec
+	(*JobPolicy)(nil),               // 16: swarm.v1.JobPolicy
+	(*ServiceMode)(nil),             // 17: swarm.v1.ServiceMode
+	(*ReplicatedService)(nil),       // 18: swarm.v1.ReplicatedService
+	(*GlobalService)(nil),           // 19: swarm.v1.GlobalService
+	(*ReplicatedJob)(nil),           // 20: swarm.v1.ReplicatedJob
+	(*GlobalJob)(nil),               // 21: swarm.v1.GlobalJob
+	(*TaskSpec)(nil),                // 22: swarm.v1.TaskSpec
+	(*Driver)(nil),                  // 23: swarm.v1.Driver
+	(*ContainerSpec)(nil),           // 24: swarm.v1.ContainerSpec
+	(*PullOptions)(nil),             // 25: swarm.v1.PullOptions
+	(*DeviceMapping)(nil),           // 26: swarm.v1.DeviceMapping
+	(*Privileges)(nil),              // 27: swarm.v1.Privileges
+	(*SeccompOpts)(nil),             // 28: swarm.v1.SeccompOpts
+	(*AppArmorOpts)(nil),            // 29: swarm.v1.AppArmorOpts
+	(*SELinuxContext)(nil),          // 30: swarm.v1.SELinuxContext
+	(*Ulimit)(nil),                  // 31: swarm.v1.Ulimit
+	(*DNSConfig)(nil),               // 32: swarm.v1.DNSConfig
+	(*Mount)(nil),                   // 33: swarm.v1.Mount
+	(*BindOptions)(nil),             // 34: swarm.v1.BindOptions
+	(*VolumeOptions)(nil),           // 35: swarm.v1.VolumeOptions
+	(*TmpfsOptions)(nil),            // 36: swarm.v1.TmpfsOptions
+	(*FileTarget)(nil),              // 37: swarm.v1.FileTarget
+	(*DataReference)(nil),           // 38: swarm.v1.DataReference
+	(*OnUpdate)(nil),                // 39: swarm.v1.OnUpdate
+	(*HealthConfig)(nil),            // 40: swarm.v1.HealthConfig
+	(*ResourceRequirements)(nil),    // 41: swarm.v1.ResourceRequirements
+	(*Resources)(nil),               // 42: swarm.v1.Resources
+	(*GenericResource)(nil),         // 43: swarm.v1.GenericResource
+	(*RestartPolicy)(nil),           // 44: swarm.v1.RestartPolicy
+	(*Placement)(nil),               // 45: swarm.v1.Placement
+	(*PlacementPreference)(nil),     // 46: swarm.v1.PlacementPreference
+	(*SpreadOver)(nil),              // 47: swarm.v1.SpreadOver
+	(*Platform)(nil),                // 48: swarm.v1.Platform
+	(*UpdateConfig)(nil),            // 49: swarm.v1.UpdateConfig
+	(*NetworkAttachmentConfig)(nil), // 50: swarm.v1.NetworkAttachmentConfig
+	(*EndpointSpec)(nil),            // 51: swarm.v1.EndpointSpec
+	(*PortConfig)(nil),              // 52: swarm.v1.PortConfig
+	(*NodeSpec)(nil),                // 53: swarm.v1.NodeSpec
+	(*NetworkSpec)(nil),             // 54: swarm.v1.NetworkSpec
+	(*IPAMOptions)(nil),             // 55: swarm.v1.IPAMOptions
+	(*IPAMConfig)(nil),              // 56: swarm.v1.IPAMConfig
+	(*DataSpec)(nil),                // 57: swarm.v1.DataSpec
+	(*VolumeSpec)(nil),              // 58: swarm.v1.VolumeSpec
+	(*Topology)(nil),                // 59: swarm.v1.Topology
+	(*ClusterSpec)(nil),             // 60: swarm.v1.ClusterSpec
+	(*OrchestrationConfig)(nil),     // 61: swarm.v1.OrchestrationConfig
+	(*DispatcherConfig)(nil),        // 62: swarm.v1.DispatcherConfig
+	(*CAConfig)(nil),                // 63: swarm.v1.CAConfig
+	(*TaskDefaults)(nil),            // 64: swarm.v1.TaskDefaults
+	(*EncryptionConfig)(nil),        // 65: swarm.v1.EncryptionConfig
+	(*NetworkDefaults)(nil),         // 66: swarm.v1.NetworkDefaults
+	nil,                             // 67: swarm.v1.ServiceSpec.LabelsEntry
+	nil,                             // 68: swarm.v1.Driver.OptionsEntry
+	nil,                             // 69: swarm.v1.ContainerSpec.LabelsEntry
+	nil,                             // 70: swarm.v1.ContainerSpec.SysctlsEntry
+	nil,                             // 71: swarm.v1.VolumeOptions.LabelsEntry
+	nil,                             // 72: swarm.v1.NetworkAttachmentConfig.DriverOptsEntry
+	nil,                             // 73: swarm.v1.NodeSpec.LabelsEntry
+	nil,                             // 74: swarm.v1.NetworkSpec.LabelsEntry
+	nil,                             // 75: swarm.v1.DataSpec.LabelsEntry
+	nil,                             // 76: swarm.v1.VolumeSpec.LabelsEntry
+	nil,                             // 77: swarm.v1.Topology.SegmentsEntry
+	nil,                             // 78: swarm.v1.ClusterSpec.LabelsEntry
+	(*durationpb.Duration)(nil),     // 79: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),   // 80: google.protobuf.Timestamp
 }
 var file_swarm_v1_spec_proto_depIdxs = []int32{
-	64, // 0: swarm.v1.ServiceSpec.labels:type_name -> swarm.v1.ServiceSpec.LabelsEntry
-	19, // 1: swarm.v1.ServiceSpec.task_template:type_name -> swarm.v1.TaskSpec
-	14, // 2: swarm.v1.ServiceSpec.mode:type_name -> swarm.v1.ServiceMode
-	46, // 3: swarm.v1.ServiceSpec.update_config:type_name -> swarm.v1.UpdateConfig
-	46, // 4: swarm.v1.ServiceSpec.rollback_config:type_name -> swarm.v1.UpdateConfig
-	48, // 5: swarm.v1.ServiceSpec.endpoint_spec:type_name -> swarm.v1.EndpointSpec
-	15, // 6: swarm.v1.ServiceMode.replicated:type_name -> swarm.v1.ReplicatedService
-	16, // 7: swarm.v1.ServiceMode.global:type_name -> swarm.v1.GlobalService
-	17, // 8: swarm.v1.ServiceMode.replicated_job:type_name -> swarm.v1.ReplicatedJob
-	18, // 9: swarm.v1.ServiceMode.global_job:type_name -> swarm.v1.GlobalJob
-	21, // 10: swarm.v1.TaskSpec.container_spec:type_name -> swarm.v1.ContainerSpec
-	38, // 11: swarm.v1.TaskSpec.resources:type_name -> swarm.v1.ResourceRequirements
-	41, // 12: swarm.v1.TaskSpec.restart_policy:type_name -> swarm.v1.RestartPolicy
-	42, // 13: swarm.v1.TaskSpec.placement:type_name -> swarm.v1.Placement
-	47, // 14: swarm.v1.TaskSpec.networks:type_name -> swarm.v1.NetworkAttachmentConfig
-	20, // 15: swarm.v1.TaskSpec.log_driver:type_name -> swarm.v1.Driver
-	65, // 16: swarm.v1.Driver.options:type_name -> swarm.v1.Driver.OptionsEntry
-	66, // 17: swarm.v1.ContainerSpec.labels:type_name -> swarm.v1.ContainerSpec.LabelsEntry
-	30, // 18: swarm.v1.ContainerSpec.mounts:type_name -> swarm.v1.Mount
-	35, // 19: swarm.v1.ContainerSpec.secrets:type_name -> swarm.v1.DataReference
-	35, // 20: swarm.v1.ContainerSpec.configs:type_name -> swarm.v1.DataReference
-	37, // 21: swarm.v1.ContainerSpec.healthcheck:type_name -> swarm.v1.HealthConfig
-	76, // 22: swarm.v1.ContainerSpec.stop_grace_period:type_name -> google.protobuf.Duration
-	23, // 23: swarm.v1.ContainerSpec.devices:type_name -> swarm.v1.DeviceMapping
-	24, // 24: swarm.v1.ContainerSpec.privileges:type_name -> swarm.v1.Privileges
-	67, // 25: swarm.v1.ContainerSpec.sysctls:type_name -> swarm.v1.ContainerSpec.SysctlsEntry
-	28, // 26: swarm.v1.ContainerSpec.ulimits:type_name -> swarm.v1.Ulimit
-	29, // 27: swarm.v1.ContainerSpec.dns_config:type_name -> swarm.v1.DNSConfig
-	22, // 28: swarm.v1.ContainerSpec.pull_options:type_name -> swarm.v1.PullOptions
-	25, // 29: swarm.v1.Privileges.seccomp:type_name -> swarm.v1.SeccompOpts
-	26, // 30: swarm.v1.Privileges.apparmor:type_name -> swarm.v1.AppArmorOpts
-	27, // 31: swarm.v1.Privileges.selinux_context:type_name -> swarm.v1.SELinuxContext
-	0,  // 32: swarm.v1.SeccompOpts.mode:type_name -> swarm.v1.SeccompOpts.Mode
-	1,  // 33: swarm.v1.AppArmorOpts.mode:type_name -> swarm.v1.AppArmorOpts.Mode
-	2,  // 34: swarm.v1.Mount.type:type_name -> swarm.v1.Mount.Type
-	31, // 35: swarm.v1.Mount.bind_options:type_name -> swarm.v1.BindOptions
-	32, // 36: swarm.v1.Mount.volume_options:type_name -> swarm.v1.VolumeOptions
-	33, // 37: swarm.v1.Mount.tmpfs_options:type_name -> swarm.v1.TmpfsOptions
-	68, // 38: swarm.v1.VolumeOptions.labels:type_name -> swarm.v1.VolumeOptions.LabelsEntry
-	20, // 39: swarm.v1.VolumeOptions.driver_config:type_name -> swarm.v1.Driver
-	34, // 40: swarm.v1.DataReference.file:type_name -> swarm.v1.FileTarget
-	36, // 41: swarm.v1.DataReference.on_update:type_name -> swarm.v1.OnUpdate
-	76, // 42: swarm.v1.DataReference.keep_previous:type_name -> google.protobuf.Duration
-	77, // 43: swarm.v1.DataReference.previous_until:type_name -> google.protobuf.Timestamp
-	3,  // 44: swarm.v1.OnUpdate.action:type_name -> swarm.v1.OnUpdate.Action
-	76, // 45: swarm.v1.HealthConfig.interval:type_name -> google.protobuf.Duration
-	76, // 46: swarm.v1.HealthConfig.timeout:type_name -> google.protobuf.Duration
-	76, // 47: swarm.v1.HealthConfig.start_period:type_name -> google.protobuf.Duration
-	76, // 48: swarm.v1.HealthConfig.start_interval:type_name -> google.protobuf.Duration
-	39, // 49: swarm.v1.ResourceRequirements.limits:type_name -> swarm.v1.Resources
-	39, // 50: swarm.v1.ResourceRequirements.reservations:type_name -> swarm.v1.Resources
-	40, // 51: swarm.v1.Resources.generic:type_name -> swarm.v1.GenericResource
-	4,  // 52: swarm.v1.RestartPolicy.condition:type_name -> swarm.v1.RestartPolicy.Condition
-	76, // 53: swarm.v1.RestartPolicy.delay:type_name -> google.protobuf.Duration
-	76, // 54: swarm.v1.RestartPolicy.window:type_name -> google.protobuf.Duration
-	43, // 55: swarm.v1.Placement.preferences:type_name -> swarm.v1.PlacementPreference
-	45, // 56: swarm.v1.Placement.platforms:type_name -> swarm.v1.Platform
-	44, // 57: swarm.v1.PlacementPreference.spread:type_name -> swarm.v1.SpreadOver
-	76, // 58: swarm.v1.UpdateConfig.delay:type_name -> google.protobuf.Duration
-	5,  // 59: swarm.v1.UpdateConfig.failure_action:type_name -> swarm.v1.UpdateConfig.FailureAction
-	76, // 60: swarm.v1.UpdateConfig.monitor:type_name -> google.protobuf.Duration
-	6,  // 61: swarm.v1.UpdateConfig.order:type_name -> swarm.v1.UpdateConfig.Order
-	69, // 62: swarm.v1.NetworkAttachmentConfig.driver_opts:type_name -> swarm.v1.NetworkAttachmentConfig.DriverOptsEntry
-	7,  // 63: swarm.v1.EndpointSpec.mode:type_name -> swarm.v1.EndpointSpec.Mode
-	49, // 64: swarm.v1.EndpointSpec.ports:type_name -> swarm.v1.PortConfig
-	8,  // 65: swarm.v1.PortConfig.protocol:type_name -> swarm.v1.PortConfig.Protocol
-	9,  // 66: swarm.v1.PortConfig.publish_mode:type_name -> swarm.v1.PortConfig.PublishMode
-	70, // 67: swarm.v1.NodeSpec.labels:type_name -> swarm.v1.NodeSpec.LabelsEntry
-	10, // 68: swarm.v1.NodeSpec.role:type_name -> swarm.v1.NodeSpec.Role
-	11, // 69: swarm.v1.NodeSpec.availability:type_name -> swarm.v1.NodeSpec.Availability
-	71, // 70: swarm.v1.NetworkSpec.labels:type_name -> swarm.v1.NetworkSpec.LabelsEntry
-	20, // 71: swarm.v1.NetworkSpec.driver_config:type_name -> swarm.v1.Driver
-	52, // 72: swarm.v1.NetworkSpec.ipam:type_name -> swarm.v1.IPAMOptions
-	20, // 73: swarm.v1.IPAMOptions.driver:type_name -> swarm.v1.Driver
-	53, // 74: swarm.v1.IPAMOptions.configs:type_name -> swarm.v1.IPAMConfig
-	72, // 75: swarm.v1.DataSpec.labels:type_name -> swarm.v1.DataSpec.LabelsEntry
-	20, // 76: swarm.v1.DataSpec.templating:type_name -> swarm.v1.Driver
-	73, // 77: swarm.v1.VolumeSpec.labels:type_name -> swarm.v1.VolumeSpec.LabelsEntry
-	20, // 78: swarm.v1.VolumeSpec.driver:type_name -> swarm.v1.Driver
-	12, // 79: swarm.v1.VolumeSpec.access_mode:type_name -> swarm.v1.VolumeSpec.AccessMode
-	56, // 80: swarm.v1.VolumeSpec.topology:type_name -> swarm.v1.Topology
-	74, // 81: swarm.v1.Topology.segments:type_name -> swarm.v1.Topology.SegmentsEntry
-	75, // 82: swarm.v1.ClusterSpec.labels:type_name -> swarm.v1.ClusterSpec.LabelsEntry
-	58, // 83: swarm.v1.ClusterSpec.orchestration:type_name -> swarm.v1.OrchestrationConfig
-	59, // 84: swarm.v1.ClusterSpec.dispatcher:type_name -> swarm.v1.DispatcherConfig
-	60, // 85: swarm.v1.ClusterSpec.ca_config:type_name -> swarm.v1.CAConfig
-	61, // 86: swarm.v1.ClusterSpec.task_defaults:type_name -> swarm.v1.TaskDefaults
-	62, // 87: swarm.v1.ClusterSpec.encryption_config:type_name -> swarm.v1.EncryptionConfig
-	63, // 88: swarm.v1.ClusterSpec.network:type_name -> swarm.v1.NetworkDefaults
-	76, // 89: swarm.v1.DispatcherConfig.heartbeat_period:type_name -> google.protobuf.Duration
-	76, // 90: swarm.v1.DispatcherConfig.session_timeout:type_name -> google.protobuf.Duration
-	76, // 91: swarm.v1.CAConfig.node_cert_expiry:type_name -> google.protobuf.Duration
-	20, // 92: swarm.v1.TaskDefaults.log_driver:type_name -> swarm.v1.Driver
-	93, // [93:93] is the sub-list for method output_type
-	93, // [93:93] is the sub-list for method input_type
-	93, // [93:93] is the sub-list for extension type_name
-	93, // [93:93] is the sub-list for extension extendee
-	0,  // [0:93] is the sub-list for field type_name
+	67, // 0: swarm.v1.ServiceSpec.labels:type_name -> swarm.v1.ServiceSpec.LabelsEntry
+	22, // 1: swarm.v1.ServiceSpec.task_template:type_name -> swarm.v1.TaskSpec
+	17, // 2: swarm.v1.ServiceSpec.mode:type_name -> swarm.v1.ServiceMode
+	49, // 3: swarm.v1.ServiceSpec.update_config:type_name -> swarm.v1.UpdateConfig
+	49, // 4: swarm.v1.ServiceSpec.rollback_config:type_name -> swarm.v1.UpdateConfig
+	51, // 5: swarm.v1.ServiceSpec.endpoint_spec:type_name -> swarm.v1.EndpointSpec
+	16, // 6: swarm.v1.ServiceSpec.job:type_name -> swarm.v1.JobPolicy
+	0,  // 7: swarm.v1.JobPolicy.overlap:type_name -> swarm.v1.JobPolicy.Overlap
+	1,  // 8: swarm.v1.JobPolicy.catch_up:type_name -> swarm.v1.JobPolicy.CatchUp
+	79, // 9: swarm.v1.JobPolicy.deadline:type_name -> google.protobuf.Duration
+	18, // 10: swarm.v1.ServiceMode.replicated:type_name -> swarm.v1.ReplicatedService
+	19, // 11: swarm.v1.ServiceMode.global:type_name -> swarm.v1.GlobalService
+	20, // 12: swarm.v1.ServiceMode.replicated_job:type_name -> swarm.v1.ReplicatedJob
+	21, // 13: swarm.v1.ServiceMode.global_job:type_name -> swarm.v1.GlobalJob
+	24, // 14: swarm.v1.TaskSpec.container_spec:type_name -> swarm.v1.ContainerSpec
+	41, // 15: swarm.v1.TaskSpec.resources:type_name -> swarm.v1.ResourceRequirements
+	44, // 16: swarm.v1.TaskSpec.restart_policy:type_name -> swarm.v1.RestartPolicy
+	45, // 17: swarm.v1.TaskSpec.placement:type_name -> swarm.v1.Placement
+	50, // 18: swarm.v1.TaskSpec.networks:type_name -> swarm.v1.NetworkAttachmentConfig
+	23, // 19: swarm.v1.TaskSpec.log_driver:type_name -> swarm.v1.Driver
+	68, // 20: swarm.v1.Driver.options:type_name -> swarm.v1.Driver.OptionsEntry
+	69, // 21: swarm.v1.ContainerSpec.labels:type_name -> swarm.v1.ContainerSpec.LabelsEntry
+	33, // 22: swarm.v1.ContainerSpec.mounts:type_name -> swarm.v1.Mount
+	38, // 23: swarm.v1.ContainerSpec.secrets:type_name -> swarm.v1.DataReference
+	38, // 24: swarm.v1.ContainerSpec.configs:type_name -> swarm.v1.DataReference
+	40, // 25: swarm.v1.ContainerSpec.healthcheck:type_name -> swarm.v1.HealthConfig
+	79, // 26: swarm.v1.ContainerSpec.stop_grace_period:type_name -> google.protobuf.Duration
+	26, // 27: swarm.v1.ContainerSpec.devices:type_name -> swarm.v1.DeviceMapping
+	27, // 28: swarm.v1.ContainerSpec.privileges:type_name -> swarm.v1.Privileges
+	70, // 29: swarm.v1.ContainerSpec.sysctls:type_name -> swarm.v1.ContainerSpec.SysctlsEntry
+	31, // 30: swarm.v1.ContainerSpec.ulimits:type_name -> swarm.v1.Ulimit
+	32, // 31: swarm.v1.ContainerSpec.dns_config:type_name -> swarm.v1.DNSConfig
+	25, // 32: swarm.v1.ContainerSpec.pull_options:type_name -> swarm.v1.PullOptions
+	28, // 33: swarm.v1.Privileges.seccomp:type_name -> swarm.v1.SeccompOpts
+	29, // 34: swarm.v1.Privileges.apparmor:type_name -> swarm.v1.AppArmorOpts
+	30, // 35: swarm.v1.Privileges.selinux_context:type_name -> swarm.v1.SELinuxContext
+	2,  // 36: swarm.v1.SeccompOpts.mode:type_name -> swarm.v1.SeccompOpts.Mode
+	3,  // 37: swarm.v1.AppArmorOpts.mode:type_name -> swarm.v1.AppArmorOpts.Mode
+	4,  // 38: swarm.v1.Mount.type:type_name -> swarm.v1.Mount.Type
+	34, // 39: swarm.v1.Mount.bind_options:type_name -> swarm.v1.BindOptions
+	35, // 40: swarm.v1.Mount.volume_options:type_name -> swarm.v1.VolumeOptions
+	36, // 41: swarm.v1.Mount.tmpfs_options:type_name -> swarm.v1.TmpfsOptions
+	71, // 42: swarm.v1.VolumeOptions.labels:type_name -> swarm.v1.VolumeOptions.LabelsEntry
+	23, // 43: swarm.v1.VolumeOptions.driver_config:type_name -> swarm.v1.Driver
+	37, // 44: swarm.v1.DataReference.file:type_name -> swarm.v1.FileTarget
+	39, // 45: swarm.v1.DataReference.on_update:type_name -> swarm.v1.OnUpdate
+	79, // 46: swarm.v1.DataReference.keep_previous:type_name -> google.protobuf.Duration
+	80, // 47: swarm.v1.DataReference.previous_until:type_name -> google.protobuf.Timestamp
+	5,  // 48: swarm.v1.OnUpdate.action:type_name -> swarm.v1.OnUpdate.Action
+	79, // 49: swarm.v1.HealthConfig.interval:type_name -> google.protobuf.Duration
+	79, // 50: swarm.v1.HealthConfig.timeout:type_name -> google.protobuf.Duration
+	79, // 51: swarm.v1.HealthConfig.start_period:type_name -> google.protobuf.Duration
+	79, // 52: swarm.v1.HealthConfig.start_interval:type_name -> google.protobuf.Duration
+	42, // 53: swarm.v1.ResourceRequirements.limits:type_name -> swarm.v1.Resources
+	42, // 54: swarm.v1.ResourceRequirements.reservations:type_name -> swarm.v1.Resources
+	43, // 55: swarm.v1.Resources.generic:type_name -> swarm.v1.GenericResource
+	6,  // 56: swarm.v1.RestartPolicy.condition:type_name -> swarm.v1.RestartPolicy.Condition
+	79, // 57: swarm.v1.RestartPolicy.delay:type_name -> google.protobuf.Duration
+	79, // 58: swarm.v1.RestartPolicy.window:type_name -> google.protobuf.Duration
+	46, // 59: swarm.v1.Placement.preferences:type_name -> swarm.v1.PlacementPreference
+	48, // 60: swarm.v1.Placement.platforms:type_name -> swarm.v1.Platform
+	47, // 61: swarm.v1.PlacementPreference.spread:type_name -> swarm.v1.SpreadOver
+	79, // 62: swarm.v1.UpdateConfig.delay:type_name -> google.protobuf.Duration
+	7,  // 63: swarm.v1.UpdateConfig.failure_action:type_name -> swarm.v1.UpdateConfig.FailureAction
+	79, // 64: swarm.v1.UpdateConfig.monitor:type_name -> google.protobuf.Duration
+	8,  // 65: swarm.v1.UpdateConfig.order:type_name -> swarm.v1.UpdateConfig.Order
+	72, // 66: swarm.v1.NetworkAttachmentConfig.driver_opts:type_name -> swarm.v1.NetworkAttachmentConfig.DriverOptsEntry
+	9,  // 67: swarm.v1.EndpointSpec.mode:type_name -> swarm.v1.EndpointSpec.Mode
+	52, // 68: swarm.v1.EndpointSpec.ports:type_name -> swarm.v1.PortConfig
+	10, // 69: swarm.v1.PortConfig.protocol:type_name -> swarm.v1.PortConfig.Protocol
+	11, // 70: swarm.v1.PortConfig.publish_mode:type_name -> swarm.v1.PortConfig.PublishMode
+	73, // 71: swarm.v1.NodeSpec.labels:type_name -> swarm.v1.NodeSpec.LabelsEntry
+	12, // 72: swarm.v1.NodeSpec.role:type_name -> swarm.v1.NodeSpec.Role
+	13, // 73: swarm.v1.NodeSpec.availability:type_name -> swarm.v1.NodeSpec.Availability
+	74, // 74: swarm.v1.NetworkSpec.labels:type_name -> swarm.v1.NetworkSpec.LabelsEntry
+	23, // 75: swarm.v1.NetworkSpec.driver_config:type_name -> swarm.v1.Driver
+	55, // 76: swarm.v1.NetworkSpec.ipam:type_name -> swarm.v1.IPAMOptions
+	23, // 77: swarm.v1.IPAMOptions.driver:type_name -> swarm.v1.Driver
+	56, // 78: swarm.v1.IPAMOptions.configs:type_name -> swarm.v1.IPAMConfig
+	75, // 79: swarm.v1.DataSpec.labels:type_name -> swarm.v1.DataSpec.LabelsEntry
+	23, // 80: swarm.v1.DataSpec.templating:type_name -> swarm.v1.Driver
+	76, // 81: swarm.v1.VolumeSpec.labels:type_name -> swarm.v1.VolumeSpec.LabelsEntry
+	23, // 82: swarm.v1.VolumeSpec.driver:type_name -> swarm.v1.Driver
+	14, // 83: swarm.v1.VolumeSpec.access_mode:type_name -> swarm.v1.VolumeSpec.AccessMode
+	59, // 84: swarm.v1.VolumeSpec.topology:type_name -> swarm.v1.Topology
+	77, // 85: swarm.v1.Topology.segments:type_name -> swarm.v1.Topology.SegmentsEntry
+	78, // 86: swarm.v1.ClusterSpec.labels:type_name -> swarm.v1.ClusterSpec.LabelsEntry
+	61, // 87: swarm.v1.ClusterSpec.orchestration:type_name -> swarm.v1.OrchestrationConfig
+	62, // 88: swarm.v1.ClusterSpec.dispatcher:type_name -> swarm.v1.DispatcherConfig
+	63, // 89: swarm.v1.ClusterSpec.ca_config:type_name -> swarm.v1.CAConfig
+	64, // 90: swarm.v1.ClusterSpec.task_defaults:type_name -> swarm.v1.TaskDefaults
+	65, // 91: swarm.v1.ClusterSpec.encryption_config:type_name -> swarm.v1.EncryptionConfig
+	66, // 92: swarm.v1.ClusterSpec.network:type_name -> swarm.v1.NetworkDefaults
+	79, // 93: swarm.v1.DispatcherConfig.heartbeat_period:type_name -> google.protobuf.Duration
+	79, // 94: swarm.v1.DispatcherConfig.session_timeout:type_name -> google.protobuf.Duration
+	79, // 95: swarm.v1.CAConfig.node_cert_expiry:type_name -> google.protobuf.Duration
+	23, // 96: swarm.v1.TaskDefaults.log_driver:type_name -> swarm.v1.Driver
+	97, // [97:97] is the sub-list for method output_type
+	97, // [97:97] is the sub-list for method input_type
+	97, // [97:97] is the sub-list for extension type_name
+	97, // [97:97] is the sub-list for extension extendee
+	0,  // [0:97] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_spec_proto_init() }
@@ -4935,16 +5173,17 @@ func file_swarm_v1_spec_proto_init() {
 	if File_swarm_v1_spec_proto != nil {
 		return
 	}
-	file_swarm_v1_spec_proto_msgTypes[1].OneofWrappers = []any{
+	file_swarm_v1_spec_proto_msgTypes[1].OneofWrappers = []any{}
+	file_swarm_v1_spec_proto_msgTypes[2].OneofWrappers = []any{
 		(*ServiceMode_Replicated)(nil),
 		(*ServiceMode_Global)(nil),
 		(*ServiceMode_ReplicatedJob)(nil),
 		(*ServiceMode_GlobalJob)(nil),
 	}
-	file_swarm_v1_spec_proto_msgTypes[8].OneofWrappers = []any{}
-	file_swarm_v1_spec_proto_msgTypes[25].OneofWrappers = []any{}
+	file_swarm_v1_spec_proto_msgTypes[9].OneofWrappers = []any{}
 	file_swarm_v1_spec_proto_msgTypes[26].OneofWrappers = []any{}
-	file_swarm_v1_spec_proto_msgTypes[30].OneofWrappers = []any{
+	file_swarm_v1_spec_proto_msgTypes[27].OneofWrappers = []any{}
+	file_swarm_v1_spec_proto_msgTypes[31].OneofWrappers = []any{
 		(*PlacementPreference_Spread)(nil),
 	}
 	type x struct{}
@@ -4952,8 +5191,8 @@ func file_swarm_v1_spec_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_spec_proto_rawDesc), len(file_swarm_v1_spec_proto_rawDesc)),
-			NumEnums:      13,
-			NumMessages:   63,
+			NumEnums:      15,
+			NumMessages:   64,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
