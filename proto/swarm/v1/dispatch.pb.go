@@ -98,7 +98,7 @@ func (x AssignmentRef_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AssignmentRef_Kind.Descriptor instead.
 func (AssignmentRef_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{19, 0}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{20, 0}
 }
 
 // FromWorker: the first message is a hello.
@@ -113,6 +113,7 @@ type FromWorker struct {
 	//	*FromWorker_Images
 	//	*FromWorker_Departure
 	//	*FromWorker_Programmed
+	//	*FromWorker_Volumes
 	Message       isFromWorker_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -218,6 +219,15 @@ func (x *FromWorker) GetProgrammed() *Programmed {
 	return nil
 }
 
+func (x *FromWorker) GetVolumes() *VolumeReport {
+	if x != nil {
+		if x, ok := x.Message.(*FromWorker_Volumes); ok {
+			return x.Volumes
+		}
+	}
+	return nil
+}
+
 type isFromWorker_Message interface {
 	isFromWorker_Message()
 }
@@ -250,6 +260,10 @@ type FromWorker_Programmed struct {
 	Programmed *Programmed `protobuf:"bytes,7,opt,name=programmed,proto3,oneof"`
 }
 
+type FromWorker_Volumes struct {
+	Volumes *VolumeReport `protobuf:"bytes,8,opt,name=volumes,proto3,oneof"`
+}
+
 func (*FromWorker_Hello) isFromWorker_Message() {}
 
 func (*FromWorker_Heartbeat) isFromWorker_Message() {}
@@ -263,6 +277,8 @@ func (*FromWorker_Images) isFromWorker_Message() {}
 func (*FromWorker_Departure) isFromWorker_Message() {}
 
 func (*FromWorker_Programmed) isFromWorker_Message() {}
+
+func (*FromWorker_Volumes) isFromWorker_Message() {}
 
 // Programmed: the node's kernel and the name server of its containers match all assignments up to this sequence.
 type Programmed struct {
@@ -585,6 +601,51 @@ func (x *ImageReport) GetHeld() []string {
 	return nil
 }
 
+// VolumeReport has all named volumes of this node, without node id. It replaces what was reported before.
+type VolumeReport struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Held          []*Volume              `protobuf:"bytes,1,rep,name=held,proto3" json:"held,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VolumeReport) Reset() {
+	*x = VolumeReport{}
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VolumeReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VolumeReport) ProtoMessage() {}
+
+func (x *VolumeReport) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VolumeReport.ProtoReflect.Descriptor instead.
+func (*VolumeReport) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *VolumeReport) GetHeld() []*Volume {
+	if x != nil {
+		return x.Held
+	}
+	return nil
+}
+
 type ToWorker struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Message:
@@ -602,7 +663,7 @@ type ToWorker struct {
 
 func (x *ToWorker) Reset() {
 	*x = ToWorker{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[7]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -614,7 +675,7 @@ func (x *ToWorker) String() string {
 func (*ToWorker) ProtoMessage() {}
 
 func (x *ToWorker) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[7]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -627,7 +688,7 @@ func (x *ToWorker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToWorker.ProtoReflect.Descriptor instead.
 func (*ToWorker) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{7}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ToWorker) GetMessage() isToWorker_Message {
@@ -740,7 +801,7 @@ type DepartureAck struct {
 
 func (x *DepartureAck) Reset() {
 	*x = DepartureAck{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[8]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -752,7 +813,7 @@ func (x *DepartureAck) String() string {
 func (*DepartureAck) ProtoMessage() {}
 
 func (x *DepartureAck) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[8]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -765,7 +826,7 @@ func (x *DepartureAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DepartureAck.ProtoReflect.Descriptor instead.
 func (*DepartureAck) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{8}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{9}
 }
 
 type Welcome struct {
@@ -783,7 +844,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[9]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -795,7 +856,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[9]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -808,7 +869,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{9}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Welcome) GetManagerId() string {
@@ -857,7 +918,7 @@ type HeartbeatAck struct {
 
 func (x *HeartbeatAck) Reset() {
 	*x = HeartbeatAck{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[10]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -869,7 +930,7 @@ func (x *HeartbeatAck) String() string {
 func (*HeartbeatAck) ProtoMessage() {}
 
 func (x *HeartbeatAck) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[10]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -882,7 +943,7 @@ func (x *HeartbeatAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatAck.ProtoReflect.Descriptor instead.
 func (*HeartbeatAck) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{10}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *HeartbeatAck) GetSequence() uint64 {
@@ -908,7 +969,7 @@ type StatusAck struct {
 
 func (x *StatusAck) Reset() {
 	*x = StatusAck{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[11]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -920,7 +981,7 @@ func (x *StatusAck) String() string {
 func (*StatusAck) ProtoMessage() {}
 
 func (x *StatusAck) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[11]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -933,7 +994,7 @@ func (x *StatusAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusAck.ProtoReflect.Descriptor instead.
 func (*StatusAck) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{11}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *StatusAck) GetSequence() uint64 {
@@ -957,7 +1018,7 @@ type NodeUpdate struct {
 
 func (x *NodeUpdate) Reset() {
 	*x = NodeUpdate{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[12]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -969,7 +1030,7 @@ func (x *NodeUpdate) String() string {
 func (*NodeUpdate) ProtoMessage() {}
 
 func (x *NodeUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[12]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -982,7 +1043,7 @@ func (x *NodeUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeUpdate.ProtoReflect.Descriptor instead.
 func (*NodeUpdate) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{12}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *NodeUpdate) GetNode() *Node {
@@ -1028,7 +1089,7 @@ type Assignments struct {
 
 func (x *Assignments) Reset() {
 	*x = Assignments{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[13]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1040,7 +1101,7 @@ func (x *Assignments) String() string {
 func (*Assignments) ProtoMessage() {}
 
 func (x *Assignments) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[13]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1053,7 +1114,7 @@ func (x *Assignments) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignments.ProtoReflect.Descriptor instead.
 func (*Assignments) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{13}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Assignments) GetSequence() uint64 {
@@ -1097,7 +1158,7 @@ type AssignmentChange struct {
 
 func (x *AssignmentChange) Reset() {
 	*x = AssignmentChange{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[14]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1109,7 +1170,7 @@ func (x *AssignmentChange) String() string {
 func (*AssignmentChange) ProtoMessage() {}
 
 func (x *AssignmentChange) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[14]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1122,7 +1183,7 @@ func (x *AssignmentChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssignmentChange.ProtoReflect.Descriptor instead.
 func (*AssignmentChange) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{14}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AssignmentChange) GetChange() isAssignmentChange_Change {
@@ -1189,7 +1250,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[15]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1201,7 +1262,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[15]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1214,7 +1275,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{15}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Assignment) GetObject() isAssignment_Object {
@@ -1418,7 +1479,7 @@ type Peering struct {
 
 func (x *Peering) Reset() {
 	*x = Peering{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[16]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1430,7 +1491,7 @@ func (x *Peering) String() string {
 func (*Peering) ProtoMessage() {}
 
 func (x *Peering) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[16]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1443,7 +1504,7 @@ func (x *Peering) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peering.ProtoReflect.Descriptor instead.
 func (*Peering) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{16}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Peering) GetNodeId() string {
@@ -1510,7 +1571,7 @@ type Routing struct {
 
 func (x *Routing) Reset() {
 	*x = Routing{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[17]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1522,7 +1583,7 @@ func (x *Routing) String() string {
 func (*Routing) ProtoMessage() {}
 
 func (x *Routing) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[17]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1535,7 +1596,7 @@ func (x *Routing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Routing.ProtoReflect.Descriptor instead.
 func (*Routing) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{17}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Routing) GetServiceId() string {
@@ -1585,7 +1646,7 @@ type Backend struct {
 
 func (x *Backend) Reset() {
 	*x = Backend{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[18]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1597,7 +1658,7 @@ func (x *Backend) String() string {
 func (*Backend) ProtoMessage() {}
 
 func (x *Backend) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[18]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1610,7 +1671,7 @@ func (x *Backend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backend.ProtoReflect.Descriptor instead.
 func (*Backend) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{18}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Backend) GetTaskId() string {
@@ -1672,7 +1733,7 @@ type AssignmentRef struct {
 
 func (x *AssignmentRef) Reset() {
 	*x = AssignmentRef{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[19]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1684,7 +1745,7 @@ func (x *AssignmentRef) String() string {
 func (*AssignmentRef) ProtoMessage() {}
 
 func (x *AssignmentRef) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[19]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1697,7 +1758,7 @@ func (x *AssignmentRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssignmentRef.ProtoReflect.Descriptor instead.
 func (*AssignmentRef) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{19}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AssignmentRef) GetKind() AssignmentRef_Kind {
@@ -1724,7 +1785,7 @@ type HoldersRequest struct {
 
 func (x *HoldersRequest) Reset() {
 	*x = HoldersRequest{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[20]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1736,7 +1797,7 @@ func (x *HoldersRequest) String() string {
 func (*HoldersRequest) ProtoMessage() {}
 
 func (x *HoldersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[20]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1749,7 +1810,7 @@ func (x *HoldersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldersRequest.ProtoReflect.Descriptor instead.
 func (*HoldersRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{20}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *HoldersRequest) GetDigest() string {
@@ -1769,7 +1830,7 @@ type HoldersResponse struct {
 
 func (x *HoldersResponse) Reset() {
 	*x = HoldersResponse{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[21]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1781,7 +1842,7 @@ func (x *HoldersResponse) String() string {
 func (*HoldersResponse) ProtoMessage() {}
 
 func (x *HoldersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[21]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1794,7 +1855,7 @@ func (x *HoldersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldersResponse.ProtoReflect.Descriptor instead.
 func (*HoldersResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{21}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *HoldersResponse) GetHolders() []*Peer {
@@ -1817,7 +1878,7 @@ type AwaitProgrammedRequest struct {
 
 func (x *AwaitProgrammedRequest) Reset() {
 	*x = AwaitProgrammedRequest{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[22]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1829,7 +1890,7 @@ func (x *AwaitProgrammedRequest) String() string {
 func (*AwaitProgrammedRequest) ProtoMessage() {}
 
 func (x *AwaitProgrammedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[22]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1842,7 +1903,7 @@ func (x *AwaitProgrammedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AwaitProgrammedRequest.ProtoReflect.Descriptor instead.
 func (*AwaitProgrammedRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{22}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *AwaitProgrammedRequest) GetIndex() uint64 {
@@ -1864,7 +1925,7 @@ type AwaitProgrammedResponse struct {
 
 func (x *AwaitProgrammedResponse) Reset() {
 	*x = AwaitProgrammedResponse{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[23]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1876,7 +1937,7 @@ func (x *AwaitProgrammedResponse) String() string {
 func (*AwaitProgrammedResponse) ProtoMessage() {}
 
 func (x *AwaitProgrammedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[23]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1889,7 +1950,7 @@ func (x *AwaitProgrammedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AwaitProgrammedResponse.ProtoReflect.Descriptor instead.
 func (*AwaitProgrammedResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{23}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *AwaitProgrammedResponse) GetNodes() uint32 {
@@ -1919,7 +1980,7 @@ type SessionReport struct {
 
 func (x *SessionReport) Reset() {
 	*x = SessionReport{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[24]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1931,7 +1992,7 @@ func (x *SessionReport) String() string {
 func (*SessionReport) ProtoMessage() {}
 
 func (x *SessionReport) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[24]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1944,7 +2005,7 @@ func (x *SessionReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionReport.ProtoReflect.Descriptor instead.
 func (*SessionReport) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{24}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SessionReport) GetManagerId() string {
@@ -1990,7 +2051,7 @@ type SessionEntry struct {
 
 func (x *SessionEntry) Reset() {
 	*x = SessionEntry{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[25]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2002,7 +2063,7 @@ func (x *SessionEntry) String() string {
 func (*SessionEntry) ProtoMessage() {}
 
 func (x *SessionEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[25]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2015,7 +2076,7 @@ func (x *SessionEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionEntry.ProtoReflect.Descriptor instead.
 func (*SessionEntry) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{25}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SessionEntry) GetNodeId() string {
@@ -2094,7 +2155,7 @@ type SessionReportAck struct {
 
 func (x *SessionReportAck) Reset() {
 	*x = SessionReportAck{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[26]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2106,7 +2167,7 @@ func (x *SessionReportAck) String() string {
 func (*SessionReportAck) ProtoMessage() {}
 
 func (x *SessionReportAck) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[26]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2119,7 +2180,7 @@ func (x *SessionReportAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionReportAck.ProtoReflect.Descriptor instead.
 func (*SessionReportAck) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{26}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SessionReportAck) GetLeaderId() string {
@@ -2154,7 +2215,7 @@ type TaskLogsRequest struct {
 
 func (x *TaskLogsRequest) Reset() {
 	*x = TaskLogsRequest{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[27]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2166,7 +2227,7 @@ func (x *TaskLogsRequest) String() string {
 func (*TaskLogsRequest) ProtoMessage() {}
 
 func (x *TaskLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[27]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2179,7 +2240,7 @@ func (x *TaskLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskLogsRequest.ProtoReflect.Descriptor instead.
 func (*TaskLogsRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{27}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *TaskLogsRequest) GetTaskIds() []string {
@@ -2209,7 +2270,7 @@ type TaskLogsResponse struct {
 
 func (x *TaskLogsResponse) Reset() {
 	*x = TaskLogsResponse{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[28]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2221,7 +2282,7 @@ func (x *TaskLogsResponse) String() string {
 func (*TaskLogsResponse) ProtoMessage() {}
 
 func (x *TaskLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[28]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2234,7 +2295,7 @@ func (x *TaskLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskLogsResponse.ProtoReflect.Descriptor instead.
 func (*TaskLogsResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{28}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *TaskLogsResponse) GetRecords() []*LogRecord {
@@ -2277,7 +2338,7 @@ type ExecStart struct {
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[29]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2289,7 +2350,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[29]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2302,7 +2363,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{29}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ExecStart) GetTaskId() string {
@@ -2391,7 +2452,7 @@ type ExecInput struct {
 
 func (x *ExecInput) Reset() {
 	*x = ExecInput{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[30]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2403,7 +2464,7 @@ func (x *ExecInput) String() string {
 func (*ExecInput) ProtoMessage() {}
 
 func (x *ExecInput) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[30]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2416,7 +2477,7 @@ func (x *ExecInput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecInput.ProtoReflect.Descriptor instead.
 func (*ExecInput) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{30}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ExecInput) GetMessage() isExecInput_Message {
@@ -2517,7 +2578,7 @@ type Resize struct {
 
 func (x *Resize) Reset() {
 	*x = Resize{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[31]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2529,7 +2590,7 @@ func (x *Resize) String() string {
 func (*Resize) ProtoMessage() {}
 
 func (x *Resize) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[31]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2542,7 +2603,7 @@ func (x *Resize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resize.ProtoReflect.Descriptor instead.
 func (*Resize) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{31}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Resize) GetWidth() uint32 {
@@ -2574,7 +2635,7 @@ type ExecOutput struct {
 
 func (x *ExecOutput) Reset() {
 	*x = ExecOutput{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[32]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2586,7 +2647,7 @@ func (x *ExecOutput) String() string {
 func (*ExecOutput) ProtoMessage() {}
 
 func (x *ExecOutput) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[32]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2599,7 +2660,7 @@ func (x *ExecOutput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecOutput.ProtoReflect.Descriptor instead.
 func (*ExecOutput) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{32}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ExecOutput) GetMessage() isExecOutput_Message {
@@ -2683,7 +2744,7 @@ type PullImageRequest struct {
 
 func (x *PullImageRequest) Reset() {
 	*x = PullImageRequest{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[33]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2695,7 +2756,7 @@ func (x *PullImageRequest) String() string {
 func (*PullImageRequest) ProtoMessage() {}
 
 func (x *PullImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[33]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2708,7 +2769,7 @@ func (x *PullImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullImageRequest.ProtoReflect.Descriptor instead.
 func (*PullImageRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{33}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PullImageRequest) GetReference() string {
@@ -2736,7 +2797,7 @@ type PushImageRequest struct {
 
 func (x *PushImageRequest) Reset() {
 	*x = PushImageRequest{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[34]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2748,7 +2809,7 @@ func (x *PushImageRequest) String() string {
 func (*PushImageRequest) ProtoMessage() {}
 
 func (x *PushImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[34]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2761,7 +2822,7 @@ func (x *PushImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushImageRequest.ProtoReflect.Descriptor instead.
 func (*PushImageRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{34}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PushImageRequest) GetReference() string {
@@ -2787,7 +2848,7 @@ type RemoveImageRequest struct {
 
 func (x *RemoveImageRequest) Reset() {
 	*x = RemoveImageRequest{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[35]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2799,7 +2860,7 @@ func (x *RemoveImageRequest) String() string {
 func (*RemoveImageRequest) ProtoMessage() {}
 
 func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[35]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2812,7 +2873,7 @@ func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveImageRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{35}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RemoveImageRequest) GetDigest() string {
@@ -2830,7 +2891,7 @@ type RemoveImageResponse struct {
 
 func (x *RemoveImageResponse) Reset() {
 	*x = RemoveImageResponse{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[36]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2842,7 +2903,7 @@ func (x *RemoveImageResponse) String() string {
 func (*RemoveImageResponse) ProtoMessage() {}
 
 func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[36]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2855,7 +2916,7 @@ func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageResponse.ProtoReflect.Descriptor instead.
 func (*RemoveImageResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{36}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{37}
 }
 
 type NodeNetworkRequest struct {
@@ -2867,7 +2928,7 @@ type NodeNetworkRequest struct {
 
 func (x *NodeNetworkRequest) Reset() {
 	*x = NodeNetworkRequest{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[37]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2879,7 +2940,7 @@ func (x *NodeNetworkRequest) String() string {
 func (*NodeNetworkRequest) ProtoMessage() {}
 
 func (x *NodeNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[37]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2892,7 +2953,7 @@ func (x *NodeNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeNetworkRequest.ProtoReflect.Descriptor instead.
 func (*NodeNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{37}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *NodeNetworkRequest) GetId() string {
@@ -2927,7 +2988,7 @@ type NodeNetwork struct {
 
 func (x *NodeNetwork) Reset() {
 	*x = NodeNetwork{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[38]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2939,7 +3000,7 @@ func (x *NodeNetwork) String() string {
 func (*NodeNetwork) ProtoMessage() {}
 
 func (x *NodeNetwork) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[38]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2952,7 +3013,7 @@ func (x *NodeNetwork) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeNetwork.ProtoReflect.Descriptor instead.
 func (*NodeNetwork) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{38}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *NodeNetwork) GetIndex() uint64 {
@@ -3044,7 +3105,7 @@ type NodeNetworkPeer struct {
 
 func (x *NodeNetworkPeer) Reset() {
 	*x = NodeNetworkPeer{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[39]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3056,7 +3117,7 @@ func (x *NodeNetworkPeer) String() string {
 func (*NodeNetworkPeer) ProtoMessage() {}
 
 func (x *NodeNetworkPeer) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[39]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3069,7 +3130,7 @@ func (x *NodeNetworkPeer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeNetworkPeer.ProtoReflect.Descriptor instead.
 func (*NodeNetworkPeer) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{39}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *NodeNetworkPeer) GetAddr() string {
@@ -3098,7 +3159,7 @@ type NetworkTraffic struct {
 
 func (x *NetworkTraffic) Reset() {
 	*x = NetworkTraffic{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[40]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3110,7 +3171,7 @@ func (x *NetworkTraffic) String() string {
 func (*NetworkTraffic) ProtoMessage() {}
 
 func (x *NetworkTraffic) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[40]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3123,7 +3184,7 @@ func (x *NetworkTraffic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkTraffic.ProtoReflect.Descriptor instead.
 func (*NetworkTraffic) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{40}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *NetworkTraffic) GetPackets() uint64 {
@@ -3165,7 +3226,7 @@ type ImageProgress struct {
 
 func (x *ImageProgress) Reset() {
 	*x = ImageProgress{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[41]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3177,7 +3238,7 @@ func (x *ImageProgress) String() string {
 func (*ImageProgress) ProtoMessage() {}
 
 func (x *ImageProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[41]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3190,7 +3251,7 @@ func (x *ImageProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageProgress.ProtoReflect.Descriptor instead.
 func (*ImageProgress) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{41}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ImageProgress) GetStep() string {
@@ -3239,7 +3300,7 @@ var File_swarm_v1_dispatch_proto protoreflect.FileDescriptor
 
 const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\n" +
-	"\x17swarm/v1/dispatch.proto\x12\bswarm.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x11swarm/v1/ca.proto\x1a\x15swarm/v1/object.proto\"\x84\x03\n" +
+	"\x17swarm/v1/dispatch.proto\x12\bswarm.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x11swarm/v1/ca.proto\x1a\x15swarm/v1/object.proto\"\xb8\x03\n" +
 	"\n" +
 	"FromWorker\x12'\n" +
 	"\x05hello\x18\x01 \x01(\v2\x0f.swarm.v1.HelloH\x00R\x05hello\x123\n" +
@@ -3250,7 +3311,8 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\tdeparture\x18\x06 \x01(\v2\x13.swarm.v1.DepartureH\x00R\tdeparture\x126\n" +
 	"\n" +
 	"programmed\x18\a \x01(\v2\x14.swarm.v1.ProgrammedH\x00R\n" +
-	"programmedB\t\n" +
+	"programmed\x122\n" +
+	"\avolumes\x18\b \x01(\v2\x16.swarm.v1.VolumeReportH\x00R\avolumesB\t\n" +
 	"\amessage\"(\n" +
 	"\n" +
 	"Programmed\x12\x1a\n" +
@@ -3272,7 +3334,9 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12.\n" +
 	"\aupdates\x18\x02 \x03(\v2\x14.swarm.v1.TaskStatusR\aupdates\"!\n" +
 	"\vImageReport\x12\x12\n" +
-	"\x04held\x18\x01 \x03(\tR\x04held\"\xdf\x02\n" +
+	"\x04held\x18\x01 \x03(\tR\x04held\"4\n" +
+	"\fVolumeReport\x12$\n" +
+	"\x04held\x18\x01 \x03(\v2\x10.swarm.v1.VolumeR\x04held\"\xdf\x02\n" +
 	"\bToWorker\x12-\n" +
 	"\awelcome\x18\x01 \x01(\v2\x11.swarm.v1.WelcomeH\x00R\awelcome\x12=\n" +
 	"\rheartbeat_ack\x18\x02 \x01(\v2\x16.swarm.v1.HeartbeatAckH\x00R\fheartbeatAck\x129\n" +
@@ -3503,7 +3567,7 @@ func file_swarm_v1_dispatch_proto_rawDescGZIP() []byte {
 }
 
 var file_swarm_v1_dispatch_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swarm_v1_dispatch_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_swarm_v1_dispatch_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_swarm_v1_dispatch_proto_goTypes = []any{
 	(AssignmentRef_Kind)(0),         // 0: swarm.v1.AssignmentRef.Kind
 	(*FromWorker)(nil),              // 1: swarm.v1.FromWorker
@@ -3513,137 +3577,141 @@ var file_swarm_v1_dispatch_proto_goTypes = []any{
 	(*Heartbeat)(nil),               // 5: swarm.v1.Heartbeat
 	(*StatusReport)(nil),            // 6: swarm.v1.StatusReport
 	(*ImageReport)(nil),             // 7: swarm.v1.ImageReport
-	(*ToWorker)(nil),                // 8: swarm.v1.ToWorker
-	(*DepartureAck)(nil),            // 9: swarm.v1.DepartureAck
-	(*Welcome)(nil),                 // 10: swarm.v1.Welcome
-	(*HeartbeatAck)(nil),            // 11: swarm.v1.HeartbeatAck
-	(*StatusAck)(nil),               // 12: swarm.v1.StatusAck
-	(*NodeUpdate)(nil),              // 13: swarm.v1.NodeUpdate
-	(*Assignments)(nil),             // 14: swarm.v1.Assignments
-	(*AssignmentChange)(nil),        // 15: swarm.v1.AssignmentChange
-	(*Assignment)(nil),              // 16: swarm.v1.Assignment
-	(*Peering)(nil),                 // 17: swarm.v1.Peering
-	(*Routing)(nil),                 // 18: swarm.v1.Routing
-	(*Backend)(nil),                 // 19: swarm.v1.Backend
-	(*AssignmentRef)(nil),           // 20: swarm.v1.AssignmentRef
-	(*HoldersRequest)(nil),          // 21: swarm.v1.HoldersRequest
-	(*HoldersResponse)(nil),         // 22: swarm.v1.HoldersResponse
-	(*AwaitProgrammedRequest)(nil),  // 23: swarm.v1.AwaitProgrammedRequest
-	(*AwaitProgrammedResponse)(nil), // 24: swarm.v1.AwaitProgrammedResponse
-	(*SessionReport)(nil),           // 25: swarm.v1.SessionReport
-	(*SessionEntry)(nil),            // 26: swarm.v1.SessionEntry
-	(*SessionReportAck)(nil),        // 27: swarm.v1.SessionReportAck
-	(*TaskLogsRequest)(nil),         // 28: swarm.v1.TaskLogsRequest
-	(*TaskLogsResponse)(nil),        // 29: swarm.v1.TaskLogsResponse
-	(*ExecStart)(nil),               // 30: swarm.v1.ExecStart
-	(*ExecInput)(nil),               // 31: swarm.v1.ExecInput
-	(*Resize)(nil),                  // 32: swarm.v1.Resize
-	(*ExecOutput)(nil),              // 33: swarm.v1.ExecOutput
-	(*PullImageRequest)(nil),        // 34: swarm.v1.PullImageRequest
-	(*PushImageRequest)(nil),        // 35: swarm.v1.PushImageRequest
-	(*RemoveImageRequest)(nil),      // 36: swarm.v1.RemoveImageRequest
-	(*RemoveImageResponse)(nil),     // 37: swarm.v1.RemoveImageResponse
-	(*NodeNetworkRequest)(nil),      // 38: swarm.v1.NodeNetworkRequest
-	(*NodeNetwork)(nil),             // 39: swarm.v1.NodeNetwork
-	(*NodeNetworkPeer)(nil),         // 40: swarm.v1.NodeNetworkPeer
-	(*NetworkTraffic)(nil),          // 41: swarm.v1.NetworkTraffic
-	(*ImageProgress)(nil),           // 42: swarm.v1.ImageProgress
-	(*NodeDescription)(nil),         // 43: swarm.v1.NodeDescription
-	(*TaskStatus)(nil),              // 44: swarm.v1.TaskStatus
-	(*durationpb.Duration)(nil),     // 45: google.protobuf.Duration
-	(*Node)(nil),                    // 46: swarm.v1.Node
-	(*Peer)(nil),                    // 47: swarm.v1.Peer
-	(*Task)(nil),                    // 48: swarm.v1.Task
-	(*Revision)(nil),                // 49: swarm.v1.Revision
-	(*Secret)(nil),                  // 50: swarm.v1.Secret
-	(*Config)(nil),                  // 51: swarm.v1.Config
-	(*Endpoint)(nil),                // 52: swarm.v1.Endpoint
-	(*EncryptionKey)(nil),           // 53: swarm.v1.EncryptionKey
-	(*Network)(nil),                 // 54: swarm.v1.Network
-	(*Image)(nil),                   // 55: swarm.v1.Image
-	(*NetworkAttachment)(nil),       // 56: swarm.v1.NetworkAttachment
-	(*timestamppb.Timestamp)(nil),   // 57: google.protobuf.Timestamp
-	(*LogOptions)(nil),              // 58: swarm.v1.LogOptions
-	(*LogRecord)(nil),               // 59: swarm.v1.LogRecord
-	(*LogDetails)(nil),              // 60: swarm.v1.LogDetails
+	(*VolumeReport)(nil),            // 8: swarm.v1.VolumeReport
+	(*ToWorker)(nil),                // 9: swarm.v1.ToWorker
+	(*DepartureAck)(nil),            // 10: swarm.v1.DepartureAck
+	(*Welcome)(nil),                 // 11: swarm.v1.Welcome
+	(*HeartbeatAck)(nil),            // 12: swarm.v1.HeartbeatAck
+	(*StatusAck)(nil),               // 13: swarm.v1.StatusAck
+	(*NodeUpdate)(nil),              // 14: swarm.v1.NodeUpdate
+	(*Assignments)(nil),             // 15: swarm.v1.Assignments
+	(*AssignmentChange)(nil),        // 16: swarm.v1.AssignmentChange
+	(*Assignment)(nil),              // 17: swarm.v1.Assignment
+	(*Peering)(nil),                 // 18: swarm.v1.Peering
+	(*Routing)(nil),                 // 19: swarm.v1.Routing
+	(*Backend)(nil),                 // 20: swarm.v1.Backend
+	(*AssignmentRef)(nil),           // 21: swarm.v1.AssignmentRef
+	(*HoldersRequest)(nil),          // 22: swarm.v1.HoldersRequest
+	(*HoldersResponse)(nil),         // 23: swarm.v1.HoldersResponse
+	(*AwaitProgrammedRequest)(nil),  // 24: swarm.v1.AwaitProgrammedRequest
+	(*AwaitProgrammedResponse)(nil), // 25: swarm.v1.AwaitProgrammedResponse
+	(*SessionReport)(nil),           // 26: swarm.v1.SessionReport
+	(*SessionEntry)(nil),            // 27: swarm.v1.SessionEntry
+	(*SessionReportAck)(nil),        // 28: swarm.v1.SessionReportAck
+	(*TaskLogsRequest)(nil),         // 29: swarm.v1.TaskLogsRequest
+	(*TaskLogsResponse)(nil),        // 30: swarm.v1.TaskLogsResponse
+	(*ExecStart)(nil),               // 31: swarm.v1.ExecStart
+	(*ExecInput)(nil),               // 32: swarm.v1.ExecInput
+	(*Resize)(nil),                  // 33: swarm.v1.Resize
+	(*ExecOutput)(nil),              // 34: swarm.v1.ExecOutput
+	(*PullImageRequest)(nil),        // 35: swarm.v1.PullImageRequest
+	(*PushImageRequest)(nil),        // 36: swarm.v1.PushImageRequest
+	(*RemoveImageRequest)(nil),      // 37: swarm.v1.RemoveImageRequest
+	(*RemoveImageResponse)(nil),     // 38: swarm.v1.RemoveImageResponse
+	(*NodeNetworkRequest)(nil),      // 39: swarm.v1.NodeNetworkRequest
+	(*NodeNetwork)(nil),             // 40: swarm.v1.NodeNetwork
+	(*NodeNetworkPeer)(nil),         // 41: swarm.v1.NodeNetworkPeer
+	(*NetworkTraffic)(nil),          // 42: swarm.v1.NetworkTraffic
+	(*ImageProgress)(nil),           // 43: swarm.v1.ImageProgress
+	(*NodeDescription)(nil),         // 44: swarm.v1.NodeDescription
+	(*TaskStatus)(nil),              // 45: swarm.v1.TaskStatus
+	(*Volume)(nil),                  // 46: swarm.v1.Volume
+	(*durationpb.Duration)(nil),     // 47: google.protobuf.Duration
+	(*Node)(nil),                    // 48: swarm.v1.Node
+	(*Peer)(nil),                    // 49: swarm.v1.Peer
+	(*Task)(nil),                    // 50: swarm.v1.Task
+	(*Revision)(nil),                // 51: swarm.v1.Revision
+	(*Secret)(nil),                  // 52: swarm.v1.Secret
+	(*Config)(nil),                  // 53: swarm.v1.Config
+	(*Endpoint)(nil),                // 54: swarm.v1.Endpoint
+	(*EncryptionKey)(nil),           // 55: swarm.v1.EncryptionKey
+	(*Network)(nil),                 // 56: swarm.v1.Network
+	(*Image)(nil),                   // 57: swarm.v1.Image
+	(*NetworkAttachment)(nil),       // 58: swarm.v1.NetworkAttachment
+	(*timestamppb.Timestamp)(nil),   // 59: google.protobuf.Timestamp
+	(*LogOptions)(nil),              // 60: swarm.v1.LogOptions
+	(*LogRecord)(nil),               // 61: swarm.v1.LogRecord
+	(*LogDetails)(nil),              // 62: swarm.v1.LogDetails
 }
 var file_swarm_v1_dispatch_proto_depIdxs = []int32{
 	4,  // 0: swarm.v1.FromWorker.hello:type_name -> swarm.v1.Hello
 	5,  // 1: swarm.v1.FromWorker.heartbeat:type_name -> swarm.v1.Heartbeat
 	6,  // 2: swarm.v1.FromWorker.status:type_name -> swarm.v1.StatusReport
-	43, // 3: swarm.v1.FromWorker.description:type_name -> swarm.v1.NodeDescription
+	44, // 3: swarm.v1.FromWorker.description:type_name -> swarm.v1.NodeDescription
 	7,  // 4: swarm.v1.FromWorker.images:type_name -> swarm.v1.ImageReport
 	3,  // 5: swarm.v1.FromWorker.departure:type_name -> swarm.v1.Departure
 	2,  // 6: swarm.v1.FromWorker.programmed:type_name -> swarm.v1.Programmed
-	43, // 7: swarm.v1.Hello.description:type_name -> swarm.v1.NodeDescription
-	44, // 8: swarm.v1.StatusReport.updates:type_name -> swarm.v1.TaskStatus
-	10, // 9: swarm.v1.ToWorker.welcome:type_name -> swarm.v1.Welcome
-	11, // 10: swarm.v1.ToWorker.heartbeat_ack:type_name -> swarm.v1.HeartbeatAck
-	14, // 11: swarm.v1.ToWorker.assignments:type_name -> swarm.v1.Assignments
-	12, // 12: swarm.v1.ToWorker.status_ack:type_name -> swarm.v1.StatusAck
-	13, // 13: swarm.v1.ToWorker.node:type_name -> swarm.v1.NodeUpdate
-	9,  // 14: swarm.v1.ToWorker.departure_ack:type_name -> swarm.v1.DepartureAck
-	45, // 15: swarm.v1.Welcome.heartbeat_period:type_name -> google.protobuf.Duration
-	45, // 16: swarm.v1.Welcome.lease:type_name -> google.protobuf.Duration
-	46, // 17: swarm.v1.NodeUpdate.node:type_name -> swarm.v1.Node
-	47, // 18: swarm.v1.NodeUpdate.managers:type_name -> swarm.v1.Peer
-	15, // 19: swarm.v1.Assignments.changes:type_name -> swarm.v1.AssignmentChange
-	16, // 20: swarm.v1.AssignmentChange.put:type_name -> swarm.v1.Assignment
-	20, // 21: swarm.v1.AssignmentChange.remove:type_name -> swarm.v1.AssignmentRef
-	48, // 22: swarm.v1.Assignment.task:type_name -> swarm.v1.Task
-	49, // 23: swarm.v1.Assignment.revision:type_name -> swarm.v1.Revision
-	50, // 24: swarm.v1.Assignment.secret:type_name -> swarm.v1.Secret
-	51, // 25: swarm.v1.Assignment.config:type_name -> swarm.v1.Config
-	52, // 26: swarm.v1.Assignment.endpoint:type_name -> swarm.v1.Endpoint
-	53, // 27: swarm.v1.Assignment.key:type_name -> swarm.v1.EncryptionKey
-	54, // 28: swarm.v1.Assignment.network:type_name -> swarm.v1.Network
-	55, // 29: swarm.v1.Assignment.image:type_name -> swarm.v1.Image
-	17, // 30: swarm.v1.Assignment.peering:type_name -> swarm.v1.Peering
-	18, // 31: swarm.v1.Assignment.routing:type_name -> swarm.v1.Routing
-	19, // 32: swarm.v1.Assignment.backend:type_name -> swarm.v1.Backend
-	52, // 33: swarm.v1.Routing.endpoint:type_name -> swarm.v1.Endpoint
-	56, // 34: swarm.v1.Routing.networks:type_name -> swarm.v1.NetworkAttachment
-	56, // 35: swarm.v1.Backend.networks:type_name -> swarm.v1.NetworkAttachment
-	0,  // 36: swarm.v1.AssignmentRef.kind:type_name -> swarm.v1.AssignmentRef.Kind
-	47, // 37: swarm.v1.HoldersResponse.holders:type_name -> swarm.v1.Peer
-	26, // 38: swarm.v1.SessionReport.sessions:type_name -> swarm.v1.SessionEntry
-	26, // 39: swarm.v1.SessionReport.opening:type_name -> swarm.v1.SessionEntry
-	57, // 40: swarm.v1.SessionEntry.last_heartbeat:type_name -> google.protobuf.Timestamp
-	45, // 41: swarm.v1.SessionEntry.lease:type_name -> google.protobuf.Duration
-	58, // 42: swarm.v1.TaskLogsRequest.options:type_name -> swarm.v1.LogOptions
-	59, // 43: swarm.v1.TaskLogsResponse.records:type_name -> swarm.v1.LogRecord
-	60, // 44: swarm.v1.TaskLogsResponse.details:type_name -> swarm.v1.LogDetails
-	30, // 45: swarm.v1.ExecInput.start:type_name -> swarm.v1.ExecStart
-	32, // 46: swarm.v1.ExecInput.resize:type_name -> swarm.v1.Resize
-	40, // 47: swarm.v1.NodeNetwork.peers:type_name -> swarm.v1.NodeNetworkPeer
-	41, // 48: swarm.v1.NodeNetwork.received:type_name -> swarm.v1.NetworkTraffic
-	41, // 49: swarm.v1.NodeNetwork.sent:type_name -> swarm.v1.NetworkTraffic
-	55, // 50: swarm.v1.ImageProgress.image:type_name -> swarm.v1.Image
-	1,  // 51: swarm.v1.Dispatcher.Session:input_type -> swarm.v1.FromWorker
-	21, // 52: swarm.v1.Dispatcher.Holders:input_type -> swarm.v1.HoldersRequest
-	23, // 53: swarm.v1.Dispatcher.AwaitProgrammed:input_type -> swarm.v1.AwaitProgrammedRequest
-	25, // 54: swarm.v1.Liveness.Report:input_type -> swarm.v1.SessionReport
-	28, // 55: swarm.v1.Worker.Logs:input_type -> swarm.v1.TaskLogsRequest
-	31, // 56: swarm.v1.Worker.Exec:input_type -> swarm.v1.ExecInput
-	34, // 57: swarm.v1.Worker.PullImage:input_type -> swarm.v1.PullImageRequest
-	35, // 58: swarm.v1.Worker.PushImage:input_type -> swarm.v1.PushImageRequest
-	36, // 59: swarm.v1.Worker.RemoveImage:input_type -> swarm.v1.RemoveImageRequest
-	38, // 60: swarm.v1.Worker.Network:input_type -> swarm.v1.NodeNetworkRequest
-	8,  // 61: swarm.v1.Dispatcher.Session:output_type -> swarm.v1.ToWorker
-	22, // 62: swarm.v1.Dispatcher.Holders:output_type -> swarm.v1.HoldersResponse
-	24, // 63: swarm.v1.Dispatcher.AwaitProgrammed:output_type -> swarm.v1.AwaitProgrammedResponse
-	27, // 64: swarm.v1.Liveness.Report:output_type -> swarm.v1.SessionReportAck
-	29, // 65: swarm.v1.Worker.Logs:output_type -> swarm.v1.TaskLogsResponse
-	33, // 66: swarm.v1.Worker.Exec:output_type -> swarm.v1.ExecOutput
-	42, // 67: swarm.v1.Worker.PullImage:output_type -> swarm.v1.ImageProgress
-	42, // 68: swarm.v1.Worker.PushImage:output_type -> swarm.v1.ImageProgress
-	37, // 69: swarm.v1.Worker.RemoveImage:output_type -> swarm.v1.RemoveImageResponse
-	39, // 70: swarm.v1.Worker.Network:output_type -> swarm.v1.NodeNetwork
-	61, // [61:71] is the sub-list for method output_type
-	51, // [51:61] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	8,  // 7: swarm.v1.FromWorker.volumes:type_name -> swarm.v1.VolumeReport
+	44, // 8: swarm.v1.Hello.description:type_name -> swarm.v1.NodeDescription
+	45, // 9: swarm.v1.StatusReport.updates:type_name -> swarm.v1.TaskStatus
+	46, // 10: swarm.v1.VolumeReport.held:type_name -> swarm.v1.Volume
+	11, // 11: swarm.v1.ToWorker.welcome:type_name -> swarm.v1.Welcome
+	12, // 12: swarm.v1.ToWorker.heartbeat_ack:type_name -> swarm.v1.HeartbeatAck
+	15, // 13: swarm.v1.ToWorker.assignments:type_name -> swarm.v1.Assignments
+	13, // 14: swarm.v1.ToWorker.status_ack:type_name -> swarm.v1.StatusAck
+	14, // 15: swarm.v1.ToWorker.node:type_name -> swarm.v1.NodeUpdate
+	10, // 16: swarm.v1.ToWorker.departure_ack:type_name -> swarm.v1.DepartureAck
+	47, // 17: swarm.v1.Welcome.heartbeat_period:type_name -> google.protobuf.Duration
+	47, // 18: swarm.v1.Welcome.lease:type_name -> google.protobuf.Duration
+	48, // 19: swarm.v1.NodeUpdate.node:type_name -> swarm.v1.Node
+	49, // 20: swarm.v1.NodeUpdate.managers:type_name -> swarm.v1.Peer
+	16, // 21: swarm.v1.Assignments.changes:type_name -> swarm.v1.AssignmentChange
+	17, // 22: swarm.v1.AssignmentChange.put:type_name -> swarm.v1.Assignment
+	21, // 23: swarm.v1.AssignmentChange.remove:type_name -> swarm.v1.AssignmentRef
+	50, // 24: swarm.v1.Assignment.task:type_name -> swarm.v1.Task
+	51, // 25: swarm.v1.Assignment.revision:type_name -> swarm.v1.Revision
+	52, // 26: swarm.v1.Assignment.secret:type_name -> swarm.v1.Secret
+	53, // 27: swarm.v1.Assignment.config:type_name -> swarm.v1.Config
+	54, // 28: swarm.v1.Assignment.endpoint:type_name -> swarm.v1.Endpoint
+	55, // 29: swarm.v1.Assignment.key:type_name -> swarm.v1.EncryptionKey
+	56, // 30: swarm.v1.Assignment.network:type_name -> swarm.v1.Network
+	57, // 31: swarm.v1.Assignment.image:type_name -> swarm.v1.Image
+	18, // 32: swarm.v1.Assignment.peering:type_name -> swarm.v1.Peering
+	19, // 33: swarm.v1.Assignment.routing:type_name -> swarm.v1.Routing
+	20, // 34: swarm.v1.Assignment.backend:type_name -> swarm.v1.Backend
+	54, // 35: swarm.v1.Routing.endpoint:type_name -> swarm.v1.Endpoint
+	58, // 36: swarm.v1.Routing.networks:type_name -> swarm.v1.NetworkAttachment
+	58, // 37: swarm.v1.Backend.networks:type_name -> swarm.v1.NetworkAttachment
+	0,  // 38: swarm.v1.AssignmentRef.kind:type_name -> swarm.v1.AssignmentRef.Kind
+	49, // 39: swarm.v1.HoldersResponse.holders:type_name -> swarm.v1.Peer
+	27, // 40: swarm.v1.SessionReport.sessions:type_name -> swarm.v1.SessionEntry
+	27, // 41: swarm.v1.SessionReport.opening:type_name -> swarm.v1.SessionEntry
+	59, // 42: swarm.v1.SessionEntry.last_heartbeat:type_name -> google.protobuf.Timestamp
+	47, // 43: swarm.v1.SessionEntry.lease:type_name -> google.protobuf.Duration
+	60, // 44: swarm.v1.TaskLogsRequest.options:type_name -> swarm.v1.LogOptions
+	61, // 45: swarm.v1.TaskLogsResponse.records:type_name -> swarm.v1.LogRecord
+	62, // 46: swarm.v1.TaskLogsResponse.details:type_name -> swarm.v1.LogDetails
+	31, // 47: swarm.v1.ExecInput.start:type_name -> swarm.v1.ExecStart
+	33, // 48: swarm.v1.ExecInput.resize:type_name -> swarm.v1.Resize
+	41, // 49: swarm.v1.NodeNetwork.peers:type_name -> swarm.v1.NodeNetworkPeer
+	42, // 50: swarm.v1.NodeNetwork.received:type_name -> swarm.v1.NetworkTraffic
+	42, // 51: swarm.v1.NodeNetwork.sent:type_name -> swarm.v1.NetworkTraffic
+	57, // 52: swarm.v1.ImageProgress.image:type_name -> swarm.v1.Image
+	1,  // 53: swarm.v1.Dispatcher.Session:input_type -> swarm.v1.FromWorker
+	22, // 54: swarm.v1.Dispatcher.Holders:input_type -> swarm.v1.HoldersRequest
+	24, // 55: swarm.v1.Dispatcher.AwaitProgrammed:input_type -> swarm.v1.AwaitProgrammedRequest
+	26, // 56: swarm.v1.Liveness.Report:input_type -> swarm.v1.SessionReport
+	29, // 57: swarm.v1.Worker.Logs:input_type -> swarm.v1.TaskLogsRequest
+	32, // 58: swarm.v1.Worker.Exec:input_type -> swarm.v1.ExecInput
+	35, // 59: swarm.v1.Worker.PullImage:input_type -> swarm.v1.PullImageRequest
+	36, // 60: swarm.v1.Worker.PushImage:input_type -> swarm.v1.PushImageRequest
+	37, // 61: swarm.v1.Worker.RemoveImage:input_type -> swarm.v1.RemoveImageRequest
+	39, // 62: swarm.v1.Worker.Network:input_type -> swarm.v1.NodeNetworkRequest
+	9,  // 63: swarm.v1.Dispatcher.Session:output_type -> swarm.v1.ToWorker
+	23, // 64: swarm.v1.Dispatcher.Holders:output_type -> swarm.v1.HoldersResponse
+	25, // 65: swarm.v1.Dispatcher.AwaitProgrammed:output_type -> swarm.v1.AwaitProgrammedResponse
+	28, // 66: swarm.v1.Liveness.Report:output_type -> swarm.v1.SessionReportAck
+	30, // 67: swarm.v1.Worker.Logs:output_type -> swarm.v1.TaskLogsResponse
+	34, // 68: swarm.v1.Worker.Exec:output_type -> swarm.v1.ExecOutput
+	43, // 69: swarm.v1.Worker.PullImage:output_type -> swarm.v1.ImageProgress
+	43, // 70: swarm.v1.Worker.PushImage:output_type -> swarm.v1.ImageProgress
+	38, // 71: swarm.v1.Worker.RemoveImage:output_type -> swarm.v1.RemoveImageResponse
+	40, // 72: swarm.v1.Worker.Network:output_type -> swarm.v1.NodeNetwork
+	63, // [63:73] is the sub-list for method output_type
+	53, // [53:63] is the sub-list for method input_type
+	53, // [53:53] is the sub-list for extension type_name
+	53, // [53:53] is the sub-list for extension extendee
+	0,  // [0:53] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_dispatch_proto_init() }
@@ -3661,8 +3729,9 @@ func file_swarm_v1_dispatch_proto_init() {
 		(*FromWorker_Images)(nil),
 		(*FromWorker_Departure)(nil),
 		(*FromWorker_Programmed)(nil),
+		(*FromWorker_Volumes)(nil),
 	}
-	file_swarm_v1_dispatch_proto_msgTypes[7].OneofWrappers = []any{
+	file_swarm_v1_dispatch_proto_msgTypes[8].OneofWrappers = []any{
 		(*ToWorker_Welcome)(nil),
 		(*ToWorker_HeartbeatAck)(nil),
 		(*ToWorker_Assignments)(nil),
@@ -3670,11 +3739,11 @@ func file_swarm_v1_dispatch_proto_init() {
 		(*ToWorker_Node)(nil),
 		(*ToWorker_DepartureAck)(nil),
 	}
-	file_swarm_v1_dispatch_proto_msgTypes[14].OneofWrappers = []any{
+	file_swarm_v1_dispatch_proto_msgTypes[15].OneofWrappers = []any{
 		(*AssignmentChange_Put)(nil),
 		(*AssignmentChange_Remove)(nil),
 	}
-	file_swarm_v1_dispatch_proto_msgTypes[15].OneofWrappers = []any{
+	file_swarm_v1_dispatch_proto_msgTypes[16].OneofWrappers = []any{
 		(*Assignment_Task)(nil),
 		(*Assignment_Revision)(nil),
 		(*Assignment_Secret)(nil),
@@ -3687,14 +3756,14 @@ func file_swarm_v1_dispatch_proto_init() {
 		(*Assignment_Routing)(nil),
 		(*Assignment_Backend)(nil),
 	}
-	file_swarm_v1_dispatch_proto_msgTypes[30].OneofWrappers = []any{
+	file_swarm_v1_dispatch_proto_msgTypes[31].OneofWrappers = []any{
 		(*ExecInput_Start)(nil),
 		(*ExecInput_Stdin)(nil),
 		(*ExecInput_CloseStdin)(nil),
 		(*ExecInput_Resize)(nil),
 		(*ExecInput_Signal)(nil),
 	}
-	file_swarm_v1_dispatch_proto_msgTypes[32].OneofWrappers = []any{
+	file_swarm_v1_dispatch_proto_msgTypes[33].OneofWrappers = []any{
 		(*ExecOutput_Stdout)(nil),
 		(*ExecOutput_Stderr)(nil),
 		(*ExecOutput_ExitCode)(nil),
@@ -3706,7 +3775,7 @@ func file_swarm_v1_dispatch_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_dispatch_proto_rawDesc), len(file_swarm_v1_dispatch_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   42,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -319,7 +319,7 @@ func (x Event_Action) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Event_Action.Descriptor instead.
 func (Event_Action) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{36, 0}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{37, 0}
 }
 
 type LogRecord_Stream int32
@@ -368,7 +368,7 @@ func (x LogRecord_Stream) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LogRecord_Stream.Descriptor instead.
 func (LogRecord_Stream) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{38, 0}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{39, 0}
 }
 
 // Meta stands in every stored object. The store sets it in Apply; what a caller puts there is ignored.
@@ -2600,13 +2600,31 @@ func (x *DataVersion) GetCreatedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+// Volume: a volume with a name. Key: node id and name. The planner creates the row together with the task that will make the
+// volume. Dispatch then writes what the node reports, and removes the row when the node does not have the volume any more.
 type Volume struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Meta          *Meta                  `protobuf:"bytes,2,opt,name=meta,proto3" json:"meta,omitempty"`
-	Spec          *VolumeSpec            `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
-	NodeId        string                 `protobuf:"bytes,4,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
-	PendingDelete bool                   `protobuf:"varint,5,opt,name=pending_delete,json=pendingDelete,proto3" json:"pending_delete,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node that has it. Empty: every node mounts it from a file server.
+	NodeId string `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Meta   *Meta  `protobuf:"bytes,2,opt,name=meta,proto3" json:"meta,omitempty"`
+	Name   string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// No name: local.
+	Driver *Driver           `protobuf:"bytes,4,opt,name=driver,proto3" json:"driver,omitempty"`
+	Labels map[string]string `protobuf:"bytes,5,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// When the node made it.
+	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	// Bytes. The node measures it rarely; measured_at is when it last did.
+	Size       int64                  `protobuf:"varint,7,opt,name=size,proto3" json:"size,omitempty"`
+	MeasuredAt *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=measured_at,json=measuredAt,proto3" json:"measured_at,omitempty"`
+	// The node has reported it. Not set: a task that has been placed on the node will make it.
+	Reported bool `protobuf:"varint,9,opt,name=reported,proto3" json:"reported,omitempty"`
+	// The service whose task made it. Empty: a user made it, or the node reported it before it was known.
+	MakerId string `protobuf:"bytes,10,opt,name=maker_id,json=makerId,proto3" json:"maker_id,omitempty"`
+	// Slots whose tasks have been placed on the node because of it. Their next tasks are placed there too.
+	Uses []*VolumeUse `protobuf:"bytes,11,rep,name=uses,proto3" json:"uses,omitempty"`
+	// A user made it by the API. A volume that a node has just reported draws no tasks to the node, because a node could
+	// draw secrets to itself with it; a user can accept such a volume by making it there.
+	Accepted      bool `protobuf:"varint,12,opt,name=accepted,proto3" json:"accepted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2641,9 +2659,9 @@ func (*Volume) Descriptor() ([]byte, []int) {
 	return file_swarm_v1_object_proto_rawDescGZIP(), []int{27}
 }
 
-func (x *Volume) GetId() string {
+func (x *Volume) GetNodeId() string {
 	if x != nil {
-		return x.Id
+		return x.NodeId
 	}
 	return ""
 }
@@ -2655,25 +2673,126 @@ func (x *Volume) GetMeta() *Meta {
 	return nil
 }
 
-func (x *Volume) GetSpec() *VolumeSpec {
+func (x *Volume) GetName() string {
 	if x != nil {
-		return x.Spec
-	}
-	return nil
-}
-
-func (x *Volume) GetNodeId() string {
-	if x != nil {
-		return x.NodeId
+		return x.Name
 	}
 	return ""
 }
 
-func (x *Volume) GetPendingDelete() bool {
+func (x *Volume) GetDriver() *Driver {
 	if x != nil {
-		return x.PendingDelete
+		return x.Driver
+	}
+	return nil
+}
+
+func (x *Volume) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *Volume) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+func (x *Volume) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Volume) GetMeasuredAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.MeasuredAt
+	}
+	return nil
+}
+
+func (x *Volume) GetReported() bool {
+	if x != nil {
+		return x.Reported
 	}
 	return false
+}
+
+func (x *Volume) GetMakerId() string {
+	if x != nil {
+		return x.MakerId
+	}
+	return ""
+}
+
+func (x *Volume) GetUses() []*VolumeUse {
+	if x != nil {
+		return x.Uses
+	}
+	return nil
+}
+
+func (x *Volume) GetAccepted() bool {
+	if x != nil {
+		return x.Accepted
+	}
+	return false
+}
+
+type VolumeUse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ServiceId     string                 `protobuf:"bytes,1,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	Slot          uint64                 `protobuf:"varint,2,opt,name=slot,proto3" json:"slot,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VolumeUse) Reset() {
+	*x = VolumeUse{}
+	mi := &file_swarm_v1_object_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VolumeUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VolumeUse) ProtoMessage() {}
+
+func (x *VolumeUse) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_object_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VolumeUse.ProtoReflect.Descriptor instead.
+func (*VolumeUse) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *VolumeUse) GetServiceId() string {
+	if x != nil {
+		return x.ServiceId
+	}
+	return ""
+}
+
+func (x *VolumeUse) GetSlot() uint64 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
 }
 
 // Image: a reference known to the cluster, pinned to a digest. Key: id (random). The name is unique.
@@ -2696,7 +2815,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_swarm_v1_object_proto_msgTypes[28]
+	mi := &file_swarm_v1_object_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2708,7 +2827,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[28]
+	mi := &file_swarm_v1_object_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2721,7 +2840,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{28}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Image) GetId() string {
@@ -2787,7 +2906,7 @@ type ImageCopy struct {
 
 func (x *ImageCopy) Reset() {
 	*x = ImageCopy{}
-	mi := &file_swarm_v1_object_proto_msgTypes[29]
+	mi := &file_swarm_v1_object_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2799,7 +2918,7 @@ func (x *ImageCopy) String() string {
 func (*ImageCopy) ProtoMessage() {}
 
 func (x *ImageCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[29]
+	mi := &file_swarm_v1_object_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2812,7 +2931,7 @@ func (x *ImageCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageCopy.ProtoReflect.Descriptor instead.
 func (*ImageCopy) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{29}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ImageCopy) GetDigest() string {
@@ -2862,7 +2981,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_swarm_v1_object_proto_msgTypes[30]
+	mi := &file_swarm_v1_object_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2874,7 +2993,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[30]
+	mi := &file_swarm_v1_object_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2887,7 +3006,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{30}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Cluster) GetId() string {
@@ -2960,7 +3079,7 @@ type RootCA struct {
 
 func (x *RootCA) Reset() {
 	*x = RootCA{}
-	mi := &file_swarm_v1_object_proto_msgTypes[31]
+	mi := &file_swarm_v1_object_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2972,7 +3091,7 @@ func (x *RootCA) String() string {
 func (*RootCA) ProtoMessage() {}
 
 func (x *RootCA) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[31]
+	mi := &file_swarm_v1_object_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2985,7 +3104,7 @@ func (x *RootCA) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootCA.ProtoReflect.Descriptor instead.
 func (*RootCA) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{31}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RootCA) GetBundle() []byte {
@@ -3026,7 +3145,7 @@ type JoinTokens struct {
 
 func (x *JoinTokens) Reset() {
 	*x = JoinTokens{}
-	mi := &file_swarm_v1_object_proto_msgTypes[32]
+	mi := &file_swarm_v1_object_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3038,7 +3157,7 @@ func (x *JoinTokens) String() string {
 func (*JoinTokens) ProtoMessage() {}
 
 func (x *JoinTokens) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[32]
+	mi := &file_swarm_v1_object_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3051,7 +3170,7 @@ func (x *JoinTokens) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinTokens.ProtoReflect.Descriptor instead.
 func (*JoinTokens) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{32}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *JoinTokens) GetWorker() string {
@@ -3083,7 +3202,7 @@ type EncryptionKey struct {
 
 func (x *EncryptionKey) Reset() {
 	*x = EncryptionKey{}
-	mi := &file_swarm_v1_object_proto_msgTypes[33]
+	mi := &file_swarm_v1_object_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3095,7 +3214,7 @@ func (x *EncryptionKey) String() string {
 func (*EncryptionKey) ProtoMessage() {}
 
 func (x *EncryptionKey) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[33]
+	mi := &file_swarm_v1_object_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3108,7 +3227,7 @@ func (x *EncryptionKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EncryptionKey.ProtoReflect.Descriptor instead.
 func (*EncryptionKey) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{33}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *EncryptionKey) GetSubsystem() string {
@@ -3160,7 +3279,7 @@ type RaftMember struct {
 
 func (x *RaftMember) Reset() {
 	*x = RaftMember{}
-	mi := &file_swarm_v1_object_proto_msgTypes[34]
+	mi := &file_swarm_v1_object_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3172,7 +3291,7 @@ func (x *RaftMember) String() string {
 func (*RaftMember) ProtoMessage() {}
 
 func (x *RaftMember) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[34]
+	mi := &file_swarm_v1_object_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3185,7 +3304,7 @@ func (x *RaftMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftMember.ProtoReflect.Descriptor instead.
 func (*RaftMember) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{34}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RaftMember) GetNodeId() string {
@@ -3237,7 +3356,7 @@ type Credential struct {
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_swarm_v1_object_proto_msgTypes[35]
+	mi := &file_swarm_v1_object_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3249,7 +3368,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[35]
+	mi := &file_swarm_v1_object_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3262,7 +3381,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{35}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Credential) GetId() string {
@@ -3325,7 +3444,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_swarm_v1_object_proto_msgTypes[36]
+	mi := &file_swarm_v1_object_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3337,7 +3456,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[36]
+	mi := &file_swarm_v1_object_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3350,7 +3469,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{36}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Event) GetIndex() uint64 {
@@ -3431,7 +3550,7 @@ type Object struct {
 
 func (x *Object) Reset() {
 	*x = Object{}
-	mi := &file_swarm_v1_object_proto_msgTypes[37]
+	mi := &file_swarm_v1_object_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3443,7 +3562,7 @@ func (x *Object) String() string {
 func (*Object) ProtoMessage() {}
 
 func (x *Object) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[37]
+	mi := &file_swarm_v1_object_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3456,7 +3575,7 @@ func (x *Object) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Object.ProtoReflect.Descriptor instead.
 func (*Object) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{37}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Object) GetObject() isObject_Object {
@@ -3746,7 +3865,7 @@ type LogRecord struct {
 
 func (x *LogRecord) Reset() {
 	*x = LogRecord{}
-	mi := &file_swarm_v1_object_proto_msgTypes[38]
+	mi := &file_swarm_v1_object_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3758,7 +3877,7 @@ func (x *LogRecord) String() string {
 func (*LogRecord) ProtoMessage() {}
 
 func (x *LogRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[38]
+	mi := &file_swarm_v1_object_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3771,7 +3890,7 @@ func (x *LogRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogRecord.ProtoReflect.Descriptor instead.
 func (*LogRecord) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{38}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *LogRecord) GetTimestamp() *timestamppb.Timestamp {
@@ -3863,7 +3982,7 @@ type LogOptions struct {
 
 func (x *LogOptions) Reset() {
 	*x = LogOptions{}
-	mi := &file_swarm_v1_object_proto_msgTypes[39]
+	mi := &file_swarm_v1_object_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3875,7 +3994,7 @@ func (x *LogOptions) String() string {
 func (*LogOptions) ProtoMessage() {}
 
 func (x *LogOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[39]
+	mi := &file_swarm_v1_object_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3888,7 +4007,7 @@ func (x *LogOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogOptions.ProtoReflect.Descriptor instead.
 func (*LogOptions) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{39}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *LogOptions) GetStreams() []LogRecord_Stream {
@@ -3951,7 +4070,7 @@ type LogPlace struct {
 
 func (x *LogPlace) Reset() {
 	*x = LogPlace{}
-	mi := &file_swarm_v1_object_proto_msgTypes[40]
+	mi := &file_swarm_v1_object_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3963,7 +4082,7 @@ func (x *LogPlace) String() string {
 func (*LogPlace) ProtoMessage() {}
 
 func (x *LogPlace) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[40]
+	mi := &file_swarm_v1_object_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3976,7 +4095,7 @@ func (x *LogPlace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogPlace.ProtoReflect.Descriptor instead.
 func (*LogPlace) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{40}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *LogPlace) GetStream() LogRecord_Stream {
@@ -4004,7 +4123,7 @@ type LogDetails struct {
 
 func (x *LogDetails) Reset() {
 	*x = LogDetails{}
-	mi := &file_swarm_v1_object_proto_msgTypes[41]
+	mi := &file_swarm_v1_object_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4016,7 +4135,7 @@ func (x *LogDetails) String() string {
 func (*LogDetails) ProtoMessage() {}
 
 func (x *LogDetails) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[41]
+	mi := &file_swarm_v1_object_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4029,7 +4148,7 @@ func (x *LogDetails) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogDetails.ProtoReflect.Descriptor instead.
 func (*LogDetails) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{41}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *LogDetails) GetTaskId() string {
@@ -4275,13 +4394,30 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x129\n" +
 	"\n" +
-	"created_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\"\xa6\x01\n" +
-	"\x06Volume\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\x12\"\n" +
-	"\x04meta\x18\x02 \x01(\v2\x0e.swarm.v1.MetaR\x04meta\x12(\n" +
-	"\x04spec\x18\x03 \x01(\v2\x14.swarm.v1.VolumeSpecR\x04spec\x12\x17\n" +
-	"\anode_id\x18\x04 \x01(\tR\x06nodeId\x12%\n" +
-	"\x0epending_delete\x18\x05 \x01(\bR\rpendingDelete\"\xc5\x01\n" +
+	"created_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\"\xfc\x03\n" +
+	"\x06Volume\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\"\n" +
+	"\x04meta\x18\x02 \x01(\v2\x0e.swarm.v1.MetaR\x04meta\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12(\n" +
+	"\x06driver\x18\x04 \x01(\v2\x10.swarm.v1.DriverR\x06driver\x124\n" +
+	"\x06labels\x18\x05 \x03(\v2\x1c.swarm.v1.Volume.LabelsEntryR\x06labels\x129\n" +
+	"\n" +
+	"created_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x12\n" +
+	"\x04size\x18\a \x01(\x03R\x04size\x12;\n" +
+	"\vmeasured_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"measuredAt\x12\x1a\n" +
+	"\breported\x18\t \x01(\bR\breported\x12\x19\n" +
+	"\bmaker_id\x18\n" +
+	" \x01(\tR\amakerId\x12'\n" +
+	"\x04uses\x18\v \x03(\v2\x13.swarm.v1.VolumeUseR\x04uses\x12\x1a\n" +
+	"\baccepted\x18\f \x01(\bR\baccepted\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\">\n" +
+	"\tVolumeUse\x12\x1d\n" +
+	"\n" +
+	"service_id\x18\x01 \x01(\tR\tserviceId\x12\x12\n" +
+	"\x04slot\x18\x02 \x01(\x04R\x04slot\"\xc5\x01\n" +
 	"\x05Image\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\"\n" +
 	"\x04meta\x18\x02 \x01(\v2\x0e.swarm.v1.MetaR\x04meta\x12\x12\n" +
@@ -4451,7 +4587,7 @@ func file_swarm_v1_object_proto_rawDescGZIP() []byte {
 }
 
 var file_swarm_v1_object_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_swarm_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_swarm_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_swarm_v1_object_proto_goTypes = []any{
 	(TaskState)(0),                // 0: swarm.v1.TaskState
 	(NodeState_State)(0),          // 1: swarm.v1.NodeState.State
@@ -4487,152 +4623,157 @@ var file_swarm_v1_object_proto_goTypes = []any{
 	(*Config)(nil),                // 31: swarm.v1.Config
 	(*DataVersion)(nil),           // 32: swarm.v1.DataVersion
 	(*Volume)(nil),                // 33: swarm.v1.Volume
-	(*Image)(nil),                 // 34: swarm.v1.Image
-	(*ImageCopy)(nil),             // 35: swarm.v1.ImageCopy
-	(*Cluster)(nil),               // 36: swarm.v1.Cluster
-	(*RootCA)(nil),                // 37: swarm.v1.RootCA
-	(*JoinTokens)(nil),            // 38: swarm.v1.JoinTokens
-	(*EncryptionKey)(nil),         // 39: swarm.v1.EncryptionKey
-	(*RaftMember)(nil),            // 40: swarm.v1.RaftMember
-	(*Credential)(nil),            // 41: swarm.v1.Credential
-	(*Event)(nil),                 // 42: swarm.v1.Event
-	(*Object)(nil),                // 43: swarm.v1.Object
-	(*LogRecord)(nil),             // 44: swarm.v1.LogRecord
-	(*LogOptions)(nil),            // 45: swarm.v1.LogOptions
-	(*LogPlace)(nil),              // 46: swarm.v1.LogPlace
-	(*LogDetails)(nil),            // 47: swarm.v1.LogDetails
-	nil,                           // 48: swarm.v1.EngineDescription.LabelsEntry
-	nil,                           // 49: swarm.v1.NetworkAttachment.DriverOptsEntry
-	nil,                           // 50: swarm.v1.Event.AttributesEntry
-	nil,                           // 51: swarm.v1.LogDetails.DetailsEntry
-	(*timestamppb.Timestamp)(nil), // 52: google.protobuf.Timestamp
-	(*NodeSpec)(nil),              // 53: swarm.v1.NodeSpec
-	(*durationpb.Duration)(nil),   // 54: google.protobuf.Duration
-	(*Platform)(nil),              // 55: swarm.v1.Platform
-	(*Resources)(nil),             // 56: swarm.v1.Resources
-	(*ServiceSpec)(nil),           // 57: swarm.v1.ServiceSpec
-	(*GenericResource)(nil),       // 58: swarm.v1.GenericResource
-	(*Driver)(nil),                // 59: swarm.v1.Driver
-	(*PortConfig)(nil),            // 60: swarm.v1.PortConfig
-	(*NetworkSpec)(nil),           // 61: swarm.v1.NetworkSpec
-	(*IPAMOptions)(nil),           // 62: swarm.v1.IPAMOptions
-	(*EndpointSpec)(nil),          // 63: swarm.v1.EndpointSpec
-	(*SecretSpec)(nil),            // 64: swarm.v1.SecretSpec
-	(*ConfigSpec)(nil),            // 65: swarm.v1.ConfigSpec
-	(*VolumeSpec)(nil),            // 66: swarm.v1.VolumeSpec
-	(*ClusterSpec)(nil),           // 67: swarm.v1.ClusterSpec
+	(*VolumeUse)(nil),             // 34: swarm.v1.VolumeUse
+	(*Image)(nil),                 // 35: swarm.v1.Image
+	(*ImageCopy)(nil),             // 36: swarm.v1.ImageCopy
+	(*Cluster)(nil),               // 37: swarm.v1.Cluster
+	(*RootCA)(nil),                // 38: swarm.v1.RootCA
+	(*JoinTokens)(nil),            // 39: swarm.v1.JoinTokens
+	(*EncryptionKey)(nil),         // 40: swarm.v1.EncryptionKey
+	(*RaftMember)(nil),            // 41: swarm.v1.RaftMember
+	(*Credential)(nil),            // 42: swarm.v1.Credential
+	(*Event)(nil),                 // 43: swarm.v1.Event
+	(*Object)(nil),                // 44: swarm.v1.Object
+	(*LogRecord)(nil),             // 45: swarm.v1.LogRecord
+	(*LogOptions)(nil),            // 46: swarm.v1.LogOptions
+	(*LogPlace)(nil),              // 47: swarm.v1.LogPlace
+	(*LogDetails)(nil),            // 48: swarm.v1.LogDetails
+	nil,                           // 49: swarm.v1.EngineDescription.LabelsEntry
+	nil,                           // 50: swarm.v1.NetworkAttachment.DriverOptsEntry
+	nil,                           // 51: swarm.v1.Volume.LabelsEntry
+	nil,                           // 52: swarm.v1.Event.AttributesEntry
+	nil,                           // 53: swarm.v1.LogDetails.DetailsEntry
+	(*timestamppb.Timestamp)(nil), // 54: google.protobuf.Timestamp
+	(*NodeSpec)(nil),              // 55: swarm.v1.NodeSpec
+	(*durationpb.Duration)(nil),   // 56: google.protobuf.Duration
+	(*Platform)(nil),              // 57: swarm.v1.Platform
+	(*Resources)(nil),             // 58: swarm.v1.Resources
+	(*ServiceSpec)(nil),           // 59: swarm.v1.ServiceSpec
+	(*GenericResource)(nil),       // 60: swarm.v1.GenericResource
+	(*Driver)(nil),                // 61: swarm.v1.Driver
+	(*PortConfig)(nil),            // 62: swarm.v1.PortConfig
+	(*NetworkSpec)(nil),           // 63: swarm.v1.NetworkSpec
+	(*IPAMOptions)(nil),           // 64: swarm.v1.IPAMOptions
+	(*EndpointSpec)(nil),          // 65: swarm.v1.EndpointSpec
+	(*SecretSpec)(nil),            // 66: swarm.v1.SecretSpec
+	(*ConfigSpec)(nil),            // 67: swarm.v1.ConfigSpec
+	(*ClusterSpec)(nil),           // 68: swarm.v1.ClusterSpec
 }
 var file_swarm_v1_object_proto_depIdxs = []int32{
-	52,  // 0: swarm.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
-	52,  // 1: swarm.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
+	54,  // 0: swarm.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
+	54,  // 1: swarm.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
 	6,   // 2: swarm.v1.Node.meta:type_name -> swarm.v1.Meta
-	53,  // 3: swarm.v1.Node.spec:type_name -> swarm.v1.NodeSpec
+	55,  // 3: swarm.v1.Node.spec:type_name -> swarm.v1.NodeSpec
 	6,   // 4: swarm.v1.NodeState.meta:type_name -> swarm.v1.Meta
 	9,   // 5: swarm.v1.NodeState.description:type_name -> swarm.v1.NodeDescription
 	1,   // 6: swarm.v1.NodeState.state:type_name -> swarm.v1.NodeState.State
-	52,  // 7: swarm.v1.NodeState.since:type_name -> google.protobuf.Timestamp
-	54,  // 8: swarm.v1.NodeState.up:type_name -> google.protobuf.Duration
-	54,  // 9: swarm.v1.NodeState.lease:type_name -> google.protobuf.Duration
-	55,  // 10: swarm.v1.NodeDescription.platform:type_name -> swarm.v1.Platform
-	56,  // 11: swarm.v1.NodeDescription.resources:type_name -> swarm.v1.Resources
+	54,  // 7: swarm.v1.NodeState.since:type_name -> google.protobuf.Timestamp
+	56,  // 8: swarm.v1.NodeState.up:type_name -> google.protobuf.Duration
+	56,  // 9: swarm.v1.NodeState.lease:type_name -> google.protobuf.Duration
+	57,  // 10: swarm.v1.NodeDescription.platform:type_name -> swarm.v1.Platform
+	58,  // 11: swarm.v1.NodeDescription.resources:type_name -> swarm.v1.Resources
 	11,  // 12: swarm.v1.NodeDescription.engine:type_name -> swarm.v1.EngineDescription
 	14,  // 13: swarm.v1.NodeDescription.tls_info:type_name -> swarm.v1.TLSInfo
 	10,  // 14: swarm.v1.NodeDescription.port_conflicts:type_name -> swarm.v1.PortConflict
 	2,   // 15: swarm.v1.PortConflict.kind:type_name -> swarm.v1.PortConflict.Kind
-	48,  // 16: swarm.v1.EngineDescription.labels:type_name -> swarm.v1.EngineDescription.LabelsEntry
+	49,  // 16: swarm.v1.EngineDescription.labels:type_name -> swarm.v1.EngineDescription.LabelsEntry
 	13,  // 17: swarm.v1.EngineDescription.plugins:type_name -> swarm.v1.PluginDescription
 	12,  // 18: swarm.v1.EngineDescription.builds:type_name -> swarm.v1.RunningBuild
 	6,   // 19: swarm.v1.Service.meta:type_name -> swarm.v1.Meta
 	16,  // 20: swarm.v1.Service.update_status:type_name -> swarm.v1.UpdateStatus
 	17,  // 21: swarm.v1.Service.job_status:type_name -> swarm.v1.JobStatus
 	3,   // 22: swarm.v1.UpdateStatus.state:type_name -> swarm.v1.UpdateStatus.State
-	52,  // 23: swarm.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
-	52,  // 24: swarm.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
-	52,  // 25: swarm.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
+	54,  // 23: swarm.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
+	54,  // 24: swarm.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
+	54,  // 25: swarm.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
 	6,   // 26: swarm.v1.Revision.meta:type_name -> swarm.v1.Meta
-	57,  // 27: swarm.v1.Revision.spec:type_name -> swarm.v1.ServiceSpec
+	59,  // 27: swarm.v1.Revision.spec:type_name -> swarm.v1.ServiceSpec
 	6,   // 28: swarm.v1.Task.meta:type_name -> swarm.v1.Meta
 	0,   // 29: swarm.v1.Task.desired_state:type_name -> swarm.v1.TaskState
-	52,  // 30: swarm.v1.Task.start_after:type_name -> google.protobuf.Timestamp
-	52,  // 31: swarm.v1.Task.deadline:type_name -> google.protobuf.Timestamp
+	54,  // 30: swarm.v1.Task.start_after:type_name -> google.protobuf.Timestamp
+	54,  // 31: swarm.v1.Task.deadline:type_name -> google.protobuf.Timestamp
 	20,  // 32: swarm.v1.Task.restarts:type_name -> swarm.v1.RestartHistory
 	21,  // 33: swarm.v1.Task.networks:type_name -> swarm.v1.NetworkAttachment
-	58,  // 34: swarm.v1.Task.assigned_generic_resources:type_name -> swarm.v1.GenericResource
-	59,  // 35: swarm.v1.Task.log_driver:type_name -> swarm.v1.Driver
-	52,  // 36: swarm.v1.RestartHistory.recent:type_name -> google.protobuf.Timestamp
-	49,  // 37: swarm.v1.NetworkAttachment.driver_opts:type_name -> swarm.v1.NetworkAttachment.DriverOptsEntry
+	60,  // 34: swarm.v1.Task.assigned_generic_resources:type_name -> swarm.v1.GenericResource
+	61,  // 35: swarm.v1.Task.log_driver:type_name -> swarm.v1.Driver
+	54,  // 36: swarm.v1.RestartHistory.recent:type_name -> google.protobuf.Timestamp
+	50,  // 37: swarm.v1.NetworkAttachment.driver_opts:type_name -> swarm.v1.NetworkAttachment.DriverOptsEntry
 	6,   // 38: swarm.v1.TaskStatus.meta:type_name -> swarm.v1.Meta
 	0,   // 39: swarm.v1.TaskStatus.state:type_name -> swarm.v1.TaskState
-	52,  // 40: swarm.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
+	54,  // 40: swarm.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
 	23,  // 41: swarm.v1.TaskStatus.container_status:type_name -> swarm.v1.ContainerStatus
-	60,  // 42: swarm.v1.TaskStatus.port_status:type_name -> swarm.v1.PortConfig
+	62,  // 42: swarm.v1.TaskStatus.port_status:type_name -> swarm.v1.PortConfig
 	24,  // 43: swarm.v1.TaskStatus.unplaced:type_name -> swarm.v1.Unplaced
-	52,  // 44: swarm.v1.TaskStatus.running_since:type_name -> google.protobuf.Timestamp
+	54,  // 44: swarm.v1.TaskStatus.running_since:type_name -> google.protobuf.Timestamp
 	25,  // 45: swarm.v1.Unplaced.refusals:type_name -> swarm.v1.Refusal
 	6,   // 46: swarm.v1.Network.meta:type_name -> swarm.v1.Meta
-	61,  // 47: swarm.v1.Network.spec:type_name -> swarm.v1.NetworkSpec
-	62,  // 48: swarm.v1.Network.ipam:type_name -> swarm.v1.IPAMOptions
+	63,  // 47: swarm.v1.Network.spec:type_name -> swarm.v1.NetworkSpec
+	64,  // 48: swarm.v1.Network.ipam:type_name -> swarm.v1.IPAMOptions
 	6,   // 49: swarm.v1.Endpoint.meta:type_name -> swarm.v1.Meta
-	63,  // 50: swarm.v1.Endpoint.spec:type_name -> swarm.v1.EndpointSpec
-	60,  // 51: swarm.v1.Endpoint.ports:type_name -> swarm.v1.PortConfig
+	65,  // 50: swarm.v1.Endpoint.spec:type_name -> swarm.v1.EndpointSpec
+	62,  // 51: swarm.v1.Endpoint.ports:type_name -> swarm.v1.PortConfig
 	28,  // 52: swarm.v1.Endpoint.virtual_ips:type_name -> swarm.v1.VirtualIP
 	6,   // 53: swarm.v1.Claim.meta:type_name -> swarm.v1.Meta
 	6,   // 54: swarm.v1.Secret.meta:type_name -> swarm.v1.Meta
-	64,  // 55: swarm.v1.Secret.spec:type_name -> swarm.v1.SecretSpec
+	66,  // 55: swarm.v1.Secret.spec:type_name -> swarm.v1.SecretSpec
 	32,  // 56: swarm.v1.Secret.versions:type_name -> swarm.v1.DataVersion
 	6,   // 57: swarm.v1.Config.meta:type_name -> swarm.v1.Meta
-	65,  // 58: swarm.v1.Config.spec:type_name -> swarm.v1.ConfigSpec
+	67,  // 58: swarm.v1.Config.spec:type_name -> swarm.v1.ConfigSpec
 	32,  // 59: swarm.v1.Config.versions:type_name -> swarm.v1.DataVersion
-	52,  // 60: swarm.v1.DataVersion.created_at:type_name -> google.protobuf.Timestamp
+	54,  // 60: swarm.v1.DataVersion.created_at:type_name -> google.protobuf.Timestamp
 	6,   // 61: swarm.v1.Volume.meta:type_name -> swarm.v1.Meta
-	66,  // 62: swarm.v1.Volume.spec:type_name -> swarm.v1.VolumeSpec
-	6,   // 63: swarm.v1.Image.meta:type_name -> swarm.v1.Meta
-	55,  // 64: swarm.v1.Image.platforms:type_name -> swarm.v1.Platform
-	6,   // 65: swarm.v1.ImageCopy.meta:type_name -> swarm.v1.Meta
-	6,   // 66: swarm.v1.Cluster.meta:type_name -> swarm.v1.Meta
-	67,  // 67: swarm.v1.Cluster.spec:type_name -> swarm.v1.ClusterSpec
-	37,  // 68: swarm.v1.Cluster.root_ca:type_name -> swarm.v1.RootCA
-	39,  // 69: swarm.v1.Cluster.gossip_keys:type_name -> swarm.v1.EncryptionKey
-	39,  // 70: swarm.v1.Cluster.unlock_key:type_name -> swarm.v1.EncryptionKey
-	38,  // 71: swarm.v1.RootCA.join_tokens:type_name -> swarm.v1.JoinTokens
-	52,  // 72: swarm.v1.EncryptionKey.since:type_name -> google.protobuf.Timestamp
-	6,   // 73: swarm.v1.RaftMember.meta:type_name -> swarm.v1.Meta
-	6,   // 74: swarm.v1.Credential.meta:type_name -> swarm.v1.Meta
-	52,  // 75: swarm.v1.Credential.until:type_name -> google.protobuf.Timestamp
-	52,  // 76: swarm.v1.Event.time:type_name -> google.protobuf.Timestamp
-	4,   // 77: swarm.v1.Event.action:type_name -> swarm.v1.Event.Action
-	50,  // 78: swarm.v1.Event.attributes:type_name -> swarm.v1.Event.AttributesEntry
-	43,  // 79: swarm.v1.Event.object:type_name -> swarm.v1.Object
-	7,   // 80: swarm.v1.Object.node:type_name -> swarm.v1.Node
-	8,   // 81: swarm.v1.Object.node_state:type_name -> swarm.v1.NodeState
-	15,  // 82: swarm.v1.Object.service:type_name -> swarm.v1.Service
-	18,  // 83: swarm.v1.Object.revision:type_name -> swarm.v1.Revision
-	19,  // 84: swarm.v1.Object.task:type_name -> swarm.v1.Task
-	22,  // 85: swarm.v1.Object.task_status:type_name -> swarm.v1.TaskStatus
-	26,  // 86: swarm.v1.Object.network:type_name -> swarm.v1.Network
-	27,  // 87: swarm.v1.Object.endpoint:type_name -> swarm.v1.Endpoint
-	29,  // 88: swarm.v1.Object.claim:type_name -> swarm.v1.Claim
-	30,  // 89: swarm.v1.Object.secret:type_name -> swarm.v1.Secret
-	31,  // 90: swarm.v1.Object.config:type_name -> swarm.v1.Config
-	33,  // 91: swarm.v1.Object.volume:type_name -> swarm.v1.Volume
-	34,  // 92: swarm.v1.Object.image:type_name -> swarm.v1.Image
-	35,  // 93: swarm.v1.Object.image_copy:type_name -> swarm.v1.ImageCopy
-	36,  // 94: swarm.v1.Object.cluster:type_name -> swarm.v1.Cluster
-	40,  // 95: swarm.v1.Object.raft_member:type_name -> swarm.v1.RaftMember
-	41,  // 96: swarm.v1.Object.credential:type_name -> swarm.v1.Credential
-	52,  // 97: swarm.v1.LogRecord.timestamp:type_name -> google.protobuf.Timestamp
-	5,   // 98: swarm.v1.LogRecord.stream:type_name -> swarm.v1.LogRecord.Stream
-	5,   // 99: swarm.v1.LogOptions.streams:type_name -> swarm.v1.LogRecord.Stream
-	52,  // 100: swarm.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
-	52,  // 101: swarm.v1.LogOptions.until:type_name -> google.protobuf.Timestamp
-	46,  // 102: swarm.v1.LogOptions.after:type_name -> swarm.v1.LogPlace
-	5,   // 103: swarm.v1.LogPlace.stream:type_name -> swarm.v1.LogRecord.Stream
-	51,  // 104: swarm.v1.LogDetails.details:type_name -> swarm.v1.LogDetails.DetailsEntry
-	105, // [105:105] is the sub-list for method output_type
-	105, // [105:105] is the sub-list for method input_type
-	105, // [105:105] is the sub-list for extension type_name
-	105, // [105:105] is the sub-list for extension extendee
-	0,   // [0:105] is the sub-list for field type_name
+	61,  // 62: swarm.v1.Volume.driver:type_name -> swarm.v1.Driver
+	51,  // 63: swarm.v1.Volume.labels:type_name -> swarm.v1.Volume.LabelsEntry
+	54,  // 64: swarm.v1.Volume.created_at:type_name -> google.protobuf.Timestamp
+	54,  // 65: swarm.v1.Volume.measured_at:type_name -> google.protobuf.Timestamp
+	34,  // 66: swarm.v1.Volume.uses:type_name -> swarm.v1.VolumeUse
+	6,   // 67: swarm.v1.Image.meta:type_name -> swarm.v1.Meta
+	57,  // 68: swarm.v1.Image.platforms:type_name -> swarm.v1.Platform
+	6,   // 69: swarm.v1.ImageCopy.meta:type_name -> swarm.v1.Meta
+	6,   // 70: swarm.v1.Cluster.meta:type_name -> swarm.v1.Meta
+	68,  // 71: swarm.v1.Cluster.spec:type_name -> swarm.v1.ClusterSpec
+	38,  // 72: swarm.v1.Cluster.root_ca:type_name -> swarm.v1.RootCA
+	40,  // 73: swarm.v1.Cluster.gossip_keys:type_name -> swarm.v1.EncryptionKey
+	40,  // 74: swarm.v1.Cluster.unlock_key:type_name -> swarm.v1.EncryptionKey
+	39,  // 75: swarm.v1.RootCA.join_tokens:type_name -> swarm.v1.JoinTokens
+	54,  // 76: swarm.v1.EncryptionKey.since:type_name -> google.protobuf.Timestamp
+	6,   // 77: swarm.v1.RaftMember.meta:type_name -> swarm.v1.Meta
+	6,   // 78: swarm.v1.Credential.meta:type_name -> swarm.v1.Meta
+	54,  // 79: swarm.v1.Credential.until:type_name -> google.protobuf.Timestamp
+	54,  // 80: swarm.v1.Event.time:type_name -> google.protobuf.Timestamp
+	4,   // 81: swarm.v1.Event.action:type_name -> swarm.v1.Event.Action
+	52,  // 82: swarm.v1.Event.attributes:type_name -> swarm.v1.Event.AttributesEntry
+	44,  // 83: swarm.v1.Event.object:type_name -> swarm.v1.Object
+	7,   // 84: swarm.v1.Object.node:type_name -> swarm.v1.Node
+	8,   // 85: swarm.v1.Object.node_state:type_name -> swarm.v1.NodeState
+	15,  // 86: swarm.v1.Object.service:type_name -> swarm.v1.Service
+	18,  // 87: swarm.v1.Object.revision:type_name -> swarm.v1.Revision
+	19,  // 88: swarm.v1.Object.task:type_name -> swarm.v1.Task
+	22,  // 89: swarm.v1.Object.task_status:type_name -> swarm.v1.TaskStatus
+	26,  // 90: swarm.v1.Object.network:type_name -> swarm.v1.Network
+	27,  // 91: swarm.v1.Object.endpoint:type_name -> swarm.v1.Endpoint
+	29,  // 92: swarm.v1.Object.claim:type_name -> swarm.v1.Claim
+	30,  // 93: swarm.v1.Object.secret:type_name -> swarm.v1.Secret
+	31,  // 94: swarm.v1.Object.config:type_name -> swarm.v1.Config
+	33,  // 95: swarm.v1.Object.volume:type_name -> swarm.v1.Volume
+	35,  // 96: swarm.v1.Object.image:type_name -> swarm.v1.Image
+	36,  // 97: swarm.v1.Object.image_copy:type_name -> swarm.v1.ImageCopy
+	37,  // 98: swarm.v1.Object.cluster:type_name -> swarm.v1.Cluster
+	41,  // 99: swarm.v1.Object.raft_member:type_name -> swarm.v1.RaftMember
+	42,  // 100: swarm.v1.Object.credential:type_name -> swarm.v1.Credential
+	54,  // 101: swarm.v1.LogRecord.timestamp:type_name -> google.protobuf.Timestamp
+	5,   // 102: swarm.v1.LogRecord.stream:type_name -> swarm.v1.LogRecord.Stream
+	5,   // 103: swarm.v1.LogOptions.streams:type_name -> swarm.v1.LogRecord.Stream
+	54,  // 104: swarm.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
+	54,  // 105: swarm.v1.LogOptions.until:type_name -> google.protobuf.Timestamp
+	47,  // 106: swarm.v1.LogOptions.after:type_name -> swarm.v1.LogPlace
+	5,   // 107: swarm.v1.LogPlace.stream:type_name -> swarm.v1.LogRecord.Stream
+	53,  // 108: swarm.v1.LogDetails.details:type_name -> swarm.v1.LogDetails.DetailsEntry
+	109, // [109:109] is the sub-list for method output_type
+	109, // [109:109] is the sub-list for method input_type
+	109, // [109:109] is the sub-list for extension type_name
+	109, // [109:109] is the sub-list for extension extendee
+	0,   // [0:109] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_object_proto_init() }
@@ -4641,7 +4782,7 @@ func file_swarm_v1_object_proto_init() {
 		return
 	}
 	file_swarm_v1_spec_proto_init()
-	file_swarm_v1_object_proto_msgTypes[37].OneofWrappers = []any{
+	file_swarm_v1_object_proto_msgTypes[38].OneofWrappers = []any{
 		(*Object_Node)(nil),
 		(*Object_NodeState)(nil),
 		(*Object_Service)(nil),
@@ -4666,7 +4807,7 @@ func file_swarm_v1_object_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_object_proto_rawDesc), len(file_swarm_v1_object_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   46,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -559,55 +559,6 @@ func (NodeSpec_Availability) EnumDescriptor() ([]byte, []int) {
 	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{37, 1}
 }
 
-type VolumeSpec_AccessMode int32
-
-const (
-	VolumeSpec_SINGLE_NODE       VolumeSpec_AccessMode = 0
-	VolumeSpec_MULTI_NODE_READER VolumeSpec_AccessMode = 1
-	VolumeSpec_MULTI_NODE_WRITER VolumeSpec_AccessMode = 2
-)
-
-// Enum value maps for VolumeSpec_AccessMode.
-var (
-	VolumeSpec_AccessMode_name = map[int32]string{
-		0: "SINGLE_NODE",
-		1: "MULTI_NODE_READER",
-		2: "MULTI_NODE_WRITER",
-	}
-	VolumeSpec_AccessMode_value = map[string]int32{
-		"SINGLE_NODE":       0,
-		"MULTI_NODE_READER": 1,
-		"MULTI_NODE_WRITER": 2,
-	}
-)
-
-func (x VolumeSpec_AccessMode) Enum() *VolumeSpec_AccessMode {
-	p := new(VolumeSpec_AccessMode)
-	*p = x
-	return p
-}
-
-func (x VolumeSpec_AccessMode) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (VolumeSpec_AccessMode) Descriptor() protoreflect.EnumDescriptor {
-	return file_swarm_v1_spec_proto_enumTypes[11].Descriptor()
-}
-
-func (VolumeSpec_AccessMode) Type() protoreflect.EnumType {
-	return &file_swarm_v1_spec_proto_enumTypes[11]
-}
-
-func (x VolumeSpec_AccessMode) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use VolumeSpec_AccessMode.Descriptor instead.
-func (VolumeSpec_AccessMode) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{43, 0}
-}
-
 // ServiceSpec is the whole of what a user says about a service. A Revision is an immutable, numbered copy of it.
 type ServiceSpec struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -3750,150 +3701,6 @@ func (x *ConfigSpec) GetTemplating() *Driver {
 	return nil
 }
 
-type VolumeSpec struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Labels        map[string]string      `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Driver        *Driver                `protobuf:"bytes,3,opt,name=driver,proto3" json:"driver,omitempty"`
-	Group         string                 `protobuf:"bytes,4,opt,name=group,proto3" json:"group,omitempty"`
-	AccessMode    VolumeSpec_AccessMode  `protobuf:"varint,5,opt,name=access_mode,json=accessMode,proto3,enum=swarm.v1.VolumeSpec_AccessMode" json:"access_mode,omitempty"`
-	RequiredBytes int64                  `protobuf:"varint,6,opt,name=required_bytes,json=requiredBytes,proto3" json:"required_bytes,omitempty"`
-	LimitBytes    int64                  `protobuf:"varint,7,opt,name=limit_bytes,json=limitBytes,proto3" json:"limit_bytes,omitempty"`
-	Topology      []*Topology            `protobuf:"bytes,8,rep,name=topology,proto3" json:"topology,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *VolumeSpec) Reset() {
-	*x = VolumeSpec{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[43]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *VolumeSpec) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*VolumeSpec) ProtoMessage() {}
-
-func (x *VolumeSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[43]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use VolumeSpec.ProtoReflect.Descriptor instead.
-func (*VolumeSpec) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{43}
-}
-
-func (x *VolumeSpec) GetName() string {
-	if x != nil {
-		return x.Name
-	}
-	return ""
-}
-
-func (x *VolumeSpec) GetLabels() map[string]string {
-	if x != nil {
-		return x.Labels
-	}
-	return nil
-}
-
-func (x *VolumeSpec) GetDriver() *Driver {
-	if x != nil {
-		return x.Driver
-	}
-	return nil
-}
-
-func (x *VolumeSpec) GetGroup() string {
-	if x != nil {
-		return x.Group
-	}
-	return ""
-}
-
-func (x *VolumeSpec) GetAccessMode() VolumeSpec_AccessMode {
-	if x != nil {
-		return x.AccessMode
-	}
-	return VolumeSpec_SINGLE_NODE
-}
-
-func (x *VolumeSpec) GetRequiredBytes() int64 {
-	if x != nil {
-		return x.RequiredBytes
-	}
-	return 0
-}
-
-func (x *VolumeSpec) GetLimitBytes() int64 {
-	if x != nil {
-		return x.LimitBytes
-	}
-	return 0
-}
-
-func (x *VolumeSpec) GetTopology() []*Topology {
-	if x != nil {
-		return x.Topology
-	}
-	return nil
-}
-
-type Topology struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Segments      map[string]string      `protobuf:"bytes,1,rep,name=segments,proto3" json:"segments,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Topology) Reset() {
-	*x = Topology{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[44]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Topology) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Topology) ProtoMessage() {}
-
-func (x *Topology) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[44]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Topology.ProtoReflect.Descriptor instead.
-func (*Topology) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{44}
-}
-
-func (x *Topology) GetSegments() map[string]string {
-	if x != nil {
-		return x.Segments
-	}
-	return nil
-}
-
 type ClusterSpec struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
 	Name             string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -3910,7 +3717,7 @@ type ClusterSpec struct {
 
 func (x *ClusterSpec) Reset() {
 	*x = ClusterSpec{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[45]
+	mi := &file_swarm_v1_spec_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3922,7 +3729,7 @@ func (x *ClusterSpec) String() string {
 func (*ClusterSpec) ProtoMessage() {}
 
 func (x *ClusterSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[45]
+	mi := &file_swarm_v1_spec_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3935,7 +3742,7 @@ func (x *ClusterSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterSpec.ProtoReflect.Descriptor instead.
 func (*ClusterSpec) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{45}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ClusterSpec) GetName() string {
@@ -4004,7 +3811,7 @@ type OrchestrationConfig struct {
 
 func (x *OrchestrationConfig) Reset() {
 	*x = OrchestrationConfig{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[46]
+	mi := &file_swarm_v1_spec_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4016,7 +3823,7 @@ func (x *OrchestrationConfig) String() string {
 func (*OrchestrationConfig) ProtoMessage() {}
 
 func (x *OrchestrationConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[46]
+	mi := &file_swarm_v1_spec_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4029,7 +3836,7 @@ func (x *OrchestrationConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OrchestrationConfig.ProtoReflect.Descriptor instead.
 func (*OrchestrationConfig) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{46}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *OrchestrationConfig) GetTaskHistoryRetentionLimit() int64 {
@@ -4051,7 +3858,7 @@ type DispatcherConfig struct {
 
 func (x *DispatcherConfig) Reset() {
 	*x = DispatcherConfig{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[47]
+	mi := &file_swarm_v1_spec_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4063,7 +3870,7 @@ func (x *DispatcherConfig) String() string {
 func (*DispatcherConfig) ProtoMessage() {}
 
 func (x *DispatcherConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[47]
+	mi := &file_swarm_v1_spec_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4076,7 +3883,7 @@ func (x *DispatcherConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DispatcherConfig.ProtoReflect.Descriptor instead.
 func (*DispatcherConfig) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{47}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *DispatcherConfig) GetHeartbeatPeriod() *durationpb.Duration {
@@ -4103,7 +3910,7 @@ type CAConfig struct {
 
 func (x *CAConfig) Reset() {
 	*x = CAConfig{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[48]
+	mi := &file_swarm_v1_spec_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4115,7 +3922,7 @@ func (x *CAConfig) String() string {
 func (*CAConfig) ProtoMessage() {}
 
 func (x *CAConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[48]
+	mi := &file_swarm_v1_spec_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4128,7 +3935,7 @@ func (x *CAConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CAConfig.ProtoReflect.Descriptor instead.
 func (*CAConfig) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{48}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *CAConfig) GetNodeCertExpiry() *durationpb.Duration {
@@ -4147,7 +3954,7 @@ type TaskDefaults struct {
 
 func (x *TaskDefaults) Reset() {
 	*x = TaskDefaults{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[49]
+	mi := &file_swarm_v1_spec_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4159,7 +3966,7 @@ func (x *TaskDefaults) String() string {
 func (*TaskDefaults) ProtoMessage() {}
 
 func (x *TaskDefaults) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[49]
+	mi := &file_swarm_v1_spec_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4172,7 +3979,7 @@ func (x *TaskDefaults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskDefaults.ProtoReflect.Descriptor instead.
 func (*TaskDefaults) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{49}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *TaskDefaults) GetLogDriver() *Driver {
@@ -4191,7 +3998,7 @@ type EncryptionConfig struct {
 
 func (x *EncryptionConfig) Reset() {
 	*x = EncryptionConfig{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[50]
+	mi := &file_swarm_v1_spec_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4203,7 +4010,7 @@ func (x *EncryptionConfig) String() string {
 func (*EncryptionConfig) ProtoMessage() {}
 
 func (x *EncryptionConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[50]
+	mi := &file_swarm_v1_spec_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4216,7 +4023,7 @@ func (x *EncryptionConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EncryptionConfig.ProtoReflect.Descriptor instead.
 func (*EncryptionConfig) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{50}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *EncryptionConfig) GetAutoLockManagers() bool {
@@ -4239,7 +4046,7 @@ type NetworkDefaults struct {
 
 func (x *NetworkDefaults) Reset() {
 	*x = NetworkDefaults{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[51]
+	mi := &file_swarm_v1_spec_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4251,7 +4058,7 @@ func (x *NetworkDefaults) String() string {
 func (*NetworkDefaults) ProtoMessage() {}
 
 func (x *NetworkDefaults) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[51]
+	mi := &file_swarm_v1_spec_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4264,7 +4071,7 @@ func (x *NetworkDefaults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkDefaults.ProtoReflect.Descriptor instead.
 func (*NetworkDefaults) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{51}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *NetworkDefaults) GetDefaultAddrPool() []string {
@@ -4656,31 +4463,6 @@ const file_swarm_v1_spec_proto_rawDesc = "" +
 	"templating\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xdc\x03\n" +
-	"\n" +
-	"VolumeSpec\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x128\n" +
-	"\x06labels\x18\x02 \x03(\v2 .swarm.v1.VolumeSpec.LabelsEntryR\x06labels\x12(\n" +
-	"\x06driver\x18\x03 \x01(\v2\x10.swarm.v1.DriverR\x06driver\x12\x14\n" +
-	"\x05group\x18\x04 \x01(\tR\x05group\x12@\n" +
-	"\vaccess_mode\x18\x05 \x01(\x0e2\x1f.swarm.v1.VolumeSpec.AccessModeR\n" +
-	"accessMode\x12%\n" +
-	"\x0erequired_bytes\x18\x06 \x01(\x03R\rrequiredBytes\x12\x1f\n" +
-	"\vlimit_bytes\x18\a \x01(\x03R\n" +
-	"limitBytes\x12.\n" +
-	"\btopology\x18\b \x03(\v2\x12.swarm.v1.TopologyR\btopology\x1a9\n" +
-	"\vLabelsEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"K\n" +
-	"\n" +
-	"AccessMode\x12\x0f\n" +
-	"\vSINGLE_NODE\x10\x00\x12\x15\n" +
-	"\x11MULTI_NODE_READER\x10\x01\x12\x15\n" +
-	"\x11MULTI_NODE_WRITER\x10\x02\"\x85\x01\n" +
-	"\bTopology\x12<\n" +
-	"\bsegments\x18\x01 \x03(\v2 .swarm.v1.Topology.SegmentsEntryR\bsegments\x1a;\n" +
-	"\rSegmentsEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x84\x04\n" +
 	"\vClusterSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x129\n" +
@@ -4729,8 +4511,8 @@ func file_swarm_v1_spec_proto_rawDescGZIP() []byte {
 	return file_swarm_v1_spec_proto_rawDescData
 }
 
-var file_swarm_v1_spec_proto_enumTypes = make([]protoimpl.EnumInfo, 12)
-var file_swarm_v1_spec_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
+var file_swarm_v1_spec_proto_enumTypes = make([]protoimpl.EnumInfo, 11)
+var file_swarm_v1_spec_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
 var file_swarm_v1_spec_proto_goTypes = []any{
 	(SeccompOpts_Mode)(0),           // 0: swarm.v1.SeccompOpts.Mode
 	(AppArmorOpts_Mode)(0),          // 1: swarm.v1.AppArmorOpts.Mode
@@ -4743,173 +4525,163 @@ var file_swarm_v1_spec_proto_goTypes = []any{
 	(PortConfig_PublishMode)(0),     // 8: swarm.v1.PortConfig.PublishMode
 	(NodeSpec_Role)(0),              // 9: swarm.v1.NodeSpec.Role
 	(NodeSpec_Availability)(0),      // 10: swarm.v1.NodeSpec.Availability
-	(VolumeSpec_AccessMode)(0),      // 11: swarm.v1.VolumeSpec.AccessMode
-	(*ServiceSpec)(nil),             // 12: swarm.v1.ServiceSpec
-	(*ServiceMode)(nil),             // 13: swarm.v1.ServiceMode
-	(*ReplicatedService)(nil),       // 14: swarm.v1.ReplicatedService
-	(*GlobalService)(nil),           // 15: swarm.v1.GlobalService
-	(*ReplicatedJob)(nil),           // 16: swarm.v1.ReplicatedJob
-	(*GlobalJob)(nil),               // 17: swarm.v1.GlobalJob
-	(*TaskSpec)(nil),                // 18: swarm.v1.TaskSpec
-	(*Driver)(nil),                  // 19: swarm.v1.Driver
-	(*ContainerSpec)(nil),           // 20: swarm.v1.ContainerSpec
-	(*PullOptions)(nil),             // 21: swarm.v1.PullOptions
-	(*DeviceMapping)(nil),           // 22: swarm.v1.DeviceMapping
-	(*Privileges)(nil),              // 23: swarm.v1.Privileges
-	(*SeccompOpts)(nil),             // 24: swarm.v1.SeccompOpts
-	(*AppArmorOpts)(nil),            // 25: swarm.v1.AppArmorOpts
-	(*SELinuxContext)(nil),          // 26: swarm.v1.SELinuxContext
-	(*Ulimit)(nil),                  // 27: swarm.v1.Ulimit
-	(*DNSConfig)(nil),               // 28: swarm.v1.DNSConfig
-	(*Mount)(nil),                   // 29: swarm.v1.Mount
-	(*BindOptions)(nil),             // 30: swarm.v1.BindOptions
-	(*VolumeOptions)(nil),           // 31: swarm.v1.VolumeOptions
-	(*TmpfsOptions)(nil),            // 32: swarm.v1.TmpfsOptions
-	(*FileTarget)(nil),              // 33: swarm.v1.FileTarget
-	(*SecretReference)(nil),         // 34: swarm.v1.SecretReference
-	(*ConfigReference)(nil),         // 35: swarm.v1.ConfigReference
-	(*HealthConfig)(nil),            // 36: swarm.v1.HealthConfig
-	(*ResourceRequirements)(nil),    // 37: swarm.v1.ResourceRequirements
-	(*Resources)(nil),               // 38: swarm.v1.Resources
-	(*GenericResource)(nil),         // 39: swarm.v1.GenericResource
-	(*RestartPolicy)(nil),           // 40: swarm.v1.RestartPolicy
-	(*Placement)(nil),               // 41: swarm.v1.Placement
-	(*PlacementPreference)(nil),     // 42: swarm.v1.PlacementPreference
-	(*SpreadOver)(nil),              // 43: swarm.v1.SpreadOver
-	(*Platform)(nil),                // 44: swarm.v1.Platform
-	(*UpdateConfig)(nil),            // 45: swarm.v1.UpdateConfig
-	(*NetworkAttachmentConfig)(nil), // 46: swarm.v1.NetworkAttachmentConfig
-	(*EndpointSpec)(nil),            // 47: swarm.v1.EndpointSpec
-	(*PortConfig)(nil),              // 48: swarm.v1.PortConfig
-	(*NodeSpec)(nil),                // 49: swarm.v1.NodeSpec
-	(*NetworkSpec)(nil),             // 50: swarm.v1.NetworkSpec
-	(*IPAMOptions)(nil),             // 51: swarm.v1.IPAMOptions
-	(*IPAMConfig)(nil),              // 52: swarm.v1.IPAMConfig
-	(*SecretSpec)(nil),              // 53: swarm.v1.SecretSpec
-	(*ConfigSpec)(nil),              // 54: swarm.v1.ConfigSpec
-	(*VolumeSpec)(nil),              // 55: swarm.v1.VolumeSpec
-	(*Topology)(nil),                // 56: swarm.v1.Topology
-	(*ClusterSpec)(nil),             // 57: swarm.v1.ClusterSpec
-	(*OrchestrationConfig)(nil),     // 58: swarm.v1.OrchestrationConfig
-	(*DispatcherConfig)(nil),        // 59: swarm.v1.DispatcherConfig
-	(*CAConfig)(nil),                // 60: swarm.v1.CAConfig
-	(*TaskDefaults)(nil),            // 61: swarm.v1.TaskDefaults
-	(*EncryptionConfig)(nil),        // 62: swarm.v1.EncryptionConfig
-	(*NetworkDefaults)(nil),         // 63: swarm.v1.NetworkDefaults
-	nil,                             // 64: swarm.v1.ServiceSpec.LabelsEntry
-	nil,                             // 65: swarm.v1.Driver.OptionsEntry
-	nil,                             // 66: swarm.v1.ContainerSpec.LabelsEntry
-	nil,                             // 67: swarm.v1.ContainerSpec.SysctlsEntry
-	nil,                             // 68: swarm.v1.VolumeOptions.LabelsEntry
-	nil,                             // 69: swarm.v1.NetworkAttachmentConfig.DriverOptsEntry
-	nil,                             // 70: swarm.v1.NodeSpec.LabelsEntry
-	nil,                             // 71: swarm.v1.NetworkSpec.LabelsEntry
-	nil,                             // 72: swarm.v1.SecretSpec.LabelsEntry
-	nil,                             // 73: swarm.v1.ConfigSpec.LabelsEntry
-	nil,                             // 74: swarm.v1.VolumeSpec.LabelsEntry
-	nil,                             // 75: swarm.v1.Topology.SegmentsEntry
-	nil,                             // 76: swarm.v1.ClusterSpec.LabelsEntry
-	(*durationpb.Duration)(nil),     // 77: google.protobuf.Duration
+	(*ServiceSpec)(nil),             // 11: swarm.v1.ServiceSpec
+	(*ServiceMode)(nil),             // 12: swarm.v1.ServiceMode
+	(*ReplicatedService)(nil),       // 13: swarm.v1.ReplicatedService
+	(*GlobalService)(nil),           // 14: swarm.v1.GlobalService
+	(*ReplicatedJob)(nil),           // 15: swarm.v1.ReplicatedJob
+	(*GlobalJob)(nil),               // 16: swarm.v1.GlobalJob
+	(*TaskSpec)(nil),                // 17: swarm.v1.TaskSpec
+	(*Driver)(nil),                  // 18: swarm.v1.Driver
+	(*ContainerSpec)(nil),           // 19: swarm.v1.ContainerSpec
+	(*PullOptions)(nil),             // 20: swarm.v1.PullOptions
+	(*DeviceMapping)(nil),           // 21: swarm.v1.DeviceMapping
+	(*Privileges)(nil),              // 22: swarm.v1.Privileges
+	(*SeccompOpts)(nil),             // 23: swarm.v1.SeccompOpts
+	(*AppArmorOpts)(nil),            // 24: swarm.v1.AppArmorOpts
+	(*SELinuxContext)(nil),          // 25: swarm.v1.SELinuxContext
+	(*Ulimit)(nil),                  // 26: swarm.v1.Ulimit
+	(*DNSConfig)(nil),               // 27: swarm.v1.DNSConfig
+	(*Mount)(nil),                   // 28: swarm.v1.Mount
+	(*BindOptions)(nil),             // 29: swarm.v1.BindOptions
+	(*VolumeOptions)(nil),           // 30: swarm.v1.VolumeOptions
+	(*TmpfsOptions)(nil),            // 31: swarm.v1.TmpfsOptions
+	(*FileTarget)(nil),              // 32: swarm.v1.FileTarget
+	(*SecretReference)(nil),         // 33: swarm.v1.SecretReference
+	(*ConfigReference)(nil),         // 34: swarm.v1.ConfigReference
+	(*HealthConfig)(nil),            // 35: swarm.v1.HealthConfig
+	(*ResourceRequirements)(nil),    // 36: swarm.v1.ResourceRequirements
+	(*Resources)(nil),               // 37: swarm.v1.Resources
+	(*GenericResource)(nil),         // 38: swarm.v1.GenericResource
+	(*RestartPolicy)(nil),           // 39: swarm.v1.RestartPolicy
+	(*Placement)(nil),               // 40: swarm.v1.Placement
+	(*PlacementPreference)(nil),     // 41: swarm.v1.PlacementPreference
+	(*SpreadOver)(nil),              // 42: swarm.v1.SpreadOver
+	(*Platform)(nil),                // 43: swarm.v1.Platform
+	(*UpdateConfig)(nil),            // 44: swarm.v1.UpdateConfig
+	(*NetworkAttachmentConfig)(nil), // 45: swarm.v1.NetworkAttachmentConfig
+	(*EndpointSpec)(nil),            // 46: swarm.v1.EndpointSpec
+	(*PortConfig)(nil),              // 47: swarm.v1.PortConfig
+	(*NodeSpec)(nil),                // 48: swarm.v1.NodeSpec
+	(*NetworkSpec)(nil),             // 49: swarm.v1.NetworkSpec
+	(*IPAMOptions)(nil),             // 50: swarm.v1.IPAMOptions
+	(*IPAMConfig)(nil),              // 51: swarm.v1.IPAMConfig
+	(*SecretSpec)(nil),              // 52: swarm.v1.SecretSpec
+	(*ConfigSpec)(nil),              // 53: swarm.v1.ConfigSpec
+	(*ClusterSpec)(nil),             // 54: swarm.v1.ClusterSpec
+	(*OrchestrationConfig)(nil),     // 55: swarm.v1.OrchestrationConfig
+	(*DispatcherConfig)(nil),        // 56: swarm.v1.DispatcherConfig
+	(*CAConfig)(nil),                // 57: swarm.v1.CAConfig
+	(*TaskDefaults)(nil),            // 58: swarm.v1.TaskDefaults
+	(*EncryptionConfig)(nil),        // 59: swarm.v1.EncryptionConfig
+	(*NetworkDefaults)(nil),         // 60: swarm.v1.NetworkDefaults
+	nil,                             // 61: swarm.v1.ServiceSpec.LabelsEntry
+	nil,                             // 62: swarm.v1.Driver.OptionsEntry
+	nil,                             // 63: swarm.v1.ContainerSpec.LabelsEntry
+	nil,                             // 64: swarm.v1.ContainerSpec.SysctlsEntry
+	nil,                             // 65: swarm.v1.VolumeOptions.LabelsEntry
+	nil,                             // 66: swarm.v1.NetworkAttachmentConfig.DriverOptsEntry
+	nil,                             // 67: swarm.v1.NodeSpec.LabelsEntry
+	nil,                             // 68: swarm.v1.NetworkSpec.LabelsEntry
+	nil,                             // 69: swarm.v1.SecretSpec.LabelsEntry
+	nil,                             // 70: swarm.v1.ConfigSpec.LabelsEntry
+	nil,                             // 71: swarm.v1.ClusterSpec.LabelsEntry
+	(*durationpb.Duration)(nil),     // 72: google.protobuf.Duration
 }
 var file_swarm_v1_spec_proto_depIdxs = []int32{
-	64, // 0: swarm.v1.ServiceSpec.labels:type_name -> swarm.v1.ServiceSpec.LabelsEntry
-	18, // 1: swarm.v1.ServiceSpec.task_template:type_name -> swarm.v1.TaskSpec
-	13, // 2: swarm.v1.ServiceSpec.mode:type_name -> swarm.v1.ServiceMode
-	45, // 3: swarm.v1.ServiceSpec.update_config:type_name -> swarm.v1.UpdateConfig
-	45, // 4: swarm.v1.ServiceSpec.rollback_config:type_name -> swarm.v1.UpdateConfig
-	47, // 5: swarm.v1.ServiceSpec.endpoint_spec:type_name -> swarm.v1.EndpointSpec
-	14, // 6: swarm.v1.ServiceMode.replicated:type_name -> swarm.v1.ReplicatedService
-	15, // 7: swarm.v1.ServiceMode.global:type_name -> swarm.v1.GlobalService
-	16, // 8: swarm.v1.ServiceMode.replicated_job:type_name -> swarm.v1.ReplicatedJob
-	17, // 9: swarm.v1.ServiceMode.global_job:type_name -> swarm.v1.GlobalJob
-	20, // 10: swarm.v1.TaskSpec.container_spec:type_name -> swarm.v1.ContainerSpec
-	37, // 11: swarm.v1.TaskSpec.resources:type_name -> swarm.v1.ResourceRequirements
-	40, // 12: swarm.v1.TaskSpec.restart_policy:type_name -> swarm.v1.RestartPolicy
-	41, // 13: swarm.v1.TaskSpec.placement:type_name -> swarm.v1.Placement
-	46, // 14: swarm.v1.TaskSpec.networks:type_name -> swarm.v1.NetworkAttachmentConfig
-	19, // 15: swarm.v1.TaskSpec.log_driver:type_name -> swarm.v1.Driver
-	65, // 16: swarm.v1.Driver.options:type_name -> swarm.v1.Driver.OptionsEntry
-	66, // 17: swarm.v1.ContainerSpec.labels:type_name -> swarm.v1.ContainerSpec.LabelsEntry
-	29, // 18: swarm.v1.ContainerSpec.mounts:type_name -> swarm.v1.Mount
-	34, // 19: swarm.v1.ContainerSpec.secrets:type_name -> swarm.v1.SecretReference
-	35, // 20: swarm.v1.ContainerSpec.configs:type_name -> swarm.v1.ConfigReference
-	36, // 21: swarm.v1.ContainerSpec.healthcheck:type_name -> swarm.v1.HealthConfig
-	77, // 22: swarm.v1.ContainerSpec.stop_grace_period:type_name -> google.protobuf.Duration
-	22, // 23: swarm.v1.ContainerSpec.devices:type_name -> swarm.v1.DeviceMapping
-	23, // 24: swarm.v1.ContainerSpec.privileges:type_name -> swarm.v1.Privileges
-	67, // 25: swarm.v1.ContainerSpec.sysctls:type_name -> swarm.v1.ContainerSpec.SysctlsEntry
-	27, // 26: swarm.v1.ContainerSpec.ulimits:type_name -> swarm.v1.Ulimit
-	28, // 27: swarm.v1.ContainerSpec.dns_config:type_name -> swarm.v1.DNSConfig
-	21, // 28: swarm.v1.ContainerSpec.pull_options:type_name -> swarm.v1.PullOptions
-	24, // 29: swarm.v1.Privileges.seccomp:type_name -> swarm.v1.SeccompOpts
-	25, // 30: swarm.v1.Privileges.apparmor:type_name -> swarm.v1.AppArmorOpts
-	26, // 31: swarm.v1.Privileges.selinux_context:type_name -> swarm.v1.SELinuxContext
+	61, // 0: swarm.v1.ServiceSpec.labels:type_name -> swarm.v1.ServiceSpec.LabelsEntry
+	17, // 1: swarm.v1.ServiceSpec.task_template:type_name -> swarm.v1.TaskSpec
+	12, // 2: swarm.v1.ServiceSpec.mode:type_name -> swarm.v1.ServiceMode
+	44, // 3: swarm.v1.ServiceSpec.update_config:type_name -> swarm.v1.UpdateConfig
+	44, // 4: swarm.v1.ServiceSpec.rollback_config:type_name -> swarm.v1.UpdateConfig
+	46, // 5: swarm.v1.ServiceSpec.endpoint_spec:type_name -> swarm.v1.EndpointSpec
+	13, // 6: swarm.v1.ServiceMode.replicated:type_name -> swarm.v1.ReplicatedService
+	14, // 7: swarm.v1.ServiceMode.global:type_name -> swarm.v1.GlobalService
+	15, // 8: swarm.v1.ServiceMode.replicated_job:type_name -> swarm.v1.ReplicatedJob
+	16, // 9: swarm.v1.ServiceMode.global_job:type_name -> swarm.v1.GlobalJob
+	19, // 10: swarm.v1.TaskSpec.container_spec:type_name -> swarm.v1.ContainerSpec
+	36, // 11: swarm.v1.TaskSpec.resources:type_name -> swarm.v1.ResourceRequirements
+	39, // 12: swarm.v1.TaskSpec.restart_policy:type_name -> swarm.v1.RestartPolicy
+	40, // 13: swarm.v1.TaskSpec.placement:type_name -> swarm.v1.Placement
+	45, // 14: swarm.v1.TaskSpec.networks:type_name -> swarm.v1.NetworkAttachmentConfig
+	18, // 15: swarm.v1.TaskSpec.log_driver:type_name -> swarm.v1.Driver
+	62, // 16: swarm.v1.Driver.options:type_name -> swarm.v1.Driver.OptionsEntry
+	63, // 17: swarm.v1.ContainerSpec.labels:type_name -> swarm.v1.ContainerSpec.LabelsEntry
+	28, // 18: swarm.v1.ContainerSpec.mounts:type_name -> swarm.v1.Mount
+	33, // 19: swarm.v1.ContainerSpec.secrets:type_name -> swarm.v1.SecretReference
+	34, // 20: swarm.v1.ContainerSpec.configs:type_name -> swarm.v1.ConfigReference
+	35, // 21: swarm.v1.ContainerSpec.healthcheck:type_name -> swarm.v1.HealthConfig
+	72, // 22: swarm.v1.ContainerSpec.stop_grace_period:type_name -> google.protobuf.Duration
+	21, // 23: swarm.v1.ContainerSpec.devices:type_name -> swarm.v1.DeviceMapping
+	22, // 24: swarm.v1.ContainerSpec.privileges:type_name -> swarm.v1.Privileges
+	64, // 25: swarm.v1.ContainerSpec.sysctls:type_name -> swarm.v1.ContainerSpec.SysctlsEntry
+	26, // 26: swarm.v1.ContainerSpec.ulimits:type_name -> swarm.v1.Ulimit
+	27, // 27: swarm.v1.ContainerSpec.dns_config:type_name -> swarm.v1.DNSConfig
+	20, // 28: swarm.v1.ContainerSpec.pull_options:type_name -> swarm.v1.PullOptions
+	23, // 29: swarm.v1.Privileges.seccomp:type_name -> swarm.v1.SeccompOpts
+	24, // 30: swarm.v1.Privileges.apparmor:type_name -> swarm.v1.AppArmorOpts
+	25, // 31: swarm.v1.Privileges.selinux_context:type_name -> swarm.v1.SELinuxContext
 	0,  // 32: swarm.v1.SeccompOpts.mode:type_name -> swarm.v1.SeccompOpts.Mode
 	1,  // 33: swarm.v1.AppArmorOpts.mode:type_name -> swarm.v1.AppArmorOpts.Mode
 	2,  // 34: swarm.v1.Mount.type:type_name -> swarm.v1.Mount.Type
-	30, // 35: swarm.v1.Mount.bind_options:type_name -> swarm.v1.BindOptions
-	31, // 36: swarm.v1.Mount.volume_options:type_name -> swarm.v1.VolumeOptions
-	32, // 37: swarm.v1.Mount.tmpfs_options:type_name -> swarm.v1.TmpfsOptions
-	68, // 38: swarm.v1.VolumeOptions.labels:type_name -> swarm.v1.VolumeOptions.LabelsEntry
-	19, // 39: swarm.v1.VolumeOptions.driver_config:type_name -> swarm.v1.Driver
-	33, // 40: swarm.v1.SecretReference.file:type_name -> swarm.v1.FileTarget
-	33, // 41: swarm.v1.ConfigReference.file:type_name -> swarm.v1.FileTarget
-	77, // 42: swarm.v1.HealthConfig.interval:type_name -> google.protobuf.Duration
-	77, // 43: swarm.v1.HealthConfig.timeout:type_name -> google.protobuf.Duration
-	77, // 44: swarm.v1.HealthConfig.start_period:type_name -> google.protobuf.Duration
-	77, // 45: swarm.v1.HealthConfig.start_interval:type_name -> google.protobuf.Duration
-	38, // 46: swarm.v1.ResourceRequirements.limits:type_name -> swarm.v1.Resources
-	38, // 47: swarm.v1.ResourceRequirements.reservations:type_name -> swarm.v1.Resources
-	39, // 48: swarm.v1.Resources.generic:type_name -> swarm.v1.GenericResource
+	29, // 35: swarm.v1.Mount.bind_options:type_name -> swarm.v1.BindOptions
+	30, // 36: swarm.v1.Mount.volume_options:type_name -> swarm.v1.VolumeOptions
+	31, // 37: swarm.v1.Mount.tmpfs_options:type_name -> swarm.v1.TmpfsOptions
+	65, // 38: swarm.v1.VolumeOptions.labels:type_name -> swarm.v1.VolumeOptions.LabelsEntry
+	18, // 39: swarm.v1.VolumeOptions.driver_config:type_name -> swarm.v1.Driver
+	32, // 40: swarm.v1.SecretReference.file:type_name -> swarm.v1.FileTarget
+	32, // 41: swarm.v1.ConfigReference.file:type_name -> swarm.v1.FileTarget
+	72, // 42: swarm.v1.HealthConfig.interval:type_name -> google.protobuf.Duration
+	72, // 43: swarm.v1.HealthConfig.timeout:type_name -> google.protobuf.Duration
+	72, // 44: swarm.v1.HealthConfig.start_period:type_name -> google.protobuf.Duration
+	72, // 45: swarm.v1.HealthConfig.start_interval:type_name -> google.protobuf.Duration
+	37, // 46: swarm.v1.ResourceRequirements.limits:type_name -> swarm.v1.Resources
+	37, // 47: swarm.v1.ResourceRequirements.reservations:type_name -> swarm.v1.Resources
+	38, // 48: swarm.v1.Resources.generic:type_name -> swarm.v1.GenericResource
 	3,  // 49: swarm.v1.RestartPolicy.condition:type_name -> swarm.v1.RestartPolicy.Condition
-	77, // 50: swarm.v1.RestartPolicy.delay:type_name -> google.protobuf.Duration
-	77, // 51: swarm.v1.RestartPolicy.window:type_name -> google.protobuf.Duration
-	42, // 52: swarm.v1.Placement.preferences:type_name -> swarm.v1.PlacementPreference
-	44, // 53: swarm.v1.Placement.platforms:type_name -> swarm.v1.Platform
-	43, // 54: swarm.v1.PlacementPreference.spread:type_name -> swarm.v1.SpreadOver
-	77, // 55: swarm.v1.UpdateConfig.delay:type_name -> google.protobuf.Duration
+	72, // 50: swarm.v1.RestartPolicy.delay:type_name -> google.protobuf.Duration
+	72, // 51: swarm.v1.RestartPolicy.window:type_name -> google.protobuf.Duration
+	41, // 52: swarm.v1.Placement.preferences:type_name -> swarm.v1.PlacementPreference
+	43, // 53: swarm.v1.Placement.platforms:type_name -> swarm.v1.Platform
+	42, // 54: swarm.v1.PlacementPreference.spread:type_name -> swarm.v1.SpreadOver
+	72, // 55: swarm.v1.UpdateConfig.delay:type_name -> google.protobuf.Duration
 	4,  // 56: swarm.v1.UpdateConfig.failure_action:type_name -> swarm.v1.UpdateConfig.FailureAction
-	77, // 57: swarm.v1.UpdateConfig.monitor:type_name -> google.protobuf.Duration
+	72, // 57: swarm.v1.UpdateConfig.monitor:type_name -> google.protobuf.Duration
 	5,  // 58: swarm.v1.UpdateConfig.order:type_name -> swarm.v1.UpdateConfig.Order
-	69, // 59: swarm.v1.NetworkAttachmentConfig.driver_opts:type_name -> swarm.v1.NetworkAttachmentConfig.DriverOptsEntry
+	66, // 59: swarm.v1.NetworkAttachmentConfig.driver_opts:type_name -> swarm.v1.NetworkAttachmentConfig.DriverOptsEntry
 	6,  // 60: swarm.v1.EndpointSpec.mode:type_name -> swarm.v1.EndpointSpec.Mode
-	48, // 61: swarm.v1.EndpointSpec.ports:type_name -> swarm.v1.PortConfig
+	47, // 61: swarm.v1.EndpointSpec.ports:type_name -> swarm.v1.PortConfig
 	7,  // 62: swarm.v1.PortConfig.protocol:type_name -> swarm.v1.PortConfig.Protocol
 	8,  // 63: swarm.v1.PortConfig.publish_mode:type_name -> swarm.v1.PortConfig.PublishMode
-	70, // 64: swarm.v1.NodeSpec.labels:type_name -> swarm.v1.NodeSpec.LabelsEntry
+	67, // 64: swarm.v1.NodeSpec.labels:type_name -> swarm.v1.NodeSpec.LabelsEntry
 	9,  // 65: swarm.v1.NodeSpec.role:type_name -> swarm.v1.NodeSpec.Role
 	10, // 66: swarm.v1.NodeSpec.availability:type_name -> swarm.v1.NodeSpec.Availability
-	71, // 67: swarm.v1.NetworkSpec.labels:type_name -> swarm.v1.NetworkSpec.LabelsEntry
-	19, // 68: swarm.v1.NetworkSpec.driver_config:type_name -> swarm.v1.Driver
-	51, // 69: swarm.v1.NetworkSpec.ipam:type_name -> swarm.v1.IPAMOptions
-	19, // 70: swarm.v1.IPAMOptions.driver:type_name -> swarm.v1.Driver
-	52, // 71: swarm.v1.IPAMOptions.configs:type_name -> swarm.v1.IPAMConfig
-	72, // 72: swarm.v1.SecretSpec.labels:type_name -> swarm.v1.SecretSpec.LabelsEntry
-	19, // 73: swarm.v1.SecretSpec.driver:type_name -> swarm.v1.Driver
-	19, // 74: swarm.v1.SecretSpec.templating:type_name -> swarm.v1.Driver
-	73, // 75: swarm.v1.ConfigSpec.labels:type_name -> swarm.v1.ConfigSpec.LabelsEntry
-	19, // 76: swarm.v1.ConfigSpec.templating:type_name -> swarm.v1.Driver
-	74, // 77: swarm.v1.VolumeSpec.labels:type_name -> swarm.v1.VolumeSpec.LabelsEntry
-	19, // 78: swarm.v1.VolumeSpec.driver:type_name -> swarm.v1.Driver
-	11, // 79: swarm.v1.VolumeSpec.access_mode:type_name -> swarm.v1.VolumeSpec.AccessMode
-	56, // 80: swarm.v1.VolumeSpec.topology:type_name -> swarm.v1.Topology
-	75, // 81: swarm.v1.Topology.segments:type_name -> swarm.v1.Topology.SegmentsEntry
-	76, // 82: swarm.v1.ClusterSpec.labels:type_name -> swarm.v1.ClusterSpec.LabelsEntry
-	58, // 83: swarm.v1.ClusterSpec.orchestration:type_name -> swarm.v1.OrchestrationConfig
-	59, // 84: swarm.v1.ClusterSpec.dispatcher:type_name -> swarm.v1.DispatcherConfig
-	60, // 85: swarm.v1.ClusterSpec.ca_config:type_name -> swarm.v1.CAConfig
-	61, // 86: swarm.v1.ClusterSpec.task_defaults:type_name -> swarm.v1.TaskDefaults
-	62, // 87: swarm.v1.ClusterSpec.encryption_config:type_name -> swarm.v1.EncryptionConfig
-	63, // 88: swarm.v1.ClusterSpec.network:type_name -> swarm.v1.NetworkDefaults
-	77, // 89: swarm.v1.DispatcherConfig.heartbeat_period:type_name -> google.protobuf.Duration
-	77, // 90: swarm.v1.DispatcherConfig.session_timeout:type_name -> google.protobuf.Duration
-	77, // 91: swarm.v1.CAConfig.node_cert_expiry:type_name -> google.protobuf.Duration
-	19, // 92: swarm.v1.TaskDefaults.log_driver:type_name -> swarm.v1.Driver
-	93, // [93:93] is the sub-list for method output_type
-	93, // [93:93] is the sub-list for method input_type
-	93, // [93:93] is the sub-list for extension type_name
-	93, // [93:93] is the sub-list for extension extendee
-	0,  // [0:93] is the sub-list for field type_name
+	68, // 67: swarm.v1.NetworkSpec.labels:type_name -> swarm.v1.NetworkSpec.LabelsEntry
+	18, // 68: swarm.v1.NetworkSpec.driver_config:type_name -> swarm.v1.Driver
+	50, // 69: swarm.v1.NetworkSpec.ipam:type_name -> swarm.v1.IPAMOptions
+	18, // 70: swarm.v1.IPAMOptions.driver:type_name -> swarm.v1.Driver
+	51, // 71: swarm.v1.IPAMOptions.configs:type_name -> swarm.v1.IPAMConfig
+	69, // 72: swarm.v1.SecretSpec.labels:type_name -> swarm.v1.SecretSpec.LabelsEntry
+	18, // 73: swarm.v1.SecretSpec.driver:type_name -> swarm.v1.Driver
+	18, // 74: swarm.v1.SecretSpec.templating:type_name -> swarm.v1.Driver
+	70, // 75: swarm.v1.ConfigSpec.labels:type_name -> swarm.v1.ConfigSpec.LabelsEntry
+	18, // 76: swarm.v1.ConfigSpec.templating:type_name -> swarm.v1.Driver
+	71, // 77: swarm.v1.ClusterSpec.labels:type_name -> swarm.v1.ClusterSpec.LabelsEntry
+	55, // 78: swarm.v1.ClusterSpec.orchestration:type_name -> swarm.v1.OrchestrationConfig
+	56, // 79: swarm.v1.ClusterSpec.dispatcher:type_name -> swarm.v1.DispatcherConfig
+	57, // 80: swarm.v1.ClusterSpec.ca_config:type_name -> swarm.v1.CAConfig
+	58, // 81: swarm.v1.ClusterSpec.task_defaults:type_name -> swarm.v1.TaskDefaults
+	59, // 82: swarm.v1.ClusterSpec.encryption_config:type_name -> swarm.v1.EncryptionConfig
+	60, // 83: swarm.v1.ClusterSpec.network:type_name -> swarm.v1.NetworkDefaults
+	72, // 84: swarm.v1.DispatcherConfig.heartbeat_period:type_name -> google.protobuf.Duration
+	72, // 85: swarm.v1.DispatcherConfig.session_timeout:type_name -> google.protobuf.Duration
+	72, // 86: swarm.v1.CAConfig.node_cert_expiry:type_name -> google.protobuf.Duration
+	18, // 87: swarm.v1.TaskDefaults.log_driver:type_name -> swarm.v1.Driver
+	88, // [88:88] is the sub-list for method output_type
+	88, // [88:88] is the sub-list for method input_type
+	88, // [88:88] is the sub-list for extension type_name
+	88, // [88:88] is the sub-list for extension extendee
+	0,  // [0:88] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_spec_proto_init() }
@@ -4934,8 +4706,8 @@ func file_swarm_v1_spec_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_spec_proto_rawDesc), len(file_swarm_v1_spec_proto_rawDesc)),
-			NumEnums:      12,
-			NumMessages:   65,
+			NumEnums:      11,
+			NumMessages:   61,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,68 @@
+package object
+
+import (
+	"cmp"
+	"iter"
+	"slices"
+
+	"swarm/internal/explain"
+	"swarm/internal/spec"
+	"swarm/internal/template"
+	"swarm/manager/control/crud"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore/table"
+)
+
+// VolumeSubject returns what filters see of a volume. Volumes have no id besides their name.
+func VolumeSubject(_ *table.View, row *swarmv1.Volume) crud.Subject {
+	return crud.Subject{Names: []string{row.GetName()}, Labels: []map[string]string{row.GetLabels()}, Nodes: []string{row.GetNodeId()}}
+}
+
+// VolumeDriver returns the name of a volume's driver.
+func VolumeDriver(row *swarmv1.Volume) string {
+	return cmp.Or(row.GetDriver().GetName(), spec.LocalDriver)
+}
+
+// VolumesNamed yields the volumes with a name, ordered by the id of their node.
+func VolumesNamed(v *table.View, name string) iter.Seq[*swarmv1.Volume] {
+	return crud.Where(v.Volumes.All(), func(row *swarmv1.Volume) bool { return row.GetName() == name })
+}
+
+// MountedVolumes returns the names of the volumes that a task mounts, as its node knows them.
+func MountedVolumes(v *table.View, t *swarmv1.Task) []string {
+	rev, _ := v.Revision(t.GetServiceId(), t.GetRevision())
+	isNamed := func(m *swarmv1.Mount) bool { return m.GetType() == swarmv1.Mount_VOLUME && m.GetSource() != "" }
+	if !slices.ContainsFunc(rev.GetSpec().GetTaskTemplate().GetContainerSpec().GetMounts(), isNamed) {
+		return nil
+	}
+	n, _ := v.Nodes.Get(t.GetNodeId())
+	st, _ := v.NodeStates.Get(t.GetNodeId())
+	p := st.GetDescription().GetPlatform()
+	rev, err := template.Expand(rev, t, template.Node{ID: n.GetId(), Hostname: n.GetHostname(), OS: p.GetOs(), Arch: p.GetArchitecture()})
+	if err != nil {
+		return nil // the node rejects the task
+	}
+	var names []string
+	for _, m := range rev.GetSpec().GetTaskTemplate().GetContainerSpec().GetMounts() {
+		if isNamed(m) {
+			names = append(names, m.GetSource())
+		}
+	}
+	return names
+}
+
+// VolumeUsers returns the names of the tasks that mount a volume and have not ended, sorted.
+func VolumeUsers(v *table.View, row *swarmv1.Volume) []string {
+	tasks := v.Tasks.All()
+	if row.GetNodeId() != "" {
+		tasks = v.TasksOnNode(row.GetNodeId())
+	}
+	var out []string
+	for t := range tasks {
+		if t.GetNodeId() != "" && !Ended(v, t) && slices.Contains(MountedVolumes(v, t), row.GetName()) {
+			out = append(out, explain.TaskName(ServiceName(v, t.GetServiceId()), t))
+		}
+	}
+	slices.Sort(out)
+	return out
+}
