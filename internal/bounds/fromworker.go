@@ -222,7 +222,7 @@ func Volumes(r *swarmv1.VolumeReport) (clean *swarmv1.VolumeReport, dropped stri
 func Volume(v *swarmv1.Volume) *swarmv1.Volume {
 	out := &swarmv1.Volume{
 		Name: Text(v.GetName(), ident.MaxVolumeName), Labels: labels(v.GetLabels()), CreatedAt: instant(v.GetCreatedAt()),
-		Size: max(v.GetSize(), 0), MeasuredAt: instant(v.GetMeasuredAt()),
+		Size: max(v.GetSize(), 0), MeasuredAt: instant(v.GetMeasuredAt()), Mountpoint: Text(v.GetMountpoint(), maxPath),
 	}
 	if d := v.GetDriver(); d != nil {
 		out.Driver = &swarmv1.Driver{Name: Text(d.GetName(), maxWord)}

@@ -18,6 +18,9 @@ func volumesOf(view *table.View, e *entry) []*swarmv1.Change {
 	var out []*swarmv1.Change
 	held := make(map[string]bool)
 	for _, v := range e.volumes.GetHeld() {
+		if _, shared := view.Volumes.Get(table.VolumeKey("", v.GetName())); shared {
+			continue // the node has mounted the cluster's volume
+		}
 		held[v.GetName()] = true
 		old, ok := view.Volumes.Get(table.VolumeKey(node, v.GetName()))
 		row := &swarmv1.Volume{NodeId: node, Name: v.GetName()}
@@ -25,7 +28,7 @@ func volumesOf(view *table.View, e *entry) []*swarmv1.Change {
 			row = old.CloneVT()
 		}
 		row.Driver, row.Labels, row.CreatedAt, row.Reported = v.GetDriver(), v.GetLabels(), v.GetCreatedAt(), true
-		row.Size, row.MeasuredAt = v.GetSize(), v.GetMeasuredAt()
+		row.Size, row.MeasuredAt, row.Mountpoint = v.GetSize(), v.GetMeasuredAt(), v.GetMountpoint()
 		switch {
 		case !ok:
 			out = append(out, table.Create(row))

@@ -16,6 +16,24 @@ type Storage interface {
 	ContainerSizes(ctx context.Context) (map[string]int64, error)
 	// VolumeSizes returns the size of each named volume in bytes, by name.
 	VolumeSizes(ctx context.Context) (map[string]int64, error)
+	// Volumes returns the volumes with a name of this node.
+	Volumes() Volumes
+}
+
+// Volumes are the volumes with a name of a node. containerd implements it.
+type Volumes interface {
+	// List returns all of them, sorted by name, without passwords in their options, and with the
+	// sizes that Storage.VolumeSizes has measured.
+	List(ctx context.Context) ([]*swarmv1.Volume, error)
+	// Changed returns a channel that is closed when List would return something else. Call it
+	// before List.
+	Changed() <-chan struct{}
+	// Create makes a volume, or returns the one that exists with the same driver options.
+	// ErrAlreadyExists: a volume with other options exists.
+	Create(v *swarmv1.Volume) (*swarmv1.Volume, error)
+	// Remove removes a volume with its data, and returns how many bytes that has freed.
+	// ErrNotFound: there is no such volume. ErrFailedPrecondition: containers use it.
+	Remove(ctx context.Context, name string) (reclaimed int64, err error)
 }
 
 // Holding describes an image that this node holds.

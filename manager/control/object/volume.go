@@ -51,18 +51,44 @@ func MountedVolumes(v *table.View, t *swarmv1.Task) []string {
 	return names
 }
 
-// VolumeUsers returns the names of the tasks that mount a volume and have not ended, sorted.
-func VolumeUsers(v *table.View, row *swarmv1.Volume) []string {
+// VolumeUsers returns the names of tasks, sorted: mounted are those that mount a volume on its node
+// and have not ended, waiting are those that wait for its node.
+func VolumeUsers(v *table.View, row *swarmv1.Volume) (mounted, waiting []string) {
 	tasks := v.Tasks.All()
 	if row.GetNodeId() != "" {
 		tasks = v.TasksOnNode(row.GetNodeId())
 	}
-	var out []string
+	name := func(t *swarmv1.Task) string { return explain.TaskName(ServiceName(v, t.GetServiceId()), t) }
 	for t := range tasks {
 		if t.GetNodeId() != "" && !Ended(v, t) && slices.Contains(MountedVolumes(v, t), row.GetName()) {
-			out = append(out, explain.TaskName(ServiceName(v, t.GetServiceId()), t))
+			mounted = append(mounted, name(t))
 		}
 	}
-	slices.Sort(out)
-	return out
+	for _, u := range row.GetUses() {
+		for t := range v.TasksOfSlot(u.GetServiceId(), u.GetSlot()) {
+			if t.GetNodeId() == "" && !Ended(v, t) && slices.Contains(MountedVolumes(v, t), row.GetName()) {
+				waiting = append(waiting, name(t))
+			}
+		}
+	}
+	slices.Sort(mounted)
+	slices.Sort(waiting)
+	return slices.Compact(mounted), slices.Compact(waiting)
+}
+
+// VolumeNeeded reports whether a service that exists has used a volume, or mounts it now.
+func VolumeNeeded(v *table.View, row *swarmv1.Volume) bool {
+	exists := func(id string) bool { _, ok := v.Services.Get(id); return ok }
+	if exists(row.GetMakerId()) || slices.ContainsFunc(row.GetUses(), func(u *swarmv1.VolumeUse) bool { return exists(u.GetServiceId()) }) {
+		return true
+	}
+	for svc := range v.Services.All() {
+		rev, _ := v.Revision(svc.GetId(), svc.GetRevision())
+		for _, m := range rev.GetSpec().GetTaskTemplate().GetContainerSpec().GetMounts() {
+			if m.GetType() == swarmv1.Mount_VOLUME && m.GetSource() == row.GetName() {
+				return true
+			}
+		}
+	}
+	return false
 }

@@ -2624,7 +2624,9 @@ type Volume struct {
 	Uses []*VolumeUse `protobuf:"bytes,11,rep,name=uses,proto3" json:"uses,omitempty"`
 	// A user made it by the API. A volume that a node has just reported draws no tasks to the node, because a node could
 	// draw secrets to itself with it; a user can accept such a volume by making it there.
-	Accepted      bool `protobuf:"varint,12,opt,name=accepted,proto3" json:"accepted,omitempty"`
+	Accepted bool `protobuf:"varint,12,opt,name=accepted,proto3" json:"accepted,omitempty"`
+	// Folder of the data on the node.
+	Mountpoint    string `protobuf:"bytes,13,opt,name=mountpoint,proto3" json:"mountpoint,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2741,6 +2743,13 @@ func (x *Volume) GetAccepted() bool {
 		return x.Accepted
 	}
 	return false
+}
+
+func (x *Volume) GetMountpoint() string {
+	if x != nil {
+		return x.Mountpoint
+	}
+	return ""
 }
 
 type VolumeUse struct {
@@ -4394,7 +4403,7 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x129\n" +
 	"\n" +
-	"created_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\"\xfc\x03\n" +
+	"created_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\"\x9c\x04\n" +
 	"\x06Volume\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\"\n" +
 	"\x04meta\x18\x02 \x01(\v2\x0e.swarm.v1.MetaR\x04meta\x12\x12\n" +
@@ -4410,7 +4419,10 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\bmaker_id\x18\n" +
 	" \x01(\tR\amakerId\x12'\n" +
 	"\x04uses\x18\v \x03(\v2\x13.swarm.v1.VolumeUseR\x04uses\x12\x1a\n" +
-	"\baccepted\x18\f \x01(\bR\baccepted\x1a9\n" +
+	"\baccepted\x18\f \x01(\bR\baccepted\x12\x1e\n" +
+	"\n" +
+	"mountpoint\x18\r \x01(\tR\n" +
+	"mountpoint\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\">\n" +

@@ -743,6 +743,7 @@ func (m *Volume) CloneVT() *Volume {
 	r.Reported = m.Reported
 	r.MakerId = m.MakerId
 	r.Accepted = m.Accepted
+	r.Mountpoint = m.Mountpoint
 	if rhs := m.Labels; rhs != nil {
 		tmpContainer := make(map[string]string, len(rhs))
 		for k, v := range rhs {
@@ -2436,6 +2437,9 @@ func (this *Volume) EqualVT(that *Volume) bool {
 		}
 	}
 	if this.Accepted != that.Accepted {
+		return false
+	}
+	if this.Mountpoint != that.Mountpoint {
 		return false
 	}
 	return string(this.unknownFields) == string(that.unknownFields)
@@ -5543,6 +5547,13 @@ func (m *Volume) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if len(m.Mountpoint) > 0 {
+		i -= len(m.Mountpoint)
+		copy(dAtA[i:], m.Mountpoint)
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(len(m.Mountpoint)))
+		i--
+		dAtA[i] = 0x6a
+	}
 	if m.Accepted {
 		i--
 		if m.Accepted {
@@ -8071,6 +8082,10 @@ func (m *Volume) SizeVT() (n int) {
 	}
 	if m.Accepted {
 		n += 2
+	}
+	l = len(m.Mountpoint)
+	if l > 0 {
+		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 	}
 	n += len(m.unknownFields)
 	return n
@@ -15309,6 +15324,38 @@ func (m *Volume) UnmarshalVT(dAtA []byte) error {
 				}
 			}
 			m.Accepted = bool(v != 0)
+		case 13:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Mountpoint", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Mountpoint = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
