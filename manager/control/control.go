@@ -4,7 +4,7 @@
 // Writes go through the leader, each as one group with the versions from which it was made.
 //
 //	service, network, node, image, task, cluster   the RPCs of swarmv1.Control
-//	disk                                           the RPCs of swarmv1.Disks
+//	disk, volume                                   the RPCs of swarmv1.Disks and swarmv1.Volumes
 //	crud                                           find, list, create, update and remove, for all kinds
 //	object                                         what the kinds of objects are called and refer to
 //	address, digest, nodecall                      what several nouns need: virtual IPs, image digests,
@@ -32,6 +32,7 @@ import (
 	"swarm/manager/control/object"
 	"swarm/manager/control/service"
 	"swarm/manager/control/task"
+	"swarm/manager/control/volume"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 )
@@ -73,7 +74,8 @@ type unimplemented struct {
 	swarmv1.UnimplementedControlServer
 }
 
-// Server serves swarmv1.Control, with the methods of the nouns, and swarmv1.Disks.
+// Server serves swarmv1.Control, with the methods of the nouns, swarmv1.Disks and
+// swarmv1.Volumes.
 type Server struct {
 	unimplemented
 	*services
@@ -82,8 +84,9 @@ type Server struct {
 	*images
 	*tasks
 	*clusters
-	disks *disk.Server
-	store *raftstore.Store
+	disks   *disk.Server
+	volumes *volume.Server
+	store   *raftstore.Store
 }
 
 // New makes a Server.
@@ -100,6 +103,7 @@ func New(cfg Config, deps Deps) *Server {
 		}),
 		tasks:    task.New(task.Deps{Log: deps.Log, Store: deps.Store, Nodes: caller}),
 		clusters: cluster.New(cluster.Deps{Store: deps.Store, Writer: writer, Events: events()}),
+		volumes:  volume.New(volume.Deps{Log: deps.Log, Store: deps.Store, Writer: writer, Nodes: caller}),
 		disks:    disk.New(disk.Deps{Log: deps.Log, Store: deps.Store, Writer: writer, Nodes: caller}),
 	}
 	s.services = service.New(service.Deps{
@@ -117,4 +121,5 @@ func events() []crud.Events { return object.Events() }
 func (s *Server) Register(r grpc.ServiceRegistrar) {
 	swarmv1.RegisterControlServer(CurrentRegistrar(r, s.store, s.StaleNotice), s)
 	swarmv1.RegisterDisksServer(r, s.disks)
+	swarmv1.RegisterVolumesServer(CurrentRegistrar(r, s.store, s.StaleNotice), s.volumes)
 }
