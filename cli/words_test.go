@@ -58,7 +58,7 @@ func TestSomeOfSeveral(t *testing.T) {
 // or says that it is not supported yet.
 func TestUnknownCommands_OfDocker(t *testing.T) {
 	for word, want := range map[string]string{
-		"stack": "not supported yet", "secret": "not supported yet", "config": "not supported yet", "volume": "not supported yet",
+		"stack": "not supported yet", "secret": "not supported yet", "config": "not supported yet",
 		"ps": "swarm service ps", "logs": "swarm service logs", "srvice": `did you mean "service"?`,
 	} {
 		got := clitest.Run{Server: &clitest.Server{}}.Run(t, word)

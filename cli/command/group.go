@@ -78,7 +78,6 @@ var dockerHints = map[string]string{
 	"secret": "secrets are not supported yet",
 	"config": "configs are not supported yet",
 	"stack":  "stacks are not supported yet",
-	"volume": "volumes are created by the tasks that mount them; commands for volumes are not supported yet",
 }
 
 // Verb completes a command that is no group, and returns it. The text of Use has "[OPTIONS]"

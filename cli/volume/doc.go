@@ -1,0 +1,4 @@
+// Package volume holds the verbs of `swarm volume`: create, inspect, ls, prune and rm.
+//
+// Callers: cli. It starts no goroutine.
+package volume
