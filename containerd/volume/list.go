@@ -189,7 +189,7 @@ func (s *Store) Sizes(ctx context.Context) (map[string]int64, error) {
 		if len(n.Options) > 0 {
 			continue
 		}
-		size, err := tree.Size(ctx, s.dir(n.Name))
+		size, err := tree.Size(ctx, s.dataDir(n.Name))
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("sizes of volumes: %w", ctx.Err())
 		}

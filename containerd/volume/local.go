@@ -31,8 +31,12 @@ func (s *Store) mountVolume(n Named) error {
 		return err
 	}
 	if err := m.Mount(target); err != nil {
+		var reason unix.Errno // without the paths and passwords that containerd's text has
+		if !errors.As(err, &reason) {
+			return err
+		}
 		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("mount type=%s device=%s o=%s: %s",
-			n.Options["type"], n.Options["device"], public(n.Options)["o"], err))
+			n.Options["type"], n.Options["device"], public(n.Options)["o"], reason))
 	}
 	return nil
 }

@@ -52,7 +52,8 @@ func MountedVolumes(v *table.View, t *swarmv1.Task) []string {
 }
 
 // VolumeUsers returns the names of tasks, sorted: mounted are those that mount a volume on its node
-// and have not ended, waiting are those that wait for its node.
+// and have not ended, waiting are those that wait for its node. A task that was replaced because
+// its node is down counts as ended.
 func VolumeUsers(v *table.View, row *swarmv1.Volume) (mounted, waiting []string) {
 	tasks := v.Tasks.All()
 	if row.GetNodeId() != "" {
@@ -60,7 +61,9 @@ func VolumeUsers(v *table.View, row *swarmv1.Volume) (mounted, waiting []string)
 	}
 	name := func(t *swarmv1.Task) string { return explain.TaskName(ServiceName(v, t.GetServiceId()), t) }
 	for t := range tasks {
-		if t.GetNodeId() != "" && !Ended(v, t) && slices.Contains(MountedVolumes(v, t), row.GetName()) {
+		st, _ := v.NodeStates.Get(t.GetNodeId())
+		replaced := st.GetState() == swarmv1.NodeState_DOWN && t.GetDesiredState() > swarmv1.TaskState_RUNNING
+		if t.GetNodeId() != "" && !replaced && !Ended(v, t) && slices.Contains(MountedVolumes(v, t), row.GetName()) {
 			mounted = append(mounted, name(t))
 		}
 	}

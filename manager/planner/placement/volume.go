@@ -123,8 +123,9 @@ func (f *Finder) findBound(rev *cluster.Revision, bound []binding) (*cluster.Nod
 // explainBound returns why no node that has all volumes takes a task.
 func (f *Finder) explainBound(rev *cluster.Revision, bound []binding, candidates []*cluster.Node) *Explanation {
 	v := f.explain(rev, candidates)
-	var texts []string
+	var texts, names []string
 	for _, b := range bound {
+		names = append(names, b.volume)
 		var places []string
 		for _, n := range b.nodes {
 			place := n.Name()
@@ -138,12 +139,12 @@ func (f *Finder) explainBound(rev *cluster.Revision, bound []binding, candidates
 	v.Err = "no suitable node (" + strings.Join(texts, "; ") + ")"
 	if others := len(f.state.Nodes()) - len(candidates); others > 0 {
 		v.Unplaced.Refusals = append(v.Unplaced.Refusals, &swarmv1.Refusal{
-			Filter: "volume", Nodes: uint32(others), Reason: phrase("volume not on %s", uint32(others)),
+			Filter: "volume", Nodes: uint32(others), Reason: phrase("volume "+strings.Join(names, ", ")+" not on %s", uint32(others)),
 		})
 	}
+	v.Unplaced.Nearest = strings.Join(texts, "; ")
 	if len(candidates) > 0 && !slices.ContainsFunc(candidates, func(n *cluster.Node) bool { return !n.Down() }) {
-		name := bound[0].volume
-		v.Unplaced.Nearest += fmt.Sprintf("; to start on an empty volume elsewhere, give up the one there with `swarm volume rm --force --node %s %s`", candidates[0].Name(), name)
+		v.Unplaced.Nearest += fmt.Sprintf("; bring it back, or give the volume up with `swarm volume rm --force --node %s %s`", candidates[0].Name(), names[0])
 	}
 	return v
 }
