@@ -71,7 +71,7 @@ func (s *Store) describe(n Named) *swarmv1.Volume {
 	defer s.mu.Unlock()
 	v := &swarmv1.Volume{
 		Name: n.Name, Labels: n.Labels, CreatedAt: timestamppb.New(n.Created), Mountpoint: s.dataDir(n.Name),
-		Driver: &swarmv1.Driver{Name: spec.LocalDriver, Options: public(n.Options)},
+		Driver: &swarmv1.Driver{Name: spec.LocalDriver, Options: spec.ShownVolumeOptions(n.Options)},
 	}
 	if size, ok := s.measured[n.Name]; ok {
 		v.Size, v.MeasuredAt = size.bytes, timestamppb.New(size.at)

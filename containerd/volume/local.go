@@ -13,6 +13,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"swarm/internal/spec"
 )
 
 // mountVolume mounts the file system that the options of a volume name on its data folder, unless
@@ -36,7 +38,7 @@ func (s *Store) mountVolume(n Named) error {
 			return err
 		}
 		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("mount type=%s device=%s o=%s: %s",
-			n.Options["type"], n.Options["device"], public(n.Options)["o"], reason))
+			n.Options["type"], n.Options["device"], spec.ShownVolumeOptions(n.Options)["o"], reason))
 	}
 	return nil
 }
@@ -102,22 +104,4 @@ func mountOf(options map[string]string) (mount.Mount, error) {
 		m.Type = "bind"
 	}
 	return m, nil
-}
-
-// public returns options without passwords.
-func public(options map[string]string) map[string]string {
-	if len(options) == 0 {
-		return nil
-	}
-	out := make(map[string]string, len(options))
-	for key, value := range options {
-		parts := strings.Split(value, ",")
-		for i, p := range parts {
-			if word, _, ok := strings.Cut(p, "="); ok && (word == "password" || word == "pass") {
-				parts[i] = word + "=***"
-			}
-		}
-		out[key] = strings.Join(parts, ",")
-	}
-	return out
 }

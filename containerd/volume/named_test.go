@@ -144,13 +144,6 @@ func TestStore_MountsWhatOptionsName(t *testing.T) {
 	mounted(false)
 }
 
-func TestPublic(t *testing.T) {
-	got := public(map[string]string{"type": "cifs", "o": "username=u,password=secret,vers=3"})
-	if got["o"] != "username=u,password=***,vers=3" || got["type"] != "cifs" {
-		t.Errorf("got %v", got)
-	}
-}
-
 func TestStore_SizesAreReportedWhenTheyDiffer(t *testing.T) {
 	s := newTestStore(t)
 	if _, err := s.Create(&swarmv1.Volume{Name: "v"}); err != nil {

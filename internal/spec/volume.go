@@ -68,3 +68,21 @@ func CheckVolumeDriver(what string, d *swarmv1.Driver) error {
 	}
 	return nil
 }
+
+// ShownVolumeOptions returns options of the local driver without passwords.
+func ShownVolumeOptions(options map[string]string) map[string]string {
+	if len(options) == 0 {
+		return nil
+	}
+	out := make(map[string]string, len(options))
+	for key, value := range options {
+		parts := strings.Split(value, ",")
+		for i, p := range parts {
+			if word, _, ok := strings.Cut(p, "="); ok && (word == "password" || word == "pass") {
+				parts[i] = word + "=***"
+			}
+		}
+		out[key] = strings.Join(parts, ",")
+	}
+	return out
+}

@@ -102,6 +102,7 @@ func volumes() crud.Events {
 			return map[string]string{"name": row.GetName(), "node": row.GetNodeId(), "driver": VolumeDriver(row)}
 		},
 		Subject: VolumeSubject,
+		Shown:   ShownVolume,
 	})
 }
 

@@ -23,6 +23,16 @@ func VolumeDriver(row *swarmv1.Volume) string {
 	return cmp.Or(row.GetDriver().GetName(), spec.LocalDriver)
 }
 
+// ShownVolume returns a volume without the passwords in its options.
+func ShownVolume(row *swarmv1.Volume) *swarmv1.Volume {
+	if len(row.GetDriver().GetOptions()) == 0 {
+		return row
+	}
+	row = row.CloneVT()
+	row.Driver.Options = spec.ShownVolumeOptions(row.Driver.Options)
+	return row
+}
+
 // VolumesNamed yields the volumes with a name, ordered by the id of their node.
 func VolumesNamed(v *table.View, name string) iter.Seq[*swarmv1.Volume] {
 	return crud.Where(v.Volumes.All(), func(row *swarmv1.Volume) bool { return row.GetName() == name })

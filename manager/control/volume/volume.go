@@ -90,7 +90,7 @@ func nodeName(v *table.View, row *swarmv1.Volume) string {
 func info(v *table.View, row *swarmv1.Volume) *swarmv1.VolumeInfo {
 	st, _ := v.NodeStates.Get(row.GetNodeId())
 	out := &swarmv1.VolumeInfo{
-		Volume: row, Hostname: nodeName(v, row), InUse: object.VolumeNeeded(v, row),
+		Volume: object.ShownVolume(row), Hostname: nodeName(v, row), InUse: object.VolumeNeeded(v, row),
 		Unreachable: row.GetNodeId() != "" && st.GetState() != swarmv1.NodeState_READY,
 	}
 	out.Tasks, out.Waiting = object.VolumeUsers(v, row)

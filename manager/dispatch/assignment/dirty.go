@@ -106,6 +106,10 @@ func (d *Dirty) add(c table.RowChange) {
 		d.all(Ref{Kind: swarmv1.AssignmentRef_ENDPOINT, ID: c.Key})
 	case table.Secret:
 		d.all(Ref{Kind: swarmv1.AssignmentRef_SECRET, ID: c.Key})
+	case table.Volume:
+		if row := latest[*swarmv1.Volume](c); row.GetNodeId() == "" {
+			d.all(Ref{Kind: swarmv1.AssignmentRef_VOLUME, ID: row.GetName()})
+		}
 	case table.Config:
 		d.all(Ref{Kind: swarmv1.AssignmentRef_CONFIG, ID: c.Key})
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"swarm/manager/control/object"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore/table"
 )
@@ -203,6 +204,10 @@ func lookup(view *table.View, r Ref) (*swarmv1.Assignment, uint64) {
 		if row, ok := view.Configs.Get(r.ID); ok {
 			return &swarmv1.Assignment{Object: &swarmv1.Assignment_Config{Config: row}}, row.GetMeta().GetVersion()
 		}
+	case swarmv1.AssignmentRef_VOLUME:
+		if row, ok := view.Volumes.Get(table.VolumeKey("", r.ID)); ok {
+			return &swarmv1.Assignment{Object: &swarmv1.Assignment_Volume{Volume: row}}, row.GetMeta().GetVersion()
+		}
 	case swarmv1.AssignmentRef_NETWORK:
 		if row, ok := view.Networks.Get(r.ID); ok {
 			return &swarmv1.Assignment{Object: &swarmv1.Assignment_Network{Network: row}}, row.GetMeta().GetVersion()
@@ -227,6 +232,9 @@ func depsOf(view *table.View, t *swarmv1.Task) []Ref {
 	}
 	for _, c := range template.GetContainerSpec().GetConfigs() {
 		deps = append(deps, Ref{Kind: swarmv1.AssignmentRef_CONFIG, ID: c.GetConfigId()})
+	}
+	for _, name := range object.MountedVolumes(view, t) {
+		deps = append(deps, Ref{Kind: swarmv1.AssignmentRef_VOLUME, ID: name})
 	}
 	for _, n := range t.GetNetworks() {
 		deps = append(deps, Ref{Kind: swarmv1.AssignmentRef_NETWORK, ID: n.GetNetworkId()})

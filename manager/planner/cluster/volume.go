@@ -103,6 +103,9 @@ type drawnVolume struct {
 func (d *Draft) UseVolume(n *Node, v NodeVolume, s *Service, slot VolumeSlot) (write *swarmv1.Volume, later bool) {
 	row := &swarmv1.Volume{NodeId: n.ID, Name: v.Name}
 	list := d.state.volumes[v.Name]
+	if len(list) > 0 && list[0].GetNodeId() == "" {
+		return nil, false // every node mounts it from a file server
+	}
 	if i, found := slices.BinarySearchFunc(list, row, compareNodes); found {
 		if !slot.Returns || UsesVolume(list[i], s.ID, slot.Number) {
 			return nil, false

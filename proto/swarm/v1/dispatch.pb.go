@@ -40,6 +40,7 @@ const (
 	AssignmentRef_PEERING  AssignmentRef_Kind = 9
 	AssignmentRef_ROUTING  AssignmentRef_Kind = 10
 	AssignmentRef_BACKEND  AssignmentRef_Kind = 11
+	AssignmentRef_VOLUME   AssignmentRef_Kind = 12
 )
 
 // Enum value maps for AssignmentRef_Kind.
@@ -57,6 +58,7 @@ var (
 		9:  "PEERING",
 		10: "ROUTING",
 		11: "BACKEND",
+		12: "VOLUME",
 	}
 	AssignmentRef_Kind_value = map[string]int32{
 		"UNKNOWN":  0,
@@ -71,6 +73,7 @@ var (
 		"PEERING":  9,
 		"ROUTING":  10,
 		"BACKEND":  11,
+		"VOLUME":   12,
 	}
 )
 
@@ -1243,6 +1246,7 @@ type Assignment struct {
 	//	*Assignment_Peering
 	//	*Assignment_Routing
 	//	*Assignment_Backend
+	//	*Assignment_Volume
 	Object        isAssignment_Object `protobuf_oneof:"object"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1384,6 +1388,15 @@ func (x *Assignment) GetBackend() *Backend {
 	return nil
 }
 
+func (x *Assignment) GetVolume() *Volume {
+	if x != nil {
+		if x, ok := x.Object.(*Assignment_Volume); ok {
+			return x.Volume
+		}
+	}
+	return nil
+}
+
 type isAssignment_Object interface {
 	isAssignment_Object()
 }
@@ -1435,6 +1448,11 @@ type Assignment_Backend struct {
 	Backend *Backend `protobuf:"bytes,11,opt,name=backend,proto3,oneof"`
 }
 
+type Assignment_Volume struct {
+	// A volume on a file server that a task mounts by its name.
+	Volume *Volume `protobuf:"bytes,12,opt,name=volume,proto3,oneof"`
+}
+
 func (*Assignment_Task) isAssignment_Object() {}
 
 func (*Assignment_Revision) isAssignment_Object() {}
@@ -1456,6 +1474,8 @@ func (*Assignment_Peering) isAssignment_Object() {}
 func (*Assignment_Routing) isAssignment_Object() {}
 
 func (*Assignment_Backend) isAssignment_Object() {}
+
+func (*Assignment_Volume) isAssignment_Object() {}
 
 // Peering says where the overlay reaches a node. Every node receives every node. Key: node id.
 type Peering struct {
@@ -3373,7 +3393,7 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\x10AssignmentChange\x12(\n" +
 	"\x03put\x18\x01 \x01(\v2\x14.swarm.v1.AssignmentH\x00R\x03put\x121\n" +
 	"\x06remove\x18\x02 \x01(\v2\x17.swarm.v1.AssignmentRefH\x00R\x06removeB\b\n" +
-	"\x06change\"\x8a\x04\n" +
+	"\x06change\"\xb6\x04\n" +
 	"\n" +
 	"Assignment\x12$\n" +
 	"\x04task\x18\x01 \x01(\v2\x0e.swarm.v1.TaskH\x00R\x04task\x120\n" +
@@ -3387,7 +3407,8 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\apeering\x18\t \x01(\v2\x11.swarm.v1.PeeringH\x00R\apeering\x12-\n" +
 	"\arouting\x18\n" +
 	" \x01(\v2\x11.swarm.v1.RoutingH\x00R\arouting\x12-\n" +
-	"\abackend\x18\v \x01(\v2\x11.swarm.v1.BackendH\x00R\abackendB\b\n" +
+	"\abackend\x18\v \x01(\v2\x11.swarm.v1.BackendH\x00R\abackend\x12*\n" +
+	"\x06volume\x18\f \x01(\v2\x10.swarm.v1.VolumeH\x00R\x06volumeB\b\n" +
 	"\x06object\"\xc6\x01\n" +
 	"\aPeering\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
@@ -3412,10 +3433,10 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\x04slot\x18\x04 \x01(\x04R\x04slot\x127\n" +
 	"\bnetworks\x18\x05 \x03(\v2\x1b.swarm.v1.NetworkAttachmentR\bnetworks\x12\x14\n" +
 	"\x05ready\x18\x06 \x01(\bR\x05ready\x12\x1a\n" +
-	"\bhostname\x18\a \x01(\tR\bhostname\"\xed\x01\n" +
+	"\bhostname\x18\a \x01(\tR\bhostname\"\xf9\x01\n" +
 	"\rAssignmentRef\x120\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1c.swarm.v1.AssignmentRef.KindR\x04kind\x12\x0e\n" +
-	"\x02id\x18\x02 \x01(\tR\x02id\"\x99\x01\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\"\xa5\x01\n" +
 	"\x04Kind\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\b\n" +
 	"\x04TASK\x10\x01\x12\f\n" +
@@ -3431,7 +3452,9 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\aPEERING\x10\t\x12\v\n" +
 	"\aROUTING\x10\n" +
 	"\x12\v\n" +
-	"\aBACKEND\x10\v\"(\n" +
+	"\aBACKEND\x10\v\x12\n" +
+	"\n" +
+	"\x06VOLUME\x10\f\"(\n" +
 	"\x0eHoldersRequest\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\";\n" +
 	"\x0fHoldersResponse\x12(\n" +
@@ -3669,49 +3692,50 @@ var file_swarm_v1_dispatch_proto_depIdxs = []int32{
 	18, // 32: swarm.v1.Assignment.peering:type_name -> swarm.v1.Peering
 	19, // 33: swarm.v1.Assignment.routing:type_name -> swarm.v1.Routing
 	20, // 34: swarm.v1.Assignment.backend:type_name -> swarm.v1.Backend
-	54, // 35: swarm.v1.Routing.endpoint:type_name -> swarm.v1.Endpoint
-	58, // 36: swarm.v1.Routing.networks:type_name -> swarm.v1.NetworkAttachment
-	58, // 37: swarm.v1.Backend.networks:type_name -> swarm.v1.NetworkAttachment
-	0,  // 38: swarm.v1.AssignmentRef.kind:type_name -> swarm.v1.AssignmentRef.Kind
-	49, // 39: swarm.v1.HoldersResponse.holders:type_name -> swarm.v1.Peer
-	27, // 40: swarm.v1.SessionReport.sessions:type_name -> swarm.v1.SessionEntry
-	27, // 41: swarm.v1.SessionReport.opening:type_name -> swarm.v1.SessionEntry
-	59, // 42: swarm.v1.SessionEntry.last_heartbeat:type_name -> google.protobuf.Timestamp
-	47, // 43: swarm.v1.SessionEntry.lease:type_name -> google.protobuf.Duration
-	60, // 44: swarm.v1.TaskLogsRequest.options:type_name -> swarm.v1.LogOptions
-	61, // 45: swarm.v1.TaskLogsResponse.records:type_name -> swarm.v1.LogRecord
-	62, // 46: swarm.v1.TaskLogsResponse.details:type_name -> swarm.v1.LogDetails
-	31, // 47: swarm.v1.ExecInput.start:type_name -> swarm.v1.ExecStart
-	33, // 48: swarm.v1.ExecInput.resize:type_name -> swarm.v1.Resize
-	41, // 49: swarm.v1.NodeNetwork.peers:type_name -> swarm.v1.NodeNetworkPeer
-	42, // 50: swarm.v1.NodeNetwork.received:type_name -> swarm.v1.NetworkTraffic
-	42, // 51: swarm.v1.NodeNetwork.sent:type_name -> swarm.v1.NetworkTraffic
-	57, // 52: swarm.v1.ImageProgress.image:type_name -> swarm.v1.Image
-	1,  // 53: swarm.v1.Dispatcher.Session:input_type -> swarm.v1.FromWorker
-	22, // 54: swarm.v1.Dispatcher.Holders:input_type -> swarm.v1.HoldersRequest
-	24, // 55: swarm.v1.Dispatcher.AwaitProgrammed:input_type -> swarm.v1.AwaitProgrammedRequest
-	26, // 56: swarm.v1.Liveness.Report:input_type -> swarm.v1.SessionReport
-	29, // 57: swarm.v1.Worker.Logs:input_type -> swarm.v1.TaskLogsRequest
-	32, // 58: swarm.v1.Worker.Exec:input_type -> swarm.v1.ExecInput
-	35, // 59: swarm.v1.Worker.PullImage:input_type -> swarm.v1.PullImageRequest
-	36, // 60: swarm.v1.Worker.PushImage:input_type -> swarm.v1.PushImageRequest
-	37, // 61: swarm.v1.Worker.RemoveImage:input_type -> swarm.v1.RemoveImageRequest
-	39, // 62: swarm.v1.Worker.Network:input_type -> swarm.v1.NodeNetworkRequest
-	9,  // 63: swarm.v1.Dispatcher.Session:output_type -> swarm.v1.ToWorker
-	23, // 64: swarm.v1.Dispatcher.Holders:output_type -> swarm.v1.HoldersResponse
-	25, // 65: swarm.v1.Dispatcher.AwaitProgrammed:output_type -> swarm.v1.AwaitProgrammedResponse
-	28, // 66: swarm.v1.Liveness.Report:output_type -> swarm.v1.SessionReportAck
-	30, // 67: swarm.v1.Worker.Logs:output_type -> swarm.v1.TaskLogsResponse
-	34, // 68: swarm.v1.Worker.Exec:output_type -> swarm.v1.ExecOutput
-	43, // 69: swarm.v1.Worker.PullImage:output_type -> swarm.v1.ImageProgress
-	43, // 70: swarm.v1.Worker.PushImage:output_type -> swarm.v1.ImageProgress
-	38, // 71: swarm.v1.Worker.RemoveImage:output_type -> swarm.v1.RemoveImageResponse
-	40, // 72: swarm.v1.Worker.Network:output_type -> swarm.v1.NodeNetwork
-	63, // [63:73] is the sub-list for method output_type
-	53, // [53:63] is the sub-list for method input_type
-	53, // [53:53] is the sub-list for extension type_name
-	53, // [53:53] is the sub-list for extension extendee
-	0,  // [0:53] is the sub-list for field type_name
+	46, // 35: swarm.v1.Assignment.volume:type_name -> swarm.v1.Volume
+	54, // 36: swarm.v1.Routing.endpoint:type_name -> swarm.v1.Endpoint
+	58, // 37: swarm.v1.Routing.networks:type_name -> swarm.v1.NetworkAttachment
+	58, // 38: swarm.v1.Backend.networks:type_name -> swarm.v1.NetworkAttachment
+	0,  // 39: swarm.v1.AssignmentRef.kind:type_name -> swarm.v1.AssignmentRef.Kind
+	49, // 40: swarm.v1.HoldersResponse.holders:type_name -> swarm.v1.Peer
+	27, // 41: swarm.v1.SessionReport.sessions:type_name -> swarm.v1.SessionEntry
+	27, // 42: swarm.v1.SessionReport.opening:type_name -> swarm.v1.SessionEntry
+	59, // 43: swarm.v1.SessionEntry.last_heartbeat:type_name -> google.protobuf.Timestamp
+	47, // 44: swarm.v1.SessionEntry.lease:type_name -> google.protobuf.Duration
+	60, // 45: swarm.v1.TaskLogsRequest.options:type_name -> swarm.v1.LogOptions
+	61, // 46: swarm.v1.TaskLogsResponse.records:type_name -> swarm.v1.LogRecord
+	62, // 47: swarm.v1.TaskLogsResponse.details:type_name -> swarm.v1.LogDetails
+	31, // 48: swarm.v1.ExecInput.start:type_name -> swarm.v1.ExecStart
+	33, // 49: swarm.v1.ExecInput.resize:type_name -> swarm.v1.Resize
+	41, // 50: swarm.v1.NodeNetwork.peers:type_name -> swarm.v1.NodeNetworkPeer
+	42, // 51: swarm.v1.NodeNetwork.received:type_name -> swarm.v1.NetworkTraffic
+	42, // 52: swarm.v1.NodeNetwork.sent:type_name -> swarm.v1.NetworkTraffic
+	57, // 53: swarm.v1.ImageProgress.image:type_name -> swarm.v1.Image
+	1,  // 54: swarm.v1.Dispatcher.Session:input_type -> swarm.v1.FromWorker
+	22, // 55: swarm.v1.Dispatcher.Holders:input_type -> swarm.v1.HoldersRequest
+	24, // 56: swarm.v1.Dispatcher.AwaitProgrammed:input_type -> swarm.v1.AwaitProgrammedRequest
+	26, // 57: swarm.v1.Liveness.Report:input_type -> swarm.v1.SessionReport
+	29, // 58: swarm.v1.Worker.Logs:input_type -> swarm.v1.TaskLogsRequest
+	32, // 59: swarm.v1.Worker.Exec:input_type -> swarm.v1.ExecInput
+	35, // 60: swarm.v1.Worker.PullImage:input_type -> swarm.v1.PullImageRequest
+	36, // 61: swarm.v1.Worker.PushImage:input_type -> swarm.v1.PushImageRequest
+	37, // 62: swarm.v1.Worker.RemoveImage:input_type -> swarm.v1.RemoveImageRequest
+	39, // 63: swarm.v1.Worker.Network:input_type -> swarm.v1.NodeNetworkRequest
+	9,  // 64: swarm.v1.Dispatcher.Session:output_type -> swarm.v1.ToWorker
+	23, // 65: swarm.v1.Dispatcher.Holders:output_type -> swarm.v1.HoldersResponse
+	25, // 66: swarm.v1.Dispatcher.AwaitProgrammed:output_type -> swarm.v1.AwaitProgrammedResponse
+	28, // 67: swarm.v1.Liveness.Report:output_type -> swarm.v1.SessionReportAck
+	30, // 68: swarm.v1.Worker.Logs:output_type -> swarm.v1.TaskLogsResponse
+	34, // 69: swarm.v1.Worker.Exec:output_type -> swarm.v1.ExecOutput
+	43, // 70: swarm.v1.Worker.PullImage:output_type -> swarm.v1.ImageProgress
+	43, // 71: swarm.v1.Worker.PushImage:output_type -> swarm.v1.ImageProgress
+	38, // 72: swarm.v1.Worker.RemoveImage:output_type -> swarm.v1.RemoveImageResponse
+	40, // 73: swarm.v1.Worker.Network:output_type -> swarm.v1.NodeNetwork
+	64, // [64:74] is the sub-list for method output_type
+	54, // [54:64] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_dispatch_proto_init() }
@@ -3755,6 +3779,7 @@ func file_swarm_v1_dispatch_proto_init() {
 		(*Assignment_Peering)(nil),
 		(*Assignment_Routing)(nil),
 		(*Assignment_Backend)(nil),
+		(*Assignment_Volume)(nil),
 	}
 	file_swarm_v1_dispatch_proto_msgTypes[31].OneofWrappers = []any{
 		(*ExecInput_Start)(nil),

@@ -613,6 +613,15 @@ func (m *Assignment_Backend) CloneVT() isAssignment_Object {
 	return r
 }
 
+func (m *Assignment_Volume) CloneVT() isAssignment_Object {
+	if m == nil {
+		return (*Assignment_Volume)(nil)
+	}
+	r := new(Assignment_Volume)
+	r.Volume = m.Volume.CloneVT()
+	return r
+}
+
 func (m *Peering) CloneVT() *Peering {
 	if m == nil {
 		return (*Peering)(nil)
@@ -2433,6 +2442,31 @@ func (this *Assignment_Backend) EqualVT(thatIface isAssignment_Object) bool {
 		}
 		if q == nil {
 			q = &Backend{}
+		}
+		if !p.EqualVT(q) {
+			return false
+		}
+	}
+	return true
+}
+
+func (this *Assignment_Volume) EqualVT(thatIface isAssignment_Object) bool {
+	that, ok := thatIface.(*Assignment_Volume)
+	if !ok {
+		return false
+	}
+	if this == that {
+		return true
+	}
+	if this == nil && that != nil || this != nil && that == nil {
+		return false
+	}
+	if p, q := this.Volume, that.Volume; p != q {
+		if p == nil {
+			p = &Volume{}
+		}
+		if q == nil {
+			q = &Volume{}
 		}
 		if !p.EqualVT(q) {
 			return false
@@ -4898,6 +4932,29 @@ func (m *Assignment_Backend) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	}
 	return len(dAtA) - i, nil
 }
+func (m *Assignment_Volume) MarshalToVT(dAtA []byte) (int, error) {
+	size := m.SizeVT()
+	return m.MarshalToSizedBufferVT(dAtA[:size])
+}
+
+func (m *Assignment_Volume) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	if m.Volume != nil {
+		size, err := m.Volume.MarshalToSizedBufferVT(dAtA[:i])
+		if err != nil {
+			return 0, err
+		}
+		i -= size
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(size))
+		i--
+		dAtA[i] = 0x62
+	} else {
+		i = protohelpers.EncodeVarint(dAtA, i, 0)
+		i--
+		dAtA[i] = 0x62
+	}
+	return len(dAtA) - i, nil
+}
 func (m *Peering) MarshalVT() (dAtA []byte, err error) {
 	if m == nil {
 		return nil, nil
@@ -7241,6 +7298,20 @@ func (m *Assignment_Backend) SizeVT() (n int) {
 	_ = l
 	if m.Backend != nil {
 		l = m.Backend.SizeVT()
+		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
+	} else {
+		n += 3
+	}
+	return n
+}
+func (m *Assignment_Volume) SizeVT() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	if m.Volume != nil {
+		l = m.Volume.SizeVT()
 		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 	} else {
 		n += 3
@@ -10663,6 +10734,47 @@ func (m *Assignment) UnmarshalVT(dAtA []byte) error {
 					return err
 				}
 				m.Object = &Assignment_Backend{Backend: v}
+			}
+			iNdEx = postIndex
+		case 12:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Volume", wireType)
+			}
+			var msglen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				msglen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if msglen < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			postIndex := iNdEx + msglen
+			if postIndex < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			if oneof, ok := m.Object.(*Assignment_Volume); ok {
+				if err := oneof.Volume.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+					return err
+				}
+			} else {
+				v := &Volume{}
+				if err := v.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+					return err
+				}
+				m.Object = &Assignment_Volume{Volume: v}
 			}
 			iNdEx = postIndex
 		default:
