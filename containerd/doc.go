@@ -17,6 +17,6 @@
 // started container with a file in the task's folder. After a reboot containerd has no task for the
 // container, and the mark says that the container has run.
 //
-// The worker calls it. cmd/swarm calls New, and Recover when the daemon starts. The package starts
-// no goroutine, except that package exec cleans up in the background.
+// The worker calls it. cmd/swarm calls New, and, when the daemon starts, Recover and EndShims. The
+// package itself starts no goroutine; package exec cleans up in the background.
 package containerd

@@ -88,12 +88,11 @@ func (r *Runtime) start(ctx context.Context, id string) (uint32, error) {
 	return r.run(ctx, id)
 }
 
-// createTask makes a shim set the container up, without starting its process. containerd calls a
-// container that is set up a task. createTask makes up to shimAttempts attempts, the next one with
-// another shim if a shim has ended. If the container is set up already and waits to be started,
-// createTask returns nil. If the container ended before it was started, createTask sets it up
-// again: containerd or the daemon was killed during the set-up, and the exit of the container's
-// first process says nothing about the swarm task.
+// createTask makes a shim set the container up, without starting its process. (For containerd, a
+// container in this state is a *task*.) createTask makes up to shimAttempts attempts. If a shim has
+// ended, the next attempt uses another shim. If the container is set up already and waits to be
+// started, createTask returns nil. If the container has ended before it was started, containerd or
+// the daemon was killed during the set-up. createTask then sets the container up again.
 func (r *Runtime) createTask(ctx context.Context, req *tasks.CreateTaskRequest, service string) error {
 	id := req.ContainerID
 	err := r.tryCreateTask(ctx, req, service)

@@ -61,7 +61,7 @@ func (m *Manager) certifyIfDue(ctx context.Context, now time.Time) time.Time {
 		err = m.deps.Identity.SetManager(cred)
 	}
 	if err != nil {
-		m.log.Debug("this node cannot prove to be a manager yet", "node", m.cfg.NodeID, "err", err)
+		m.log.Debug("this node cannot prove yet that it is a manager", "node", m.cfg.NodeID, "err", err)
 		return now.Add(certifyPause)
 	}
 	m.log.Info("certificate as a manager signed", "node", m.cfg.NodeID, "index", view.Index(), "until", cred.Cert.NotAfter)
@@ -73,14 +73,14 @@ func (m *Manager) certifyIfDue(ctx context.Context, now time.Time) time.Time {
 	return pki.RenewAt(cred.Cert, 0)
 }
 
-// follow sends to changed at the start and after every change of the tables, until ctx ends. The
-// capacity of changed must be 1. While a value waits there, further changes add no other value.
-func (m *Manager) follow(ctx context.Context, changed chan<- struct{}, tables ...table.ID) error {
+// follow sends to wake at the start and after every change of the tables, until ctx ends. The
+// capacity of wake must be 1. While a value waits there, further changes add no other value.
+func (m *Manager) follow(ctx context.Context, wake chan<- struct{}, tables ...table.ID) error {
 	for ctx.Err() == nil {
 		_, w := m.store.Watch(tables...)
 		for err := error(nil); err == nil; _, err = w.Next(ctx) {
 			select {
-			case changed <- struct{}{}:
+			case wake <- struct{}{}:
 			default:
 			}
 		}

@@ -141,9 +141,9 @@ func owned(v *table.View, c *swarmv1.Claim) bool {
 }
 
 // oldRevisions returns deletions of all revisions of a service but the newest keptRevisions, the
-// oldest first. It leaves the revisions that the service, its rollback or a task refers to. It also
-// leaves the first revision of each task template that one of those has: the number of that
-// revision identifies the template, and the planner compares templates by it.
+// oldest first. It keeps the revisions in use: the current and the previous one, and those of
+// tasks. It also keeps the revision whose number is the template number of a revision in use,
+// because the planner compares templates by that number.
 func oldRevisions(v *table.View, service string) []*swarmv1.Change {
 	svc, ok := v.Services.Get(service)
 	if !ok {

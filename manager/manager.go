@@ -7,7 +7,7 @@
 // Package raftstore replicates the state, and package planner decides what follows from it. This
 // package only connects the two. When a node becomes a manager, its daemon makes one Manager,
 // registers the Manager's services, and runs Run beside the store's Run until the node stops being
-// a manager. It asks Authorise about every call, and Admit about every connection.
+// a manager. The daemon asks Authorise about every call, and Admit about every connection.
 //
 // Goroutines: those of dispatch, three each for this node's certificate and for Review, one for
 // raftstore.Store.Lead, and one for each duty of the leader. Run waits for all of them.

@@ -16,8 +16,9 @@ const (
 	// store usually rejects a plan because of another write, which the next plan takes into
 	// account.
 	immediateReplans = 2
-	// replanPause is the longest pause after the next rejected plan: a change in the store ends the
-	// pause. It doubles with every further rejected plan, up to replanPauseMax.
+	// replanPause is the pause after the first rejected plan beyond immediateReplans. The pause
+	// doubles with every further rejected plan, up to replanPauseMax. A change in the store ends it
+	// early.
 	replanPause    = 10 * time.Millisecond
 	replanPauseMax = 640 * time.Millisecond
 )

@@ -113,8 +113,7 @@ func (n *Node) unservedError(fullMethod string) error {
 
 // admit decides about every connection from another host, as authorise does about calls. A node
 // that does not know the members yet accepts connections only from the managers that admitted it.
-// It does not serve blobs until it knows the members, because a client can fetch them from another
-// node.
+// Until then it serves no blobs either; a client fetches them from another node.
 func (m *member) admit(proto string, peer transport.AuthInfo) (transport.Trust, error) {
 	if manager, _ := m.currentManager(); manager != nil {
 		return manager.Admit(proto, peer)

@@ -175,8 +175,8 @@ func (m *member) runManager(ctx context.Context) error {
 			if err := m.node.disk.removeManager(); err != nil {
 				return err
 			}
-			// The next promotion may create a log. It is committed by the other managers without
-			// this one, so nothing depends any longer on what this node acknowledged before.
+			// The next promotion may create a new log. The other managers commit the promotion
+			// without this node, so nothing depends any longer on the log that this node had.
 			if err := m.setManagerLog(""); err != nil {
 				return err
 			}

@@ -16,9 +16,9 @@ import (
 // was removed, and a node with another role was demoted. An older replica does not know managers
 // that were added later, so the certificate decides. Thus a manager that was offline while all
 // other managers were replaced can catch up from managers that it has never heard of. This is safe:
-// Raft accepts no vote and no leader from a member whose log or term is behind. A former manager
-// could forge any certificate anyway, because it has held the CA key; only a new root excludes such
-// a host.
+// Raft accepts no vote and no leader from a member whose log or term is behind. The check cannot
+// exclude a former manager in any case: it has held the CA key and could forge a certificate. Only
+// a new root excludes such a host.
 //
 // A node that is still in Raft's configuration is always accepted, because its vote counts until
 // the leader has removed it. If members rejected a demoted leader at once, they would neither

@@ -38,9 +38,9 @@ func (s *Store) Commit(ctx context.Context, actor string, changes ...*swarmv1.Ch
 
 // CommitGroups applies groups independently. If err is nil, results[i] is nil if group i was
 // applied, or the error of Commit that says why it was refused. If err is not nil, some groups may
-// have been applied: ignore results, because nil then stands for an unknown outcome too. Groups
-// enter the log in the given order, but a change of leader may reorder groups in different log
-// entries. index is the highest index of these entries.
+// have been applied, and results says nothing: nil may then also mean that the outcome is not
+// known. Groups in one log entry keep the given order. Groups in different log entries do too,
+// unless the leader changes meanwhile. index is the highest index of these entries.
 func (s *Store) CommitGroups(ctx context.Context, actor string, groups []*swarmv1.Group) (index uint64, results []error, err error) {
 	reqs, err := split(actor, groups)
 	if err != nil {
@@ -50,7 +50,8 @@ func (s *Store) CommitGroups(ctx context.Context, actor string, groups []*swarmv
 		s.requests.begin(r)
 		defer s.requests.end(r)
 	}
-	// If a request fails, the queue drops the requests that follow it.
+	// If a request fails, CommitGroups returns and ctx ends. The queue skips requests whose context
+	// has ended, so it drops the requests that follow.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	// The leader queues all requests before it waits for the first answer, so that the requests

@@ -10,9 +10,10 @@ import (
 // compactLog takes a snapshot whenever the entries since the last snapshot are larger than that
 // snapshot and than SnapshotBytes. It then shortens the log to TrailingBytes.
 //
-// A member writes at most about three times the committed bytes, however large the state is: B
-// bytes of entries cause one snapshot, the previous snapshot has at most B bytes, and the entries
-// add at most B bytes to it. So the new snapshot has at most 2B bytes.
+// A member writes at most about three times the committed bytes, however large the state is. B
+// bytes of entries are written to the log, and then cause one snapshot. The previous snapshot has
+// at most B bytes, and the entries add at most B bytes to the state. So the new snapshot has at
+// most 2B bytes: 3B together.
 func (s *Store) compactLog(ctx context.Context) error {
 	limit := s.cfg.SnapshotBytes
 	reserved := s.disk.ReservedSpace(s.log)

@@ -76,14 +76,14 @@ func (s *Store) watchLeadership(ctx context.Context) error {
 	for {
 		select {
 		case leads := <-s.raft.LeaderCh():
-			// The end of a former leadership may have no signal here: LeaderCh keeps only
-			// the newest signal.
+			// LeaderCh keeps only the newest signal, so the signal for the end of a former
+			// leadership may have been lost.
 			s.leadership.end()
 			if !leads {
 				continue
 			}
 			if err := s.ask(ctx, "wait for the barrier of the term", func() raft.Future { return s.raft.Barrier(0) }); err != nil {
-				continue // the leadership is lost, as the next signal says, or the store closes
+				continue // the leadership is lost, and the next signal will say so, or the store closes
 			}
 			s.log.Info("this manager leads", "node", s.cfg.NodeID, "index", s.View().Index())
 			s.peers.reset()

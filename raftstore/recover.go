@@ -17,8 +17,8 @@ import (
 // SaveSnapshot writes this replica's state to w, in plain text: the caller must encrypt it. To
 // include everything that is committed, call Latest first.
 func (s *Store) SaveSnapshot(w io.Writer) error {
-	// The saved state has no request sessions: the restored cluster has another epoch, so the old
-	// requests cannot be proposed again.
+	// The saved state has no request sessions. Nobody needs them: the restored cluster has another
+	// epoch, and a request of the old epoch is refused.
 	if err := (table.Snapshot{View: s.View()}).Write(w); err != nil {
 		return fmt.Errorf("save snapshot: %w", err)
 	}

@@ -204,8 +204,8 @@ func (s *Store) recordLog() error {
 
 // guardRemoval is called before the log entries in the closed range [from, to] are removed. It
 // returns nil for the two removals that are normal:
-//   - Raft shortens the log from its first entry, up to an entry that a snapshot covers.
 //   - Raft removes entries that contradict the leader's log and that this member has not applied.
+//   - Raft shortens the log from its first entry, up to an entry that a snapshot covers.
 //
 // If this member has applied a contradicting entry, its state differs from the cluster's.
 // guardRemoval then returns an error and halts the member. This happens only if another member has
@@ -224,9 +224,10 @@ func (s *Store) guardRemoval(from, to uint64) error {
 	if err != nil {
 		return err
 	}
-	// Raft removes a contradicting entry only if it has found the previous entry, in the log or as
-	// the last entry of the snapshot. So if a contradiction begins with the first entry of the log,
-	// that entry comes directly after the snapshot, and the snapshot does not cover it.
+	// A removal from the first entry of the log, of entries that the snapshot covers, is no
+	// contradiction. Raft removes a contradicting entry only if it has found the entry before it,
+	// in the log or as the last entry of the snapshot. So a contradiction that begins with the
+	// first entry of the log begins after the snapshot.
 	fromStart := from == first
 	covered := min(to, applied) <= snapshot
 	if fromStart && covered {

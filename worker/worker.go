@@ -117,7 +117,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	saved := w.saved
 	w.saved = nil
 	w.tellTopology(w.objects.Restore(saved.Objects))
-	// The other parts start when tasks.Run has adopted the tasks of the earlier process: a session
+	// tasks.Run calls startOthers when it has adopted the tasks of the earlier process: a session
 	// may change these tasks, and a clean-up must not remove what they use.
 	startOthers := func() {
 		g.Go(func() error { return w.copies.Run(gctx) })
@@ -230,7 +230,7 @@ func (w *Worker) tellTopology(changes []assignment.Change) {
 	w.logBackends(topology)
 }
 
-// logBackends logs at the debug level when this node received which change of a backend.
+// logBackends logs each change of a backend at the debug level, to show when this node received it.
 func (w *Worker) logBackends(topology []*swarmv1.AssignmentChange) {
 	if !w.deps.Log.Enabled(context.Background(), slog.LevelDebug) {
 		return

@@ -58,10 +58,9 @@ func exceptions(p *swarmv1.ServiceProgress) string {
 	return words
 }
 
-// lines returns the lines that show progress, in Docker's words. Lines on a terminal are drawn
-// again in their place, so they have a countdown and all slots. Elsewhere each line is a line of a
-// log, so slots without news are left out. If there are more than maxSlots slots, all slots are
-// left out.
+// lines returns the lines that show progress, in Docker's words. On a terminal they are drawn again
+// in the same place; they have a countdown and all slots. Elsewhere they are appended to a log, and
+// slots without news are left out. If there are more than maxSlots slots, all slots are left out.
 func lines(p *swarmv1.ServiceProgress, terminal bool, maxSlots int) []string {
 	overall := fmt.Sprintf("overall progress: %d out of %d tasks", p.GetRunning(), p.GetDesired())
 	if p.GetJob() {

@@ -110,8 +110,10 @@ Error: 1 of 1 tasks cannot be placed; service web stays as asked for; see ` + "`
 func TestWait_Interrupted(t *testing.T) {
 	clitest.StartSignals(t)
 	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		// Not a timeout: the server would learn it, and could end the call before the client does.
+		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
+		time.AfterFunc(100*time.Millisecond, cancel)
 		s := &clitest.Server{Waits: []clitest.WaitStep{{Progress: two(0, 0, 0)}, {After: time.Hour}}}
 		got := clitest.Run{Server: s}.RunContext(ctx, t, "service", "create", "--name", "web", "nginx")
 		if got.Code != 0 || !strings.HasSuffix(got.ErrOut, "Operation continuing in background.\nUse `swarm service ps web` to check progress.\n") {

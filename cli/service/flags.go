@@ -178,7 +178,7 @@ func (o *flags) registerHealth() {
 func (o *flags) registerPolicies(defaults func(string) string) {
 	f := o.set
 	f.Var(&o.restartCondition, "restart-condition", `Restart when condition is met ("none", "on-failure", "any")`+defaults(`"any"`))
-	f.DurationVar(&o.restartDelay, "restart-delay", 0, "Delay between restart attempts; it grows with every failure in a row, up to 16 times (ns|us|ms|s|m|h)"+defaults("5s"))
+	f.DurationVar(&o.restartDelay, "restart-delay", 0, "Delay between restart attempts; it doubles with every failure in a row, to 16 times itself or 5m at most (ns|us|ms|s|m|h)"+defaults("5s"))
 	f.Uint64Var(&o.restartAttempts, "restart-max-attempts", 0, "Maximum number of restarts before giving up")
 	f.DurationVar(&o.restartWindow, "restart-window", 0, "Window used to evaluate the restart policy (ns|us|ms|s|m|h)")
 

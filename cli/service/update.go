@@ -124,8 +124,8 @@ func (o updateOptions) otherFlag() (name string) {
 	return name
 }
 
-// edit is a change of the specification of a service: a rollback, a return to toRevision, or else
-// apply.
+// edit is a change of the specification of a service. It is one of three: a rollback if rollback is
+// set, a return to an earlier revision if toRevision is set, or else what the function apply does.
 type edit struct {
 	// apply changes a copy of the current specification. byName reports whether apply needs the
 	// names of networks instead of their ids.

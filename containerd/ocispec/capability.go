@@ -20,9 +20,10 @@ var defaultCapabilities = []string{
 	"CAP_NET_RAW", "CAP_SETFCAP", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_CHROOT",
 }
 
-// capabilities returns the capabilities of a container. As in Docker, the service may add or drop
-// ALL, except for those that the opposite list names. When a user other than root starts the
-// program, the kernel removes the permitted capabilities. None are inheritable or ambient.
+// capabilities returns the capabilities of a container. As in Docker, the service may add ALL, and
+// those that it drops by name are left out; or drop ALL, and those that it adds by name stay. When
+// a user other than root starts the program, the kernel removes the permitted capabilities. None
+// are inheritable or ambient.
 func capabilities(c *swarmv1.ContainerSpec) (*specs.LinuxCapabilities, error) {
 	possible, err := cap.Current()
 	if err != nil {

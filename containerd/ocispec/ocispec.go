@@ -94,7 +94,8 @@ func Build(in Input) (*specs.Spec, error) {
 			Sysctl:      sysctls(in),
 		},
 	}
-	// The order matters: mounts need the user, and the seccomp profile needs the capabilities.
+	// The order matters in one place: the seccomp profile (security) needs the capabilities
+	// (process).
 	for _, part := range []func(*specs.Spec, Input) error{process, mounts, resources, devices, security} {
 		if err := part(s, in); err != nil {
 			return nil, err

@@ -87,9 +87,9 @@ func (r *recorder) abandon(ctx context.Context, id string) error {
 }
 
 // end notes that a set-up has ended. givenUp says that containerd does not know the container any
-// more. If containerd has given up this container, or has asked the shim to end during a set-up,
-// and no other set-up runs, end asks the service inside to end the shim, which it does unless it
-// has containers. Without this the shim would never end, because containerd asks only once.
+// more. containerd asks a shim to end only once, and the shim ignores that while a set-up runs. So
+// end asks again, if no other set-up runs, and if containerd has asked during a set-up or has given
+// up this container. A shim that has containers does not end.
 func (r *recorder) end(ctx context.Context, s *setup, givenUp bool) {
 	r.mu.Lock()
 	r.setups = slices.DeleteFunc(r.setups, func(other *setup) bool { return other == s })

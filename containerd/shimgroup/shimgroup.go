@@ -148,6 +148,8 @@ func (g *Table) assignLocked(task, service string) *group {
 			best, bestSame = grp, same
 		}
 	}
+	// A new group is needed if all are full. It is also made if the service has containers in only
+	// one group, and that group is the best: the loss of one shim must not end the whole service.
 	if best == nil || bestSame > 0 && spread == 1 {
 		g.next++
 		best = g.addLocked(fmt.Sprintf("%s-%s-%d", g.build, g.run, g.next))

@@ -41,8 +41,8 @@ const (
 	local                             // a process that uses this host's socket
 	unknownNode                       // a node that the replica does not know; the handler decides
 
-	// expired is not a kind of caller. A rule with expired also permits its other kinds if their
-	// certificate has expired.
+	// expired is not a kind of caller but an addition to a rule: the callers that the rule permits
+	// may also have a certificate that has expired.
 	expired
 )
 

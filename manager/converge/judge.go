@@ -148,8 +148,10 @@ func (l *look) name() string               { return l.Service.GetService().GetNa
 func (l *look) spec() *swarmv1.ServiceSpec { return l.Service.GetRevision().GetSpec() }
 
 // track records that a condition holds in this look. It returns how much longer the condition must
-// hold until it has held for the time limit: 0 if it has. A look that does not track a condition
-// ends that time. If track returns more than 0, the next look comes after that time at the latest.
+// hold until it has held for the time limit: 0 if it has. If a look
+// does not track a condition, the condition counts as not held, and the next look that tracks it
+// begins to count anew. If track returns more than 0, the next look comes after that time at the
+// latest.
 func (l *look) track(condition string, limit time.Duration) time.Duration {
 	return l.trackSince(condition, l.now, limit)
 }
@@ -186,8 +188,8 @@ func (l *look) judgeComplete() *swarmv1.ServiceVerdict {
 	if l.rollbackEnded() {
 		return l.rollbackVerdict()
 	}
-	// If no task is wanted, the service is complete only because the planner has already stopped
-	// the tasks that it had, so there is no reaction to wait for.
+	// If no task is wanted, the service is complete only when the planner has stopped the tasks
+	// that it had. So the planner has seen the change already.
 	var left time.Duration
 	if l.progress.GetDesired() > 0 {
 		left = l.track("complete", reaction)
@@ -202,8 +204,7 @@ func (l *look) judgeComplete() *swarmv1.ServiceVerdict {
 		// Do not wait longer than the limit: a node that is out of contact may never report that
 		// its task has stopped.
 		limit := spec.StopGrace(l.spec().GetTaskTemplate().GetContainerSpec()) + confirmAfter
-		waits := l.track("stopping", limit) > 0
-		if waits && left == 0 {
+		if l.track("stopping", limit) > 0 && left == 0 { // The note is shown after the countdown.
 			l.progress.Note = fmt.Sprintf("%d task%s still to stop", n, plural(n))
 			return nil
 		}

@@ -23,8 +23,8 @@ func (l *look) rollbackBegan() bool {
 }
 
 // rememberRollback stores in memory.rollbackCause why the planner rolls the change back. The update
-// status no longer has the reason when the rollback has completed. memory.failures still has the
-// failures of the change here: judge clears them afterwards.
+// status no longer has the reason when the rollback has completed. judge calls rememberRollback
+// before it clears memory.failures, which has the failures of the change.
 func (l *look) rememberRollback() {
 	if l.memory.rollbackCause != nil || !l.rollbackBegan() {
 		return

@@ -21,21 +21,23 @@ import (
 const (
 	// awaitTimeout bounds the wait of a caller that sets no earlier deadline.
 	awaitTimeout = 30 * time.Second
-	// roundTimeout bounds one question to all managers. In the next round, a node that did not
-	// answer may count as down.
+	// roundTimeout bounds one round of questions to all managers. Each round waits only for the
+	// nodes that are ready then, so a lost node delays the answer until it counts as down.
 	roundTimeout = 3 * time.Second
 	// roundPause follows a round in which some ready nodes had no session. Such a node is about to
 	// begin another session, or is about to count as down.
 	roundPause = 50 * time.Millisecond
 )
 
-// AwaitProgrammed waits until every ready node has programmed what this manager knows now: the
-// node's kernel and the name server of its containers match the newest assignments. It does not
-// wait for nodes that lag.
+// AwaitProgrammed waits until nodes have programmed what was sent to them: their kernels and the
+// name servers of their containers match their assignments. It does not wait for a node that lags
+// (see lagAfter). The index in the request selects one of two questions:
 //
-// A request of a worker has no index. The manager that gets it asks every manager, itself included,
-// to wait for the nodes that it serves. In these requests the index says which changes of the store
-// the nodes must have programmed.
+//   - A worker sends no index. It asks whether every ready node of the cluster has programmed all
+//     changes that this manager knows now. This manager asks every manager, itself included, for
+//     the nodes that it serves.
+//   - A manager sends an index. It asks whether the ready nodes that this manager serves have
+//     programmed the changes of the store up to that index.
 func (s *Server) AwaitProgrammed(ctx context.Context, req *swarmv1.AwaitProgrammedRequest) (*swarmv1.AwaitProgrammedResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, awaitTimeout)
 	defer cancel()

@@ -31,13 +31,13 @@ const (
 	replicaTimeout = 5 * time.Second
 )
 
-// How much of each node's reports is committed, however often the node opens a session: the burst
-// at once, and one unit more in each period. A report over the rate waits. Of descriptions, image
-// and volume reports only the newest counts, so an honest worker loses nothing while they wait.
+// These budgets limit what is committed of each node's reports, however often the node opens a
+// session. A report that is over a budget waits. Of descriptions, image and volume reports only the
+// newest counts, so an honest worker loses nothing while they wait.
 var (
-	factsPace  = pace.Budget{Burst: 20, Period: 500 * time.Millisecond}                // descriptions, image and volume reports
-	statusPace = pace.Budget{Burst: 8 << 20, Period: time.Second / (512 << 10)}        // bytes of task statuses
-	copiesPace = pace.Budget{Burst: 2 * bounds.MaxHeld, Period: 10 * time.Millisecond} // image copies that come or go, and volumes
+	factsPace  = pace.Budget{Burst: 20, Period: 500 * time.Millisecond}                // counts descriptions, image and volume reports
+	statusPace = pace.Budget{Burst: 8 << 20, Period: time.Second / (512 << 10)}        // counts the bytes of task statuses
+	copiesPace = pace.Budget{Burst: 2 * bounds.MaxHeld, Period: 10 * time.Millisecond} // counts image copies and volumes that change
 )
 
 // entry holds what the worker of one session has reported and the store does not have yet. It has
@@ -214,8 +214,8 @@ func (c *committer) holdBack(e *entry) (held *entry, wait time.Duration) {
 	if e.status != nil && mustWait(c.statusBytes.TakeN(node, e.status.SizeVT())) {
 		e.status, held.status = nil, e.status
 	}
-	// TakeN of 0 spends nothing: it only asks whether the budget is overdrawn. The method groups
-	// spends from it, because only there it is known how many copies change.
+	// With 0, TakeN spends nothing and only says whether the budget is overdrawn. committer.groups
+	// spends from this budget, because it finds out how many rows change.
 	if (e.images != nil || e.volumes != nil) && mustWait(c.copies.TakeN(node, 0)) {
 		e.moveRows(held)
 	}
@@ -320,7 +320,8 @@ func (c *committer) write(ctx context.Context, entries []*entry) error {
 			return err
 		}
 		for i, r := range results {
-			if !c.shouldRetry(owners[i], r) {
+			c.logRejected(owners[i], r)
+			if !shouldRetry(owners[i], r) {
 				continue
 			}
 			e := owners[i].entry
@@ -353,18 +354,15 @@ func (c *committer) waitForReplica(ctx context.Context, index uint64) {
 // shouldRetry reports whether the reports of an entry other than statuses must be queued again
 // after the store has answered err for one of its groups: the group was made from a row that has
 // changed since. A status is not queued again: a rejected status is out of date, or its task is
-// gone. shouldRetry logs a status that was rejected for another reason.
-func (c *committer) shouldRetry(o owner, err error) bool {
-	switch {
-	case err == nil:
-		return false
-	case o.isStatus:
-		if !errdefs.IsAborted(err) && !errdefs.IsNotFound(err) && !errdefs.IsFailedPrecondition(err) {
-			c.log.Warn("task status was not stored", "node", o.entry.session.node, "err", err)
-		}
-		return false
-	case o.entry.session.reason() != nil:
-		return false
+// gone.
+func shouldRetry(o owner, err error) bool {
+	return !o.isStatus && o.entry.session.reason() == nil && (errdefs.IsAborted(err) || errdefs.IsAlreadyExists(err))
+}
+
+// logRejected logs a status that the store rejects although the status is not out of date and its
+// task exists.
+func (c *committer) logRejected(o owner, err error) {
+	if o.isStatus && err != nil && !errdefs.IsAborted(err) && !errdefs.IsNotFound(err) && !errdefs.IsFailedPrecondition(err) {
+		c.log.Warn("task status was not stored", "node", o.entry.session.node, "err", err)
 	}
-	return errdefs.IsAborted(err) || errdefs.IsAlreadyExists(err)
 }

@@ -15,7 +15,7 @@ type leaderContact struct {
 	last  time.Time  // the newest answer; zero: no leader has answered yet
 }
 
-// answered notes that a leader has answered now. If the answer before is at least gap ago, the
+// answered notes that a leader has answered now. If the previous answer is at least gap ago, the
 // measurement starts again.
 func (c *leaderContact) answered(now time.Time, gap time.Duration) {
 	c.mu.Lock()

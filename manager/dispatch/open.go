@@ -95,8 +95,9 @@ func (s *Server) accept(ctx context.Context, id string, stream swarmv1.Dispatche
 	return s.openSession(ctx, id, view, hello, stream)
 }
 
-// member returns a view in which the node is a member. It fails when the node opens sessions too
-// often or is no member. With errRemoved it returns the view too.
+// member returns a view in which the node is a member. If the node is no member, it returns
+// errRemoved and the view in which it has looked. It also fails when the node opens sessions too
+// often.
 func (s *Server) member(ctx context.Context, id string) (*table.View, error) {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
@@ -254,11 +255,11 @@ func (s *Server) recordStart(ctx context.Context, id, addr string, hello *swarmv
 		if next.State != swarmv1.NodeState_READY {
 			next.Since = timestamppb.Now()
 		}
-		_, lease := paceOf(view.Cluster())
-		if !old.GetFenced() { // the lease of an earlier session may not have run out yet
-			lease = max(lease, old.GetLease().AsDuration())
+		_, timeout := paceOf(view.Cluster())
+		next.Lease = durationpb.New(timeout) // a lease is as long as the session timeout
+		if !old.GetFenced() {                // a longer lease of an earlier session may not have run out yet
+			next.Lease = durationpb.New(max(timeout, old.GetLease().AsDuration()))
 		}
-		next.Lease = durationpb.New(lease)
 		next.SessionEpoch++
 		next.State, next.Message, next.Addr, next.Fenced = swarmv1.NodeState_READY, "", addr, false
 		if hello.GetDescription() != nil {

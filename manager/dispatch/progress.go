@@ -16,20 +16,21 @@ const lagAfter = 3 * time.Second
 // progress compares what a session was marked with to what its worker has programmed. The session's
 // mutex guards it; the signal has its own.
 //
-// A generation is a number of marks: generation 5 stands for the first five marks of the session.
-// An Assignments message covers the marks up to some generation. When the worker acknowledges the
-// sequence of that message, it has programmed everything up to that generation.
+// Two numbers count up in a session. The generation counts the marks: each says that something may
+// have to be sent. The sequence counts the Assignments messages. A message covers all marks up to a
+// generation. When the worker acknowledges the sequence of the message, it has programmed
+// everything up to that generation.
 type progress struct {
 	generation uint64    // of the newest mark
 	programmed uint64    // the newest generation that the worker has programmed
-	unsentAt   time.Time // when the first mark came that is not sent yet; zero when all are sent
-	pending    []pending // sent and not programmed yet, oldest first
-	sequence   uint64    // of the newest assignments that the worker has programmed
+	unsentAt   time.Time // when the first mark came that no message covers yet; zero when all are covered
+	pending    []pending // the messages that the worker has not acknowledged, oldest first
+	acked      uint64    // the newest sequence that the worker has acknowledged
 	changed    broadcast.Signal
 }
 
-// pending says that the assignments of a sequence cover all marks up to a generation. The first of
-// these marks that no earlier assignments cover came at the time since.
+// pending is a message that the worker has not acknowledged. It covers the marks up to a generation
+// that no earlier message covers. The first of them came at the time since.
 type pending struct {
 	generation, sequence uint64
 	since                time.Time
@@ -43,8 +44,8 @@ func (p *progress) mark(now time.Time) {
 	}
 }
 
-// behindSince returns since when the worker has had something to program. It is zero when the
-// worker has programmed everything.
+// behindSince returns when the oldest mark came that the worker has not programmed. It is zero when
+// the worker has programmed everything.
 func (p *progress) behindSince() time.Time {
 	if len(p.pending) > 0 {
 		return p.pending[0].since
@@ -52,21 +53,21 @@ func (p *progress) behindSince() time.Time {
 	return p.unsentAt
 }
 
-// worked notes that the sender has worked off the marks up to a generation. sequence is that of the
-// newest assignments that it has ever sent: if the marks changed nothing for the node, there was
-// nothing to send, and the sequence is the same as in the last call.
-func (p *progress) worked(generation, sequence uint64, now time.Time) {
+// covered notes that the messages up to a sequence cover all marks up to a generation. If the marks
+// changed nothing for the node, no message was sent, and the sequence is the same as in the last
+// call.
+func (p *progress) covered(generation, sequence uint64, now time.Time) {
 	since := p.unsentAt
 	if since.IsZero() {
 		since = now
 	}
 	p.unsentAt = time.Time{}
-	if generation < p.generation { // marks came while the sender worked
+	if generation < p.generation { // marks have come since the sender took its work
 		p.unsentAt = now
 	}
 	switch n := len(p.pending); {
-	case sequence <= p.sequence:
-		// The worker has programmed these assignments, so it has programmed the marks too.
+	case sequence <= p.acked:
+		// The worker has programmed all that was sent, and the marks needed no further message.
 		p.advance(generation)
 	case n > 0 && p.pending[n-1].sequence == sequence:
 		// No new message: the acknowledgement of the last one covers these marks too.
@@ -78,7 +79,7 @@ func (p *progress) worked(generation, sequence uint64, now time.Time) {
 
 // acknowledged notes that the worker has programmed the assignments up to a sequence.
 func (p *progress) acknowledged(sequence uint64) {
-	p.sequence = max(p.sequence, sequence)
+	p.acked = max(p.acked, sequence)
 	for len(p.pending) > 0 && p.pending[0].sequence <= sequence {
 		p.advance(p.pending[0].generation)
 		p.pending = p.pending[1:]

@@ -54,7 +54,7 @@ func (s *Server) reportSoon() {
 
 // reportOnce makes one report and waits for the answer, for the timeout at most. It closes the
 // sessions that are superseded elsewhere or belong to nodes that were removed, and confirms the
-// heartbeats of the others. It returns whether the leader answered.
+// heartbeats of all other sessions. It returns whether the leader answered.
 func (s *Server) reportOnce(ctx context.Context, timeout time.Duration) bool {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()

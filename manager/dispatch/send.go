@@ -21,11 +21,10 @@ import (
 // that is being sent.
 const farewellTimeout = 2 * time.Second
 
-// serve sends until the session is over. A worker that reads nothing blocks the sending of a
-// message for as long as its stream is open. gRPC keeps such a message for as long as the
-// connection lives, even when the call has ended. So serve waits for one message no longer than the
-// session timeout, and no longer than farewellTimeout once the session is over. Then it closes the
-// worker's connection.
+// serve sends until the session is over. If the worker reads nothing, the stream's Send blocks
+// until the call ends, and gRPC keeps the messages in memory until the connection ends, which may
+// be much later. So serve waits for one message no longer than the session timeout, and no longer
+// than farewellTimeout once the session is over. Then it closes the worker's connection.
 func (x *session) serve(ctx context.Context, first *swarmv1.ToWorker) error {
 	sender := make(chan error, 1)
 	go func() {
@@ -53,18 +52,18 @@ func (x *session) serve(ctx context.Context, first *swarmv1.ToWorker) error {
 			err = x.reason()
 		}
 	}
-	if who, known := transport.FromContext(ctx); known == nil {
+	if who, callerErr := transport.FromContext(ctx); callerErr == nil {
 		who.CloseConn()
 	}
 	return err
 }
 
-// sendMessage sends one message. One goroutine calls it, and does not call it again after an error.
-// So the session has at most one late message, and stuck is closed at most once.
+// sendMessage sends one message. Only one goroutine calls it, and does not call it again after an
+// error. Therefore stuck is closed at most once.
 func (x *session) sendMessage(m *swarmv1.ToWorker) error {
 	late := time.AfterFunc(x.timeout, func() { close(x.stuck) })
 	err := x.stream.Send(m)
-	if !late.Stop() { // serve has given the session up, so no message may follow this late one
+	if !late.Stop() { // serve has given the session up, so no message may follow
 		return errBroken
 	}
 	return err
@@ -156,7 +155,7 @@ func (s *sender) sendAll(w work) error {
 		return err
 	}
 	s.mu.Lock()
-	s.progress.worked(w.generation, s.sequence, time.Now())
+	s.progress.covered(w.generation, s.sequence, time.Now())
 	s.mu.Unlock()
 	if w.departing && !s.departureAcked && isDown(s.server.deps.Store.View(), s.node) {
 		s.departureAcked = true

@@ -8,6 +8,9 @@ import (
 // applyActions carries out what the passes before it have decided for every slot: it writes changes
 // of tasks, and adds new tasks to r.newTasks.
 func (r *run) applyActions() {
+	for _, k := range r.added.keys {
+		r.newTasks = append(r.newTasks, r.planTask(k, nil))
+	}
 	for i := range r.slotPlans {
 		sp := &r.slotPlans[i]
 		sp.atom = r.out.newAtom()
@@ -57,11 +60,11 @@ func (r *run) promote(sp *slotPlan) {
 	r.out.edit(t).DesiredState = swarmv1.TaskState_RUNNING
 }
 
-// replaceHead adds a task that replaces the head of the slot. It stops head and older, except for
-// the one that is the partner of the new task.
+// replaceHead adds a task that replaces the head of the slot. It stops head and older, except the
+// partner of the new task.
 func (r *run) replaceHead(sp *slotPlan) {
 	t := sp.head
-	w := r.newTask(sp.slot.Key, t)
+	w := r.planTask(sp.slot.Key, t)
 	if sp.older != nil {
 		w.replaces = sp.older.ID // head was not running yet, so older is the task that serves
 	}
@@ -91,19 +94,19 @@ func (r *run) replaceHead(sp *slotPlan) {
 // Only start-first updates have partners.
 func (r *run) partner(sp *slotPlan) *cluster.Task {
 	switch {
-	case sp.action != updateSlot:
-		return sp.older // nil or the task that head was to replace; the new task replaces it instead
-	case !r.update.StartFirst():
-		return nil // older, if any, is from an earlier update, which was start-first
-	case sp.older == nil && r.mayRun(sp.head):
+	case sp.action == updateSlot && !r.update.StartFirst():
+		return nil
+	case sp.older != nil:
+		return sp.older // head should have replaced older but never ran, so the new task replaces older
+	case sp.action == updateSlot && r.mayRun(sp.head):
 		return sp.head
 	}
-	return sp.older
+	return nil
 }
 
 // fillSlot adds a task to a slot in which no task should run. t is the newest task of the slot.
 func (r *run) fillSlot(sp *slotPlan, t *cluster.Task) {
-	w := r.newTask(sp.slot.Key, t)
+	w := r.planTask(sp.slot.Key, t)
 	w.atom = sp.atom
 	if !r.mayStart(sp.slot, nil, nil) {
 		w.desired = swarmv1.TaskState_READY
@@ -111,10 +114,10 @@ func (r *run) fillSlot(sp *slotPlan, t *cluster.Task) {
 	r.newTasks = append(r.newTasks, w)
 }
 
-// newTask returns a new task for slot k. t is the task that the new task replaces or follows; it is
-// nil if the slot is new.
-func (r *run) newTask(k cluster.SlotKey, t *cluster.Task) newTask {
-	w := newTask{key: k, ordinal: 1, revision: r.successorRevision(t), desired: swarmv1.TaskState_RUNNING}
+// planTask returns a new task for slot k. t is the task that the new task replaces or follows; it
+// is nil if the slot is new.
+func (r *run) planTask(k cluster.SlotKey, t *cluster.Task) taskPlan {
+	w := taskPlan{key: k, ordinal: 1, revision: r.successorRevision(t), desired: swarmv1.TaskState_RUNNING}
 	if t != nil {
 		w.id, w.ordinal, w.replaces = idNext(t.Slot), t.Slot.Newest().Row.GetOrdinal()+1, t.ID
 		if w.revision.Template() == t.Revision.Template() {
@@ -140,10 +143,10 @@ func (r *run) successorRevision(t *cluster.Task) *cluster.Revision {
 }
 
 // stopTask asks a task to stop and keeps its row as history. It deletes a task that was never sent
-// to a node, and a task whose node was removed if the task cannot be running.
+// to a node, and a task that will never report its end and counts as not running.
 func (r *run) stopTask(t *cluster.Task) {
 	switch {
-	case t.Unplaced(), nodeRemoved(t) && !r.mayRun(t):
+	case t.Unplaced(), neverReportsEnd(t) && !r.mayRun(t):
 		r.deleteTask(t)
 	case t.Wanted():
 		if row := r.out.edit(t); row.GetDesiredState() < swarmv1.TaskState_SHUTDOWN {
@@ -153,5 +156,6 @@ func (r *run) stopTask(t *cluster.Task) {
 	}
 }
 
-// nodeRemoved says that the task's node was removed before it reported the end of the task.
-func nodeRemoved(t *cluster.Task) bool { return t.Node != nil && t.Node.Removed() && !t.Ended() }
+// neverReportsEnd says that no worker will report the end of the task, because the task's node was
+// removed before the task ended.
+func neverReportsEnd(t *cluster.Task) bool { return t.Node != nil && t.Node.Removed() && !t.Ended() }

@@ -32,8 +32,8 @@
 // plans again. The only thing that Plan changes for later plans is the deadlines of the services.
 //
 // Plan runs these passes for each service. The first four decide what happens to every slot and
-// record it in a list of slotPlans; they write no changes. The last three carry the decisions out
-// and write changes:
+// record it in a list of slotPlans; they write no changes of rows. The last three carry the
+// decisions out and write changes:
 //
 //	judge         the tasks of a slot -> the slot's action: keep, restart, replace, drop, ...
 //	reconcile     the actions, and the mode of the service -> other actions, slots to add

@@ -72,7 +72,7 @@ func (e *emitter) add(c *swarmv1.Change) {
 }
 
 // create adds the rows of a new task, which the caller then fills in. remaining is how many tasks
-// are likely to be created, including this one.
+// the caller expects to create, including this one. Only the size of an allocation depends on it.
 func (e *emitter) create(remaining int) (*swarmv1.Task, *swarmv1.TaskStatus) {
 	if len(e.slab) == 0 {
 		e.slab = make([]newRows, min(max(remaining, 1), slabSize))

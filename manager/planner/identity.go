@@ -10,10 +10,17 @@ import (
 
 // Task ids are computed, not random: from the id of the slot's newest task, if the slot has one,
 // and from the version of the service's row. If an old and a new leader both fill a slot from the
-// same rows, their plans contain the same id, and the store accepts only one of the two tasks. An
-// id that a node has received is never computed again: a slot's newest task is deleted
-// only when the same plan adds another task, or when the slot is dropped, and a slot is dropped
-// only after the service's row has changed.
+// same rows, their plans contain the same id, and the store accepts only one of the two tasks.
+//
+// An id that a node has received is never computed again. For that, the row of the slot's newest
+// task would have to be deleted, and the service's row would have to keep its version. The planner
+// deletes the row of a newest task only in these cases:
+//
+//   - The task was never sent to a node.
+//   - The same plan adds another task to the slot, which is then the newest.
+//   - The service's row has changed since the task was created: the slot is dropped, or the task
+//     was part of an update that was rolled back.
+//   - The slot belongs to a node that was removed. No other node gets the id of that node.
 
 // idFirst returns the id of the first task of a slot.
 func idFirst(s *cluster.Service, k cluster.SlotKey) string {

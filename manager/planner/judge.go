@@ -10,12 +10,11 @@ import (
 type action uint8
 
 const (
-	// keep: the slot keeps its tasks and gets no new one. This includes slots that must stay
-	// without a task for now.
+	// keep: the head of the slot stays. A slot without a head stays without one for now.
 	keep action = iota
-	// fill: the slot should have a task and has none that should run.
+	// fill: the slot has no head and gets a new task.
 	fill
-	// finished: the last task has ended, and no other task follows.
+	// finished: the newest task has ended, and no other task follows unless the service is updated.
 	finished
 	// restart: the task ended by itself. A new task follows after the delay of the restart policy.
 	restart
@@ -26,9 +25,10 @@ const (
 	reschedule
 	// updateSlot: the task is outdated, and the update replaces it now.
 	updateSlot
-	// stop: the task must stop and no other follows, but the slot remains (global services).
+	// stop: the task must stop and no other follows until the node is eligible again (global
+	// services).
 	stop
-	// drop: the slot is no longer wanted.
+	// drop: the slot is no longer wanted, so all its tasks are removed.
 	drop
 )
 
@@ -42,7 +42,7 @@ type slotPlan struct {
 	// it is nil.
 	older  *cluster.Task
 	action action
-	// atom is the atom of the slot's changes. applyActions sets it.
+	// atom is the atom of the slot's changes (see emitter). applyActions sets it.
 	atom int
 	// limitsChanged: head moves to the limits of the current revision without being replaced.
 	limitsChanged bool
@@ -84,9 +84,9 @@ func (p subject) judgeSlot(s *cluster.Slot) slotPlan {
 	return sp
 }
 
-// judgePair decides which tasks stop if several tasks of a slot should run. If head is starting as
-// the replacement of older, both keep running, except in the two cases of the switch below. If not,
-// head stays and all other tasks stop.
+// judgePair decides which tasks stop if several tasks of a slot should run. Unless head is starting
+// as the replacement of older, head stays and all other tasks stop. While it is starting, both keep
+// running, except in the two cases of the switch.
 func (p subject) judgePair(sp slotPlan) slotPlan {
 	head, older := sp.head, sp.older
 	if !p.headStarts(head, older) {

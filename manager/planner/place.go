@@ -10,8 +10,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// newTask is a task that this plan creates.
-type newTask struct {
+// taskPlan is a task that this plan creates.
+type taskPlan struct {
 	key        cluster.SlotKey
 	id         string
 	ordinal    uint64
@@ -24,7 +24,7 @@ type newTask struct {
 	delayPlacement bool
 	restarts       *swarmv1.RestartHistory
 	replaceReason  string
-	atom           int // the atom of the slot's other changes; 0: the slot is new
+	atom           int // the atom of the slot's other changes (see emitter); 0: the slot is new
 }
 
 // placeTasks finds nodes for tasks: first for the tasks that waited already, then for the new ones.
@@ -60,7 +60,7 @@ const maxWaiting = 1000
 // maxWaiting tasks of the service wait for a node.
 func (r *run) createMissing() {
 	for ; r.added.more > 0; r.added.more-- {
-		w := r.newTask(cluster.SlotKey{Number: r.added.next}, nil)
+		w := r.planTask(cluster.SlotKey{Number: r.added.next}, nil)
 		r.out.newAtom()
 		if !r.createTask(&w, r.added.more) {
 			return
@@ -105,8 +105,8 @@ const (
 // createTask creates a task, on a node if one takes it, and else as a waiting task. If no node
 // takes the task and maxWaiting tasks of the service already wait, it creates nothing and returns
 // false. Tasks of global services and tasks that replace another one are always created.
-// remaining is how many tasks are likely to be created, including this one.
-func (r *run) createTask(w *newTask, remaining int) bool {
+// remaining is for emitter.create.
+func (r *run) createTask(w *taskPlan, remaining int) bool {
 	var n *cluster.Node
 	var addrs []cluster.Address
 	why := &placement.Explanation{}
@@ -146,7 +146,7 @@ func (r *run) createTask(w *newTask, remaining int) bool {
 
 // message returns the status message of the task: the text what, and the reason if the task
 // replaces another task.
-func (w *newTask) message(what string) string {
+func (w *taskPlan) message(what string) string {
 	if w.replaceReason == "" {
 		return what
 	}
@@ -174,23 +174,20 @@ func (r *run) findNode(rev *cluster.Revision, slot cluster.SlotKey, only *cluste
 	return n, addrs, why
 }
 
-// assignAddresses claims the addresses for the task with the given id, and returns the task's
-// network attachments.
+// assignAddresses claims the addresses for the task with the given id. It returns the task's
+// network attachments, with the addresses on each network.
 func (r *run) assignAddresses(rev *cluster.Revision, addrs []cluster.Address, id string) []*swarmv1.NetworkAttachment {
 	if len(addrs) == 0 {
 		return rev.Networks
 	}
 	out := make([]*swarmv1.NetworkAttachment, len(rev.Networks))
 	for i, use := range rev.Networks {
-		out[i] = use
-		if len(addrs) == 0 || addrs[0].NetworkID() != use.GetNetworkId() {
-			continue
-		}
 		out[i] = &swarmv1.NetworkAttachment{NetworkId: use.GetNetworkId(), Aliases: use.GetAliases(), DriverOpts: use.GetDriverOpts()}
-		for len(addrs) > 0 && addrs[0].NetworkID() == use.GetNetworkId() {
-			out[i].Addresses = append(out[i].Addresses, addrs[0].Prefix())
-			r.allocate(addrs[0], ipam.OwnerTask+id)
-			addrs = addrs[1:]
+		for _, a := range addrs {
+			if a.NetworkID() == use.GetNetworkId() {
+				out[i].Addresses = append(out[i].Addresses, a.Prefix())
+				r.allocate(a, ipam.OwnerTask+id)
+			}
 		}
 	}
 	return out

@@ -101,9 +101,9 @@ func byPriority(state *cluster.State, ids []string) []*cluster.Service {
 }
 
 // run is one call of Plan. The first four passes are methods of subject and updatePass, which have
-// no access to the changes. These passes record their decisions in the slotPlans and in their
-// results. The last three passes are methods of run, because all of them write to the same changes
-// and must know which rows were deleted by an earlier pass.
+// no access to the changes of rows: these passes record their decisions in the slotPlans and in
+// their results. The last three passes are methods of run, because all of them write to the same
+// changes and must know which rows an earlier pass has deleted.
 type run struct {
 	draft  *cluster.Draft
 	finder *placement.Finder
@@ -118,7 +118,7 @@ type run struct {
 	deleted map[string]bool
 	// updateVersion names the update that creates the new tasks (Task.update).
 	updateVersion uint64
-	newTasks      []newTask
+	newTasks      []taskPlan
 	// waiting counts the service's tasks without a node, including those of this plan.
 	waiting int
 }
@@ -153,9 +153,6 @@ func (r *run) planSlots() {
 	if result.rollback {
 		r.draft.UndoResize(r.service) // the tasks keep their limits
 		return
-	}
-	for _, k := range r.added.keys {
-		r.newTasks = append(r.newTasks, r.newTask(k, nil))
 	}
 	r.applyActions()
 	r.reap()

@@ -13,8 +13,8 @@ import (
 // the node may come back and report their state. Docker waits for 24 h too.
 const orphanAfter = 24 * time.Hour
 
-// reap deletes old tasks of every slot beyond the history limit, releases the claims of ended
-// tasks, and ends tasks whose node has been down for too long.
+// reap is the sixth pass. It releases the claims of ended tasks, sets the tasks of nodes that have
+// been down for too long to ORPHANED, and deletes the tasks that are not kept as history.
 func (r *run) reap() {
 	for i := range r.slotPlans {
 		sp := &r.slotPlans[i]
@@ -26,8 +26,8 @@ func (r *run) reap() {
 	}
 }
 
-// reapSlot does the work of reap for one slot. The newest task keeps its row, because the next
-// id depends on it.
+// reapSlot does the work of reap for one slot. The newest task keeps its row, because the next id
+// depends on it. The order of the cases matters: the first one that holds decides.
 func (r *run) reapSlot(sp *slotPlan) {
 	newest := sp.slot.Newest()
 	old := 0
@@ -41,7 +41,7 @@ func (r *run) reapSlot(sp *slotPlan) {
 		switch {
 		case r.mayRun(t):
 			continue
-		case nodeRemoved(t) && t != newest:
+		case neverReportsEnd(t) && t != newest:
 			r.deleteTask(t)
 			continue
 		case t.Node != nil && t.Node.Down() && !t.Ended():

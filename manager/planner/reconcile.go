@@ -9,11 +9,12 @@ import (
 	"swarm/manager/planner/placement"
 )
 
-// additions are the slots that a plan adds to a service: those with the given keys, and then as
-// many as more says, numbered from next. The slots of the second kind are only counted, because a
-// service may lack millions of them: createMissing stops creating them when maxWaiting tasks wait.
+// additions are the slots that a plan adds to a service.
 type additions struct {
-	keys []cluster.SlotKey
+	keys []cluster.SlotKey // of the first slots that are added
+	// more is how many slots are added after those, with the numbers from next on. They are only
+	// counted, because a service may lack millions of slots, and createMissing creates no more
+	// tasks when maxWaiting tasks wait.
 	more int
 	next uint64
 }
@@ -32,25 +33,24 @@ func (p subject) reconcile(slotPlans []slotPlan) additions {
 	return p.planReplicated(slotPlans)
 }
 
-// dropGlobalSlots drops the slots that remain from a time when the service was global, and returns
-// how many slots stay.
-func dropGlobalSlots(slotPlans []slotPlan) int {
-	used := 0
+// dropGlobalSlots drops the slots that remain from a time when the service was global.
+func dropGlobalSlots(slotPlans []slotPlan) {
 	for i := range slotPlans {
-		sp := &slotPlans[i]
-		if sp.slot.Key.Node != "" {
-			sp.action = drop
-		}
-		if sp.action != drop {
-			used++
+		if slotPlans[i].slot.Key.Node != "" {
+			slotPlans[i].action = drop
 		}
 	}
-	return used
 }
 
 // planReplicated adjusts the number of slots of a replicated service to its number of replicas.
 func (p subject) planReplicated(slotPlans []slotPlan) additions {
-	used := dropGlobalSlots(slotPlans)
+	dropGlobalSlots(slotPlans)
+	used := 0
+	for i := range slotPlans {
+		if slotPlans[i].action != drop {
+			used++
+		}
+	}
 	// The number of replicas fits an int because spec limits it.
 	switch target := int(min(p.service.Mode().GetReplicated().GetReplicas(), spec.MaxReplicas)); {
 	case used > target:
@@ -61,27 +61,23 @@ func (p subject) planReplicated(slotPlans []slotPlan) additions {
 	return additions{}
 }
 
-// grow adds n slots with the lowest free numbers. It first reuses a slot that is being dropped, if
-// its number is low enough; the new task of that slot waits until the old one has stopped. Slots
-// with numbers above all known ones are counted in more.
+// grow adds n slots with the lowest numbers that no slot in use has. The number of a slot whose
+// tasks are being removed counts as free: grow fills that slot, and its new task waits until the
+// old one has stopped. Slots with numbers above all in slotPlans are counted in more.
 func grow(slotPlans []slotPlan, n int) (added additions) {
-	number := uint64(1)
-	known := len(slotPlans)
-	for i := 0; n > 0; number++ {
-		for i < known && slotPlans[i].slot.Key.Number < number {
+	i := 0 // the first slot with this number or a higher one
+	for number := uint64(1); n > 0; number++ {
+		for i < len(slotPlans) && slotPlans[i].slot.Key.Number < number {
 			i++
 		}
-		if i == known {
-			added.more, added.next = n, number
-			return added
-		}
-		if slotPlans[i].slot.Key.Number > number {
+		switch {
+		case i == len(slotPlans): // All numbers from here on are free.
+			return additions{keys: added.keys, more: n, next: number}
+		case slotPlans[i].slot.Key.Number > number: // The number is free.
 			added.keys = append(added.keys, cluster.SlotKey{Number: number})
 			n--
-			continue
-		}
-		if sp := &slotPlans[i]; sp.action == drop && sp.head == nil && sp.slot.Key.Node == "" {
-			sp.action = fill
+		case slotPlans[i].action == drop && slotPlans[i].head == nil:
+			slotPlans[i].action = fill
 			n--
 		}
 	}

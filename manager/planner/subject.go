@@ -10,8 +10,8 @@ import (
 )
 
 // subject is what every pass reads: the service that is planned, and the time. planService sets its
-// fields for each service. The passes only read them. The exception is the deadline of the timer,
-// which mayRun and the passes move with wakeAt and wakeIfFuture.
+// fields for each service. The passes change only one of them, the deadline of the timer: mayRun
+// and the passes make the service due earlier with wakeAt and wakeIfFuture.
 type subject struct {
 	state   *cluster.State
 	service *cluster.Service
@@ -54,9 +54,10 @@ func (p subject) mayStart(s *cluster.Slot, t, partner *cluster.Task) bool {
 
 // mayRun says whether a container of the task may be running, as far as the cluster can know. A
 // task on a lost node counts as not running. A single-writer task on a lost node counts as running
-// until its desired state is above RUNNING and, after that, the node is fenced. The order matters:
-// a node that comes back gets a lease only together with the desired states of its tasks, so it
-// cannot run the task again. If the time of the fence is known, mayRun makes the service due then.
+// unless its desired state is above RUNNING and the node is fenced. The fence alone is not enough:
+// a fenced node that comes back gets a new lease together with the desired states of its tasks, and
+// would run a task that is still wanted. If the time of the fence is known, mayRun makes the
+// service due at that time.
 func (p subject) mayRun(t *cluster.Task) bool {
 	switch {
 	case t.Ended() || t.Unplaced() || t.Node == nil:

@@ -24,14 +24,14 @@ const (
 	rollbackCompleted = swarmv1.UpdateStatus_ROLLBACK_COMPLETED
 )
 
-// progress is the progress of an update.
+// progress is the progress of an update. Its numbers are numbers of slots.
 type progress struct {
-	outdated []*slotPlan // the outdated slots for which no earlier pass has decided on a new task
-	// inProgress counts the slots that the update is replacing: their new task has not been RUNNING
-	// for the update's delay.
+	outdated []*slotPlan // the outdated slots that get no new task yet
+	// inProgress counts the slots that the update is replacing, which the parallelism limits. A
+	// slot is in progress until its new task has been RUNNING for the update's delay.
 	inProgress int
-	// unstable counts the slots whose new task has not been RUNNING for the monitor time or the
-	// delay, whichever is longer.
+	// unstable counts the slots whose new task has not been RUNNING for both the delay and the
+	// monitor time. The update is completed when there are none.
 	unstable   int
 	failed     int
 	total      int
@@ -104,20 +104,15 @@ func (p updatePass) startUpdates(g progress) {
 	slices.SortStableFunc(g.outdated, func(a, b *slotPlan) int { return runs(a) - runs(b) })
 	for _, sp := range g.outdated {
 		switch {
+		case sp.head != nil && sp.head.Unplaced() && (sp.older == nil || p.update.StartFirst()):
+			sp.action = updateSlot // nothing stops, so this costs nothing of the budget
+		case budget == 0: // The slot keeps its action until a later plan.
 		case sp.head == nil:
 			sp.action = fill
-		case sp.head.Unplaced() && (sp.older == nil || p.update.StartFirst()):
-			sp.action = updateSlot // nothing stops, so this costs nothing of the budget
-			continue
+			budget--
 		default:
 			sp.action = updateSlot
-		}
-		budget--
-		if budget < 0 {
-			sp.action = keep
-			if sp.head == nil || sp.head.Ended() {
-				sp.action = finished
-			}
+			budget--
 		}
 	}
 }
@@ -157,10 +152,10 @@ func (p updatePass) status(state swarmv1.UpdateStatus_State, message string) upd
 	return updateResult{status: st}
 }
 
-// computeProgress computes the progress of the update. Without measure it only finds the outdated
-// slots and counts all slots, which shows whether an update must start. With measure it also counts
-// the slots that already have a task of the current template, and makes the service due when one of
-// them becomes stable. Without an active update, nothing depends on that moment.
+// computeProgress finds the outdated slots and counts all slots, which shows whether an update must
+// start. With measure it also counts the slots whose task is not outdated by their progress, and
+// makes the service due when one of them becomes stable. measure is true while an update is active
+// or starts. At other times nothing depends on that progress.
 func (p updatePass) computeProgress(measure bool) progress {
 	var g progress
 	for i := range p.slotPlans {

@@ -38,8 +38,9 @@ func (r *rules) frameChains() []*nft.Chain {
 			&expr.Meta{Key: key, Register: nft.Reg}, nft.Equal([]byte(isolatedPrefix)), nft.Drop())
 	}
 	for _, prefix := range []string{cablePrefix, isolatedPrefix} {
-		// Frames for 01:80:c2:00:00:00 to 0f: the host would receive them on the cable itself,
-		// where no rule checks their source. See filterReservedMulticast.
+		// Frames for 01:80:c2:00:00:00 to 0f. The bridge does not forward them: the host receives
+		// them on the container's cable, where no rule checks their source. See
+		// filterReservedMulticast.
 		bridgeInput.Add(&expr.Payload{DestRegister: nft.Reg, Base: expr.PayloadBaseLLHeader, Offset: etherDst, Len: 6},
 			&expr.Bitwise{SourceRegister: nft.Reg, DestRegister: nft.Reg, Len: 6, Mask: []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xf0}, Xor: make([]byte, 6)},
 			nft.Equal([]byte{0x01, 0x80, 0xc2, 0, 0, 0}), fromCable(prefix), nft.Drop())

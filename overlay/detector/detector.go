@@ -46,8 +46,8 @@ const (
 	// member claims that all others have failed.
 	maxConcurrent = 32
 	// probeInterval is the pause between two rounds. For a confirmed node it doubles with each
-	// round, up to maxProbeInterval: gossip reports the node when it comes back, unless only
-	// gossip's traffic is blocked.
+	// round, up to maxProbeInterval. That is often enough: usually gossip reports the node when it
+	// comes back, and the probes are needed only if gossip's traffic is blocked.
 	probeInterval    = time.Second
 	maxProbeInterval = 16 * time.Second
 	// ConfirmAfter is how long a node must not answer before its death is confirmed. A host that
@@ -57,8 +57,8 @@ const (
 
 // Suspects are the nodes that gossip reports as failed or left.
 type Suspects struct {
-	// Failed has the ids of the nodes that gossip reports as failed. A node may be among them only
-	// because another member claims that it has failed.
+	// Failed has the ids of the nodes that gossip reports as failed. The only evidence may be the
+	// claim of one other member.
 	Failed []string
 	// Left has the ids of the nodes that have said goodbye with their own signature.
 	Left []string
@@ -111,8 +111,8 @@ type silence struct {
 }
 
 // Run probes the suspects until ctx ends, and then returns nil. It works in rounds, with a pause of
-// probeInterval between two rounds. A suspect that gossip reports during a round or a pause is
-// first probed in the next round, so that a member cannot cause more rounds by its claims.
+// probeInterval between two rounds. A suspect that gossip reports during a round or a pause waits
+// for the next round, so that a member cannot cause more rounds by its claims.
 func (d *Detector) Run(ctx context.Context) error {
 	silences := map[string]silence{} // by node
 	for {

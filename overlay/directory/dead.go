@@ -18,8 +18,8 @@ type Report struct {
 
 // SetDead replaces the set of dead nodes. It does not add a node if the report is Faulty, or if the
 // report lists more than half of the other nodes as dead: this node is then likely to be paused or
-// cut off, and the former set is closer to the truth. Two changes apply in any case: SetDead adds
-// confirmed nodes, and it removes the nodes that the report does not list.
+// cut off, and the former set is closer to the truth. Even then SetDead adds the confirmed nodes,
+// and removes the nodes that the report does not list.
 func (d *Directory) SetDead(r Report) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -108,11 +108,11 @@ type Published struct {
 	Local    bool
 	Backends []Backend
 	// Standby are containers of this host that are not backends now: they were backends, or will be
-	// soon. Another host may forward connections to this host for one of them, because it learns of
-	// a change later or earlier than this host. If this host has no backend, the standby containers
-	// take these connections. If it has no standby containers either, it treats a connection like
-	// one from a client to the mesh port: it forwards the connection to another host if the mesh
-	// port is published on all addresses, and rejects the connection if not.
+	// soon. Other hosts learn of a change later or earlier than this host, so they may forward
+	// connections for one of these containers to this host. If this host has no backend, the
+	// standby containers take these connections. If it has neither, it forwards the connections to
+	// another host, provided that the mesh port is the published port and the port is published on
+	// all addresses; it rejects the others.
 	Standby []Backend
 }
 

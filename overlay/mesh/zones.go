@@ -11,17 +11,17 @@ import (
 	"swarm/overlay/nft"
 )
 
-// zonesName is the name of a second nftables table. It is never replaced together with the table
-// `swarm-mesh`, because conntrack would not find the connection of a packet that passes while the
-// rule below is missing. If the device has index 5, the table has one chain:
+// zonesName is the name of a second nftables table. The table `swarm-mesh` is replaced at every
+// change; this one stays, because conntrack would not find the connection of a packet that passes
+// while the rule below is missing. If the device has index 5, the table has one chain:
 //
 //	device-5 (prerouting, raw): tracks the connections from each peer in a separate conntrack zone
 //
 // A client, for example a load balancer, may use one source port for connections to two hosts. If
 // both hosts forward them to the same third host, the two connections differ there only in the peer
-// from which they come. The zone applies only to packets from the peer. The answers of the
-// containers are in no zone. So if both connections go to the same container, the kernel changes
-// the client's port in one of them.
+// from which they come. The zones of the peers keep them apart. The answers of the
+// containers are in no zone. If both connections go to the same container, their answers could not
+// be told apart, so the kernel changes the client's port in one of them.
 const zonesName = "swarm-mesh-zones"
 
 func zonesTable() *nftables.Table {

@@ -115,8 +115,8 @@ func (p *Plane) announceToMesh(taskID string) (meshed bool) {
 }
 
 // recordLocal returns the addresses of the service's attached local tasks on the bridge, by task
-// ID. It also stores them in bridgeAddresses, for the time when the managers report that a task has
-// ended: the task is then detached. It stores the tasks that are backends in hasServed.
+// ID. It remembers two things: in bridgeAddresses the addresses, because they are needed once more
+// when a task has ended and is detached; and in hasServed the tasks that are backends.
 func (p *Plane) recordLocal(s directory.Service) map[string][]netip.Addr {
 	local := make(map[string][]netip.Addr)
 	for _, b := range s.Tasks {

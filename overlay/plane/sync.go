@@ -126,9 +126,8 @@ func (p *Plane) sync(ctx context.Context, changes directory.Changes) (roundError
 	for _, t := range tasks {
 		p.queueReset(t, d.goneAddresses)
 	}
-	// If a service no longer publishes ports, only the first round finds that, because
-	// takeDifference updates lastServices. If the sync of the mesh fails in that round, meshPending
-	// repeats it in the next.
+	// takeDifference reports a change once, because it updates lastServices. If the sync of the
+	// mesh fails in that round, meshPending repeats it in the next.
 	p.meshPending = p.meshPending || d.meshChanged || changes.Nodes
 	if p.meshPending {
 		err := p.syncMesh(ctx, d.endedTasks)

@@ -83,10 +83,10 @@ func (n zones) local(c *swarmv1.ResolverContainer, req *dns.Msg) (*dns.Msg, int)
 }
 
 // answerUnknown answers a query for a name that no zone has. It returns nil if the query must be
-// forwarded. These names are forwarded too:
-//   - a name without a dot, as in Docker, because it may be a host of the site. With SearchFirst
-//     it is not forwarded, because the container's resolv.conf sets ndots then.
-//   - NAME.NETWORK, because a network may have the name of a domain.
+// forwarded, as most are. Among them are two that look like names of the cluster:
+//   - a name without a dot, as in Docker, because it may be a host of the site; but not with
+//     SearchFirst, because the container's resolv.conf then sets ndots
+//   - NAME.NETWORK, because a network may have the name of a domain
 func answerUnknown(c *swarmv1.ResolverContainer, req *dns.Msg, name string) *dns.Msg {
 	kind := req.Question[0].Qtype
 	switch {

@@ -12,9 +12,10 @@ const (
 	// exact is the largest number of backends for which there is one slot for each backend. Such
 	// slots are perfectly fair, and so few that one system call can write them.
 	exact = 32
-	// share is the least number of slots of a backend if there are more backends than exact. With 4
-	// slots the shares of two backends differ by at most a quarter. There are two exceptions: 1025
-	// to 4096 backends share 4096 slots, and more than 16384 backends share MaxSize slots.
+	// share is how many slots each backend has at least if there are more backends than exact. With
+	// 4 slots the shares of two backends differ by at most a quarter. There are two exceptions:
+	// 1025 to 4096 backends together have 4096 slots, and more than 16384 together have MaxSize
+	// slots.
 	share = 4
 	// MaxSize is the largest number of slots. Further backends get no slot. No subnet that swarm
 	// allocates has that many addresses.

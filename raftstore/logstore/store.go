@@ -29,7 +29,7 @@ type Store struct {
 
 	mu            sync.Mutex  // guards the fields down to sinceSnapshot; not held during I/O
 	first         uint64      // index of the entry of sizes[0]
-	sizes         []int64     // sizes of the entries in the log, without gaps; first is the oldest
+	sizes         []int64     // sizes of the entries in the log, the oldest first, without gaps
 	recent        []*raft.Log // the cache: the newest entries, decrypted
 	cached        int64       // bytes in recent
 	sinceSnapshot int64       // bytes stored since the last snapshot

@@ -8,8 +8,9 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// maxSessions bounds the number of sessions. Each start of a manager begins a session, so the least
-// recently used of 64 sessions belongs to a process that has ended long ago.
+// maxSessions bounds the number of sessions. Each start of a manager begins a session. So the least
+// recently used session is still needed only if managers start 64 times while one request is in
+// flight.
 const maxSessions = 64
 
 // requestSessions holds the answers to recent requests. It is part of the replicated state. A

@@ -42,7 +42,7 @@ func (s *State) IncrementEpoch() {
 	if c := s.cluster(); c != nil {
 		c = c.CloneVT()
 		c.Epoch++
-		if c.Meta != nil { // a snapshot from a file may have a row with a version above the index
+		if c.Meta != nil { // max, because a snapshot that was edited or damaged may have any versions
 			c.Meta.Version = max(s.index, c.Meta.Version)
 		}
 		s.tables.Clusters.put(c.GetId(), c)

@@ -33,7 +33,7 @@ type streamLayer struct {
 	deps Deps
 	log  *slog.Logger
 	done context.Context    // the parent of the contexts of all dials; ends when Close calls stop
-	stop context.CancelFunc // ends done
+	stop context.CancelFunc // cancels done
 
 	sampler *logsample.Sampler
 

@@ -101,9 +101,10 @@ func (t *Transport) AppendEntries(id raft.ServerID, address raft.ServerAddress, 
 }
 
 // Stores reports whether a member stored the last entries that were sent to it outside a pipeline.
-// A member whose disk fails answers heartbeats, but does not store entries. Raft opens a pipeline
-// only after entries were stored, and closes it when entries are refused. So a member that stores
-// no entries is recorded as soon as Raft sends them again.
+// A member whose disk fails answers heartbeats, but does not store entries. Entries in a
+// pipeline are not recorded, but they need not be: Raft opens a pipeline to a member only after the
+// member has stored entries, and closes it when the member refuses some. Raft then sends these
+// entries again outside a pipeline, and the refusal is recorded.
 func (t *Transport) Stores(id raft.ServerID) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -177,8 +177,8 @@ func (b *Broker) dropWhileLocked(tooMany func() bool) {
 	}
 }
 
-// dropLocked drops the changes of the batch after the head and makes it the head. Watchers that
-// have not read these changes get ErrResync.
+// dropLocked drops the changes of the batch after the head, and makes that batch the head. Watchers
+// that have not read these changes get ErrResync.
 func (b *Broker) dropLocked() {
 	old := b.head
 	b.head = old.next.Load()

@@ -10,18 +10,19 @@
 // positions that could contradict the records. The header of each segment has the offsets of both
 // sources, because the last record of a stream may be in a segment that was deleted.
 //
-// The Store gives copied space back to the disk by punching holes into the source. The length of a
-// source only grows, with a hole in front. ext4 limits a file to 16 TiB, which a container that
-// writes 100 MB/s reaches after two days.
+// The Store gives the space of copied bytes back to the disk: it makes them a hole, a part of a
+// file that takes no space. The length of a source, holes included, only grows. On ext4 a file
+// cannot be longer than 16 TiB, which a container that writes 100 MB/s reaches after two days. Its
+// later output is lost.
 //
 // # Fast writers and readers
 //
 // A container that writes faster than its output is copied is not slowed down. If the bytes that
 // are not copied yet are more than rotation keeps (max-size x max-file), the Store skips the oldest
 // of them, up to the end of a line, and writes a record with the number of skipped bytes. Rotation
-// would have deleted the skipped lines soon. So each stream takes at most max-size x max-file on
-// the disk in its source and the same again in segments, and the copying never falls far behind.
-// While no daemon runs, nothing limits the sources.
+// would soon delete the skipped lines anyway. So each of the two sources of a task takes about
+// max-size x max-file on the disk, the segments of the task take as much again, and the copying
+// never falls far behind. While no daemon runs, nothing limits the sources.
 //
 // Readers read segments in steps of 256 KB at their own pace. Rotation does not wait for a slow
 // reader: the reader then misses the deleted segments. A reader first copies what is in the source,

@@ -18,7 +18,7 @@ import (
 )
 
 // retiree is the log of a retired task: a task that the node does not have any more. Once the log
-// is finished, nothing else about it is in memory, because a node may have had many tasks.
+// is finished, it has no journal in memory, because a node may have had many tasks.
 type retiree struct {
 	id    string
 	at    time.Time // when the task was retired
@@ -50,7 +50,7 @@ func usage(dir string) (bytes int64) {
 	return bytes + folderBytes
 }
 
-// finished reports whether all output in a task's folder is in records: the sources are removed.
+// finished reports whether the log in a folder is finished: the sources are removed.
 func finished(dir string) bool {
 	for _, name := range []string{engine.StdoutFile, engine.StderrFile} {
 		if _, err := os.Lstat(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
@@ -92,7 +92,7 @@ func (s *Store) isRetiredLocked(id string) bool {
 // from the disk.
 func (s *Store) release(j *journal) {
 	j.mu.Lock()
-	done := j.finishedLocked()
+	done := j.overLocked()
 	j.mu.Unlock()
 	s.mu.Lock()
 	done = done && s.journals[j.task.Id] == j && s.isRetiredLocked(j.task.Id)

@@ -26,7 +26,9 @@ const (
 	segmentPrefix = "segment."
 )
 
-// journal is the log of one task: its segments and, until it is finished, its sources.
+// journal is the log of one task: its segments and, until it is finished, its sources. It is
+// finished once the container is removed, all its output is in records, and the sources are
+// removed.
 type journal struct {
 	dir     string
 	task    *swarmv1.Task
@@ -36,10 +38,9 @@ type journal struct {
 	failing bool  // the last copy failed and the error was logged; only Store.copy uses it
 
 	mu       sync.Mutex // guards what follows; held while copying, never while waiting
-	sources  [2]*source // nil once finished
+	sources  [2]*source // stdout and stderr; nil once the journal is finished, and after close
 	segments []segment  // oldest first; the last one grows
 	out      *os.File   // of the last segment
-	closed   bool       // no further record will follow
 	changed  broadcast.Signal
 	batch    []byte // scratch
 }
@@ -71,13 +72,15 @@ func openJournal(dir string, max int64, keep int) (*journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open log %s: %w", dir, err)
 	}
-	names := [2]string{engine.StdoutFile, engine.StderrFile}
-	for i, name := range names {
-		path := filepath.Join(dir, name)
+	for i, stream := range []struct {
+		name string
+		flag byte
+	}{{engine.StdoutFile, 0}, {engine.StderrFile, flagStderr}} {
+		path := filepath.Join(dir, stream.name)
 		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 			continue // finished
 		}
-		s, err := openSource(path, byte(i), offsets[i])
+		s, err := openSource(path, stream.flag, offsets[i])
 		if err != nil {
 			j.close()
 			return nil, fmt.Errorf("open log %s: %w", dir, err)
@@ -167,7 +170,7 @@ func (j *journal) copy(buf []byte, end bool) (more bool, err error) {
 }
 
 func (j *journal) copyLocked(buf []byte, end bool) (more bool, err error) {
-	for _, s := range j.sources {
+	for i, s := range j.sources {
 		if s == nil {
 			continue
 		}
@@ -185,7 +188,7 @@ func (j *journal) copyLocked(buf []byte, end bool) (more bool, err error) {
 			moreHere, err = s.lines(buf, now, end, func(r record) { j.batch = appendRecord(j.batch, r) })
 		}
 		if err == nil && len(j.batch) > 0 {
-			err = j.writeLocked(s, before)
+			err = j.writeLocked(i, before)
 		}
 		if err != nil {
 			s.offset = before
@@ -199,16 +202,18 @@ func (j *journal) copyLocked(buf []byte, end bool) (more bool, err error) {
 	return more, nil
 }
 
-// writeLocked appends the batch of records of a source. before is the offset at which the batch
-// begins.
-func (j *journal) writeLocked(s *source, before uint64) error {
+// writeLocked appends the batch of records of the source with the given index. before is the offset
+// in the source at which the batch begins.
+func (j *journal) writeLocked(source int, before uint64) error {
 	if j.out == nil || j.segments[len(j.segments)-1].size >= j.max {
-		// The header of the new segment has the offset of the batch, which is its first content.
-		after := s.offset
-		s.offset = before
-		err := j.rotateLocked()
-		s.offset = after
-		if err != nil {
+		var offsets [2]uint64
+		for i, s := range j.sources {
+			if s != nil {
+				offsets[i] = s.offset
+			}
+		}
+		offsets[source] = before // the batch is the first content of the new segment
+		if err := j.rotateLocked(offsets); err != nil {
 			return err
 		}
 	}
@@ -224,8 +229,9 @@ func (j *journal) writeLocked(s *source, before uint64) error {
 	return nil
 }
 
-// rotateLocked begins a new segment, and removes the oldest if there are too many.
-func (j *journal) rotateLocked() error {
+// rotateLocked begins a new segment at these offsets of the sources, and removes the oldest segment
+// if there are too many.
+func (j *journal) rotateLocked(offsets [2]uint64) error {
 	number := 1
 	if len(j.segments) > 0 {
 		number = j.segments[len(j.segments)-1].number + 1
@@ -233,12 +239,6 @@ func (j *journal) rotateLocked() error {
 	f, err := os.OpenFile(j.path(number), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
-	}
-	var offsets [2]uint64
-	for i, s := range j.sources {
-		if s != nil {
-			offsets[i] = s.offset
-		}
 	}
 	if _, err := f.Write(appendHeader(nil, offsets)); err != nil {
 		return errors.Join(err, f.Close(), os.Remove(j.path(number)))
@@ -261,7 +261,7 @@ func (j *journal) rotateLocked() error {
 func (j *journal) finish() error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.finishedLocked() {
+	if j.overLocked() {
 		return nil
 	}
 	buf := make([]byte, readSize)
@@ -289,9 +289,10 @@ func (j *journal) finish() error {
 	return err
 }
 
-func (j *journal) finishedLocked() bool { return j.sources[0] == nil && j.sources[1] == nil }
+// overLocked reports whether no further record will follow: the journal is finished or closed.
+func (j *journal) overLocked() bool { return j.sources[0] == nil && j.sources[1] == nil }
 
-// close closes the files. It does not remove them.
+// close closes the files, and keeps the sources even if the journal is not finished.
 func (j *journal) close() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -305,10 +306,7 @@ func (j *journal) close() {
 		_ = j.out.Close()
 		j.out = nil
 	}
-	if !j.closed {
-		j.closed = true
-		j.changed.Broadcast()
-	}
+	j.changed.Broadcast()
 }
 
 // bytes returns how many bytes the journal takes on the disk, without its sources.

@@ -55,12 +55,12 @@ type reader struct {
 	at     int64 // offset of the next record in it
 	skip   int64 // how many matching lines are still to be left out, because of opts.tail
 	done   bool  // a record later than opts.until was read
-	// after has the offset of the last record of each stream that the caller has already
-	// (opts.after). The reader sends only later records.
+	// after is opts.after: by stream, the offset of the last record that the caller has. The reader
+	// sends only later records.
 	after map[swarmv1.LogRecord_Stream]uint64
-	// passedAfter is set once the reader has passed the record at such an offset. Records of
-	// streams that are not in after are sent only from then on: the caller has none, because its
-	// earlier call left them out by opts.tail.
+	// passedAfter says that the reader has passed the record at one of these offsets. Only then
+	// does it send records of a stream that is not in after: the caller's earlier call has left out
+	// the records before them, because of its opts.tail.
 	passedAfter bool
 
 	batch []*swarmv1.LogRecord
@@ -71,13 +71,13 @@ type reader struct {
 type view struct {
 	segments []segment
 	changed  <-chan struct{}
-	over     bool // nothing will follow
+	over     bool // no further record will follow
 }
 
 func (r *reader) look() view {
 	r.j.mu.Lock()
 	defer r.j.mu.Unlock()
-	return view{slices.Clone(r.j.segments), r.j.changed.Changed(), r.j.finishedLocked() || r.j.closed}
+	return view{slices.Clone(r.j.segments), r.j.changed.Changed(), r.j.overLocked()}
 }
 
 func (r *reader) run(ctx context.Context) error {
@@ -126,17 +126,18 @@ func (r *reader) seek(v view) error {
 	if r.opts.Tail < 0 {
 		return nil
 	}
+	last := len(v.segments) - 1
+	if r.opts.Tail == 0 && last >= 0 { // Only later lines are sent.
+		r.number, r.at = v.segments[last].number, v.segments[last].size
+		return nil
+	}
 	want := r.opts.Tail
 	for i, s := range slices.Backward(v.segments) {
-		if want == 0 { // Tail is 0: only later lines are sent. This is the first round.
-			r.number, r.at = s.number, s.size
-			return nil
-		}
 		lines, open, err := r.count(s)
 		if err != nil {
 			return err
 		}
-		if i == len(v.segments)-1 {
+		if i == last {
 			lines += open
 		}
 		r.number, r.at = s.number, 0
@@ -156,7 +157,6 @@ func (r *reader) seekAfter(v view) error {
 	for _, place := range r.opts.After {
 		r.after[place.Stream] = place.Offset
 	}
-	r.passedAfter = true
 	for _, s := range slices.Backward(v.segments) {
 		offsets, err := r.header(s)
 		if err != nil {
@@ -171,10 +171,11 @@ func (r *reader) seekAfter(v view) error {
 			before = before && at <= place
 		}
 		if before {
-			r.number, r.passedAfter = s.number, false
+			r.number = s.number
 			return nil
 		}
 	}
+	r.passedAfter = true
 	return nil
 }
 
@@ -193,8 +194,9 @@ func (r *reader) header(s segment) (offsets [2]uint64, err error) {
 	return offsets, nil
 }
 
-// count returns how many lines of a segment match, and in how many streams the last matching line
-// has no end yet.
+// count returns how many whole lines of a segment match, and how many open lines: a stream has one
+// if its last matching record is partial. The last segment's open lines count for opts.tail. In
+// other segments they end in the next one, which counts them.
 func (r *reader) count(s segment) (lines, open int64, err error) {
 	var partial [2]int64
 	err = r.scan(s.number, 0, s.size, func(rec record, _ int64) (bool, error) {

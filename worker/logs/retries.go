@@ -43,7 +43,7 @@ func (l *retries) take() map[*journal]bool {
 	return all
 }
 
-// runRetries writes the journals again that could not be written, until ctx ends.
+// runRetries tries again to write the journals that could not be written, until ctx ends.
 func (s *Store) runRetries(ctx context.Context) error {
 	for {
 		select {

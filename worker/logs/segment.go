@@ -41,7 +41,7 @@ type record struct {
 	data   []byte
 }
 
-// stream is the index of the source.
+// stream is the index of the source. That of stderr is 1, which is flagStderr.
 func (r record) stream() int { return int(r.flags & flagStderr) }
 
 // next returns the offset in the source after the record.

@@ -23,18 +23,18 @@ const (
 // source is one of the two files to which a container's output goes.
 type source struct {
 	f       *os.File
-	stderr  byte   // flagStderr or 0
+	stream  byte   // the flag of its records: flagStderr or 0
 	offset  uint64 // bytes before it are in records
 	punched uint64 // the space of bytes before it was given back to the disk
 }
 
-func openSource(path string, stderr byte, offset uint64) (*source, error) {
+func openSource(path string, stream byte, offset uint64) (*source, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	// An earlier process may have punched less than this. Then those bytes keep their space.
-	return &source{f: f, stderr: stderr, offset: offset, punched: offset / blockSize * blockSize}, nil
+	return &source{f: f, stream: stream, offset: offset, punched: offset / blockSize * blockSize}, nil
 }
 
 // lines cuts the next bytes of the source into records. It leaves the beginning of a line for
@@ -48,7 +48,7 @@ func (s *source) lines(buf []byte, now int64, end bool, emit func(record)) (more
 	more = n == len(buf)
 	b := buf[:n]
 	for len(b) > 0 {
-		r := record{time: now, offset: s.offset, flags: s.stderr}
+		r := record{time: now, offset: s.offset, flags: s.stream}
 		switch i := bytes.IndexByte(b[:min(len(b), maxLine+1)], '\n'); {
 		case i >= 0:
 			r.data, b = b[:i], b[i+1:]
@@ -69,7 +69,8 @@ func (s *source) lines(buf []byte, now int64, end bool, emit func(record)) (more
 
 // skip limits the bytes that are not copied yet. If there are more than limit, it skips the oldest
 // bytes, up to the end of a line. So a container that writes faster than its output is copied takes
-// a bounded part of the disk. The lines after the skipped bytes would have rotated them away.
+// a bounded part of the disk. Nothing more is lost than without the skip: rotation would delete the
+// skipped lines as soon as the lines after them were copied.
 //
 // lost is a record with flagLost if bytes were skipped, else it is zero. left is how many bytes
 // were not copied yet, including the skipped ones.
@@ -89,7 +90,7 @@ func (s *source) skip(limit int64, now int64, buf []byte) (lost record, left int
 	}
 	to += int64(bytes.IndexByte(buf[:n], '\n') + 1)
 	r := record{
-		time: now, offset: s.offset, flags: s.stderr | flagLost,
+		time: now, offset: s.offset, flags: s.stream | flagLost,
 		data: binary.BigEndian.AppendUint64(nil, uint64(to)-s.offset),
 	}
 	s.offset = uint64(to)

@@ -228,12 +228,12 @@ func (s *Store) Create(t *swarmv1.Task, r *swarmv1.Revision) (string, error) {
 	dir := filepath.Join(s.cfg.Dir, t.Id)
 	if j := s.get(t.Id); j != nil {
 		j.mu.Lock()
-		finished := j.finishedLocked()
+		over := j.overLocked()
 		j.mu.Unlock()
-		if !finished {
+		if !over {
 			return dir, nil
 		}
-		s.remove(t.Id) // It belongs to an earlier container of the task. The output of the next one begins at offset 0 again.
+		s.remove(t.Id) // The journal is of an earlier container of the task. The output of the new container begins at offset 0.
 	} else {
 		s.Discard(t.Id)
 	}

@@ -63,7 +63,7 @@ func (w *watcher) control(fn func(fd int)) error {
 
 // add begins to watch a file. If that fails, the file is polled until it can be watched.
 func (w *watcher) add(path string, j *journal) error {
-	w.mu.Lock() // Hold it during the system call, so that journals knows the watch of every event.
+	w.mu.Lock() // Held during the system call, so that watcher.journals finds the watch of every event.
 	defer w.mu.Unlock()
 	err := w.addLocked(path, j)
 	if err != nil && !w.closed {

@@ -25,35 +25,13 @@ const (
 
 // Run keeps one session open, with any manager that is reachable, until ctx ends. It returns nil.
 func (c *Client) Run(ctx context.Context) error {
-	var queue []*swarmv1.Peer // still to be tried in this round
-	var last string
-	for round := 0; ctx.Err() == nil; {
-		if len(queue) == 0 {
-			queue = order(c.deps.Managers(), last)
-		}
-		if len(queue) > 0 {
-			peer := queue[0]
-			queue = queue[1:]
-			last = peer.NodeId
-			lasted, err := c.sessionUntilRenewal(ctx, peer.NodeId)
-			if ctx.Err() != nil {
-				break
-			}
-			if errors.Is(err, errRenewed) {
-				c.deps.Log.Info("opening a new session with the renewed certificate", "node", peer.NodeId)
-				round, queue = 0, order(c.deps.Managers(), "")
-				continue
-			}
-			if lasted >= stableAfter {
-				c.deps.Log.Warn("session ended", "node", peer.NodeId, "err", err)
-				round, queue = 0, order(c.deps.Managers(), last)
-				continue
-			}
-			c.contact.setRefusal(err)
-			c.logAttempt(round, peer.NodeId, err)
-			if len(queue) > 0 {
-				continue
-			}
+	round, last := 0, ""
+	for ctx.Err() == nil {
+		var served bool
+		last, served = c.tryAll(ctx, round, last)
+		if served {
+			round = 0
+			continue
 		}
 		if pause.For(ctx, c.backoff(round)) != nil {
 			break
@@ -61,6 +39,30 @@ func (c *Client) Run(ctx context.Context) error {
 		round++
 	}
 	return nil
+}
+
+// tryAll tries the managers one after the other, the manager last at the end, until one has served
+// a session. round is for the log. It returns the manager that was tried last, and whether that
+// manager has served a session. For a session that ended with a renewed certificate, it returns ""
+// as the manager, because that manager was not lost.
+func (c *Client) tryAll(ctx context.Context, round int, last string) (tried string, served bool) {
+	for _, peer := range order(c.deps.Managers(), last) {
+		last = peer.NodeId
+		lasted, err := c.sessionUntilRenewal(ctx, peer.NodeId)
+		switch {
+		case ctx.Err() != nil:
+			return last, false
+		case errors.Is(err, errRenewed):
+			c.deps.Log.Info("opening a new session with the renewed certificate", "node", peer.NodeId)
+			return "", true
+		case lasted >= stableAfter:
+			c.deps.Log.Warn("session ended", "node", peer.NodeId, "err", err)
+			return last, true
+		}
+		c.contact.setRefusal(err)
+		c.logAttempt(round, peer.NodeId, err)
+	}
+	return last, false
 }
 
 // leaseAttempts is the least number of times that a node tries all managers in the rest of a lease.
@@ -167,9 +169,7 @@ func (c *Client) welcome(ctx context.Context, nodeID string) (swarmv1.Dispatcher
 	if welcome.Epoch < epoch {
 		return nil, nil, fmt.Errorf("manager %s has epoch %d of the cluster, but this node has seen epoch %d: %w", nodeID, welcome.Epoch, epoch, errdefs.ErrFailedPrecondition)
 	}
-	// This is so in the node's first session only, in which epoch is 0: managers refuse a node with
-	// another epoch than theirs.
-	if welcome.Epoch > epoch {
+	if welcome.Epoch > epoch { // the node's first session, with epoch 0; later, managers refuse any epoch but theirs
 		c.contact.see(welcome.Epoch, 0)
 		c.deps.State.SetEpoch(welcome.Epoch)
 		c.deps.State.SetIndex(0)

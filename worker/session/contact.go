@@ -15,7 +15,7 @@ import (
 type contact struct {
 	mu      sync.Mutex       // guards what follows
 	manager string           // of the session; empty: none
-	since   time.Time        // when the session began, or, without a session, when a manager was heard last
+	heard   time.Time        // if there is no session: when a manager was last heard, at first when this process began
 	changed broadcast.Signal // sent when manager changes
 	epoch   uint64           // of the cluster
 	index   uint64           // of the store
@@ -23,7 +23,7 @@ type contact struct {
 }
 
 func newContact(epoch, index uint64) *contact {
-	return &contact{epoch: epoch, index: index, since: time.Now()}
+	return &contact{epoch: epoch, index: index, heard: time.Now()}
 }
 
 func (c *contact) seen() (epoch, index uint64) {
@@ -51,11 +51,11 @@ func (c *contact) setRefusal(err error) {
 }
 
 // set records that a session with a manager has begun, or with an empty manager that it has ended.
-// since is when the manager was heard last.
-func (c *contact) set(manager string, since time.Time) {
+// heard is when a manager was last heard.
+func (c *contact) set(manager string, heard time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.manager, c.since = manager, since
+	c.manager, c.heard = manager, heard
 	if manager != "" {
 		c.refusal = nil
 	}
@@ -78,12 +78,12 @@ func (c *contact) outOfContact(ctx context.Context, delay time.Duration) bool {
 	until := time.Now().Add(delay)
 	for {
 		c.mu.Lock()
-		manager, since, changed := c.manager, c.since, c.changed.Changed()
+		manager, heard, changed := c.manager, c.heard, c.changed.Changed()
 		c.mu.Unlock()
 		if manager != "" {
 			return false
 		}
-		wait := max(time.Until(until), time.Until(since.Add(aloneAfter)))
+		wait := max(time.Until(until), time.Until(heard.Add(aloneAfter)))
 		if wait <= 0 {
 			return true
 		}

@@ -9,11 +9,11 @@
 // # What happens when a manager dies
 //
 // A session ends when its stream ends, when three heartbeats in a row have no answer, when a
-// message of assignments is missing or too old, or when a report is not acknowledged for ten
-// heartbeats. Run then tries the managers in random order, the lost one last, without a pause. It
-// pauses (20 ms, doubling to Config.MaxBackoff, half of it random) only after it has tried all of
-// them. The pauses get shorter as the lease of single-writer tasks runs out. The next session sends
-// the statuses again that the lost manager did not acknowledge. Tasks run on. If there is no
+// message of assignments is missing or too old, or when a report is not acknowledged for more than
+// ten heartbeats. Run then tries the managers in random order, the lost one last, without a pause.
+// It pauses (20 ms, doubling to Config.MaxBackoff, half of it random) only after it has tried all
+// of them. The pauses get shorter as the lease of single-writer tasks runs out. The next session
+// sends the statuses again that the lost manager did not acknowledge. Tasks run on. If there is no
 // session for 10 s, OutOfContact returns true, and package tasks restarts tasks that end.
 // LeaseLeft, the time for which single-writer tasks may still run, falls to 0 unless a manager
 // confirms heartbeats. A lease that has run out begins again only with a new session.

@@ -83,16 +83,16 @@ func (r *reports) next(sessionEpoch uint64, flush bool) *swarmv1.StatusReport {
 		// Managers refuse a whole report if it is too large, and the node would send it again in
 		// every session. So bounds.Status cuts the status here. It returns nil for a status that
 		// managers never store.
-		cut, _ := bounds.Status(s)
-		size += cut.SizeVT() + statusExtra
+		short, _ := bounds.Status(s)
+		size += short.SizeVT() + statusExtra
 		if len(r.inflight) == bounds.MaxUpdates || len(r.inflight) > 0 && size > bounds.MaxReport {
 			break
 		}
 		r.inflight[id] = s
 		delete(r.pending, id)
-		if cut != nil {
-			cut.SessionEpoch, cut.Sequence = sessionEpoch, report.Sequence
-			report.Updates = append(report.Updates, cut)
+		if short != nil {
+			short.SessionEpoch, short.Sequence = sessionEpoch, report.Sequence
+			report.Updates = append(report.Updates, short)
 		}
 	}
 	r.urgent = r.urgent && len(r.pending) > 0

@@ -191,8 +191,8 @@ func (s *session) assignments(msg *swarmv1.Assignments) error {
 func (s *session) write(ctx context.Context) error {
 	ticker := time.NewTicker(s.period)
 	defer ticker.Stop()
-	var overdue uint64            // the report that was not acknowledged at the last heartbeat; 0: none
-	var unacked int               // for how many heartbeats overdue has been the same report
+	var waiting uint64            // the report that was not acknowledged at the last heartbeat; 0: none
+	var waited int                // for how many heartbeats this report has waited
 	imagesChanged := closedChan() // closed already, because the first report of the images is due at once
 	var volumesChanged <-chan struct{}
 	if s.c.deps.Volumes != nil {
@@ -209,14 +209,14 @@ func (s *session) write(ctx context.Context) error {
 				err = s.report(true)
 			}
 			sequence := s.c.reports.unackedSequence()
-			if sequence == 0 || sequence != overdue {
-				unacked = 0
+			if sequence == 0 || sequence != waiting {
+				waited = 0
 			} else {
-				unacked++
+				waited++
 			}
-			overdue = sequence
-			if err == nil && unacked > maxUnacked {
-				err = fmt.Errorf("status report %d was not acknowledged for %d heartbeats: %w", sequence, unacked, errdefs.ErrUnavailable)
+			waiting = sequence
+			if err == nil && waited > maxUnacked {
+				err = fmt.Errorf("status report %d was not acknowledged for %d heartbeats: %w", sequence, waited, errdefs.ErrUnavailable)
 			}
 		case <-s.c.reports.wake:
 			err = s.report(false)
@@ -260,7 +260,7 @@ func (s *session) watch(ctx context.Context) error {
 	ticker := time.NewTicker(s.period)
 	defer ticker.Stop()
 	var answered uint64
-	missed := -1 // The writer sends the first heartbeat at the first tick, so there is no answer to it yet.
+	missed := -1 // The first tick misses no answer: the writer sends the first heartbeat at that tick.
 	for missed < missedHeartbeats {
 		select {
 		case <-ctx.Done():

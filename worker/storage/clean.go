@@ -47,8 +47,8 @@ func (d *Disk) Run(ctx context.Context) error {
 	}
 }
 
-// clean removes containers without a task and old images. If the disk is too full it also removes
-// younger images and then logs, the oldest first.
+// clean removes old images, and containers that belong to no task. If the disk is too full, it also
+// removes younger images and then logs, the oldest first.
 func (d *Disk) clean(ctx context.Context) error {
 	if _, _, err := d.removeDead(ctx); err != nil {
 		return err

@@ -82,7 +82,7 @@ type Disk struct {
 	swarmv1.UnimplementedDiskServer
 	cfg  Config
 	deps Deps
-	// began is when this node, not this process, began to watch which images are in use.
+	// began is when this node began to record which images are in use. state.db keeps it.
 	began     time.Time
 	filling   bool          // the last clean-up found the disk too full; only Run uses it
 	measuring chan struct{} // capacity 1: a token while a call of Usage adds up the sizes on the disk

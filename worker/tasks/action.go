@@ -22,9 +22,9 @@ const (
 	maxAttempts = 4
 	retryFirst  = 500 * time.Millisecond
 	retryLimit  = 4 * time.Second
-	// maxPulls is how many times an image is pulled before the task is rejected. The pauses between
-	// them are 15 s together at most, in which a registry restarts. The node keeps the bytes that
-	// it has received, so the task that replaces the rejected one does not fetch them again.
+	// maxPulls is how many times an image is pulled before the task is rejected. All pauses between
+	// the pulls together take up to 15 s, in which a registry can restart. The node keeps the bytes
+	// that it has received, so the task that replaces the rejected one does not fetch them again.
 	maxPulls  = 5
 	pullFirst = time.Second
 	pullLimit = 16 * time.Second
@@ -87,17 +87,21 @@ func (t *taskLoop) createContainer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return t.withRetries(ctx, "create container", func() error {
-		err := t.untilAnswered(ctx, "create container", func() error {
-			return t.r.withPermit(ctx, func() error { return t.r.deps.Runtime.Prepare(ctx, c) })
-		})
-		if errdefs.IsNotFound(err) { // The image was removed after the pull. Pull again; withRetries then repeats Prepare.
-			if perr := t.pull(ctx, in.revision); perr != nil {
-				return perr
-			}
-		}
-		return err
+	return t.withRetries(ctx, "create container", func() error { return t.prepareContainer(ctx, c) })
+}
+
+// prepareContainer calls Runtime.Prepare. If the image was removed after the pull, it pulls the
+// image again and returns ErrNotFound, after which the caller calls it again.
+func (t *taskLoop) prepareContainer(ctx context.Context, c engine.Container) error {
+	err := t.untilAnswered(ctx, "create container", func() error {
+		return t.r.withPermit(ctx, func() error { return t.r.deps.Runtime.Prepare(ctx, c) })
 	})
+	if errdefs.IsNotFound(err) {
+		if perr := t.pull(ctx, c.Revision); perr != nil {
+			return perr
+		}
+	}
+	return err
 }
 
 // pull fetches the task's image. It repeats a pull that failed with a transient error, and the

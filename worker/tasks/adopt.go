@@ -30,8 +30,8 @@ func (r *Runner) adopt(ctx context.Context, saved *state.Saved) error {
 			r.adoptTask(t, saved)
 		}
 	}
-	// Tasks with a status and no assignment were being removed when the earlier process ended. The
-	// rows are gone, but the id of a task is enough to remove it.
+	// A task with a status and no assignment was being removed when the earlier process ended. A
+	// row with its id is enough to remove it. setAssigned(nil) then says that it is not assigned.
 	for id, status := range saved.Statuses {
 		if r.task(id) == nil {
 			r.adoptTask(&swarmv1.Task{Id: id, NodeId: r.cfg.NodeID, DesiredState: swarmv1.TaskState_REMOVE}, &state.Saved{

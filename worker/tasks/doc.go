@@ -19,9 +19,9 @@
 //
 // # When a task is told to stop
 //
-// If other nodes may send connections to the task and there is or will be another backend, the loop
-// waits until every node has taken it out of its load balancer before it sends the stop signal. It
-// waits for 10 s at most, or for 20 s if the host goes down. See drain.go.
+// If other nodes may send connections to the task, the loop waits until every node has taken the
+// task out of its load balancer before it sends the stop signal. It waits for 10 s at most, or for
+// 20 s if the host goes down. See drain.go.
 //
 // # When the daemon restarts
 //

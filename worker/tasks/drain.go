@@ -12,23 +12,22 @@ import (
 )
 
 const (
-	// drainTimeout bounds the wait of awaitDesiredStop. After that wait, AwaitProgrammed waits for
-	// another 10 s at most.
-	drainTimeout = 10 * time.Second
+	// desiredStopTimeout bounds the wait of awaitDesiredStop.
+	desiredStopTimeout = 10 * time.Second
 	// drainGrace covers clients that resolved the task's address, or chose the task, just before it
 	// left their node's load balancer.
 	drainGrace = 200 * time.Millisecond
 )
 
-// drain waits until the other nodes send new connections to other tasks of the service. The caller
-// then stops this task. So clients that use the service's address or name lose no request when a
-// service is updated or scaled down. drain does not wait in any of three cases: the task is not
-// ready, other nodes cannot send connections to it, or the row of the service is gone.
+// drain waits until no other node sends new connections to the task. The caller then stops the
+// task. So clients that use the service's address or name lose no request when a service is updated
+// or scaled down. drain waits at most as long as awaitDesiredStop and AwaitProgrammed together. It
+// does not wait if the task is not ready, or if no other node can send connections to it.
 func (t *taskLoop) drain(ctx context.Context) {
 	t.mu.Lock()
 	ready := t.status.GetReady()
 	t.mu.Unlock()
-	if !ready || !t.isRemotelyUsed() || !t.serviceRemains() {
+	if !ready || !t.isRemotelyUsed() || !t.mayBeBackend() {
 		return
 	}
 	t.awaitDesiredStop(ctx)
@@ -44,28 +43,28 @@ func (t *taskLoop) isRemotelyUsed() bool {
 	return t.attached.OnOverlay() || slices.ContainsFunc(t.revision.GetSpec().GetEndpointSpec().GetPorts(), publish.ByMesh)
 }
 
-// serviceRemains reports whether nodes still send connections to the service. Its other tasks, if
-// there are any, then take the connections of this one.
-func (t *taskLoop) serviceRemains() bool {
+// mayBeBackend reports whether other nodes may have the task in their load balancers.
+func (t *taskLoop) mayBeBackend() bool {
 	t.mu.Lock()
 	desired, departing, service := t.task.GetDesiredState(), t.departing, t.task.GetServiceId()
 	t.mu.Unlock()
 	switch {
-	case departing, desired == swarmv1.TaskState_SHUTDOWN: // The task is replaced, and the service remains.
+	case departing, desired == swarmv1.TaskState_SHUTDOWN:
 		return true
-	// The slot or the service is removed. The row of a removed service exists until its tasks have
-	// stopped, so these tasks are drained too.
-	case desired == swarmv1.TaskState_REMOVE: // There is a Routing while the service's row exists.
+	case desired == swarmv1.TaskState_REMOVE:
+		// The slot or the service is removed. There is a Routing while the service's row exists,
+		// and the row of a removed service exists until its tasks have stopped. So they are drained
+		// too.
 		return t.r.deps.Objects.Get(swarmv1.AssignmentRef_ROUTING, service) != nil
 	}
-	return false
+	return false // The managers have deleted the row of the task while this node was lost.
 }
 
 // awaitDesiredStop waits until the managers have told the task to stop or do not assign it any
-// more, for drainTimeout at most. It has to wait only when the host goes down: then the loop stops
-// the task before the managers do.
+// more, for desiredStopTimeout at most. It has to wait only when the host goes down: then the loop
+// stops the task before the managers do.
 func (t *taskLoop) awaitDesiredStop(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
+	ctx, cancel := context.WithTimeout(ctx, desiredStopTimeout)
 	defer cancel()
 	for {
 		t.mu.Lock()

@@ -12,9 +12,10 @@ import (
 	"swarm/worker/retry"
 )
 
-// applyLimits gives the running container the limits of its task's revision. Managers move a task
-// to another revision only if the two revisions differ in limits alone. A daemon that adopted the
-// container does not know the container's limits, and therefore sets them once.
+// applyLimits gives the running container the limits of its task's revision if the container has
+// those of another revision. Managers move a task to another revision only if the two revisions
+// differ in limits alone. After an adoption, t.revision is nil and the container's limits are not
+// known, so applyLimits sets them.
 func (t *taskLoop) applyLimits(ctx context.Context) {
 	rev := t.r.deps.Objects.Revision(t.now())
 	if rev == nil || t.revision.GetNumber() == rev.GetNumber() {

@@ -81,13 +81,12 @@ func (t *taskLoop) setAssigned(assigned *swarmv1.Task) {
 	})
 }
 
-// change calls edit, which changes the desired state or the revision of the task. What follows
-// depends on the loop:
+// change calls edit, which changes the desired state or the revision of the task. Then:
 //
-//   - If the goroutine exists, a stop interrupts the current action, and a new revision, which
-//     differs in limits only, interrupts the probes and the watch of a running container. The next
-//     step sees every other change.
-//   - If the task has ended and is cleaned up, the Runner forgets it once it is not assigned any
+//   - If the goroutine exists, a stop interrupts any action but Stop and Clean. New limits, the
+//     only difference between revisions of a task, interrupt Probe and Watch. Any other change has
+//     its effect in the next step.
+//   - If the task has ended and is cleaned up, the Runner forgets it if it is not assigned any
 //     more.
 //   - If the task must wait for the managers' first complete set, afterFirstSet begins it later.
 //   - In all other cases the goroutine begins.
@@ -159,8 +158,8 @@ func (t *taskLoop) run(ctx context.Context) {
 }
 
 // step passes the outcome of the last action to the table, moves the task to its next state,
-// reports the state, and returns the next action. cancel interrupts the next action. After Rest the
-// goroutine must end.
+// reports the state, and returns the next action. cancel is the function that will interrupt that
+// action. If the action is Rest, step has recorded the end of the goroutine, which must end then.
 func (t *taskLoop) step(out outcome, cancel context.CancelFunc) task.Action {
 	t.mu.Lock()
 	was := t.status.State

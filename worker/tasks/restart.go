@@ -11,8 +11,8 @@ import (
 	"swarm/worker/engine"
 )
 
-// restart starts a container that has ended again, because no manager can replace the task. It
-// returns false if the caller must report the end instead: the restart policy forbids a restart,
+// restart starts the task's container again after it has ended, if no manager can replace the task.
+// It returns false if the caller must report the end instead: the restart policy forbids a restart,
 // there is a session with a manager, or the container could not be started.
 func (t *taskLoop) restart(ctx context.Context, exit engine.Exit) bool {
 	policy := t.revision.GetSpec().GetTaskTemplate().GetRestartPolicy()

@@ -11,6 +11,15 @@ import (
 	"swarm/worker/retry"
 )
 
+// Which failed calls a loop repeats, and how often:
+//
+//	untilAnswered  any call to the runtime, while the runtime does not answer
+//	withRetries    attach networks, create container: any error that is not permanent, up to 4 calls
+//	pull           pull image: any error that is not permanent and not ErrNotFound, up to 5 calls
+//	applyLimits    change limits: ErrUnavailable, without a limit
+//	wait           wait for the container: any error but ErrNotFound, without a limit
+//	untilDone      stop and remove container: any error, without a limit
+
 // withRetries calls do until it succeeds, up to maxAttempts times. It returns a permanent error at
 // once.
 func (t *taskLoop) withRetries(ctx context.Context, what string, do func() error) error {

@@ -161,7 +161,7 @@ func (d *Download) root(ctx context.Context) (ocispec.Descriptor, error) {
 	}
 	data := d.askPeers(ctx, want)
 	if data == nil {
-		// All peers have been asked. Only deferred peers and the registry are left.
+		// All peers but the deferred ones have been asked. These and the registry are left.
 		err := d.trySources(ctx, func(src Source) (err error) {
 			data, err = readRoot(ctx, src, want)
 			return err
@@ -174,8 +174,8 @@ func (d *Download) root(ctx context.Context) (ocispec.Descriptor, error) {
 }
 
 // askPeers asks several nodes for the root at the same time, because a node that is down costs
-// seconds. The first answer ends the search. Run does not ask nodes that do not have the image for
-// its blobs. askPeers returns nil if no node has the image.
+// seconds. The first answer ends the search. A node that does not have the image is not asked for
+// blobs later. askPeers returns nil if no node has the image.
 func (d *Download) askPeers(ctx context.Context, want digest.Digest) (data []byte) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

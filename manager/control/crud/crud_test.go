@@ -118,6 +118,7 @@ func TestKind_CreateWaitsForTheNameOfARemovedObject(t *testing.T) {
 		if err := w.createService(t, "s2", "web"); err != nil || time.Since(began) != time.Second {
 			t.Errorf("got %v after %s, want the name after a second", err, time.Since(began))
 		}
+		synctest.Wait() // until Commit has returned
 	})
 }
 

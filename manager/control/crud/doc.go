@@ -8,8 +8,8 @@
 //	Update   changes an object, if the caller's version is the newest
 //	Remove   deletes an object, or marks it for the planner to delete
 //
-// The last three go through Writer.Write. It commits a group of changes that was made from the
-// newest view, and does both again if another writer was faster.
+// The last three go through Writer.Write. It makes a group of changes from the newest view and
+// commits the group. If another writer was faster, it makes the changes again, from a newer view.
 //
 // The package treats all objects in the same way. Validation, authorisation and everything that
 // follows from a change belong to the packages of the nouns, which are its only callers. It starts

@@ -16,8 +16,9 @@ import (
 
 const (
 	// Attempts limits how often Write makes its changes. It makes them again if another writer has
-	// changed the same row, or has taken what the changes take. Of the writers that compete, at
-	// least one succeeds in each round. So if at most this many compete, all of them succeed.
+	// changed the same row, or has taken what the changes take. The store rejects a group only if
+	// another one was accepted, so each rejection is another writer's success. So if at most this
+	// many writers compete, all of them succeed.
 	Attempts = 512
 	// CatchUpTimeout limits how long a call waits for this manager's replica.
 	CatchUpTimeout = 5 * time.Second
@@ -73,8 +74,8 @@ func (w *Writer) Write(ctx context.Context, version uint64, change func(*table.V
 		}
 		last = err
 		rowChanged := errdefs.IsAborted(err) || errdefs.IsNotFound(err)
-		repeat := errdefs.IsAlreadyExists(err) || rowChanged && version == 0
-		if !repeat {
+		taken := errdefs.IsAlreadyExists(err) // change then takes another one, or returns an error for users
+		if !taken && !(rowChanged && version == 0) {
 			return 0, err
 		}
 		if err := w.CatchUp(ctx); err != nil {

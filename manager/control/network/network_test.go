@@ -231,7 +231,7 @@ func TestControl_IngressIsFull(t *testing.T) {
 		}
 		roomy := len(publish("roomy", swarmv1.PortConfig_INGRESS))
 		r.AddNode("h2")
-		if got := publish("full", swarmv1.PortConfig_INGRESS); len(got) != roomy+1 || !strings.Contains(strings.Join(got, ""), "network ingress is full, 253 of 253 addresses of 10.0.0.0/24 are in use; nodes without one: 1:") {
+		if got := publish("full", swarmv1.PortConfig_INGRESS); len(got) != roomy+1 || !strings.Contains(strings.Join(got, ""), "network ingress is full (253 of 253 addresses of 10.0.0.0/24 are in use): 1 nodes have no address there") {
 			t.Errorf("warnings: %q", got)
 		}
 		if got := publish("host", swarmv1.PortConfig_HOST); len(got) != roomy {

@@ -21,7 +21,7 @@ func ingressRoom(v *table.View, ports []*swarmv1.PortConfig) []string {
 	for _, u := range address.Use(v, n) {
 		lacking := v.Nodes.Len() - len(address.OfNodes(v))
 		if u.GetUsed() >= u.GetTotal() && lacking > 0 {
-			return []string{fmt.Sprintf("network ingress is full, %d of %d addresses of %s are in use; nodes without one: %d: published ports do not answer there, nor lead there: "+
+			return []string{fmt.Sprintf("network ingress is full (%d of %d addresses of %s are in use): %d nodes have no address there: clients cannot use published ports on them, nor reach their containers from other nodes' ports; "+
 				"remove nodes that are gone with `swarm node rm`; a cluster for more nodes begins with `swarm init --default-addr-pool-mask-length 20`",
 				u.GetUsed(), u.GetTotal(), u.GetSubnet(), lacking)}
 		}

@@ -35,9 +35,11 @@ func TestControl_NamesAreUniqueWithoutCase(t *testing.T) {
 		if _, err := r.Control.RemoveService(t.Context(), &swarmv1.GetRequest{Id: "API"}); err != nil {
 			t.Fatal(err)
 		}
-		time.AfterFunc(time.Second, func() { r.FinishRemoval(id) })
+		former := id
+		time.AfterFunc(time.Second, func() { r.FinishRemoval(former) })
 		// The name is free again once the tasks have stopped, in every spelling.
 		id = r.CreateService(controltest.ServiceSpec("API", 1))
+		synctest.Wait() // until FinishRemoval has returned
 		if _, err := r.Control.RemoveService(t.Context(), &swarmv1.GetRequest{Id: "api"}); err != nil {
 			t.Fatal(err)
 		}
@@ -96,6 +98,7 @@ func TestControl_TakesOverFromARemovedService(t *testing.T) {
 			if err := f(); err != nil {
 				t.Fatalf("%s: %v", what, err)
 			}
+			synctest.Wait() // until FinishRemoval has returned
 			if took := time.Since(began); took < 2*time.Second || took > 3*time.Second {
 				t.Errorf("%s took %v, want as long as the tasks", what, took)
 			}

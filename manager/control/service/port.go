@@ -42,8 +42,8 @@ type portClaims struct {
 	service string
 	old     []*swarmv1.PortConfig // the ports that the service has now
 
-	// want are the ports of the spec. complete adds the published ports that the spec leaves open,
-	// and claim adds the mesh ports.
+	// want are the ports of the spec. The method complete adds the published ports that the spec
+	// leaves open, and the method claim adds the mesh ports.
 	want []*swarmv1.PortConfig
 	// requested has the published ports of want, without their addresses.
 	requested map[publish.Key]bool
@@ -75,8 +75,8 @@ func claimPorts(v *table.View, service string, old, want []*swarmv1.PortConfig) 
 			return nil, nil, err
 		}
 	}
-	// All ports that have a mesh port get it back before the others choose one. So the order of the
-	// list does not matter.
+	// Ports that had a mesh port get the same one, before the others choose one. So the order of
+	// the list does not matter.
 	var fresh []*swarmv1.PortConfig
 	for _, p := range pc.want {
 		if !publish.ByMesh(p) {
@@ -212,8 +212,9 @@ func (pc *portClaims) meshOwner(p *swarmv1.PortConfig) string {
 			return c.GetOwner()
 		}
 	}
-	// The claim without an address is that of a mesh port. Its owner publishes the port on every
-	// address, unless it has claims of the port on single addresses, which were compared above.
+	// A claim without an address belongs to a mesh port. If its owner has no claim of the port on a
+	// single address, the owner publishes the port on every address. (Claims on single addresses
+	// were compared above.)
 	if c, ok := pc.view.Claims.Get(key.String()); ok && c.GetOwner() != pc.service && !onAddresses[c.GetOwner()] {
 		return c.GetOwner()
 	}
@@ -280,11 +281,11 @@ func (pc *portClaims) chooseMeshPort(p *swarmv1.PortConfig) uint32 {
 	return 0
 }
 
-// guard rewrites the claim of a mesh port unchanged, once. This raises the version of the claim. So
-// if two services choose a mesh port for one published port at the same moment, both write this
-// claim, the store rejects the second group, and its changes are made again from the newest view.
-// The services may publish the port on different addresses, or one of them may change from one
-// address to every address.
+// guard writes the claim of a mesh port unchanged, once. The write is a lock: it raises the version
+// of the claim, and needs the version that was read. If two services choose a mesh port for one
+// published port at the same moment, both write this claim, and the store rejects the second group.
+// That service then chooses again, from the newest view. The services may publish the port on
+// different addresses, or one of them may change from one address to every address.
 func (pc *portClaims) guard(key publish.Key, c *swarmv1.Claim) {
 	if !pc.guarded[key] {
 		pc.guarded[key] = true

@@ -82,6 +82,7 @@ func TestControl_LogsOfANodeThatIsAway(t *testing.T) {
 					r.FinishRemoval(id)
 				})
 				lines, notices = gather(t, stream)
+				synctest.Wait() // until FinishRemoval has returned
 				if lines != 4 || len(notices) != 1 || !strings.HasSuffix(notices[0], "): its part comes when it answers") {
 					t.Errorf("followed: %d lines, notices %q", lines, notices)
 				}

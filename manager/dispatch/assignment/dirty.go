@@ -40,7 +40,7 @@ type Dirty struct {
 	// All has the references that every node must look at, although some do not concern it.
 	All []Ref
 
-	images bool // which nodes keep which images may have changed; for State.Apply
+	images bool // the choice of the nodes that keep images may have changed; only State.Apply reads it
 }
 
 func newDirty() *Dirty { return &Dirty{ByNode: make(map[string][]Ref)} }

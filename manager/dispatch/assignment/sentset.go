@@ -16,7 +16,7 @@ type SentSet struct {
 	state *State
 
 	tasks    map[string]sentTask
-	needs    map[Ref]int       // how many tasks name a dependency; the network ingress counts as one
+	needs    map[Ref]int       // how many tasks name a dependency; one more for the network ingress, which every node needs
 	versions map[Ref]uint64    // versions of the dependencies that were sent
 	images   map[string]uint64 // versions of the images to keep, by ID
 	keys     map[string]bool   // gossip keys by keyID; the value says whether the key is on standby

@@ -38,7 +38,7 @@ type serviceEntry struct {
 	routing     *swarmv1.Routing // nil when the service's row does not exist
 	published   bool             // it publishes a port on all nodes
 	ownNetworks []string         // the overlay networks of the current revision
-	networks    map[string]int   // by network, how many use it: the current revision counts as one, each backend as one
+	networks    map[string]int   // how many users each network has: the current revision and the backends that are on it
 	backends    map[string]*swarmv1.Backend
 }
 

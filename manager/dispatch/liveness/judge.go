@@ -15,11 +15,10 @@ type Evidence struct {
 	State swarmv1.NodeState_State
 	// Fenced is what the node's row says.
 	Fenced bool
-	// Heard is how long ago the worker was last heard in the node's newest session, whether that is
-	// over or not. The manager that serves or served the session reports the time. Heard is never
-	// longer than this manager has been in touch with a leader (Deps.InTouchFor), because without a
-	// leader a worker cannot begin a session. If no manager has reported the session, Heard is
-	// never longer than Leading.
+	// Heard is how long ago the worker was last heard in the node's newest session, even if that
+	// session is over. It counts only time in which this manager was in touch with a leader
+	// (Deps.InTouchFor) or led, because without a leader a worker cannot begin a session. If no
+	// manager has reported the session, it counts only time in which this manager led.
 	Heard time.Duration
 	// Open says that the newest session goes on, as far as the leader knows.
 	Open bool

@@ -38,7 +38,8 @@ type lastSessions struct {
 
 func newLastSessions() *lastSessions { return &lastSessions{begun: make(chan struct{})} }
 
-// waitForTerm waits until beginTerm. The store says that this manager leads a moment before that.
+// waitForTerm waits until beginTerm was called. The manager calls it a moment after the store says
+// that this manager leads.
 func (s *lastSessions) waitForTerm(ctx context.Context) {
 	s.mu.Lock()
 	begun := s.begun
@@ -148,12 +149,12 @@ func (s *lastSessions) evidence(st *swarmv1.NodeState, gossip GossipStatus, inTo
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	last, leading := s.byNode[st.GetNodeId()], now.Sub(s.since)
-	known := leading
+	longest := leading // the longest silence that counts
 	if !last.presumed {
-		known = max(leading, inTouchFor)
+		longest = max(leading, inTouchFor)
 	}
 	return Evidence{
-		State: st.GetState(), Fenced: st.GetFenced(), Heard: min(now.Sub(last.heard), known), Open: !last.ended, Broken: last.broken,
+		State: st.GetState(), Fenced: st.GetFenced(), Heard: min(now.Sub(last.heard), longest), Open: !last.ended, Broken: last.broken,
 		Departing: last.departing, Gossip: gossip, Leading: leading, Lease: st.GetLease().AsDuration(),
 	}
 }

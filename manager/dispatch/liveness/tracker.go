@@ -32,9 +32,9 @@ type Deps struct {
 	Gossip Gossip
 	// Sessions returns the report of this manager's own sessions.
 	Sessions func(now time.Time) *swarmv1.SessionReport
-	// InTouchFor returns how long leaders have answered this manager without a gap of three
-	// heartbeat periods. The leader may have changed meanwhile, and may be this manager. It returns
-	// 0 during such a gap.
+	// InTouchFor returns for how long leaders have answered this manager without a gap of three
+	// heartbeat periods, and 0 during such a gap. The answers may be of several leaders, one after
+	// the other, and of this manager itself.
 	InTouchFor func(now time.Time) time.Duration
 	// Note logs what happened to a node, at a bounded rate for each node.
 	Note func(nodeID, msg string, args ...any)

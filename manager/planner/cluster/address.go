@@ -29,8 +29,8 @@ func (a Address) Prefix() string { return a.subnet.WithPrefix(a.addr) }
 type addressDraft struct {
 	found     []Address // the result of the last search
 	allocated []Address
-	// moved holds one address for each cursor that has moved since the last call of MovedCursors:
-	// one of the addresses that moved the cursor.
+	// moved names each cursor that has moved since the last call of MovedCursors, by an address of
+	// its network and family. It does not matter by which one.
 	moved []Address
 	saved []savedCursor
 	// exhausted holds the networks whose field of that name the draft has set.

@@ -7,15 +7,15 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Times in rows are by the clock of the manager that led when they were written. Plans use the
-// clock of the manager that leads now, and the two may differ by any amount. A row with a version
-// up to startVersion was written before startedAt. If the time in such a row is after startedAt,
-// the clock of its writer was ahead. The planner then uses startedAt instead, so that the clock of
-// the writer does not prolong a wait that is counted from the time in the row. Where versions tell
-// the order, the planner compares versions instead of times.
+// The leader writes the times in rows by its own clock. After a change of the leader, the planner
+// compares such times with the clock of the new leader, which may differ by any amount. A row with
+// a version up to startVersion was written before startedAt. If the time in such a row is after
+// startedAt, the clock of the former leader was ahead, and the planner uses startedAt instead.
+// Without this, a wait that counts from the time in the row would take too long. Where versions
+// tell the order of two writes, the planner compares versions and not times.
 
-// ClampTime returns at, the time in a row with the given meta. If an earlier leader may have
-// written the row, it returns startedAt instead of a later time.
+// ClampTime returns at, the time in a row with the given meta. If a former leader may have written
+// the row and at is after startedAt, it returns startedAt.
 func (state *State) ClampTime(at time.Time, m *swarmv1.Meta) time.Time {
 	if m.GetVersion() <= state.startVersion && at.After(state.startedAt) {
 		return state.startedAt
@@ -49,8 +49,7 @@ func (state *State) StartAfter(t *Task) time.Time {
 // Fenced says whether the lease of a lost node's single-writer tasks has expired, so that the shims
 // have killed them. For a node with a row, the leader has set this in the node's state. A node that
 // was removed may have renewed its lease until this leader saw the removal, so its lease counts
-// from that moment. If the time at which such a node will be fenced is known, Fenced returns it as
-// at.
+// from that moment. If that lease has not expired yet, at is when it will.
 func (state *State) Fenced(n *Node, now time.Time) (fenced bool, at time.Time) {
 	switch {
 	case !n.Removed():

@@ -5,7 +5,7 @@
 // clock of an earlier leader.
 //
 // It does not decide anything: no method chooses a node, creates a task or writes a row. It has no
-// clock, goroutine or socket. Only New, Apply and Tables know the store.
+// clock, goroutine or socket. Only New and Apply know the store.
 //
 // The leader's loop in package manager creates a State and applies every committed change to it.
 // Packages planner and placement read it. All of them run in one goroutine. Fields of the types in

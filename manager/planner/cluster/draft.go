@@ -51,7 +51,7 @@ func (state *State) Draft() *Draft {
 // Place counts a new task of the revision on the node, and returns the generic resources that the
 // task gets. The caller has checked that the node has room. Place does not change
 // Service.TasksOn(n), because that would add a third to the cost of a placement. A caller that
-// needs the number adds the tasks that it has placed itself.
+// needs the number must add the tasks that it has placed.
 func (d *Draft) Place(rev *Revision, n *Node) []*swarmv1.GenericResource {
 	generic := n.allocateGeneric(rev.Generic)
 	n.reserved.CPU += rev.Need.CPU

@@ -12,16 +12,16 @@ import (
 // ended. The row of an ended task still shows them, although another task may hold them now. A task
 // on a node that is down keeps its addresses, because it may still run.
 
-// network is one network: its subnets, the allocated addresses, and the addresses allocated last.
+// network is one network: its subnets, its allocated addresses and its cursors.
 type network struct {
 	id        string
 	row       *swarmv1.Network // nil: deleted, or not arrived yet
 	subnets   ipam.Subnets
 	allocated ipam.Set
-	cursor    map[string]netip.Addr // the address allocated last, by family
-	// exhausted is the message that the network has no free address, once the current draft has
-	// found that. Until then it is empty. It is valid for the rest of the draft, because addresses
-	// become free only by a commit.
+	cursor    map[string]netip.Addr // by family, the address allocated last; the next search begins after it
+	// exhausted is the message that a subnet has no free address. It is empty until a search of the
+	// current draft has found none. It holds for the rest of the draft, because addresses become
+	// free only by a commit.
 	exhausted string
 }
 

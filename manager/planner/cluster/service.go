@@ -298,8 +298,8 @@ func (r *Revision) Template() uint64 { return r.Row.GetTemplate() }
 func (r *Revision) image() string { return r.Spec().GetTaskTemplate().GetContainerSpec().GetImage() }
 
 // PullsLike says whether a pull of the image that failed for one revision would fail for the other
-// too. It says no if the credentials differ, and after a forced update, by which a user tells that
-// the cause is mended.
+// too. It returns false if the credentials differ, and if an update was forced between the two
+// revisions, because a user may have removed the cause before that update.
 func (r *Revision) PullsLike(o *Revision) bool {
 	mine, others := r.Spec().GetTaskTemplate(), o.Spec().GetTaskTemplate()
 	return r.image() == o.image() && mine.GetForceUpdate() == others.GetForceUpdate() &&

@@ -75,7 +75,8 @@ func (state *State) foldTask(row *swarmv1.Task, deleted bool) {
 		}
 		return
 	}
-	if t == nil {
+	isNew := t == nil
+	if isNew {
 		t = &Task{ID: row.GetId(), Service: state.ensureService(row.GetServiceId()), Row: row}
 		if st := state.unmatchedStatuses[t.ID]; st != nil {
 			t.Status = st
@@ -84,8 +85,9 @@ func (state *State) foldTask(row *swarmv1.Task, deleted bool) {
 		state.tasks[t.ID] = t
 		t.Slot = t.Service.ensureSlot(keyOf(row))
 		t.Slot.insert(t)
-	} else {
-		defer state.noteFreed(t, t.reserves, t.counted)
+	}
+	reserved, counted := t.reserves, t.counted
+	if !isNew {
 		state.uncount(t)
 		t.Row = row
 	}
@@ -95,6 +97,7 @@ func (state *State) foldTask(row *swarmv1.Task, deleted bool) {
 		t.Node = state.ensureNode(row.GetNodeId())
 	}
 	state.count(t)
+	state.noteFreed(t, reserved, counted)
 	state.markDirty(t.Service)
 }
 
@@ -153,10 +156,11 @@ func (state *State) foldTaskStatus(st *swarmv1.TaskStatus, deleted bool) {
 
 // setStatus replaces the status of a task and updates the counters.
 func (state *State) setStatus(t *Task, st *swarmv1.TaskStatus) {
-	defer state.noteFreed(t, t.reserves, t.counted)
+	reserved, counted := t.reserves, t.counted
 	state.uncount(t)
 	t.Status = st
 	state.count(t)
+	state.noteFreed(t, reserved, counted)
 	state.markDirty(t.Service)
 }
 

@@ -214,7 +214,7 @@ func explain(r *cluster.Revision, nodes []*cluster.Node, count func(*cluster.Nod
 	for _, n := range nodes {
 		f := checkNode(r, n, count(n), noImage)
 		if f == fits {
-			continue // another task of this plan took the room, in a spread branch that came first
+			continue // cannot happen: explain is called only when no node fits
 		}
 		tally[f]++
 		if f > missed || f == missed && shortage(r, f, n) < shortage(r, f, nearest) {
