@@ -84,7 +84,7 @@ func (m *model) command(words []string) string {
 	case "up":
 		m.setState(name, swarmv1.NodeState_READY)
 	case "volume":
-		m.put(&swarmv1.Volume{NodeId: strings.Trim(words[2], "-"), Name: name, Reported: true, Accepted: true})
+		m.put(&swarmv1.Volume{NodeId: strings.Trim(words[2], "-"), Name: name, Reported: true, Accepted: len(words) == 3})
 	case "forget":
 		m.drop("12/" + words[2] + "/" + name)
 	case "volumes":

@@ -49,14 +49,16 @@ func (r *Revision) VolumesOf(slot uint64) []NodeVolume {
 // compareNodes orders the volumes of one name.
 func compareNodes(a, b *swarmv1.Volume) int { return cmp.Compare(a.GetNodeId(), b.GetNodeId()) }
 
-// foldVolume applies the change of a volume row. Tasks may have waited for the node of the volume,
-// or for its removal.
+// foldVolume applies the change of a volume row. Tasks may have waited for the volume, or for its
+// removal. A new size changes nothing for them.
 func (state *State) foldVolume(row *swarmv1.Volume, deleted bool) {
-	state.retryWaiting = true
 	if deleted {
 		state.dropVolume(row)
-	} else {
-		state.putVolume(row)
+		state.retryWaiting = true
+		return
+	}
+	if old := state.putVolume(row); old == nil || old.GetAccepted() != row.GetAccepted() || old.GetReported() != row.GetReported() {
+		state.retryWaiting = true
 	}
 }
 
