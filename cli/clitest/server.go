@@ -51,6 +51,7 @@ type Server struct {
 	Joins      []*swarmv1.JoinClusterRequest
 	Removed    []string
 	VolumeReqs []*swarmv1.CreateVolumeRequest
+	Restored   []*swarmv1.RestoreVolumeStart
 	Logins     map[string]string // passwords by user
 	Loaded     []byte
 	LoadReq    *swarmv1.LoadImageRequest

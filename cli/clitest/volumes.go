@@ -2,6 +2,8 @@ package clitest
 
 import (
 	"context"
+	"errors"
+	"io"
 	"slices"
 	"time"
 
@@ -78,4 +80,54 @@ func (s volumesServer) PruneVolumes(context.Context, *swarmv1.PruneVolumesReques
 		Removed: []*swarmv1.PrunedVolume{{Name: "old", Hostname: "host1", Reclaimed: 2_000_000}},
 		Errors:  []string{"volume x on host2 stays: it is down"},
 	}, nil
+}
+
+// Archive is what the fake sends as the archive of a volume.
+const Archive = "archive\x00\xff"
+
+func (s volumesServer) BackupVolume(r *swarmv1.BackupVolumeRequest, stream swarmv1.Volumes_BackupVolumeServer) error {
+	if r.GetName() != "data" {
+		return NotFound("volume", r.GetName())
+	}
+	for _, part := range []string{Archive[:3], Archive[3:]} {
+		if err := stream.Send(&swarmv1.VolumeChunk{Data: []byte(part)}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s volumesServer) RestoreVolume(stream swarmv1.Volumes_RestoreVolumeServer) error {
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	var data []byte
+	for {
+		m, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		data = append(data, m.GetData()...)
+	}
+	if string(data) != Archive {
+		return status.Errorf(codes.InvalidArgument, "the archive is broken or not complete: %q", data)
+	}
+	s.fake.mu.Lock()
+	defer s.fake.mu.Unlock()
+	s.fake.Restored = append(s.fake.Restored, first.GetStart())
+	return stream.SendAndClose(&swarmv1.VolumeInfo{Volume: first.GetStart().GetVolume()})
+}
+
+func (s volumesServer) CloneVolume(r *swarmv1.CloneVolumeRequest, stream swarmv1.Volumes_CloneVolumeServer) error {
+	s.fake.mu.Lock()
+	s.fake.Restored = append(s.fake.Restored, r.GetTarget())
+	s.fake.mu.Unlock()
+	if err := stream.Send(&swarmv1.CloneVolumeProgress{Bytes: 1000}); err != nil {
+		return err
+	}
+	return stream.Send(&swarmv1.CloneVolumeProgress{Bytes: 2000, Volume: &swarmv1.VolumeInfo{Volume: r.GetTarget().GetVolume()}})
 }

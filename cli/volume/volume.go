@@ -29,7 +29,7 @@ var pruneFilters = []string{"all", "label", "node"}
 // New returns the group of commands `swarm volume`.
 func New(deps *command.Deps) *cobra.Command {
 	return command.Group(&cobra.Command{Use: "volume", Short: "Manage volumes"},
-		newCreate(deps), newInspect(deps), newLs(deps), newPrune(deps), newRm(deps))
+		newBackup(deps), newClone(deps), newCreate(deps), newInspect(deps), newLs(deps), newPrune(deps), newRestore(deps), newRm(deps))
 }
 
 type createOptions struct {

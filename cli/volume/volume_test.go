@@ -1,6 +1,8 @@
 package volume_test
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -75,5 +77,34 @@ func TestVolumeRmAndPrune(t *testing.T) {
 	}
 	if got := (clitest.Run{Server: s}).Run(t, "volume", "prune", "-a"); got.Out != "" || !strings.Contains(got.ErrOut, "WARNING") {
 		t.Errorf("unconfirmed: got %+v", got)
+	}
+}
+
+func TestVolumeArchives(t *testing.T) {
+	s := clitest.VolumeServer()
+	file := filepath.Join(t.TempDir(), "data.tar.zst")
+	got := clitest.Run{Server: s}.Run(t, "volume", "backup", "data", file)
+	if text, err := os.ReadFile(file); err != nil || string(text) != clitest.Archive || got.Code != 0 || got.ErrOut != "Archive: 9B written\n" {
+		t.Fatalf("got %+v, %q, %v", got, text, err)
+	}
+	if got := (clitest.Run{Server: s}).Run(t, "volume", "backup", "-q", "data", "-"); got.Out != clitest.Archive || got.ErrOut != "" {
+		t.Errorf("to standard output: got %+v", got)
+	}
+	absent := filepath.Join(t.TempDir(), "absent")
+	clitest.Refused(t, "absent", clitest.Run{Server: s}.Run(t, "volume", "backup", "nosuch", absent), "volume nosuch")
+	if entries, err := os.ReadDir(filepath.Dir(absent)); len(entries) > 0 || err != nil {
+		t.Errorf("a backup that failed leaves %v, %v", entries, err)
+	}
+	got = clitest.Run{Server: s}.Run(t, "volume", "restore", "--node", "host1", "--label", "a=b", "--force", "copy", file)
+	want := &swarmv1.RestoreVolumeStart{Volume: &swarmv1.Volume{Name: "copy", Labels: map[string]string{"a": "b"}}, Node: "host1", Replace: true}
+	if got.Code != 0 || got.Out != "copy\n" || !s.Restored[0].EqualVT(want) {
+		t.Errorf("got %+v, %v", got, s.Restored)
+	}
+	if got := (clitest.Run{Server: s, Stdin: strings.NewReader("nonsense")}).Run(t, "volume", "restore", "copy", "-"); got.Code != 1 || !strings.Contains(got.ErrOut, "broken") {
+		t.Errorf("a broken archive: got %+v", got)
+	}
+	got = clitest.Run{Server: s}.Run(t, "volume", "clone", "data", "copy", "--to-node", "host2")
+	if got.Code != 0 || got.Out != "copy\n" || got.ErrOut != "Archive: 2kB copied\n" || s.Restored[1].GetNode() != "host2" {
+		t.Errorf("got %+v, %v", got, s.Restored)
 	}
 }

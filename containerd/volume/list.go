@@ -137,12 +137,8 @@ func (s *Store) unlink(name string) (string, error) {
 	if _, err := s.load(name); errors.Is(err, fs.ErrNotExist) {
 		return "", errdefs.ErrNotFound.WithMessage("no volume " + name)
 	}
-	users, err := s.users(name)
-	if err != nil {
-		return "", fmt.Errorf("remove volume %s: %w", name, err)
-	}
-	if len(users) > 0 {
-		return "", errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("volume %s is in use by containers of tasks %s", name, strings.Join(users, ", ")))
+	if err := s.unused(name); err != nil {
+		return "", err
 	}
 	if err := unmountVolume(s.dataDir(name)); err != nil {
 		return "", fmt.Errorf("remove volume %s: unmount: %w", name, err)
@@ -161,11 +157,24 @@ func (s *Store) unlink(name string) (string, error) {
 	return old, nil
 }
 
-// recoverRemovals completes removals of volumes that were interrupted.
+// unused returns ErrFailedPrecondition, with the tasks, if containers use a volume.
+func (s *Store) unused(name string) error {
+	users, err := s.users(name)
+	if err != nil {
+		return fmt.Errorf("users of volume %s: %w", name, err)
+	}
+	if len(users) > 0 {
+		return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("volume %s is in use by containers of tasks %s", name, strings.Join(users, ", ")))
+	}
+	return nil
+}
+
+// recoverRemovals completes removals of volumes that were interrupted, and removes volumes that are
+// not complete.
 func (s *Store) recoverRemovals() error {
 	var all error
 	for _, dir := range folders(s.cfg.Dir) {
-		if strings.HasPrefix(filepath.Base(dir), removalPrefix) {
+		if name := filepath.Base(dir); strings.HasPrefix(name, removalPrefix) || strings.HasPrefix(name, importPrefix) {
 			all = errors.Join(all, tree.RemoveAll(context.Background(), dir))
 		}
 	}

@@ -35,6 +35,8 @@ var beneath = map[string]string{
 	"containerd/start.go":         "a task's folder",
 	"containerd/stop.go":          "containerd's bundles",
 	"containerd/exec/tree.go":     "the kernel's account of a process",
+	"containerd/volume/export.go": "a volume's data folder itself; what is below is looked up in open folders",
+	"containerd/volume/import.go": "a new volume, which no container sees yet",
 	"containerd/volume/fill.go":   "copies beside a volume's data",
 	"containerd/volume/list.go":   "the list of volumes, and their own folders",
 	"containerd/volume/local.go":  "a volume's data folder itself, to mount there",

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"io"
 	"time"
 
 	swarmv1 "swarm/proto/swarm/v1"
@@ -22,6 +23,7 @@ type Storage interface {
 
 // Volumes are the volumes with a name of a node. containerd implements it.
 type Volumes interface {
+	VolumeArchive
 	// List returns all of them, sorted by name, without passwords in their options, and with the
 	// sizes that Storage.VolumeSizes has measured.
 	List(ctx context.Context) ([]*swarmv1.Volume, error)
@@ -34,6 +36,18 @@ type Volumes interface {
 	// Remove removes a volume with its data, and returns how many bytes that has freed.
 	// ErrNotFound: there is no such volume. ErrFailedPrecondition: containers use it.
 	Remove(ctx context.Context, name string) (reclaimed int64, err error)
+}
+
+// VolumeArchive packs volumes into archives: tar, compressed with zstd, with checksums.
+type VolumeArchive interface {
+	// Export writes the files of a volume to w. ErrNotFound: there is no such volume.
+	// ErrFailedPrecondition: its files are not on this node.
+	Export(ctx context.Context, name string, w io.Writer) error
+	// Import makes a volume from an archive of Export, or, with replace, gives a volume that no
+	// task uses the files of the archive. Without a complete archive it changes nothing.
+	// ErrInvalidArgument: the archive is broken. ErrAlreadyExists: a volume has the name, and
+	// replace is not set. ErrFailedPrecondition: tasks use it.
+	Import(ctx context.Context, v *swarmv1.Volume, replace bool, r io.Reader) (*swarmv1.Volume, error)
 }
 
 // Holding describes an image that this node holds.

@@ -122,18 +122,25 @@ func (s *Server) CreateVolume(ctx context.Context, req *swarmv1.CreateVolumeRequ
 	err = s.call(ctx, node, makeTimeout, func(ctx context.Context, c swarmv1.NodeVolumesClient) error {
 		answer, err := c.Make(ctx, &swarmv1.MakeVolumeRequest{Volume: want})
 		made = bounds.Volume(answer.GetVolume())
+		made.Name = want.GetName()
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("create volume %s on %s: %w", want.GetName(), object.NodeName(s.store.View(), node.GetId()), err)
 	}
-	key := table.VolumeKey(node.GetId(), want.GetName())
-	_, err = s.writer.Write(ctx, 0, func(v *table.View) ([]*swarmv1.Change, error) {
-		if err := sharedFree(v, want.GetName()); err != nil {
+	s.log.Info("volume created", "volume", want.GetName(), "node", node.GetId(), "actor", crud.Actor(ctx))
+	return s.record(ctx, node.GetId(), made)
+}
+
+// record writes the row of a volume that a node has made for a user.
+func (s *Server) record(ctx context.Context, node string, made *swarmv1.Volume) (*swarmv1.VolumeInfo, error) {
+	key := table.VolumeKey(node, made.GetName())
+	_, err := s.writer.Write(ctx, 0, func(v *table.View) ([]*swarmv1.Change, error) {
+		if err := sharedFree(v, made.GetName()); err != nil {
 			return nil, err
 		}
 		old, ok := v.Volumes.Get(key)
-		row := &swarmv1.Volume{NodeId: node.GetId(), Name: want.GetName()}
+		row := &swarmv1.Volume{NodeId: node, Name: made.GetName()}
 		if ok {
 			row = old.CloneVT()
 		}
@@ -148,9 +155,8 @@ func (s *Server) CreateVolume(ctx context.Context, req *swarmv1.CreateVolumeRequ
 		return []*swarmv1.Change{table.Update(row)}, nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("create volume %s: %w", want.GetName(), err)
+		return nil, fmt.Errorf("create volume %s: %w", made.GetName(), err)
 	}
-	s.log.Info("volume created", "volume", want.GetName(), "node", node.GetId(), "actor", crud.Actor(ctx))
 	return s.stored(key)
 }
 

@@ -511,6 +511,355 @@ func (x *PrunedVolume) GetReclaimed() int64 {
 	return 0
 }
 
+// VolumeChunk is a piece of an archive: tar, compressed with zstd, with checksums.
+type VolumeChunk struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VolumeChunk) Reset() {
+	*x = VolumeChunk{}
+	mi := &file_swarm_v1_volume_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VolumeChunk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VolumeChunk) ProtoMessage() {}
+
+func (x *VolumeChunk) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_volume_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VolumeChunk.ProtoReflect.Descriptor instead.
+func (*VolumeChunk) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_volume_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *VolumeChunk) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type BackupVolumeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Id or name. Empty: the only node that has it.
+	Node          string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupVolumeRequest) Reset() {
+	*x = BackupVolumeRequest{}
+	mi := &file_swarm_v1_volume_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupVolumeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupVolumeRequest) ProtoMessage() {}
+
+func (x *BackupVolumeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_volume_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupVolumeRequest.ProtoReflect.Descriptor instead.
+func (*BackupVolumeRequest) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_volume_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *BackupVolumeRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *BackupVolumeRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+// RestoreVolumeRequest: start comes first, then the archive.
+type RestoreVolumeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*RestoreVolumeRequest_Start
+	//	*RestoreVolumeRequest_Data
+	Message       isRestoreVolumeRequest_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreVolumeRequest) Reset() {
+	*x = RestoreVolumeRequest{}
+	mi := &file_swarm_v1_volume_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreVolumeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreVolumeRequest) ProtoMessage() {}
+
+func (x *RestoreVolumeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_volume_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreVolumeRequest.ProtoReflect.Descriptor instead.
+func (*RestoreVolumeRequest) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_volume_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *RestoreVolumeRequest) GetMessage() isRestoreVolumeRequest_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *RestoreVolumeRequest) GetStart() *RestoreVolumeStart {
+	if x != nil {
+		if x, ok := x.Message.(*RestoreVolumeRequest_Start); ok {
+			return x.Start
+		}
+	}
+	return nil
+}
+
+func (x *RestoreVolumeRequest) GetData() []byte {
+	if x != nil {
+		if x, ok := x.Message.(*RestoreVolumeRequest_Data); ok {
+			return x.Data
+		}
+	}
+	return nil
+}
+
+type isRestoreVolumeRequest_Message interface {
+	isRestoreVolumeRequest_Message()
+}
+
+type RestoreVolumeRequest_Start struct {
+	Start *RestoreVolumeStart `protobuf:"bytes,1,opt,name=start,proto3,oneof"`
+}
+
+type RestoreVolumeRequest_Data struct {
+	Data []byte `protobuf:"bytes,2,opt,name=data,proto3,oneof"`
+}
+
+func (*RestoreVolumeRequest_Start) isRestoreVolumeRequest_Message() {}
+
+func (*RestoreVolumeRequest_Data) isRestoreVolumeRequest_Message() {}
+
+type RestoreVolumeStart struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Volume *Volume                `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	Node   string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// Replace the files of a volume that has the name and that no task uses.
+	Replace       bool `protobuf:"varint,3,opt,name=replace,proto3" json:"replace,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreVolumeStart) Reset() {
+	*x = RestoreVolumeStart{}
+	mi := &file_swarm_v1_volume_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreVolumeStart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreVolumeStart) ProtoMessage() {}
+
+func (x *RestoreVolumeStart) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_volume_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreVolumeStart.ProtoReflect.Descriptor instead.
+func (*RestoreVolumeStart) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_volume_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *RestoreVolumeStart) GetVolume() *Volume {
+	if x != nil {
+		return x.Volume
+	}
+	return nil
+}
+
+func (x *RestoreVolumeStart) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *RestoreVolumeStart) GetReplace() bool {
+	if x != nil {
+		return x.Replace
+	}
+	return false
+}
+
+// CloneVolumeRequest copies a volume to another name, node, or both.
+type CloneVolumeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Source        *BackupVolumeRequest   `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	Target        *RestoreVolumeStart    `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CloneVolumeRequest) Reset() {
+	*x = CloneVolumeRequest{}
+	mi := &file_swarm_v1_volume_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CloneVolumeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CloneVolumeRequest) ProtoMessage() {}
+
+func (x *CloneVolumeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_volume_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CloneVolumeRequest.ProtoReflect.Descriptor instead.
+func (*CloneVolumeRequest) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_volume_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *CloneVolumeRequest) GetSource() *BackupVolumeRequest {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *CloneVolumeRequest) GetTarget() *RestoreVolumeStart {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+type CloneVolumeProgress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the compressed archive.
+	Bytes int64 `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// Set in the last message.
+	Volume        *VolumeInfo `protobuf:"bytes,2,opt,name=volume,proto3" json:"volume,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CloneVolumeProgress) Reset() {
+	*x = CloneVolumeProgress{}
+	mi := &file_swarm_v1_volume_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CloneVolumeProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CloneVolumeProgress) ProtoMessage() {}
+
+func (x *CloneVolumeProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_volume_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CloneVolumeProgress.ProtoReflect.Descriptor instead.
+func (*CloneVolumeProgress) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_volume_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *CloneVolumeProgress) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *CloneVolumeProgress) GetVolume() *VolumeInfo {
+	if x != nil {
+		return x.Volume
+	}
+	return nil
+}
+
 type MakeVolumeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Volume        *Volume                `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
@@ -520,7 +869,7 @@ type MakeVolumeRequest struct {
 
 func (x *MakeVolumeRequest) Reset() {
 	*x = MakeVolumeRequest{}
-	mi := &file_swarm_v1_volume_proto_msgTypes[9]
+	mi := &file_swarm_v1_volume_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -532,7 +881,7 @@ func (x *MakeVolumeRequest) String() string {
 func (*MakeVolumeRequest) ProtoMessage() {}
 
 func (x *MakeVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_volume_proto_msgTypes[9]
+	mi := &file_swarm_v1_volume_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -545,7 +894,7 @@ func (x *MakeVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeVolumeRequest.ProtoReflect.Descriptor instead.
 func (*MakeVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_volume_proto_rawDescGZIP(), []int{9}
+	return file_swarm_v1_volume_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *MakeVolumeRequest) GetVolume() *Volume {
@@ -564,7 +913,7 @@ type MakeVolumeResponse struct {
 
 func (x *MakeVolumeResponse) Reset() {
 	*x = MakeVolumeResponse{}
-	mi := &file_swarm_v1_volume_proto_msgTypes[10]
+	mi := &file_swarm_v1_volume_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -576,7 +925,7 @@ func (x *MakeVolumeResponse) String() string {
 func (*MakeVolumeResponse) ProtoMessage() {}
 
 func (x *MakeVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_volume_proto_msgTypes[10]
+	mi := &file_swarm_v1_volume_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -589,7 +938,7 @@ func (x *MakeVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeVolumeResponse.ProtoReflect.Descriptor instead.
 func (*MakeVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_volume_proto_rawDescGZIP(), []int{10}
+	return file_swarm_v1_volume_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *MakeVolumeResponse) GetVolume() *Volume {
@@ -608,7 +957,7 @@ type DropVolumeRequest struct {
 
 func (x *DropVolumeRequest) Reset() {
 	*x = DropVolumeRequest{}
-	mi := &file_swarm_v1_volume_proto_msgTypes[11]
+	mi := &file_swarm_v1_volume_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -620,7 +969,7 @@ func (x *DropVolumeRequest) String() string {
 func (*DropVolumeRequest) ProtoMessage() {}
 
 func (x *DropVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_volume_proto_msgTypes[11]
+	mi := &file_swarm_v1_volume_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -633,7 +982,7 @@ func (x *DropVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropVolumeRequest.ProtoReflect.Descriptor instead.
 func (*DropVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_volume_proto_rawDescGZIP(), []int{11}
+	return file_swarm_v1_volume_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DropVolumeRequest) GetName() string {
@@ -653,7 +1002,7 @@ type DropVolumeResponse struct {
 
 func (x *DropVolumeResponse) Reset() {
 	*x = DropVolumeResponse{}
-	mi := &file_swarm_v1_volume_proto_msgTypes[12]
+	mi := &file_swarm_v1_volume_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -665,7 +1014,7 @@ func (x *DropVolumeResponse) String() string {
 func (*DropVolumeResponse) ProtoMessage() {}
 
 func (x *DropVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_volume_proto_msgTypes[12]
+	mi := &file_swarm_v1_volume_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -678,7 +1027,7 @@ func (x *DropVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropVolumeResponse.ProtoReflect.Descriptor instead.
 func (*DropVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_volume_proto_rawDescGZIP(), []int{12}
+	return file_swarm_v1_volume_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DropVolumeResponse) GetReclaimed() int64 {
@@ -686,6 +1035,50 @@ func (x *DropVolumeResponse) GetReclaimed() int64 {
 		return x.Reclaimed
 	}
 	return 0
+}
+
+type ExportVolumeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportVolumeRequest) Reset() {
+	*x = ExportVolumeRequest{}
+	mi := &file_swarm_v1_volume_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportVolumeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportVolumeRequest) ProtoMessage() {}
+
+func (x *ExportVolumeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_volume_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportVolumeRequest.ProtoReflect.Descriptor instead.
+func (*ExportVolumeRequest) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_volume_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ExportVolumeRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
 }
 
 var File_swarm_v1_volume_proto protoreflect.FileDescriptor
@@ -721,7 +1114,26 @@ const file_swarm_v1_volume_proto_rawDesc = "" +
 	"\fPrunedVolume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x1c\n" +
-	"\treclaimed\x18\x03 \x01(\x03R\treclaimed\"=\n" +
+	"\treclaimed\x18\x03 \x01(\x03R\treclaimed\"!\n" +
+	"\vVolumeChunk\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"=\n" +
+	"\x13BackupVolumeRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\"m\n" +
+	"\x14RestoreVolumeRequest\x124\n" +
+	"\x05start\x18\x01 \x01(\v2\x1c.swarm.v1.RestoreVolumeStartH\x00R\x05start\x12\x14\n" +
+	"\x04data\x18\x02 \x01(\fH\x00R\x04dataB\t\n" +
+	"\amessage\"l\n" +
+	"\x12RestoreVolumeStart\x12(\n" +
+	"\x06volume\x18\x01 \x01(\v2\x10.swarm.v1.VolumeR\x06volume\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x18\n" +
+	"\areplace\x18\x03 \x01(\bR\areplace\"\x81\x01\n" +
+	"\x12CloneVolumeRequest\x125\n" +
+	"\x06source\x18\x01 \x01(\v2\x1d.swarm.v1.BackupVolumeRequestR\x06source\x124\n" +
+	"\x06target\x18\x02 \x01(\v2\x1c.swarm.v1.RestoreVolumeStartR\x06target\"Y\n" +
+	"\x13CloneVolumeProgress\x12\x14\n" +
+	"\x05bytes\x18\x01 \x01(\x03R\x05bytes\x12,\n" +
+	"\x06volume\x18\x02 \x01(\v2\x14.swarm.v1.VolumeInfoR\x06volume\"=\n" +
 	"\x11MakeVolumeRequest\x12(\n" +
 	"\x06volume\x18\x01 \x01(\v2\x10.swarm.v1.VolumeR\x06volume\">\n" +
 	"\x12MakeVolumeResponse\x12(\n" +
@@ -729,15 +1141,22 @@ const file_swarm_v1_volume_proto_rawDesc = "" +
 	"\x11DropVolumeRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"2\n" +
 	"\x12DropVolumeResponse\x12\x1c\n" +
-	"\treclaimed\x18\x01 \x01(\x03R\treclaimed2\xb8\x02\n" +
+	"\treclaimed\x18\x01 \x01(\x03R\treclaimed\")\n" +
+	"\x13ExportVolumeRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name2\x97\x04\n" +
 	"\aVolumes\x12J\n" +
 	"\vListVolumes\x12\x1c.swarm.v1.ListVolumesRequest\x1a\x1d.swarm.v1.ListVolumesResponse\x12C\n" +
 	"\fCreateVolume\x12\x1d.swarm.v1.CreateVolumeRequest\x1a\x14.swarm.v1.VolumeInfo\x12M\n" +
 	"\fRemoveVolume\x12\x1d.swarm.v1.RemoveVolumeRequest\x1a\x1e.swarm.v1.RemoveVolumeResponse\x12M\n" +
-	"\fPruneVolumes\x12\x1d.swarm.v1.PruneVolumesRequest\x1a\x1e.swarm.v1.PruneVolumesResponse2\x93\x01\n" +
+	"\fPruneVolumes\x12\x1d.swarm.v1.PruneVolumesRequest\x1a\x1e.swarm.v1.PruneVolumesResponse\x12F\n" +
+	"\fBackupVolume\x12\x1d.swarm.v1.BackupVolumeRequest\x1a\x15.swarm.v1.VolumeChunk0\x01\x12G\n" +
+	"\rRestoreVolume\x12\x1e.swarm.v1.RestoreVolumeRequest\x1a\x14.swarm.v1.VolumeInfo(\x01\x12L\n" +
+	"\vCloneVolume\x12\x1c.swarm.v1.CloneVolumeRequest\x1a\x1d.swarm.v1.CloneVolumeProgress0\x012\x9f\x02\n" +
 	"\vNodeVolumes\x12A\n" +
 	"\x04Make\x12\x1b.swarm.v1.MakeVolumeRequest\x1a\x1c.swarm.v1.MakeVolumeResponse\x12A\n" +
-	"\x04Drop\x12\x1b.swarm.v1.DropVolumeRequest\x1a\x1c.swarm.v1.DropVolumeResponseB\x1eZ\x1cswarm/proto/swarm/v1;swarmv1b\x06proto3"
+	"\x04Drop\x12\x1b.swarm.v1.DropVolumeRequest\x1a\x1c.swarm.v1.DropVolumeResponse\x12@\n" +
+	"\x06Export\x12\x1d.swarm.v1.ExportVolumeRequest\x1a\x15.swarm.v1.VolumeChunk0\x01\x12H\n" +
+	"\x06Import\x12\x1e.swarm.v1.RestoreVolumeRequest\x1a\x1c.swarm.v1.MakeVolumeResponse(\x01B\x1eZ\x1cswarm/proto/swarm/v1;swarmv1b\x06proto3"
 
 var (
 	file_swarm_v1_volume_proto_rawDescOnce sync.Once
@@ -751,7 +1170,7 @@ func file_swarm_v1_volume_proto_rawDescGZIP() []byte {
 	return file_swarm_v1_volume_proto_rawDescData
 }
 
-var file_swarm_v1_volume_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_swarm_v1_volume_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_swarm_v1_volume_proto_goTypes = []any{
 	(*VolumeInfo)(nil),           // 0: swarm.v1.VolumeInfo
 	(*ListVolumesRequest)(nil),   // 1: swarm.v1.ListVolumesRequest
@@ -762,39 +1181,61 @@ var file_swarm_v1_volume_proto_goTypes = []any{
 	(*PruneVolumesRequest)(nil),  // 6: swarm.v1.PruneVolumesRequest
 	(*PruneVolumesResponse)(nil), // 7: swarm.v1.PruneVolumesResponse
 	(*PrunedVolume)(nil),         // 8: swarm.v1.PrunedVolume
-	(*MakeVolumeRequest)(nil),    // 9: swarm.v1.MakeVolumeRequest
-	(*MakeVolumeResponse)(nil),   // 10: swarm.v1.MakeVolumeResponse
-	(*DropVolumeRequest)(nil),    // 11: swarm.v1.DropVolumeRequest
-	(*DropVolumeResponse)(nil),   // 12: swarm.v1.DropVolumeResponse
-	(*Volume)(nil),               // 13: swarm.v1.Volume
-	(*Filter)(nil),               // 14: swarm.v1.Filter
+	(*VolumeChunk)(nil),          // 9: swarm.v1.VolumeChunk
+	(*BackupVolumeRequest)(nil),  // 10: swarm.v1.BackupVolumeRequest
+	(*RestoreVolumeRequest)(nil), // 11: swarm.v1.RestoreVolumeRequest
+	(*RestoreVolumeStart)(nil),   // 12: swarm.v1.RestoreVolumeStart
+	(*CloneVolumeRequest)(nil),   // 13: swarm.v1.CloneVolumeRequest
+	(*CloneVolumeProgress)(nil),  // 14: swarm.v1.CloneVolumeProgress
+	(*MakeVolumeRequest)(nil),    // 15: swarm.v1.MakeVolumeRequest
+	(*MakeVolumeResponse)(nil),   // 16: swarm.v1.MakeVolumeResponse
+	(*DropVolumeRequest)(nil),    // 17: swarm.v1.DropVolumeRequest
+	(*DropVolumeResponse)(nil),   // 18: swarm.v1.DropVolumeResponse
+	(*ExportVolumeRequest)(nil),  // 19: swarm.v1.ExportVolumeRequest
+	(*Volume)(nil),               // 20: swarm.v1.Volume
+	(*Filter)(nil),               // 21: swarm.v1.Filter
 }
 var file_swarm_v1_volume_proto_depIdxs = []int32{
-	13, // 0: swarm.v1.VolumeInfo.volume:type_name -> swarm.v1.Volume
-	14, // 1: swarm.v1.ListVolumesRequest.filter:type_name -> swarm.v1.Filter
+	20, // 0: swarm.v1.VolumeInfo.volume:type_name -> swarm.v1.Volume
+	21, // 1: swarm.v1.ListVolumesRequest.filter:type_name -> swarm.v1.Filter
 	0,  // 2: swarm.v1.ListVolumesResponse.volumes:type_name -> swarm.v1.VolumeInfo
-	13, // 3: swarm.v1.CreateVolumeRequest.volume:type_name -> swarm.v1.Volume
-	14, // 4: swarm.v1.PruneVolumesRequest.filter:type_name -> swarm.v1.Filter
+	20, // 3: swarm.v1.CreateVolumeRequest.volume:type_name -> swarm.v1.Volume
+	21, // 4: swarm.v1.PruneVolumesRequest.filter:type_name -> swarm.v1.Filter
 	8,  // 5: swarm.v1.PruneVolumesResponse.removed:type_name -> swarm.v1.PrunedVolume
-	13, // 6: swarm.v1.MakeVolumeRequest.volume:type_name -> swarm.v1.Volume
-	13, // 7: swarm.v1.MakeVolumeResponse.volume:type_name -> swarm.v1.Volume
-	1,  // 8: swarm.v1.Volumes.ListVolumes:input_type -> swarm.v1.ListVolumesRequest
-	3,  // 9: swarm.v1.Volumes.CreateVolume:input_type -> swarm.v1.CreateVolumeRequest
-	4,  // 10: swarm.v1.Volumes.RemoveVolume:input_type -> swarm.v1.RemoveVolumeRequest
-	6,  // 11: swarm.v1.Volumes.PruneVolumes:input_type -> swarm.v1.PruneVolumesRequest
-	9,  // 12: swarm.v1.NodeVolumes.Make:input_type -> swarm.v1.MakeVolumeRequest
-	11, // 13: swarm.v1.NodeVolumes.Drop:input_type -> swarm.v1.DropVolumeRequest
-	2,  // 14: swarm.v1.Volumes.ListVolumes:output_type -> swarm.v1.ListVolumesResponse
-	0,  // 15: swarm.v1.Volumes.CreateVolume:output_type -> swarm.v1.VolumeInfo
-	5,  // 16: swarm.v1.Volumes.RemoveVolume:output_type -> swarm.v1.RemoveVolumeResponse
-	7,  // 17: swarm.v1.Volumes.PruneVolumes:output_type -> swarm.v1.PruneVolumesResponse
-	10, // 18: swarm.v1.NodeVolumes.Make:output_type -> swarm.v1.MakeVolumeResponse
-	12, // 19: swarm.v1.NodeVolumes.Drop:output_type -> swarm.v1.DropVolumeResponse
-	14, // [14:20] is the sub-list for method output_type
-	8,  // [8:14] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	12, // 6: swarm.v1.RestoreVolumeRequest.start:type_name -> swarm.v1.RestoreVolumeStart
+	20, // 7: swarm.v1.RestoreVolumeStart.volume:type_name -> swarm.v1.Volume
+	10, // 8: swarm.v1.CloneVolumeRequest.source:type_name -> swarm.v1.BackupVolumeRequest
+	12, // 9: swarm.v1.CloneVolumeRequest.target:type_name -> swarm.v1.RestoreVolumeStart
+	0,  // 10: swarm.v1.CloneVolumeProgress.volume:type_name -> swarm.v1.VolumeInfo
+	20, // 11: swarm.v1.MakeVolumeRequest.volume:type_name -> swarm.v1.Volume
+	20, // 12: swarm.v1.MakeVolumeResponse.volume:type_name -> swarm.v1.Volume
+	1,  // 13: swarm.v1.Volumes.ListVolumes:input_type -> swarm.v1.ListVolumesRequest
+	3,  // 14: swarm.v1.Volumes.CreateVolume:input_type -> swarm.v1.CreateVolumeRequest
+	4,  // 15: swarm.v1.Volumes.RemoveVolume:input_type -> swarm.v1.RemoveVolumeRequest
+	6,  // 16: swarm.v1.Volumes.PruneVolumes:input_type -> swarm.v1.PruneVolumesRequest
+	10, // 17: swarm.v1.Volumes.BackupVolume:input_type -> swarm.v1.BackupVolumeRequest
+	11, // 18: swarm.v1.Volumes.RestoreVolume:input_type -> swarm.v1.RestoreVolumeRequest
+	13, // 19: swarm.v1.Volumes.CloneVolume:input_type -> swarm.v1.CloneVolumeRequest
+	15, // 20: swarm.v1.NodeVolumes.Make:input_type -> swarm.v1.MakeVolumeRequest
+	17, // 21: swarm.v1.NodeVolumes.Drop:input_type -> swarm.v1.DropVolumeRequest
+	19, // 22: swarm.v1.NodeVolumes.Export:input_type -> swarm.v1.ExportVolumeRequest
+	11, // 23: swarm.v1.NodeVolumes.Import:input_type -> swarm.v1.RestoreVolumeRequest
+	2,  // 24: swarm.v1.Volumes.ListVolumes:output_type -> swarm.v1.ListVolumesResponse
+	0,  // 25: swarm.v1.Volumes.CreateVolume:output_type -> swarm.v1.VolumeInfo
+	5,  // 26: swarm.v1.Volumes.RemoveVolume:output_type -> swarm.v1.RemoveVolumeResponse
+	7,  // 27: swarm.v1.Volumes.PruneVolumes:output_type -> swarm.v1.PruneVolumesResponse
+	9,  // 28: swarm.v1.Volumes.BackupVolume:output_type -> swarm.v1.VolumeChunk
+	0,  // 29: swarm.v1.Volumes.RestoreVolume:output_type -> swarm.v1.VolumeInfo
+	14, // 30: swarm.v1.Volumes.CloneVolume:output_type -> swarm.v1.CloneVolumeProgress
+	16, // 31: swarm.v1.NodeVolumes.Make:output_type -> swarm.v1.MakeVolumeResponse
+	18, // 32: swarm.v1.NodeVolumes.Drop:output_type -> swarm.v1.DropVolumeResponse
+	9,  // 33: swarm.v1.NodeVolumes.Export:output_type -> swarm.v1.VolumeChunk
+	16, // 34: swarm.v1.NodeVolumes.Import:output_type -> swarm.v1.MakeVolumeResponse
+	24, // [24:35] is the sub-list for method output_type
+	13, // [13:24] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_volume_proto_init() }
@@ -804,13 +1245,17 @@ func file_swarm_v1_volume_proto_init() {
 	}
 	file_swarm_v1_control_proto_init()
 	file_swarm_v1_object_proto_init()
+	file_swarm_v1_volume_proto_msgTypes[11].OneofWrappers = []any{
+		(*RestoreVolumeRequest_Start)(nil),
+		(*RestoreVolumeRequest_Data)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_volume_proto_rawDesc), len(file_swarm_v1_volume_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

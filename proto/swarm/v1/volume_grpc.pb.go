@@ -21,10 +21,13 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Volumes_ListVolumes_FullMethodName  = "/swarm.v1.Volumes/ListVolumes"
-	Volumes_CreateVolume_FullMethodName = "/swarm.v1.Volumes/CreateVolume"
-	Volumes_RemoveVolume_FullMethodName = "/swarm.v1.Volumes/RemoveVolume"
-	Volumes_PruneVolumes_FullMethodName = "/swarm.v1.Volumes/PruneVolumes"
+	Volumes_ListVolumes_FullMethodName   = "/swarm.v1.Volumes/ListVolumes"
+	Volumes_CreateVolume_FullMethodName  = "/swarm.v1.Volumes/CreateVolume"
+	Volumes_RemoveVolume_FullMethodName  = "/swarm.v1.Volumes/RemoveVolume"
+	Volumes_PruneVolumes_FullMethodName  = "/swarm.v1.Volumes/PruneVolumes"
+	Volumes_BackupVolume_FullMethodName  = "/swarm.v1.Volumes/BackupVolume"
+	Volumes_RestoreVolume_FullMethodName = "/swarm.v1.Volumes/RestoreVolume"
+	Volumes_CloneVolume_FullMethodName   = "/swarm.v1.Volumes/CloneVolume"
 )
 
 // VolumesClient is the client API for Volumes service.
@@ -37,6 +40,9 @@ type VolumesClient interface {
 	CreateVolume(ctx context.Context, in *CreateVolumeRequest, opts ...grpc.CallOption) (*VolumeInfo, error)
 	RemoveVolume(ctx context.Context, in *RemoveVolumeRequest, opts ...grpc.CallOption) (*RemoveVolumeResponse, error)
 	PruneVolumes(ctx context.Context, in *PruneVolumesRequest, opts ...grpc.CallOption) (*PruneVolumesResponse, error)
+	BackupVolume(ctx context.Context, in *BackupVolumeRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VolumeChunk], error)
+	RestoreVolume(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[RestoreVolumeRequest, VolumeInfo], error)
+	CloneVolume(ctx context.Context, in *CloneVolumeRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CloneVolumeProgress], error)
 }
 
 type volumesClient struct {
@@ -87,6 +93,57 @@ func (c *volumesClient) PruneVolumes(ctx context.Context, in *PruneVolumesReques
 	return out, nil
 }
 
+func (c *volumesClient) BackupVolume(ctx context.Context, in *BackupVolumeRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VolumeChunk], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Volumes_ServiceDesc.Streams[0], Volumes_BackupVolume_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[BackupVolumeRequest, VolumeChunk]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Volumes_BackupVolumeClient = grpc.ServerStreamingClient[VolumeChunk]
+
+func (c *volumesClient) RestoreVolume(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[RestoreVolumeRequest, VolumeInfo], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Volumes_ServiceDesc.Streams[1], Volumes_RestoreVolume_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[RestoreVolumeRequest, VolumeInfo]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Volumes_RestoreVolumeClient = grpc.ClientStreamingClient[RestoreVolumeRequest, VolumeInfo]
+
+func (c *volumesClient) CloneVolume(ctx context.Context, in *CloneVolumeRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CloneVolumeProgress], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Volumes_ServiceDesc.Streams[2], Volumes_CloneVolume_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[CloneVolumeRequest, CloneVolumeProgress]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Volumes_CloneVolumeClient = grpc.ServerStreamingClient[CloneVolumeProgress]
+
 // VolumesServer is the server API for Volumes service.
 // All implementations must embed UnimplementedVolumesServer
 // for forward compatibility.
@@ -97,6 +154,9 @@ type VolumesServer interface {
 	CreateVolume(context.Context, *CreateVolumeRequest) (*VolumeInfo, error)
 	RemoveVolume(context.Context, *RemoveVolumeRequest) (*RemoveVolumeResponse, error)
 	PruneVolumes(context.Context, *PruneVolumesRequest) (*PruneVolumesResponse, error)
+	BackupVolume(*BackupVolumeRequest, grpc.ServerStreamingServer[VolumeChunk]) error
+	RestoreVolume(grpc.ClientStreamingServer[RestoreVolumeRequest, VolumeInfo]) error
+	CloneVolume(*CloneVolumeRequest, grpc.ServerStreamingServer[CloneVolumeProgress]) error
 	mustEmbedUnimplementedVolumesServer()
 }
 
@@ -118,6 +178,15 @@ func (UnimplementedVolumesServer) RemoveVolume(context.Context, *RemoveVolumeReq
 }
 func (UnimplementedVolumesServer) PruneVolumes(context.Context, *PruneVolumesRequest) (*PruneVolumesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method PruneVolumes not implemented")
+}
+func (UnimplementedVolumesServer) BackupVolume(*BackupVolumeRequest, grpc.ServerStreamingServer[VolumeChunk]) error {
+	return status.Error(codes.Unimplemented, "method BackupVolume not implemented")
+}
+func (UnimplementedVolumesServer) RestoreVolume(grpc.ClientStreamingServer[RestoreVolumeRequest, VolumeInfo]) error {
+	return status.Error(codes.Unimplemented, "method RestoreVolume not implemented")
+}
+func (UnimplementedVolumesServer) CloneVolume(*CloneVolumeRequest, grpc.ServerStreamingServer[CloneVolumeProgress]) error {
+	return status.Error(codes.Unimplemented, "method CloneVolume not implemented")
 }
 func (UnimplementedVolumesServer) mustEmbedUnimplementedVolumesServer() {}
 func (UnimplementedVolumesServer) testEmbeddedByValue()                 {}
@@ -212,6 +281,35 @@ func _Volumes_PruneVolumes_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Volumes_BackupVolume_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(BackupVolumeRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(VolumesServer).BackupVolume(m, &grpc.GenericServerStream[BackupVolumeRequest, VolumeChunk]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Volumes_BackupVolumeServer = grpc.ServerStreamingServer[VolumeChunk]
+
+func _Volumes_RestoreVolume_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(VolumesServer).RestoreVolume(&grpc.GenericServerStream[RestoreVolumeRequest, VolumeInfo]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Volumes_RestoreVolumeServer = grpc.ClientStreamingServer[RestoreVolumeRequest, VolumeInfo]
+
+func _Volumes_CloneVolume_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(CloneVolumeRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(VolumesServer).CloneVolume(m, &grpc.GenericServerStream[CloneVolumeRequest, CloneVolumeProgress]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Volumes_CloneVolumeServer = grpc.ServerStreamingServer[CloneVolumeProgress]
+
 // Volumes_ServiceDesc is the grpc.ServiceDesc for Volumes service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -236,13 +334,31 @@ var Volumes_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Volumes_PruneVolumes_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "BackupVolume",
+			Handler:       _Volumes_BackupVolume_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "RestoreVolume",
+			Handler:       _Volumes_RestoreVolume_Handler,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "CloneVolume",
+			Handler:       _Volumes_CloneVolume_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "swarm/v1/volume.proto",
 }
 
 const (
-	NodeVolumes_Make_FullMethodName = "/swarm.v1.NodeVolumes/Make"
-	NodeVolumes_Drop_FullMethodName = "/swarm.v1.NodeVolumes/Drop"
+	NodeVolumes_Make_FullMethodName   = "/swarm.v1.NodeVolumes/Make"
+	NodeVolumes_Drop_FullMethodName   = "/swarm.v1.NodeVolumes/Drop"
+	NodeVolumes_Export_FullMethodName = "/swarm.v1.NodeVolumes/Export"
+	NodeVolumes_Import_FullMethodName = "/swarm.v1.NodeVolumes/Import"
 )
 
 // NodeVolumesClient is the client API for NodeVolumes service.
@@ -253,6 +369,8 @@ const (
 type NodeVolumesClient interface {
 	Make(ctx context.Context, in *MakeVolumeRequest, opts ...grpc.CallOption) (*MakeVolumeResponse, error)
 	Drop(ctx context.Context, in *DropVolumeRequest, opts ...grpc.CallOption) (*DropVolumeResponse, error)
+	Export(ctx context.Context, in *ExportVolumeRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VolumeChunk], error)
+	Import(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[RestoreVolumeRequest, MakeVolumeResponse], error)
 }
 
 type nodeVolumesClient struct {
@@ -283,6 +401,38 @@ func (c *nodeVolumesClient) Drop(ctx context.Context, in *DropVolumeRequest, opt
 	return out, nil
 }
 
+func (c *nodeVolumesClient) Export(ctx context.Context, in *ExportVolumeRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VolumeChunk], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &NodeVolumes_ServiceDesc.Streams[0], NodeVolumes_Export_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ExportVolumeRequest, VolumeChunk]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type NodeVolumes_ExportClient = grpc.ServerStreamingClient[VolumeChunk]
+
+func (c *nodeVolumesClient) Import(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[RestoreVolumeRequest, MakeVolumeResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &NodeVolumes_ServiceDesc.Streams[1], NodeVolumes_Import_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[RestoreVolumeRequest, MakeVolumeResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type NodeVolumes_ImportClient = grpc.ClientStreamingClient[RestoreVolumeRequest, MakeVolumeResponse]
+
 // NodeVolumesServer is the server API for NodeVolumes service.
 // All implementations must embed UnimplementedNodeVolumesServer
 // for forward compatibility.
@@ -291,6 +441,8 @@ func (c *nodeVolumesClient) Drop(ctx context.Context, in *DropVolumeRequest, opt
 type NodeVolumesServer interface {
 	Make(context.Context, *MakeVolumeRequest) (*MakeVolumeResponse, error)
 	Drop(context.Context, *DropVolumeRequest) (*DropVolumeResponse, error)
+	Export(*ExportVolumeRequest, grpc.ServerStreamingServer[VolumeChunk]) error
+	Import(grpc.ClientStreamingServer[RestoreVolumeRequest, MakeVolumeResponse]) error
 	mustEmbedUnimplementedNodeVolumesServer()
 }
 
@@ -306,6 +458,12 @@ func (UnimplementedNodeVolumesServer) Make(context.Context, *MakeVolumeRequest) 
 }
 func (UnimplementedNodeVolumesServer) Drop(context.Context, *DropVolumeRequest) (*DropVolumeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Drop not implemented")
+}
+func (UnimplementedNodeVolumesServer) Export(*ExportVolumeRequest, grpc.ServerStreamingServer[VolumeChunk]) error {
+	return status.Error(codes.Unimplemented, "method Export not implemented")
+}
+func (UnimplementedNodeVolumesServer) Import(grpc.ClientStreamingServer[RestoreVolumeRequest, MakeVolumeResponse]) error {
+	return status.Error(codes.Unimplemented, "method Import not implemented")
 }
 func (UnimplementedNodeVolumesServer) mustEmbedUnimplementedNodeVolumesServer() {}
 func (UnimplementedNodeVolumesServer) testEmbeddedByValue()                     {}
@@ -364,6 +522,24 @@ func _NodeVolumes_Drop_Handler(srv interface{}, ctx context.Context, dec func(in
 	return interceptor(ctx, in, info, handler)
 }
 
+func _NodeVolumes_Export_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ExportVolumeRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(NodeVolumesServer).Export(m, &grpc.GenericServerStream[ExportVolumeRequest, VolumeChunk]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type NodeVolumes_ExportServer = grpc.ServerStreamingServer[VolumeChunk]
+
+func _NodeVolumes_Import_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(NodeVolumesServer).Import(&grpc.GenericServerStream[RestoreVolumeRequest, MakeVolumeResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type NodeVolumes_ImportServer = grpc.ClientStreamingServer[RestoreVolumeRequest, MakeVolumeResponse]
+
 // NodeVolumes_ServiceDesc is the grpc.ServiceDesc for NodeVolumes service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -380,6 +556,17 @@ var NodeVolumes_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _NodeVolumes_Drop_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Export",
+			Handler:       _NodeVolumes_Export_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Import",
+			Handler:       _NodeVolumes_Import_Handler,
+			ClientStreams: true,
+		},
+	},
 	Metadata: "swarm/v1/volume.proto",
 }
