@@ -67,7 +67,7 @@ func flagCompletion(deps *command.Deps, f *pflag.Flag) cobra.CompletionFunc {
 		return beginnings("", []string{"node.id==", "node.hostname==", "node.role==", "node.platform.os==", "node.platform.arch==", "node.labels."})
 	case "placement-pref", "placement-pref-add":
 		return beginnings("", []string{"spread=node.labels."})
-	case "node":
+	case "node", "to-node":
 		return complete.Nodes(deps)
 	case "image":
 		return complete.Images(deps)

@@ -58,8 +58,8 @@ func TestSomeOfSeveral(t *testing.T) {
 // or says that it is not supported yet.
 func TestUnknownCommands_OfDocker(t *testing.T) {
 	for word, want := range map[string]string{
-		"stack": "not supported yet", "volume": "not supported yet",
-		"ps": "swarm service ps", "logs": "swarm service logs", "srvice": `did you mean "service"?`,
+		"stack": "not supported yet",
+		"ps":    "swarm service ps", "logs": "swarm service logs", "srvice": `did you mean "service"?`,
 	} {
 		got := clitest.Run{Server: &clitest.Server{}}.Run(t, word)
 		if got.Code != 1 || !strings.Contains(got.ErrOut, want) || strings.HasPrefix(want, "swarm") && strings.Contains(got.ErrOut, "did you mean") {

@@ -172,7 +172,7 @@ func (r *Runtime) createFiles(ctx context.Context, c engine.Container, img *imag
 	if err != nil {
 		return fmt.Errorf("file system: %w", err)
 	}
-	if err := r.volumes.Make(ctx, vols, rootfs); err != nil {
+	if err := r.volumes.Make(ctx, c.Task.GetId(), vols, rootfs); err != nil {
 		return err
 	}
 	r.remember(c.Task.GetId(), prepared{

@@ -263,6 +263,9 @@ func (r *Runtime) recall(ctx context.Context, id string) (prepared, error) {
 	if err != nil {
 		return p, err
 	}
+	if err := r.volumes.Mount(id); err != nil {
+		return p, err
+	}
 	spec, err := decodeSpec(c)
 	if err != nil {
 		return p, err

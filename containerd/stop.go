@@ -202,6 +202,9 @@ func (r *Runtime) remove(ctx context.Context, id string) error {
 	if err := r.volumes.Unstage(id); err != nil {
 		return err
 	}
+	if err := r.volumes.Release(id); err != nil {
+		return err
+	}
 	if err := r.removeEtc(id); err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/containerd/v2/core/containers"
 
 	"swarm/internal/tree"
+	"swarm/worker/engine"
 )
 
 // overlayfs is the name of the snapshotter whose layout writtenTo knows.
@@ -82,3 +83,6 @@ func (r *Runtime) writtenTo(ctx context.Context, snapshotter, key string) (strin
 func (r *Runtime) VolumeSizes(ctx context.Context) (map[string]int64, error) {
 	return r.volumes.Sizes(ctx)
 }
+
+// Volumes returns the volumes with a name of this node.
+func (r *Runtime) Volumes() engine.Volumes { return r.volumes }

@@ -62,13 +62,14 @@ func neverJoined(v *table.View, voters map[string]bool, now time.Time) []*swarmv
 }
 
 // guests returns a group for each guest to remove. A guest is a node that was up only for minutes
-// (see members.Guest). If there are more than ca.KeptGuests of them, guests chooses those that have
-// been down longest, but none that went down less than ca.ForgetGuestAfter ago. The store rejects
-// the group if the node returns at the same moment.
+// (see members.Guest) and has no volume to which a task may return. If there are more than
+// ca.KeptGuests of them, guests chooses those that have been down longest, but none that went down
+// less than ca.ForgetGuestAfter ago. The store rejects the group if the node returns at the same
+// moment.
 func guests(v *table.View, voters map[string]bool, now time.Time) []*swarmv1.Group {
 	var all []*swarmv1.NodeState
 	for st := range v.NodeStates.All() {
-		if members.Guest(st) && !voters[st.GetNodeId()] {
+		if members.Guest(st) && !voters[st.GetNodeId()] && !hasVolume(v, st.GetNodeId()) {
 			all = append(all, st)
 		}
 	}
@@ -82,6 +83,16 @@ func guests(v *table.View, voters map[string]bool, now time.Time) []*swarmv1.Gro
 		}
 	}
 	return out
+}
+
+// hasVolume reports whether a user or a service has made a volume on a node.
+func hasVolume(v *table.View, node string) bool {
+	for row := range v.Volumes.Prefix(node + "/") {
+		if row.GetAccepted() || row.GetMakerId() != "" {
+			return true
+		}
+	}
+	return false
 }
 
 // expiredCredentials returns, for each credential that expired more than pki.Backdate ago, the

@@ -22,9 +22,9 @@ const (
 // collectGarbage is a duty of the leader. It deletes old revisions, old versions of secrets and
 // configs, and rows whose owner does not exist, until ctx ends. A removal may take several commits,
 // so rows lose their owner if the leader is lost between two of them, or if another writer adds a
-// row at the same time. A node that the duty forget removes leaves its image copies. collectGarbage
-// looks for such rows when a term begins and when a node was removed, and for old revisions and
-// versions when there is a new one.
+// row at the same time. A node that is removed leaves its volumes, and its image copies if the duty
+// forget removes it. collectGarbage looks for such rows when a term begins and when a node was
+// removed, and for old revisions and versions when there is a new one.
 //
 // The planner deletes what ends in the normal course of events: old tasks, and the rows and claims
 // of a service that is removed.
@@ -94,6 +94,11 @@ func orphans(v *table.View) []*swarmv1.Change {
 	for c := range v.ImageCopies.All() {
 		if _, ok := v.Nodes.Get(c.GetNodeId()); !ok {
 			out = append(out, table.Delete(c))
+		}
+	}
+	for row := range v.Volumes.All() {
+		if _, ok := v.Nodes.Get(row.GetNodeId()); !ok && row.GetNodeId() != "" {
+			out = append(out, table.Delete(row))
 		}
 	}
 	for st := range v.Statuses.All() {

@@ -36,6 +36,7 @@ type Worker struct {
 	lease    *lease.Lease // of single-writer tasks
 	copies   *storage.Copies
 	disk     *storage.Disk
+	volumes  *storage.Volumes
 
 	renamed atomic.Pointer[string] // the node's name in the cluster; nil: no manager has said it yet
 }
@@ -66,12 +67,16 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 		lease: lease.New(filepath.Join(cfg.RunDir, "lease", "end"), cfg.SinceBoot),
 		saved: saved,
 	}
+	var volumes session.Volumes
+	if deps.Storage != nil {
+		volumes = deps.Storage.Volumes()
+	}
 	w.managers = session.New(session.Config{
 		MachineID: cfg.MachineID, Addr: cfg.Addr, DataPathAddr: cfg.DataPathAddr, Port: cfg.Port,
 		Epoch: saved.Epoch, Index: saved.Index,
 		ConnectTimeout: cfg.ConnectTimeout, MaxBackoff: cfg.MaxBackoff, SinceBoot: cfg.SinceBoot,
 	}, session.Deps{
-		Log: deps.Log, State: st, Lease: w.lease, Images: deps.Images,
+		Log: deps.Log, State: st, Lease: w.lease, Images: deps.Images, Volumes: volumes,
 		Managers: deps.Managers, Dial: deps.Dial, Renewed: deps.Renewed, Describe: deps.Describe,
 		Apply: w.apply, Programmed: deps.Programmed, OnNode: w.onNode, OnContact: deps.OnContact,
 	})
@@ -87,6 +92,7 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 		Log: deps.Log, Containers: deps.Runtime, Images: deps.Images, Storage: deps.Storage, Space: deps.Space, Logs: deps.Logs,
 		Objects: w.objects, State: st, Tasks: w.tasks, Synced: w.managers.Synced(), Conn: w.managers.Conn,
 	}, saved)
+	w.volumes = storage.NewVolumes(deps.Log, deps.Storage)
 	return w, nil
 }
 
@@ -116,6 +122,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	startOthers := func() {
 		g.Go(func() error { return w.copies.Run(gctx) })
 		g.Go(func() error { return w.disk.Run(gctx) })
+		g.Go(func() error { return w.volumes.Run(gctx) })
 		g.Go(func() error { return w.managers.Run(gctx) })
 	}
 	g.Go(func() error { return w.tasks.Run(gctx, saved, startOthers) })
@@ -264,3 +271,6 @@ func (w *Worker) Depart(ctx context.Context) error {
 
 // Disk returns the service with which managers look at the node's disk and clean it.
 func (w *Worker) Disk() swarmv1.DiskServer { return w.disk }
+
+// Volumes returns the service with which managers make and remove the node's volumes.
+func (w *Worker) Volumes() swarmv1.NodeVolumesServer { return w.volumes }

@@ -88,6 +88,7 @@ func (m *Worker) Connected(ctx context.Context) error {
 func (m *Worker) Register(r grpc.ServiceRegistrar) {
 	swarmv1.RegisterWorkerServer(r, m.Worker)
 	swarmv1.RegisterDiskServer(r, m.Disk())
+	swarmv1.RegisterNodeVolumesServer(r, m.Volumes())
 	swarmv1.RegisterDoctorServer(r, m.prober)
 }
 

@@ -30,6 +30,7 @@ type Server struct {
 	Cluster  *swarmv1.Cluster
 	Nodes    []*swarmv1.NodeInfo
 	Networks []*swarmv1.NetworkInfo
+	Volumes  []*swarmv1.VolumeInfo
 	Services []*swarmv1.ServiceInfo
 	Tasks    []*swarmv1.TaskInfo
 	Images   []*swarmv1.ImageInfo
@@ -49,6 +50,8 @@ type Server struct {
 	Inits      []*swarmv1.InitRequest
 	Joins      []*swarmv1.JoinClusterRequest
 	Removed    []string
+	VolumeReqs []*swarmv1.CreateVolumeRequest
+	Restored   []*swarmv1.RestoreVolumeStart
 	Logins     map[string]string // passwords by user
 	Loaded     []byte
 	LoadReq    *swarmv1.LoadImageRequest

@@ -128,6 +128,8 @@ type Client struct {
 	Daemon swarmv1.DaemonClient
 	CA     swarmv1.CAClient
 	Disks  swarmv1.DisksClient
+	// Volumes are those of all nodes.
+	Volumes swarmv1.VolumesClient
 }
 
 // Connect connects to the daemon that the command line names, runs fn, and closes the connection.
@@ -148,6 +150,7 @@ func (d *Deps) Connect(ctx context.Context, fn func(Client) error) error {
 		Daemon:        swarmv1.NewDaemonClient(conn),
 		CA:            swarmv1.NewCAClient(conn),
 		Disks:         swarmv1.NewDisksClient(conn),
+		Volumes:       swarmv1.NewVolumesClient(noticed),
 	}))
 }
 

@@ -76,7 +76,6 @@ var dockerHints = map[string]string{
 	"pull":   "images are fetched by `swarm image pull IMAGE`",
 	"load":   "images are loaded by `swarm image load`",
 	"stack":  "stacks are not supported yet",
-	"volume": "volumes are created by the tasks that mount them; commands for volumes are not supported yet",
 }
 
 // Verb completes a command that is no group, and returns it. The text of Use has "[OPTIONS]"

@@ -26,17 +26,22 @@ type filling struct {
 	target string // path in the image
 }
 
-// Make makes the folders of a plan that are missing. As in Docker, an empty volume receives a copy
-// of the files that the image has at the volume's target; rootfs is the mounts of the container's
-// file system. A call that was interrupted may be repeated.
+// Make makes the volumes and folders of a plan that are missing, and mounts the file systems of its
+// volumes. From then on the task uses its volumes with a name, until Release. As in Docker, an
+// empty volume receives a copy of the files that the image has at the volume's target; rootfs is
+// the mounts of the container's file system. A call that was interrupted may be repeated.
 //
-// It returns ErrInvalidArgument when a place leaves its volume or the volume spans file systems,
-// and the error of Deps.Room when the disk fills while files are copied.
-func (s *Store) Make(ctx context.Context, v Plan, rootfs []mount.Mount) error {
+// It returns ErrInvalidArgument when a place leaves its volume, the volume spans file systems, or a
+// file system cannot be mounted, and the error of Deps.Room when the disk fills while files are
+// copied.
+func (s *Store) Make(ctx context.Context, task string, v Plan, rootfs []mount.Mount) error {
 	for _, dir := range v.create {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return fmt.Errorf("bind source: %w", err)
 		}
+	}
+	if err := s.use(task, v.named); err != nil {
+		return err
 	}
 	for _, p := range v.make {
 		if err := makePlace(p); err != nil {

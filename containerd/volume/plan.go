@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"swarm/internal/ident"
+	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -30,6 +31,7 @@ type Plan struct {
 	// Staged lists the places that Stage must mount before the container is started.
 	Staged []Place
 
+	named  []Named // volumes with a name, each once
 	make   []Place // folders of volumes
 	fill   []filling
 	create []string // sources of bind mounts that are to be made
@@ -83,7 +85,15 @@ func (s *Store) planVolume(v *Plan, task string, i int, m *swarmv1.Mount) error 
 		s.planStaged(v, task, i, p)
 	}
 	v.make = append(v.make, p)
-	if !m.GetVolumeOptions().GetNoCopy() {
+	driver := m.GetVolumeOptions().GetDriverConfig()
+	if m.GetSource() != "" {
+		if driver, err = s.planNamed(v, m); err != nil {
+			return err
+		}
+	}
+	// A file system that is mounted for the volume receives no copy, because the copy is made
+	// beside the volume.
+	if !m.GetVolumeOptions().GetNoCopy() && len(driver.GetOptions()) == 0 {
 		v.fill = append(v.fill, filling{p, m.GetTarget()})
 	}
 	return nil
@@ -167,15 +177,14 @@ func (s *Store) volumeOf(source string) (Place, bool, error) {
 // volumeDir returns the data folder of a volume. A volume without a name belongs to the task.
 func (s *Store) volumeDir(task string, i int, m *swarmv1.Mount) (string, error) {
 	driver := m.GetVolumeOptions().GetDriverConfig()
-	if driver.GetName() != "" && driver.GetName() != "local" || len(driver.GetOptions()) > 0 {
-		return "", fmt.Errorf("volume driver %q with %d options: this node has only local, without options: %w",
-			driver.GetName(), len(driver.GetOptions()), errdefs.ErrInvalidArgument)
-	}
 	if m.GetSource() == "" {
+		if len(driver.GetOptions()) > 0 {
+			return "", fmt.Errorf("driver options are for volumes with a name: add source=NAME: %w", errdefs.ErrInvalidArgument)
+		}
 		return filepath.Join(s.taskDir(task), strconv.Itoa(i)), nil
 	}
 	if err := ident.CheckVolumeName(m.GetSource()); err != nil { // A template may have produced it.
 		return "", err
 	}
-	return filepath.Join(s.cfg.Dir, m.GetSource(), dataFolder), nil
+	return s.dataDir(m.GetSource()), spec.CheckVolumeDriver("volume "+m.GetSource(), driver)
 }

@@ -9,22 +9,29 @@
 // ErrInvalidArgument for volume drivers other than local, for bind sources that do not exist, and
 // for paths that leave a volume.
 //
-// Package containerd calls it: Plan and Make when a container is prepared, Stage and Unstage when
-// it is started, Recover when the daemon starts. It runs no goroutine. The methods of a Store are
-// safe for concurrent use, but only one call at a time may stage or unstage a given task.
+// A volume with a name has a folder with its data (_data), a file that says how it was made
+// (volume.json), and a folder with a file for each task that mounts it (users). The driver local,
+// with options, mounts a file system on the data folder when the first task needs it (local.go). A
+// driver of another kind, such as a plugin, would take the place of mountVolume and unmountVolume.
+//
+// Package containerd calls it: Plan and Make when a container is prepared, Mount, Stage and Unstage
+// when it is started, Release when it is removed, Recover when the daemon starts. It runs no
+// goroutine. The methods of a Store are safe for concurrent use, but only one call at a time may
+// stage or unstage a given task.
 package volume
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
+	"swarm/internal/broadcast"
 	"swarm/internal/private"
 	"swarm/internal/tree"
 )
@@ -53,11 +60,48 @@ type Store struct {
 	cfg  Config
 	log  *slog.Logger
 	room func(bytes int64) error
+
+	// locks has the lock of each volume, which guards its folder, its users and its mount. A lock
+	// is held until a file server answers, so nothing that must not wait takes one.
+	locks locks
+
+	mu       sync.Mutex          // guards measured and changed
+	measured map[string]measured // the size of each volume, as reported
+	changed  broadcast.Signal    // sent when the result of List changes
+}
+
+// locks is a lock for each name.
+type locks struct {
+	mu   sync.Mutex             // guards held
+	held map[string]*sync.Mutex // the locks that were ever taken; a node has few names
+}
+
+// lock takes the lock of a name, and returns the function that releases it.
+func (l *locks) lock(name string) (unlock func()) {
+	l.mu.Lock()
+	if l.held == nil {
+		l.held = make(map[string]*sync.Mutex)
+	}
+	m := l.held[name]
+	if m == nil {
+		m = new(sync.Mutex)
+		l.held[name] = m
+	}
+	l.mu.Unlock()
+	m.Lock()
+	return m.Unlock
+}
+
+// noteChange tells the watchers of Changed that the result of List has changed.
+func (s *Store) noteChange() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.changed.Broadcast()
 }
 
 // New returns a store. It makes no folder.
 func New(cfg Config, deps Deps) *Store {
-	return &Store{cfg: cfg, log: deps.Log, room: deps.Room}
+	return &Store{cfg: cfg, log: deps.Log, room: deps.Room, measured: make(map[string]measured)}
 }
 
 // dataFolder is the folder of a named volume that containers see.
@@ -72,7 +116,7 @@ func (s *Store) taskDir(task string) string {
 // images' files. It also gives the folders above the volumes' data a mode for root alone. It is
 // called when the daemon starts, before any other method.
 func (s *Store) Recover() error {
-	return errors.Join(s.recoverStages(), s.recoverFills(), s.closeFolders())
+	return errors.Join(s.recoverStages(), s.recoverFills(), s.recoverRemovals(), s.closeFolders())
 }
 
 // aboveData lists the folders that directly contain volumes' data.
@@ -119,31 +163,6 @@ func folders(dir string) []string {
 		}
 	}
 	return found
-}
-
-// Sizes returns the size in bytes of each named volume. If a part of a volume cannot be read, Sizes
-// logs this and returns the size of the rest, because the sizes of the other volumes are still
-// useful. It returns an error only if ctx ends or the list of volumes cannot be read.
-func (s *Store) Sizes(ctx context.Context) (map[string]int64, error) {
-	entries, err := os.ReadDir(s.cfg.Dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("sizes of volumes: %w", err)
-	}
-	sizes := make(map[string]int64, len(entries))
-	for _, e := range entries {
-		size, err := tree.Size(ctx, filepath.Join(s.cfg.Dir, e.Name()))
-		if ctx.Err() != nil {
-			return nil, fmt.Errorf("sizes of volumes: %w", ctx.Err())
-		}
-		if err != nil {
-			s.log.DebugContext(ctx, "size of a volume is incomplete", "volume", e.Name(), "err", err)
-		}
-		sizes[e.Name()] = size
-	}
-	return sizes, nil
 }
 
 // TaskSize returns the size in bytes of a task's volumes without a name. With an error, it is the

@@ -162,6 +162,26 @@ func TestImages(t *testing.T) {
 	}
 }
 
+func TestVolumes(t *testing.T) {
+	got, left := bounds.Volumes(&swarmv1.VolumeReport{Held: []*swarmv1.Volume{
+		{Name: "data", NodeId: "other", MakerId: "s1", Accepted: true, Size: -1, Driver: &swarmv1.Driver{Name: "local", Options: map[string]string{"type": "nfs", "x": "y"}}},
+		{Name: "data"},
+		{Name: "a/b"},
+		{Name: ""},
+	}})
+	want := &swarmv1.VolumeReport{Held: []*swarmv1.Volume{{Name: "data", Driver: &swarmv1.Driver{Name: "local", Options: map[string]string{"type": "nfs"}}}}}
+	if diff := cmp.Diff(want, got, protocmp.Transform()); diff != "" || left == "" {
+		t.Errorf("left out %q, -want +got:\n%s", left, diff)
+	}
+	many := &swarmv1.VolumeReport{}
+	for i := range bounds.MaxVolumes + 10 {
+		many.Held = append(many.Held, &swarmv1.Volume{Name: fmt.Sprint("v", i)})
+	}
+	if got, _ := bounds.Volumes(many); len(got.GetHeld()) != bounds.MaxVolumes {
+		t.Errorf("%d volumes are held, want %d", len(got.GetHeld()), bounds.MaxVolumes)
+	}
+}
+
 func TestFromWorker_ProtocolErrors(t *testing.T) {
 	tooMany := &swarmv1.StatusReport{Updates: make([]*swarmv1.TaskStatus, bounds.MaxUpdates+1)}
 	tooLarge := &swarmv1.StatusReport{Updates: []*swarmv1.TaskStatus{{Message: strings.Repeat("x", bounds.MaxReport)}}}

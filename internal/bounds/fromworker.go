@@ -24,10 +24,15 @@ const (
 	// further images from that node.
 	MaxHeld = 4096
 
-	maxPorts     = 256 // the number of ports of one task
-	maxAddresses = 32  // the number of addresses of one task
-	maxContainer = 128 // the length of a container id
-	maxMachine   = 128 // the length of a machine id
+	// MaxVolumes is the most volumes of one node that the managers store. Further volumes of the
+	// node are on no list.
+	MaxVolumes = 1024
+
+	maxOption    = 1 << 10 // the length of an option of a volume's driver
+	maxPorts     = 256     // the number of ports of one task
+	maxAddresses = 32      // the number of addresses of one task
+	maxContainer = 128     // the length of a container id
+	maxMachine   = 128     // the length of a machine id
 	maxDigest    = 7 + 128
 	digestExtra  = 3 // the encoding overhead of a digest in a report
 )
@@ -58,6 +63,9 @@ func FromWorker(m *swarmv1.FromWorker, hostname string) (clean *swarmv1.FromWork
 			return nil, fmt.Sprintf("a description of %d bytes", size), nil
 		}
 		return &swarmv1.FromWorker{Message: &swarmv1.FromWorker_Description{Description: Description(m.Description, hostname)}}, "", nil
+	case *swarmv1.FromWorker_Volumes:
+		held, dropped := Volumes(m.Volumes)
+		return &swarmv1.FromWorker{Message: &swarmv1.FromWorker_Volumes{Volumes: held}}, dropped, nil
 	case *swarmv1.FromWorker_Images:
 		held, dropped := Images(m.Images)
 		return &swarmv1.FromWorker{Message: &swarmv1.FromWorker_Images{Images: held}}, dropped, nil
@@ -192,4 +200,40 @@ func IsDigest(s string) bool {
 // Digests returns the valid digests among the first limit entries of in.
 func Digests(in []string, limit int) []string {
 	return pick(in[:min(len(in), limit)], limit, func(s string) (string, bool) { return s, IsDigest(s) })
+}
+
+// Volumes returns the first MaxVolumes valid volumes of a report, each name once, as long as they
+// fit into MaxReport. They have what a node may say of its volumes.
+func Volumes(r *swarmv1.VolumeReport) (clean *swarmv1.VolumeReport, dropped string) {
+	seen := make(map[string]bool, min(len(r.GetHeld()), MaxVolumes))
+	left := MaxReport
+	clean = &swarmv1.VolumeReport{Held: pick(r.GetHeld(), MaxVolumes, fits(&left, func(v *swarmv1.Volume) (*swarmv1.Volume, bool) {
+		ok := !seen[v.GetName()] && ident.CheckVolumeName(v.GetName()) == nil
+		seen[v.GetName()] = true
+		return Volume(v), ok
+	}))}
+	if n := len(r.GetHeld()) - len(clean.Held); n > 0 {
+		dropped = fmt.Sprintf("%d of %d volumes", n, len(r.GetHeld()))
+	}
+	return clean, dropped
+}
+
+// Volume returns what a node may say of a volume whose name has been checked.
+func Volume(v *swarmv1.Volume) *swarmv1.Volume {
+	out := &swarmv1.Volume{
+		Name: Text(v.GetName(), ident.MaxVolumeName), Labels: labels(v.GetLabels()), CreatedAt: instant(v.GetCreatedAt()),
+		Size: max(v.GetSize(), 0), MeasuredAt: instant(v.GetMeasuredAt()), Mountpoint: Text(v.GetMountpoint(), maxPath),
+	}
+	if d := v.GetDriver(); d != nil {
+		out.Driver = &swarmv1.Driver{Name: Text(d.GetName(), maxWord)}
+		for _, key := range []string{"type", "device", "o"} {
+			if value, ok := d.GetOptions()[key]; ok {
+				if out.Driver.Options == nil {
+					out.Driver.Options = map[string]string{}
+				}
+				out.Driver.Options[key] = Text(value, maxOption)
+			}
+		}
+	}
+	return out
 }

@@ -69,6 +69,7 @@ func FuzzFromWorker(f *testing.F) {
 			PortConflicts: []*swarmv1.PortConflict{{Port: 80, Protocol: "tcp", Reason: "r"}}, Resources: &swarmv1.Resources{NanoCpus: -1},
 		}}},
 		&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Images{Images: &swarmv1.ImageReport{Held: []string{digest, "no"}}}},
+		&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Volumes{Volumes: &swarmv1.VolumeReport{Held: []*swarmv1.Volume{{Name: "data", NodeId: "n", Driver: &swarmv1.Driver{Name: "l\n", Options: map[string]string{"o": "\x1b"}}}}}}},
 		&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Departure{Departure: &swarmv1.Departure{}}},
 		&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Programmed{Programmed: &swarmv1.Programmed{Sequence: 1}}},
 	)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"swarm/internal/ident"
+	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -82,6 +83,8 @@ func checkAssignment(a *swarmv1.Assignment) error {
 		return checkRouting(o.Routing)
 	case *swarmv1.Assignment_Backend:
 		return checkBackend(o.Backend)
+	case *swarmv1.Assignment_Volume:
+		return spec.Volume(o.Volume)
 	}
 	return nil // from a newer version of the managers: it has no effect
 }

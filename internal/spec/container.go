@@ -147,9 +147,12 @@ func checkMount(m *swarmv1.Mount) error {
 		if strings.ContainsRune(m.GetSource(), '/') {
 			return invalid("volume name %s holds a slash: use type=bind for a path of the node", quote(m.GetSource()))
 		}
-		if d := m.GetVolumeOptions().GetDriverConfig(); d.GetName() != "" && d.GetName() != "local" || len(d.GetOptions()) > 0 {
-			return invalid("volume at %s asks for driver %s with %d options: nodes have only local, without options; leave both out",
-				quote(m.GetTarget()), quote(d.GetName()), len(d.GetOptions()))
+		driver := m.GetVolumeOptions().GetDriverConfig()
+		if err := CheckVolumeDriver("volume at "+quote(m.GetTarget()), driver); err != nil {
+			return err
+		}
+		if len(driver.GetOptions()) > 0 && m.GetSource() == "" {
+			return invalid("volume at %s has driver options and no name: add source=NAME", quote(m.GetTarget()))
 		}
 		if sub := m.GetVolumeOptions().GetSubpath(); slices.Contains(strings.Split(sub, "/"), "..") {
 			return invalid("subpath %s leads out of the volume: use a path in it", quote(sub))

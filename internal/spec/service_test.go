@@ -159,7 +159,10 @@ var refusals = []struct {
 	{"mount of an image", mounts(&swarmv1.Mount{Type: swarmv1.Mount_IMAGE, Source: "app:1", Target: "/x"}), "cannot mount images yet"},
 	{"volume driver", mounts(&swarmv1.Mount{Type: swarmv1.Mount_VOLUME, Target: "/x", VolumeOptions: &swarmv1.VolumeOptions{
 		DriverConfig: &swarmv1.Driver{Name: "nfs"},
-	}}), "nodes have only local"},
+	}}), "nodes have only the driver local"},
+	{"driver options without a name", mounts(&swarmv1.Mount{Type: swarmv1.Mount_VOLUME, Target: "/x", VolumeOptions: &swarmv1.VolumeOptions{
+		DriverConfig: &swarmv1.Driver{Options: map[string]string{"type": "nfs", "device": ":/x"}},
+	}}), "add source=NAME"},
 	{"template of an unknown field", mounts(&swarmv1.Mount{Type: swarmv1.Mount_VOLUME, Source: "v{{.Task.Nope}}", Target: "/x"}), "Nope"},
 	{"template without an end", env("X={{ not closed"), `env "X={{ not closed" is not a valid template`},
 	{"volume with slash", mounts(&swarmv1.Mount{Type: swarmv1.Mount_VOLUME, Source: "a/b", Target: "/x"}), "holds a slash"},

@@ -101,6 +101,23 @@ func Hostname(rev *swarmv1.Revision, task *swarmv1.Task, node Node) (string, err
 	return name, err
 }
 
+// SlotSource returns the source of a mount for the tasks of a slot. known is false if the source is
+// not valid, or differs between the tasks of the slot or between nodes: then it is known only after
+// a task has been placed.
+func SlotSource(rev *swarmv1.Revision, slot uint64, source string) (name string, known bool) {
+	if !isTemplate(source) {
+		return source, true
+	}
+	results := [2]string{source, source}
+	for i, any := range []string{"a", "b"} {
+		t, n := &swarmv1.Task{Id: any, NodeId: any, Slot: slot}, Node{ID: any, Hostname: any, OS: any, Arch: any}
+		if err := expand("mount source", &results[i], dataOf(rev, t, n)); err != nil {
+			return "", false
+		}
+	}
+	return results[0], results[0] == results[1] && results[0] != ""
+}
+
 func isTemplate(s string) bool { return strings.Contains(s, "{{") }
 
 func dataOf(rev *swarmv1.Revision, task *swarmv1.Task, node Node) *data {

@@ -99,6 +99,18 @@ func nodeRules() map[string]Rule {
 		"/swarm.v1.Disks/Prune":   {Delete, "disk", people},
 		"/swarm.v1.Disks/Release": {Delete, "image copy", anyNode},
 
+		"/swarm.v1.NodeVolumes/Make":      {Create, "volume", manager},
+		"/swarm.v1.NodeVolumes/Drop":      {Delete, "volume", manager},
+		"/swarm.v1.NodeVolumes/Export":    {Get, "volume", manager},
+		"/swarm.v1.NodeVolumes/Import":    {Create, "volume", manager},
+		"/swarm.v1.Volumes/BackupVolume":  {Get, "volume", people},
+		"/swarm.v1.Volumes/RestoreVolume": {Create, "volume", people},
+		"/swarm.v1.Volumes/CloneVolume":   {Create, "volume", people},
+		"/swarm.v1.Volumes/ListVolumes":   {List, "volume", people},
+		"/swarm.v1.Volumes/CreateVolume":  {Create, "volume", people},
+		"/swarm.v1.Volumes/RemoveVolume":  {Delete, "volume", people},
+		"/swarm.v1.Volumes/PruneVolumes":  {Delete, "volume", people},
+
 		"/swarm.v1.Daemon/Init":  {Create, "cluster", local},
 		"/swarm.v1.Daemon/Join":  {Create, "node", local},
 		"/swarm.v1.Daemon/Leave": {Delete, "node", local},

@@ -5,7 +5,7 @@
 //
 //	service, network, node, image, task,    the RPCs of swarmv1.Control
 //	cluster, data, job
-//	disk                                    the RPCs of swarmv1.Disks
+//	disk, volume                            the RPCs of swarmv1.Disks and swarmv1.Volumes
 //	crud                                    find, list, create, update and remove, for all kinds
 //	object                                  what the kinds of objects are called and refer to
 //	address, digest, nodecall               what several nouns need: virtual IPs, image digests,
@@ -35,6 +35,7 @@ import (
 	"swarm/manager/control/object"
 	"swarm/manager/control/service"
 	"swarm/manager/control/task"
+	"swarm/manager/control/volume"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 )
@@ -78,7 +79,8 @@ type unimplemented struct {
 	swarmv1.UnimplementedControlServer
 }
 
-// Server serves swarmv1.Control, with the methods of the nouns, and swarmv1.Disks.
+// Server serves swarmv1.Control, with the methods of the nouns, swarmv1.Disks and
+// swarmv1.Volumes.
 type Server struct {
 	unimplemented
 	*services
@@ -89,8 +91,9 @@ type Server struct {
 	*clusters
 	*files
 	*jobs
-	disks *disk.Server
-	store *raftstore.Store
+	disks   *disk.Server
+	volumes *volume.Server
+	store   *raftstore.Store
 }
 
 // New makes a Server.
@@ -109,6 +112,7 @@ func New(cfg Config, deps Deps) *Server {
 		clusters: cluster.New(cluster.Deps{Store: deps.Store, Writer: writer, Events: events()}),
 		files:    data.New(data.Deps{Store: deps.Store, Writer: writer}),
 		jobs:     job.New(job.Deps{Log: deps.Log, Store: deps.Store, Writer: writer}),
+		volumes:  volume.New(volume.Deps{Log: deps.Log, Store: deps.Store, Writer: writer, Nodes: caller}),
 		disks:    disk.New(disk.Deps{Log: deps.Log, Store: deps.Store, Writer: writer, Nodes: caller}),
 	}
 	s.services = service.New(service.Deps{
@@ -126,4 +130,5 @@ func events() []crud.Events { return object.Events() }
 func (s *Server) Register(r grpc.ServiceRegistrar) {
 	swarmv1.RegisterControlServer(CurrentRegistrar(r, s.store, s.StaleNotice), s)
 	swarmv1.RegisterDisksServer(r, s.disks)
+	swarmv1.RegisterVolumesServer(CurrentRegistrar(r, s.store, s.StaleNotice), s.volumes)
 }

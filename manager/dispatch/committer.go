@@ -32,16 +32,16 @@ const (
 )
 
 // These budgets limit what is committed of each node's reports, however often the node opens a
-// session. A report that is over a budget waits. Of descriptions and image reports only the newest
-// counts, so an honest worker loses nothing while they wait.
+// session. A report that is over a budget waits. Of descriptions, image and volume reports only the
+// newest counts, so an honest worker loses nothing while they wait.
 var (
-	factsPace  = pace.Budget{Burst: 20, Period: 500 * time.Millisecond}                // counts descriptions and image reports
+	factsPace  = pace.Budget{Burst: 20, Period: 500 * time.Millisecond}                // counts descriptions, image and volume reports
 	statusPace = pace.Budget{Burst: 8 << 20, Period: time.Second / (512 << 10)}        // counts the bytes of task statuses
-	copiesPace = pace.Budget{Burst: 2 * bounds.MaxHeld, Period: 10 * time.Millisecond} // counts image copies that come or go
+	copiesPace = pace.Budget{Burst: 2 * bounds.MaxHeld, Period: 10 * time.Millisecond} // counts image copies and volumes that change
 )
 
 // entry holds what the worker of one session has reported and the store does not have yet. It has
-// at most one report of each kind: of descriptions and image reports only the newest counts, and a
+// at most one report of each kind: of all but statuses only the newest counts, and a
 // worker sends no status report before the last one was acknowledged. So the queue has at most one
 // entry for each session.
 type entry struct {
@@ -49,17 +49,20 @@ type entry struct {
 	status      *swarmv1.StatusReport
 	description *swarmv1.NodeDescription
 	images      *swarmv1.ImageReport
+	volumes     *swarmv1.VolumeReport
 
 	failures int    // how often the entry failed alone
 	since    uint64 // committer.succeeded when the entry first failed alone
 }
 
-// describesNode reports whether the entry has a description or an image report.
-func (e *entry) describesNode() bool { return e.description != nil || e.images != nil }
+// describesNode reports whether the entry has a description, an image report or a volume report.
+func (e *entry) describesNode() bool {
+	return e.description != nil || e.images != nil || e.volumes != nil
+}
 
 // changes estimates how many changes the entry makes.
 func (e *entry) changes() int {
-	return 1 + len(e.status.GetUpdates()) + len(e.images.GetHeld())
+	return 1 + len(e.status.GetUpdates()) + len(e.images.GetHeld()) + len(e.volumes.GetHeld())
 }
 
 // addOlder completes the entry with the reports of an older entry of the same session. A kind of
@@ -73,6 +76,9 @@ func (e *entry) addOlder(older *entry) {
 	}
 	if e.images == nil {
 		e.images = older.images
+	}
+	if e.volumes == nil {
+		e.volumes = older.volumes
 	}
 	e.failures, e.since = older.failures, older.since
 }
@@ -209,17 +215,25 @@ func (c *committer) holdBack(e *entry) (held *entry, wait time.Duration) {
 		e.status, held.status = nil, e.status
 	}
 	// With 0, TakeN spends nothing and only says whether the budget is overdrawn. committer.groups
-	// spends from this budget, because it finds out how many copies change.
-	if e.images != nil && mustWait(c.copies.TakeN(node, 0)) {
-		e.images, held.images = nil, e.images
+	// spends from this budget, because it finds out how many rows change.
+	if (e.images != nil || e.volumes != nil) && mustWait(c.copies.TakeN(node, 0)) {
+		e.moveRows(held)
 	}
 	if e.describesNode() && mustWait(c.facts.Take(node)) {
 		e.description, held.description = nil, e.description
-		if e.images != nil {
-			e.images, held.images = nil, e.images
-		}
+		e.moveRows(held)
 	}
 	return held, wait
+}
+
+// moveRows moves the reports of images and volumes, if the entry has them, to another entry.
+func (e *entry) moveRows(to *entry) {
+	if e.images != nil {
+		e.images, to.images = nil, e.images
+	}
+	if e.volumes != nil {
+		e.volumes, to.volumes = nil, e.volumes
+	}
 }
 
 // run commits what is queued until ctx ends.
@@ -295,7 +309,7 @@ func (c *committer) drop(e *entry, err error) {
 }
 
 // write commits the entries together and acknowledges the statuses. If the store rejects the change
-// of a description or image report because a row has changed since the change was made, write
+// of another report because a row has changed since the change was made, write
 // queues that report again.
 func (c *committer) write(ctx context.Context, entries []*entry) error {
 	groups, owners := c.groups(c.store.View(), entries)
@@ -312,7 +326,7 @@ func (c *committer) write(ctx context.Context, entries []*entry) error {
 			}
 			e := owners[i].entry
 			if !slices.ContainsFunc(again, func(a *entry) bool { return a.session == e.session }) {
-				again = append(again, &entry{session: e.session, description: e.description, images: e.images})
+				again = append(again, &entry{session: e.session, description: e.description, images: e.images, volumes: e.volumes})
 			}
 		}
 		if len(again) > 0 {
@@ -337,7 +351,7 @@ func (c *committer) waitForReplica(ctx context.Context, index uint64) {
 	}
 }
 
-// shouldRetry reports whether the description and the image report of an entry must be queued again
+// shouldRetry reports whether the reports of an entry other than statuses must be queued again
 // after the store has answered err for one of its groups: the group was made from a row that has
 // changed since. A status is not queued again: a rejected status is out of date, or its task is
 // gone.

@@ -64,6 +64,8 @@ func (x *session) handle(msg *swarmv1.FromWorker) error {
 		x.server.committer.add(&entry{session: x, status: m.Status})
 	case *swarmv1.FromWorker_Description:
 		x.server.committer.add(&entry{session: x, description: m.Description})
+	case *swarmv1.FromWorker_Volumes:
+		x.server.committer.add(&entry{session: x, volumes: m.Volumes})
 	case *swarmv1.FromWorker_Images:
 		x.server.committer.add(&entry{session: x, images: m.Images})
 	}

@@ -32,11 +32,11 @@ func (c *committer) groups(view *table.View, entries []*entry) (groups []*swarmv
 			last[st.GetTaskId()] = len(groups)
 			groups, owners = append(groups, group), append(owners, from)
 		}
-		copies := copiesOf(view, e)
-		if len(copies) > 0 {
-			c.copies.TakeN(e.session.node, len(copies))
+		rows := append(copiesOf(view, e), volumesOf(view, e)...)
+		if len(rows) > 0 {
+			c.copies.TakeN(e.session.node, len(rows))
 		}
-		for _, change := range append(descriptions(view, e), copies...) {
+		for _, change := range append(descriptions(view, e), rows...) {
 			groups, owners = append(groups, table.Group(change)), append(owners, owner{entry: e})
 		}
 	}

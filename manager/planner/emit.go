@@ -27,6 +27,7 @@ type emitter struct {
 	lastAtom int   // the highest number that newAtom has returned
 	tasks    map[string]*swarmv1.Change
 	statuses map[string]*swarmv1.Change
+	volumes  map[string]*swarmv1.Change
 	slab     []newRows
 }
 
@@ -132,6 +133,25 @@ func (e *emitter) claim(key, owner string) {
 		Precondition: absent,
 		Op:           &swarmv1.Change_Put{Put: &swarmv1.Object{Object: &swarmv1.Object_Claim{Claim: c}}},
 	})
+}
+
+// volume adds the write of a volume's row, or replaces the row that this plan writes already. A row
+// without meta is new.
+func (e *emitter) volume(row *swarmv1.Volume) {
+	key, put := table.Key(row), &swarmv1.Change_Put{Put: &swarmv1.Object{Object: &swarmv1.Object_Volume{Volume: row}}}
+	if c := e.volumes[key]; c != nil {
+		c.Op = put
+		return
+	}
+	c := &swarmv1.Change{Precondition: absent, Op: put}
+	if m := row.GetMeta(); m != nil {
+		c.Precondition = &swarmv1.Change_IfVersion{IfVersion: m.GetVersion()}
+	}
+	if e.volumes == nil {
+		e.volumes = map[string]*swarmv1.Change{}
+	}
+	e.volumes[key] = c
+	e.add(c)
 }
 
 // writeCursor adds the write of a cursor. It has no precondition, so it also overwrites a cursor

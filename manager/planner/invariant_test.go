@@ -24,6 +24,7 @@ func (m *model) check() {
 	m.checkSlots()
 	m.checkReservations()
 	m.checkAddresses()
+	m.checkVolumes()
 	for k := range m.rows {
 		if id, ok := strings.CutPrefix(k, "5/"); ok && m.rows["6/"+id] == nil {
 			m.t.Fatalf("task %s has no status", id)

@@ -49,12 +49,17 @@ type model struct {
 	fences map[string]time.Time
 	// placed holds the tasks that a node has received, and the id of the node.
 	placed map[string]string
+	// homes holds, by volume and slot, the nodes on which a task of the slot has run with the
+	// volume. checked holds the tasks whose node checkVolumes has judged.
+	homes   map[string]map[string]bool
+	checked map[string]bool
 }
 
 func newModel(t testing.TB) *model {
 	m := &model{
 		t: t, rows: map[string]proto.Message{}, now: epoch,
 		fails: never, rejects: never, completes: never, obeys: always, fences: map[string]time.Time{}, placed: map[string]string{},
+		homes: map[string]map[string]bool{}, checked: map[string]bool{},
 	}
 	m.restart()
 	m.fold = func(old, row proto.Message) { m.apply(old, row) }
@@ -83,6 +88,8 @@ func rowKey(m proto.Message) string {
 		return "8/" + o.ServiceId
 	case *swarmv1.Claim:
 		return "9/" + o.Key
+	case *swarmv1.Volume:
+		return "12/" + o.NodeId + "/" + o.Name
 	case *swarmv1.ImageCopy:
 		return "14/" + o.Digest + "/" + o.NodeId
 	case *swarmv1.Cluster:
@@ -290,6 +297,9 @@ func (m *model) report(id string, state swarmv1.TaskState) {
 		st.RunningSince, st.Ready = timestamppb.New(m.now), true
 	}
 	m.put(st)
+	if state == swarmv1.TaskState_RUNNING {
+		m.reportVolumes(m.rows["5/"+id].(*swarmv1.Task))
+	}
 }
 
 // settle plans and works until nothing changes, without advancing the time.

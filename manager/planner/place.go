@@ -78,7 +78,7 @@ func (r *run) placeWaiting(t *cluster.Task) {
 	if t.Status == nil {
 		return // the status has not arrived yet
 	}
-	n, addrs, why := r.findNode(t.Revision, t.Node)
+	n, addrs, why := r.findNode(t.Revision, t.Slot.Key, t.Node)
 	if n == nil {
 		if t.Status.GetErr() == why.Err && t.Status.GetUnplaced().EqualVT(why.Unplaced) {
 			return
@@ -92,6 +92,7 @@ func (r *run) placeWaiting(t *cluster.Task) {
 	row.NodeId, row.AssignedGenericResources = n.ID, r.draft.Place(t.Revision, n)
 	row.Networks = r.assignAddresses(t.Revision, addrs, t.ID)
 	r.claimPorts(t.Revision, n, t.ID)
+	r.useVolumes(t.Revision, t.Slot.Key, n)
 	st := r.out.editStatus(t)
 	st.State, st.Timestamp, st.Message, st.Err, st.Unplaced = swarmv1.TaskState_ASSIGNED, r.nowpb, messageAssigned, "", nil
 }
@@ -110,7 +111,7 @@ func (r *run) createTask(w *taskPlan, remaining int) bool {
 	var addrs []cluster.Address
 	why := &placement.Explanation{}
 	if !w.delayPlacement || !r.wakeIfFuture(w.startAfter) {
-		n, addrs, why = r.findNode(w.revision, w.node)
+		n, addrs, why = r.findNode(w.revision, w.key, w.node)
 	}
 	if n == nil {
 		if r.waiting >= maxWaiting && w.key.Number > 0 && w.replaces == "" {
@@ -139,6 +140,7 @@ func (r *run) createTask(w *taskPlan, remaining int) bool {
 	st.State, st.Message = swarmv1.TaskState_ASSIGNED, w.message(messageAssigned)
 	row.Networks = r.assignAddresses(w.revision, addrs, w.id)
 	r.claimPorts(w.revision, n, w.id)
+	r.useVolumes(w.revision, w.key, n)
 	return true
 }
 
@@ -160,12 +162,12 @@ func (r *run) claimPorts(rev *cluster.Revision, n *cluster.Node, id string) {
 
 // findNode returns the node for one more task of the revision and the task's addresses, or an
 // explanation if there is no such node or address. If only is not nil, no other node is considered.
-func (r *run) findNode(rev *cluster.Revision, only *cluster.Node) (*cluster.Node, []cluster.Address, *placement.Explanation) {
+func (r *run) findNode(rev *cluster.Revision, slot cluster.SlotKey, only *cluster.Node) (*cluster.Node, []cluster.Address, *placement.Explanation) {
 	addrs, problem := r.draft.FindAddresses(rev)
 	if problem != "" {
 		return nil, nil, placement.NoAddress(problem)
 	}
-	n, why := r.finder.Find(rev, only)
+	n, why := r.finder.Find(rev, slot, only)
 	if why != nil && !why.RetryAt.IsZero() {
 		r.wakeAt(why.RetryAt)
 	}

@@ -157,6 +157,7 @@ func (r *run) planSlots() {
 	r.applyActions()
 	r.reap()
 	r.placeTasks()
+	r.recordVolumes()
 	r.out.newAtom()
 	r.writeCursors()
 }

@@ -24,7 +24,7 @@ func (m *model) chaos(r *rand.Rand) {
 	node := fmt.Sprintf("n%d", r.IntN(8))
 	service := fmt.Sprintf("s%d", r.IntN(6))
 	_, known := m.rows["1/"+node]
-	switch r.IntN(16) {
+	switch r.IntN(17) {
 	case 0, 1:
 		if !known {
 			m.addNode(node, func(n *swarmv1.Node, _ *swarmv1.NodeState) { n.Spec.Labels["zone"] = fmt.Sprint(r.IntN(3)) })
@@ -85,6 +85,17 @@ func (m *model) chaos(r *rand.Rand) {
 			m.edit(service, updating(func(u *swarmv1.UpdateConfig) { u.Order = swarmv1.UpdateConfig_Order(r.IntN(2)) }))
 		}
 	case 15:
+		if row, ok := m.rows["12/"+node+"/data"]; ok && r.IntN(2) == 0 {
+			m.drop("12/" + node + "/data")
+			m.check() // The slots that have used it have no home any more.
+		} else if ok {
+			row := row.(*swarmv1.Volume).CloneVT()
+			row.Reported = true
+			m.put(row)
+		} else if known && r.IntN(4) == 0 {
+			m.put(&swarmv1.Volume{NodeId: node, Name: "data", Reported: true, Accepted: true})
+		}
+	case 16:
 		m.now = m.now.Add(time.Duration(r.IntN(10_000)) * time.Millisecond)
 	}
 }
@@ -115,6 +126,8 @@ func (m *model) randomSpec(r *rand.Rand) []func(*swarmv1.ServiceSpec) {
 		func(s *swarmv1.ServiceSpec) { s.SingleWriter = true },
 		on("wide"),
 		on("narrow", "wide"),
+		mounting("data"),
+		mounting("own-{{.Task.Slot}}"),
 		func(s *swarmv1.ServiceSpec) {
 			placementOf(s).Preferences = []*swarmv1.PlacementPreference{{Preference: &swarmv1.PlacementPreference_Spread{Spread: &swarmv1.SpreadOver{SpreadDescriptor: "node.labels.zone"}}}}
 		},

@@ -83,6 +83,12 @@ func (m *model) command(words []string) string {
 		m.setState(name, swarmv1.NodeState_DOWN)
 	case "up":
 		m.setState(name, swarmv1.NodeState_READY)
+	case "volume":
+		m.put(&swarmv1.Volume{NodeId: strings.Trim(words[2], "-"), Name: name, Reported: true, Accepted: len(words) == 3})
+	case "forget":
+		m.drop("12/" + words[2] + "/" + name)
+	case "volumes":
+		return m.volumes()
 	case "create":
 		m.addService(name, m.options(words[2:])...)
 	case "update":
@@ -140,6 +146,8 @@ func (m *model) options(words []string) []func(*swarmv1.ServiceSpec) {
 			edits = append(edits, reserve(number*1e9, 0))
 		case "constraint":
 			edits = append(edits, constraint(value))
+		case "volume":
+			edits = append(edits, mounting(value))
 		case "start-first":
 			edits = append(edits, updating(func(u *swarmv1.UpdateConfig) { u.Order = swarmv1.UpdateConfig_START_FIRST }))
 		case "rollback":

@@ -49,3 +49,14 @@ func hostPortOf(port uint32) func(*swarmv1.ServiceSpec) {
 		s.EndpointSpec = &swarmv1.EndpointSpec{Ports: []*swarmv1.PortConfig{{TargetPort: 80, PublishedPort: port, PublishMode: swarmv1.PortConfig_HOST}}}
 	}
 }
+
+func mounting(volumes ...string) func(*swarmv1.ServiceSpec) {
+	return func(s *swarmv1.ServiceSpec) {
+		if s.TaskTemplate.ContainerSpec == nil {
+			s.TaskTemplate.ContainerSpec = &swarmv1.ContainerSpec{}
+		}
+		for _, name := range volumes {
+			s.TaskTemplate.ContainerSpec.Mounts = append(s.TaskTemplate.ContainerSpec.Mounts, &swarmv1.Mount{Type: swarmv1.Mount_VOLUME, Source: name, Target: "/" + name})
+		}
+	}
+}

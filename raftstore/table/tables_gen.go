@@ -63,6 +63,11 @@ func RevisionKey(serviceID string, number uint64) string {
 	return fmt.Sprintf("%s/%010d", serviceID, number)
 }
 
+// VolumeKey returns the key of the volume with the given fields.
+func VolumeKey(nodeID string, name string) string {
+	return fmt.Sprintf("%s/%s", nodeID, name)
+}
+
 // ImageCopyKey returns the key of the image copy with the given fields.
 func ImageCopyKey(digest string, nodeID string) string {
 	return fmt.Sprintf("%s/%s", digest, nodeID)
@@ -104,7 +109,7 @@ func Key(obj proto.Message) string {
 	case *swarmv1.Config:
 		return r.GetId()
 	case *swarmv1.Volume:
-		return r.GetId()
+		return VolumeKey(r.GetNodeId(), r.GetName())
 	case *swarmv1.Image:
 		return r.GetId()
 	case *swarmv1.ImageCopy:
@@ -305,7 +310,7 @@ func newTables() *tables {
 		}),
 		Volumes: newTrees(schema[*swarmv1.Volume]{
 			id:      Volume,
-			key:     func(r *swarmv1.Volume) string { return r.GetId() },
+			key:     func(r *swarmv1.Volume) string { return VolumeKey(r.GetNodeId(), r.GetName()) },
 			setMeta: func(r *swarmv1.Volume, m *swarmv1.Meta) { r.Meta = m },
 		}),
 		Images: newTrees(schema[*swarmv1.Image]{

@@ -32,7 +32,7 @@ type View struct {
 	Claims       Rows[*swarmv1.Claim]       `table:"key=key"`
 	Secrets      Rows[*swarmv1.Secret]      `table:"key=id,name=spec.name"`
 	Configs      Rows[*swarmv1.Config]      `table:"key=id,name=spec.name"`
-	Volumes      Rows[*swarmv1.Volume]      `table:"key=id"`
+	Volumes      Rows[*swarmv1.Volume]      `table:"key=node_id+name"`
 	Images       Rows[*swarmv1.Image]       `table:"key=id,name=name"`
 	ImageCopies  Rows[*swarmv1.ImageCopy]   `table:"key=digest+node_id"`
 	Clusters     Rows[*swarmv1.Cluster]     `table:"key=id"`

@@ -54,6 +54,8 @@ func keyOf(a *swarmv1.Assignment) Key {
 		return Key{swarmv1.AssignmentRef_ROUTING, o.Routing.GetServiceId()}
 	case *swarmv1.Assignment_Backend:
 		return Key{swarmv1.AssignmentRef_BACKEND, o.Backend.GetTaskId()}
+	case *swarmv1.Assignment_Volume:
+		return Key{swarmv1.AssignmentRef_VOLUME, o.Volume.GetName()}
 	default:
 		return Key{}
 	}

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"io"
 	"time"
 
 	swarmv1 "swarm/proto/swarm/v1"
@@ -16,6 +17,37 @@ type Storage interface {
 	ContainerSizes(ctx context.Context) (map[string]int64, error)
 	// VolumeSizes returns the size of each named volume in bytes, by name.
 	VolumeSizes(ctx context.Context) (map[string]int64, error)
+	// Volumes returns the volumes with a name of this node.
+	Volumes() Volumes
+}
+
+// Volumes are the volumes with a name of a node. containerd implements it.
+type Volumes interface {
+	VolumeArchive
+	// List returns all of them, sorted by name, without passwords in their options, and with the
+	// sizes that Storage.VolumeSizes has measured.
+	List(ctx context.Context) ([]*swarmv1.Volume, error)
+	// Changed returns a channel that is closed when List would return something else. Call it
+	// before List.
+	Changed() <-chan struct{}
+	// Create makes a volume, or returns the one that exists with the same driver options.
+	// ErrAlreadyExists: a volume with other options exists.
+	Create(v *swarmv1.Volume) (*swarmv1.Volume, error)
+	// Remove removes a volume with its data, and returns how many bytes that has freed.
+	// ErrNotFound: there is no such volume. ErrFailedPrecondition: containers use it.
+	Remove(ctx context.Context, name string) (reclaimed int64, err error)
+}
+
+// VolumeArchive packs volumes into archives: tar, compressed with zstd, with checksums.
+type VolumeArchive interface {
+	// Export writes the files of a volume to w. ErrNotFound: there is no such volume.
+	// ErrFailedPrecondition: its files are not on this node.
+	Export(ctx context.Context, name string, w io.Writer) error
+	// Import makes a volume from an archive of Export, or, with replace, gives a volume that no
+	// task uses the files of the archive. Without a complete archive it changes nothing.
+	// ErrInvalidArgument: the archive is broken. ErrAlreadyExists: a volume has the name, and
+	// replace is not set. ErrFailedPrecondition: tasks use it.
+	Import(ctx context.Context, v *swarmv1.Volume, replace bool, r io.Reader) (*swarmv1.Volume, error)
 }
 
 // Holding describes an image that this node holds.

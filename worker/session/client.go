@@ -43,13 +43,24 @@ type Images interface {
 	Changed() <-chan struct{}
 }
 
-// Deps are the live objects that a Client works with. Renewed, OnNode, OnContact and Programmed are
-// optional.
+// Volumes tells a session which volumes the node has.
+type Volumes interface {
+	// List returns the volumes with a name.
+	List(ctx context.Context) ([]*swarmv1.Volume, error)
+	// Changed returns a channel that is closed when List would return something else. Call it
+	// before List.
+	Changed() <-chan struct{}
+}
+
+// Deps are the live objects that a Client works with. Volumes, Renewed, OnNode, OnContact and
+// Programmed are optional.
 type Deps struct {
 	Log    *slog.Logger
 	State  *state.DB
 	Lease  *lease.Lease
 	Images Images
+	// Volumes are those of the node. Nil: the node reports none.
+	Volumes Volumes
 	// Managers returns the managers to try. It is called for every round.
 	Managers func() []*swarmv1.Peer
 	// Dial returns a connection to a node. The connection belongs to the owner of Dial: the Client

@@ -194,6 +194,10 @@ func (s *session) write(ctx context.Context) error {
 	var waiting uint64            // the report that was not acknowledged at the last heartbeat; 0: none
 	var waited int                // for how many heartbeats this report has waited
 	imagesChanged := closedChan() // closed already, because the first report of the images is due at once
+	var volumesChanged <-chan struct{}
+	if s.c.deps.Volumes != nil {
+		volumesChanged = closedChan()
+	}
 	departing := (<-chan struct{})(s.c.departing)
 	for {
 		var err error
@@ -225,6 +229,8 @@ func (s *session) write(ctx context.Context) error {
 			err = s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Description{Description: s.c.describe()}})
 		case <-imagesChanged:
 			imagesChanged, err = s.reportImages(ctx)
+		case <-volumesChanged:
+			volumesChanged, err = s.reportVolumes(ctx)
 		}
 		if err != nil {
 			return err
@@ -319,6 +325,21 @@ func (s *session) reportImages(ctx context.Context) (<-chan struct{}, error) {
 	}
 	report, _ = bounds.Images(report) // It cuts the list to the length that managers accept.
 	return changed, s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Images{Images: report}})
+}
+
+// reportVolumes sends which volumes the node has. It returns a channel that the next change closes.
+func (s *session) reportVolumes(ctx context.Context) (<-chan struct{}, error) {
+	changed := s.c.deps.Volumes.Changed()
+	held, err := s.c.deps.Volumes.List(ctx)
+	if err != nil {
+		s.c.deps.Log.Warn("list volumes", "err", err)
+		return changed, nil
+	}
+	report, dropped := bounds.Volumes(&swarmv1.VolumeReport{Held: held}) // what managers accept
+	if dropped != "" {
+		s.c.sampled.Log(slog.LevelWarn, "volumes", "the managers do not learn of all volumes of this node", "left out", dropped)
+	}
+	return changed, s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Volumes{Volumes: report}})
 }
 
 func closedChan() <-chan struct{} {

@@ -46,6 +46,8 @@ func (f *fakeDisk) Holdings(context.Context) ([]engine.Holding, int64, error) {
 }
 func (f *fakeDisk) ContainerSizes(context.Context) (map[string]int64, error) { return nil, nil }
 
+func (f *fakeDisk) Volumes() engine.Volumes { return nil }
+
 func (f *fakeDisk) VolumeSizes(context.Context) (map[string]int64, error) {
 	f.counting()
 	return nil, nil

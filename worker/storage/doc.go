@@ -12,6 +12,8 @@
 // names the images to remove, and the Disk removes all of them except those that a live task or a
 // container uses. Copies fetches the images that the managers want the node to keep.
 //
-// Package worker creates both types and calls Run of each. Each Run is one goroutine; there are no
+// Volumes makes and removes volumes for the managers, and measures their sizes.
+//
+// Package worker creates the types and calls Run of each. Each Run is one goroutine; there are no
 // others.
 package storage

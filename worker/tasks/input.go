@@ -60,6 +60,7 @@ func (r *Runner) gather(t *swarmv1.Task) (*inputs, error) {
 			return nil, fmt.Errorf("network %s: %w", n.NetworkId, errdefs.ErrNotFound)
 		}
 	}
+	rev = r.withVolumes(rev)
 	files, err := r.filesOf(t, rev)
 	if err != nil {
 		return nil, err

@@ -93,7 +93,13 @@ func runs() crud.Events {
 }
 
 func volumes() crud.Events {
-	return crud.EventsOf(table.Volume, named(func(v *swarmv1.Volume) specNames { return v.GetSpec() }))
+	return crud.EventsOf(table.Volume, crud.Display[*swarmv1.Volume]{
+		Attributes: func(_ *table.View, row *swarmv1.Volume) map[string]string {
+			return map[string]string{"name": row.GetName(), "node": row.GetNodeId(), "driver": VolumeDriver(row)}
+		},
+		Subject: VolumeSubject,
+		Shown:   ShownVolume,
+	})
 }
 
 // specNames is the part of a spec that events show.

@@ -106,6 +106,10 @@ func (d *Dirty) add(c table.RowChange) {
 		d.all(Ref{Kind: swarmv1.AssignmentRef_ENDPOINT, ID: c.Key})
 	case table.DataVersion:
 		d.all(Ref{Kind: swarmv1.AssignmentRef_DATA_VERSION, ID: c.Key})
+	case table.Volume:
+		if row := latest[*swarmv1.Volume](c); row.GetNodeId() == "" {
+			d.all(Ref{Kind: swarmv1.AssignmentRef_VOLUME, ID: row.GetName()})
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"swarm/internal/spec"
+	"swarm/manager/control/object"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore/table"
 )
@@ -200,6 +201,10 @@ func lookup(view *table.View, r Ref) (*swarmv1.Assignment, uint64) {
 		if row, ok := view.DataVersions.Get(r.ID); ok {
 			return &swarmv1.Assignment{Object: &swarmv1.Assignment_DataVersion{DataVersion: row}}, row.GetMeta().GetVersion()
 		}
+	case swarmv1.AssignmentRef_VOLUME:
+		if row, ok := view.Volumes.Get(table.VolumeKey("", r.ID)); ok {
+			return &swarmv1.Assignment{Object: &swarmv1.Assignment_Volume{Volume: row}}, row.GetMeta().GetVersion()
+		}
 	case swarmv1.AssignmentRef_NETWORK:
 		if row, ok := view.Networks.Get(r.ID); ok {
 			return &swarmv1.Assignment{Object: &swarmv1.Assignment_Network{Network: row}}, row.GetMeta().GetVersion()
@@ -226,6 +231,9 @@ func depsOf(view *table.View, t *swarmv1.Task) []Ref {
 				deps = append(deps, Ref{Kind: swarmv1.AssignmentRef_DATA_VERSION, ID: version})
 			}
 		}
+	}
+	for _, name := range object.MountedVolumes(view, t) {
+		deps = append(deps, Ref{Kind: swarmv1.AssignmentRef_VOLUME, ID: name})
 	}
 	for _, n := range t.GetNetworks() {
 		deps = append(deps, Ref{Kind: swarmv1.AssignmentRef_NETWORK, ID: n.GetNetworkId()})

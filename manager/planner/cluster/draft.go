@@ -18,6 +18,7 @@ type Draft struct {
 	generic    []genericAlloc
 	stopping   []*Task
 	resized    []extraReservation
+	volumes    []drawnVolume
 	addressDraft
 }
 
@@ -139,5 +140,6 @@ func (d *Draft) Undo() {
 	for _, more := range d.resized {
 		more.release()
 	}
+	d.undoVolumes()
 	d.undoAddresses()
 }

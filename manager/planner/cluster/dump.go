@@ -45,6 +45,13 @@ func (state *State) String() string {
 		n := state.networks[id]
 		fmt.Fprintf(&b, "network %s allocated %d cursor %v exhausted %v\n", id, n.allocated.Len(), n.cursor, n.exhausted != "")
 	}
+	for _, name := range slices.Sorted(maps.Keys(state.volumes)) {
+		fmt.Fprintf(&b, "volume %s", name)
+		for _, row := range state.volumes[name] {
+			fmt.Fprintf(&b, " %s:%d", row.GetNodeId(), len(row.GetUses()))
+		}
+		b.WriteByte('\n')
+	}
 	fmt.Fprintf(&b, "tasks %d unmatched statuses %d claims %d endpoints %d waiting %d\n", len(state.tasks), len(state.unmatchedStatuses), len(state.claims), len(state.endpoints), len(state.waiting))
 	return b.String()
 }

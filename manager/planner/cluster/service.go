@@ -136,6 +136,9 @@ func (s *Service) Revisions() []*swarmv1.Revision {
 	return rows
 }
 
+// Slot returns a slot, or nil if there is no task row of it.
+func (s *Service) Slot(k SlotKey) *Slot { return s.slots[k] }
+
 // HasSlot says whether a task row of the slot exists.
 func (s *Service) HasSlot(k SlotKey) bool { return s.slots[k] != nil }
 
@@ -229,6 +232,10 @@ type Revision struct {
 	requestedAddrs [][]netip.Addr
 	needsAddress   bool
 	Restart        rollout.RestartPolicy
+	// nodeVolumes are the mounts of volumes that are on one node. slotVolumes caches the result of
+	// VolumesOf, by slot, if a name is a template.
+	nodeVolumes []*swarmv1.Mount
+	slotVolumes map[uint64][]NodeVolume
 }
 
 // Spec returns the specification, or nil if the revision is nil or its row has not arrived.
@@ -274,6 +281,7 @@ func newRevision(row *swarmv1.Revision) *Revision {
 		}
 	}
 	r.addNetworks(tmpl.GetNetworks())
+	r.addVolumes(tmpl.GetContainerSpec().GetMounts())
 	if p := tmpl.GetContainerSpec().GetPlatform(); p != "" && len(r.Platforms) == 0 {
 		os, arch, _ := strings.Cut(p, "/")
 		arch, variant, _ := strings.Cut(arch, "/")

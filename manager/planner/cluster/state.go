@@ -30,6 +30,8 @@ type State struct {
 	tasks        map[string]*Task
 	// unmatchedStatuses holds the statuses whose task row has not arrived, by task id.
 	unmatchedStatuses map[string]*swarmv1.TaskStatus
+	// volumes holds the volumes by name, each list sorted by node id.
+	volumes map[string][]*swarmv1.Volume
 	// claims holds the claims by the id of their owner, each list sorted by key.
 	claims    map[string][]*swarmv1.Claim
 	endpoints map[string]*swarmv1.Endpoint
@@ -75,6 +77,7 @@ func newState() *State {
 		services:          map[string]*Service{},
 		tasks:             map[string]*Task{},
 		unmatchedStatuses: map[string]*swarmv1.TaskStatus{},
+		volumes:           map[string][]*swarmv1.Volume{},
 		claims:            map[string][]*swarmv1.Claim{},
 		endpoints:         map[string]*swarmv1.Endpoint{},
 		networks:          map[string]*network{},
@@ -116,6 +119,8 @@ func (state *State) fold(old, row proto.Message) {
 		} else {
 			state.endpoints[o.GetServiceId()] = o
 		}
+	case *swarmv1.Volume:
+		state.foldVolume(o, deleted)
 	case *swarmv1.Network:
 		state.foldNetwork(o, deleted)
 	case *swarmv1.Image:

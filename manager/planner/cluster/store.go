@@ -15,6 +15,7 @@ func New(v *table.View) *State {
 	load(state, v.Endpoints)
 	load(state, v.Claims)
 	load(state, v.Networks)
+	load(state, v.Volumes)
 	load(state, v.Images)
 	load(state, v.ImageCopies)
 	return state

@@ -45,23 +45,27 @@ func (f *Finder) End() {
 	*f = Finder{state: f.state, placers: f.placers[:0], spare: f.spare}
 }
 
-// Find returns the node for one more task of the revision, or an explanation if there is none. If
-// only is not nil, no other node is considered. The caller places the task on the node
+// Find returns the node for one more task of the revision in a slot, or an explanation if there is
+// none. If only is not nil, no other node is considered. If the volumes of the slot are on certain
+// nodes, only these are considered (see bindings). The caller places the task on the node
 // (cluster.Draft) before it calls Find again.
-func (f *Finder) Find(rev *cluster.Revision, only *cluster.Node) (*cluster.Node, *Explanation) {
-	n, why := f.find(rev, only)
+func (f *Finder) Find(rev *cluster.Revision, slot cluster.SlotKey, only *cluster.Node) (*cluster.Node, *Explanation) {
+	n, why := f.find(rev, slot, only)
 	if n != nil {
 		f.found = append(f.found, n)
 	}
 	return n, why
 }
 
-func (f *Finder) find(rev *cluster.Revision, only *cluster.Node) (*cluster.Node, *Explanation) {
+func (f *Finder) find(rev *cluster.Revision, slot cluster.SlotKey, only *cluster.Node) (*cluster.Node, *Explanation) {
 	if only != nil {
 		if checkNode(rev, only, f.tasksOn(rev, only), f.nodesWithoutImage(rev)) == fits {
 			return only, nil
 		}
 		return nil, f.explain(rev, []*cluster.Node{only})
+	}
+	if bound := f.bindings(rev, slot); len(bound) > 0 {
+		return f.findBound(rev, bound)
 	}
 	p := f.placer(rev)
 	if n := p.pick(); n != nil {

@@ -39,13 +39,13 @@ func TestFinder_SpreadsAndExplains(t *testing.T) {
 	web, d, f := s.Service("web"), s.Draft(), NewFinder(s)
 	f.Begin(web, now)
 	for i, want := range []string{"n1", "n3", "n2", "n3", "n1", "n2"} {
-		n, why := f.Find(web.Current(), nil)
+		n, why := f.Find(web.Current(), cluster.SlotKey{Number: 1}, nil)
 		if n == nil || n.ID != want {
 			t.Fatalf("task %d: got %v (%v), want %s", i+1, n, why, want)
 		}
 		d.Place(web.Current(), n)
 	}
-	n, why := f.Find(web.Current(), nil)
+	n, why := f.Find(web.Current(), cluster.SlotKey{Number: 1}, nil)
 	if n != nil {
 		t.Fatalf("a full cluster has room on %s", n.ID)
 	}
@@ -55,7 +55,7 @@ func TestFinder_SpreadsAndExplains(t *testing.T) {
 	if got, want := why.Unplaced.GetNearest(), "n1: needs 1 CPU, 0 free"; got != want {
 		t.Errorf("nearest miss: got %q, want %q", got, want)
 	}
-	if _, why := f.Find(web.Current(), s.Node("n3")); why.Err != "no suitable node (insufficient resources on 1 node)" {
+	if _, why := f.Find(web.Current(), cluster.SlotKey{Number: 1}, s.Node("n3")); why.Err != "no suitable node (insufficient resources on 1 node)" {
 		t.Errorf("why the only node allowed has no room: got %q", why.Err)
 	}
 	if !why.RetryAt.IsZero() {
@@ -70,7 +70,7 @@ func TestFinder_EndKeepsNoReferences(t *testing.T) {
 	rev := *web.Current()
 	rev.Spread = nil
 	f.Begin(web, now)
-	if n, why := f.Find(&rev, nil); n == nil {
+	if n, why := f.Find(&rev, cluster.SlotKey{Number: 1}, nil); n == nil {
 		t.Fatalf("no node: %v", why)
 	}
 	f.End()

@@ -39,6 +39,7 @@ const (
 	AssignmentRef_PEERING      AssignmentRef_Kind = 9
 	AssignmentRef_ROUTING      AssignmentRef_Kind = 10
 	AssignmentRef_BACKEND      AssignmentRef_Kind = 11
+	AssignmentRef_VOLUME       AssignmentRef_Kind = 12
 )
 
 // Enum value maps for AssignmentRef_Kind.
@@ -55,6 +56,7 @@ var (
 		9:  "PEERING",
 		10: "ROUTING",
 		11: "BACKEND",
+		12: "VOLUME",
 	}
 	AssignmentRef_Kind_value = map[string]int32{
 		"UNKNOWN":      0,
@@ -68,6 +70,7 @@ var (
 		"PEERING":      9,
 		"ROUTING":      10,
 		"BACKEND":      11,
+		"VOLUME":       12,
 	}
 )
 
@@ -95,7 +98,7 @@ func (x AssignmentRef_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AssignmentRef_Kind.Descriptor instead.
 func (AssignmentRef_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{19, 0}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{20, 0}
 }
 
 // FromWorker: the first message is a hello.
@@ -110,6 +113,7 @@ type FromWorker struct {
 	//	*FromWorker_Images
 	//	*FromWorker_Departure
 	//	*FromWorker_Programmed
+	//	*FromWorker_Volumes
 	Message       isFromWorker_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -215,6 +219,15 @@ func (x *FromWorker) GetProgrammed() *Programmed {
 	return nil
 }
 
+func (x *FromWorker) GetVolumes() *VolumeReport {
+	if x != nil {
+		if x, ok := x.Message.(*FromWorker_Volumes); ok {
+			return x.Volumes
+		}
+	}
+	return nil
+}
+
 type isFromWorker_Message interface {
 	isFromWorker_Message()
 }
@@ -247,6 +260,10 @@ type FromWorker_Programmed struct {
 	Programmed *Programmed `protobuf:"bytes,7,opt,name=programmed,proto3,oneof"`
 }
 
+type FromWorker_Volumes struct {
+	Volumes *VolumeReport `protobuf:"bytes,8,opt,name=volumes,proto3,oneof"`
+}
+
 func (*FromWorker_Hello) isFromWorker_Message() {}
 
 func (*FromWorker_Heartbeat) isFromWorker_Message() {}
@@ -260,6 +277,8 @@ func (*FromWorker_Images) isFromWorker_Message() {}
 func (*FromWorker_Departure) isFromWorker_Message() {}
 
 func (*FromWorker_Programmed) isFromWorker_Message() {}
+
+func (*FromWorker_Volumes) isFromWorker_Message() {}
 
 // Programmed: the node's kernel and the name server of its containers match all assignments up to this sequence.
 type Programmed struct {
@@ -582,6 +601,51 @@ func (x *ImageReport) GetHeld() []string {
 	return nil
 }
 
+// VolumeReport has all named volumes of this node, without node id. It replaces what was reported before.
+type VolumeReport struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Held          []*Volume              `protobuf:"bytes,1,rep,name=held,proto3" json:"held,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VolumeReport) Reset() {
+	*x = VolumeReport{}
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VolumeReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VolumeReport) ProtoMessage() {}
+
+func (x *VolumeReport) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VolumeReport.ProtoReflect.Descriptor instead.
+func (*VolumeReport) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *VolumeReport) GetHeld() []*Volume {
+	if x != nil {
+		return x.Held
+	}
+	return nil
+}
+
 type ToWorker struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Message:
@@ -599,7 +663,7 @@ type ToWorker struct {
 
 func (x *ToWorker) Reset() {
 	*x = ToWorker{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[7]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -611,7 +675,7 @@ func (x *ToWorker) String() string {
 func (*ToWorker) ProtoMessage() {}
 
 func (x *ToWorker) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[7]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -624,7 +688,7 @@ func (x *ToWorker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToWorker.ProtoReflect.Descriptor instead.
 func (*ToWorker) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{7}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ToWorker) GetMessage() isToWorker_Message {
@@ -737,7 +801,7 @@ type DepartureAck struct {
 
 func (x *DepartureAck) Reset() {
 	*x = DepartureAck{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[8]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -749,7 +813,7 @@ func (x *DepartureAck) String() string {
 func (*DepartureAck) ProtoMessage() {}
 
 func (x *DepartureAck) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[8]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -762,7 +826,7 @@ func (x *DepartureAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DepartureAck.ProtoReflect.Descriptor instead.
 func (*DepartureAck) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{8}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{9}
 }
 
 type Welcome struct {
@@ -780,7 +844,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[9]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -792,7 +856,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[9]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -805,7 +869,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{9}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Welcome) GetManagerId() string {
@@ -854,7 +918,7 @@ type HeartbeatAck struct {
 
 func (x *HeartbeatAck) Reset() {
 	*x = HeartbeatAck{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[10]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -866,7 +930,7 @@ func (x *HeartbeatAck) String() string {
 func (*HeartbeatAck) ProtoMessage() {}
 
 func (x *HeartbeatAck) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[10]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -879,7 +943,7 @@ func (x *HeartbeatAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatAck.ProtoReflect.Descriptor instead.
 func (*HeartbeatAck) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{10}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *HeartbeatAck) GetSequence() uint64 {
@@ -905,7 +969,7 @@ type StatusAck struct {
 
 func (x *StatusAck) Reset() {
 	*x = StatusAck{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[11]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -917,7 +981,7 @@ func (x *StatusAck) String() string {
 func (*StatusAck) ProtoMessage() {}
 
 func (x *StatusAck) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[11]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -930,7 +994,7 @@ func (x *StatusAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusAck.ProtoReflect.Descriptor instead.
 func (*StatusAck) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{11}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *StatusAck) GetSequence() uint64 {
@@ -954,7 +1018,7 @@ type NodeUpdate struct {
 
 func (x *NodeUpdate) Reset() {
 	*x = NodeUpdate{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[12]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -966,7 +1030,7 @@ func (x *NodeUpdate) String() string {
 func (*NodeUpdate) ProtoMessage() {}
 
 func (x *NodeUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[12]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -979,7 +1043,7 @@ func (x *NodeUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeUpdate.ProtoReflect.Descriptor instead.
 func (*NodeUpdate) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{12}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *NodeUpdate) GetNode() *Node {
@@ -1025,7 +1089,7 @@ type Assignments struct {
 
 func (x *Assignments) Reset() {
 	*x = Assignments{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[13]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1037,7 +1101,7 @@ func (x *Assignments) String() string {
 func (*Assignments) ProtoMessage() {}
 
 func (x *Assignments) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[13]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1050,7 +1114,7 @@ func (x *Assignments) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignments.ProtoReflect.Descriptor instead.
 func (*Assignments) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{13}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Assignments) GetSequence() uint64 {
@@ -1094,7 +1158,7 @@ type AssignmentChange struct {
 
 func (x *AssignmentChange) Reset() {
 	*x = AssignmentChange{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[14]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1106,7 +1170,7 @@ func (x *AssignmentChange) String() string {
 func (*AssignmentChange) ProtoMessage() {}
 
 func (x *AssignmentChange) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[14]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1119,7 +1183,7 @@ func (x *AssignmentChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssignmentChange.ProtoReflect.Descriptor instead.
 func (*AssignmentChange) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{14}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AssignmentChange) GetChange() isAssignmentChange_Change {
@@ -1178,6 +1242,7 @@ type Assignment struct {
 	//	*Assignment_Peering
 	//	*Assignment_Routing
 	//	*Assignment_Backend
+	//	*Assignment_Volume
 	Object        isAssignment_Object `protobuf_oneof:"object"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1185,7 +1250,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[15]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1197,7 +1262,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[15]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1210,7 +1275,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{15}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Assignment) GetObject() isAssignment_Object {
@@ -1310,6 +1375,15 @@ func (x *Assignment) GetBackend() *Backend {
 	return nil
 }
 
+func (x *Assignment) GetVolume() *Volume {
+	if x != nil {
+		if x, ok := x.Object.(*Assignment_Volume); ok {
+			return x.Volume
+		}
+	}
+	return nil
+}
+
 type isAssignment_Object interface {
 	isAssignment_Object()
 }
@@ -1358,6 +1432,11 @@ type Assignment_Backend struct {
 	Backend *Backend `protobuf:"bytes,11,opt,name=backend,proto3,oneof"`
 }
 
+type Assignment_Volume struct {
+	// A volume on a file server that a task mounts by its name.
+	Volume *Volume `protobuf:"bytes,12,opt,name=volume,proto3,oneof"`
+}
+
 func (*Assignment_Task) isAssignment_Object() {}
 
 func (*Assignment_Revision) isAssignment_Object() {}
@@ -1377,6 +1456,8 @@ func (*Assignment_Peering) isAssignment_Object() {}
 func (*Assignment_Routing) isAssignment_Object() {}
 
 func (*Assignment_Backend) isAssignment_Object() {}
+
+func (*Assignment_Volume) isAssignment_Object() {}
 
 // Peering says where the overlay reaches a node. Every node receives every node. Key: node id.
 type Peering struct {
@@ -1400,7 +1481,7 @@ type Peering struct {
 
 func (x *Peering) Reset() {
 	*x = Peering{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[16]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1412,7 +1493,7 @@ func (x *Peering) String() string {
 func (*Peering) ProtoMessage() {}
 
 func (x *Peering) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[16]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1425,7 +1506,7 @@ func (x *Peering) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peering.ProtoReflect.Descriptor instead.
 func (*Peering) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{16}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Peering) GetNodeId() string {
@@ -1492,7 +1573,7 @@ type Routing struct {
 
 func (x *Routing) Reset() {
 	*x = Routing{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[17]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1504,7 +1585,7 @@ func (x *Routing) String() string {
 func (*Routing) ProtoMessage() {}
 
 func (x *Routing) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[17]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1517,7 +1598,7 @@ func (x *Routing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Routing.ProtoReflect.Descriptor instead.
 func (*Routing) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{17}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Routing) GetServiceId() string {
@@ -1567,7 +1648,7 @@ type Backend struct {
 
 func (x *Backend) Reset() {
 	*x = Backend{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[18]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1579,7 +1660,7 @@ func (x *Backend) String() string {
 func (*Backend) ProtoMessage() {}
 
 func (x *Backend) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[18]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1592,7 +1673,7 @@ func (x *Backend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backend.ProtoReflect.Descriptor instead.
 func (*Backend) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{18}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Backend) GetTaskId() string {
@@ -1654,7 +1735,7 @@ type AssignmentRef struct {
 
 func (x *AssignmentRef) Reset() {
 	*x = AssignmentRef{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[19]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1666,7 +1747,7 @@ func (x *AssignmentRef) String() string {
 func (*AssignmentRef) ProtoMessage() {}
 
 func (x *AssignmentRef) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[19]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1679,7 +1760,7 @@ func (x *AssignmentRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssignmentRef.ProtoReflect.Descriptor instead.
 func (*AssignmentRef) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{19}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AssignmentRef) GetKind() AssignmentRef_Kind {
@@ -1706,7 +1787,7 @@ type HoldersRequest struct {
 
 func (x *HoldersRequest) Reset() {
 	*x = HoldersRequest{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[20]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1718,7 +1799,7 @@ func (x *HoldersRequest) String() string {
 func (*HoldersRequest) ProtoMessage() {}
 
 func (x *HoldersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[20]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1731,7 +1812,7 @@ func (x *HoldersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldersRequest.ProtoReflect.Descriptor instead.
 func (*HoldersRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{20}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *HoldersRequest) GetDigest() string {
@@ -1751,7 +1832,7 @@ type HoldersResponse struct {
 
 func (x *HoldersResponse) Reset() {
 	*x = HoldersResponse{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[21]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1763,7 +1844,7 @@ func (x *HoldersResponse) String() string {
 func (*HoldersResponse) ProtoMessage() {}
 
 func (x *HoldersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[21]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1776,7 +1857,7 @@ func (x *HoldersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldersResponse.ProtoReflect.Descriptor instead.
 func (*HoldersResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{21}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *HoldersResponse) GetHolders() []*Peer {
@@ -1799,7 +1880,7 @@ type AwaitProgrammedRequest struct {
 
 func (x *AwaitProgrammedRequest) Reset() {
 	*x = AwaitProgrammedRequest{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[22]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1811,7 +1892,7 @@ func (x *AwaitProgrammedRequest) String() string {
 func (*AwaitProgrammedRequest) ProtoMessage() {}
 
 func (x *AwaitProgrammedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[22]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1824,7 +1905,7 @@ func (x *AwaitProgrammedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AwaitProgrammedRequest.ProtoReflect.Descriptor instead.
 func (*AwaitProgrammedRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{22}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *AwaitProgrammedRequest) GetIndex() uint64 {
@@ -1846,7 +1927,7 @@ type AwaitProgrammedResponse struct {
 
 func (x *AwaitProgrammedResponse) Reset() {
 	*x = AwaitProgrammedResponse{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[23]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1858,7 +1939,7 @@ func (x *AwaitProgrammedResponse) String() string {
 func (*AwaitProgrammedResponse) ProtoMessage() {}
 
 func (x *AwaitProgrammedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[23]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1871,7 +1952,7 @@ func (x *AwaitProgrammedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AwaitProgrammedResponse.ProtoReflect.Descriptor instead.
 func (*AwaitProgrammedResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{23}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *AwaitProgrammedResponse) GetNodes() uint32 {
@@ -1901,7 +1982,7 @@ type SessionReport struct {
 
 func (x *SessionReport) Reset() {
 	*x = SessionReport{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[24]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1913,7 +1994,7 @@ func (x *SessionReport) String() string {
 func (*SessionReport) ProtoMessage() {}
 
 func (x *SessionReport) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[24]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1926,7 +2007,7 @@ func (x *SessionReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionReport.ProtoReflect.Descriptor instead.
 func (*SessionReport) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{24}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SessionReport) GetManagerId() string {
@@ -1972,7 +2053,7 @@ type SessionEntry struct {
 
 func (x *SessionEntry) Reset() {
 	*x = SessionEntry{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[25]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1984,7 +2065,7 @@ func (x *SessionEntry) String() string {
 func (*SessionEntry) ProtoMessage() {}
 
 func (x *SessionEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[25]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1997,7 +2078,7 @@ func (x *SessionEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionEntry.ProtoReflect.Descriptor instead.
 func (*SessionEntry) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{25}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SessionEntry) GetNodeId() string {
@@ -2076,7 +2157,7 @@ type SessionReportAck struct {
 
 func (x *SessionReportAck) Reset() {
 	*x = SessionReportAck{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[26]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2088,7 +2169,7 @@ func (x *SessionReportAck) String() string {
 func (*SessionReportAck) ProtoMessage() {}
 
 func (x *SessionReportAck) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[26]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2101,7 +2182,7 @@ func (x *SessionReportAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionReportAck.ProtoReflect.Descriptor instead.
 func (*SessionReportAck) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{26}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SessionReportAck) GetLeaderId() string {
@@ -2136,7 +2217,7 @@ type TaskLogsRequest struct {
 
 func (x *TaskLogsRequest) Reset() {
 	*x = TaskLogsRequest{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[27]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2148,7 +2229,7 @@ func (x *TaskLogsRequest) String() string {
 func (*TaskLogsRequest) ProtoMessage() {}
 
 func (x *TaskLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[27]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2161,7 +2242,7 @@ func (x *TaskLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskLogsRequest.ProtoReflect.Descriptor instead.
 func (*TaskLogsRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{27}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *TaskLogsRequest) GetTaskIds() []string {
@@ -2191,7 +2272,7 @@ type TaskLogsResponse struct {
 
 func (x *TaskLogsResponse) Reset() {
 	*x = TaskLogsResponse{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[28]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2203,7 +2284,7 @@ func (x *TaskLogsResponse) String() string {
 func (*TaskLogsResponse) ProtoMessage() {}
 
 func (x *TaskLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[28]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2216,7 +2297,7 @@ func (x *TaskLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskLogsResponse.ProtoReflect.Descriptor instead.
 func (*TaskLogsResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{28}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *TaskLogsResponse) GetRecords() []*LogRecord {
@@ -2259,7 +2340,7 @@ type ExecStart struct {
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[29]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2271,7 +2352,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[29]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2284,7 +2365,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{29}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ExecStart) GetTaskId() string {
@@ -2373,7 +2454,7 @@ type ExecInput struct {
 
 func (x *ExecInput) Reset() {
 	*x = ExecInput{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[30]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2385,7 +2466,7 @@ func (x *ExecInput) String() string {
 func (*ExecInput) ProtoMessage() {}
 
 func (x *ExecInput) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[30]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2398,7 +2479,7 @@ func (x *ExecInput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecInput.ProtoReflect.Descriptor instead.
 func (*ExecInput) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{30}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ExecInput) GetMessage() isExecInput_Message {
@@ -2499,7 +2580,7 @@ type Resize struct {
 
 func (x *Resize) Reset() {
 	*x = Resize{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[31]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2511,7 +2592,7 @@ func (x *Resize) String() string {
 func (*Resize) ProtoMessage() {}
 
 func (x *Resize) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[31]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2524,7 +2605,7 @@ func (x *Resize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resize.ProtoReflect.Descriptor instead.
 func (*Resize) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{31}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Resize) GetWidth() uint32 {
@@ -2556,7 +2637,7 @@ type ExecOutput struct {
 
 func (x *ExecOutput) Reset() {
 	*x = ExecOutput{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[32]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2568,7 +2649,7 @@ func (x *ExecOutput) String() string {
 func (*ExecOutput) ProtoMessage() {}
 
 func (x *ExecOutput) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[32]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2581,7 +2662,7 @@ func (x *ExecOutput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecOutput.ProtoReflect.Descriptor instead.
 func (*ExecOutput) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{32}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ExecOutput) GetMessage() isExecOutput_Message {
@@ -2665,7 +2746,7 @@ type PullImageRequest struct {
 
 func (x *PullImageRequest) Reset() {
 	*x = PullImageRequest{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[33]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2677,7 +2758,7 @@ func (x *PullImageRequest) String() string {
 func (*PullImageRequest) ProtoMessage() {}
 
 func (x *PullImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[33]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2690,7 +2771,7 @@ func (x *PullImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullImageRequest.ProtoReflect.Descriptor instead.
 func (*PullImageRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{33}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PullImageRequest) GetReference() string {
@@ -2718,7 +2799,7 @@ type PushImageRequest struct {
 
 func (x *PushImageRequest) Reset() {
 	*x = PushImageRequest{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[34]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2730,7 +2811,7 @@ func (x *PushImageRequest) String() string {
 func (*PushImageRequest) ProtoMessage() {}
 
 func (x *PushImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[34]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2743,7 +2824,7 @@ func (x *PushImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushImageRequest.ProtoReflect.Descriptor instead.
 func (*PushImageRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{34}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PushImageRequest) GetReference() string {
@@ -2769,7 +2850,7 @@ type RemoveImageRequest struct {
 
 func (x *RemoveImageRequest) Reset() {
 	*x = RemoveImageRequest{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[35]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2781,7 +2862,7 @@ func (x *RemoveImageRequest) String() string {
 func (*RemoveImageRequest) ProtoMessage() {}
 
 func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[35]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2794,7 +2875,7 @@ func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveImageRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{35}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RemoveImageRequest) GetDigest() string {
@@ -2812,7 +2893,7 @@ type RemoveImageResponse struct {
 
 func (x *RemoveImageResponse) Reset() {
 	*x = RemoveImageResponse{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[36]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2824,7 +2905,7 @@ func (x *RemoveImageResponse) String() string {
 func (*RemoveImageResponse) ProtoMessage() {}
 
 func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[36]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2837,7 +2918,7 @@ func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageResponse.ProtoReflect.Descriptor instead.
 func (*RemoveImageResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{36}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{37}
 }
 
 type NodeNetworkRequest struct {
@@ -2849,7 +2930,7 @@ type NodeNetworkRequest struct {
 
 func (x *NodeNetworkRequest) Reset() {
 	*x = NodeNetworkRequest{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[37]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2861,7 +2942,7 @@ func (x *NodeNetworkRequest) String() string {
 func (*NodeNetworkRequest) ProtoMessage() {}
 
 func (x *NodeNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[37]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2874,7 +2955,7 @@ func (x *NodeNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeNetworkRequest.ProtoReflect.Descriptor instead.
 func (*NodeNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{37}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *NodeNetworkRequest) GetId() string {
@@ -2909,7 +2990,7 @@ type NodeNetwork struct {
 
 func (x *NodeNetwork) Reset() {
 	*x = NodeNetwork{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[38]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2921,7 +3002,7 @@ func (x *NodeNetwork) String() string {
 func (*NodeNetwork) ProtoMessage() {}
 
 func (x *NodeNetwork) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[38]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2934,7 +3015,7 @@ func (x *NodeNetwork) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeNetwork.ProtoReflect.Descriptor instead.
 func (*NodeNetwork) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{38}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *NodeNetwork) GetIndex() uint64 {
@@ -3026,7 +3107,7 @@ type NodeNetworkPeer struct {
 
 func (x *NodeNetworkPeer) Reset() {
 	*x = NodeNetworkPeer{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[39]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3038,7 +3119,7 @@ func (x *NodeNetworkPeer) String() string {
 func (*NodeNetworkPeer) ProtoMessage() {}
 
 func (x *NodeNetworkPeer) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[39]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3051,7 +3132,7 @@ func (x *NodeNetworkPeer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeNetworkPeer.ProtoReflect.Descriptor instead.
 func (*NodeNetworkPeer) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{39}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *NodeNetworkPeer) GetAddr() string {
@@ -3080,7 +3161,7 @@ type NetworkTraffic struct {
 
 func (x *NetworkTraffic) Reset() {
 	*x = NetworkTraffic{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[40]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3092,7 +3173,7 @@ func (x *NetworkTraffic) String() string {
 func (*NetworkTraffic) ProtoMessage() {}
 
 func (x *NetworkTraffic) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[40]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3105,7 +3186,7 @@ func (x *NetworkTraffic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkTraffic.ProtoReflect.Descriptor instead.
 func (*NetworkTraffic) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{40}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *NetworkTraffic) GetPackets() uint64 {
@@ -3147,7 +3228,7 @@ type ImageProgress struct {
 
 func (x *ImageProgress) Reset() {
 	*x = ImageProgress{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[41]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3159,7 +3240,7 @@ func (x *ImageProgress) String() string {
 func (*ImageProgress) ProtoMessage() {}
 
 func (x *ImageProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[41]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3172,7 +3253,7 @@ func (x *ImageProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageProgress.ProtoReflect.Descriptor instead.
 func (*ImageProgress) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{41}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ImageProgress) GetStep() string {
@@ -3221,7 +3302,7 @@ var File_swarm_v1_dispatch_proto protoreflect.FileDescriptor
 
 const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\n" +
-	"\x17swarm/v1/dispatch.proto\x12\bswarm.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x11swarm/v1/ca.proto\x1a\x15swarm/v1/object.proto\"\x84\x03\n" +
+	"\x17swarm/v1/dispatch.proto\x12\bswarm.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x11swarm/v1/ca.proto\x1a\x15swarm/v1/object.proto\"\xb8\x03\n" +
 	"\n" +
 	"FromWorker\x12'\n" +
 	"\x05hello\x18\x01 \x01(\v2\x0f.swarm.v1.HelloH\x00R\x05hello\x123\n" +
@@ -3232,7 +3313,8 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\tdeparture\x18\x06 \x01(\v2\x13.swarm.v1.DepartureH\x00R\tdeparture\x126\n" +
 	"\n" +
 	"programmed\x18\a \x01(\v2\x14.swarm.v1.ProgrammedH\x00R\n" +
-	"programmedB\t\n" +
+	"programmed\x122\n" +
+	"\avolumes\x18\b \x01(\v2\x16.swarm.v1.VolumeReportH\x00R\avolumesB\t\n" +
 	"\amessage\"(\n" +
 	"\n" +
 	"Programmed\x12\x1a\n" +
@@ -3254,7 +3336,9 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12.\n" +
 	"\aupdates\x18\x02 \x03(\v2\x14.swarm.v1.TaskStatusR\aupdates\"!\n" +
 	"\vImageReport\x12\x12\n" +
-	"\x04held\x18\x01 \x03(\tR\x04held\"\xdf\x02\n" +
+	"\x04held\x18\x01 \x03(\tR\x04held\"4\n" +
+	"\fVolumeReport\x12$\n" +
+	"\x04held\x18\x01 \x03(\v2\x10.swarm.v1.VolumeR\x04held\"\xdf\x02\n" +
 	"\bToWorker\x12-\n" +
 	"\awelcome\x18\x01 \x01(\v2\x11.swarm.v1.WelcomeH\x00R\awelcome\x12=\n" +
 	"\rheartbeat_ack\x18\x02 \x01(\v2\x16.swarm.v1.HeartbeatAckH\x00R\fheartbeatAck\x129\n" +
@@ -3291,7 +3375,7 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\x10AssignmentChange\x12(\n" +
 	"\x03put\x18\x01 \x01(\v2\x14.swarm.v1.AssignmentH\x00R\x03put\x121\n" +
 	"\x06remove\x18\x02 \x01(\v2\x17.swarm.v1.AssignmentRefH\x00R\x06removeB\b\n" +
-	"\x06change\"\xee\x03\n" +
+	"\x06change\"\x9a\x04\n" +
 	"\n" +
 	"Assignment\x12$\n" +
 	"\x04task\x18\x01 \x01(\v2\x0e.swarm.v1.TaskH\x00R\x04task\x120\n" +
@@ -3304,7 +3388,8 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\apeering\x18\t \x01(\v2\x11.swarm.v1.PeeringH\x00R\apeering\x12-\n" +
 	"\arouting\x18\n" +
 	" \x01(\v2\x11.swarm.v1.RoutingH\x00R\arouting\x12-\n" +
-	"\abackend\x18\v \x01(\v2\x11.swarm.v1.BackendH\x00R\abackendB\b\n" +
+	"\abackend\x18\v \x01(\v2\x11.swarm.v1.BackendH\x00R\abackend\x12*\n" +
+	"\x06volume\x18\f \x01(\v2\x10.swarm.v1.VolumeH\x00R\x06volumeB\b\n" +
 	"\x06object\"\xc6\x01\n" +
 	"\aPeering\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
@@ -3329,10 +3414,10 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\x04slot\x18\x04 \x01(\x04R\x04slot\x127\n" +
 	"\bnetworks\x18\x05 \x03(\v2\x1b.swarm.v1.NetworkAttachmentR\bnetworks\x12\x14\n" +
 	"\x05ready\x18\x06 \x01(\bR\x05ready\x12\x1a\n" +
-	"\bhostname\x18\a \x01(\tR\bhostname\"\xe7\x01\n" +
+	"\bhostname\x18\a \x01(\tR\bhostname\"\xf3\x01\n" +
 	"\rAssignmentRef\x120\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1c.swarm.v1.AssignmentRef.KindR\x04kind\x12\x0e\n" +
-	"\x02id\x18\x02 \x01(\tR\x02id\"\x93\x01\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\"\x9f\x01\n" +
 	"\x04Kind\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\b\n" +
 	"\x04TASK\x10\x01\x12\f\n" +
@@ -3345,7 +3430,9 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\aPEERING\x10\t\x12\v\n" +
 	"\aROUTING\x10\n" +
 	"\x12\v\n" +
-	"\aBACKEND\x10\v\"(\n" +
+	"\aBACKEND\x10\v\x12\n" +
+	"\n" +
+	"\x06VOLUME\x10\f\"(\n" +
 	"\x0eHoldersRequest\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\";\n" +
 	"\x0fHoldersResponse\x12(\n" +
@@ -3481,7 +3568,7 @@ func file_swarm_v1_dispatch_proto_rawDescGZIP() []byte {
 }
 
 var file_swarm_v1_dispatch_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swarm_v1_dispatch_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_swarm_v1_dispatch_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_swarm_v1_dispatch_proto_goTypes = []any{
 	(AssignmentRef_Kind)(0),         // 0: swarm.v1.AssignmentRef.Kind
 	(*FromWorker)(nil),              // 1: swarm.v1.FromWorker
@@ -3491,135 +3578,140 @@ var file_swarm_v1_dispatch_proto_goTypes = []any{
 	(*Heartbeat)(nil),               // 5: swarm.v1.Heartbeat
 	(*StatusReport)(nil),            // 6: swarm.v1.StatusReport
 	(*ImageReport)(nil),             // 7: swarm.v1.ImageReport
-	(*ToWorker)(nil),                // 8: swarm.v1.ToWorker
-	(*DepartureAck)(nil),            // 9: swarm.v1.DepartureAck
-	(*Welcome)(nil),                 // 10: swarm.v1.Welcome
-	(*HeartbeatAck)(nil),            // 11: swarm.v1.HeartbeatAck
-	(*StatusAck)(nil),               // 12: swarm.v1.StatusAck
-	(*NodeUpdate)(nil),              // 13: swarm.v1.NodeUpdate
-	(*Assignments)(nil),             // 14: swarm.v1.Assignments
-	(*AssignmentChange)(nil),        // 15: swarm.v1.AssignmentChange
-	(*Assignment)(nil),              // 16: swarm.v1.Assignment
-	(*Peering)(nil),                 // 17: swarm.v1.Peering
-	(*Routing)(nil),                 // 18: swarm.v1.Routing
-	(*Backend)(nil),                 // 19: swarm.v1.Backend
-	(*AssignmentRef)(nil),           // 20: swarm.v1.AssignmentRef
-	(*HoldersRequest)(nil),          // 21: swarm.v1.HoldersRequest
-	(*HoldersResponse)(nil),         // 22: swarm.v1.HoldersResponse
-	(*AwaitProgrammedRequest)(nil),  // 23: swarm.v1.AwaitProgrammedRequest
-	(*AwaitProgrammedResponse)(nil), // 24: swarm.v1.AwaitProgrammedResponse
-	(*SessionReport)(nil),           // 25: swarm.v1.SessionReport
-	(*SessionEntry)(nil),            // 26: swarm.v1.SessionEntry
-	(*SessionReportAck)(nil),        // 27: swarm.v1.SessionReportAck
-	(*TaskLogsRequest)(nil),         // 28: swarm.v1.TaskLogsRequest
-	(*TaskLogsResponse)(nil),        // 29: swarm.v1.TaskLogsResponse
-	(*ExecStart)(nil),               // 30: swarm.v1.ExecStart
-	(*ExecInput)(nil),               // 31: swarm.v1.ExecInput
-	(*Resize)(nil),                  // 32: swarm.v1.Resize
-	(*ExecOutput)(nil),              // 33: swarm.v1.ExecOutput
-	(*PullImageRequest)(nil),        // 34: swarm.v1.PullImageRequest
-	(*PushImageRequest)(nil),        // 35: swarm.v1.PushImageRequest
-	(*RemoveImageRequest)(nil),      // 36: swarm.v1.RemoveImageRequest
-	(*RemoveImageResponse)(nil),     // 37: swarm.v1.RemoveImageResponse
-	(*NodeNetworkRequest)(nil),      // 38: swarm.v1.NodeNetworkRequest
-	(*NodeNetwork)(nil),             // 39: swarm.v1.NodeNetwork
-	(*NodeNetworkPeer)(nil),         // 40: swarm.v1.NodeNetworkPeer
-	(*NetworkTraffic)(nil),          // 41: swarm.v1.NetworkTraffic
-	(*ImageProgress)(nil),           // 42: swarm.v1.ImageProgress
-	(*NodeDescription)(nil),         // 43: swarm.v1.NodeDescription
-	(*TaskStatus)(nil),              // 44: swarm.v1.TaskStatus
-	(*durationpb.Duration)(nil),     // 45: google.protobuf.Duration
-	(*Node)(nil),                    // 46: swarm.v1.Node
-	(*Peer)(nil),                    // 47: swarm.v1.Peer
-	(*Task)(nil),                    // 48: swarm.v1.Task
-	(*Revision)(nil),                // 49: swarm.v1.Revision
-	(*DataVersion)(nil),             // 50: swarm.v1.DataVersion
-	(*Endpoint)(nil),                // 51: swarm.v1.Endpoint
-	(*EncryptionKey)(nil),           // 52: swarm.v1.EncryptionKey
-	(*Network)(nil),                 // 53: swarm.v1.Network
-	(*Image)(nil),                   // 54: swarm.v1.Image
-	(*NetworkAttachment)(nil),       // 55: swarm.v1.NetworkAttachment
-	(*timestamppb.Timestamp)(nil),   // 56: google.protobuf.Timestamp
-	(*LogOptions)(nil),              // 57: swarm.v1.LogOptions
-	(*LogRecord)(nil),               // 58: swarm.v1.LogRecord
-	(*LogDetails)(nil),              // 59: swarm.v1.LogDetails
+	(*VolumeReport)(nil),            // 8: swarm.v1.VolumeReport
+	(*ToWorker)(nil),                // 9: swarm.v1.ToWorker
+	(*DepartureAck)(nil),            // 10: swarm.v1.DepartureAck
+	(*Welcome)(nil),                 // 11: swarm.v1.Welcome
+	(*HeartbeatAck)(nil),            // 12: swarm.v1.HeartbeatAck
+	(*StatusAck)(nil),               // 13: swarm.v1.StatusAck
+	(*NodeUpdate)(nil),              // 14: swarm.v1.NodeUpdate
+	(*Assignments)(nil),             // 15: swarm.v1.Assignments
+	(*AssignmentChange)(nil),        // 16: swarm.v1.AssignmentChange
+	(*Assignment)(nil),              // 17: swarm.v1.Assignment
+	(*Peering)(nil),                 // 18: swarm.v1.Peering
+	(*Routing)(nil),                 // 19: swarm.v1.Routing
+	(*Backend)(nil),                 // 20: swarm.v1.Backend
+	(*AssignmentRef)(nil),           // 21: swarm.v1.AssignmentRef
+	(*HoldersRequest)(nil),          // 22: swarm.v1.HoldersRequest
+	(*HoldersResponse)(nil),         // 23: swarm.v1.HoldersResponse
+	(*AwaitProgrammedRequest)(nil),  // 24: swarm.v1.AwaitProgrammedRequest
+	(*AwaitProgrammedResponse)(nil), // 25: swarm.v1.AwaitProgrammedResponse
+	(*SessionReport)(nil),           // 26: swarm.v1.SessionReport
+	(*SessionEntry)(nil),            // 27: swarm.v1.SessionEntry
+	(*SessionReportAck)(nil),        // 28: swarm.v1.SessionReportAck
+	(*TaskLogsRequest)(nil),         // 29: swarm.v1.TaskLogsRequest
+	(*TaskLogsResponse)(nil),        // 30: swarm.v1.TaskLogsResponse
+	(*ExecStart)(nil),               // 31: swarm.v1.ExecStart
+	(*ExecInput)(nil),               // 32: swarm.v1.ExecInput
+	(*Resize)(nil),                  // 33: swarm.v1.Resize
+	(*ExecOutput)(nil),              // 34: swarm.v1.ExecOutput
+	(*PullImageRequest)(nil),        // 35: swarm.v1.PullImageRequest
+	(*PushImageRequest)(nil),        // 36: swarm.v1.PushImageRequest
+	(*RemoveImageRequest)(nil),      // 37: swarm.v1.RemoveImageRequest
+	(*RemoveImageResponse)(nil),     // 38: swarm.v1.RemoveImageResponse
+	(*NodeNetworkRequest)(nil),      // 39: swarm.v1.NodeNetworkRequest
+	(*NodeNetwork)(nil),             // 40: swarm.v1.NodeNetwork
+	(*NodeNetworkPeer)(nil),         // 41: swarm.v1.NodeNetworkPeer
+	(*NetworkTraffic)(nil),          // 42: swarm.v1.NetworkTraffic
+	(*ImageProgress)(nil),           // 43: swarm.v1.ImageProgress
+	(*NodeDescription)(nil),         // 44: swarm.v1.NodeDescription
+	(*TaskStatus)(nil),              // 45: swarm.v1.TaskStatus
+	(*Volume)(nil),                  // 46: swarm.v1.Volume
+	(*durationpb.Duration)(nil),     // 47: google.protobuf.Duration
+	(*Node)(nil),                    // 48: swarm.v1.Node
+	(*Peer)(nil),                    // 49: swarm.v1.Peer
+	(*Task)(nil),                    // 50: swarm.v1.Task
+	(*Revision)(nil),                // 51: swarm.v1.Revision
+	(*DataVersion)(nil),             // 52: swarm.v1.DataVersion
+	(*Endpoint)(nil),                // 53: swarm.v1.Endpoint
+	(*EncryptionKey)(nil),           // 54: swarm.v1.EncryptionKey
+	(*Network)(nil),                 // 55: swarm.v1.Network
+	(*Image)(nil),                   // 56: swarm.v1.Image
+	(*NetworkAttachment)(nil),       // 57: swarm.v1.NetworkAttachment
+	(*timestamppb.Timestamp)(nil),   // 58: google.protobuf.Timestamp
+	(*LogOptions)(nil),              // 59: swarm.v1.LogOptions
+	(*LogRecord)(nil),               // 60: swarm.v1.LogRecord
+	(*LogDetails)(nil),              // 61: swarm.v1.LogDetails
 }
 var file_swarm_v1_dispatch_proto_depIdxs = []int32{
 	4,  // 0: swarm.v1.FromWorker.hello:type_name -> swarm.v1.Hello
 	5,  // 1: swarm.v1.FromWorker.heartbeat:type_name -> swarm.v1.Heartbeat
 	6,  // 2: swarm.v1.FromWorker.status:type_name -> swarm.v1.StatusReport
-	43, // 3: swarm.v1.FromWorker.description:type_name -> swarm.v1.NodeDescription
+	44, // 3: swarm.v1.FromWorker.description:type_name -> swarm.v1.NodeDescription
 	7,  // 4: swarm.v1.FromWorker.images:type_name -> swarm.v1.ImageReport
 	3,  // 5: swarm.v1.FromWorker.departure:type_name -> swarm.v1.Departure
 	2,  // 6: swarm.v1.FromWorker.programmed:type_name -> swarm.v1.Programmed
-	43, // 7: swarm.v1.Hello.description:type_name -> swarm.v1.NodeDescription
-	44, // 8: swarm.v1.StatusReport.updates:type_name -> swarm.v1.TaskStatus
-	10, // 9: swarm.v1.ToWorker.welcome:type_name -> swarm.v1.Welcome
-	11, // 10: swarm.v1.ToWorker.heartbeat_ack:type_name -> swarm.v1.HeartbeatAck
-	14, // 11: swarm.v1.ToWorker.assignments:type_name -> swarm.v1.Assignments
-	12, // 12: swarm.v1.ToWorker.status_ack:type_name -> swarm.v1.StatusAck
-	13, // 13: swarm.v1.ToWorker.node:type_name -> swarm.v1.NodeUpdate
-	9,  // 14: swarm.v1.ToWorker.departure_ack:type_name -> swarm.v1.DepartureAck
-	45, // 15: swarm.v1.Welcome.heartbeat_period:type_name -> google.protobuf.Duration
-	45, // 16: swarm.v1.Welcome.lease:type_name -> google.protobuf.Duration
-	46, // 17: swarm.v1.NodeUpdate.node:type_name -> swarm.v1.Node
-	47, // 18: swarm.v1.NodeUpdate.managers:type_name -> swarm.v1.Peer
-	15, // 19: swarm.v1.Assignments.changes:type_name -> swarm.v1.AssignmentChange
-	16, // 20: swarm.v1.AssignmentChange.put:type_name -> swarm.v1.Assignment
-	20, // 21: swarm.v1.AssignmentChange.remove:type_name -> swarm.v1.AssignmentRef
-	48, // 22: swarm.v1.Assignment.task:type_name -> swarm.v1.Task
-	49, // 23: swarm.v1.Assignment.revision:type_name -> swarm.v1.Revision
-	50, // 24: swarm.v1.Assignment.data_version:type_name -> swarm.v1.DataVersion
-	51, // 25: swarm.v1.Assignment.endpoint:type_name -> swarm.v1.Endpoint
-	52, // 26: swarm.v1.Assignment.key:type_name -> swarm.v1.EncryptionKey
-	53, // 27: swarm.v1.Assignment.network:type_name -> swarm.v1.Network
-	54, // 28: swarm.v1.Assignment.image:type_name -> swarm.v1.Image
-	17, // 29: swarm.v1.Assignment.peering:type_name -> swarm.v1.Peering
-	18, // 30: swarm.v1.Assignment.routing:type_name -> swarm.v1.Routing
-	19, // 31: swarm.v1.Assignment.backend:type_name -> swarm.v1.Backend
-	51, // 32: swarm.v1.Routing.endpoint:type_name -> swarm.v1.Endpoint
-	55, // 33: swarm.v1.Routing.networks:type_name -> swarm.v1.NetworkAttachment
-	55, // 34: swarm.v1.Backend.networks:type_name -> swarm.v1.NetworkAttachment
-	0,  // 35: swarm.v1.AssignmentRef.kind:type_name -> swarm.v1.AssignmentRef.Kind
-	47, // 36: swarm.v1.HoldersResponse.holders:type_name -> swarm.v1.Peer
-	26, // 37: swarm.v1.SessionReport.sessions:type_name -> swarm.v1.SessionEntry
-	26, // 38: swarm.v1.SessionReport.opening:type_name -> swarm.v1.SessionEntry
-	56, // 39: swarm.v1.SessionEntry.last_heartbeat:type_name -> google.protobuf.Timestamp
-	45, // 40: swarm.v1.SessionEntry.lease:type_name -> google.protobuf.Duration
-	57, // 41: swarm.v1.TaskLogsRequest.options:type_name -> swarm.v1.LogOptions
-	58, // 42: swarm.v1.TaskLogsResponse.records:type_name -> swarm.v1.LogRecord
-	59, // 43: swarm.v1.TaskLogsResponse.details:type_name -> swarm.v1.LogDetails
-	30, // 44: swarm.v1.ExecInput.start:type_name -> swarm.v1.ExecStart
-	32, // 45: swarm.v1.ExecInput.resize:type_name -> swarm.v1.Resize
-	40, // 46: swarm.v1.NodeNetwork.peers:type_name -> swarm.v1.NodeNetworkPeer
-	41, // 47: swarm.v1.NodeNetwork.received:type_name -> swarm.v1.NetworkTraffic
-	41, // 48: swarm.v1.NodeNetwork.sent:type_name -> swarm.v1.NetworkTraffic
-	54, // 49: swarm.v1.ImageProgress.image:type_name -> swarm.v1.Image
-	1,  // 50: swarm.v1.Dispatcher.Session:input_type -> swarm.v1.FromWorker
-	21, // 51: swarm.v1.Dispatcher.Holders:input_type -> swarm.v1.HoldersRequest
-	23, // 52: swarm.v1.Dispatcher.AwaitProgrammed:input_type -> swarm.v1.AwaitProgrammedRequest
-	25, // 53: swarm.v1.Liveness.Report:input_type -> swarm.v1.SessionReport
-	28, // 54: swarm.v1.Worker.Logs:input_type -> swarm.v1.TaskLogsRequest
-	31, // 55: swarm.v1.Worker.Exec:input_type -> swarm.v1.ExecInput
-	34, // 56: swarm.v1.Worker.PullImage:input_type -> swarm.v1.PullImageRequest
-	35, // 57: swarm.v1.Worker.PushImage:input_type -> swarm.v1.PushImageRequest
-	36, // 58: swarm.v1.Worker.RemoveImage:input_type -> swarm.v1.RemoveImageRequest
-	38, // 59: swarm.v1.Worker.Network:input_type -> swarm.v1.NodeNetworkRequest
-	8,  // 60: swarm.v1.Dispatcher.Session:output_type -> swarm.v1.ToWorker
-	22, // 61: swarm.v1.Dispatcher.Holders:output_type -> swarm.v1.HoldersResponse
-	24, // 62: swarm.v1.Dispatcher.AwaitProgrammed:output_type -> swarm.v1.AwaitProgrammedResponse
-	27, // 63: swarm.v1.Liveness.Report:output_type -> swarm.v1.SessionReportAck
-	29, // 64: swarm.v1.Worker.Logs:output_type -> swarm.v1.TaskLogsResponse
-	33, // 65: swarm.v1.Worker.Exec:output_type -> swarm.v1.ExecOutput
-	42, // 66: swarm.v1.Worker.PullImage:output_type -> swarm.v1.ImageProgress
-	42, // 67: swarm.v1.Worker.PushImage:output_type -> swarm.v1.ImageProgress
-	37, // 68: swarm.v1.Worker.RemoveImage:output_type -> swarm.v1.RemoveImageResponse
-	39, // 69: swarm.v1.Worker.Network:output_type -> swarm.v1.NodeNetwork
-	60, // [60:70] is the sub-list for method output_type
-	50, // [50:60] is the sub-list for method input_type
-	50, // [50:50] is the sub-list for extension type_name
-	50, // [50:50] is the sub-list for extension extendee
-	0,  // [0:50] is the sub-list for field type_name
+	8,  // 7: swarm.v1.FromWorker.volumes:type_name -> swarm.v1.VolumeReport
+	44, // 8: swarm.v1.Hello.description:type_name -> swarm.v1.NodeDescription
+	45, // 9: swarm.v1.StatusReport.updates:type_name -> swarm.v1.TaskStatus
+	46, // 10: swarm.v1.VolumeReport.held:type_name -> swarm.v1.Volume
+	11, // 11: swarm.v1.ToWorker.welcome:type_name -> swarm.v1.Welcome
+	12, // 12: swarm.v1.ToWorker.heartbeat_ack:type_name -> swarm.v1.HeartbeatAck
+	15, // 13: swarm.v1.ToWorker.assignments:type_name -> swarm.v1.Assignments
+	13, // 14: swarm.v1.ToWorker.status_ack:type_name -> swarm.v1.StatusAck
+	14, // 15: swarm.v1.ToWorker.node:type_name -> swarm.v1.NodeUpdate
+	10, // 16: swarm.v1.ToWorker.departure_ack:type_name -> swarm.v1.DepartureAck
+	47, // 17: swarm.v1.Welcome.heartbeat_period:type_name -> google.protobuf.Duration
+	47, // 18: swarm.v1.Welcome.lease:type_name -> google.protobuf.Duration
+	48, // 19: swarm.v1.NodeUpdate.node:type_name -> swarm.v1.Node
+	49, // 20: swarm.v1.NodeUpdate.managers:type_name -> swarm.v1.Peer
+	16, // 21: swarm.v1.Assignments.changes:type_name -> swarm.v1.AssignmentChange
+	17, // 22: swarm.v1.AssignmentChange.put:type_name -> swarm.v1.Assignment
+	21, // 23: swarm.v1.AssignmentChange.remove:type_name -> swarm.v1.AssignmentRef
+	50, // 24: swarm.v1.Assignment.task:type_name -> swarm.v1.Task
+	51, // 25: swarm.v1.Assignment.revision:type_name -> swarm.v1.Revision
+	52, // 26: swarm.v1.Assignment.data_version:type_name -> swarm.v1.DataVersion
+	53, // 27: swarm.v1.Assignment.endpoint:type_name -> swarm.v1.Endpoint
+	54, // 28: swarm.v1.Assignment.key:type_name -> swarm.v1.EncryptionKey
+	55, // 29: swarm.v1.Assignment.network:type_name -> swarm.v1.Network
+	56, // 30: swarm.v1.Assignment.image:type_name -> swarm.v1.Image
+	18, // 31: swarm.v1.Assignment.peering:type_name -> swarm.v1.Peering
+	19, // 32: swarm.v1.Assignment.routing:type_name -> swarm.v1.Routing
+	20, // 33: swarm.v1.Assignment.backend:type_name -> swarm.v1.Backend
+	46, // 34: swarm.v1.Assignment.volume:type_name -> swarm.v1.Volume
+	53, // 35: swarm.v1.Routing.endpoint:type_name -> swarm.v1.Endpoint
+	57, // 36: swarm.v1.Routing.networks:type_name -> swarm.v1.NetworkAttachment
+	57, // 37: swarm.v1.Backend.networks:type_name -> swarm.v1.NetworkAttachment
+	0,  // 38: swarm.v1.AssignmentRef.kind:type_name -> swarm.v1.AssignmentRef.Kind
+	49, // 39: swarm.v1.HoldersResponse.holders:type_name -> swarm.v1.Peer
+	27, // 40: swarm.v1.SessionReport.sessions:type_name -> swarm.v1.SessionEntry
+	27, // 41: swarm.v1.SessionReport.opening:type_name -> swarm.v1.SessionEntry
+	58, // 42: swarm.v1.SessionEntry.last_heartbeat:type_name -> google.protobuf.Timestamp
+	47, // 43: swarm.v1.SessionEntry.lease:type_name -> google.protobuf.Duration
+	59, // 44: swarm.v1.TaskLogsRequest.options:type_name -> swarm.v1.LogOptions
+	60, // 45: swarm.v1.TaskLogsResponse.records:type_name -> swarm.v1.LogRecord
+	61, // 46: swarm.v1.TaskLogsResponse.details:type_name -> swarm.v1.LogDetails
+	31, // 47: swarm.v1.ExecInput.start:type_name -> swarm.v1.ExecStart
+	33, // 48: swarm.v1.ExecInput.resize:type_name -> swarm.v1.Resize
+	41, // 49: swarm.v1.NodeNetwork.peers:type_name -> swarm.v1.NodeNetworkPeer
+	42, // 50: swarm.v1.NodeNetwork.received:type_name -> swarm.v1.NetworkTraffic
+	42, // 51: swarm.v1.NodeNetwork.sent:type_name -> swarm.v1.NetworkTraffic
+	56, // 52: swarm.v1.ImageProgress.image:type_name -> swarm.v1.Image
+	1,  // 53: swarm.v1.Dispatcher.Session:input_type -> swarm.v1.FromWorker
+	22, // 54: swarm.v1.Dispatcher.Holders:input_type -> swarm.v1.HoldersRequest
+	24, // 55: swarm.v1.Dispatcher.AwaitProgrammed:input_type -> swarm.v1.AwaitProgrammedRequest
+	26, // 56: swarm.v1.Liveness.Report:input_type -> swarm.v1.SessionReport
+	29, // 57: swarm.v1.Worker.Logs:input_type -> swarm.v1.TaskLogsRequest
+	32, // 58: swarm.v1.Worker.Exec:input_type -> swarm.v1.ExecInput
+	35, // 59: swarm.v1.Worker.PullImage:input_type -> swarm.v1.PullImageRequest
+	36, // 60: swarm.v1.Worker.PushImage:input_type -> swarm.v1.PushImageRequest
+	37, // 61: swarm.v1.Worker.RemoveImage:input_type -> swarm.v1.RemoveImageRequest
+	39, // 62: swarm.v1.Worker.Network:input_type -> swarm.v1.NodeNetworkRequest
+	9,  // 63: swarm.v1.Dispatcher.Session:output_type -> swarm.v1.ToWorker
+	23, // 64: swarm.v1.Dispatcher.Holders:output_type -> swarm.v1.HoldersResponse
+	25, // 65: swarm.v1.Dispatcher.AwaitProgrammed:output_type -> swarm.v1.AwaitProgrammedResponse
+	28, // 66: swarm.v1.Liveness.Report:output_type -> swarm.v1.SessionReportAck
+	30, // 67: swarm.v1.Worker.Logs:output_type -> swarm.v1.TaskLogsResponse
+	34, // 68: swarm.v1.Worker.Exec:output_type -> swarm.v1.ExecOutput
+	43, // 69: swarm.v1.Worker.PullImage:output_type -> swarm.v1.ImageProgress
+	43, // 70: swarm.v1.Worker.PushImage:output_type -> swarm.v1.ImageProgress
+	38, // 71: swarm.v1.Worker.RemoveImage:output_type -> swarm.v1.RemoveImageResponse
+	40, // 72: swarm.v1.Worker.Network:output_type -> swarm.v1.NodeNetwork
+	63, // [63:73] is the sub-list for method output_type
+	53, // [53:63] is the sub-list for method input_type
+	53, // [53:53] is the sub-list for extension type_name
+	53, // [53:53] is the sub-list for extension extendee
+	0,  // [0:53] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_dispatch_proto_init() }
@@ -3637,8 +3729,9 @@ func file_swarm_v1_dispatch_proto_init() {
 		(*FromWorker_Images)(nil),
 		(*FromWorker_Departure)(nil),
 		(*FromWorker_Programmed)(nil),
+		(*FromWorker_Volumes)(nil),
 	}
-	file_swarm_v1_dispatch_proto_msgTypes[7].OneofWrappers = []any{
+	file_swarm_v1_dispatch_proto_msgTypes[8].OneofWrappers = []any{
 		(*ToWorker_Welcome)(nil),
 		(*ToWorker_HeartbeatAck)(nil),
 		(*ToWorker_Assignments)(nil),
@@ -3646,11 +3739,11 @@ func file_swarm_v1_dispatch_proto_init() {
 		(*ToWorker_Node)(nil),
 		(*ToWorker_DepartureAck)(nil),
 	}
-	file_swarm_v1_dispatch_proto_msgTypes[14].OneofWrappers = []any{
+	file_swarm_v1_dispatch_proto_msgTypes[15].OneofWrappers = []any{
 		(*AssignmentChange_Put)(nil),
 		(*AssignmentChange_Remove)(nil),
 	}
-	file_swarm_v1_dispatch_proto_msgTypes[15].OneofWrappers = []any{
+	file_swarm_v1_dispatch_proto_msgTypes[16].OneofWrappers = []any{
 		(*Assignment_Task)(nil),
 		(*Assignment_Revision)(nil),
 		(*Assignment_DataVersion)(nil),
@@ -3661,15 +3754,16 @@ func file_swarm_v1_dispatch_proto_init() {
 		(*Assignment_Peering)(nil),
 		(*Assignment_Routing)(nil),
 		(*Assignment_Backend)(nil),
+		(*Assignment_Volume)(nil),
 	}
-	file_swarm_v1_dispatch_proto_msgTypes[30].OneofWrappers = []any{
+	file_swarm_v1_dispatch_proto_msgTypes[31].OneofWrappers = []any{
 		(*ExecInput_Start)(nil),
 		(*ExecInput_Stdin)(nil),
 		(*ExecInput_CloseStdin)(nil),
 		(*ExecInput_Resize)(nil),
 		(*ExecInput_Signal)(nil),
 	}
-	file_swarm_v1_dispatch_proto_msgTypes[32].OneofWrappers = []any{
+	file_swarm_v1_dispatch_proto_msgTypes[33].OneofWrappers = []any{
 		(*ExecOutput_Stdout)(nil),
 		(*ExecOutput_Stderr)(nil),
 		(*ExecOutput_ExitCode)(nil),
@@ -3681,7 +3775,7 @@ func file_swarm_v1_dispatch_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_dispatch_proto_rawDesc), len(file_swarm_v1_dispatch_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   42,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

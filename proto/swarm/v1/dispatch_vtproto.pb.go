@@ -105,6 +105,15 @@ func (m *FromWorker_Programmed) CloneVT() isFromWorker_Message {
 	return r
 }
 
+func (m *FromWorker_Volumes) CloneVT() isFromWorker_Message {
+	if m == nil {
+		return (*FromWorker_Volumes)(nil)
+	}
+	r := new(FromWorker_Volumes)
+	r.Volumes = m.Volumes.CloneVT()
+	return r
+}
+
 func (m *Programmed) CloneVT() *Programmed {
 	if m == nil {
 		return (*Programmed)(nil)
@@ -220,6 +229,29 @@ func (m *ImageReport) CloneVT() *ImageReport {
 }
 
 func (m *ImageReport) CloneMessageVT() proto.Message {
+	return m.CloneVT()
+}
+
+func (m *VolumeReport) CloneVT() *VolumeReport {
+	if m == nil {
+		return (*VolumeReport)(nil)
+	}
+	r := new(VolumeReport)
+	if rhs := m.Held; rhs != nil {
+		tmpContainer := make([]*Volume, len(rhs))
+		for k, v := range rhs {
+			tmpContainer[k] = v.CloneVT()
+		}
+		r.Held = tmpContainer
+	}
+	if len(m.unknownFields) > 0 {
+		r.unknownFields = make([]byte, len(m.unknownFields))
+		copy(r.unknownFields, m.unknownFields)
+	}
+	return r
+}
+
+func (m *VolumeReport) CloneMessageVT() proto.Message {
 	return m.CloneVT()
 }
 
@@ -569,6 +601,15 @@ func (m *Assignment_Backend) CloneVT() isAssignment_Object {
 	}
 	r := new(Assignment_Backend)
 	r.Backend = m.Backend.CloneVT()
+	return r
+}
+
+func (m *Assignment_Volume) CloneVT() isAssignment_Object {
+	if m == nil {
+		return (*Assignment_Volume)(nil)
+	}
+	r := new(Assignment_Volume)
+	r.Volume = m.Volume.CloneVT()
 	return r
 }
 
@@ -1461,6 +1502,31 @@ func (this *FromWorker_Programmed) EqualVT(thatIface isFromWorker_Message) bool 
 	return true
 }
 
+func (this *FromWorker_Volumes) EqualVT(thatIface isFromWorker_Message) bool {
+	that, ok := thatIface.(*FromWorker_Volumes)
+	if !ok {
+		return false
+	}
+	if this == that {
+		return true
+	}
+	if this == nil && that != nil || this != nil && that == nil {
+		return false
+	}
+	if p, q := this.Volumes, that.Volumes; p != q {
+		if p == nil {
+			p = &VolumeReport{}
+		}
+		if q == nil {
+			q = &VolumeReport{}
+		}
+		if !p.EqualVT(q) {
+			return false
+		}
+	}
+	return true
+}
+
 func (this *Programmed) EqualVT(that *Programmed) bool {
 	if this == that {
 		return true
@@ -1608,6 +1674,39 @@ func (this *ImageReport) EqualVT(that *ImageReport) bool {
 
 func (this *ImageReport) EqualMessageVT(thatMsg proto.Message) bool {
 	that, ok := thatMsg.(*ImageReport)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *VolumeReport) EqualVT(that *VolumeReport) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Held) != len(that.Held) {
+		return false
+	}
+	for i, vx := range this.Held {
+		vy := that.Held[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Volume{}
+			}
+			if q == nil {
+				q = &Volume{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *VolumeReport) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*VolumeReport)
 	if !ok {
 		return false
 	}
@@ -2309,6 +2408,31 @@ func (this *Assignment_Backend) EqualVT(thatIface isAssignment_Object) bool {
 		}
 		if q == nil {
 			q = &Backend{}
+		}
+		if !p.EqualVT(q) {
+			return false
+		}
+	}
+	return true
+}
+
+func (this *Assignment_Volume) EqualVT(thatIface isAssignment_Object) bool {
+	that, ok := thatIface.(*Assignment_Volume)
+	if !ok {
+		return false
+	}
+	if this == that {
+		return true
+	}
+	if this == nil && that != nil || this != nil && that == nil {
+		return false
+	}
+	if p, q := this.Volume, that.Volume; p != q {
+		if p == nil {
+			p = &Volume{}
+		}
+		if q == nil {
+			q = &Volume{}
 		}
 		if !p.EqualVT(q) {
 			return false
@@ -3542,6 +3666,29 @@ func (m *FromWorker_Programmed) MarshalToSizedBufferVT(dAtA []byte) (int, error)
 	}
 	return len(dAtA) - i, nil
 }
+func (m *FromWorker_Volumes) MarshalToVT(dAtA []byte) (int, error) {
+	size := m.SizeVT()
+	return m.MarshalToSizedBufferVT(dAtA[:size])
+}
+
+func (m *FromWorker_Volumes) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	if m.Volumes != nil {
+		size, err := m.Volumes.MarshalToSizedBufferVT(dAtA[:i])
+		if err != nil {
+			return 0, err
+		}
+		i -= size
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(size))
+		i--
+		dAtA[i] = 0x42
+	} else {
+		i = protohelpers.EncodeVarint(dAtA, i, 0)
+		i--
+		dAtA[i] = 0x42
+	}
+	return len(dAtA) - i, nil
+}
 func (m *Programmed) MarshalVT() (dAtA []byte, err error) {
 	if m == nil {
 		return nil, nil
@@ -3815,6 +3962,51 @@ func (m *ImageReport) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 			i -= len(m.Held[iNdEx])
 			copy(dAtA[i:], m.Held[iNdEx])
 			i = protohelpers.EncodeVarint(dAtA, i, uint64(len(m.Held[iNdEx])))
+			i--
+			dAtA[i] = 0xa
+		}
+	}
+	return len(dAtA) - i, nil
+}
+
+func (m *VolumeReport) MarshalVT() (dAtA []byte, err error) {
+	if m == nil {
+		return nil, nil
+	}
+	size := m.SizeVT()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBufferVT(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *VolumeReport) MarshalToVT(dAtA []byte) (int, error) {
+	size := m.SizeVT()
+	return m.MarshalToSizedBufferVT(dAtA[:size])
+}
+
+func (m *VolumeReport) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
+	if m == nil {
+		return 0, nil
+	}
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	if m.unknownFields != nil {
+		i -= len(m.unknownFields)
+		copy(dAtA[i:], m.unknownFields)
+	}
+	if len(m.Held) > 0 {
+		for iNdEx := len(m.Held) - 1; iNdEx >= 0; iNdEx-- {
+			size, err := m.Held[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
+			if err != nil {
+				return 0, err
+			}
+			i -= size
+			i = protohelpers.EncodeVarint(dAtA, i, uint64(size))
 			i--
 			dAtA[i] = 0xa
 		}
@@ -4680,6 +4872,29 @@ func (m *Assignment_Backend) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i = protohelpers.EncodeVarint(dAtA, i, 0)
 		i--
 		dAtA[i] = 0x5a
+	}
+	return len(dAtA) - i, nil
+}
+func (m *Assignment_Volume) MarshalToVT(dAtA []byte) (int, error) {
+	size := m.SizeVT()
+	return m.MarshalToSizedBufferVT(dAtA[:size])
+}
+
+func (m *Assignment_Volume) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	if m.Volume != nil {
+		size, err := m.Volume.MarshalToSizedBufferVT(dAtA[:i])
+		if err != nil {
+			return 0, err
+		}
+		i -= size
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(size))
+		i--
+		dAtA[i] = 0x62
+	} else {
+		i = protohelpers.EncodeVarint(dAtA, i, 0)
+		i--
+		dAtA[i] = 0x62
 	}
 	return len(dAtA) - i, nil
 }
@@ -6472,6 +6687,20 @@ func (m *FromWorker_Programmed) SizeVT() (n int) {
 	}
 	return n
 }
+func (m *FromWorker_Volumes) SizeVT() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	if m.Volumes != nil {
+		l = m.Volumes.SizeVT()
+		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
+	} else {
+		n += 3
+	}
+	return n
+}
 func (m *Programmed) SizeVT() (n int) {
 	if m == nil {
 		return 0
@@ -6571,6 +6800,22 @@ func (m *ImageReport) SizeVT() (n int) {
 	if len(m.Held) > 0 {
 		for _, s := range m.Held {
 			l = len(s)
+			n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
+		}
+	}
+	n += len(m.unknownFields)
+	return n
+}
+
+func (m *VolumeReport) SizeVT() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	if len(m.Held) > 0 {
+		for _, e := range m.Held {
+			l = e.SizeVT()
 			n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 		}
 	}
@@ -6982,6 +7227,20 @@ func (m *Assignment_Backend) SizeVT() (n int) {
 	_ = l
 	if m.Backend != nil {
 		l = m.Backend.SizeVT()
+		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
+	} else {
+		n += 3
+	}
+	return n
+}
+func (m *Assignment_Volume) SizeVT() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	if m.Volume != nil {
+		l = m.Volume.SizeVT()
 		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 	} else {
 		n += 3
@@ -8009,6 +8268,47 @@ func (m *FromWorker) UnmarshalVT(dAtA []byte) error {
 				m.Message = &FromWorker_Programmed{Programmed: v}
 			}
 			iNdEx = postIndex
+		case 8:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Volumes", wireType)
+			}
+			var msglen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				msglen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if msglen < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			postIndex := iNdEx + msglen
+			if postIndex < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			if oneof, ok := m.Message.(*FromWorker_Volumes); ok {
+				if err := oneof.Volumes.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+					return err
+				}
+			} else {
+				v := &VolumeReport{}
+				if err := v.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+					return err
+				}
+				m.Message = &FromWorker_Volumes{Volumes: v}
+			}
+			iNdEx = postIndex
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
@@ -8626,6 +8926,91 @@ func (m *ImageReport) UnmarshalVT(dAtA []byte) error {
 				return io.ErrUnexpectedEOF
 			}
 			m.Held = append(m.Held, string(dAtA[iNdEx:postIndex]))
+			iNdEx = postIndex
+		default:
+			iNdEx = preIndex
+			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.unknownFields = append(m.unknownFields, dAtA[iNdEx:iNdEx+skippy]...)
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *VolumeReport) UnmarshalVT(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return protohelpers.ErrIntOverflow
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: VolumeReport: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: VolumeReport: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		case 1:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Held", wireType)
+			}
+			var msglen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				msglen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if msglen < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			postIndex := iNdEx + msglen
+			if postIndex < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Held = append(m.Held, &Volume{})
+			if err := m.Held[len(m.Held)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+				return err
+			}
 			iNdEx = postIndex
 		default:
 			iNdEx = preIndex
@@ -10237,6 +10622,47 @@ func (m *Assignment) UnmarshalVT(dAtA []byte) error {
 					return err
 				}
 				m.Object = &Assignment_Backend{Backend: v}
+			}
+			iNdEx = postIndex
+		case 12:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Volume", wireType)
+			}
+			var msglen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				msglen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if msglen < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			postIndex := iNdEx + msglen
+			if postIndex < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			if oneof, ok := m.Object.(*Assignment_Volume); ok {
+				if err := oneof.Volume.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+					return err
+				}
+			} else {
+				v := &Volume{}
+				if err := v.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+					return err
+				}
+				m.Object = &Assignment_Volume{Volume: v}
 			}
 			iNdEx = postIndex
 		default:

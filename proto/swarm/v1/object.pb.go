@@ -426,7 +426,7 @@ func (x Event_Action) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Event_Action.Descriptor instead.
 func (Event_Action) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{39, 0}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{40, 0}
 }
 
 type LogRecord_Stream int32
@@ -475,7 +475,7 @@ func (x LogRecord_Stream) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LogRecord_Stream.Descriptor instead.
 func (LogRecord_Stream) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{41, 0}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{42, 0}
 }
 
 // Meta stands in every stored object. The store sets it in Apply; what a caller puts there is ignored.
@@ -3023,13 +3023,33 @@ func (x *DataVersion) GetTemplating() *Driver {
 	return nil
 }
 
+// Volume: a volume with a name. Key: node id and name. The planner creates the row together with the task that will make the
+// volume. Dispatch then writes what the node reports, and removes the row when the node does not have the volume any more.
 type Volume struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Meta          *Meta                  `protobuf:"bytes,2,opt,name=meta,proto3" json:"meta,omitempty"`
-	Spec          *VolumeSpec            `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
-	NodeId        string                 `protobuf:"bytes,4,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
-	PendingDelete bool                   `protobuf:"varint,5,opt,name=pending_delete,json=pendingDelete,proto3" json:"pending_delete,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node that has it. Empty: every node mounts it from a file server.
+	NodeId string `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Meta   *Meta  `protobuf:"bytes,2,opt,name=meta,proto3" json:"meta,omitempty"`
+	Name   string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// No name: local.
+	Driver *Driver           `protobuf:"bytes,4,opt,name=driver,proto3" json:"driver,omitempty"`
+	Labels map[string]string `protobuf:"bytes,5,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// When the node made it.
+	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	// Bytes. The node measures it rarely; measured_at is when it last did.
+	Size       int64                  `protobuf:"varint,7,opt,name=size,proto3" json:"size,omitempty"`
+	MeasuredAt *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=measured_at,json=measuredAt,proto3" json:"measured_at,omitempty"`
+	// The node has reported it. Not set: a task that has been placed on the node will make it.
+	Reported bool `protobuf:"varint,9,opt,name=reported,proto3" json:"reported,omitempty"`
+	// The service whose task made it. Empty: a user made it, or the node reported it before it was known.
+	MakerId string `protobuf:"bytes,10,opt,name=maker_id,json=makerId,proto3" json:"maker_id,omitempty"`
+	// Slots whose tasks have been placed on the node because of it. Their next tasks are placed there too.
+	Uses []*VolumeUse `protobuf:"bytes,11,rep,name=uses,proto3" json:"uses,omitempty"`
+	// A user made it by the API. A volume that a node has just reported draws no tasks to the node, because a node could
+	// draw secrets to itself with it; a user can accept such a volume by making it there.
+	Accepted bool `protobuf:"varint,12,opt,name=accepted,proto3" json:"accepted,omitempty"`
+	// Folder of the data on the node.
+	Mountpoint    string `protobuf:"bytes,13,opt,name=mountpoint,proto3" json:"mountpoint,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3064,9 +3084,9 @@ func (*Volume) Descriptor() ([]byte, []int) {
 	return file_swarm_v1_object_proto_rawDescGZIP(), []int{30}
 }
 
-func (x *Volume) GetId() string {
+func (x *Volume) GetNodeId() string {
 	if x != nil {
-		return x.Id
+		return x.NodeId
 	}
 	return ""
 }
@@ -3078,25 +3098,133 @@ func (x *Volume) GetMeta() *Meta {
 	return nil
 }
 
-func (x *Volume) GetSpec() *VolumeSpec {
+func (x *Volume) GetName() string {
 	if x != nil {
-		return x.Spec
-	}
-	return nil
-}
-
-func (x *Volume) GetNodeId() string {
-	if x != nil {
-		return x.NodeId
+		return x.Name
 	}
 	return ""
 }
 
-func (x *Volume) GetPendingDelete() bool {
+func (x *Volume) GetDriver() *Driver {
 	if x != nil {
-		return x.PendingDelete
+		return x.Driver
+	}
+	return nil
+}
+
+func (x *Volume) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *Volume) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+func (x *Volume) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Volume) GetMeasuredAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.MeasuredAt
+	}
+	return nil
+}
+
+func (x *Volume) GetReported() bool {
+	if x != nil {
+		return x.Reported
 	}
 	return false
+}
+
+func (x *Volume) GetMakerId() string {
+	if x != nil {
+		return x.MakerId
+	}
+	return ""
+}
+
+func (x *Volume) GetUses() []*VolumeUse {
+	if x != nil {
+		return x.Uses
+	}
+	return nil
+}
+
+func (x *Volume) GetAccepted() bool {
+	if x != nil {
+		return x.Accepted
+	}
+	return false
+}
+
+func (x *Volume) GetMountpoint() string {
+	if x != nil {
+		return x.Mountpoint
+	}
+	return ""
+}
+
+type VolumeUse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ServiceId     string                 `protobuf:"bytes,1,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	Slot          uint64                 `protobuf:"varint,2,opt,name=slot,proto3" json:"slot,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VolumeUse) Reset() {
+	*x = VolumeUse{}
+	mi := &file_swarm_v1_object_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VolumeUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VolumeUse) ProtoMessage() {}
+
+func (x *VolumeUse) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_object_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VolumeUse.ProtoReflect.Descriptor instead.
+func (*VolumeUse) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *VolumeUse) GetServiceId() string {
+	if x != nil {
+		return x.ServiceId
+	}
+	return ""
+}
+
+func (x *VolumeUse) GetSlot() uint64 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
 }
 
 // Image: a reference known to the cluster, pinned to a digest. Key: id (random). The name is unique.
@@ -3119,7 +3247,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_swarm_v1_object_proto_msgTypes[31]
+	mi := &file_swarm_v1_object_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3131,7 +3259,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[31]
+	mi := &file_swarm_v1_object_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3144,7 +3272,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{31}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Image) GetId() string {
@@ -3210,7 +3338,7 @@ type ImageCopy struct {
 
 func (x *ImageCopy) Reset() {
 	*x = ImageCopy{}
-	mi := &file_swarm_v1_object_proto_msgTypes[32]
+	mi := &file_swarm_v1_object_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3222,7 +3350,7 @@ func (x *ImageCopy) String() string {
 func (*ImageCopy) ProtoMessage() {}
 
 func (x *ImageCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[32]
+	mi := &file_swarm_v1_object_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3235,7 +3363,7 @@ func (x *ImageCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageCopy.ProtoReflect.Descriptor instead.
 func (*ImageCopy) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{32}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ImageCopy) GetDigest() string {
@@ -3285,7 +3413,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_swarm_v1_object_proto_msgTypes[33]
+	mi := &file_swarm_v1_object_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3297,7 +3425,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[33]
+	mi := &file_swarm_v1_object_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3310,7 +3438,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{33}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Cluster) GetId() string {
@@ -3383,7 +3511,7 @@ type RootCA struct {
 
 func (x *RootCA) Reset() {
 	*x = RootCA{}
-	mi := &file_swarm_v1_object_proto_msgTypes[34]
+	mi := &file_swarm_v1_object_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3395,7 +3523,7 @@ func (x *RootCA) String() string {
 func (*RootCA) ProtoMessage() {}
 
 func (x *RootCA) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[34]
+	mi := &file_swarm_v1_object_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3408,7 +3536,7 @@ func (x *RootCA) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootCA.ProtoReflect.Descriptor instead.
 func (*RootCA) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{34}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RootCA) GetBundle() []byte {
@@ -3449,7 +3577,7 @@ type JoinTokens struct {
 
 func (x *JoinTokens) Reset() {
 	*x = JoinTokens{}
-	mi := &file_swarm_v1_object_proto_msgTypes[35]
+	mi := &file_swarm_v1_object_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3461,7 +3589,7 @@ func (x *JoinTokens) String() string {
 func (*JoinTokens) ProtoMessage() {}
 
 func (x *JoinTokens) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[35]
+	mi := &file_swarm_v1_object_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3474,7 +3602,7 @@ func (x *JoinTokens) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinTokens.ProtoReflect.Descriptor instead.
 func (*JoinTokens) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{35}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *JoinTokens) GetWorker() string {
@@ -3506,7 +3634,7 @@ type EncryptionKey struct {
 
 func (x *EncryptionKey) Reset() {
 	*x = EncryptionKey{}
-	mi := &file_swarm_v1_object_proto_msgTypes[36]
+	mi := &file_swarm_v1_object_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3518,7 +3646,7 @@ func (x *EncryptionKey) String() string {
 func (*EncryptionKey) ProtoMessage() {}
 
 func (x *EncryptionKey) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[36]
+	mi := &file_swarm_v1_object_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3531,7 +3659,7 @@ func (x *EncryptionKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EncryptionKey.ProtoReflect.Descriptor instead.
 func (*EncryptionKey) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{36}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *EncryptionKey) GetSubsystem() string {
@@ -3583,7 +3711,7 @@ type RaftMember struct {
 
 func (x *RaftMember) Reset() {
 	*x = RaftMember{}
-	mi := &file_swarm_v1_object_proto_msgTypes[37]
+	mi := &file_swarm_v1_object_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3595,7 +3723,7 @@ func (x *RaftMember) String() string {
 func (*RaftMember) ProtoMessage() {}
 
 func (x *RaftMember) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[37]
+	mi := &file_swarm_v1_object_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3608,7 +3736,7 @@ func (x *RaftMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftMember.ProtoReflect.Descriptor instead.
 func (*RaftMember) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{37}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RaftMember) GetNodeId() string {
@@ -3660,7 +3788,7 @@ type Credential struct {
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_swarm_v1_object_proto_msgTypes[38]
+	mi := &file_swarm_v1_object_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3672,7 +3800,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[38]
+	mi := &file_swarm_v1_object_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3685,7 +3813,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{38}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Credential) GetId() string {
@@ -3748,7 +3876,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_swarm_v1_object_proto_msgTypes[39]
+	mi := &file_swarm_v1_object_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3760,7 +3888,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[39]
+	mi := &file_swarm_v1_object_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3773,7 +3901,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{39}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Event) GetIndex() uint64 {
@@ -3856,7 +3984,7 @@ type Object struct {
 
 func (x *Object) Reset() {
 	*x = Object{}
-	mi := &file_swarm_v1_object_proto_msgTypes[40]
+	mi := &file_swarm_v1_object_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3868,7 +3996,7 @@ func (x *Object) String() string {
 func (*Object) ProtoMessage() {}
 
 func (x *Object) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[40]
+	mi := &file_swarm_v1_object_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3881,7 +4009,7 @@ func (x *Object) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Object.ProtoReflect.Descriptor instead.
 func (*Object) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{40}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Object) GetObject() isObject_Object {
@@ -4201,7 +4329,7 @@ type LogRecord struct {
 
 func (x *LogRecord) Reset() {
 	*x = LogRecord{}
-	mi := &file_swarm_v1_object_proto_msgTypes[41]
+	mi := &file_swarm_v1_object_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4213,7 +4341,7 @@ func (x *LogRecord) String() string {
 func (*LogRecord) ProtoMessage() {}
 
 func (x *LogRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[41]
+	mi := &file_swarm_v1_object_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4226,7 +4354,7 @@ func (x *LogRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogRecord.ProtoReflect.Descriptor instead.
 func (*LogRecord) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{41}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *LogRecord) GetTimestamp() *timestamppb.Timestamp {
@@ -4318,7 +4446,7 @@ type LogOptions struct {
 
 func (x *LogOptions) Reset() {
 	*x = LogOptions{}
-	mi := &file_swarm_v1_object_proto_msgTypes[42]
+	mi := &file_swarm_v1_object_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4330,7 +4458,7 @@ func (x *LogOptions) String() string {
 func (*LogOptions) ProtoMessage() {}
 
 func (x *LogOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[42]
+	mi := &file_swarm_v1_object_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4343,7 +4471,7 @@ func (x *LogOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogOptions.ProtoReflect.Descriptor instead.
 func (*LogOptions) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{42}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *LogOptions) GetStreams() []LogRecord_Stream {
@@ -4406,7 +4534,7 @@ type LogPlace struct {
 
 func (x *LogPlace) Reset() {
 	*x = LogPlace{}
-	mi := &file_swarm_v1_object_proto_msgTypes[43]
+	mi := &file_swarm_v1_object_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4418,7 +4546,7 @@ func (x *LogPlace) String() string {
 func (*LogPlace) ProtoMessage() {}
 
 func (x *LogPlace) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[43]
+	mi := &file_swarm_v1_object_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4431,7 +4559,7 @@ func (x *LogPlace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogPlace.ProtoReflect.Descriptor instead.
 func (*LogPlace) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{43}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *LogPlace) GetStream() LogRecord_Stream {
@@ -4459,7 +4587,7 @@ type LogDetails struct {
 
 func (x *LogDetails) Reset() {
 	*x = LogDetails{}
-	mi := &file_swarm_v1_object_proto_msgTypes[44]
+	mi := &file_swarm_v1_object_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4471,7 +4599,7 @@ func (x *LogDetails) String() string {
 func (*LogDetails) ProtoMessage() {}
 
 func (x *LogDetails) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[44]
+	mi := &file_swarm_v1_object_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4484,7 +4612,7 @@ func (x *LogDetails) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogDetails.ProtoReflect.Descriptor instead.
 func (*LogDetails) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{44}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *LogDetails) GetTaskId() string {
@@ -4774,13 +4902,33 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\x05actor\x18\x05 \x01(\tR\x05actor\x120\n" +
 	"\n" +
 	"templating\x18\x06 \x01(\v2\x10.swarm.v1.DriverR\n" +
-	"templating\"\xa6\x01\n" +
-	"\x06Volume\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\x12\"\n" +
-	"\x04meta\x18\x02 \x01(\v2\x0e.swarm.v1.MetaR\x04meta\x12(\n" +
-	"\x04spec\x18\x03 \x01(\v2\x14.swarm.v1.VolumeSpecR\x04spec\x12\x17\n" +
-	"\anode_id\x18\x04 \x01(\tR\x06nodeId\x12%\n" +
-	"\x0epending_delete\x18\x05 \x01(\bR\rpendingDelete\"\xc5\x01\n" +
+	"templating\"\x9c\x04\n" +
+	"\x06Volume\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\"\n" +
+	"\x04meta\x18\x02 \x01(\v2\x0e.swarm.v1.MetaR\x04meta\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12(\n" +
+	"\x06driver\x18\x04 \x01(\v2\x10.swarm.v1.DriverR\x06driver\x124\n" +
+	"\x06labels\x18\x05 \x03(\v2\x1c.swarm.v1.Volume.LabelsEntryR\x06labels\x129\n" +
+	"\n" +
+	"created_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x12\n" +
+	"\x04size\x18\a \x01(\x03R\x04size\x12;\n" +
+	"\vmeasured_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"measuredAt\x12\x1a\n" +
+	"\breported\x18\t \x01(\bR\breported\x12\x19\n" +
+	"\bmaker_id\x18\n" +
+	" \x01(\tR\amakerId\x12'\n" +
+	"\x04uses\x18\v \x03(\v2\x13.swarm.v1.VolumeUseR\x04uses\x12\x1a\n" +
+	"\baccepted\x18\f \x01(\bR\baccepted\x12\x1e\n" +
+	"\n" +
+	"mountpoint\x18\r \x01(\tR\n" +
+	"mountpoint\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\">\n" +
+	"\tVolumeUse\x12\x1d\n" +
+	"\n" +
+	"service_id\x18\x01 \x01(\tR\tserviceId\x12\x12\n" +
+	"\x04slot\x18\x02 \x01(\x04R\x04slot\"\xc5\x01\n" +
 	"\x05Image\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\"\n" +
 	"\x04meta\x18\x02 \x01(\v2\x0e.swarm.v1.MetaR\x04meta\x12\x12\n" +
@@ -4952,7 +5100,7 @@ func file_swarm_v1_object_proto_rawDescGZIP() []byte {
 }
 
 var file_swarm_v1_object_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_swarm_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
+var file_swarm_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_swarm_v1_object_proto_goTypes = []any{
 	(TaskState)(0),                // 0: swarm.v1.TaskState
 	(NodeState_State)(0),          // 1: swarm.v1.NodeState.State
@@ -4993,162 +5141,167 @@ var file_swarm_v1_object_proto_goTypes = []any{
 	(*DataRollout)(nil),           // 36: swarm.v1.DataRollout
 	(*DataVersion)(nil),           // 37: swarm.v1.DataVersion
 	(*Volume)(nil),                // 38: swarm.v1.Volume
-	(*Image)(nil),                 // 39: swarm.v1.Image
-	(*ImageCopy)(nil),             // 40: swarm.v1.ImageCopy
-	(*Cluster)(nil),               // 41: swarm.v1.Cluster
-	(*RootCA)(nil),                // 42: swarm.v1.RootCA
-	(*JoinTokens)(nil),            // 43: swarm.v1.JoinTokens
-	(*EncryptionKey)(nil),         // 44: swarm.v1.EncryptionKey
-	(*RaftMember)(nil),            // 45: swarm.v1.RaftMember
-	(*Credential)(nil),            // 46: swarm.v1.Credential
-	(*Event)(nil),                 // 47: swarm.v1.Event
-	(*Object)(nil),                // 48: swarm.v1.Object
-	(*LogRecord)(nil),             // 49: swarm.v1.LogRecord
-	(*LogOptions)(nil),            // 50: swarm.v1.LogOptions
-	(*LogPlace)(nil),              // 51: swarm.v1.LogPlace
-	(*LogDetails)(nil),            // 52: swarm.v1.LogDetails
-	nil,                           // 53: swarm.v1.EngineDescription.LabelsEntry
-	nil,                           // 54: swarm.v1.NetworkAttachment.DriverOptsEntry
-	nil,                           // 55: swarm.v1.Event.AttributesEntry
-	nil,                           // 56: swarm.v1.LogDetails.DetailsEntry
-	(*timestamppb.Timestamp)(nil), // 57: google.protobuf.Timestamp
-	(*NodeSpec)(nil),              // 58: swarm.v1.NodeSpec
-	(*durationpb.Duration)(nil),   // 59: google.protobuf.Duration
-	(*Platform)(nil),              // 60: swarm.v1.Platform
-	(*Resources)(nil),             // 61: swarm.v1.Resources
-	(*ServiceSpec)(nil),           // 62: swarm.v1.ServiceSpec
-	(*GenericResource)(nil),       // 63: swarm.v1.GenericResource
-	(*Driver)(nil),                // 64: swarm.v1.Driver
-	(*PortConfig)(nil),            // 65: swarm.v1.PortConfig
-	(*NetworkSpec)(nil),           // 66: swarm.v1.NetworkSpec
-	(*IPAMOptions)(nil),           // 67: swarm.v1.IPAMOptions
-	(*EndpointSpec)(nil),          // 68: swarm.v1.EndpointSpec
-	(*DataSpec)(nil),              // 69: swarm.v1.DataSpec
-	(*VolumeSpec)(nil),            // 70: swarm.v1.VolumeSpec
-	(*ClusterSpec)(nil),           // 71: swarm.v1.ClusterSpec
+	(*VolumeUse)(nil),             // 39: swarm.v1.VolumeUse
+	(*Image)(nil),                 // 40: swarm.v1.Image
+	(*ImageCopy)(nil),             // 41: swarm.v1.ImageCopy
+	(*Cluster)(nil),               // 42: swarm.v1.Cluster
+	(*RootCA)(nil),                // 43: swarm.v1.RootCA
+	(*JoinTokens)(nil),            // 44: swarm.v1.JoinTokens
+	(*EncryptionKey)(nil),         // 45: swarm.v1.EncryptionKey
+	(*RaftMember)(nil),            // 46: swarm.v1.RaftMember
+	(*Credential)(nil),            // 47: swarm.v1.Credential
+	(*Event)(nil),                 // 48: swarm.v1.Event
+	(*Object)(nil),                // 49: swarm.v1.Object
+	(*LogRecord)(nil),             // 50: swarm.v1.LogRecord
+	(*LogOptions)(nil),            // 51: swarm.v1.LogOptions
+	(*LogPlace)(nil),              // 52: swarm.v1.LogPlace
+	(*LogDetails)(nil),            // 53: swarm.v1.LogDetails
+	nil,                           // 54: swarm.v1.EngineDescription.LabelsEntry
+	nil,                           // 55: swarm.v1.NetworkAttachment.DriverOptsEntry
+	nil,                           // 56: swarm.v1.Volume.LabelsEntry
+	nil,                           // 57: swarm.v1.Event.AttributesEntry
+	nil,                           // 58: swarm.v1.LogDetails.DetailsEntry
+	(*timestamppb.Timestamp)(nil), // 59: google.protobuf.Timestamp
+	(*NodeSpec)(nil),              // 60: swarm.v1.NodeSpec
+	(*durationpb.Duration)(nil),   // 61: google.protobuf.Duration
+	(*Platform)(nil),              // 62: swarm.v1.Platform
+	(*Resources)(nil),             // 63: swarm.v1.Resources
+	(*ServiceSpec)(nil),           // 64: swarm.v1.ServiceSpec
+	(*GenericResource)(nil),       // 65: swarm.v1.GenericResource
+	(*Driver)(nil),                // 66: swarm.v1.Driver
+	(*PortConfig)(nil),            // 67: swarm.v1.PortConfig
+	(*NetworkSpec)(nil),           // 68: swarm.v1.NetworkSpec
+	(*IPAMOptions)(nil),           // 69: swarm.v1.IPAMOptions
+	(*EndpointSpec)(nil),          // 70: swarm.v1.EndpointSpec
+	(*DataSpec)(nil),              // 71: swarm.v1.DataSpec
+	(*ClusterSpec)(nil),           // 72: swarm.v1.ClusterSpec
 }
 var file_swarm_v1_object_proto_depIdxs = []int32{
-	57,  // 0: swarm.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
-	57,  // 1: swarm.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
+	59,  // 0: swarm.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
+	59,  // 1: swarm.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
 	8,   // 2: swarm.v1.Node.meta:type_name -> swarm.v1.Meta
-	58,  // 3: swarm.v1.Node.spec:type_name -> swarm.v1.NodeSpec
+	60,  // 3: swarm.v1.Node.spec:type_name -> swarm.v1.NodeSpec
 	8,   // 4: swarm.v1.NodeState.meta:type_name -> swarm.v1.Meta
 	11,  // 5: swarm.v1.NodeState.description:type_name -> swarm.v1.NodeDescription
 	1,   // 6: swarm.v1.NodeState.state:type_name -> swarm.v1.NodeState.State
-	57,  // 7: swarm.v1.NodeState.since:type_name -> google.protobuf.Timestamp
-	59,  // 8: swarm.v1.NodeState.up:type_name -> google.protobuf.Duration
-	59,  // 9: swarm.v1.NodeState.lease:type_name -> google.protobuf.Duration
-	60,  // 10: swarm.v1.NodeDescription.platform:type_name -> swarm.v1.Platform
-	61,  // 11: swarm.v1.NodeDescription.resources:type_name -> swarm.v1.Resources
+	59,  // 7: swarm.v1.NodeState.since:type_name -> google.protobuf.Timestamp
+	61,  // 8: swarm.v1.NodeState.up:type_name -> google.protobuf.Duration
+	61,  // 9: swarm.v1.NodeState.lease:type_name -> google.protobuf.Duration
+	62,  // 10: swarm.v1.NodeDescription.platform:type_name -> swarm.v1.Platform
+	63,  // 11: swarm.v1.NodeDescription.resources:type_name -> swarm.v1.Resources
 	13,  // 12: swarm.v1.NodeDescription.engine:type_name -> swarm.v1.EngineDescription
 	16,  // 13: swarm.v1.NodeDescription.tls_info:type_name -> swarm.v1.TLSInfo
 	12,  // 14: swarm.v1.NodeDescription.port_conflicts:type_name -> swarm.v1.PortConflict
 	2,   // 15: swarm.v1.PortConflict.kind:type_name -> swarm.v1.PortConflict.Kind
-	53,  // 16: swarm.v1.EngineDescription.labels:type_name -> swarm.v1.EngineDescription.LabelsEntry
+	54,  // 16: swarm.v1.EngineDescription.labels:type_name -> swarm.v1.EngineDescription.LabelsEntry
 	15,  // 17: swarm.v1.EngineDescription.plugins:type_name -> swarm.v1.PluginDescription
 	14,  // 18: swarm.v1.EngineDescription.builds:type_name -> swarm.v1.RunningBuild
 	8,   // 19: swarm.v1.Service.meta:type_name -> swarm.v1.Meta
 	18,  // 20: swarm.v1.Service.update_status:type_name -> swarm.v1.UpdateStatus
 	19,  // 21: swarm.v1.Service.job_status:type_name -> swarm.v1.JobStatus
 	3,   // 22: swarm.v1.UpdateStatus.state:type_name -> swarm.v1.UpdateStatus.State
-	57,  // 23: swarm.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
-	57,  // 24: swarm.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
-	57,  // 25: swarm.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
-	57,  // 26: swarm.v1.JobStatus.last_scheduled:type_name -> google.protobuf.Timestamp
+	59,  // 23: swarm.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
+	59,  // 24: swarm.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
+	59,  // 25: swarm.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
+	59,  // 26: swarm.v1.JobStatus.last_scheduled:type_name -> google.protobuf.Timestamp
 	8,   // 27: swarm.v1.Run.meta:type_name -> swarm.v1.Meta
-	57,  // 28: swarm.v1.Run.scheduled_at:type_name -> google.protobuf.Timestamp
-	57,  // 29: swarm.v1.Run.started_at:type_name -> google.protobuf.Timestamp
-	57,  // 30: swarm.v1.Run.ended_at:type_name -> google.protobuf.Timestamp
+	59,  // 28: swarm.v1.Run.scheduled_at:type_name -> google.protobuf.Timestamp
+	59,  // 29: swarm.v1.Run.started_at:type_name -> google.protobuf.Timestamp
+	59,  // 30: swarm.v1.Run.ended_at:type_name -> google.protobuf.Timestamp
 	4,   // 31: swarm.v1.Run.state:type_name -> swarm.v1.Run.State
 	8,   // 32: swarm.v1.Revision.meta:type_name -> swarm.v1.Meta
-	62,  // 33: swarm.v1.Revision.spec:type_name -> swarm.v1.ServiceSpec
+	64,  // 33: swarm.v1.Revision.spec:type_name -> swarm.v1.ServiceSpec
 	8,   // 34: swarm.v1.Task.meta:type_name -> swarm.v1.Meta
 	0,   // 35: swarm.v1.Task.desired_state:type_name -> swarm.v1.TaskState
-	57,  // 36: swarm.v1.Task.start_after:type_name -> google.protobuf.Timestamp
-	57,  // 37: swarm.v1.Task.deadline:type_name -> google.protobuf.Timestamp
+	59,  // 36: swarm.v1.Task.start_after:type_name -> google.protobuf.Timestamp
+	59,  // 37: swarm.v1.Task.deadline:type_name -> google.protobuf.Timestamp
 	23,  // 38: swarm.v1.Task.restarts:type_name -> swarm.v1.RestartHistory
 	24,  // 39: swarm.v1.Task.networks:type_name -> swarm.v1.NetworkAttachment
-	63,  // 40: swarm.v1.Task.assigned_generic_resources:type_name -> swarm.v1.GenericResource
-	64,  // 41: swarm.v1.Task.log_driver:type_name -> swarm.v1.Driver
-	57,  // 42: swarm.v1.RestartHistory.recent:type_name -> google.protobuf.Timestamp
-	54,  // 43: swarm.v1.NetworkAttachment.driver_opts:type_name -> swarm.v1.NetworkAttachment.DriverOptsEntry
+	65,  // 40: swarm.v1.Task.assigned_generic_resources:type_name -> swarm.v1.GenericResource
+	66,  // 41: swarm.v1.Task.log_driver:type_name -> swarm.v1.Driver
+	59,  // 42: swarm.v1.RestartHistory.recent:type_name -> google.protobuf.Timestamp
+	55,  // 43: swarm.v1.NetworkAttachment.driver_opts:type_name -> swarm.v1.NetworkAttachment.DriverOptsEntry
 	8,   // 44: swarm.v1.TaskStatus.meta:type_name -> swarm.v1.Meta
 	0,   // 45: swarm.v1.TaskStatus.state:type_name -> swarm.v1.TaskState
-	57,  // 46: swarm.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
+	59,  // 46: swarm.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
 	26,  // 47: swarm.v1.TaskStatus.container_status:type_name -> swarm.v1.ContainerStatus
-	65,  // 48: swarm.v1.TaskStatus.port_status:type_name -> swarm.v1.PortConfig
+	67,  // 48: swarm.v1.TaskStatus.port_status:type_name -> swarm.v1.PortConfig
 	27,  // 49: swarm.v1.TaskStatus.unplaced:type_name -> swarm.v1.Unplaced
-	57,  // 50: swarm.v1.TaskStatus.running_since:type_name -> google.protobuf.Timestamp
+	59,  // 50: swarm.v1.TaskStatus.running_since:type_name -> google.protobuf.Timestamp
 	28,  // 51: swarm.v1.Unplaced.refusals:type_name -> swarm.v1.Refusal
 	8,   // 52: swarm.v1.Network.meta:type_name -> swarm.v1.Meta
-	66,  // 53: swarm.v1.Network.spec:type_name -> swarm.v1.NetworkSpec
-	67,  // 54: swarm.v1.Network.ipam:type_name -> swarm.v1.IPAMOptions
+	68,  // 53: swarm.v1.Network.spec:type_name -> swarm.v1.NetworkSpec
+	69,  // 54: swarm.v1.Network.ipam:type_name -> swarm.v1.IPAMOptions
 	8,   // 55: swarm.v1.Endpoint.meta:type_name -> swarm.v1.Meta
-	68,  // 56: swarm.v1.Endpoint.spec:type_name -> swarm.v1.EndpointSpec
-	65,  // 57: swarm.v1.Endpoint.ports:type_name -> swarm.v1.PortConfig
+	70,  // 56: swarm.v1.Endpoint.spec:type_name -> swarm.v1.EndpointSpec
+	67,  // 57: swarm.v1.Endpoint.ports:type_name -> swarm.v1.PortConfig
 	31,  // 58: swarm.v1.Endpoint.virtual_ips:type_name -> swarm.v1.VirtualIP
 	8,   // 59: swarm.v1.Claim.meta:type_name -> swarm.v1.Meta
 	8,   // 60: swarm.v1.Secret.meta:type_name -> swarm.v1.Meta
-	69,  // 61: swarm.v1.Secret.spec:type_name -> swarm.v1.DataSpec
+	71,  // 61: swarm.v1.Secret.spec:type_name -> swarm.v1.DataSpec
 	35,  // 62: swarm.v1.Secret.status:type_name -> swarm.v1.DataStatus
 	8,   // 63: swarm.v1.Config.meta:type_name -> swarm.v1.Meta
-	69,  // 64: swarm.v1.Config.spec:type_name -> swarm.v1.DataSpec
+	71,  // 64: swarm.v1.Config.spec:type_name -> swarm.v1.DataSpec
 	35,  // 65: swarm.v1.Config.status:type_name -> swarm.v1.DataStatus
 	36,  // 66: swarm.v1.DataStatus.rollout:type_name -> swarm.v1.DataRollout
 	5,   // 67: swarm.v1.DataRollout.state:type_name -> swarm.v1.DataRollout.State
 	8,   // 68: swarm.v1.DataVersion.meta:type_name -> swarm.v1.Meta
-	64,  // 69: swarm.v1.DataVersion.templating:type_name -> swarm.v1.Driver
+	66,  // 69: swarm.v1.DataVersion.templating:type_name -> swarm.v1.Driver
 	8,   // 70: swarm.v1.Volume.meta:type_name -> swarm.v1.Meta
-	70,  // 71: swarm.v1.Volume.spec:type_name -> swarm.v1.VolumeSpec
-	8,   // 72: swarm.v1.Image.meta:type_name -> swarm.v1.Meta
-	60,  // 73: swarm.v1.Image.platforms:type_name -> swarm.v1.Platform
-	8,   // 74: swarm.v1.ImageCopy.meta:type_name -> swarm.v1.Meta
-	8,   // 75: swarm.v1.Cluster.meta:type_name -> swarm.v1.Meta
-	71,  // 76: swarm.v1.Cluster.spec:type_name -> swarm.v1.ClusterSpec
-	42,  // 77: swarm.v1.Cluster.root_ca:type_name -> swarm.v1.RootCA
-	44,  // 78: swarm.v1.Cluster.gossip_keys:type_name -> swarm.v1.EncryptionKey
-	44,  // 79: swarm.v1.Cluster.unlock_key:type_name -> swarm.v1.EncryptionKey
-	43,  // 80: swarm.v1.RootCA.join_tokens:type_name -> swarm.v1.JoinTokens
-	57,  // 81: swarm.v1.EncryptionKey.since:type_name -> google.protobuf.Timestamp
-	8,   // 82: swarm.v1.RaftMember.meta:type_name -> swarm.v1.Meta
-	8,   // 83: swarm.v1.Credential.meta:type_name -> swarm.v1.Meta
-	57,  // 84: swarm.v1.Credential.until:type_name -> google.protobuf.Timestamp
-	57,  // 85: swarm.v1.Event.time:type_name -> google.protobuf.Timestamp
-	6,   // 86: swarm.v1.Event.action:type_name -> swarm.v1.Event.Action
-	55,  // 87: swarm.v1.Event.attributes:type_name -> swarm.v1.Event.AttributesEntry
-	48,  // 88: swarm.v1.Event.object:type_name -> swarm.v1.Object
-	9,   // 89: swarm.v1.Object.node:type_name -> swarm.v1.Node
-	10,  // 90: swarm.v1.Object.node_state:type_name -> swarm.v1.NodeState
-	17,  // 91: swarm.v1.Object.service:type_name -> swarm.v1.Service
-	21,  // 92: swarm.v1.Object.revision:type_name -> swarm.v1.Revision
-	22,  // 93: swarm.v1.Object.task:type_name -> swarm.v1.Task
-	25,  // 94: swarm.v1.Object.task_status:type_name -> swarm.v1.TaskStatus
-	29,  // 95: swarm.v1.Object.network:type_name -> swarm.v1.Network
-	30,  // 96: swarm.v1.Object.endpoint:type_name -> swarm.v1.Endpoint
-	32,  // 97: swarm.v1.Object.claim:type_name -> swarm.v1.Claim
-	33,  // 98: swarm.v1.Object.secret:type_name -> swarm.v1.Secret
-	34,  // 99: swarm.v1.Object.config:type_name -> swarm.v1.Config
-	38,  // 100: swarm.v1.Object.volume:type_name -> swarm.v1.Volume
-	39,  // 101: swarm.v1.Object.image:type_name -> swarm.v1.Image
-	40,  // 102: swarm.v1.Object.image_copy:type_name -> swarm.v1.ImageCopy
-	41,  // 103: swarm.v1.Object.cluster:type_name -> swarm.v1.Cluster
-	45,  // 104: swarm.v1.Object.raft_member:type_name -> swarm.v1.RaftMember
-	46,  // 105: swarm.v1.Object.credential:type_name -> swarm.v1.Credential
-	37,  // 106: swarm.v1.Object.data_version:type_name -> swarm.v1.DataVersion
-	20,  // 107: swarm.v1.Object.run:type_name -> swarm.v1.Run
-	57,  // 108: swarm.v1.LogRecord.timestamp:type_name -> google.protobuf.Timestamp
-	7,   // 109: swarm.v1.LogRecord.stream:type_name -> swarm.v1.LogRecord.Stream
-	7,   // 110: swarm.v1.LogOptions.streams:type_name -> swarm.v1.LogRecord.Stream
-	57,  // 111: swarm.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
-	57,  // 112: swarm.v1.LogOptions.until:type_name -> google.protobuf.Timestamp
-	51,  // 113: swarm.v1.LogOptions.after:type_name -> swarm.v1.LogPlace
-	7,   // 114: swarm.v1.LogPlace.stream:type_name -> swarm.v1.LogRecord.Stream
-	56,  // 115: swarm.v1.LogDetails.details:type_name -> swarm.v1.LogDetails.DetailsEntry
-	116, // [116:116] is the sub-list for method output_type
-	116, // [116:116] is the sub-list for method input_type
-	116, // [116:116] is the sub-list for extension type_name
-	116, // [116:116] is the sub-list for extension extendee
-	0,   // [0:116] is the sub-list for field type_name
+	66,  // 71: swarm.v1.Volume.driver:type_name -> swarm.v1.Driver
+	56,  // 72: swarm.v1.Volume.labels:type_name -> swarm.v1.Volume.LabelsEntry
+	59,  // 73: swarm.v1.Volume.created_at:type_name -> google.protobuf.Timestamp
+	59,  // 74: swarm.v1.Volume.measured_at:type_name -> google.protobuf.Timestamp
+	39,  // 75: swarm.v1.Volume.uses:type_name -> swarm.v1.VolumeUse
+	8,   // 76: swarm.v1.Image.meta:type_name -> swarm.v1.Meta
+	62,  // 77: swarm.v1.Image.platforms:type_name -> swarm.v1.Platform
+	8,   // 78: swarm.v1.ImageCopy.meta:type_name -> swarm.v1.Meta
+	8,   // 79: swarm.v1.Cluster.meta:type_name -> swarm.v1.Meta
+	72,  // 80: swarm.v1.Cluster.spec:type_name -> swarm.v1.ClusterSpec
+	43,  // 81: swarm.v1.Cluster.root_ca:type_name -> swarm.v1.RootCA
+	45,  // 82: swarm.v1.Cluster.gossip_keys:type_name -> swarm.v1.EncryptionKey
+	45,  // 83: swarm.v1.Cluster.unlock_key:type_name -> swarm.v1.EncryptionKey
+	44,  // 84: swarm.v1.RootCA.join_tokens:type_name -> swarm.v1.JoinTokens
+	59,  // 85: swarm.v1.EncryptionKey.since:type_name -> google.protobuf.Timestamp
+	8,   // 86: swarm.v1.RaftMember.meta:type_name -> swarm.v1.Meta
+	8,   // 87: swarm.v1.Credential.meta:type_name -> swarm.v1.Meta
+	59,  // 88: swarm.v1.Credential.until:type_name -> google.protobuf.Timestamp
+	59,  // 89: swarm.v1.Event.time:type_name -> google.protobuf.Timestamp
+	6,   // 90: swarm.v1.Event.action:type_name -> swarm.v1.Event.Action
+	57,  // 91: swarm.v1.Event.attributes:type_name -> swarm.v1.Event.AttributesEntry
+	49,  // 92: swarm.v1.Event.object:type_name -> swarm.v1.Object
+	9,   // 93: swarm.v1.Object.node:type_name -> swarm.v1.Node
+	10,  // 94: swarm.v1.Object.node_state:type_name -> swarm.v1.NodeState
+	17,  // 95: swarm.v1.Object.service:type_name -> swarm.v1.Service
+	21,  // 96: swarm.v1.Object.revision:type_name -> swarm.v1.Revision
+	22,  // 97: swarm.v1.Object.task:type_name -> swarm.v1.Task
+	25,  // 98: swarm.v1.Object.task_status:type_name -> swarm.v1.TaskStatus
+	29,  // 99: swarm.v1.Object.network:type_name -> swarm.v1.Network
+	30,  // 100: swarm.v1.Object.endpoint:type_name -> swarm.v1.Endpoint
+	32,  // 101: swarm.v1.Object.claim:type_name -> swarm.v1.Claim
+	33,  // 102: swarm.v1.Object.secret:type_name -> swarm.v1.Secret
+	34,  // 103: swarm.v1.Object.config:type_name -> swarm.v1.Config
+	38,  // 104: swarm.v1.Object.volume:type_name -> swarm.v1.Volume
+	40,  // 105: swarm.v1.Object.image:type_name -> swarm.v1.Image
+	41,  // 106: swarm.v1.Object.image_copy:type_name -> swarm.v1.ImageCopy
+	42,  // 107: swarm.v1.Object.cluster:type_name -> swarm.v1.Cluster
+	46,  // 108: swarm.v1.Object.raft_member:type_name -> swarm.v1.RaftMember
+	47,  // 109: swarm.v1.Object.credential:type_name -> swarm.v1.Credential
+	37,  // 110: swarm.v1.Object.data_version:type_name -> swarm.v1.DataVersion
+	20,  // 111: swarm.v1.Object.run:type_name -> swarm.v1.Run
+	59,  // 112: swarm.v1.LogRecord.timestamp:type_name -> google.protobuf.Timestamp
+	7,   // 113: swarm.v1.LogRecord.stream:type_name -> swarm.v1.LogRecord.Stream
+	7,   // 114: swarm.v1.LogOptions.streams:type_name -> swarm.v1.LogRecord.Stream
+	59,  // 115: swarm.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
+	59,  // 116: swarm.v1.LogOptions.until:type_name -> google.protobuf.Timestamp
+	52,  // 117: swarm.v1.LogOptions.after:type_name -> swarm.v1.LogPlace
+	7,   // 118: swarm.v1.LogPlace.stream:type_name -> swarm.v1.LogRecord.Stream
+	58,  // 119: swarm.v1.LogDetails.details:type_name -> swarm.v1.LogDetails.DetailsEntry
+	120, // [120:120] is the sub-list for method output_type
+	120, // [120:120] is the sub-list for method input_type
+	120, // [120:120] is the sub-list for extension type_name
+	120, // [120:120] is the sub-list for extension extendee
+	0,   // [0:120] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_object_proto_init() }
@@ -5157,7 +5310,7 @@ func file_swarm_v1_object_proto_init() {
 		return
 	}
 	file_swarm_v1_spec_proto_init()
-	file_swarm_v1_object_proto_msgTypes[40].OneofWrappers = []any{
+	file_swarm_v1_object_proto_msgTypes[41].OneofWrappers = []any{
 		(*Object_Node)(nil),
 		(*Object_NodeState)(nil),
 		(*Object_Service)(nil),
@@ -5184,7 +5337,7 @@ func file_swarm_v1_object_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_object_proto_rawDesc), len(file_swarm_v1_object_proto_rawDesc)),
 			NumEnums:      8,
-			NumMessages:   49,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -719,55 +719,6 @@ func (NodeSpec_Availability) EnumDescriptor() ([]byte, []int) {
 	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{38, 1}
 }
 
-type VolumeSpec_AccessMode int32
-
-const (
-	VolumeSpec_SINGLE_NODE       VolumeSpec_AccessMode = 0
-	VolumeSpec_MULTI_NODE_READER VolumeSpec_AccessMode = 1
-	VolumeSpec_MULTI_NODE_WRITER VolumeSpec_AccessMode = 2
-)
-
-// Enum value maps for VolumeSpec_AccessMode.
-var (
-	VolumeSpec_AccessMode_name = map[int32]string{
-		0: "SINGLE_NODE",
-		1: "MULTI_NODE_READER",
-		2: "MULTI_NODE_WRITER",
-	}
-	VolumeSpec_AccessMode_value = map[string]int32{
-		"SINGLE_NODE":       0,
-		"MULTI_NODE_READER": 1,
-		"MULTI_NODE_WRITER": 2,
-	}
-)
-
-func (x VolumeSpec_AccessMode) Enum() *VolumeSpec_AccessMode {
-	p := new(VolumeSpec_AccessMode)
-	*p = x
-	return p
-}
-
-func (x VolumeSpec_AccessMode) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (VolumeSpec_AccessMode) Descriptor() protoreflect.EnumDescriptor {
-	return file_swarm_v1_spec_proto_enumTypes[14].Descriptor()
-}
-
-func (VolumeSpec_AccessMode) Type() protoreflect.EnumType {
-	return &file_swarm_v1_spec_proto_enumTypes[14]
-}
-
-func (x VolumeSpec_AccessMode) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use VolumeSpec_AccessMode.Descriptor instead.
-func (VolumeSpec_AccessMode) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{43, 0}
-}
-
 // ServiceSpec is the whole of what a user says about a service. A Revision is an immutable, numbered copy of it.
 type ServiceSpec struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -3975,150 +3926,6 @@ func (x *DataSpec) GetTemplating() *Driver {
 	return nil
 }
 
-type VolumeSpec struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Labels        map[string]string      `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Driver        *Driver                `protobuf:"bytes,3,opt,name=driver,proto3" json:"driver,omitempty"`
-	Group         string                 `protobuf:"bytes,4,opt,name=group,proto3" json:"group,omitempty"`
-	AccessMode    VolumeSpec_AccessMode  `protobuf:"varint,5,opt,name=access_mode,json=accessMode,proto3,enum=swarm.v1.VolumeSpec_AccessMode" json:"access_mode,omitempty"`
-	RequiredBytes int64                  `protobuf:"varint,6,opt,name=required_bytes,json=requiredBytes,proto3" json:"required_bytes,omitempty"`
-	LimitBytes    int64                  `protobuf:"varint,7,opt,name=limit_bytes,json=limitBytes,proto3" json:"limit_bytes,omitempty"`
-	Topology      []*Topology            `protobuf:"bytes,8,rep,name=topology,proto3" json:"topology,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *VolumeSpec) Reset() {
-	*x = VolumeSpec{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[43]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *VolumeSpec) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*VolumeSpec) ProtoMessage() {}
-
-func (x *VolumeSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[43]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use VolumeSpec.ProtoReflect.Descriptor instead.
-func (*VolumeSpec) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{43}
-}
-
-func (x *VolumeSpec) GetName() string {
-	if x != nil {
-		return x.Name
-	}
-	return ""
-}
-
-func (x *VolumeSpec) GetLabels() map[string]string {
-	if x != nil {
-		return x.Labels
-	}
-	return nil
-}
-
-func (x *VolumeSpec) GetDriver() *Driver {
-	if x != nil {
-		return x.Driver
-	}
-	return nil
-}
-
-func (x *VolumeSpec) GetGroup() string {
-	if x != nil {
-		return x.Group
-	}
-	return ""
-}
-
-func (x *VolumeSpec) GetAccessMode() VolumeSpec_AccessMode {
-	if x != nil {
-		return x.AccessMode
-	}
-	return VolumeSpec_SINGLE_NODE
-}
-
-func (x *VolumeSpec) GetRequiredBytes() int64 {
-	if x != nil {
-		return x.RequiredBytes
-	}
-	return 0
-}
-
-func (x *VolumeSpec) GetLimitBytes() int64 {
-	if x != nil {
-		return x.LimitBytes
-	}
-	return 0
-}
-
-func (x *VolumeSpec) GetTopology() []*Topology {
-	if x != nil {
-		return x.Topology
-	}
-	return nil
-}
-
-type Topology struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Segments      map[string]string      `protobuf:"bytes,1,rep,name=segments,proto3" json:"segments,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Topology) Reset() {
-	*x = Topology{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[44]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Topology) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Topology) ProtoMessage() {}
-
-func (x *Topology) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[44]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Topology.ProtoReflect.Descriptor instead.
-func (*Topology) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{44}
-}
-
-func (x *Topology) GetSegments() map[string]string {
-	if x != nil {
-		return x.Segments
-	}
-	return nil
-}
-
 type ClusterSpec struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
 	Name             string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -4135,7 +3942,7 @@ type ClusterSpec struct {
 
 func (x *ClusterSpec) Reset() {
 	*x = ClusterSpec{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[45]
+	mi := &file_swarm_v1_spec_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4147,7 +3954,7 @@ func (x *ClusterSpec) String() string {
 func (*ClusterSpec) ProtoMessage() {}
 
 func (x *ClusterSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[45]
+	mi := &file_swarm_v1_spec_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4160,7 +3967,7 @@ func (x *ClusterSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterSpec.ProtoReflect.Descriptor instead.
 func (*ClusterSpec) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{45}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ClusterSpec) GetName() string {
@@ -4231,7 +4038,7 @@ type OrchestrationConfig struct {
 
 func (x *OrchestrationConfig) Reset() {
 	*x = OrchestrationConfig{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[46]
+	mi := &file_swarm_v1_spec_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4243,7 +4050,7 @@ func (x *OrchestrationConfig) String() string {
 func (*OrchestrationConfig) ProtoMessage() {}
 
 func (x *OrchestrationConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[46]
+	mi := &file_swarm_v1_spec_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4256,7 +4063,7 @@ func (x *OrchestrationConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OrchestrationConfig.ProtoReflect.Descriptor instead.
 func (*OrchestrationConfig) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{46}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *OrchestrationConfig) GetTaskHistoryRetentionLimit() int64 {
@@ -4285,7 +4092,7 @@ type DispatcherConfig struct {
 
 func (x *DispatcherConfig) Reset() {
 	*x = DispatcherConfig{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[47]
+	mi := &file_swarm_v1_spec_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4297,7 +4104,7 @@ func (x *DispatcherConfig) String() string {
 func (*DispatcherConfig) ProtoMessage() {}
 
 func (x *DispatcherConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[47]
+	mi := &file_swarm_v1_spec_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4310,7 +4117,7 @@ func (x *DispatcherConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DispatcherConfig.ProtoReflect.Descriptor instead.
 func (*DispatcherConfig) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{47}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *DispatcherConfig) GetHeartbeatPeriod() *durationpb.Duration {
@@ -4337,7 +4144,7 @@ type CAConfig struct {
 
 func (x *CAConfig) Reset() {
 	*x = CAConfig{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[48]
+	mi := &file_swarm_v1_spec_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4349,7 +4156,7 @@ func (x *CAConfig) String() string {
 func (*CAConfig) ProtoMessage() {}
 
 func (x *CAConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[48]
+	mi := &file_swarm_v1_spec_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4362,7 +4169,7 @@ func (x *CAConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CAConfig.ProtoReflect.Descriptor instead.
 func (*CAConfig) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{48}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *CAConfig) GetNodeCertExpiry() *durationpb.Duration {
@@ -4381,7 +4188,7 @@ type TaskDefaults struct {
 
 func (x *TaskDefaults) Reset() {
 	*x = TaskDefaults{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[49]
+	mi := &file_swarm_v1_spec_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4393,7 +4200,7 @@ func (x *TaskDefaults) String() string {
 func (*TaskDefaults) ProtoMessage() {}
 
 func (x *TaskDefaults) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[49]
+	mi := &file_swarm_v1_spec_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4406,7 +4213,7 @@ func (x *TaskDefaults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskDefaults.ProtoReflect.Descriptor instead.
 func (*TaskDefaults) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{49}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *TaskDefaults) GetLogDriver() *Driver {
@@ -4425,7 +4232,7 @@ type EncryptionConfig struct {
 
 func (x *EncryptionConfig) Reset() {
 	*x = EncryptionConfig{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[50]
+	mi := &file_swarm_v1_spec_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4437,7 +4244,7 @@ func (x *EncryptionConfig) String() string {
 func (*EncryptionConfig) ProtoMessage() {}
 
 func (x *EncryptionConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[50]
+	mi := &file_swarm_v1_spec_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4450,7 +4257,7 @@ func (x *EncryptionConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EncryptionConfig.ProtoReflect.Descriptor instead.
 func (*EncryptionConfig) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{50}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *EncryptionConfig) GetAutoLockManagers() bool {
@@ -4473,7 +4280,7 @@ type NetworkDefaults struct {
 
 func (x *NetworkDefaults) Reset() {
 	*x = NetworkDefaults{}
-	mi := &file_swarm_v1_spec_proto_msgTypes[51]
+	mi := &file_swarm_v1_spec_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4485,7 +4292,7 @@ func (x *NetworkDefaults) String() string {
 func (*NetworkDefaults) ProtoMessage() {}
 
 func (x *NetworkDefaults) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_spec_proto_msgTypes[51]
+	mi := &file_swarm_v1_spec_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4498,7 +4305,7 @@ func (x *NetworkDefaults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkDefaults.ProtoReflect.Descriptor instead.
 func (*NetworkDefaults) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{51}
+	return file_swarm_v1_spec_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *NetworkDefaults) GetDefaultAddrPool() []string {
@@ -4904,31 +4711,6 @@ const file_swarm_v1_spec_proto_rawDesc = "" +
 	"templating\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xdc\x03\n" +
-	"\n" +
-	"VolumeSpec\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x128\n" +
-	"\x06labels\x18\x02 \x03(\v2 .swarm.v1.VolumeSpec.LabelsEntryR\x06labels\x12(\n" +
-	"\x06driver\x18\x03 \x01(\v2\x10.swarm.v1.DriverR\x06driver\x12\x14\n" +
-	"\x05group\x18\x04 \x01(\tR\x05group\x12@\n" +
-	"\vaccess_mode\x18\x05 \x01(\x0e2\x1f.swarm.v1.VolumeSpec.AccessModeR\n" +
-	"accessMode\x12%\n" +
-	"\x0erequired_bytes\x18\x06 \x01(\x03R\rrequiredBytes\x12\x1f\n" +
-	"\vlimit_bytes\x18\a \x01(\x03R\n" +
-	"limitBytes\x12.\n" +
-	"\btopology\x18\b \x03(\v2\x12.swarm.v1.TopologyR\btopology\x1a9\n" +
-	"\vLabelsEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"K\n" +
-	"\n" +
-	"AccessMode\x12\x0f\n" +
-	"\vSINGLE_NODE\x10\x00\x12\x15\n" +
-	"\x11MULTI_NODE_READER\x10\x01\x12\x15\n" +
-	"\x11MULTI_NODE_WRITER\x10\x02\"\x85\x01\n" +
-	"\bTopology\x12<\n" +
-	"\bsegments\x18\x01 \x03(\v2 .swarm.v1.Topology.SegmentsEntryR\bsegments\x1a;\n" +
-	"\rSegmentsEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x84\x04\n" +
 	"\vClusterSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x129\n" +
@@ -4978,8 +4760,8 @@ func file_swarm_v1_spec_proto_rawDescGZIP() []byte {
 	return file_swarm_v1_spec_proto_rawDescData
 }
 
-var file_swarm_v1_spec_proto_enumTypes = make([]protoimpl.EnumInfo, 15)
-var file_swarm_v1_spec_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
+var file_swarm_v1_spec_proto_enumTypes = make([]protoimpl.EnumInfo, 14)
+var file_swarm_v1_spec_proto_msgTypes = make([]protoimpl.MessageInfo, 60)
 var file_swarm_v1_spec_proto_goTypes = []any{
 	(JobPolicy_Overlap)(0),          // 0: swarm.v1.JobPolicy.Overlap
 	(JobPolicy_CatchUp)(0),          // 1: swarm.v1.JobPolicy.CatchUp
@@ -4995,177 +4777,167 @@ var file_swarm_v1_spec_proto_goTypes = []any{
 	(PortConfig_PublishMode)(0),     // 11: swarm.v1.PortConfig.PublishMode
 	(NodeSpec_Role)(0),              // 12: swarm.v1.NodeSpec.Role
 	(NodeSpec_Availability)(0),      // 13: swarm.v1.NodeSpec.Availability
-	(VolumeSpec_AccessMode)(0),      // 14: swarm.v1.VolumeSpec.AccessMode
-	(*ServiceSpec)(nil),             // 15: swarm.v1.ServiceSpec
-	(*JobPolicy)(nil),               // 16: swarm.v1.JobPolicy
-	(*ServiceMode)(nil),             // 17: swarm.v1.ServiceMode
-	(*ReplicatedService)(nil),       // 18: swarm.v1.ReplicatedService
-	(*GlobalService)(nil),           // 19: swarm.v1.GlobalService
-	(*ReplicatedJob)(nil),           // 20: swarm.v1.ReplicatedJob
-	(*GlobalJob)(nil),               // 21: swarm.v1.GlobalJob
-	(*TaskSpec)(nil),                // 22: swarm.v1.TaskSpec
-	(*Driver)(nil),                  // 23: swarm.v1.Driver
-	(*ContainerSpec)(nil),           // 24: swarm.v1.ContainerSpec
-	(*PullOptions)(nil),             // 25: swarm.v1.PullOptions
-	(*DeviceMapping)(nil),           // 26: swarm.v1.DeviceMapping
-	(*Privileges)(nil),              // 27: swarm.v1.Privileges
-	(*SeccompOpts)(nil),             // 28: swarm.v1.SeccompOpts
-	(*AppArmorOpts)(nil),            // 29: swarm.v1.AppArmorOpts
-	(*SELinuxContext)(nil),          // 30: swarm.v1.SELinuxContext
-	(*Ulimit)(nil),                  // 31: swarm.v1.Ulimit
-	(*DNSConfig)(nil),               // 32: swarm.v1.DNSConfig
-	(*Mount)(nil),                   // 33: swarm.v1.Mount
-	(*BindOptions)(nil),             // 34: swarm.v1.BindOptions
-	(*VolumeOptions)(nil),           // 35: swarm.v1.VolumeOptions
-	(*TmpfsOptions)(nil),            // 36: swarm.v1.TmpfsOptions
-	(*FileTarget)(nil),              // 37: swarm.v1.FileTarget
-	(*DataReference)(nil),           // 38: swarm.v1.DataReference
-	(*OnUpdate)(nil),                // 39: swarm.v1.OnUpdate
-	(*HealthConfig)(nil),            // 40: swarm.v1.HealthConfig
-	(*ResourceRequirements)(nil),    // 41: swarm.v1.ResourceRequirements
-	(*Resources)(nil),               // 42: swarm.v1.Resources
-	(*GenericResource)(nil),         // 43: swarm.v1.GenericResource
-	(*RestartPolicy)(nil),           // 44: swarm.v1.RestartPolicy
-	(*Placement)(nil),               // 45: swarm.v1.Placement
-	(*PlacementPreference)(nil),     // 46: swarm.v1.PlacementPreference
-	(*SpreadOver)(nil),              // 47: swarm.v1.SpreadOver
-	(*Platform)(nil),                // 48: swarm.v1.Platform
-	(*UpdateConfig)(nil),            // 49: swarm.v1.UpdateConfig
-	(*NetworkAttachmentConfig)(nil), // 50: swarm.v1.NetworkAttachmentConfig
-	(*EndpointSpec)(nil),            // 51: swarm.v1.EndpointSpec
-	(*PortConfig)(nil),              // 52: swarm.v1.PortConfig
-	(*NodeSpec)(nil),                // 53: swarm.v1.NodeSpec
-	(*NetworkSpec)(nil),             // 54: swarm.v1.NetworkSpec
-	(*IPAMOptions)(nil),             // 55: swarm.v1.IPAMOptions
-	(*IPAMConfig)(nil),              // 56: swarm.v1.IPAMConfig
-	(*DataSpec)(nil),                // 57: swarm.v1.DataSpec
-	(*VolumeSpec)(nil),              // 58: swarm.v1.VolumeSpec
-	(*Topology)(nil),                // 59: swarm.v1.Topology
-	(*ClusterSpec)(nil),             // 60: swarm.v1.ClusterSpec
-	(*OrchestrationConfig)(nil),     // 61: swarm.v1.OrchestrationConfig
-	(*DispatcherConfig)(nil),        // 62: swarm.v1.DispatcherConfig
-	(*CAConfig)(nil),                // 63: swarm.v1.CAConfig
-	(*TaskDefaults)(nil),            // 64: swarm.v1.TaskDefaults
-	(*EncryptionConfig)(nil),        // 65: swarm.v1.EncryptionConfig
-	(*NetworkDefaults)(nil),         // 66: swarm.v1.NetworkDefaults
-	nil,                             // 67: swarm.v1.ServiceSpec.LabelsEntry
-	nil,                             // 68: swarm.v1.Driver.OptionsEntry
-	nil,                             // 69: swarm.v1.ContainerSpec.LabelsEntry
-	nil,                             // 70: swarm.v1.ContainerSpec.SysctlsEntry
-	nil,                             // 71: swarm.v1.VolumeOptions.LabelsEntry
-	nil,                             // 72: swarm.v1.NetworkAttachmentConfig.DriverOptsEntry
-	nil,                             // 73: swarm.v1.NodeSpec.LabelsEntry
-	nil,                             // 74: swarm.v1.NetworkSpec.LabelsEntry
-	nil,                             // 75: swarm.v1.DataSpec.LabelsEntry
-	nil,                             // 76: swarm.v1.VolumeSpec.LabelsEntry
-	nil,                             // 77: swarm.v1.Topology.SegmentsEntry
-	nil,                             // 78: swarm.v1.ClusterSpec.LabelsEntry
-	(*durationpb.Duration)(nil),     // 79: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),   // 80: google.protobuf.Timestamp
+	(*ServiceSpec)(nil),             // 14: swarm.v1.ServiceSpec
+	(*JobPolicy)(nil),               // 15: swarm.v1.JobPolicy
+	(*ServiceMode)(nil),             // 16: swarm.v1.ServiceMode
+	(*ReplicatedService)(nil),       // 17: swarm.v1.ReplicatedService
+	(*GlobalService)(nil),           // 18: swarm.v1.GlobalService
+	(*ReplicatedJob)(nil),           // 19: swarm.v1.ReplicatedJob
+	(*GlobalJob)(nil),               // 20: swarm.v1.GlobalJob
+	(*TaskSpec)(nil),                // 21: swarm.v1.TaskSpec
+	(*Driver)(nil),                  // 22: swarm.v1.Driver
+	(*ContainerSpec)(nil),           // 23: swarm.v1.ContainerSpec
+	(*PullOptions)(nil),             // 24: swarm.v1.PullOptions
+	(*DeviceMapping)(nil),           // 25: swarm.v1.DeviceMapping
+	(*Privileges)(nil),              // 26: swarm.v1.Privileges
+	(*SeccompOpts)(nil),             // 27: swarm.v1.SeccompOpts
+	(*AppArmorOpts)(nil),            // 28: swarm.v1.AppArmorOpts
+	(*SELinuxContext)(nil),          // 29: swarm.v1.SELinuxContext
+	(*Ulimit)(nil),                  // 30: swarm.v1.Ulimit
+	(*DNSConfig)(nil),               // 31: swarm.v1.DNSConfig
+	(*Mount)(nil),                   // 32: swarm.v1.Mount
+	(*BindOptions)(nil),             // 33: swarm.v1.BindOptions
+	(*VolumeOptions)(nil),           // 34: swarm.v1.VolumeOptions
+	(*TmpfsOptions)(nil),            // 35: swarm.v1.TmpfsOptions
+	(*FileTarget)(nil),              // 36: swarm.v1.FileTarget
+	(*DataReference)(nil),           // 37: swarm.v1.DataReference
+	(*OnUpdate)(nil),                // 38: swarm.v1.OnUpdate
+	(*HealthConfig)(nil),            // 39: swarm.v1.HealthConfig
+	(*ResourceRequirements)(nil),    // 40: swarm.v1.ResourceRequirements
+	(*Resources)(nil),               // 41: swarm.v1.Resources
+	(*GenericResource)(nil),         // 42: swarm.v1.GenericResource
+	(*RestartPolicy)(nil),           // 43: swarm.v1.RestartPolicy
+	(*Placement)(nil),               // 44: swarm.v1.Placement
+	(*PlacementPreference)(nil),     // 45: swarm.v1.PlacementPreference
+	(*SpreadOver)(nil),              // 46: swarm.v1.SpreadOver
+	(*Platform)(nil),                // 47: swarm.v1.Platform
+	(*UpdateConfig)(nil),            // 48: swarm.v1.UpdateConfig
+	(*NetworkAttachmentConfig)(nil), // 49: swarm.v1.NetworkAttachmentConfig
+	(*EndpointSpec)(nil),            // 50: swarm.v1.EndpointSpec
+	(*PortConfig)(nil),              // 51: swarm.v1.PortConfig
+	(*NodeSpec)(nil),                // 52: swarm.v1.NodeSpec
+	(*NetworkSpec)(nil),             // 53: swarm.v1.NetworkSpec
+	(*IPAMOptions)(nil),             // 54: swarm.v1.IPAMOptions
+	(*IPAMConfig)(nil),              // 55: swarm.v1.IPAMConfig
+	(*DataSpec)(nil),                // 56: swarm.v1.DataSpec
+	(*ClusterSpec)(nil),             // 57: swarm.v1.ClusterSpec
+	(*OrchestrationConfig)(nil),     // 58: swarm.v1.OrchestrationConfig
+	(*DispatcherConfig)(nil),        // 59: swarm.v1.DispatcherConfig
+	(*CAConfig)(nil),                // 60: swarm.v1.CAConfig
+	(*TaskDefaults)(nil),            // 61: swarm.v1.TaskDefaults
+	(*EncryptionConfig)(nil),        // 62: swarm.v1.EncryptionConfig
+	(*NetworkDefaults)(nil),         // 63: swarm.v1.NetworkDefaults
+	nil,                             // 64: swarm.v1.ServiceSpec.LabelsEntry
+	nil,                             // 65: swarm.v1.Driver.OptionsEntry
+	nil,                             // 66: swarm.v1.ContainerSpec.LabelsEntry
+	nil,                             // 67: swarm.v1.ContainerSpec.SysctlsEntry
+	nil,                             // 68: swarm.v1.VolumeOptions.LabelsEntry
+	nil,                             // 69: swarm.v1.NetworkAttachmentConfig.DriverOptsEntry
+	nil,                             // 70: swarm.v1.NodeSpec.LabelsEntry
+	nil,                             // 71: swarm.v1.NetworkSpec.LabelsEntry
+	nil,                             // 72: swarm.v1.DataSpec.LabelsEntry
+	nil,                             // 73: swarm.v1.ClusterSpec.LabelsEntry
+	(*durationpb.Duration)(nil),     // 74: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),   // 75: google.protobuf.Timestamp
 }
 var file_swarm_v1_spec_proto_depIdxs = []int32{
-	67, // 0: swarm.v1.ServiceSpec.labels:type_name -> swarm.v1.ServiceSpec.LabelsEntry
-	22, // 1: swarm.v1.ServiceSpec.task_template:type_name -> swarm.v1.TaskSpec
-	17, // 2: swarm.v1.ServiceSpec.mode:type_name -> swarm.v1.ServiceMode
-	49, // 3: swarm.v1.ServiceSpec.update_config:type_name -> swarm.v1.UpdateConfig
-	49, // 4: swarm.v1.ServiceSpec.rollback_config:type_name -> swarm.v1.UpdateConfig
-	51, // 5: swarm.v1.ServiceSpec.endpoint_spec:type_name -> swarm.v1.EndpointSpec
-	16, // 6: swarm.v1.ServiceSpec.job:type_name -> swarm.v1.JobPolicy
+	64, // 0: swarm.v1.ServiceSpec.labels:type_name -> swarm.v1.ServiceSpec.LabelsEntry
+	21, // 1: swarm.v1.ServiceSpec.task_template:type_name -> swarm.v1.TaskSpec
+	16, // 2: swarm.v1.ServiceSpec.mode:type_name -> swarm.v1.ServiceMode
+	48, // 3: swarm.v1.ServiceSpec.update_config:type_name -> swarm.v1.UpdateConfig
+	48, // 4: swarm.v1.ServiceSpec.rollback_config:type_name -> swarm.v1.UpdateConfig
+	50, // 5: swarm.v1.ServiceSpec.endpoint_spec:type_name -> swarm.v1.EndpointSpec
+	15, // 6: swarm.v1.ServiceSpec.job:type_name -> swarm.v1.JobPolicy
 	0,  // 7: swarm.v1.JobPolicy.overlap:type_name -> swarm.v1.JobPolicy.Overlap
 	1,  // 8: swarm.v1.JobPolicy.catch_up:type_name -> swarm.v1.JobPolicy.CatchUp
-	79, // 9: swarm.v1.JobPolicy.deadline:type_name -> google.protobuf.Duration
-	18, // 10: swarm.v1.ServiceMode.replicated:type_name -> swarm.v1.ReplicatedService
-	19, // 11: swarm.v1.ServiceMode.global:type_name -> swarm.v1.GlobalService
-	20, // 12: swarm.v1.ServiceMode.replicated_job:type_name -> swarm.v1.ReplicatedJob
-	21, // 13: swarm.v1.ServiceMode.global_job:type_name -> swarm.v1.GlobalJob
-	24, // 14: swarm.v1.TaskSpec.container_spec:type_name -> swarm.v1.ContainerSpec
-	41, // 15: swarm.v1.TaskSpec.resources:type_name -> swarm.v1.ResourceRequirements
-	44, // 16: swarm.v1.TaskSpec.restart_policy:type_name -> swarm.v1.RestartPolicy
-	45, // 17: swarm.v1.TaskSpec.placement:type_name -> swarm.v1.Placement
-	50, // 18: swarm.v1.TaskSpec.networks:type_name -> swarm.v1.NetworkAttachmentConfig
-	23, // 19: swarm.v1.TaskSpec.log_driver:type_name -> swarm.v1.Driver
-	68, // 20: swarm.v1.Driver.options:type_name -> swarm.v1.Driver.OptionsEntry
-	69, // 21: swarm.v1.ContainerSpec.labels:type_name -> swarm.v1.ContainerSpec.LabelsEntry
-	33, // 22: swarm.v1.ContainerSpec.mounts:type_name -> swarm.v1.Mount
-	38, // 23: swarm.v1.ContainerSpec.secrets:type_name -> swarm.v1.DataReference
-	38, // 24: swarm.v1.ContainerSpec.configs:type_name -> swarm.v1.DataReference
-	40, // 25: swarm.v1.ContainerSpec.healthcheck:type_name -> swarm.v1.HealthConfig
-	79, // 26: swarm.v1.ContainerSpec.stop_grace_period:type_name -> google.protobuf.Duration
-	26, // 27: swarm.v1.ContainerSpec.devices:type_name -> swarm.v1.DeviceMapping
-	27, // 28: swarm.v1.ContainerSpec.privileges:type_name -> swarm.v1.Privileges
-	70, // 29: swarm.v1.ContainerSpec.sysctls:type_name -> swarm.v1.ContainerSpec.SysctlsEntry
-	31, // 30: swarm.v1.ContainerSpec.ulimits:type_name -> swarm.v1.Ulimit
-	32, // 31: swarm.v1.ContainerSpec.dns_config:type_name -> swarm.v1.DNSConfig
-	25, // 32: swarm.v1.ContainerSpec.pull_options:type_name -> swarm.v1.PullOptions
-	28, // 33: swarm.v1.Privileges.seccomp:type_name -> swarm.v1.SeccompOpts
-	29, // 34: swarm.v1.Privileges.apparmor:type_name -> swarm.v1.AppArmorOpts
-	30, // 35: swarm.v1.Privileges.selinux_context:type_name -> swarm.v1.SELinuxContext
+	74, // 9: swarm.v1.JobPolicy.deadline:type_name -> google.protobuf.Duration
+	17, // 10: swarm.v1.ServiceMode.replicated:type_name -> swarm.v1.ReplicatedService
+	18, // 11: swarm.v1.ServiceMode.global:type_name -> swarm.v1.GlobalService
+	19, // 12: swarm.v1.ServiceMode.replicated_job:type_name -> swarm.v1.ReplicatedJob
+	20, // 13: swarm.v1.ServiceMode.global_job:type_name -> swarm.v1.GlobalJob
+	23, // 14: swarm.v1.TaskSpec.container_spec:type_name -> swarm.v1.ContainerSpec
+	40, // 15: swarm.v1.TaskSpec.resources:type_name -> swarm.v1.ResourceRequirements
+	43, // 16: swarm.v1.TaskSpec.restart_policy:type_name -> swarm.v1.RestartPolicy
+	44, // 17: swarm.v1.TaskSpec.placement:type_name -> swarm.v1.Placement
+	49, // 18: swarm.v1.TaskSpec.networks:type_name -> swarm.v1.NetworkAttachmentConfig
+	22, // 19: swarm.v1.TaskSpec.log_driver:type_name -> swarm.v1.Driver
+	65, // 20: swarm.v1.Driver.options:type_name -> swarm.v1.Driver.OptionsEntry
+	66, // 21: swarm.v1.ContainerSpec.labels:type_name -> swarm.v1.ContainerSpec.LabelsEntry
+	32, // 22: swarm.v1.ContainerSpec.mounts:type_name -> swarm.v1.Mount
+	37, // 23: swarm.v1.ContainerSpec.secrets:type_name -> swarm.v1.DataReference
+	37, // 24: swarm.v1.ContainerSpec.configs:type_name -> swarm.v1.DataReference
+	39, // 25: swarm.v1.ContainerSpec.healthcheck:type_name -> swarm.v1.HealthConfig
+	74, // 26: swarm.v1.ContainerSpec.stop_grace_period:type_name -> google.protobuf.Duration
+	25, // 27: swarm.v1.ContainerSpec.devices:type_name -> swarm.v1.DeviceMapping
+	26, // 28: swarm.v1.ContainerSpec.privileges:type_name -> swarm.v1.Privileges
+	67, // 29: swarm.v1.ContainerSpec.sysctls:type_name -> swarm.v1.ContainerSpec.SysctlsEntry
+	30, // 30: swarm.v1.ContainerSpec.ulimits:type_name -> swarm.v1.Ulimit
+	31, // 31: swarm.v1.ContainerSpec.dns_config:type_name -> swarm.v1.DNSConfig
+	24, // 32: swarm.v1.ContainerSpec.pull_options:type_name -> swarm.v1.PullOptions
+	27, // 33: swarm.v1.Privileges.seccomp:type_name -> swarm.v1.SeccompOpts
+	28, // 34: swarm.v1.Privileges.apparmor:type_name -> swarm.v1.AppArmorOpts
+	29, // 35: swarm.v1.Privileges.selinux_context:type_name -> swarm.v1.SELinuxContext
 	2,  // 36: swarm.v1.SeccompOpts.mode:type_name -> swarm.v1.SeccompOpts.Mode
 	3,  // 37: swarm.v1.AppArmorOpts.mode:type_name -> swarm.v1.AppArmorOpts.Mode
 	4,  // 38: swarm.v1.Mount.type:type_name -> swarm.v1.Mount.Type
-	34, // 39: swarm.v1.Mount.bind_options:type_name -> swarm.v1.BindOptions
-	35, // 40: swarm.v1.Mount.volume_options:type_name -> swarm.v1.VolumeOptions
-	36, // 41: swarm.v1.Mount.tmpfs_options:type_name -> swarm.v1.TmpfsOptions
-	71, // 42: swarm.v1.VolumeOptions.labels:type_name -> swarm.v1.VolumeOptions.LabelsEntry
-	23, // 43: swarm.v1.VolumeOptions.driver_config:type_name -> swarm.v1.Driver
-	37, // 44: swarm.v1.DataReference.file:type_name -> swarm.v1.FileTarget
-	39, // 45: swarm.v1.DataReference.on_update:type_name -> swarm.v1.OnUpdate
-	79, // 46: swarm.v1.DataReference.keep_previous:type_name -> google.protobuf.Duration
-	80, // 47: swarm.v1.DataReference.previous_until:type_name -> google.protobuf.Timestamp
+	33, // 39: swarm.v1.Mount.bind_options:type_name -> swarm.v1.BindOptions
+	34, // 40: swarm.v1.Mount.volume_options:type_name -> swarm.v1.VolumeOptions
+	35, // 41: swarm.v1.Mount.tmpfs_options:type_name -> swarm.v1.TmpfsOptions
+	68, // 42: swarm.v1.VolumeOptions.labels:type_name -> swarm.v1.VolumeOptions.LabelsEntry
+	22, // 43: swarm.v1.VolumeOptions.driver_config:type_name -> swarm.v1.Driver
+	36, // 44: swarm.v1.DataReference.file:type_name -> swarm.v1.FileTarget
+	38, // 45: swarm.v1.DataReference.on_update:type_name -> swarm.v1.OnUpdate
+	74, // 46: swarm.v1.DataReference.keep_previous:type_name -> google.protobuf.Duration
+	75, // 47: swarm.v1.DataReference.previous_until:type_name -> google.protobuf.Timestamp
 	5,  // 48: swarm.v1.OnUpdate.action:type_name -> swarm.v1.OnUpdate.Action
-	79, // 49: swarm.v1.HealthConfig.interval:type_name -> google.protobuf.Duration
-	79, // 50: swarm.v1.HealthConfig.timeout:type_name -> google.protobuf.Duration
-	79, // 51: swarm.v1.HealthConfig.start_period:type_name -> google.protobuf.Duration
-	79, // 52: swarm.v1.HealthConfig.start_interval:type_name -> google.protobuf.Duration
-	42, // 53: swarm.v1.ResourceRequirements.limits:type_name -> swarm.v1.Resources
-	42, // 54: swarm.v1.ResourceRequirements.reservations:type_name -> swarm.v1.Resources
-	43, // 55: swarm.v1.Resources.generic:type_name -> swarm.v1.GenericResource
+	74, // 49: swarm.v1.HealthConfig.interval:type_name -> google.protobuf.Duration
+	74, // 50: swarm.v1.HealthConfig.timeout:type_name -> google.protobuf.Duration
+	74, // 51: swarm.v1.HealthConfig.start_period:type_name -> google.protobuf.Duration
+	74, // 52: swarm.v1.HealthConfig.start_interval:type_name -> google.protobuf.Duration
+	41, // 53: swarm.v1.ResourceRequirements.limits:type_name -> swarm.v1.Resources
+	41, // 54: swarm.v1.ResourceRequirements.reservations:type_name -> swarm.v1.Resources
+	42, // 55: swarm.v1.Resources.generic:type_name -> swarm.v1.GenericResource
 	6,  // 56: swarm.v1.RestartPolicy.condition:type_name -> swarm.v1.RestartPolicy.Condition
-	79, // 57: swarm.v1.RestartPolicy.delay:type_name -> google.protobuf.Duration
-	79, // 58: swarm.v1.RestartPolicy.window:type_name -> google.protobuf.Duration
-	46, // 59: swarm.v1.Placement.preferences:type_name -> swarm.v1.PlacementPreference
-	48, // 60: swarm.v1.Placement.platforms:type_name -> swarm.v1.Platform
-	47, // 61: swarm.v1.PlacementPreference.spread:type_name -> swarm.v1.SpreadOver
-	79, // 62: swarm.v1.UpdateConfig.delay:type_name -> google.protobuf.Duration
+	74, // 57: swarm.v1.RestartPolicy.delay:type_name -> google.protobuf.Duration
+	74, // 58: swarm.v1.RestartPolicy.window:type_name -> google.protobuf.Duration
+	45, // 59: swarm.v1.Placement.preferences:type_name -> swarm.v1.PlacementPreference
+	47, // 60: swarm.v1.Placement.platforms:type_name -> swarm.v1.Platform
+	46, // 61: swarm.v1.PlacementPreference.spread:type_name -> swarm.v1.SpreadOver
+	74, // 62: swarm.v1.UpdateConfig.delay:type_name -> google.protobuf.Duration
 	7,  // 63: swarm.v1.UpdateConfig.failure_action:type_name -> swarm.v1.UpdateConfig.FailureAction
-	79, // 64: swarm.v1.UpdateConfig.monitor:type_name -> google.protobuf.Duration
+	74, // 64: swarm.v1.UpdateConfig.monitor:type_name -> google.protobuf.Duration
 	8,  // 65: swarm.v1.UpdateConfig.order:type_name -> swarm.v1.UpdateConfig.Order
-	72, // 66: swarm.v1.NetworkAttachmentConfig.driver_opts:type_name -> swarm.v1.NetworkAttachmentConfig.DriverOptsEntry
+	69, // 66: swarm.v1.NetworkAttachmentConfig.driver_opts:type_name -> swarm.v1.NetworkAttachmentConfig.DriverOptsEntry
 	9,  // 67: swarm.v1.EndpointSpec.mode:type_name -> swarm.v1.EndpointSpec.Mode
-	52, // 68: swarm.v1.EndpointSpec.ports:type_name -> swarm.v1.PortConfig
+	51, // 68: swarm.v1.EndpointSpec.ports:type_name -> swarm.v1.PortConfig
 	10, // 69: swarm.v1.PortConfig.protocol:type_name -> swarm.v1.PortConfig.Protocol
 	11, // 70: swarm.v1.PortConfig.publish_mode:type_name -> swarm.v1.PortConfig.PublishMode
-	73, // 71: swarm.v1.NodeSpec.labels:type_name -> swarm.v1.NodeSpec.LabelsEntry
+	70, // 71: swarm.v1.NodeSpec.labels:type_name -> swarm.v1.NodeSpec.LabelsEntry
 	12, // 72: swarm.v1.NodeSpec.role:type_name -> swarm.v1.NodeSpec.Role
 	13, // 73: swarm.v1.NodeSpec.availability:type_name -> swarm.v1.NodeSpec.Availability
-	74, // 74: swarm.v1.NetworkSpec.labels:type_name -> swarm.v1.NetworkSpec.LabelsEntry
-	23, // 75: swarm.v1.NetworkSpec.driver_config:type_name -> swarm.v1.Driver
-	55, // 76: swarm.v1.NetworkSpec.ipam:type_name -> swarm.v1.IPAMOptions
-	23, // 77: swarm.v1.IPAMOptions.driver:type_name -> swarm.v1.Driver
-	56, // 78: swarm.v1.IPAMOptions.configs:type_name -> swarm.v1.IPAMConfig
-	75, // 79: swarm.v1.DataSpec.labels:type_name -> swarm.v1.DataSpec.LabelsEntry
-	23, // 80: swarm.v1.DataSpec.templating:type_name -> swarm.v1.Driver
-	76, // 81: swarm.v1.VolumeSpec.labels:type_name -> swarm.v1.VolumeSpec.LabelsEntry
-	23, // 82: swarm.v1.VolumeSpec.driver:type_name -> swarm.v1.Driver
-	14, // 83: swarm.v1.VolumeSpec.access_mode:type_name -> swarm.v1.VolumeSpec.AccessMode
-	59, // 84: swarm.v1.VolumeSpec.topology:type_name -> swarm.v1.Topology
-	77, // 85: swarm.v1.Topology.segments:type_name -> swarm.v1.Topology.SegmentsEntry
-	78, // 86: swarm.v1.ClusterSpec.labels:type_name -> swarm.v1.ClusterSpec.LabelsEntry
-	61, // 87: swarm.v1.ClusterSpec.orchestration:type_name -> swarm.v1.OrchestrationConfig
-	62, // 88: swarm.v1.ClusterSpec.dispatcher:type_name -> swarm.v1.DispatcherConfig
-	63, // 89: swarm.v1.ClusterSpec.ca_config:type_name -> swarm.v1.CAConfig
-	64, // 90: swarm.v1.ClusterSpec.task_defaults:type_name -> swarm.v1.TaskDefaults
-	65, // 91: swarm.v1.ClusterSpec.encryption_config:type_name -> swarm.v1.EncryptionConfig
-	66, // 92: swarm.v1.ClusterSpec.network:type_name -> swarm.v1.NetworkDefaults
-	79, // 93: swarm.v1.DispatcherConfig.heartbeat_period:type_name -> google.protobuf.Duration
-	79, // 94: swarm.v1.DispatcherConfig.session_timeout:type_name -> google.protobuf.Duration
-	79, // 95: swarm.v1.CAConfig.node_cert_expiry:type_name -> google.protobuf.Duration
-	23, // 96: swarm.v1.TaskDefaults.log_driver:type_name -> swarm.v1.Driver
-	97, // [97:97] is the sub-list for method output_type
-	97, // [97:97] is the sub-list for method input_type
-	97, // [97:97] is the sub-list for extension type_name
-	97, // [97:97] is the sub-list for extension extendee
-	0,  // [0:97] is the sub-list for field type_name
+	71, // 74: swarm.v1.NetworkSpec.labels:type_name -> swarm.v1.NetworkSpec.LabelsEntry
+	22, // 75: swarm.v1.NetworkSpec.driver_config:type_name -> swarm.v1.Driver
+	54, // 76: swarm.v1.NetworkSpec.ipam:type_name -> swarm.v1.IPAMOptions
+	22, // 77: swarm.v1.IPAMOptions.driver:type_name -> swarm.v1.Driver
+	55, // 78: swarm.v1.IPAMOptions.configs:type_name -> swarm.v1.IPAMConfig
+	72, // 79: swarm.v1.DataSpec.labels:type_name -> swarm.v1.DataSpec.LabelsEntry
+	22, // 80: swarm.v1.DataSpec.templating:type_name -> swarm.v1.Driver
+	73, // 81: swarm.v1.ClusterSpec.labels:type_name -> swarm.v1.ClusterSpec.LabelsEntry
+	58, // 82: swarm.v1.ClusterSpec.orchestration:type_name -> swarm.v1.OrchestrationConfig
+	59, // 83: swarm.v1.ClusterSpec.dispatcher:type_name -> swarm.v1.DispatcherConfig
+	60, // 84: swarm.v1.ClusterSpec.ca_config:type_name -> swarm.v1.CAConfig
+	61, // 85: swarm.v1.ClusterSpec.task_defaults:type_name -> swarm.v1.TaskDefaults
+	62, // 86: swarm.v1.ClusterSpec.encryption_config:type_name -> swarm.v1.EncryptionConfig
+	63, // 87: swarm.v1.ClusterSpec.network:type_name -> swarm.v1.NetworkDefaults
+	74, // 88: swarm.v1.DispatcherConfig.heartbeat_period:type_name -> google.protobuf.Duration
+	74, // 89: swarm.v1.DispatcherConfig.session_timeout:type_name -> google.protobuf.Duration
+	74, // 90: swarm.v1.CAConfig.node_cert_expiry:type_name -> google.protobuf.Duration
+	22, // 91: swarm.v1.TaskDefaults.log_driver:type_name -> swarm.v1.Driver
+	92, // [92:92] is the sub-list for method output_type
+	92, // [92:92] is the sub-list for method input_type
+	92, // [92:92] is the sub-list for extension type_name
+	92, // [92:92] is the sub-list for extension extendee
+	0,  // [0:92] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_spec_proto_init() }
@@ -5191,8 +4963,8 @@ func file_swarm_v1_spec_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_spec_proto_rawDesc), len(file_swarm_v1_spec_proto_rawDesc)),
-			NumEnums:      15,
-			NumMessages:   64,
+			NumEnums:      14,
+			NumMessages:   60,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,165 @@
+package cluster
+
+import (
+	"cmp"
+	"slices"
+
+	"swarm/internal/spec"
+	"swarm/internal/template"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// NodeVolume is a volume that a task mounts and whose files are on one node.
+type NodeVolume struct {
+	Name  string
+	Mount *swarmv1.Mount
+}
+
+// addVolumes sets the mounts of volumes that are on one node.
+func (r *Revision) addVolumes(mounts []*swarmv1.Mount) {
+	for _, m := range mounts {
+		if spec.IsNodeVolume(m) {
+			r.nodeVolumes = append(r.nodeVolumes, m)
+		}
+	}
+}
+
+// VolumesOf returns the volumes with a name that the tasks of a slot mount and whose files are on
+// one node. It leaves out those whose name depends on the node or on the task.
+func (r *Revision) VolumesOf(slot uint64) []NodeVolume {
+	if r == nil || len(r.nodeVolumes) == 0 {
+		return nil
+	}
+	if found, ok := r.slotVolumes[slot]; ok {
+		return found
+	}
+	var out []NodeVolume
+	for _, m := range r.nodeVolumes {
+		if name, known := template.SlotSource(r.Row, slot, m.GetSource()); known {
+			out = append(out, NodeVolume{name, m})
+		}
+	}
+	if r.slotVolumes == nil {
+		r.slotVolumes = map[uint64][]NodeVolume{}
+	}
+	r.slotVolumes[slot] = out
+	return out
+}
+
+// compareNodes orders the volumes of one name.
+func compareNodes(a, b *swarmv1.Volume) int { return cmp.Compare(a.GetNodeId(), b.GetNodeId()) }
+
+// foldVolume applies the change of a volume row. Tasks may have waited for the volume, or for its
+// removal. A new size changes nothing for them.
+func (state *State) foldVolume(row *swarmv1.Volume, deleted bool) {
+	if deleted {
+		state.dropVolume(row)
+		state.retryWaiting = true
+		return
+	}
+	if old := state.putVolume(row); old == nil || old.GetAccepted() != row.GetAccepted() || old.GetReported() != row.GetReported() {
+		state.retryWaiting = true
+	}
+}
+
+// putVolume adds a row, or replaces the row of the same name and node, which it returns.
+func (state *State) putVolume(row *swarmv1.Volume) (old *swarmv1.Volume) {
+	list := state.volumes[row.GetName()]
+	i, found := slices.BinarySearchFunc(list, row, compareNodes)
+	if found {
+		old, list[i] = list[i], row
+		return old
+	}
+	state.volumes[row.GetName()] = slices.Insert(list, i, row)
+	return nil
+}
+
+func (state *State) dropVolume(row *swarmv1.Volume) {
+	list := state.volumes[row.GetName()]
+	i, found := slices.BinarySearchFunc(list, row, compareNodes)
+	if !found {
+		return
+	}
+	if len(list) == 1 {
+		delete(state.volumes, row.GetName())
+		return
+	}
+	state.volumes[row.GetName()] = slices.Delete(list, i, i+1)
+}
+
+// Volumes returns the rows of the volumes with a name, sorted by node id. With a Draft they include
+// those that the current plan adds.
+func (state *State) Volumes(name string) []*swarmv1.Volume { return state.volumes[name] }
+
+// drawnVolume is a row that a draft has written for a service, over another one, which is nil for a
+// new row.
+type drawnVolume struct {
+	old, row *swarmv1.Volume
+	service  *Service
+}
+
+// UseVolume records that a task of the service's slot is on the node and mounts the volume. It
+// returns the row to write, or nil if the row says so already. later is true if this plan has
+// written the row for another service: two groups of one plan must not write the same row, so the
+// caller must plan the service again.
+func (d *Draft) UseVolume(n *Node, v NodeVolume, s *Service, slot VolumeSlot) (write *swarmv1.Volume, later bool) {
+	row := &swarmv1.Volume{NodeId: n.ID, Name: v.Name}
+	list := d.state.volumes[v.Name]
+	if len(list) > 0 && list[0].GetNodeId() == "" {
+		return nil, false // every node mounts it from a file server
+	}
+	if i, found := slices.BinarySearchFunc(list, row, compareNodes); found {
+		if !slot.Returns || UsesVolume(list[i], s.ID, slot.Number) {
+			return nil, false
+		}
+		if slices.ContainsFunc(d.volumes, func(w drawnVolume) bool { return w.row == list[i] && w.service != s }) {
+			return nil, true
+		}
+		row = list[i].CloneVT()
+		row.Uses = slices.DeleteFunc(row.Uses, func(u *swarmv1.VolumeUse) bool { return d.state.services[u.GetServiceId()] == nil })
+	} else {
+		row.MakerId = s.ID
+		row.Driver, row.Labels = v.Mount.GetVolumeOptions().GetDriverConfig(), v.Mount.GetVolumeOptions().GetLabels()
+	}
+	if slot.Returns {
+		row.Uses = append(row.Uses, &swarmv1.VolumeUse{ServiceId: s.ID, Slot: slot.Number})
+	}
+	d.volumes = append(d.volumes, drawnVolume{d.state.putVolume(row), row, s})
+	return row, false
+}
+
+// undoVolumes takes back what UseVolume has recorded.
+func (d *Draft) undoVolumes() {
+	for _, v := range slices.Backward(d.volumes) {
+		if v.old != nil {
+			d.state.putVolume(v.old)
+		} else {
+			d.state.dropVolume(v.row)
+		}
+	}
+}
+
+// VolumeSlot says under which number the tasks of a slot return to their volumes.
+type VolumeSlot struct {
+	Number  uint64
+	Returns bool // false: the tasks of the slot are bound to a node anyway
+}
+
+// VolumeSlot returns the VolumeSlot of a slot. A global service has one slot for each node. All
+// slots of a job are one, because a job has new slots in every run.
+func (s *Service) VolumeSlot(k SlotKey) VolumeSlot {
+	switch {
+	case k.Node != "":
+		return VolumeSlot{}
+	case s.Job():
+		return VolumeSlot{Returns: true}
+	}
+	return VolumeSlot{Number: k.Number, Returns: true}
+}
+
+// UsesVolume says whether a task of the slot was placed on the volume's node because of the volume.
+func UsesVolume(row *swarmv1.Volume, serviceID string, slot uint64) bool {
+	return slices.ContainsFunc(row.GetUses(), func(u *swarmv1.VolumeUse) bool {
+		return u.GetServiceId() == serviceID && u.GetSlot() == slot
+	})
+}
