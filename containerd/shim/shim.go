@@ -63,10 +63,12 @@ func Main() {
 		Requires: []plugin.Type{plugins.EventPlugin, plugins.InternalPlugin},
 		InitFn:   newTaskService,
 	})
-	shim.RunShim(context.Background(), shimManager{manager.NewShimManager(layout.RuntimeName)})
+	shim.RunShim(context.Background(), shimManager{manager.NewShimManager(layout.RuntimeName)},
+		func(c *shim.Config) { c.NoSetupLogger = true }) // newTaskService sets it up
 }
 
 func newTaskService(ic *plugin.InitContext) (any, error) {
+	setLogger(ic.Context)
 	p, err := ic.GetByID(plugins.EventPlugin, "publisher")
 	if err != nil {
 		return nil, err
