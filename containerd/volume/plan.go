@@ -177,6 +177,9 @@ func (s *Store) volumeOf(source string) (Place, bool, error) {
 // volumeDir returns the data folder of a volume. A volume without a name belongs to the task.
 func (s *Store) volumeDir(task string, i int, m *swarmv1.Mount) (string, error) {
 	driver := m.GetVolumeOptions().GetDriverConfig()
+	if err := spec.CheckVolumeDriver("the volume", driver); err != nil {
+		return "", err
+	}
 	if m.GetSource() == "" {
 		if len(driver.GetOptions()) > 0 {
 			return "", fmt.Errorf("driver options are for volumes with a name: add source=NAME: %w", errdefs.ErrInvalidArgument)
@@ -186,5 +189,5 @@ func (s *Store) volumeDir(task string, i int, m *swarmv1.Mount) (string, error) 
 	if err := ident.CheckVolumeName(m.GetSource()); err != nil { // A template may have produced it.
 		return "", err
 	}
-	return s.dataDir(m.GetSource()), spec.CheckVolumeDriver("volume "+m.GetSource(), driver)
+	return s.dataDir(m.GetSource()), nil
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"swarm/internal/ident"
+	"swarm/internal/pause"
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker/engine"
@@ -20,6 +21,10 @@ const (
 	// time in which none runs: containers may have made millions of files.
 	measureInterval = 10 * time.Minute
 	measurePart     = 100
+	// cleanTimeout limits the wait for the removal of containers that use a volume, and cleanPoll
+	// is the time between two looks.
+	cleanTimeout = 10 * time.Second
+	cleanPoll    = 100 * time.Millisecond
 )
 
 // Volumes makes and removes the volumes with a name of a node for its managers, and measures their
@@ -73,8 +78,21 @@ func (v *Volumes) Make(_ context.Context, req *swarmv1.MakeVolumeRequest) (*swar
 	return &swarmv1.MakeVolumeResponse{Volume: made}, nil
 }
 
-// Drop implements swarmv1.NodeVolumesServer. It removes a volume with its data. The call goes on if
-// its context ends, because half a volume is of no use.
+// remove removes a volume. The manager has found no task that uses it, so a container that does is
+// being removed at this moment: remove waits for that.
+func (v *Volumes) remove(ctx context.Context, name string) (reclaimed int64, err error) {
+	wait, cancel := context.WithTimeout(ctx, cleanTimeout)
+	defer cancel()
+	for {
+		// The removal goes on if ctx ends, because half a volume is of no use.
+		reclaimed, err = v.storage.Volumes().Remove(context.WithoutCancel(ctx), name)
+		if !errdefs.IsFailedPrecondition(err) || pause.For(wait, cleanPoll) != nil {
+			return reclaimed, err
+		}
+	}
+}
+
+// Drop implements swarmv1.NodeVolumesServer. It removes a volume with its data.
 func (v *Volumes) Drop(ctx context.Context, req *swarmv1.DropVolumeRequest) (*swarmv1.DropVolumeResponse, error) {
 	if v.storage == nil {
 		return nil, errNoStorage
@@ -82,7 +100,7 @@ func (v *Volumes) Drop(ctx context.Context, req *swarmv1.DropVolumeRequest) (*sw
 	if err := ident.CheckVolumeName(req.GetName()); err != nil {
 		return nil, err
 	}
-	reclaimed, err := v.storage.Volumes().Remove(context.WithoutCancel(ctx), req.GetName())
+	reclaimed, err := v.remove(ctx, req.GetName())
 	if errdefs.IsNotFound(err) {
 		return &swarmv1.DropVolumeResponse{}, nil
 	}
