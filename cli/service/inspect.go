@@ -1,6 +1,7 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -166,6 +167,7 @@ func writeService(w io.Writer, s *swarmv1.ServiceInfo, started, completed string
 		p.number(" Max Replicas Per Node", pl.GetMaxReplicas())
 	}
 	p.restart(t.GetRestartPolicy())
+	p.job(spec.GetJob())
 	p.policy("UpdateConfig", spec.GetUpdateConfig())
 	p.policy("RollbackConfig", spec.GetRollbackConfig())
 	p.container(t.GetContainerSpec())
@@ -193,6 +195,26 @@ func partition(ports []*swarmv1.PortConfig) (byHost, byMesh []*swarmv1.PortConfi
 		}
 	}
 	return byHost, byMesh
+}
+
+// job prints when a job runs, and when a run has failed.
+func (p pretty) job(j *swarmv1.JobPolicy) {
+	if j == nil {
+		return
+	}
+	fmt.Fprintln(p.w, "Job:")
+	if j.GetSchedule() != "" {
+		p.line(" Schedule", j.GetSchedule())
+		p.line(" Time zone", cmp.Or(j.GetTimezone(), "UTC"))
+		p.line(" Overlap", strings.ToLower(j.GetOverlap().String()))
+		p.line(" Catch up", strings.ToLower(j.GetCatchUp().String()))
+	}
+	if j.BackoffLimit != nil {
+		p.line(" Backoff limit", strconv.FormatUint(j.GetBackoffLimit(), 10))
+	}
+	if j.GetDeadline() != nil {
+		p.line(" Deadline", j.GetDeadline().AsDuration().String())
+	}
 }
 
 func (p pretty) policy(name string, u *swarmv1.UpdateConfig) {

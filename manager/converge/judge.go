@@ -63,6 +63,8 @@ type Report struct {
 // use.
 type Judge struct {
 	change Change
+	// isUpdate is set if the change is a new revision of a service that existed.
+	isUpdate bool
 	// firstLook and firstIndex are the time of the first look and the log index of its view.
 	firstLook  time.Time
 	firstIndex uint64
@@ -78,7 +80,7 @@ type Judge struct {
 
 // New returns a Judge that has seen nothing yet.
 func New(c Change) *Judge {
-	return &Judge{change: c, failures: map[string]map[string]*swarmv1.TaskInfo{}}
+	return &Judge{change: c, isUpdate: c.Revision != 0, failures: map[string]map[string]*swarmv1.TaskInfo{}}
 }
 
 // look is one look of a Judge.
@@ -238,9 +240,14 @@ func (l *look) trackRunning(t *swarmv1.TaskInfo, limit time.Duration) time.Durat
 
 func (l *look) job() bool { return spec.IsJob(l.spec().GetMode()) }
 
-// judgeJob judges a job. Tasks of earlier iterations do not count.
+// judgeJob judges a job. Tasks of earlier iterations do not count. A new scheduled job, or a new
+// revision of one, has converged at once: it takes effect with the next run.
 func (l *look) judgeJob() *swarmv1.ServiceVerdict {
-	p, iteration := l.progress, l.Service.GetService().GetJobStatus().GetJobIteration()
+	status := l.Service.GetService().GetJobStatus()
+	if spec.IsScheduled(l.spec()) && (status.GetJobIteration() == 0 || l.memory.isUpdate) {
+		return &swarmv1.ServiceVerdict{Converged: true}
+	}
+	p, iteration := l.progress, status.GetJobIteration()
 	l.slots = slices.DeleteFunc(l.slots, func(s slot) bool { return s.tasks[0].GetTask().GetJobIteration() < iteration })
 	l.rememberFailures()
 	p.Job, p.Desired = true, l.Service.GetStatus().GetDesiredTasks()
@@ -262,6 +269,12 @@ func (l *look) judgeJob() *swarmv1.ServiceVerdict {
 	}
 	if p.GetDesired() > 0 && p.GetRunning() >= p.GetDesired() {
 		return &swarmv1.ServiceVerdict{Converged: true}
+	}
+	if status.GetEnded() {
+		return &swarmv1.ServiceVerdict{
+			Reason: fmt.Sprintf("the run has failed: %d of %d tasks completed", p.GetRunning(), p.GetDesired()),
+			Hint:   fmt.Sprintf("see `swarm service runs %s`, and `swarm service logs %s`", l.name(), l.name()),
+		}
 	}
 	return l.hopeless()
 }

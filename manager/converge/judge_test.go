@@ -424,3 +424,29 @@ func TestJudge_StuckStartFirst(t *testing.T) {
 		}
 	}
 }
+
+// A scheduled job does not run when it is created or updated, so there is nothing to wait for. A
+// run that was started is waited for, and may fail.
+func TestJudge_ScheduledJobs(t *testing.T) {
+	scheduled := func(status *swarmv1.JobStatus) scene {
+		sc := replicatedJob(1).edit(func(sp *swarmv1.ServiceSpec) { sp.Job = &swarmv1.JobPolicy{Schedule: "@daily"} })
+		sc.service.Service.JobStatus = status
+		return sc
+	}
+	for _, c := range []struct {
+		name   string
+		change Change
+		status *swarmv1.JobStatus
+		want   string
+	}{
+		{"created", Change{Index: 1}, &swarmv1.JobStatus{}, "converged"},
+		{"updated while it runs", Change{Index: 1, Revision: 2}, &swarmv1.JobStatus{JobIteration: 3}, "converged"},
+		{"a run began", Change{Index: 1}, &swarmv1.JobStatus{JobIteration: 3}, "waiting"},
+		{"a run failed", Change{Index: 1}, &swarmv1.JobStatus{JobIteration: 3, Ended: true}, "failure: the run has failed: 0 of 1 tasks completed"},
+	} {
+		j := New(c.change)
+		if got := outcome(j.see(0, scheduled(c.status))); got != c.want {
+			t.Errorf("%s: got %s, want %s", c.name, got, c.want)
+		}
+	}
+}

@@ -102,25 +102,6 @@ func volumes() crud.Events {
 	})
 }
 
-// specNames is the part of a spec that events show.
-type specNames interface {
-	GetName() string
-	GetLabels() map[string]string
-}
-
-// named describes objects of which events show only the name.
-func named[T crud.Object](spec func(T) specNames) crud.Display[T] {
-	return crud.Display[T]{
-		Attributes: func(_ *table.View, row T) map[string]string {
-			return map[string]string{"name": spec(row).GetName()}
-		},
-		Subject: func(_ *table.View, row T) crud.Subject {
-			s := spec(row)
-			return crud.Subject{Names: []string{s.GetName()}, Labels: []map[string]string{s.GetLabels()}}
-		},
-	}
-}
-
 // clusters returns the Events of the cluster. They do not have the join tokens, which only
 // GetCluster returns.
 func clusters() crud.Events {

@@ -180,8 +180,14 @@ func (s *Server) createShared(ctx context.Context, want *swarmv1.Volume) (*swarm
 			}
 			return nil, errdefs.ErrAlreadyExists.WithMessage(fmt.Sprintf("volume %s exists already with other driver options: remove it, or choose another name", want.GetName()))
 		}
+		var nodes []string
 		for row := range object.VolumesNamed(v, want.GetName()) {
-			return nil, errdefs.ErrAlreadyExists.WithMessage(fmt.Sprintf("volume %s exists already on %s: remove it, or choose another name", want.GetName(), nodeName(v, row)))
+			nodes = append(nodes, nodeName(v, row))
+		}
+		if len(nodes) > 0 {
+			slices.Sort(nodes)
+			return nil, errdefs.ErrAlreadyExists.WithMessage(fmt.Sprintf(
+				"volume %s exists already on %s: remove it, or choose another name", want.GetName(), strings.Join(nodes, ", ")))
 		}
 		row := want.CloneVT()
 		row.Accepted, row.Reported = true, true
