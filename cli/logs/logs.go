@@ -24,6 +24,7 @@ type options struct {
 	follow, timestamps, raw, details bool
 	noResolve, noTaskIDs, noTrunc    bool
 	since, until, tail               string
+	run                              uint64 // of a job; 0: all
 }
 
 // NewService returns the verb `service logs`.
@@ -55,6 +56,9 @@ func newVerb(deps *command.Deps, what, short string, task bool, complete cobra.C
 	f.StringVar(&o.since, "since", "", `Show logs since timestamp (e.g. "2013-01-02T13:23:37Z") or relative (e.g. "42m" for 42 minutes)`)
 	f.StringVar(&o.until, "until", "", `Show logs before a timestamp (e.g. "2013-01-02T13:23:37Z") or relative (e.g. "42m" for 42 minutes)`)
 	f.StringVarP(&o.tail, "tail", "n", "all", "Number of lines to show from the end of the logs")
+	if !task {
+		f.Uint64Var(&o.run, "run", 0, "Show only the logs of this run of a job, as service runs numbers them")
+	}
 	f.BoolVarP(&o.timestamps, "timestamps", "t", false, "Show timestamps")
 	return c
 }
@@ -84,7 +88,7 @@ func run(ctx context.Context, deps *command.Deps, o options) error {
 	}
 	return deps.Connect(ctx, func(c command.Client) error {
 		// The manager finds out whether the reference is that of a task.
-		req := &swarmv1.LogsRequest{Service: o.ref, Options: options}
+		req := &swarmv1.LogsRequest{Service: o.ref, Options: options, Run: o.run}
 		if o.task {
 			req = &swarmv1.LogsRequest{Task: o.ref, Options: options}
 		}

@@ -212,19 +212,24 @@ func replicasWord(s *swarmv1.ServiceInfo) string {
 
 func newPs(deps *command.Deps) *cobra.Command {
 	var o tasktable.Options
+	var run uint64
 	c := command.Verb(&cobra.Command{
 		Use: "ps [OPTIONS] SERVICE [SERVICE...]", Short: "List the tasks of one or more services", Args: usage.MinArgs(1),
 		ValidArgsFunction: complete.Services(deps),
-		RunE:              func(c *cobra.Command, args []string) error { return runPs(c.Context(), deps, o, args) },
+		RunE:              func(c *cobra.Command, args []string) error { return runPs(c.Context(), deps, o, run, args) },
 	})
 	tasktable.RegisterFlags(c, &o, tasktable.Filters)
+	c.Flags().Uint64Var(&run, "run", 0, "Show only the tasks of this run of a job, as service runs numbers them")
 	return c
 }
 
-func runPs(ctx context.Context, deps *command.Deps, o tasktable.Options, refs []string) error {
+func runPs(ctx context.Context, deps *command.Deps, o tasktable.Options, run uint64, refs []string) error {
 	filter, _, err := flag.ParseFilters(o.Filters, tasktable.Filters...)
 	if err != nil {
 		return err
+	}
+	if run != 0 {
+		filter.JobIterations = []uint64{run}
 	}
 	return deps.Connect(ctx, func(c command.Client) error {
 		services := map[string]*swarmv1.ServiceInfo{}

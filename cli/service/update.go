@@ -246,5 +246,5 @@ func newRollback(deps *command.Deps) *cobra.Command {
 
 // messageFlag adds the flag --message of a command that changes a service.
 func messageFlag(f *pflag.FlagSet, dst *string) {
-	f.StringVar(dst, "message", "", "Why, in one line, for `swarm service history`")
+	f.StringVar(dst, "message", "", "Why, in one line, for the history")
 }

@@ -25,6 +25,8 @@ type Subject struct {
 	// Desired is the desired state of a task. IsTask is true only for tasks.
 	Desired swarmv1.TaskState
 	IsTask  bool
+	// JobIteration is that of a task of a job.
+	JobIteration uint64
 	// Mode is that of a service, like "replicated".
 	Mode string
 }
@@ -46,6 +48,7 @@ func Matches(f *swarmv1.Filter, s Subject) bool {
 		fits(f.GetNodeIds(), func(v string) bool { return slices.Contains(s.Nodes, v) }) &&
 		fits(f.GetRoles(), func(v swarmv1.NodeSpec_Role) bool { return s.HasRole && v == s.Role }) &&
 		fits(f.GetDesiredStates(), func(v swarmv1.TaskState) bool { return s.IsTask && v == s.Desired }) &&
+		fits(f.GetJobIterations(), func(v uint64) bool { return s.IsTask && v == s.JobIteration }) &&
 		fits(f.GetModes(), func(v string) bool { return v == s.Mode })
 }
 

@@ -16,6 +16,9 @@ func TestMatches_FiltersOfDifferentKeysAreAnded(t *testing.T) {
 		want bool
 	}{
 		{web, nil, true},
+		{web, &swarmv1.Filter{JobIterations: []uint64{0}}, false},
+		{Subject{ID: "t1", IsTask: true, JobIteration: 3}, &swarmv1.Filter{JobIterations: []uint64{3}}, true},
+		{Subject{ID: "t1", IsTask: true, JobIteration: 2}, &swarmv1.Filter{JobIterations: []uint64{3}}, false},
 		{web, &swarmv1.Filter{IdPrefixes: []string{"wb8"}}, true},
 		{web, &swarmv1.Filter{IdPrefixes: []string{"db"}}, false},
 		{web, &swarmv1.Filter{NamePrefixes: []string{"wb8"}}, false},

@@ -44,7 +44,7 @@ func TaskSubject(v *table.View, t *swarmv1.Task, service string) crud.Subject {
 		ID: t.GetId(), Names: []string{explain.TaskName(service, t)},
 		Labels:   []map[string]string{rev.GetSpec().GetTaskTemplate().GetContainerSpec().GetLabels()},
 		Services: []string{t.GetServiceId()}, Nodes: []string{t.GetNodeId()},
-		Desired: t.GetDesiredState(), IsTask: true,
+		Desired: t.GetDesiredState(), IsTask: true, JobIteration: t.GetJobIteration(),
 	}
 }
 

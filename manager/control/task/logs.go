@@ -52,8 +52,12 @@ func (s *Server) newLogs(want scope, options *swarmv1.LogOptions, stream swarmv1
 	}
 }
 
-// scope names the task or the service whose logs the user wants, by its id.
-type scope struct{ service, task string }
+// scope names the task or the service whose logs the user wants, by its id. run is the iteration of
+// a job; 0: all.
+type scope struct {
+	service, task string
+	run           uint64
+}
 
 // logScope finds the task or the service of a request.
 func logScope(v *table.View, req *swarmv1.LogsRequest) (scope, error) {
@@ -68,13 +72,15 @@ func logScope(v *table.View, req *swarmv1.LogsRequest) (scope, error) {
 	if _, ok := found.(*swarmv1.Task); ok {
 		return scope{task: found.GetId()}, nil
 	}
-	return scope{service: found.GetId()}, nil
+	return scope{service: found.GetId(), run: req.GetRun()}, nil
 }
 
 // has reports whether a task is in the scope and on a node.
 func (w scope) has(t *swarmv1.Task) bool {
-	return t.GetNodeId() != "" && (t.GetId() == w.task || w.service != "" && t.GetServiceId() == w.service)
+	return t.GetNodeId() != "" && (t.GetId() == w.task || w.service != "" && t.GetServiceId() == w.service && w.hasRun(t))
 }
+
+func (w scope) hasRun(t *swarmv1.Task) bool { return w.run == 0 || t.GetJobIteration() == w.run }
 
 // all returns the tasks of the scope, including those that are on no node yet.
 func (w scope) all(v *table.View) []*swarmv1.Task {
@@ -82,7 +88,7 @@ func (w scope) all(v *table.View) []*swarmv1.Task {
 		t, _ := v.Tasks.Get(w.task)
 		return []*swarmv1.Task{t}
 	}
-	return slices.Collect(v.TasksOfService(w.service))
+	return slices.Collect(crud.Where(v.TasksOfService(w.service), w.hasRun))
 }
 
 // tasks returns the ids of the tasks with a log, by node.

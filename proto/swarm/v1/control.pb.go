@@ -92,9 +92,11 @@ type Filter struct {
 	Roles         []NodeSpec_Role `protobuf:"varint,7,rep,packed,name=roles,proto3,enum=swarm.v1.NodeSpec_Role" json:"roles,omitempty"`
 	DesiredStates []TaskState     `protobuf:"varint,8,rep,packed,name=desired_states,json=desiredStates,proto3,enum=swarm.v1.TaskState" json:"desired_states,omitempty"`
 	// replicated, global, replicated-job, global-job.
-	Modes         []string `protobuf:"bytes,9,rep,name=modes,proto3" json:"modes,omitempty"`
-	IdPrefixes    []string `protobuf:"bytes,10,rep,name=id_prefixes,json=idPrefixes,proto3" json:"id_prefixes,omitempty"`
-	NamePrefixes  []string `protobuf:"bytes,11,rep,name=name_prefixes,json=namePrefixes,proto3" json:"name_prefixes,omitempty"`
+	Modes        []string `protobuf:"bytes,9,rep,name=modes,proto3" json:"modes,omitempty"`
+	IdPrefixes   []string `protobuf:"bytes,10,rep,name=id_prefixes,json=idPrefixes,proto3" json:"id_prefixes,omitempty"`
+	NamePrefixes []string `protobuf:"bytes,11,rep,name=name_prefixes,json=namePrefixes,proto3" json:"name_prefixes,omitempty"`
+	// Of tasks of jobs.
+	JobIterations []uint64 `protobuf:"varint,12,rep,packed,name=job_iterations,json=jobIterations,proto3" json:"job_iterations,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -202,6 +204,13 @@ func (x *Filter) GetIdPrefixes() []string {
 func (x *Filter) GetNamePrefixes() []string {
 	if x != nil {
 		return x.NamePrefixes
+	}
+	return nil
+}
+
+func (x *Filter) GetJobIterations() []uint64 {
+	if x != nil {
+		return x.JobIterations
 	}
 	return nil
 }
@@ -1839,8 +1848,10 @@ type LogsRequest struct {
 	// Service or task: id, unique prefix of the id, or name.
 	Service string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
 	// Task alone, as above.
-	Task          string      `protobuf:"bytes,2,opt,name=task,proto3" json:"task,omitempty"`
-	Options       *LogOptions `protobuf:"bytes,3,opt,name=options,proto3" json:"options,omitempty"`
+	Task    string      `protobuf:"bytes,2,opt,name=task,proto3" json:"task,omitempty"`
+	Options *LogOptions `protobuf:"bytes,3,opt,name=options,proto3" json:"options,omitempty"`
+	// Of a job: only this iteration. 0: all.
+	Run           uint64 `protobuf:"varint,4,opt,name=run,proto3" json:"run,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1894,6 +1905,13 @@ func (x *LogsRequest) GetOptions() *LogOptions {
 		return x.Options
 	}
 	return nil
+}
+
+func (x *LogsRequest) GetRun() uint64 {
+	if x != nil {
+		return x.Run
+	}
+	return 0
 }
 
 type ImageInfo struct {
@@ -3433,7 +3451,7 @@ var File_swarm_v1_control_proto protoreflect.FileDescriptor
 
 const file_swarm_v1_control_proto_rawDesc = "" +
 	"\n" +
-	"\x16swarm/v1/control.proto\x12\bswarm.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17swarm/v1/dispatch.proto\x1a\x15swarm/v1/object.proto\x1a\x13swarm/v1/spec.proto\"\xe7\x02\n" +
+	"\x16swarm/v1/control.proto\x12\bswarm.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17swarm/v1/dispatch.proto\x1a\x15swarm/v1/object.proto\x1a\x13swarm/v1/spec.proto\"\x8e\x03\n" +
 	"\x06Filter\x12\x10\n" +
 	"\x03ids\x18\x01 \x03(\tR\x03ids\x12\x14\n" +
 	"\x05names\x18\x02 \x03(\tR\x05names\x12\x1a\n" +
@@ -3448,7 +3466,8 @@ const file_swarm_v1_control_proto_rawDesc = "" +
 	"\vid_prefixes\x18\n" +
 	" \x03(\tR\n" +
 	"idPrefixes\x12#\n" +
-	"\rname_prefixes\x18\v \x03(\tR\fnamePrefixes\"\x99\x01\n" +
+	"\rname_prefixes\x18\v \x03(\tR\fnamePrefixes\x12%\n" +
+	"\x0ejob_iterations\x18\f \x03(\x04R\rjobIterations\"\x99\x01\n" +
 	"\bNodeInfo\x12\"\n" +
 	"\x04node\x18\x01 \x01(\v2\x0e.swarm.v1.NodeR\x04node\x12)\n" +
 	"\x05state\x18\x02 \x01(\v2\x13.swarm.v1.NodeStateR\x05state\x12>\n" +
@@ -3562,11 +3581,12 @@ const file_swarm_v1_control_proto_rawDesc = "" +
 	"\bunplaced\x18\x05 \x01(\v2\x12.swarm.v1.UnplacedR\bunplaced\x12&\n" +
 	"\x04task\x18\x06 \x01(\v2\x12.swarm.v1.TaskInfoR\x04task\x12%\n" +
 	"\x03log\x18\a \x03(\v2\x13.swarm.v1.LogRecordR\x03log\x12\x1a\n" +
-	"\bwarnings\x18\b \x03(\tR\bwarnings\"k\n" +
+	"\bwarnings\x18\b \x03(\tR\bwarnings\"}\n" +
 	"\vLogsRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x12\n" +
 	"\x04task\x18\x02 \x01(\tR\x04task\x12.\n" +
-	"\aoptions\x18\x03 \x01(\v2\x14.swarm.v1.LogOptionsR\aoptions\"M\n" +
+	"\aoptions\x18\x03 \x01(\v2\x14.swarm.v1.LogOptionsR\aoptions\x12\x10\n" +
+	"\x03run\x18\x04 \x01(\x04R\x03run\"M\n" +
 	"\tImageInfo\x12%\n" +
 	"\x05image\x18\x01 \x01(\v2\x0f.swarm.v1.ImageR\x05image\x12\x19\n" +
 	"\bnode_ids\x18\x02 \x03(\tR\anodeIds\"N\n" +
