@@ -270,11 +270,11 @@ func (l *look) judgeJob() *swarmv1.ServiceVerdict {
 	if p.GetDesired() > 0 && p.GetRunning() >= p.GetDesired() {
 		return &swarmv1.ServiceVerdict{Converged: true}
 	}
-	if status.GetEnded() {
-		return &swarmv1.ServiceVerdict{
-			Reason: fmt.Sprintf("the run has failed: %d of %d tasks completed", p.GetRunning(), p.GetDesired()),
-			Hint:   fmt.Sprintf("see `swarm service runs %s`, and `swarm service logs %s`", l.name(), l.name()),
-		}
+	if v := l.hopeless(); v != nil || !status.GetEnded() {
+		return v
 	}
-	return l.hopeless()
+	return &swarmv1.ServiceVerdict{
+		Reason: fmt.Sprintf("the run has failed: %d of %d tasks completed", p.GetRunning(), p.GetDesired()),
+		Hint:   fmt.Sprintf("see `swarm service runs %s`, and `swarm service logs %s`", l.name(), l.name()),
+	}
 }

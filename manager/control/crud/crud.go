@@ -59,7 +59,7 @@ func (k Kind[T]) Create(ctx context.Context, w *Writer, name string,
 ) (index uint64, err error) {
 	id := ""
 	index, err = w.Write(ctx, 0, func(v *table.View) ([]*swarmv1.Change, error) {
-		if err := k.NameFree(v, name); err != nil {
+		if err := k.CheckNameFree(v, name); err != nil {
 			return nil, err
 		}
 		row, others, err := build(v)
@@ -78,8 +78,8 @@ func (k Kind[T]) Create(ctx context.Context, w *Writer, name string,
 
 // Update commits the change that edit makes to a copy of the newest object, and returns the index
 // of the commit. edit also returns the changes of other rows that belong to its change. It may be
-// called several times. If edit does not change the copy, Update commits nothing, and drops the
-// changes of other rows.
+// called several times. If edit does not change the copy, Update commits nothing, whatever other
+// changes edit has returned.
 //
 // Update returns ErrAborted if version is neither 0 nor the version of the stored object. It
 // returns ErrNotFound if the object does not exist any more, or is being removed.

@@ -68,9 +68,9 @@ type Kind[T Row[T]] struct {
 
 func (k Kind[T]) marked(row T) bool { return k.Marked != nil && k.Marked(row) }
 
-// NameFree returns an error if an object has the name: ErrAlreadyExists, or a PendingRemoval if the
-// object is being removed.
-func (k Kind[T]) NameFree(v *table.View, name string) error {
+// CheckNameFree returns an error if an object has the name: ErrAlreadyExists, or a PendingRemoval
+// if the object is being removed.
+func (k Kind[T]) CheckNameFree(v *table.View, name string) error {
 	for other := range k.ByName(v, name) {
 		had := k.Name(v, other)
 		switch {

@@ -187,7 +187,7 @@ func (p *pass) endRuns() {
 			p.changes = append(p.changes, table.Update(edited))
 		}
 	}
-	if !current && !status.GetEnded() && !spec.IsScheduled(p.spec) { // a job that runs when it is created
+	if !current && !status.GetEnded() && p.spec.GetJob() != nil && !spec.IsScheduled(p.spec) { // a job that runs when it is created
 		t := tallyOf(p.view, p.row, p.spec, status.GetJobIteration(), true)
 		if state, _ := p.verdict(t, status.GetLastExecution().AsTime()); state == swarmv1.Run_FAILED {
 			p.end()
@@ -205,8 +205,8 @@ func (p *pass) end() {
 // verdict says what has become of a run, and why.
 func (p *pass) verdict(t tally, began time.Time) (swarmv1.Run_State, string) {
 	policy := p.spec.GetJob()
-	if limit := policy.BackoffLimit; policy != nil && limit != nil && t.failed > *limit {
-		return swarmv1.Run_FAILED, fmt.Sprintf("%d tasks failed, and the backoff limit is %d", t.failed, *limit)
+	if policy != nil && policy.BackoffLimit != nil && t.failed > policy.GetBackoffLimit() {
+		return swarmv1.Run_FAILED, fmt.Sprintf("%d tasks failed, and the backoff limit is %d", t.failed, policy.GetBackoffLimit())
 	}
 	switch {
 	case t.complete:

@@ -224,6 +224,33 @@ func TestRunJobs_Failures(t *testing.T) {
 	}
 }
 
+// A job without a schedule runs when it is created. It ends by its limits too, and without limits
+// only as the restart policy says.
+func TestRunJobs_JobWithoutASchedule(t *testing.T) {
+	for name, c := range map[string]struct {
+		policy *swarmv1.JobPolicy
+		ends   bool
+	}{
+		"no policy": {nil, false},
+		"a limit":   {&swarmv1.JobPolicy{BackoffLimit: proto.Uint64(0)}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, c.policy)
+				r.finish(swarmv1.TaskState_FAILED)
+				if _, ended := r.iteration(); ended != c.ends {
+					t.Errorf("ended: got %t, want %t", ended, c.ends)
+				}
+				r.want("no schedule", "")
+				if _, err := r.Control.RunService(t.Context(), &swarmv1.RunServiceRequest{Id: "backup"}); err != nil {
+					t.Error(err)
+				}
+				r.want("by hand", "now 1 running")
+			})
+		})
+	}
+}
+
 // The runs of a job that is removed go with it.
 func TestRunJobs_RemovedJob(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -62,9 +62,9 @@ func (s *Server) CreateService(ctx context.Context, req *swarmv1.CreateServiceRe
 	if err := spec.CheckMessage(req.GetMessage()); err != nil {
 		return nil, err
 	}
-	// Refuse a taken name before pin asks a registry. If the owner of the name is being removed, go
-	// on: Create waits for the removal.
-	if err := object.Services().NameFree(s.store.View(), wanted.GetName()); errdefs.IsAlreadyExists(err) {
+	// Refuse a taken name before pin asks a registry. If the service that has the name is being
+	// removed, the error is a PendingRemoval and no ErrAlreadyExists: Create waits for the removal.
+	if err := object.Services().CheckNameFree(s.store.View(), wanted.GetName()); errdefs.IsAlreadyExists(err) {
 		return nil, err
 	}
 	warnings, err := s.pin(ctx, wanted, req.GetRegistryAuth(), req.GetNoResolveImage())
