@@ -45,8 +45,11 @@ func TestSecretsStaySecret(t *testing.T) {
 			"swarm/hello:1")
 	}
 	for i, value := range values {
-		if i > 0 {
-			c.swarm("secret", "update", "db", files[i])
+		if i > 0 { // After the daemons were killed, there may be no leader for a moment.
+			c.eventually("update of the secret", func() error {
+				_, err := c.run("secret", "update", "--detach", "db", files[i])
+				return err
+			})
 		}
 		for _, name := range []string{"none", "signal", "exec", "restart"} {
 			c.eventually(fmt.Sprintf("%s has value %d", name, i), func() error { return c.sees(name, value) })

@@ -54,6 +54,9 @@ func bindData[T interface {
 	}
 	if ref.GetId() != row.GetId() {
 		ref.Previous, ref.PreviousUntil = 0, nil
+		if ref.GetId() != "" && !ref.GetPinned() { // The number is that of a former object of the name.
+			ref.Number = 0
+		}
 	}
 	ref.Id, ref.Name = row.GetId(), row.GetSpec().GetName()
 	if ref.GetNumber() == 0 {
