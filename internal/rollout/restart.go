@@ -18,10 +18,11 @@ type RestartPolicy struct {
 	window    time.Duration
 }
 
-// The delay doubles with every consecutive failure of a slot, up to delayGrowth times the policy's
-// delay and to at most delayLimit. A policy's delay above delayLimit is used unchanged. A task that
-// ran for at least delayReset times the delay ends the series of failures before it. The delay
-// after a task that never ran is at least delayFloor, because doubling a delay of 0 has no effect.
+// The delay doubles with every consecutive failure of a slot. It grows to at most delayGrowth times
+// the policy's delay, and to at most delayLimit; if the policy's delay is longer than delayLimit,
+// it does not grow at all. A task that ran for at least delayReset times the delay ends the series
+// of failures before it. The delay after a task that never ran is at least delayFloor, because
+// doubling a delay of 0 has no effect.
 const (
 	delayGrowth = 16
 	delayLimit  = 5 * time.Minute
