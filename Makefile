@@ -96,10 +96,10 @@ deps-bench: deps ## what benchmarks compare with
 
 ONLY   ?=
 ROUNDS ?= 5
-bench: deps-bench build image ## figures against peers and limits, in the same run; ONLY=cold,containers,latency,placement,logs,image,idle,net,net-scale,churn
+bench: deps-bench build image ## figures against peers and limits, in the same run; ONLY=cold,containers,latency,placement,logs,image,idle,net,net-scale; only by name: churn,services,rolling,node-loss
 	go run ./bench -only='$(ONLY)' -rounds=$(ROUNDS)
 
-bench-peer: deps-bench build image ## against another system's cluster, for minutes; ONLY=overlay
+bench-peer: deps-bench build image ## against another system's cluster, for minutes; ONLY=overlay,rolling
 	go run ./bench -peer -only='$(ONLY)' -rounds=$(ROUNDS)
 
 deps-vm: deps ## what makes and runs virtual machines

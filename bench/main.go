@@ -56,7 +56,10 @@ func groups() []group {
 		{name: "vip", run: overlay.VirtualAddress, part: true},
 		{name: "mesh", run: overlay.Mesh, part: true},
 		{name: "attach", run: overlay.Attach, part: true},
+		{name: "rolling", run: rolling, part: true},
+		{name: "node-loss", run: nodeLoss, part: true},
 		{name: "overlay", run: dockerOverlay, peer: true},
+		{name: "rolling", run: rollingDocker, peer: true},
 	}
 }
 

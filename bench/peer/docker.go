@@ -223,8 +223,7 @@ func none(states []string) bool { return len(states) == 0 }
 // CreateAndRemove makes and removes a service of n replicas on a network. It returns the time from
 // the first call until all tasks run, and from the second call until no task is left.
 func (d *Docker) CreateAndRemove(ctx context.Context, name, network string, n int) (create, remove time.Duration, err error) {
-	spec := service(name, n)
-	spec["TaskTemplate"].(map[string]any)["Networks"] = []map[string]any{{"Target": network}}
+	spec := attached(service(name, n), network)
 	began := time.Now()
 	if err := d.Hosts[0].Call(ctx, http.MethodPost, "/services/create", spec, nil); err != nil {
 		return 0, 0, err
@@ -265,34 +264,95 @@ func (d *Docker) RemoveServices(ctx context.Context, n int, name func(i int) str
 	return d.until(ctx, "of each name", none)
 }
 
+// CreateReplicated makes a service of n replicas on an overlay network of its own, and waits until
+// all run.
+func (d *Docker) CreateReplicated(ctx context.Context, name string, n int) error {
+	if err := d.Hosts[0].Call(ctx, http.MethodPost, "/networks/create", map[string]any{"Name": name, "Driver": "overlay", "CheckDuplicate": true}, nil); err != nil {
+		return err
+	}
+	if err := d.Hosts[0].Call(ctx, http.MethodPost, "/services/create", attached(service(name, n), name), nil); err != nil {
+		return err
+	}
+	return d.until(ctx, name, allRunning(n))
+}
+
+// Roll replaces all tasks of a service of CreateReplicated by a forced update, and returns the time
+// until n new tasks run and no old one.
+func (d *Docker) Roll(ctx context.Context, name string, n, parallelism int) (time.Duration, error) {
+	var now struct {
+		Version struct{ Index uint64 }
+		Spec    struct{ TaskTemplate struct{ ForceUpdate uint64 } }
+	}
+	if err := d.Hosts[0].Call(ctx, http.MethodGet, "/services/"+name, nil, &now); err != nil {
+		return 0, err
+	}
+	force := now.Spec.TaskTemplate.ForceUpdate + 1
+	spec := attached(service(name, n), name)
+	spec["TaskTemplate"].(map[string]any)["ForceUpdate"] = force
+	spec["UpdateConfig"] = map[string]any{"Parallelism": parallelism}
+	began := time.Now()
+	if err := d.Hosts[0].Call(ctx, http.MethodPost, fmt.Sprintf("/services/%s/update?version=%d", name, now.Version.Index), spec, nil); err != nil {
+		return 0, err
+	}
+	err := d.untilTasks(ctx, name, func(tasks []task) bool {
+		fresh, old := 0, 0
+		for _, t := range tasks {
+			switch {
+			case t.Status.State != "running":
+			case t.Spec.ForceUpdate == force:
+				fresh++
+			default:
+				old++
+			}
+		}
+		return fresh == n && old == 0
+	})
+	return time.Since(began), err
+}
+
+// task is the part of a task that is read.
+type task struct {
+	Status struct{ State string }
+	Spec   struct{ ForceUpdate uint64 }
+}
+
+// attached adds a network to a service.
+func attached(spec map[string]any, network string) map[string]any {
+	spec["TaskTemplate"].(map[string]any)["Networks"] = []map[string]any{{"Target": network}}
+	return spec
+}
+
 // pollPeriod is the interval at which dockerd is queried for its tasks. dockerd has no task events,
 // and the answers should not cost it much time.
 const pollPeriod = 50 * time.Millisecond
 
 func (d *Docker) until(ctx context.Context, service string, done func(states []string) bool) error {
+	return d.untilTasks(ctx, service, func(tasks []task) bool {
+		var states []string
+		for _, t := range tasks {
+			states = append(states, t.Status.State)
+		}
+		return done(states)
+	})
+}
+
+func (d *Docker) untilTasks(ctx context.Context, service string, done func(tasks []task) bool) error {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	tick := time.NewTicker(pollPeriod)
 	defer tick.Stop()
 	for {
-		var tasks []struct {
-			Name, ServiceID string
-			Status          struct{ State string }
-		}
+		var tasks []task
 		if err := d.Hosts[0].Call(ctx, http.MethodGet, "/tasks", nil, &tasks); err != nil {
 			return err
 		}
-		var states []string
-		for _, t := range tasks {
-			states = append(states, t.Status.State)
-		}
-		if done(states) {
+		if done(tasks) {
 			return nil
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("service %s: %w: tasks %v", service, ctx.Err(), states)
+			return fmt.Errorf("service %s: %w: tasks %v", service, ctx.Err(), tasks)
 		}
 	}
 }

@@ -59,41 +59,76 @@ func (b *Runtime) Gone(ctx context.Context) error {
 // until it has set a handler.
 func (b *Runtime) CreateAndRemove(n, atOnce int, stop syscall.Signal) (create, remove time.Duration, err error) {
 	tasks := make([]containerd.Task, n)
-	all := make([]containerd.Container, n)
 	began := time.Now()
-	err = b.each(n, atOnce, func(i int) error {
-		id := fmt.Sprintf("bare%d", i)
-		container, err := b.client.NewContainer(b.ctx, id, containerd.WithImage(b.image), containerd.WithNewSnapshot(id, b.image),
-			containerd.WithNewSpec(oci.WithImageConfig(b.image), oci.WithCgroup(b.cgroup+"/"+id)))
-		if err != nil {
-			return err
-		}
-		all[i] = container
-		if tasks[i], err = container.NewTask(b.ctx, cio.NullIO); err != nil {
-			return err
-		}
-		return tasks[i].Start(b.ctx)
-	})
-	if err != nil {
+	if err := b.each(n, atOnce, func(i int) (err error) {
+		tasks[i], err = b.create(fmt.Sprintf("bare%d", i))
+		return err
+	}); err != nil {
 		return 0, 0, err
 	}
 	create = time.Since(began)
 	began = time.Now()
-	err = b.each(n, atOnce, func(i int) error {
-		exited, err := tasks[i].Wait(b.ctx)
-		if err != nil {
-			return err
-		}
-		if err := tasks[i].Kill(b.ctx, stop); err != nil {
-			return err
-		}
-		<-exited
-		if _, err := tasks[i].Delete(b.ctx); err != nil {
-			return err
-		}
-		return all[i].Delete(b.ctx, containerd.WithSnapshotCleanup)
-	})
+	err = b.each(n, atOnce, func(i int) error { return b.remove(tasks[i], stop) })
 	return create, time.Since(began), err
+}
+
+// Replace makes n containers, and then replaces each by another one, some at once. It returns the
+// time that the replacement takes.
+func (b *Runtime) Replace(n, atOnce int) (time.Duration, error) {
+	tasks := make([]containerd.Task, n)
+	if err := b.each(n, n, func(i int) (err error) {
+		tasks[i], err = b.create(fmt.Sprintf("old%d", i))
+		return err
+	}); err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	if err := b.each(n, atOnce, func(i int) error {
+		if err := b.remove(tasks[i], syscall.SIGKILL); err != nil {
+			return err
+		}
+		var err error
+		tasks[i], err = b.create(fmt.Sprintf("new%d", i))
+		return err
+	}); err != nil {
+		return 0, err
+	}
+	took := time.Since(began)
+	return took, b.each(n, n, func(i int) error { return b.remove(tasks[i], syscall.SIGKILL) })
+}
+
+// create makes and starts a container.
+func (b *Runtime) create(id string) (containerd.Task, error) {
+	container, err := b.client.NewContainer(b.ctx, id, containerd.WithImage(b.image), containerd.WithNewSnapshot(id, b.image),
+		containerd.WithNewSpec(oci.WithImageConfig(b.image), oci.WithCgroup(b.cgroup+"/"+id)))
+	if err != nil {
+		return nil, err
+	}
+	task, err := container.NewTask(b.ctx, cio.NullIO)
+	if err != nil {
+		return nil, err
+	}
+	return task, task.Start(b.ctx)
+}
+
+// remove stops a container by a signal, and removes it.
+func (b *Runtime) remove(task containerd.Task, stop syscall.Signal) error {
+	exited, err := task.Wait(b.ctx)
+	if err != nil {
+		return err
+	}
+	if err := task.Kill(b.ctx, stop); err != nil {
+		return err
+	}
+	<-exited
+	if _, err := task.Delete(b.ctx); err != nil {
+		return err
+	}
+	container, err := b.client.LoadContainer(b.ctx, task.ID())
+	if err != nil {
+		return err
+	}
+	return container.Delete(b.ctx, containerd.WithSnapshotCleanup)
 }
 
 func (b *Runtime) each(n, atOnce int, do func(i int) error) error {
