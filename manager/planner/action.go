@@ -16,7 +16,7 @@ func (r *run) applyActions() {
 		sp.atom = r.out.newAtom()
 		r.applyTaskEdits(sp)
 		switch sp.action {
-		case keep:
+		case keep, leave:
 			r.promote(sp)
 		case finished:
 			if sp.head != nil {
@@ -28,7 +28,7 @@ func (r *run) applyActions() {
 			r.stopTask(sp.head)
 		case fill:
 			r.fillSlot(sp, sp.slot.Newest())
-		case restart, replace, reschedule, updateSlot:
+		case restart, replace, move, reschedule, updateSlot:
 			r.replaceHead(sp)
 		}
 	}
@@ -91,14 +91,15 @@ func (r *run) replaceHead(sp *slotPlan) {
 
 // partner returns the task of the slot that keeps running while the new task of replaceHead starts,
 // or nil if both head and older stop. Once the new task is RUNNING, judgePair stops the partner.
-// Only start-first updates have partners.
+// Only start-first updates, and moves in that order, have partners.
 func (r *run) partner(sp *slotPlan) *cluster.Task {
+	ordered := sp.action == updateSlot || sp.action == move
 	switch {
-	case sp.action == updateSlot && !r.update.StartFirst():
+	case ordered && !r.update.StartFirst():
 		return nil
 	case sp.older != nil:
 		return sp.older // head should have replaced older but never ran, so the new task replaces older
-	case sp.action == updateSlot && r.mayRun(sp.head):
+	case ordered && r.mayRun(sp.head):
 		return sp.head
 	}
 	return nil

@@ -31,7 +31,7 @@
 // committed it and Apply has received it. The loop must therefore apply its own commits before it
 // plans again. The only thing that Plan changes for later plans is the deadlines of the services.
 //
-// Plan runs these passes for each service. The first four decide what happens to every slot and
+// Plan runs these passes for each service. The first five decide what happens to every slot and
 // record it in a list of slotPlans; they write no changes of rows. The last three carry the
 // decisions out and write changes:
 //
@@ -40,6 +40,7 @@
 //	applyLimits   the slots that are kept -> slots whose task moves to other limits, and what
 //	              these tasks reserve in addition (in the cluster.Draft of the plan)
 //	updatePass    all slots, and the update status -> slots to update, the new update status
+//	moveDrained   the slots whose node is being drained -> slots that move now
 //	applyActions  what was decided -> changes of tasks, and new tasks
 //	reap          old tasks -> deletions of tasks and claims
 //	placeTasks    tasks without a node, and new tasks -> nodes, addresses, ports, rows

@@ -20,6 +20,10 @@ const (
 	restart
 	// replace: the task must leave its node. A new task starts after the old one has stopped.
 	replace
+	// leave: the node of the head is being drained. The head stays until moveDrained moves it.
+	leave
+	// move: the head leaves its node now, in the update order of the service.
+	move
 	// reschedule: the node is lost. A new task starts at once, or after the node is fenced if the
 	// service is single-writer.
 	reschedule
@@ -32,7 +36,7 @@ const (
 	drop
 )
 
-// slotPlan is what one plan finds and decides for a slot. The first four passes fill it in; the
+// slotPlan is what one plan finds and decides for a slot. The first five passes fill it in; the
 // last three carry it out.
 type slotPlan struct {
 	slot *cluster.Slot
@@ -122,7 +126,7 @@ func (p subject) headStarts(head, older *cluster.Task) bool {
 		return false
 	}
 	olderAction, _ := p.judgeHead(older)
-	return olderAction == keep && p.mayRun(older)
+	return (olderAction == keep || olderAction == leave) && p.mayRun(older)
 }
 
 // judgeHead decides on the action for a task that should run, and returns the reason if the task
@@ -144,12 +148,21 @@ func (p subject) judgeHead(t *cluster.Task) (action, string) {
 	case t.Node.Down():
 		return reschedule, "node " + t.Node.Name() + " is down"
 	case t.Node.Draining():
-		return replace, "node " + t.Node.Name() + " is being drained"
+		return p.judgeDrained(t), "node " + t.Node.Name() + " is being drained"
 	}
 	if !placement.Matches(t.Revision, t.Node) {
 		return replace, "node " + t.Node.Name() + " no longer satisfies the constraints"
 	}
 	return keep, ""
+}
+
+// judgeDrained decides on a task whose node is being drained. Tasks that serve leave the node by
+// the rules of an update. A task that does not run yet, or that belongs to a job, serves nobody.
+func (p subject) judgeDrained(t *cluster.Task) action {
+	if p.service.Job() || !t.Running() {
+		return replace
+	}
+	return leave
 }
 
 // judgeEnd decides whether another task follows a task that has ended.

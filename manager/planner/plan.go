@@ -100,7 +100,7 @@ func byPriority(state *cluster.State, ids []string) []*cluster.Service {
 	return slices.Compact(list)
 }
 
-// run is one call of Plan. The first four passes are methods of subject and updatePass, which have
+// run is one call of Plan. The first five passes are methods of subject and updatePass, which have
 // no access to the changes of rows: these passes record their decisions in the slotPlans and in
 // their results. The last three passes are methods of run, because all of them write to the same
 // changes and must know which rows an earlier pass has deleted.
@@ -148,7 +148,9 @@ func (r *run) planSlots() {
 	r.slotPlans = r.judge(r.slotPlans)
 	r.added = r.reconcile(r.slotPlans)
 	r.applyLimits(r.slotPlans, r.draft)
-	result := updatePass{r.subject, r.slotPlans}.decide()
+	pass := updatePass{r.subject, r.slotPlans}
+	result := pass.decide()
+	pass.moveDrained()
 	r.writeService(result)
 	if result.rollback {
 		r.draft.UndoResize(r.service) // the tasks keep their limits

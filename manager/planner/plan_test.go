@@ -90,7 +90,7 @@ func TestPlan_GlobalFollowsNodes(t *testing.T) {
 
 func TestPlan_DrainedNodeLosesItsTasks(t *testing.T) {
 	m := clusterOf(t, "a", "b")
-	m.addService("web", replicas(4))
+	m.addService("web", replicas(4), updating(func(u *swarmv1.UpdateConfig) { u.Parallelism = 0 }))
 	m.settle()
 	m.setNode("a", drain)
 	m.plan()

@@ -209,7 +209,7 @@ func (p subject) planGlobal(slotPlans []slotPlan) (added additions) {
 		switch {
 		case n == nil || n.Removed():
 			sp.action = drop
-		case sp.action == reschedule || sp.action == replace:
+		case sp.action == reschedule || sp.action == replace || sp.action == leave:
 			sp.action = stop
 		case sp.action == drop:
 			// An earlier plan dropped the slot, because the service was not global then or the node

@@ -172,7 +172,7 @@ func (p updatePass) computeProgress(measure bool) progress {
 			t = sp.slot.Newest()
 		}
 		if p.outdated(sp, t) {
-			if sp.action == keep || sp.action == finished {
+			if sp.action == keep || sp.action == leave || sp.action == finished {
 				g.outdated = append(g.outdated, sp)
 			}
 			continue
