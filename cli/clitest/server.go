@@ -41,6 +41,10 @@ type Server struct {
 	Records   []*swarmv1.LogRecord
 	Events    []*swarmv1.Event
 	Root      *pki.Root
+	// Rounds are the messages of WatchStats.
+	Rounds    []*swarmv1.WatchStatsResponse
+	StatsReq  *swarmv1.WatchStatsRequest
+	Processes *swarmv1.ProcessesResponse
 
 	Credentials []*swarmv1.Credential
 

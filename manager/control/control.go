@@ -5,7 +5,7 @@
 //
 //	service, network, node, image, task,    the RPCs of swarmv1.Control
 //	cluster, data, job
-//	disk, volume                            the RPCs of swarmv1.Disks and swarmv1.Volumes
+//	disk, volume, stats                     the RPCs of swarmv1.Disks, Volumes and Stats
 //	crud                                    find, list, create, update and remove, for all kinds
 //	object                                  what the kinds of objects are called and refer to
 //	address, digest, nodecall               what several nouns need: virtual IPs, image digests,
@@ -34,6 +34,7 @@ import (
 	"swarm/manager/control/nodecall"
 	"swarm/manager/control/object"
 	"swarm/manager/control/service"
+	"swarm/manager/control/stats"
 	"swarm/manager/control/task"
 	"swarm/manager/control/volume"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -79,8 +80,8 @@ type unimplemented struct {
 	swarmv1.UnimplementedControlServer
 }
 
-// Server serves swarmv1.Control, with the methods of the nouns, swarmv1.Disks and
-// swarmv1.Volumes.
+// Server serves swarmv1.Control, with the methods of the nouns, swarmv1.Disks, swarmv1.Volumes and
+// swarmv1.Stats.
 type Server struct {
 	unimplemented
 	*services
@@ -93,6 +94,7 @@ type Server struct {
 	*jobs
 	disks   *disk.Server
 	volumes *volume.Server
+	stats   *stats.Server
 	store   *raftstore.Store
 }
 
@@ -114,6 +116,7 @@ func New(cfg Config, deps Deps) *Server {
 		jobs:     job.New(job.Deps{Log: deps.Log, Store: deps.Store, Writer: writer}),
 		volumes:  volume.New(volume.Deps{Log: deps.Log, Store: deps.Store, Writer: writer, Nodes: caller}),
 		disks:    disk.New(disk.Deps{Log: deps.Log, Store: deps.Store, Writer: writer, Nodes: caller}),
+		stats:    stats.New(stats.Deps{Store: deps.Store, Nodes: caller}),
 	}
 	s.services = service.New(service.Deps{
 		Log: deps.Log, Store: deps.Store, Writer: writer, Digests: digests, LastLogs: s.LastLogs, StaleNotice: s.StaleNotice,
@@ -131,4 +134,5 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	swarmv1.RegisterControlServer(CurrentRegistrar(r, s.store, s.StaleNotice), s)
 	swarmv1.RegisterDisksServer(r, s.disks)
 	swarmv1.RegisterVolumesServer(CurrentRegistrar(r, s.store, s.StaleNotice), s.volumes)
+	swarmv1.RegisterStatsServer(CurrentRegistrar(r, s.store, s.StaleNotice), s.stats)
 }
