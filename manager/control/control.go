@@ -4,7 +4,7 @@
 // Writes go through the leader, each as one group with the versions from which it was made.
 //
 //	service, network, node, image, task,    the RPCs of swarmv1.Control
-//	cluster, data, job
+//	cluster, data, job, event
 //	disk, volume, stats                     the RPCs of swarmv1.Disks, Volumes and Stats
 //	crud                                    find, list, create, update and remove, for all kinds
 //	object                                  what the kinds of objects are called and refer to
@@ -27,6 +27,7 @@ import (
 	"swarm/manager/control/data"
 	"swarm/manager/control/digest"
 	"swarm/manager/control/disk"
+	"swarm/manager/control/event"
 	"swarm/manager/control/image"
 	"swarm/manager/control/job"
 	"swarm/manager/control/network"
@@ -72,6 +73,7 @@ type (
 	clusters = cluster.Server
 	files    = data.Server
 	jobs     = job.Server
+	watches  = event.Server
 )
 
 // unimplemented puts the methods of UnimplementedControlServer one level deeper than those of the
@@ -92,6 +94,7 @@ type Server struct {
 	*clusters
 	*files
 	*jobs
+	*watches
 	disks   *disk.Server
 	volumes *volume.Server
 	stats   *stats.Server
@@ -111,8 +114,9 @@ func New(cfg Config, deps Deps) *Server {
 			Log: deps.Log, Store: deps.Store, Writer: writer, Nodes: caller, Digests: digests, Images: deps.Images, Login: deps.Login,
 		}),
 		tasks:    task.New(task.Deps{Log: deps.Log, Store: deps.Store, Nodes: caller}),
-		clusters: cluster.New(cluster.Deps{Store: deps.Store, Writer: writer, Events: events()}),
+		clusters: cluster.New(cluster.Deps{Store: deps.Store, Writer: writer}),
 		files:    data.New(data.Deps{Store: deps.Store, Writer: writer}),
+		watches:  event.New(event.Deps{Store: deps.Store, Events: events()}),
 		jobs:     job.New(job.Deps{Log: deps.Log, Store: deps.Store, Writer: writer}),
 		volumes:  volume.New(volume.Deps{Log: deps.Log, Store: deps.Store, Writer: writer, Nodes: caller}),
 		disks:    disk.New(disk.Deps{Log: deps.Log, Store: deps.Store, Writer: writer, Nodes: caller}),

@@ -48,6 +48,19 @@ func (b *Broker) Since(index uint64, tables ...table.ID) (*Watcher, error) {
 	return &Watcher{broker: b, at: at, tables: tableSet(tables), after: index}, nil
 }
 
+// Kept returns a watcher of all changes that are kept, the index of the state before them, and the
+// time of the first of them, which is zero if none is kept.
+func (b *Broker) Kept(tables ...table.ID) (before uint64, oldest time.Time, w *Watcher) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for n := b.head.next.Load(); n != nil && oldest.IsZero(); n = n.next.Load() {
+		if changes := n.changes.Load(); changes != nil && len(*changes) > 0 {
+			oldest = (*changes)[0].Time.AsTime()
+		}
+	}
+	return b.head.index, oldest, &Watcher{broker: b, at: b.head, tables: tableSet(tables), after: b.head.index}
+}
+
 func tableSet(ids []table.ID) uint32 {
 	if len(ids) == 0 {
 		return ^uint32(0)
