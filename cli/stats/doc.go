@@ -1,5 +1,5 @@
-// Package stats holds the verbs `swarm stats` and `swarm top`, and computes rates from the counters
-// that managers send.
+// Package stats holds the verb `swarm stats`, prints the processes of a task, and computes rates
+// from the counters that managers send, for `swarm top` too.
 //
-// Callers: cli. It starts no goroutines.
+// Callers: cli, and cli/top. It starts no goroutines.
 package stats

@@ -5,12 +5,8 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/spf13/cobra"
-
 	"swarm/cli/command"
-	"swarm/cli/complete"
 	"swarm/cli/term"
-	"swarm/cli/usage"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -27,15 +23,6 @@ var processes = term.Table{
 		{"TIME", "TIME"},
 		{"CMD", "CMD"},
 	},
-}
-
-// NewTop returns the verb `swarm top`.
-func NewTop(deps *command.Deps) *cobra.Command {
-	return command.Verb(&cobra.Command{
-		Use: "top TASK|SERVICE[.SLOT]", Short: "Display the running processes of a task",
-		Args: usage.ExactArgs(1), ValidArgsFunction: complete.Tasks(deps),
-		RunE: func(c *cobra.Command, args []string) error { return Processes(c.Context(), deps, args[0]) },
-	})
 }
 
 // Processes prints the processes in the container of a task.

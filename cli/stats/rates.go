@@ -10,16 +10,17 @@ type Rates struct {
 
 // sample is CPU time at a moment of the host's clock, both in nanoseconds.
 type sample struct {
-	clock int64
-	cpu   uint64
+	clock               int64
+	cpu, received, sent uint64
 }
 
-// Load is how much a task or a node uses.
+// Load is how much a task or a node uses. At the first look at a container it is not known.
 type Load struct {
-	// CPU is in percent of one CPU. It is valid only if Known is set: at the first look at a
-	// container it is not known.
-	CPU   float64
-	Known bool
+	// CPU is in percent of one CPU.
+	CPU float64
+	// Received and Sent are bytes a second. Those of nodes are 0.
+	Received, Sent float64
+	Known          bool
 }
 
 // Round returns the loads of the tasks and nodes in a round, by id, and remembers the counters for
@@ -28,12 +29,12 @@ func (r *Rates) Round(m *swarmv1.WatchStatsResponse) map[string]Load {
 	now := make(map[string]sample, len(m.GetTasks())+len(m.GetNodes()))
 	for _, t := range m.GetTasks() {
 		if u := t.GetUsage(); u != nil {
-			now[t.GetTaskId()] = sample{u.GetClock(), u.GetCpu()}
+			now[t.GetTaskId()] = sample{u.GetClock(), u.GetCpu(), u.GetReceived(), u.GetSent()}
 		}
 	}
 	for _, n := range m.GetNodes() {
 		if u := n.GetUsage(); u != nil {
-			now[n.GetNodeId()] = sample{u.GetClock(), u.GetCpu()}
+			now[n.GetNodeId()] = sample{clock: u.GetClock(), cpu: u.GetCpu()}
 		}
 	}
 	out := make(map[string]Load, len(now))
@@ -51,5 +52,12 @@ func (s sample) since(before map[string]sample, id string) Load {
 	if !ok || s.clock <= b.clock || s.cpu < b.cpu {
 		return Load{}
 	}
-	return Load{CPU: float64(s.cpu-b.cpu) / float64(s.clock-b.clock) * 100, Known: true}
+	took := float64(s.clock - b.clock)
+	rate := func(before, now uint64) float64 {
+		if now < before { // The traffic could not be read once.
+			return 0
+		}
+		return float64(now-before) / took * 1e9
+	}
+	return Load{CPU: float64(s.cpu-b.cpu) / took * 100, Received: rate(b.received, s.received), Sent: rate(b.sent, s.sent), Known: true}
 }

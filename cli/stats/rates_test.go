@@ -17,10 +17,10 @@ func TestRates(t *testing.T) {
 		want Load
 	}{
 		{"first", round(1000, 100), Load{}},
-		{"half a CPU", round(2000, 600), Load{50, true}},
-		{"two CPUs", round(3000, 2600), Load{200, true}},
+		{"half a CPU", round(2000, 600), Load{CPU: 50, Known: true}},
+		{"two CPUs", round(3000, 2600), Load{CPU: 200, Known: true}},
 		{"the clock was set back", round(500, 2700), Load{}},
-		{"idle", round(1500, 2700), Load{0, true}},
+		{"idle", round(1500, 2700), Load{Known: true}},
 		{"the counter began again", round(2500, 5), Load{}},
 		{"gone", &swarmv1.WatchStatsResponse{}, Load{}},
 		{"first again", round(3500, 10), Load{}},

@@ -182,6 +182,8 @@ var doors = []struct {
 	{"github.com/bufbuild", []string{"proto/gen"}},
 	{"github.com/prometheus/client_golang", []string{"internal/metrics"}},
 	{"github.com/prometheus/procfs", []string{"worker/usage"}},
+	{"charm.land", []string{"cli/top"}},
+	{"github.com/charmbracelet", []string{"cli/top"}},
 }
 
 func TestOneDoorPerLibrary(t *testing.T) {
