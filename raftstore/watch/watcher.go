@@ -38,7 +38,8 @@ func (b *Broker) Watch(tables ...table.ID) (*table.View, *Watcher) {
 func (b *Broker) Since(index uint64, tables ...table.ID) (*Watcher, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if index < b.head.index || index > b.tail.Load().index {
+	// The tail may be older than the view for a moment, while its batch is appended.
+	if index < b.head.index || index > b.View().Index() {
 		return nil, ErrResync
 	}
 	at := b.head

@@ -72,11 +72,16 @@ func (s *Server) Watch(req *swarmv1.WatchRequest, stream swarmv1.Control_WatchSe
 		return err
 	}
 	defer w.Close()
+	begin, part, _ := eventplace.Parse(header)
+	names, err := s.names(begin, part)
+	if err != nil {
+		return err
+	}
+	defer names.watcher.Close()
 	if err := stream.SendHeader(header); err != nil {
 		return err
 	}
-	begin, _, _ := eventplace.Parse(header)
-	return (&watching{store: s.store, req: req, filter: f, stream: stream, watcher: w, told: begin, at: time.Now()}).run()
+	return (&watching{store: s.store, req: req, filter: f, stream: stream, watcher: w, names: names, told: begin, at: time.Now()}).run()
 }
 
 // watcher returns a watcher that begins where the request says, and the header.
@@ -114,6 +119,18 @@ func (s *Server) watcher(ctx context.Context, req *swarmv1.WatchRequest, tables 
 	return w, eventplace.Header(view.Index(), 0), nil
 }
 
+// names returns the rows that are removed from a place on.
+func (s *Server) names(index uint64, part uint32) (*removed, error) {
+	if part > 0 {
+		index--
+	}
+	w, err := s.store.Since(index, namingTables...)
+	if errors.Is(err, watch.ErrResync) {
+		return nil, errTooOld
+	}
+	return &removed{watcher: w, rows: map[rowKey]table.RowChange{}}, err
+}
+
 var errTooOld = errdefs.ErrOutOfRange.WithMessage(
 	"this manager does not know all events since then any more: list the objects, and watch from now on")
 
@@ -124,6 +141,7 @@ type watching struct {
 	filter  *filter
 	stream  swarmv1.Control_WatchServer
 	watcher *watch.Watcher
+	names   *removed
 
 	index uint64 // the place of the last change that was read
 	part  uint32
@@ -142,10 +160,8 @@ func (w *watching) run() error {
 		case err != nil:
 			return err
 		}
-		for _, c := range batch.Changes {
-			if err := w.change(batch.View, c); err != nil {
-				return err
-			}
+		if err := w.changes(batch); err != nil {
+			return err
 		}
 		if len(batch.Changes) > 0 {
 			if time.Since(w.at) >= bookmarkInterval {
@@ -165,6 +181,27 @@ func (w *watching) run() error {
 			return err
 		}
 	}
+}
+
+// changes sends the events of a batch.
+func (w *watching) changes(batch watch.Batch) error {
+	if len(batch.Changes) == 0 {
+		return nil
+	}
+	err := w.names.catchUp(w.stream.Context(), batch.View.Index())
+	if errors.Is(err, watch.ErrResync) {
+		return errTooOld
+	}
+	if err != nil {
+		return err
+	}
+	for _, c := range batch.Changes {
+		if err := w.change(w.names.view(batch.View, c), c); err != nil {
+			return err
+		}
+	}
+	w.names.forget(w.index)
+	return nil
 }
 
 // deadline returns when to stop waiting for a change: at the time of the next bookmark, or when the

@@ -157,6 +157,37 @@ func TestWatch_Attributes(t *testing.T) {
 	})
 }
 
+// Events keep the names of objects that were removed before the client looked, and so do filters.
+func TestWatch_RemovedObjects(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := controltest.New(t)
+		time.Sleep(time.Second)
+		since := timestamppb.Now()
+		scene(r)
+		v := r.Store.View()
+		var changes []*swarmv1.Change
+		for task := range v.TasksOfService("web-id") {
+			changes = append(changes, table.DeleteKey(table.TaskStatus, task.GetId()), table.DeleteKey(table.Task, task.GetId()))
+		}
+		rev, _ := v.Revision("web-id", 1)
+		web, _ := v.Services.Get("web-id")
+		changes = append(changes, table.DeleteKey(table.Revision, table.Key(rev)), table.Delete(web))
+		r.Commit(changes...)
+		const tasks = "task:create:web.1 task:start:web.1 task:die:web.1 task:remove:web.1"
+		for filters, want := range map[string]string{
+			"service=web":              "service:create:web " + tasks + " service:remove:web",
+			"type=task service=web":    tasks,
+			"type=task label=tier=web": tasks,
+			"type=task image=web":      tasks,
+		} {
+			w, _, _ := open(r, &swarmv1.WatchRequest{Filters: strings.Fields(filters), Since: since, Until: timestamppb.Now()})
+			if got := strings.Join(rest(t, w), " "); got != want {
+				t.Errorf("%s:\ngot  %s\nwant %s", filters, got, want)
+			}
+		}
+	})
+}
+
 // A client that continues after any event gets exactly the events that follow, also if one entry of
 // the log has several.
 func TestWatch_ContinuesAfterEachEvent(t *testing.T) {
