@@ -292,7 +292,7 @@ func (w *worker) obey(a *swarmv1.Assignments) {
 			w.t.Errorf("task %s came before its revision", t.GetId())
 		}
 		w.tasks[t.GetId()] = t
-		st := &swarmv1.TaskStatus{TaskId: t.GetId(), State: swarmv1.TaskState_RUNNING, Ready: true}
+		st := &swarmv1.TaskStatus{TaskId: t.GetId(), State: swarmv1.TaskState_RUNNING, Ready: true, AppliedRevision: t.GetRevision()}
 		if t.GetDesiredState() >= swarmv1.TaskState_SHUTDOWN {
 			st.State, st.Ready = swarmv1.TaskState_SHUTDOWN, false
 		}

@@ -70,8 +70,8 @@ func TestWorker_ExchangesASecretWhileItRuns(t *testing.T) {
 				if got := r.runtime.Signals("t1"); !slices.Equal(got, c.signals) || commands.Load() != c.commands {
 					t.Errorf("signals %v and %d commands, want %v and %d", got, commands.Load(), c.signals, c.commands)
 				}
-				if got := r.runtime.Starts(); got != 1 || len(m.history["t1"]) != 1 {
-					t.Errorf("containers started: %d, reports: %v; want one of each", got, m.history["t1"])
+				if got := r.runtime.Starts(); got != 1 || m.statuses["t1"].GetAppliedRevision() != 2 {
+					t.Errorf("containers started: %d, status: %v; want one container, with revision 2", got, m.statuses["t1"])
 				}
 			})
 		})
@@ -124,8 +124,8 @@ func TestWorker_ReportsASecretThatCannotBeExchanged(t *testing.T) {
 				r.start()
 				m.waitState("t1", running)
 				m.rotate(2, "new", c.on)
-				if s := m.statuses["t1"]; s.GetRefusedRevision() != 2 || s.GetState() != running {
-					t.Errorf("got %v, want RUNNING with revision 2 refused", s)
+				if s := m.statuses["t1"]; s.GetRefusedRevision() != 2 || s.GetAppliedRevision() != 1 || s.GetState() != running {
+					t.Errorf("got %v, want RUNNING with revision 1 applied and 2 refused", s)
 				}
 			})
 		})

@@ -71,8 +71,8 @@ func TestWorker_LimitsChangeWhileItRuns(t *testing.T) {
 				wantMemory(t, r, 20)
 				m.move(limited(3, 0, edit))
 				wantMemory(t, r, 0)
-				if got := r.runtime.Starts(); got != 1 || len(m.history["t1"]) != 1 {
-					t.Errorf("containers started: %d, reports: %v; want one of each", got, m.history["t1"])
+				if got := r.runtime.Starts(); got != 1 || m.statuses["t1"].GetAppliedRevision() != 3 {
+					t.Errorf("containers started: %d, status: %v; want one container, with revision 3", got, m.statuses["t1"])
 				}
 			})
 		})
@@ -121,8 +121,8 @@ func TestWorker_RefusedLimitsAreReported(t *testing.T) {
 		refuse(errdefs.ErrFailedPrecondition.WithMessage("current usage: 15"))
 		m.move(limited(2, 5))
 		s := m.waitErr("t1", "limits could not be changed while it runs, so it is replaced: current usage: 15")
-		if s.State != running || !s.Ready || s.RefusedRevision != 2 {
-			t.Errorf("status: got %v, want a running task that refuses revision 2", s)
+		if s.State != running || !s.Ready || s.RefusedRevision != 2 || s.AppliedRevision != 1 {
+			t.Errorf("status: got %v, want a running task of revision 1 that refuses revision 2", s)
 		}
 		wantMemory(t, r, 10)
 		refuse(nil)
@@ -138,8 +138,8 @@ func TestWorker_RefusedLimitsAreReported(t *testing.T) {
 		refuse(nil)
 		time.Sleep(20 * time.Second)
 		wantMemory(t, r, 40)
-		if s := m.statuses["t1"]; s.RefusedRevision != 0 {
-			t.Errorf("status: got %v, want no refusal", s)
+		if s := m.statuses["t1"]; s.RefusedRevision != 0 || s.AppliedRevision != 4 {
+			t.Errorf("status: got %v, want revision 4 applied and no refusal", s)
 		}
 	})
 }

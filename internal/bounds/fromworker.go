@@ -127,7 +127,7 @@ func Status(st *swarmv1.TaskStatus) (clean *swarmv1.TaskStatus, why string) {
 	}
 	clean = &swarmv1.TaskStatus{
 		TaskId: st.GetTaskId(), State: st.GetState(), Timestamp: instant(st.GetTimestamp()), RunningSince: instant(st.GetRunningSince()),
-		Message: Text(st.GetMessage(), MaxText), Err: Text(st.GetErr(), MaxText), RefusedRevision: st.GetRefusedRevision(),
+		Message: Text(st.GetMessage(), MaxText), Err: Text(st.GetErr(), MaxText), RefusedRevision: st.GetRefusedRevision(), AppliedRevision: st.GetAppliedRevision(),
 		Ready:      st.GetReady() && st.GetState() == swarmv1.TaskState_RUNNING,
 		PortStatus: pick(st.GetPortStatus(), maxPorts, port),
 		Addresses: pick(st.GetAddresses(), maxAddresses, func(s string) (string, bool) {

@@ -450,3 +450,24 @@ func TestJudge_ScheduledJobs(t *testing.T) {
 		}
 	}
 }
+
+// A revision that changes limits, secrets or configs moves running tasks to it at once. The service
+// has not converged before the workers have changed the containers.
+func TestJudge_WaitsForRunningContainersToBeChanged(t *testing.T) {
+	changing, changed := tsk(1, 2, running), tsk(2, 2, running)
+	changing.Status.AppliedRevision = 1
+	j := New(Change{Revision: 2})
+	for at := range 3 {
+		r := j.see(time.Duration(at)*time.Minute, replicated(2).revise().with(changing, changed))
+		if got := outcome(r); got != "waiting" || r.Progress.GetRunning() != 1 {
+			t.Errorf("at %d min: got %s with %d running, want waiting with 1", at, got, r.Progress.GetRunning())
+		}
+		if got, want := r.Progress.GetSlots()[0].GetDetail(), "limits, secrets and configs are being changed"; got != want {
+			t.Errorf("slot 1: got %q, want %q", got, want)
+		}
+	}
+	done := replicated(2).revise().with(tsk(1, 2, running), changed)
+	if got := outcome(j.see(4*time.Minute, done)); got != "verifying" {
+		t.Errorf("the container has the revision: got %s, want verifying", got)
+	}
+}

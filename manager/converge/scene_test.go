@@ -95,7 +95,7 @@ func tsk(slot, revision uint64, state swarmv1.TaskState) *swarmv1.TaskInfo {
 			Meta: &swarmv1.Meta{CreatedAt: timestamppb.New(start.Add(time.Duration(born) * time.Second))},
 		},
 		Status: &swarmv1.TaskStatus{
-			State: state, ContainerStatus: &swarmv1.ContainerStatus{ExitCode: 3},
+			State: state, AppliedRevision: revision, ContainerStatus: &swarmv1.ContainerStatus{ExitCode: 3},
 			Meta: &swarmv1.Meta{Version: uint64(firstVersion + born), UpdatedAt: timestamppb.New(start)},
 		},
 		ServiceName: "web", NodeName: "host1", Image: "docker.io/library/app:1",

@@ -57,6 +57,12 @@ func (l *look) wanted(t *swarmv1.TaskInfo) bool {
 	return ok && rev.GetTemplate() == l.update.Template
 }
 
+// applied reports whether the running container has all of the task's revision. It has not yet
+// while its worker changes limits, secrets or configs.
+func applied(t *swarmv1.TaskInfo) bool {
+	return t.GetStatus().GetAppliedRevision() == t.GetTask().GetRevision()
+}
+
 func (l *look) rows(t *swarmv1.TaskInfo) rollout.Task {
 	return rollout.Task{Row: t.GetTask(), Status: t.GetStatus(), Revision: l.Revisions[t.GetTask().GetRevision()]}
 }
@@ -179,7 +185,7 @@ func (l *look) survey() (complete bool) {
 		if _, intended := l.ended(s); intended {
 			p.Ended++
 		}
-		if t != nil && l.wanted(t) && t.GetStatus().GetState() == swarmv1.TaskState_RUNNING {
+		if t != nil && l.wanted(t) && t.GetStatus().GetState() == swarmv1.TaskState_RUNNING && applied(t) {
 			p.Running++
 		}
 		l.show(l.slotProgress(l.label(int(place), t), s, t))
@@ -214,6 +220,9 @@ func (l *look) slotProgress(label string, s slot, t *swarmv1.TaskInfo) *swarmv1.
 	if t != nil && l.wanted(t) {
 		out.State = t.GetStatus().GetState()
 		if out.GetState() == swarmv1.TaskState_RUNNING {
+			if !applied(t) {
+				out.Detail = "limits, secrets and configs are being changed"
+			}
 			return out
 		}
 		out.Detail = explainTask(t)

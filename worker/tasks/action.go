@@ -91,7 +91,17 @@ func (t *taskLoop) createContainer(ctx context.Context) error {
 		t.r.writeDataRevision(t.id, in.revision.GetNumber())
 	}
 	t.dataRevision, t.dataOf = in.revision.GetNumber(), in.revision
+	t.created(in.revision)
 	return t.withRetries(ctx, "create container", func() error { return t.prepareContainer(ctx, c) })
+}
+
+// created records that the container is created with all of rev. The next status reports it.
+func (t *taskLoop) created(rev *swarmv1.Revision) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.status.CloneVT()
+	s.AppliedRevision = rev.GetNumber()
+	t.status = s
 }
 
 // prepareContainer calls Runtime.Prepare. If the image was removed after the pull, it pulls the

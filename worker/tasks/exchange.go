@@ -11,13 +11,11 @@ import (
 
 	"github.com/containerd/errdefs"
 
-	"swarm/internal/pause"
 	"swarm/internal/spec"
 	"swarm/internal/task"
 	"swarm/internal/template"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker/engine"
-	"swarm/worker/retry"
 )
 
 // execTimeout limits the command that a service runs after the exchange of a secret or config.
@@ -25,7 +23,8 @@ const execTimeout = time.Minute
 
 // exchangeCheck returns a check that gives the running container the secrets and configs of its
 // task's revision, and then tells the container's processes. It returns none if the container has
-// them. The check ends with a Look, and the loop watches the container again.
+// them. The check ends with a Look, and the loop watches the container again, which reports that
+// the container has them (see applyRevision).
 //
 // The exchange is a check, and not a step before the watch, because it may have to wait for the
 // managers: after a restart of the daemon, secrets come only with the first message of a session.
@@ -60,25 +59,15 @@ func exchanges(rev *swarmv1.Revision) bool {
 // tells the managers, which replace the task. The revision is recorded last: a daemon that is
 // killed in between exchanges again, and tells the processes again.
 func (t *taskLoop) exchange(ctx context.Context, rev *swarmv1.Revision) {
-	for try := 0; ; try++ {
-		err := t.exchangeOnce(ctx, rev)
-		switch {
-		case ctx.Err() != nil:
-			return
-		case err == nil, errdefs.IsNotFound(err): // NotFound: the container has ended, and wait reports that.
-			t.r.writeDataRevision(t.id, rev.GetNumber())
-			t.dataRevision, t.dataOf = rev.GetNumber(), rev
-			return
-		case !errdefs.IsUnavailable(err):
-			t.r.deps.Log.Warn("container keeps its former secrets and configs: the task will be replaced", "task", t.id, "err", err)
-			t.setRefused(rev.GetNumber(), fmt.Sprintf("secrets and configs could not be changed while it runs, so it is replaced: %v", err))
-			t.dataRevision = rev.GetNumber()
-			return
-		}
-		t.r.deps.Log.Warn("exchange secrets and configs", "task", t.id, "err", err)
-		if pause.For(ctx, retry.Backoff(try, 100*time.Millisecond, retryLimit)) != nil {
-			return
-		}
+	err := t.changeRunning(ctx, "exchange secrets and configs", func() error { return t.exchangeOnce(ctx, rev) })
+	switch {
+	case err == nil:
+		t.r.writeDataRevision(t.id, rev.GetNumber())
+		t.dataRevision, t.dataOf = rev.GetNumber(), rev
+	case ctx.Err() == nil:
+		t.r.deps.Log.Warn("container keeps its former secrets and configs: the task will be replaced", "task", t.id, "err", err)
+		t.reportRefused(rev.GetNumber(), fmt.Sprintf("secrets and configs could not be changed while it runs, so it is replaced: %v", err))
+		t.dataRevision = rev.GetNumber()
 	}
 }
 
@@ -114,7 +103,7 @@ func (t *taskLoop) awaitFiles(ctx context.Context, raw *swarmv1.Revision) ([]eng
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return nil, err
+			return nil, ctx.Err()
 		}
 	}
 }

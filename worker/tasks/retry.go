@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/containerd/errdefs"
+
 	"swarm/internal/pause"
 	"swarm/worker/engine"
 	"swarm/worker/retry"
@@ -16,7 +18,7 @@ import (
 //	untilAnswered  any call to the runtime, while the runtime does not answer
 //	withRetries    attach networks, create container: any error that is not permanent, up to 4 calls
 //	pull           pull image: any error that is not permanent and not ErrNotFound, up to 5 calls
-//	applyLimits    change limits: ErrUnavailable, without a limit
+//	changeRunning  change limits, exchange secrets and configs: ErrUnavailable, without a limit
 //	wait           wait for the container: any error but ErrNotFound, without a limit
 //	untilDone      stop and remove container: any error, without a limit
 
@@ -55,6 +57,25 @@ func (t *taskLoop) untilAnswered(ctx context.Context, what string, do func() err
 		if try == awayReported-1 {
 			t.setErr(fmt.Sprintf("%s: %v", what, err))
 		}
+		if pause.For(ctx, retry.Backoff(try, 100*time.Millisecond, retryLimit)) != nil {
+			return err
+		}
+	}
+}
+
+// changeRunning repeats a change of the running container while it fails with ErrUnavailable. It
+// returns nil, too, if the container has ended (ErrNotFound), because wait reports that. what names
+// the change in logs.
+func (t *taskLoop) changeRunning(ctx context.Context, what string, do func() error) error {
+	for try := 0; ; try++ {
+		err := do()
+		if errdefs.IsNotFound(err) {
+			return nil
+		}
+		if err == nil || ctx.Err() != nil || !errdefs.IsUnavailable(err) {
+			return err
+		}
+		t.r.deps.Log.Warn(what, "task", t.id, "err", err)
 		if pause.For(ctx, retry.Backoff(try, 100*time.Millisecond, retryLimit)) != nil {
 			return err
 		}

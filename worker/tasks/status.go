@@ -80,12 +80,24 @@ func (t *taskLoop) compose(state swarmv1.TaskState, out outcome) *swarmv1.TaskSt
 // setErr reports why the task does not leave its state. An empty text means that the reason is
 // gone.
 func (t *taskLoop) setErr(text string) {
+	t.editStatus(func(s *swarmv1.TaskStatus) bool {
+		s.Err = text
+		return true
+	})
+}
+
+// editStatus reports the status with the changes that edit makes, unless edit returns false.
+func (t *taskLoop) editStatus(edit func(*swarmv1.TaskStatus) bool) {
 	t.mu.Lock()
 	s := t.status.CloneVT()
-	s.Err = text
-	t.status = s
+	changed := edit(s)
+	if changed {
+		t.status = s
+	}
 	t.mu.Unlock()
-	t.r.deps.Managers.Report(s, true)
+	if changed {
+		t.r.deps.Managers.Report(s, true)
+	}
 }
 
 // failure returns what a status tells the user about a failure; empty: the task did not fail.

@@ -65,12 +65,12 @@ type check func(ctx context.Context) outcome
 
 // probe waits until the container is healthy, or has ended.
 func (t *taskLoop) probe(ctx context.Context) outcome {
-	t.applyLimits(ctx)
+	exchange := t.applyRevision(ctx)
 	p := t.healthProber(ctx)
 	if p == nil {
 		return outcome{event: task.Healthy}
 	}
-	return t.waitOrCheck(ctx, append(append(t.leaseCheck(), t.exchangeCheck()...), func(ctx context.Context) outcome {
+	return t.waitOrCheck(ctx, append(append(t.leaseCheck(), exchange...), func(ctx context.Context) outcome {
 		if err := p.UntilHealthy(ctx); err != nil {
 			return outcome{event: task.Sick, err: err}
 		}
@@ -82,14 +82,13 @@ func (t *taskLoop) probe(ctx context.Context) outcome {
 // is in contact, watch starts the container again, because no manager can replace the task.
 func (t *taskLoop) watch(ctx context.Context) outcome {
 	for {
-		t.applyLimits(ctx)
-		var checks []check
+		checks := t.applyRevision(ctx)
 		if p := t.healthProber(ctx); p != nil {
 			checks = append(checks, func(ctx context.Context) outcome {
 				return outcome{event: task.Sick, err: p.UntilUnhealthy(ctx)}
 			})
 		}
-		out := t.waitOrCheck(ctx, append(append(checks, t.leaseCheck()...), t.exchangeCheck()...))
+		out := t.waitOrCheck(ctx, append(checks, t.leaseCheck()...))
 		if out.exit == nil || ctx.Err() != nil || !t.restart(ctx, *out.exit) {
 			return out
 		}

@@ -145,7 +145,7 @@ func (r *Rig) AddTask(service, node string, slot uint64) string {
 		table.Create(&swarmv1.Task{
 			Id: id, ServiceId: service, Slot: slot, NodeId: node, Revision: svc.GetRevision(), DesiredState: swarmv1.TaskState_RUNNING,
 		}),
-		table.Create(&swarmv1.TaskStatus{TaskId: id, State: swarmv1.TaskState_RUNNING, Ready: true}),
+		table.Create(&swarmv1.TaskStatus{TaskId: id, State: swarmv1.TaskState_RUNNING, Ready: true, AppliedRevision: svc.GetRevision()}),
 	)
 	return id
 }

@@ -2065,6 +2065,9 @@ type TaskStatus struct {
 	Addresses []string `protobuf:"bytes,14,rep,name=addresses,proto3" json:"addresses,omitempty"`
 	// The revision whose limits the running container could not be given: the planner replaces the task.
 	RefusedRevision uint64 `protobuf:"varint,15,opt,name=refused_revision,json=refusedRevision,proto3" json:"refused_revision,omitempty"`
+	// The revision whose limits, secrets and configs the container has. It is behind that of the task
+	// while the worker changes the running container.
+	AppliedRevision uint64 `protobuf:"varint,16,opt,name=applied_revision,json=appliedRevision,proto3" json:"applied_revision,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -2200,6 +2203,13 @@ func (x *TaskStatus) GetAddresses() []string {
 func (x *TaskStatus) GetRefusedRevision() uint64 {
 	if x != nil {
 		return x.RefusedRevision
+	}
+	return 0
+}
+
+func (x *TaskStatus) GetAppliedRevision() uint64 {
+	if x != nil {
+		return x.AppliedRevision
 	}
 	return 0
 }
@@ -4829,7 +4839,7 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"driverOpts\x1a=\n" +
 	"\x0fDriverOptsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe8\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x93\x05\n" +
 	"\n" +
 	"TaskStatus\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\"\n" +
@@ -4848,7 +4858,8 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\bunplaced\x18\f \x01(\v2\x12.swarm.v1.UnplacedR\bunplaced\x12?\n" +
 	"\rrunning_since\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\frunningSince\x12\x1c\n" +
 	"\taddresses\x18\x0e \x03(\tR\taddresses\x12)\n" +
-	"\x10refused_revision\x18\x0f \x01(\x04R\x0frefusedRevision\"\xae\x01\n" +
+	"\x10refused_revision\x18\x0f \x01(\x04R\x0frefusedRevision\x12)\n" +
+	"\x10applied_revision\x18\x10 \x01(\x04R\x0fappliedRevision\"\xae\x01\n" +
 	"\x0fContainerStatus\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x10\n" +
 	"\x03pid\x18\x02 \x01(\rR\x03pid\x12\x1b\n" +

@@ -504,6 +504,7 @@ func (m *TaskStatus) CloneVT() *TaskStatus {
 	r.Unplaced = m.Unplaced.CloneVT()
 	r.RunningSince = (*timestamppb.Timestamp)((*timestamppb1.Timestamp)(m.RunningSince).CloneVT())
 	r.RefusedRevision = m.RefusedRevision
+	r.AppliedRevision = m.AppliedRevision
 	if rhs := m.PortStatus; rhs != nil {
 		tmpContainer := make([]*PortConfig, len(rhs))
 		for k, v := range rhs {
@@ -2158,6 +2159,9 @@ func (this *TaskStatus) EqualVT(that *TaskStatus) bool {
 		}
 	}
 	if this.RefusedRevision != that.RefusedRevision {
+		return false
+	}
+	if this.AppliedRevision != that.AppliedRevision {
 		return false
 	}
 	return string(this.unknownFields) == string(that.unknownFields)
@@ -5110,6 +5114,13 @@ func (m *TaskStatus) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m.unknownFields != nil {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
+	}
+	if m.AppliedRevision != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.AppliedRevision))
+		i--
+		dAtA[i] = 0x1
+		i--
+		dAtA[i] = 0x80
 	}
 	if m.RefusedRevision != 0 {
 		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.RefusedRevision))
@@ -8388,6 +8399,9 @@ func (m *TaskStatus) SizeVT() (n int) {
 	}
 	if m.RefusedRevision != 0 {
 		n += 1 + protohelpers.SizeOfVarint(uint64(m.RefusedRevision))
+	}
+	if m.AppliedRevision != 0 {
+		n += 2 + protohelpers.SizeOfVarint(uint64(m.AppliedRevision))
 	}
 	n += len(m.unknownFields)
 	return n
@@ -14316,6 +14330,25 @@ func (m *TaskStatus) UnmarshalVT(dAtA []byte) error {
 				b := dAtA[iNdEx]
 				iNdEx++
 				m.RefusedRevision |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 16:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field AppliedRevision", wireType)
+			}
+			m.AppliedRevision = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.AppliedRevision |= uint64(b&0x7F) << shift
 				if b < 0x80 {
 					break
 				}
