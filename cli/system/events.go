@@ -127,7 +127,7 @@ func (w *events) run(ctx context.Context) error {
 		}
 		if !w.lost {
 			w.lost = true
-			term.Printf(w.deps.Err, "the manager was lost: waiting for it to continue\n")
+			term.Printf(w.deps.Err, "waiting to continue, the manager does not answer: %s\n", term.ErrorLine(w.deps.Explain(err)))
 		}
 		if w.req.GetIndex() > before {
 			rest = minEventPause

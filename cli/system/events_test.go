@@ -84,7 +84,7 @@ func TestEvents_Continues(t *testing.T) {
 	if got.Code != 0 || got.Out != "create\nremove\n" || strings.Join(places, " ") != "0/0 7/1" {
 		t.Errorf("got %+v, asked for %v", got, places)
 	}
-	if want := "the manager was lost: waiting for it to continue\nthe manager answers again: no event is missing\n"; got.ErrOut != want {
+	if want := "waiting to continue, the manager does not answer: the daemon stops\nthe manager answers again: no event is missing\n"; got.ErrOut != want {
 		t.Errorf("said %q, want %q", got.ErrOut, want)
 	}
 	s.OnWatch = func(r *swarmv1.WatchRequest, stream swarmv1.Control_WatchServer) error {
