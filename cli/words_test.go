@@ -20,7 +20,7 @@ func TestFlagErrors(t *testing.T) {
 		{"service create --update-delay soon app", "use a duration such as", "time:"},
 		{"service create --update-max-failure-ratio much app", "use a number", "strconv"},
 		{"service logs --follow=maybe web", "use true or false", "strconv"},
-		{"events --since 1h", "use a whole number, 0 or more", "strconv"},
+		{"events --since soon", "is not a time", "strconv"},
 		{"service create --memory-swap -2 app", "or -1 for no limit", ""},
 		{"service create --limit-memory -2 app", "use a number of bytes with an optional unit", "-1"},
 		{"service create --limit-memory 99999999999999g app", "more than any machine has", "optional unit"},

@@ -8,9 +8,13 @@ import (
 	"fmt"
 	"strings"
 
+	tasks "github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 
+	"swarm/containerd/meter"
 	"swarm/internal/tree"
+	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker/engine"
 )
 
@@ -86,3 +90,26 @@ func (r *Runtime) VolumeSizes(ctx context.Context) (map[string]int64, error) {
 
 // Volumes returns the volumes with a name of this node.
 func (r *Runtime) Volumes() engine.Volumes { return r.volumes }
+
+// Usage returns what the containers of these tasks use, without their traffic. Containers that do
+// not run are missing in the result.
+func (r *Runtime) Usage(ctx context.Context, taskIDs []string) ([]*swarmv1.TaskUsage, error) {
+	return meter.Usage(namespaced(ctx), r.client.TaskService(), taskIDs)
+}
+
+// Processes returns the ids of the processes in the container of a task. ErrNotFound: the container
+// does not run.
+func (r *Runtime) Processes(ctx context.Context, taskID string) ([]uint32, error) {
+	if err := validID(taskID); err != nil {
+		return nil, err
+	}
+	list, err := r.client.TaskService().ListPids(namespaced(ctx), &tasks.ListPidsRequest{ContainerID: taskID})
+	if err != nil {
+		return nil, fmt.Errorf("processes of container %s: %w", taskID, engine.Away(errgrpc.ToNative(err)))
+	}
+	pids := make([]uint32, 0, len(list.GetProcesses()))
+	for _, p := range list.GetProcesses() {
+		pids = append(pids, p.GetPid())
+	}
+	return pids, nil
+}

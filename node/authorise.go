@@ -31,6 +31,7 @@ var workerRules = map[string]callerKinds{
 	"/swarm.v1.Worker/":       anyManager,
 	"/swarm.v1.Disk/":         anyManager,
 	"/swarm.v1.NodeVolumes/":  anyManager,
+	"/swarm.v1.NodeStats/":    anyManager,
 	"/swarm.v1.Doctor/Survey": localUser,
 	"/swarm.v1.Doctor/Probe":  anyMember,
 }

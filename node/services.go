@@ -170,7 +170,7 @@ func (s *Services) serves(service string) bool {
 
 // nodeServices are the services that every member serves. Only managers serve the others of
 // swarm.v1.
-var nodeServices = []string{"/swarm.v1.Daemon/", "/swarm.v1.Worker/", "/swarm.v1.Doctor/", "/swarm.v1.Disk/", "/swarm.v1.NodeVolumes/"}
+var nodeServices = []string{"/swarm.v1.Daemon/", "/swarm.v1.Worker/", "/swarm.v1.Doctor/", "/swarm.v1.Disk/", "/swarm.v1.NodeVolumes/", "/swarm.v1.NodeStats/"}
 
 func isNodeService(fullMethod string) bool {
 	return slices.ContainsFunc(nodeServices, func(service string) bool { return strings.HasPrefix(fullMethod, service) })

@@ -359,6 +359,9 @@ func (s *Store) Watch(tables ...table.ID) (*table.View, *watch.Watcher) {
 	return s.fsm.feed.Watch(tables...)
 }
 
+// Kept returns what watch.Broker.Kept does.
+func (s *Store) Kept(t ...table.ID) (uint64, time.Time, *watch.Watcher) { return s.fsm.feed.Kept(t...) }
+
 // Since returns a watcher of the changes after index, which is the index of an earlier View. It
 // returns watch.ErrResync if these changes are no longer kept, or if index is newer than this
 // replica.

@@ -21,7 +21,8 @@
 //
 // The packages below implement the rest: health (health checks), lease (the file that ends
 // single-writer tasks), logs (output of containers), retry (backoff), simulated (an engine in
-// memory) and runtimetest (the contract of container runtimes as a test).
+// memory), usage (what the node and its containers use now) and runtimetest (the contract of
+// container runtimes as a test).
 //
 // # Limits
 //

@@ -13,6 +13,7 @@ import (
 	"swarm/overlay/mesh"
 	"swarm/overlay/plane"
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/usage"
 )
 
 // meshDevice is the name of the routing mesh's device. It is the default of mesh.Config.Device.
@@ -133,6 +134,16 @@ func (p *Plane) NetworkName(id string) string {
 
 // Traffic returns the counters of the tasks on this host.
 func (p *Plane) Traffic(ctx context.Context) []plane.Traffic { return p.plane.Traffic(ctx) }
+
+// BytesOfTasks returns what the tasks on this host received and sent on all their networks, by id.
+func (p *Plane) BytesOfTasks(context.Context) map[string]usage.Traffic {
+	counts := p.plane.BytesOfTasks()
+	out := make(map[string]usage.Traffic, len(counts))
+	for id, c := range counts {
+		out[id] = usage.Traffic{Received: c[0].Bytes, Sent: c[1].Bytes}
+	}
+	return out
+}
 
 // NameServer returns the counters of this host's name server.
 func (p *Plane) NameServer(ctx context.Context) (*swarmv1.ResolverStats, error) {

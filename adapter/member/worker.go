@@ -26,6 +26,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker"
 	"swarm/worker/engine"
+	"swarm/worker/usage"
 )
 
 // WorkerDeps are the live objects that run beside a worker.
@@ -35,6 +36,8 @@ type WorkerDeps struct {
 	// Prober returns the Doctor service. self describes the networks on this node.
 	Prober func(self func(context.Context) (*swarmv1.SurveyedSelf, error)) *probe.Prober
 	Images engine.ImageStore
+	// Runtime is a usage.Containers, or else its containers are simulated.
+	Runtime engine.Runtime
 	// Peers takes the nodes of Cluster as sources of images while the worker runs.
 	Peers   *imagepeer.Peers
 	Cluster imagepeer.Cluster
@@ -89,6 +92,7 @@ func (m *Worker) Register(r grpc.ServiceRegistrar) {
 	swarmv1.RegisterWorkerServer(r, m.Worker)
 	swarmv1.RegisterDiskServer(r, m.Disk())
 	swarmv1.RegisterNodeVolumesServer(r, m.Volumes())
+	swarmv1.RegisterNodeStatsServer(r, usage.New(m.usage()))
 	swarmv1.RegisterDoctorServer(r, m.prober)
 }
 
@@ -135,6 +139,16 @@ func (m *Worker) measured() monitor.Node {
 		n.Plane = m.Plane
 	}
 	return n
+}
+
+// usage returns what the service NodeStats needs.
+func (m *Worker) usage() usage.Deps {
+	containers, _ := m.deps.Runtime.(usage.Containers) // Simulated containers use nothing.
+	deps := usage.Deps{Containers: containers}
+	if m.Plane != nil {
+		deps.Traffic = m.Plane.BytesOfTasks
+	}
+	return deps
 }
 
 // self describes the networks on this node for `swarm doctor`. With a simulated runtime it

@@ -17,7 +17,7 @@ type Watcher struct {
 // Watch begins to follow the tasks. It returns once the watch is in place, so that the caller may
 // change something next.
 func Watch(ctx context.Context, control swarmv1.ControlClient) (*Watcher, error) {
-	stream, err := control.Watch(ctx, &swarmv1.WatchRequest{Types: []string{"task", "task_status"}, Objects: true})
+	stream, err := control.Watch(ctx, &swarmv1.WatchRequest{Filters: []string{"type=task"}, Objects: true})
 	if err != nil {
 		return nil, err
 	}

@@ -164,6 +164,7 @@ func (s *Server) dial(t *testing.T, target command.Target) (command.Conn, error)
 	swarmv1.RegisterCAServer(g, caServer{fake: s})
 	swarmv1.RegisterDisksServer(g, disksServer{fake: s})
 	swarmv1.RegisterVolumesServer(g, volumesServer{fake: s})
+	swarmv1.RegisterStatsServer(g, statsServer{fake: s})
 	served := make(chan struct{})
 	go func() {
 		defer close(served)

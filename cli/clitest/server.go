@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"swarm/internal/broadcast"
+	"swarm/internal/eventplace"
 	"swarm/internal/pause"
 
 	"google.golang.org/grpc/codes"
@@ -41,6 +42,10 @@ type Server struct {
 	Records   []*swarmv1.LogRecord
 	Events    []*swarmv1.Event
 	Root      *pki.Root
+	// Rounds are the messages of WatchStats.
+	Rounds    []*swarmv1.WatchStatsResponse
+	StatsReq  *swarmv1.WatchStatsRequest
+	Processes *swarmv1.ProcessesResponse
 
 	Credentials []*swarmv1.Credential
 
@@ -71,6 +76,7 @@ type Server struct {
 	Waits   []WaitStep
 	WaitReq *swarmv1.WaitServiceRequest
 	OnExec  func(stream swarmv1.Control_ExecServer) error
+	OnWatch func(r *swarmv1.WatchRequest, stream swarmv1.Control_WatchServer) error
 }
 
 // Change calls a function that edits the state, and wakes the watchers.
@@ -316,6 +322,12 @@ func (s *Server) Watch(r *swarmv1.WatchRequest, stream swarmv1.Control_WatchServ
 	s.WatchReq = r
 	events := s.Events
 	s.mu.Unlock()
+	if err := stream.SendHeader(eventplace.Header(1, 0)); err != nil {
+		return err
+	}
+	if s.OnWatch != nil {
+		return s.OnWatch(r, stream)
+	}
 	if events != nil {
 		for _, e := range events {
 			if err := stream.Send(e); err != nil {

@@ -130,6 +130,7 @@ type Client struct {
 	Disks  swarmv1.DisksClient
 	// Volumes are those of all nodes.
 	Volumes swarmv1.VolumesClient
+	Stats   swarmv1.StatsClient
 }
 
 // Connect connects to the daemon that the command line names, runs fn, and closes the connection.
@@ -151,6 +152,7 @@ func (d *Deps) Connect(ctx context.Context, fn func(Client) error) error {
 		CA:            swarmv1.NewCAClient(conn),
 		Disks:         swarmv1.NewDisksClient(conn),
 		Volumes:       swarmv1.NewVolumesClient(noticed),
+		Stats:         swarmv1.NewStatsClient(noticed),
 	}))
 }
 

@@ -31,6 +31,11 @@ func IsUnavailable(err error) bool {
 	return errdefs.IsUnavailable(err) || code(err) == codes.Unavailable
 }
 
+// IsOutOfRange reports whether a daemon does not know the place at which a call shall continue.
+func IsOutOfRange(err error) bool {
+	return errdefs.IsOutOfRange(err) || code(err) == codes.OutOfRange
+}
+
 // IsUnauthorized reports whether credentials were missing or refused.
 func IsUnauthorized(err error) bool {
 	return errdefs.IsUnauthorized(err) || code(err) == codes.Unauthenticated

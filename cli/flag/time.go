@@ -3,6 +3,7 @@ package flag
 import (
 	"math"
 	"strconv"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -29,8 +30,26 @@ func ParseTime(flag, s string, now time.Time) (*timestamppb.Timestamp, error) {
 			return timestamppb.New(t), nil
 		}
 	}
-	if sec, err := strconv.ParseFloat(s, 64); err == nil && math.Abs(sec) <= maxSeconds {
-		return timestamppb.New(time.Unix(0, int64(sec*1e9))), nil
+	if t, ok := unixTime(s); ok {
+		return timestamppb.New(t), nil
 	}
 	return nil, usage.Invalidf("--%s %q is not a time: use one such as 2013-01-02T13:23:37Z, or how long ago, such as 42m", flag, s)
+}
+
+// unixTime parses seconds since 1970, such as 1136073845.000000001. A floating point number could
+// not hold the nanoseconds.
+func unixTime(s string) (time.Time, bool) {
+	whole, fraction, _ := strings.Cut(s, ".")
+	if len(fraction) > 9 {
+		fraction = fraction[:9]
+	}
+	sec, err := strconv.ParseInt(whole, 10, 64)
+	nano, ferr := strconv.ParseUint(fraction+strings.Repeat("0", 9-len(fraction)), 10, 64)
+	if err != nil || ferr != nil || math.Abs(float64(sec)) > maxSeconds {
+		return time.Time{}, false
+	}
+	if strings.HasPrefix(whole, "-") {
+		return time.Unix(sec, -int64(nano)), true
+	}
+	return time.Unix(sec, int64(nano)), true
 }

@@ -6,140 +6,242 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
+	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"swarm/cli/command"
+	"swarm/cli/complete"
 	"swarm/cli/flag"
 	"swarm/cli/term"
 	"swarm/cli/usage"
+	"swarm/internal/eventplace"
+	"swarm/internal/pause"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// eventFilters are the keys that `events --filter` takes.
-var eventFilters = []string{"type", "event", "action", "service", "node", "id", "name", "label"}
+// The pause between two attempts to continue after the manager was lost.
+const (
+	minEventPause = 100 * time.Millisecond
+	maxEventPause = 5 * time.Second
+)
 
 type eventsOptions struct {
-	since   uint64
-	filters []string
-	format  string
+	since, until string
+	filters      []string
+	format       string
 }
 
-// NewEvents returns the verb `swarm events`.
+// NewEvents returns the verb `swarm events`, which is also `swarm system events`.
 func NewEvents(deps *command.Deps) *cobra.Command {
 	var o eventsOptions
 	c := command.Verb(&cobra.Command{
 		Use: "events [OPTIONS]", Short: "Get real time events from the swarm", Args: usage.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error { return runEvents(c.Context(), deps, o) },
 	})
-	c.Flags().VarP(&flag.Filter{Values: &o.filters, Keys: eventFilters}, "filter", "f", "Filter output based on conditions provided")
-	c.Flags().StringVar(&o.format, "format", "", "Format output using a custom template: 'json': Print in JSON format, 'TEMPLATE': Print output using the given Go template")
-	c.Flags().Uint64Var(&o.since, "since", 0, "Show all events after this index, as an event names it (default: from now on)")
+	f := c.Flags()
+	f.VarP(&flag.Filter{Values: &o.filters, Keys: eventplace.Keys}, "filter", "f", "Filter output based on conditions provided")
+	f.StringVar(&o.format, "format", "", "Format output using a custom template: 'json': Print in JSON format, 'TEMPLATE': Print output using the given Go template")
+	f.StringVar(&o.since, "since", "", `Show all events created since timestamp (e.g. "2013-01-02T13:23:37Z") or relative (e.g. "42m" for 42 minutes)`)
+	f.StringVar(&o.until, "until", "", `Stream events until this timestamp (e.g. "2013-01-02T13:23:37Z") or relative (e.g. "42m" for 42 minutes ago)`)
+	complete.Choices(c, "format", []string{"json"})
 	return c
 }
 
-var (
-	eventTypes = []string{
-		"node", "node_state", "service", "revision", "task", "task_status", "network", "endpoint", "secret", "config", "volume",
-		"image", "image_copy", "cluster", "credential",
-	}
-	eventActions = []string{"create", "update", "remove"}
-)
-
-// request returns the request to a manager, and the actions by which the caller must filter,
-// because managers do not.
-func (o eventsOptions) request(ctx context.Context, c command.Client) (req *swarmv1.WatchRequest, actions []string, err error) {
-	filter, rest, err := flag.ParseFilters(o.filters, eventFilters...)
-	if err != nil {
-		return nil, nil, err
-	}
-	req = &swarmv1.WatchRequest{Filter: filter, Since: o.since, Types: rest["type"]}
-	for _, t := range req.Types {
-		if !slices.Contains(eventTypes, t) {
-			return nil, nil, usage.Invalidf("unknown type %q: use one of %s", t, strings.Join(eventTypes, ", "))
+// request returns the request to a manager.
+func (o eventsOptions) request(now time.Time) (*swarmv1.WatchRequest, error) {
+	req := &swarmv1.WatchRequest{Filters: o.filters, Bookmarks: true}
+	for _, f := range o.filters {
+		key, value, _ := strings.Cut(f, "=")
+		if err := eventplace.CheckFilter(key, value); err != nil {
+			return nil, err
+		}
+		if key == "scope" && value != eventplace.Scope {
+			return nil, usage.Invalidf("--filter scope=%s matches no event: all have the scope %s", value, eventplace.Scope)
 		}
 	}
-	actions = append(rest["event"], rest["action"]...)
-	for _, action := range actions {
-		if !slices.Contains(eventActions, action) {
-			return nil, nil, usage.Invalidf("unknown event %q: use one of %s", action, strings.Join(eventActions, ", "))
-		}
+	var err error
+	if req.Since, err = flag.ParseTime("since", o.since, now); err != nil {
+		return nil, err
 	}
-	for _, ref := range rest["service"] {
-		s, err := c.GetService(ctx, &swarmv1.GetRequest{Id: ref})
-		if err != nil {
-			return nil, nil, err
-		}
-		filter.ServiceIds = append(filter.ServiceIds, s.Service.Id)
+	if req.Until, err = flag.ParseTime("until", o.until, now); err != nil {
+		return nil, err
 	}
-	for _, ref := range rest["node"] {
-		n, err := command.FindNode(ctx, c, ref)
-		if err != nil {
-			return nil, nil, err
-		}
-		filter.NodeIds = append(filter.NodeIds, n.Node.Id)
+	if req.Since != nil && req.Until != nil && req.Until.AsTime().Before(req.Since.AsTime()) {
+		return nil, usage.Invalidf("--until %s is before --since %s: no event can be between them", o.until, o.since)
 	}
-	return req, actions, nil
+	if req.Until != nil && req.Since == nil && req.Until.AsTime().Before(now) {
+		return nil, usage.Invalidf("--until %s is in the past: give --since too", o.until)
+	}
+	return req, nil
 }
 
 func runEvents(ctx context.Context, deps *command.Deps, o eventsOptions) error {
-	print := writeEvent
-	if o.format != "" {
-		f, err := term.ParseObjectFormat(o.format)
-		if err != nil {
-			return err
-		}
-		print = func(w io.Writer, e *swarmv1.Event) error { return f.Print(w, eventObject(e)) }
+	print, err := o.printer(deps)
+	if err != nil {
+		return err
+	}
+	req, err := o.request(deps.Now())
+	if err != nil {
+		return err
 	}
 	return deps.Connect(ctx, func(c command.Client) error {
-		req, actions, err := o.request(ctx, c)
-		if err != nil {
-			return err
+		w := events{deps: deps, client: c, req: req, print: print}
+		err := w.run(ctx)
+		if ctx.Err() != nil {
+			return nil
 		}
-		stream, err := c.Watch(ctx, req)
-		if err != nil {
-			return err
-		}
-		for {
-			e, err := stream.Recv()
-			if errors.Is(err, io.EOF) || err != nil && ctx.Err() != nil {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			if len(actions) > 0 && !slices.Contains(actions, term.EnumWord(e.Action)) {
-				continue
-			}
-			if err := print(deps.Out, e); err != nil {
-				return err
-			}
-		}
+		return err
 	})
 }
 
-// eventObject returns an event as the object that --format prints. The attributes depend on the
-// type of the event.
-func eventObject(e *swarmv1.Event) term.Object {
-	return term.Object{
-		{"Action", term.EnumWord(e.Action)},
-		{"Actor", term.Object{{"ID", e.Id}, {"Attributes", term.Pairs(e.Attributes)}}},
-		{"Attributes", term.Pairs(e.Attributes)},
-		{"ID", e.Id},
-		{"Index", e.Index},
-		{"Scope", "swarm"},
-		{"Time", term.Stamp(e.Time)},
-		{"Type", e.Type},
+// events is one run of the verb.
+type events struct {
+	deps   *command.Deps
+	client command.Client
+	req    *swarmv1.WatchRequest // its Index and Part are the place of the last event
+	print  func(*swarmv1.Event) error
+	begun  bool
+	lost   bool // the user was told that the manager is lost
+}
+
+// run prints events until the time of --until. If the manager is lost, it continues after the last
+// event as soon as the manager, or another one at the same address, answers.
+func (w *events) run(ctx context.Context) error {
+	rest := minEventPause
+	for {
+		before := w.req.GetIndex()
+		err := w.stream(ctx)
+		switch {
+		case err == nil:
+			return nil
+		case w.begun && command.IsOutOfRange(err):
+			return errdefs.ErrOutOfRange.WithMessage("events were missed while the manager was lost, and it does not know them any more: list the objects, and run `swarm events` again")
+		case !w.begun || !command.IsUnavailable(err):
+			return err
+		}
+		if !w.lost {
+			w.lost = true
+			term.Printf(w.deps.Err, "waiting to continue, the manager does not answer: %s\n", term.ErrorLine(w.deps.Explain(err)))
+		}
+		if w.req.GetIndex() > before {
+			rest = minEventPause
+		}
+		if err := pause.For(ctx, rest/2+rand.N(rest)); err != nil {
+			return err
+		}
+		rest = min(2*rest, maxEventPause)
 	}
 }
 
-func writeEvent(w io.Writer, e *swarmv1.Event) error {
-	attributes := make([]string, 0, len(e.Attributes)+1)
+// stream prints the events of one call. It returns nil at the time of --until.
+func (w *events) stream(ctx context.Context) error {
+	stream, err := w.client.Watch(ctx, w.req)
+	if err != nil {
+		return err
+	}
+	header, err := stream.Header()
+	if err != nil {
+		return err
+	}
+	w.begin(eventplace.Parse(header))
+	for {
+		e, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		w.req.Index, w.req.Part = e.GetIndex(), e.GetPart()
+		if e.GetType() == "" { // a bookmark
+			continue
+		}
+		if err := w.print(e); err != nil {
+			return err
+		}
+	}
+}
+
+// begin notes that a watch is in place after a place.
+func (w *events) begin(index uint64, part uint32, incomplete bool) {
+	switch {
+	case index == 0 && !incomplete: // The header is that of an error, which follows.
+		return
+	case w.lost:
+		w.lost = false
+		term.Printf(w.deps.Err, "the manager answers again: no event is missing\n")
+	case incomplete:
+		term.Printf(w.deps.Err, "Warning: earlier events are missing: this manager keeps only the newest ones\n")
+	}
+	w.begun = true
+	w.req.Index, w.req.Part, w.req.Since = index, part, nil
+}
+
+// printer returns the function that prints an event as --format says.
+func (o eventsOptions) printer(deps *command.Deps) (func(*swarmv1.Event) error, error) {
+	if o.format == "" {
+		return func(e *swarmv1.Event) error { return writeEvent(deps, e) }, nil
+	}
+	f, err := term.ParseObjectFormat(o.format)
+	if err != nil {
+		return nil, err
+	}
+	object := templateObject
+	if o.format == "json" {
+		object = jsonObject
+	}
+	return func(e *swarmv1.Event) error { return f.Print(deps.Out, object(e)) }, nil
+}
+
+func actor(e *swarmv1.Event) term.Object {
+	return term.Object{{"ID", e.Id}, {"Attributes", term.Pairs(e.Attributes)}}
+}
+
+// jsonObject returns an event with the keys that Docker's client prints as JSON.
+func jsonObject(e *swarmv1.Event) term.Object {
+	return term.Object{
+		{"Type", e.Type},
+		{"Action", term.EnumWord(e.Action)},
+		{"Actor", actor(e)},
+		{"scope", eventplace.Scope},
+		{"time", e.Time.AsTime().Unix()},
+		{"timeNano", e.Time.AsTime().UnixNano()},
+	}
+}
+
+// templateObject returns an event with the fields that templates use in Docker.
+func templateObject(e *swarmv1.Event) term.Object {
+	return term.Object{
+		{"Type", e.Type},
+		{"Action", term.EnumWord(e.Action)},
+		{"Actor", actor(e)},
+		{"ID", e.Id},
+		{"Scope", eventplace.Scope},
+		{"Time", e.Time.AsTime().Unix()},
+		{"TimeNano", e.Time.AsTime().UnixNano()},
+	}
+}
+
+// writeEvent prints an event as Docker does: the time has nine digits after the point, and the time
+// zone of the user.
+func writeEvent(deps *command.Deps, e *swarmv1.Event) error {
+	attributes := make([]string, 0, len(e.Attributes))
 	for _, k := range slices.Sorted(maps.Keys(e.Attributes)) {
 		attributes = append(attributes, k+"="+e.Attributes[k])
 	}
-	attributes = append(attributes, fmt.Sprintf("index=%d", e.Index))
-	return term.Printf(w, "%s %s %s %s (%s)\n", term.Stamp(e.Time), e.Type, term.EnumWord(e.Action), e.Id, strings.Join(attributes, ", "))
+	details := ""
+	if len(attributes) > 0 {
+		details = fmt.Sprintf(" (%s)", strings.Join(attributes, ", "))
+	}
+	return term.Printf(deps.Out, "%s %s %s %s%s\n", eventTime(e.Time, deps.Now().Location()), e.Type, term.EnumWord(e.Action), e.Id, details)
+}
+
+func eventTime(t *timestamppb.Timestamp, zone *time.Location) string {
+	return t.AsTime().In(zone).Format("2006-01-02T15:04:05.000000000Z07:00")
 }

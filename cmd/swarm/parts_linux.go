@@ -43,7 +43,7 @@ func (p *parts) newWorker(b node.Base, g node.Gossip, hooks node.WorkerHooks) (n
 	gossip := g.(*dataplane.Gossip)
 	blobs := b.Listener.Blob()
 	deps := member.WorkerDeps{
-		Gossip: gossip, Monitor: p.monitor, Images: p.host.images, Builds: p.host.builds, Disk: p.host.disk, Peers: p.host.peers,
+		Gossip: gossip, Monitor: p.monitor, Images: p.host.images, Runtime: p.host.runtime, Builds: p.host.builds, Disk: p.host.disk, Peers: p.host.peers,
 		Cluster: imagepeer.Cluster{
 			Transport: b.Dialer.BlobTransport(), Alive: gossip.Alive, Managers: hooks.Managers, Dial: dial, Log: b.Log,
 		},

@@ -315,7 +315,7 @@ func (r *protocolRig) newWorker(b node.Base, _ node.Gossip, hooks node.WorkerHoo
 
 func (w stubWorker) Run(ctx context.Context) error { greet(ctx, w.blobs); return nil }
 func (w stubWorker) Register(reg grpc.ServiceRegistrar) {
-	stub(reg, "Worker", "Disk", "NodeVolumes", "Doctor", "Admission")
+	stub(reg, "Worker", "Disk", "NodeVolumes", "NodeStats", "Doctor", "Admission")
 }
 func (w stubWorker) Connected(context.Context) error { return nil }
 func (w stubWorker) Refusal() error                  { return nil }
@@ -344,7 +344,7 @@ func (m stubManager) Run(ctx context.Context) error {
 }
 
 func (m stubManager) Register(reg grpc.ServiceRegistrar) {
-	stub(reg, "Control", "Disks", "Volumes", "CA", "Raft", "Dispatcher", "Liveness")
+	stub(reg, "Control", "Disks", "Volumes", "Stats", "CA", "Raft", "Dispatcher", "Liveness")
 }
 func (m stubManager) Resolve(string) (node.Peer, bool) { return node.Peer{}, false }
 func (m stubManager) Status() node.ManagerStatus       { return node.ManagerStatus{Voter: true} }

@@ -180,7 +180,10 @@ var doors = []struct {
 	{"github.com/spf13/cobra", []string{"cli"}},
 	{"github.com/rogpeppe/go-internal", []string{"scenarios"}},
 	{"github.com/bufbuild", []string{"proto/gen"}},
-	{"github.com/prometheus", []string{"internal/metrics"}},
+	{"github.com/prometheus/client_golang", []string{"internal/metrics"}},
+	{"github.com/prometheus/procfs", []string{"worker/usage"}},
+	{"charm.land", []string{"cli/top"}},
+	{"github.com/charmbracelet", []string{"cli/top"}},
 }
 
 func TestOneDoorPerLibrary(t *testing.T) {

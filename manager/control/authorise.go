@@ -99,6 +99,11 @@ func nodeRules() map[string]Rule {
 		"/swarm.v1.Disks/Prune":   {Delete, "disk", people},
 		"/swarm.v1.Disks/Release": {Delete, "image copy", anyNode},
 
+		"/swarm.v1.NodeStats/Usage":     {Get, "node", manager},
+		"/swarm.v1.NodeStats/Processes": {Get, "task", manager},
+		"/swarm.v1.Stats/WatchStats":    {Watch, "task", people},
+		"/swarm.v1.Stats/GetProcesses":  {Get, "task", people},
+
 		"/swarm.v1.NodeVolumes/Make":      {Create, "volume", manager},
 		"/swarm.v1.NodeVolumes/Drop":      {Delete, "volume", manager},
 		"/swarm.v1.NodeVolumes/Export":    {Get, "volume", manager},

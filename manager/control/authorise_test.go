@@ -99,7 +99,7 @@ func TestAuthoriser_Walk(t *testing.T) {
 		return rows[who.Credential()], nil
 	}
 	const release = "/swarm.v1.Disks/Release"
-	people := func(m string) bool { return under(m, "Disks", "Volumes") && m != release }
+	people := func(m string) bool { return under(m, "Disks", "Volumes", "Stats") && m != release }
 	later, before := now.Add(time.Hour), now.Add(-time.Hour)
 	callers := []struct {
 		name string
@@ -123,7 +123,7 @@ func TestAuthoriser_Walk(t *testing.T) {
 		}},
 		{"expired worker", node("w", before), func(m string) bool { return m == "/swarm.v1.CA/Roots" || m == "/swarm.v1.CA/Renew" }},
 		{"manager", node("m", later), func(m string) bool {
-			return under(m, "Dispatcher", "Liveness", "Raft", "Worker", "Disk", "NodeVolumes") || m == release || m == "/swarm.v1.Doctor/Probe" || m == "/swarm.v1.CA/Roots" || m == "/swarm.v1.CA/Renew"
+			return under(m, "Dispatcher", "Liveness", "Raft", "Worker", "Disk", "NodeVolumes", "NodeStats") || m == release || m == "/swarm.v1.Doctor/Probe" || m == "/swarm.v1.CA/Roots" || m == "/swarm.v1.CA/Renew"
 		}},
 		{"removed node", node("gone", later), func(m string) bool {
 			return m == "/swarm.v1.Dispatcher/Session" || m == "/swarm.v1.CA/Roots" || m == "/swarm.v1.CA/Renew"

@@ -4,8 +4,8 @@
 // Writes go through the leader, each as one group with the versions from which it was made.
 //
 //	service, network, node, image, task,    the RPCs of swarmv1.Control
-//	cluster, data, job
-//	disk, volume                            the RPCs of swarmv1.Disks and swarmv1.Volumes
+//	cluster, data, job, event
+//	disk, volume, stats                     the RPCs of swarmv1.Disks, Volumes and Stats
 //	crud                                    find, list, create, update and remove, for all kinds
 //	object                                  what the kinds of objects are called and refer to
 //	address, digest, nodecall               what several nouns need: virtual IPs, image digests,
@@ -27,6 +27,7 @@ import (
 	"swarm/manager/control/data"
 	"swarm/manager/control/digest"
 	"swarm/manager/control/disk"
+	"swarm/manager/control/event"
 	"swarm/manager/control/image"
 	"swarm/manager/control/job"
 	"swarm/manager/control/network"
@@ -34,6 +35,7 @@ import (
 	"swarm/manager/control/nodecall"
 	"swarm/manager/control/object"
 	"swarm/manager/control/service"
+	"swarm/manager/control/stats"
 	"swarm/manager/control/task"
 	"swarm/manager/control/volume"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -71,6 +73,7 @@ type (
 	clusters = cluster.Server
 	files    = data.Server
 	jobs     = job.Server
+	watches  = event.Server
 )
 
 // unimplemented puts the methods of UnimplementedControlServer one level deeper than those of the
@@ -79,8 +82,8 @@ type unimplemented struct {
 	swarmv1.UnimplementedControlServer
 }
 
-// Server serves swarmv1.Control, with the methods of the nouns, swarmv1.Disks and
-// swarmv1.Volumes.
+// Server serves swarmv1.Control, with the methods of the nouns, swarmv1.Disks, swarmv1.Volumes and
+// swarmv1.Stats.
 type Server struct {
 	unimplemented
 	*services
@@ -91,8 +94,10 @@ type Server struct {
 	*clusters
 	*files
 	*jobs
+	*watches
 	disks   *disk.Server
 	volumes *volume.Server
+	stats   *stats.Server
 	store   *raftstore.Store
 }
 
@@ -109,11 +114,13 @@ func New(cfg Config, deps Deps) *Server {
 			Log: deps.Log, Store: deps.Store, Writer: writer, Nodes: caller, Digests: digests, Images: deps.Images, Login: deps.Login,
 		}),
 		tasks:    task.New(task.Deps{Log: deps.Log, Store: deps.Store, Nodes: caller}),
-		clusters: cluster.New(cluster.Deps{Store: deps.Store, Writer: writer, Events: events()}),
+		clusters: cluster.New(cluster.Deps{Store: deps.Store, Writer: writer}),
 		files:    data.New(data.Deps{Store: deps.Store, Writer: writer}),
+		watches:  event.New(event.Deps{Store: deps.Store, Events: events()}),
 		jobs:     job.New(job.Deps{Log: deps.Log, Store: deps.Store, Writer: writer}),
 		volumes:  volume.New(volume.Deps{Log: deps.Log, Store: deps.Store, Writer: writer, Nodes: caller}),
 		disks:    disk.New(disk.Deps{Log: deps.Log, Store: deps.Store, Writer: writer, Nodes: caller}),
+		stats:    stats.New(stats.Deps{Store: deps.Store, Nodes: caller}),
 	}
 	s.services = service.New(service.Deps{
 		Log: deps.Log, Store: deps.Store, Writer: writer, Digests: digests, LastLogs: s.LastLogs, StaleNotice: s.StaleNotice,
@@ -131,4 +138,5 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	swarmv1.RegisterControlServer(CurrentRegistrar(r, s.store, s.StaleNotice), s)
 	swarmv1.RegisterDisksServer(r, s.disks)
 	swarmv1.RegisterVolumesServer(CurrentRegistrar(r, s.store, s.StaleNotice), s.volumes)
+	swarmv1.RegisterStatsServer(CurrentRegistrar(r, s.store, s.StaleNotice), s.stats)
 }

@@ -13,5 +13,6 @@ var _ swarmv1.ControlServer = struct {
 	*clusters
 	*files
 	*jobs
+	*watches
 	swarmv1.UnsafeControlServer
 }{}

@@ -65,6 +65,29 @@ func (p *Plane) Traffic(ctx context.Context) []Traffic {
 	return out
 }
 
+// BytesOfTasks returns the traffic of the tasks on all their networks together, by id. It costs
+// less than Traffic, because it does not count connections. Only the Bytes of the counts are set.
+// Tasks whose namespaces cannot be read are missing.
+func (p *Plane) BytesOfTasks() map[string][2]Count {
+	p.mu.Lock()
+	tasks := slices.Collect(maps.Values(p.tasks))
+	p.mu.Unlock()
+	out := make(map[string][2]Count, len(tasks))
+	for _, t := range tasks {
+		found, err := t.traffic()
+		if err != nil {
+			continue
+		}
+		var sum [2]Count
+		for _, n := range found.Networks {
+			sum[0].Bytes += n.Received.Bytes
+			sum[1].Bytes += n.Sent.Bytes
+		}
+		out[t.TaskID] = sum
+	}
+	return out
+}
+
 // addConnections adds the number of connections that began on each network.
 func (p *Plane) addConnections(ctx context.Context, t *attachedTask, networks []NetworkTraffic) error {
 	if len(t.Overlays) == 0 {

@@ -10,9 +10,9 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// ViewOf builds a view that holds objs, for tests and simulations. An object without a version gets
-// version 1, in place. ViewOf panics if an object is not a row, or if two objects have the same key
-// or the same unique name.
+// ViewOf builds a view that holds objs: for tests, for simulations, and for events of objects that
+// were removed. An object without a version gets version 1, in place. ViewOf panics if an object is
+// not a row, or if two objects have the same key or the same unique name.
 func ViewOf(objs ...proto.Message) *View {
 	type keyed struct {
 		key string

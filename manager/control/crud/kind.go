@@ -43,9 +43,10 @@ type Kind[T Row[T]] struct {
 	ByOtherID, ByOtherPrefix func(v *table.View, ref string) iter.Seq[T]
 	// Subject returns what filters see of an object.
 	Subject func(v *table.View, row T) Subject
-	// Attributes and Shown say how an object appears in events (see Display).
+	// Attributes, Shown and Changed say how an object appears in events (see Display).
 	Attributes func(v *table.View, row T) map[string]string
 	Shown      func(row T) T
+	Changed    func(old, row T) map[string]string
 	// Compare orders lists. Nil: by id.
 	Compare func(a, b T) int
 

@@ -1,9 +1,11 @@
 package object
 
 import (
+	"maps"
+	"strconv"
 	"strings"
 
-	"swarm/internal/explain"
+	"swarm/internal/task"
 	"swarm/manager/control/crud"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore/table"
@@ -20,6 +22,10 @@ func Events() []crud.Events {
 
 func nodeStates() crud.Events {
 	return crud.EventsOf(table.NodeState, crud.Display[*swarmv1.NodeState]{
+		Of: Nodes().Word,
+		Changed: func(old, s *swarmv1.NodeState) map[string]string {
+			return crud.Difference("state", old.GetState(), s.GetState())
+		},
 		Attributes: func(v *table.View, s *swarmv1.NodeState) map[string]string {
 			return map[string]string{"name": NodeName(v, s.GetNodeId()), "state": strings.ToLower(s.GetState().String()), "message": s.GetMessage()}
 		},
@@ -34,6 +40,7 @@ func nodeStates() crud.Events {
 
 func revisions() crud.Events {
 	return crud.EventsOf(table.Revision, crud.Display[*swarmv1.Revision]{
+		Detail: true,
 		Attributes: func(_ *table.View, r *swarmv1.Revision) map[string]string {
 			return map[string]string{"service": r.GetServiceId(), "image": r.GetSpec().GetTaskTemplate().GetContainerSpec().GetImage()}
 		},
@@ -46,10 +53,18 @@ func revisions() crud.Events {
 
 func taskStatuses() crud.Events {
 	return crud.EventsOf(table.TaskStatus, crud.Display[*swarmv1.TaskStatus]{
+		Of: Tasks().Word,
+		Changed: func(old, s *swarmv1.TaskStatus) map[string]string {
+			return crud.Difference("state", old.GetState(), s.GetState())
+		},
+		Action: taskAction,
 		Attributes: func(v *table.View, s *swarmv1.TaskStatus) map[string]string {
 			a := map[string]string{"state": strings.ToLower(s.GetState().String()), "err": s.GetErr()}
 			if t, ok := v.Tasks.Get(s.GetTaskId()); ok {
-				a["service"], a["node"], a["name"] = t.GetServiceId(), t.GetNodeId(), explain.TaskName(ServiceName(v, t.GetServiceId()), t)
+				maps.Copy(a, taskAttributes(v, t))
+			}
+			if task.Terminal(s.GetState()) && s.GetContainerStatus() != nil {
+				a["exitCode"] = strconv.Itoa(int(s.GetContainerStatus().GetExitCode()))
 			}
 			return a
 		},
@@ -62,8 +77,22 @@ func taskStatuses() crud.Events {
 	})
 }
 
+// taskAction returns START if a task begins to run, and DIE if it ends, as Docker calls it.
+func taskAction(old, s *swarmv1.TaskStatus) swarmv1.Event_Action {
+	switch {
+	case old.GetState() == s.GetState():
+		return swarmv1.Event_UPDATE
+	case s.GetState() == swarmv1.TaskState_RUNNING:
+		return swarmv1.Event_START
+	case task.Terminal(s.GetState()):
+		return swarmv1.Event_DIE
+	}
+	return swarmv1.Event_UPDATE
+}
+
 func endpoints() crud.Events {
 	return crud.EventsOf(table.Endpoint, crud.Display[*swarmv1.Endpoint]{
+		Detail: true,
 		Subject: func(_ *table.View, e *swarmv1.Endpoint) crud.Subject {
 			return crud.Subject{Services: []string{e.GetServiceId()}}
 		},
@@ -72,6 +101,7 @@ func endpoints() crud.Events {
 
 func imageCopies() crud.Events {
 	return crud.EventsOf(table.ImageCopy, crud.Display[*swarmv1.ImageCopy]{
+		Detail: true,
 		Attributes: func(_ *table.View, c *swarmv1.ImageCopy) map[string]string {
 			return map[string]string{"digest": c.GetDigest(), "node": c.GetNodeId()}
 		},

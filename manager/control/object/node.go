@@ -3,6 +3,7 @@ package object
 import (
 	"cmp"
 	"iter"
+	"maps"
 	"strings"
 
 	"swarm/manager/control/crud"
@@ -23,6 +24,11 @@ func Nodes() crud.Kind[*swarmv1.Node] {
 		Attributes: func(_ *table.View, n *swarmv1.Node) map[string]string {
 			role, availability := n.GetSpec().GetRole().String(), n.GetSpec().GetAvailability().String()
 			return map[string]string{"name": Hostname(n), "role": strings.ToLower(role), "availability": strings.ToLower(availability)}
+		},
+		Changed: func(old, n *swarmv1.Node) map[string]string {
+			a := crud.Difference("role", old.GetSpec().GetRole(), n.GetSpec().GetRole())
+			maps.Copy(a, crud.Difference("availability", old.GetSpec().GetAvailability(), n.GetSpec().GetAvailability()))
+			return a
 		},
 		Subject: NodeSubject,
 		Compare: crud.ByName((*swarmv1.Node).GetHostname),

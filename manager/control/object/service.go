@@ -25,6 +25,9 @@ func Services() crud.Kind[*swarmv1.Service] {
 			return crud.One(v.Services.ByName(name))
 		},
 		Attributes: serviceAttributes,
+		Changed: func(old, s *swarmv1.Service) map[string]string {
+			return crud.Difference("updatestate", old.GetUpdateStatus().GetState(), s.GetUpdateStatus().GetState())
+		},
 		Subject: func(v *table.View, s *swarmv1.Service) crud.Subject {
 			rev, _ := v.Revision(s.GetId(), s.GetRevision())
 			return crud.Subject{

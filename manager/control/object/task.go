@@ -26,14 +26,25 @@ func Tasks() crud.Kind[*swarmv1.Task] {
 			return crud.One(t, t != nil)
 		},
 		Attributes: func(v *table.View, t *swarmv1.Task) map[string]string {
-			return map[string]string{
-				"service": t.GetServiceId(), "node": t.GetNodeId(), "desired": strings.ToLower(t.GetDesiredState().String()),
-				"name": explain.TaskName(ServiceName(v, t.GetServiceId()), t),
-			}
+			a := taskAttributes(v, t)
+			a["desired"] = strings.ToLower(t.GetDesiredState().String())
+			return a
+		},
+		Changed: func(old, t *swarmv1.Task) map[string]string {
+			return crud.Difference("desired", old.GetDesiredState(), t.GetDesiredState())
 		},
 		Subject: func(v *table.View, t *swarmv1.Task) crud.Subject {
 			return TaskSubject(v, t, ServiceName(v, t.GetServiceId()))
 		},
+	}
+}
+
+// taskAttributes returns what all events of a task say about it.
+func taskAttributes(v *table.View, t *swarmv1.Task) map[string]string {
+	rev, _ := v.Revision(t.GetServiceId(), t.GetRevision())
+	return map[string]string{
+		"service": t.GetServiceId(), "node": t.GetNodeId(), "name": explain.TaskName(ServiceName(v, t.GetServiceId()), t),
+		"image": rev.GetSpec().GetTaskTemplate().GetContainerSpec().GetImage(),
 	}
 }
 

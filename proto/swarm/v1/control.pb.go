@@ -1365,14 +1365,23 @@ func (x *UpdateClusterRequest) GetRotateManagerToken() bool {
 	return false
 }
 
+// WatchRequest asks for events: from now on, or after an event that the caller had, or from a time.
 type WatchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Tables; none: all that users may see.
-	Types  []string `protobuf:"bytes,1,rep,name=types,proto3" json:"types,omitempty"`
-	Filter *Filter  `protobuf:"bytes,2,opt,name=filter,proto3" json:"filter,omitempty"`
-	// Continue after this index; 0: from now on. Too old: error OUT_OF_RANGE, list and watch anew.
-	Since         uint64 `protobuf:"varint,3,opt,name=since,proto3" json:"since,omitempty"`
-	Objects       bool   `protobuf:"varint,4,opt,name=objects,proto3" json:"objects,omitempty"`
+	// KEY=VALUE, as on the command line. Values of one key are alternatives, except for labels;
+	// different keys must all match. Without a type: all types but those of details.
+	Filters []string `protobuf:"bytes,1,rep,name=filters,proto3" json:"filters,omitempty"`
+	// Continue after the event with this index and part, of a watch with the same filters. Error
+	// OUT_OF_RANGE: this manager does not know all events since then, list and watch anew.
+	Index   uint64 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	Part    uint32 `protobuf:"varint,3,opt,name=part,proto3" json:"part,omitempty"`
+	Objects bool   `protobuf:"varint,4,opt,name=objects,proto3" json:"objects,omitempty"`
+	// The known events since this time. Not with index.
+	Since *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=since,proto3" json:"since,omitempty"`
+	// End after the events until this time.
+	Until *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=until,proto3" json:"until,omitempty"`
+	// Send events without a type now and then, whose index and part the caller may continue after.
+	Bookmarks     bool `protobuf:"varint,7,opt,name=bookmarks,proto3" json:"bookmarks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1407,23 +1416,23 @@ func (*WatchRequest) Descriptor() ([]byte, []int) {
 	return file_swarm_v1_control_proto_rawDescGZIP(), []int{21}
 }
 
-func (x *WatchRequest) GetTypes() []string {
+func (x *WatchRequest) GetFilters() []string {
 	if x != nil {
-		return x.Types
+		return x.Filters
 	}
 	return nil
 }
 
-func (x *WatchRequest) GetFilter() *Filter {
+func (x *WatchRequest) GetIndex() uint64 {
 	if x != nil {
-		return x.Filter
+		return x.Index
 	}
-	return nil
+	return 0
 }
 
-func (x *WatchRequest) GetSince() uint64 {
+func (x *WatchRequest) GetPart() uint32 {
 	if x != nil {
-		return x.Since
+		return x.Part
 	}
 	return 0
 }
@@ -1431,6 +1440,27 @@ func (x *WatchRequest) GetSince() uint64 {
 func (x *WatchRequest) GetObjects() bool {
 	if x != nil {
 		return x.Objects
+	}
+	return false
+}
+
+func (x *WatchRequest) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *WatchRequest) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+func (x *WatchRequest) GetBookmarks() bool {
+	if x != nil {
+		return x.Bookmarks
 	}
 	return false
 }
@@ -3545,12 +3575,15 @@ const file_swarm_v1_control_proto_rawDesc = "" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12)\n" +
 	"\x04spec\x18\x02 \x01(\v2\x15.swarm.v1.ClusterSpecR\x04spec\x12.\n" +
 	"\x13rotate_worker_token\x18\x03 \x01(\bR\x11rotateWorkerToken\x120\n" +
-	"\x14rotate_manager_token\x18\x04 \x01(\bR\x12rotateManagerToken\"~\n" +
-	"\fWatchRequest\x12\x14\n" +
-	"\x05types\x18\x01 \x03(\tR\x05types\x12(\n" +
-	"\x06filter\x18\x02 \x01(\v2\x10.swarm.v1.FilterR\x06filter\x12\x14\n" +
-	"\x05since\x18\x03 \x01(\x04R\x05since\x12\x18\n" +
-	"\aobjects\x18\x04 \x01(\bR\aobjects\"V\n" +
+	"\x14rotate_manager_token\x18\x04 \x01(\bR\x12rotateManagerToken\"\xee\x01\n" +
+	"\fWatchRequest\x12\x18\n" +
+	"\afilters\x18\x01 \x03(\tR\afilters\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x12\n" +
+	"\x04part\x18\x03 \x01(\rR\x04part\x12\x18\n" +
+	"\aobjects\x18\x04 \x01(\bR\aobjects\x120\n" +
+	"\x05since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x120\n" +
+	"\x05until\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x1c\n" +
+	"\tbookmarks\x18\a \x01(\bR\tbookmarks\"V\n" +
 	"\x12WaitServiceRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x1a\n" +
@@ -3823,20 +3856,20 @@ var file_swarm_v1_control_proto_goTypes = []any{
 	(*NodeSpec)(nil),                  // 65: swarm.v1.NodeSpec
 	(*ServiceSpec)(nil),               // 66: swarm.v1.ServiceSpec
 	(*ClusterSpec)(nil),               // 67: swarm.v1.ClusterSpec
-	(*durationpb.Duration)(nil),       // 68: google.protobuf.Duration
-	(*Unplaced)(nil),                  // 69: swarm.v1.Unplaced
-	(*LogRecord)(nil),                 // 70: swarm.v1.LogRecord
-	(*LogOptions)(nil),                // 71: swarm.v1.LogOptions
-	(*Image)(nil),                     // 72: swarm.v1.Image
-	(*Credential)(nil),                // 73: swarm.v1.Credential
-	(*NetworkSpec)(nil),               // 74: swarm.v1.NetworkSpec
-	(*Network)(nil),                   // 75: swarm.v1.Network
-	(*Routing)(nil),                   // 76: swarm.v1.Routing
-	(*Backend)(nil),                   // 77: swarm.v1.Backend
-	(*Peering)(nil),                   // 78: swarm.v1.Peering
-	(*NodeNetwork)(nil),               // 79: swarm.v1.NodeNetwork
-	(*Run)(nil),                       // 80: swarm.v1.Run
-	(*timestamppb.Timestamp)(nil),     // 81: google.protobuf.Timestamp
+	(*timestamppb.Timestamp)(nil),     // 68: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),       // 69: google.protobuf.Duration
+	(*Unplaced)(nil),                  // 70: swarm.v1.Unplaced
+	(*LogRecord)(nil),                 // 71: swarm.v1.LogRecord
+	(*LogOptions)(nil),                // 72: swarm.v1.LogOptions
+	(*Image)(nil),                     // 73: swarm.v1.Image
+	(*Credential)(nil),                // 74: swarm.v1.Credential
+	(*NetworkSpec)(nil),               // 75: swarm.v1.NetworkSpec
+	(*Network)(nil),                   // 76: swarm.v1.Network
+	(*Routing)(nil),                   // 77: swarm.v1.Routing
+	(*Backend)(nil),                   // 78: swarm.v1.Backend
+	(*Peering)(nil),                   // 79: swarm.v1.Peering
+	(*NodeNetwork)(nil),               // 80: swarm.v1.NodeNetwork
+	(*Run)(nil),                       // 81: swarm.v1.Run
 	(*DataSpec)(nil),                  // 82: swarm.v1.DataSpec
 	(*Meta)(nil),                      // 83: swarm.v1.Meta
 	(*DataStatus)(nil),                // 84: swarm.v1.DataStatus
@@ -3871,143 +3904,144 @@ var file_swarm_v1_control_proto_depIdxs = []int32{
 	66,  // 19: swarm.v1.CreateServiceRequest.spec:type_name -> swarm.v1.ServiceSpec
 	66,  // 20: swarm.v1.UpdateServiceRequest.spec:type_name -> swarm.v1.ServiceSpec
 	67,  // 21: swarm.v1.UpdateClusterRequest.spec:type_name -> swarm.v1.ClusterSpec
-	1,   // 22: swarm.v1.WatchRequest.filter:type_name -> swarm.v1.Filter
-	25,  // 23: swarm.v1.WaitServiceResponse.progress:type_name -> swarm.v1.ServiceProgress
-	27,  // 24: swarm.v1.WaitServiceResponse.verdict:type_name -> swarm.v1.ServiceVerdict
-	26,  // 25: swarm.v1.ServiceProgress.slots:type_name -> swarm.v1.SlotProgress
-	68,  // 26: swarm.v1.ServiceProgress.stable_in:type_name -> google.protobuf.Duration
-	57,  // 27: swarm.v1.SlotProgress.state:type_name -> swarm.v1.TaskState
-	69,  // 28: swarm.v1.ServiceVerdict.unplaced:type_name -> swarm.v1.Unplaced
-	4,   // 29: swarm.v1.ServiceVerdict.task:type_name -> swarm.v1.TaskInfo
-	70,  // 30: swarm.v1.ServiceVerdict.log:type_name -> swarm.v1.LogRecord
-	71,  // 31: swarm.v1.LogsRequest.options:type_name -> swarm.v1.LogOptions
-	72,  // 32: swarm.v1.ImageInfo.image:type_name -> swarm.v1.Image
-	73,  // 33: swarm.v1.ListCredentialsResponse.credentials:type_name -> swarm.v1.Credential
-	73,  // 34: swarm.v1.RemoveCredentialResponse.removed:type_name -> swarm.v1.Credential
-	73,  // 35: swarm.v1.RemoveCredentialResponse.issued:type_name -> swarm.v1.Credential
-	74,  // 36: swarm.v1.CreateNetworkRequest.spec:type_name -> swarm.v1.NetworkSpec
-	42,  // 37: swarm.v1.ListNetworksResponse.networks:type_name -> swarm.v1.NetworkInfo
-	1,   // 38: swarm.v1.PruneNetworksRequest.filter:type_name -> swarm.v1.Filter
-	75,  // 39: swarm.v1.NetworkInfo.network:type_name -> swarm.v1.Network
-	45,  // 40: swarm.v1.NetworkInfo.use:type_name -> swarm.v1.AddressUse
-	76,  // 41: swarm.v1.NetworkInfo.services:type_name -> swarm.v1.Routing
-	77,  // 42: swarm.v1.NetworkInfo.backends:type_name -> swarm.v1.Backend
-	78,  // 43: swarm.v1.NetworkInfo.peers:type_name -> swarm.v1.Peering
-	44,  // 44: swarm.v1.NetworkSurvey.nodes:type_name -> swarm.v1.NetworkOnNode
-	79,  // 45: swarm.v1.NetworkOnNode.network:type_name -> swarm.v1.NodeNetwork
-	80,  // 46: swarm.v1.ListRunsResponse.runs:type_name -> swarm.v1.Run
-	81,  // 47: swarm.v1.ListRunsResponse.next:type_name -> google.protobuf.Timestamp
-	82,  // 48: swarm.v1.CreateDataRequest.spec:type_name -> swarm.v1.DataSpec
-	82,  // 49: swarm.v1.UpdateDataRequest.spec:type_name -> swarm.v1.DataSpec
-	83,  // 50: swarm.v1.DataInfo.meta:type_name -> swarm.v1.Meta
-	82,  // 51: swarm.v1.DataInfo.spec:type_name -> swarm.v1.DataSpec
-	84,  // 52: swarm.v1.DataInfo.status:type_name -> swarm.v1.DataStatus
-	51,  // 53: swarm.v1.DataInfo.uses:type_name -> swarm.v1.DataUse
-	85,  // 54: swarm.v1.DataUse.reference:type_name -> swarm.v1.DataReference
-	50,  // 55: swarm.v1.ListDataResponse.objects:type_name -> swarm.v1.DataInfo
-	54,  // 56: swarm.v1.ListDataVersionsResponse.versions:type_name -> swarm.v1.DataVersionInfo
-	81,  // 57: swarm.v1.DataVersionInfo.created_at:type_name -> google.protobuf.Timestamp
-	7,   // 58: swarm.v1.Control.GetCluster:input_type -> swarm.v1.GetRequest
-	21,  // 59: swarm.v1.Control.UpdateCluster:input_type -> swarm.v1.UpdateClusterRequest
-	7,   // 60: swarm.v1.Control.GetNode:input_type -> swarm.v1.GetRequest
-	8,   // 61: swarm.v1.Control.ListNodes:input_type -> swarm.v1.ListRequest
-	14,  // 62: swarm.v1.Control.UpdateNode:input_type -> swarm.v1.UpdateNodeRequest
-	15,  // 63: swarm.v1.Control.RemoveNode:input_type -> swarm.v1.RemoveNodeRequest
-	7,   // 64: swarm.v1.Control.GetService:input_type -> swarm.v1.GetRequest
-	8,   // 65: swarm.v1.Control.ListServices:input_type -> swarm.v1.ListRequest
-	17,  // 66: swarm.v1.Control.CreateService:input_type -> swarm.v1.CreateServiceRequest
-	19,  // 67: swarm.v1.Control.UpdateService:input_type -> swarm.v1.UpdateServiceRequest
-	7,   // 68: swarm.v1.Control.RemoveService:input_type -> swarm.v1.GetRequest
-	7,   // 69: swarm.v1.Control.ListRevisions:input_type -> swarm.v1.GetRequest
-	7,   // 70: swarm.v1.Control.GetTask:input_type -> swarm.v1.GetRequest
-	8,   // 71: swarm.v1.Control.ListTasks:input_type -> swarm.v1.ListRequest
-	7,   // 72: swarm.v1.Control.GetImage:input_type -> swarm.v1.GetRequest
-	8,   // 73: swarm.v1.Control.ListImages:input_type -> swarm.v1.ListRequest
-	30,  // 74: swarm.v1.Control.LoadImage:input_type -> swarm.v1.LoadImageRequest
-	31,  // 75: swarm.v1.Control.PullImage:input_type -> swarm.v1.PullImageClusterRequest
-	32,  // 76: swarm.v1.Control.PushImage:input_type -> swarm.v1.PushImageClusterRequest
-	33,  // 77: swarm.v1.Control.TagImage:input_type -> swarm.v1.TagImageRequest
-	55,  // 78: swarm.v1.Control.RemoveImage:input_type -> swarm.v1.RemoveClusterImageRequest
-	34,  // 79: swarm.v1.Control.Login:input_type -> swarm.v1.LoginRequest
-	8,   // 80: swarm.v1.Control.ListCredentials:input_type -> swarm.v1.ListRequest
-	7,   // 81: swarm.v1.Control.RemoveCredential:input_type -> swarm.v1.GetRequest
-	38,  // 82: swarm.v1.Control.CreateNetwork:input_type -> swarm.v1.CreateNetworkRequest
-	7,   // 83: swarm.v1.Control.GetNetwork:input_type -> swarm.v1.GetRequest
-	7,   // 84: swarm.v1.Control.SurveyNetwork:input_type -> swarm.v1.GetRequest
-	8,   // 85: swarm.v1.Control.ListNetworks:input_type -> swarm.v1.ListRequest
-	7,   // 86: swarm.v1.Control.RemoveNetwork:input_type -> swarm.v1.GetRequest
-	40,  // 87: swarm.v1.Control.PruneNetworks:input_type -> swarm.v1.PruneNetworksRequest
-	48,  // 88: swarm.v1.Control.CreateSecret:input_type -> swarm.v1.CreateDataRequest
-	7,   // 89: swarm.v1.Control.GetSecret:input_type -> swarm.v1.GetRequest
-	8,   // 90: swarm.v1.Control.ListSecrets:input_type -> swarm.v1.ListRequest
-	49,  // 91: swarm.v1.Control.UpdateSecret:input_type -> swarm.v1.UpdateDataRequest
-	7,   // 92: swarm.v1.Control.RemoveSecret:input_type -> swarm.v1.GetRequest
-	7,   // 93: swarm.v1.Control.ListSecretVersions:input_type -> swarm.v1.GetRequest
-	48,  // 94: swarm.v1.Control.CreateConfig:input_type -> swarm.v1.CreateDataRequest
-	7,   // 95: swarm.v1.Control.GetConfig:input_type -> swarm.v1.GetRequest
-	8,   // 96: swarm.v1.Control.ListConfigs:input_type -> swarm.v1.ListRequest
-	49,  // 97: swarm.v1.Control.UpdateConfig:input_type -> swarm.v1.UpdateDataRequest
-	7,   // 98: swarm.v1.Control.RemoveConfig:input_type -> swarm.v1.GetRequest
-	7,   // 99: swarm.v1.Control.ListConfigVersions:input_type -> swarm.v1.GetRequest
-	46,  // 100: swarm.v1.Control.RunService:input_type -> swarm.v1.RunServiceRequest
-	7,   // 101: swarm.v1.Control.ListRuns:input_type -> swarm.v1.GetRequest
-	23,  // 102: swarm.v1.Control.WaitService:input_type -> swarm.v1.WaitServiceRequest
-	22,  // 103: swarm.v1.Control.Watch:input_type -> swarm.v1.WatchRequest
-	28,  // 104: swarm.v1.Control.Logs:input_type -> swarm.v1.LogsRequest
-	86,  // 105: swarm.v1.Control.Exec:input_type -> swarm.v1.ExecInput
-	87,  // 106: swarm.v1.Control.GetCluster:output_type -> swarm.v1.Cluster
-	87,  // 107: swarm.v1.Control.UpdateCluster:output_type -> swarm.v1.Cluster
-	2,   // 108: swarm.v1.Control.GetNode:output_type -> swarm.v1.NodeInfo
-	9,   // 109: swarm.v1.Control.ListNodes:output_type -> swarm.v1.ListNodesResponse
-	2,   // 110: swarm.v1.Control.UpdateNode:output_type -> swarm.v1.NodeInfo
-	16,  // 111: swarm.v1.Control.RemoveNode:output_type -> swarm.v1.RemoveResponse
-	5,   // 112: swarm.v1.Control.GetService:output_type -> swarm.v1.ServiceInfo
-	10,  // 113: swarm.v1.Control.ListServices:output_type -> swarm.v1.ListServicesResponse
-	18,  // 114: swarm.v1.Control.CreateService:output_type -> swarm.v1.CreateServiceResponse
-	20,  // 115: swarm.v1.Control.UpdateService:output_type -> swarm.v1.UpdateServiceResponse
-	16,  // 116: swarm.v1.Control.RemoveService:output_type -> swarm.v1.RemoveResponse
-	13,  // 117: swarm.v1.Control.ListRevisions:output_type -> swarm.v1.ListRevisionsResponse
-	4,   // 118: swarm.v1.Control.GetTask:output_type -> swarm.v1.TaskInfo
-	11,  // 119: swarm.v1.Control.ListTasks:output_type -> swarm.v1.ListTasksResponse
-	29,  // 120: swarm.v1.Control.GetImage:output_type -> swarm.v1.ImageInfo
-	12,  // 121: swarm.v1.Control.ListImages:output_type -> swarm.v1.ListImagesResponse
-	88,  // 122: swarm.v1.Control.LoadImage:output_type -> swarm.v1.ImageProgress
-	88,  // 123: swarm.v1.Control.PullImage:output_type -> swarm.v1.ImageProgress
-	88,  // 124: swarm.v1.Control.PushImage:output_type -> swarm.v1.ImageProgress
-	29,  // 125: swarm.v1.Control.TagImage:output_type -> swarm.v1.ImageInfo
-	16,  // 126: swarm.v1.Control.RemoveImage:output_type -> swarm.v1.RemoveResponse
-	35,  // 127: swarm.v1.Control.Login:output_type -> swarm.v1.LoginResponse
-	36,  // 128: swarm.v1.Control.ListCredentials:output_type -> swarm.v1.ListCredentialsResponse
-	37,  // 129: swarm.v1.Control.RemoveCredential:output_type -> swarm.v1.RemoveCredentialResponse
-	42,  // 130: swarm.v1.Control.CreateNetwork:output_type -> swarm.v1.NetworkInfo
-	42,  // 131: swarm.v1.Control.GetNetwork:output_type -> swarm.v1.NetworkInfo
-	43,  // 132: swarm.v1.Control.SurveyNetwork:output_type -> swarm.v1.NetworkSurvey
-	39,  // 133: swarm.v1.Control.ListNetworks:output_type -> swarm.v1.ListNetworksResponse
-	16,  // 134: swarm.v1.Control.RemoveNetwork:output_type -> swarm.v1.RemoveResponse
-	41,  // 135: swarm.v1.Control.PruneNetworks:output_type -> swarm.v1.PruneNetworksResponse
-	50,  // 136: swarm.v1.Control.CreateSecret:output_type -> swarm.v1.DataInfo
-	50,  // 137: swarm.v1.Control.GetSecret:output_type -> swarm.v1.DataInfo
-	52,  // 138: swarm.v1.Control.ListSecrets:output_type -> swarm.v1.ListDataResponse
-	50,  // 139: swarm.v1.Control.UpdateSecret:output_type -> swarm.v1.DataInfo
-	16,  // 140: swarm.v1.Control.RemoveSecret:output_type -> swarm.v1.RemoveResponse
-	53,  // 141: swarm.v1.Control.ListSecretVersions:output_type -> swarm.v1.ListDataVersionsResponse
-	50,  // 142: swarm.v1.Control.CreateConfig:output_type -> swarm.v1.DataInfo
-	50,  // 143: swarm.v1.Control.GetConfig:output_type -> swarm.v1.DataInfo
-	52,  // 144: swarm.v1.Control.ListConfigs:output_type -> swarm.v1.ListDataResponse
-	50,  // 145: swarm.v1.Control.UpdateConfig:output_type -> swarm.v1.DataInfo
-	16,  // 146: swarm.v1.Control.RemoveConfig:output_type -> swarm.v1.RemoveResponse
-	53,  // 147: swarm.v1.Control.ListConfigVersions:output_type -> swarm.v1.ListDataVersionsResponse
-	80,  // 148: swarm.v1.Control.RunService:output_type -> swarm.v1.Run
-	47,  // 149: swarm.v1.Control.ListRuns:output_type -> swarm.v1.ListRunsResponse
-	24,  // 150: swarm.v1.Control.WaitService:output_type -> swarm.v1.WaitServiceResponse
-	89,  // 151: swarm.v1.Control.Watch:output_type -> swarm.v1.Event
-	90,  // 152: swarm.v1.Control.Logs:output_type -> swarm.v1.TaskLogsResponse
-	91,  // 153: swarm.v1.Control.Exec:output_type -> swarm.v1.ExecOutput
-	106, // [106:154] is the sub-list for method output_type
-	58,  // [58:106] is the sub-list for method input_type
-	58,  // [58:58] is the sub-list for extension type_name
-	58,  // [58:58] is the sub-list for extension extendee
-	0,   // [0:58] is the sub-list for field type_name
+	68,  // 22: swarm.v1.WatchRequest.since:type_name -> google.protobuf.Timestamp
+	68,  // 23: swarm.v1.WatchRequest.until:type_name -> google.protobuf.Timestamp
+	25,  // 24: swarm.v1.WaitServiceResponse.progress:type_name -> swarm.v1.ServiceProgress
+	27,  // 25: swarm.v1.WaitServiceResponse.verdict:type_name -> swarm.v1.ServiceVerdict
+	26,  // 26: swarm.v1.ServiceProgress.slots:type_name -> swarm.v1.SlotProgress
+	69,  // 27: swarm.v1.ServiceProgress.stable_in:type_name -> google.protobuf.Duration
+	57,  // 28: swarm.v1.SlotProgress.state:type_name -> swarm.v1.TaskState
+	70,  // 29: swarm.v1.ServiceVerdict.unplaced:type_name -> swarm.v1.Unplaced
+	4,   // 30: swarm.v1.ServiceVerdict.task:type_name -> swarm.v1.TaskInfo
+	71,  // 31: swarm.v1.ServiceVerdict.log:type_name -> swarm.v1.LogRecord
+	72,  // 32: swarm.v1.LogsRequest.options:type_name -> swarm.v1.LogOptions
+	73,  // 33: swarm.v1.ImageInfo.image:type_name -> swarm.v1.Image
+	74,  // 34: swarm.v1.ListCredentialsResponse.credentials:type_name -> swarm.v1.Credential
+	74,  // 35: swarm.v1.RemoveCredentialResponse.removed:type_name -> swarm.v1.Credential
+	74,  // 36: swarm.v1.RemoveCredentialResponse.issued:type_name -> swarm.v1.Credential
+	75,  // 37: swarm.v1.CreateNetworkRequest.spec:type_name -> swarm.v1.NetworkSpec
+	42,  // 38: swarm.v1.ListNetworksResponse.networks:type_name -> swarm.v1.NetworkInfo
+	1,   // 39: swarm.v1.PruneNetworksRequest.filter:type_name -> swarm.v1.Filter
+	76,  // 40: swarm.v1.NetworkInfo.network:type_name -> swarm.v1.Network
+	45,  // 41: swarm.v1.NetworkInfo.use:type_name -> swarm.v1.AddressUse
+	77,  // 42: swarm.v1.NetworkInfo.services:type_name -> swarm.v1.Routing
+	78,  // 43: swarm.v1.NetworkInfo.backends:type_name -> swarm.v1.Backend
+	79,  // 44: swarm.v1.NetworkInfo.peers:type_name -> swarm.v1.Peering
+	44,  // 45: swarm.v1.NetworkSurvey.nodes:type_name -> swarm.v1.NetworkOnNode
+	80,  // 46: swarm.v1.NetworkOnNode.network:type_name -> swarm.v1.NodeNetwork
+	81,  // 47: swarm.v1.ListRunsResponse.runs:type_name -> swarm.v1.Run
+	68,  // 48: swarm.v1.ListRunsResponse.next:type_name -> google.protobuf.Timestamp
+	82,  // 49: swarm.v1.CreateDataRequest.spec:type_name -> swarm.v1.DataSpec
+	82,  // 50: swarm.v1.UpdateDataRequest.spec:type_name -> swarm.v1.DataSpec
+	83,  // 51: swarm.v1.DataInfo.meta:type_name -> swarm.v1.Meta
+	82,  // 52: swarm.v1.DataInfo.spec:type_name -> swarm.v1.DataSpec
+	84,  // 53: swarm.v1.DataInfo.status:type_name -> swarm.v1.DataStatus
+	51,  // 54: swarm.v1.DataInfo.uses:type_name -> swarm.v1.DataUse
+	85,  // 55: swarm.v1.DataUse.reference:type_name -> swarm.v1.DataReference
+	50,  // 56: swarm.v1.ListDataResponse.objects:type_name -> swarm.v1.DataInfo
+	54,  // 57: swarm.v1.ListDataVersionsResponse.versions:type_name -> swarm.v1.DataVersionInfo
+	68,  // 58: swarm.v1.DataVersionInfo.created_at:type_name -> google.protobuf.Timestamp
+	7,   // 59: swarm.v1.Control.GetCluster:input_type -> swarm.v1.GetRequest
+	21,  // 60: swarm.v1.Control.UpdateCluster:input_type -> swarm.v1.UpdateClusterRequest
+	7,   // 61: swarm.v1.Control.GetNode:input_type -> swarm.v1.GetRequest
+	8,   // 62: swarm.v1.Control.ListNodes:input_type -> swarm.v1.ListRequest
+	14,  // 63: swarm.v1.Control.UpdateNode:input_type -> swarm.v1.UpdateNodeRequest
+	15,  // 64: swarm.v1.Control.RemoveNode:input_type -> swarm.v1.RemoveNodeRequest
+	7,   // 65: swarm.v1.Control.GetService:input_type -> swarm.v1.GetRequest
+	8,   // 66: swarm.v1.Control.ListServices:input_type -> swarm.v1.ListRequest
+	17,  // 67: swarm.v1.Control.CreateService:input_type -> swarm.v1.CreateServiceRequest
+	19,  // 68: swarm.v1.Control.UpdateService:input_type -> swarm.v1.UpdateServiceRequest
+	7,   // 69: swarm.v1.Control.RemoveService:input_type -> swarm.v1.GetRequest
+	7,   // 70: swarm.v1.Control.ListRevisions:input_type -> swarm.v1.GetRequest
+	7,   // 71: swarm.v1.Control.GetTask:input_type -> swarm.v1.GetRequest
+	8,   // 72: swarm.v1.Control.ListTasks:input_type -> swarm.v1.ListRequest
+	7,   // 73: swarm.v1.Control.GetImage:input_type -> swarm.v1.GetRequest
+	8,   // 74: swarm.v1.Control.ListImages:input_type -> swarm.v1.ListRequest
+	30,  // 75: swarm.v1.Control.LoadImage:input_type -> swarm.v1.LoadImageRequest
+	31,  // 76: swarm.v1.Control.PullImage:input_type -> swarm.v1.PullImageClusterRequest
+	32,  // 77: swarm.v1.Control.PushImage:input_type -> swarm.v1.PushImageClusterRequest
+	33,  // 78: swarm.v1.Control.TagImage:input_type -> swarm.v1.TagImageRequest
+	55,  // 79: swarm.v1.Control.RemoveImage:input_type -> swarm.v1.RemoveClusterImageRequest
+	34,  // 80: swarm.v1.Control.Login:input_type -> swarm.v1.LoginRequest
+	8,   // 81: swarm.v1.Control.ListCredentials:input_type -> swarm.v1.ListRequest
+	7,   // 82: swarm.v1.Control.RemoveCredential:input_type -> swarm.v1.GetRequest
+	38,  // 83: swarm.v1.Control.CreateNetwork:input_type -> swarm.v1.CreateNetworkRequest
+	7,   // 84: swarm.v1.Control.GetNetwork:input_type -> swarm.v1.GetRequest
+	7,   // 85: swarm.v1.Control.SurveyNetwork:input_type -> swarm.v1.GetRequest
+	8,   // 86: swarm.v1.Control.ListNetworks:input_type -> swarm.v1.ListRequest
+	7,   // 87: swarm.v1.Control.RemoveNetwork:input_type -> swarm.v1.GetRequest
+	40,  // 88: swarm.v1.Control.PruneNetworks:input_type -> swarm.v1.PruneNetworksRequest
+	48,  // 89: swarm.v1.Control.CreateSecret:input_type -> swarm.v1.CreateDataRequest
+	7,   // 90: swarm.v1.Control.GetSecret:input_type -> swarm.v1.GetRequest
+	8,   // 91: swarm.v1.Control.ListSecrets:input_type -> swarm.v1.ListRequest
+	49,  // 92: swarm.v1.Control.UpdateSecret:input_type -> swarm.v1.UpdateDataRequest
+	7,   // 93: swarm.v1.Control.RemoveSecret:input_type -> swarm.v1.GetRequest
+	7,   // 94: swarm.v1.Control.ListSecretVersions:input_type -> swarm.v1.GetRequest
+	48,  // 95: swarm.v1.Control.CreateConfig:input_type -> swarm.v1.CreateDataRequest
+	7,   // 96: swarm.v1.Control.GetConfig:input_type -> swarm.v1.GetRequest
+	8,   // 97: swarm.v1.Control.ListConfigs:input_type -> swarm.v1.ListRequest
+	49,  // 98: swarm.v1.Control.UpdateConfig:input_type -> swarm.v1.UpdateDataRequest
+	7,   // 99: swarm.v1.Control.RemoveConfig:input_type -> swarm.v1.GetRequest
+	7,   // 100: swarm.v1.Control.ListConfigVersions:input_type -> swarm.v1.GetRequest
+	46,  // 101: swarm.v1.Control.RunService:input_type -> swarm.v1.RunServiceRequest
+	7,   // 102: swarm.v1.Control.ListRuns:input_type -> swarm.v1.GetRequest
+	23,  // 103: swarm.v1.Control.WaitService:input_type -> swarm.v1.WaitServiceRequest
+	22,  // 104: swarm.v1.Control.Watch:input_type -> swarm.v1.WatchRequest
+	28,  // 105: swarm.v1.Control.Logs:input_type -> swarm.v1.LogsRequest
+	86,  // 106: swarm.v1.Control.Exec:input_type -> swarm.v1.ExecInput
+	87,  // 107: swarm.v1.Control.GetCluster:output_type -> swarm.v1.Cluster
+	87,  // 108: swarm.v1.Control.UpdateCluster:output_type -> swarm.v1.Cluster
+	2,   // 109: swarm.v1.Control.GetNode:output_type -> swarm.v1.NodeInfo
+	9,   // 110: swarm.v1.Control.ListNodes:output_type -> swarm.v1.ListNodesResponse
+	2,   // 111: swarm.v1.Control.UpdateNode:output_type -> swarm.v1.NodeInfo
+	16,  // 112: swarm.v1.Control.RemoveNode:output_type -> swarm.v1.RemoveResponse
+	5,   // 113: swarm.v1.Control.GetService:output_type -> swarm.v1.ServiceInfo
+	10,  // 114: swarm.v1.Control.ListServices:output_type -> swarm.v1.ListServicesResponse
+	18,  // 115: swarm.v1.Control.CreateService:output_type -> swarm.v1.CreateServiceResponse
+	20,  // 116: swarm.v1.Control.UpdateService:output_type -> swarm.v1.UpdateServiceResponse
+	16,  // 117: swarm.v1.Control.RemoveService:output_type -> swarm.v1.RemoveResponse
+	13,  // 118: swarm.v1.Control.ListRevisions:output_type -> swarm.v1.ListRevisionsResponse
+	4,   // 119: swarm.v1.Control.GetTask:output_type -> swarm.v1.TaskInfo
+	11,  // 120: swarm.v1.Control.ListTasks:output_type -> swarm.v1.ListTasksResponse
+	29,  // 121: swarm.v1.Control.GetImage:output_type -> swarm.v1.ImageInfo
+	12,  // 122: swarm.v1.Control.ListImages:output_type -> swarm.v1.ListImagesResponse
+	88,  // 123: swarm.v1.Control.LoadImage:output_type -> swarm.v1.ImageProgress
+	88,  // 124: swarm.v1.Control.PullImage:output_type -> swarm.v1.ImageProgress
+	88,  // 125: swarm.v1.Control.PushImage:output_type -> swarm.v1.ImageProgress
+	29,  // 126: swarm.v1.Control.TagImage:output_type -> swarm.v1.ImageInfo
+	16,  // 127: swarm.v1.Control.RemoveImage:output_type -> swarm.v1.RemoveResponse
+	35,  // 128: swarm.v1.Control.Login:output_type -> swarm.v1.LoginResponse
+	36,  // 129: swarm.v1.Control.ListCredentials:output_type -> swarm.v1.ListCredentialsResponse
+	37,  // 130: swarm.v1.Control.RemoveCredential:output_type -> swarm.v1.RemoveCredentialResponse
+	42,  // 131: swarm.v1.Control.CreateNetwork:output_type -> swarm.v1.NetworkInfo
+	42,  // 132: swarm.v1.Control.GetNetwork:output_type -> swarm.v1.NetworkInfo
+	43,  // 133: swarm.v1.Control.SurveyNetwork:output_type -> swarm.v1.NetworkSurvey
+	39,  // 134: swarm.v1.Control.ListNetworks:output_type -> swarm.v1.ListNetworksResponse
+	16,  // 135: swarm.v1.Control.RemoveNetwork:output_type -> swarm.v1.RemoveResponse
+	41,  // 136: swarm.v1.Control.PruneNetworks:output_type -> swarm.v1.PruneNetworksResponse
+	50,  // 137: swarm.v1.Control.CreateSecret:output_type -> swarm.v1.DataInfo
+	50,  // 138: swarm.v1.Control.GetSecret:output_type -> swarm.v1.DataInfo
+	52,  // 139: swarm.v1.Control.ListSecrets:output_type -> swarm.v1.ListDataResponse
+	50,  // 140: swarm.v1.Control.UpdateSecret:output_type -> swarm.v1.DataInfo
+	16,  // 141: swarm.v1.Control.RemoveSecret:output_type -> swarm.v1.RemoveResponse
+	53,  // 142: swarm.v1.Control.ListSecretVersions:output_type -> swarm.v1.ListDataVersionsResponse
+	50,  // 143: swarm.v1.Control.CreateConfig:output_type -> swarm.v1.DataInfo
+	50,  // 144: swarm.v1.Control.GetConfig:output_type -> swarm.v1.DataInfo
+	52,  // 145: swarm.v1.Control.ListConfigs:output_type -> swarm.v1.ListDataResponse
+	50,  // 146: swarm.v1.Control.UpdateConfig:output_type -> swarm.v1.DataInfo
+	16,  // 147: swarm.v1.Control.RemoveConfig:output_type -> swarm.v1.RemoveResponse
+	53,  // 148: swarm.v1.Control.ListConfigVersions:output_type -> swarm.v1.ListDataVersionsResponse
+	81,  // 149: swarm.v1.Control.RunService:output_type -> swarm.v1.Run
+	47,  // 150: swarm.v1.Control.ListRuns:output_type -> swarm.v1.ListRunsResponse
+	24,  // 151: swarm.v1.Control.WaitService:output_type -> swarm.v1.WaitServiceResponse
+	89,  // 152: swarm.v1.Control.Watch:output_type -> swarm.v1.Event
+	90,  // 153: swarm.v1.Control.Logs:output_type -> swarm.v1.TaskLogsResponse
+	91,  // 154: swarm.v1.Control.Exec:output_type -> swarm.v1.ExecOutput
+	107, // [107:155] is the sub-list for method output_type
+	59,  // [59:107] is the sub-list for method input_type
+	59,  // [59:59] is the sub-list for extension type_name
+	59,  // [59:59] is the sub-list for extension extendee
+	0,   // [0:59] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_control_proto_init() }

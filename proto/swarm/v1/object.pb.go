@@ -386,6 +386,10 @@ const (
 	Event_CREATE Event_Action = 0
 	Event_UPDATE Event_Action = 1
 	Event_REMOVE Event_Action = 2
+	// A task runs.
+	Event_START Event_Action = 3
+	// A task has ended.
+	Event_DIE Event_Action = 4
 )
 
 // Enum value maps for Event_Action.
@@ -394,11 +398,15 @@ var (
 		0: "CREATE",
 		1: "UPDATE",
 		2: "REMOVE",
+		3: "START",
+		4: "DIE",
 	}
 	Event_Action_value = map[string]int32{
 		"CREATE": 0,
 		"UPDATE": 1,
 		"REMOVE": 2,
+		"START":  3,
+		"DIE":    4,
 	}
 )
 
@@ -3873,13 +3881,15 @@ type Event struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Index uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
 	Time  *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
-	// Table of the object: node, service, task, task_status, ...
+	// node, service, task, ... Empty: a bookmark (see WatchRequest).
 	Type       string            `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`
 	Action     Event_Action      `protobuf:"varint,4,opt,name=action,proto3,enum=swarm.v1.Event_Action" json:"action,omitempty"`
 	Id         string            `protobuf:"bytes,5,opt,name=id,proto3" json:"id,omitempty"`
 	Attributes map[string]string `protobuf:"bytes,6,rep,name=attributes,proto3" json:"attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Set when the watcher asked for objects. On REMOVE: the last one.
-	Object        *Object `protobuf:"bytes,7,opt,name=object,proto3" json:"object,omitempty"`
+	Object *Object `protobuf:"bytes,7,opt,name=object,proto3" json:"object,omitempty"`
+	// Position among the changes with the index that the watcher follows, from 1. 0: after all.
+	Part          uint32 `protobuf:"varint,8,opt,name=part,proto3" json:"part,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3961,6 +3971,13 @@ func (x *Event) GetObject() *Object {
 		return x.Object
 	}
 	return nil
+}
+
+func (x *Event) GetPart() uint32 {
+	if x != nil {
+		return x.Part
+	}
+	return 0
 }
 
 // Object is any stored object. The field number is the table's number in the log: never reuse one.
@@ -4994,7 +5011,7 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x120\n" +
 	"\x05until\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x16\n" +
 	"\x06issuer\x18\x05 \x01(\tR\x06issuer\x12\x1b\n" +
-	"\tissuer_id\x18\x06 \x01(\tR\bissuerId\"\xf9\x02\n" +
+	"\tissuer_id\x18\x06 \x01(\tR\bissuerId\"\xa1\x03\n" +
 	"\x05Event\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x12\n" +
@@ -5004,17 +5021,20 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\n" +
 	"attributes\x18\x06 \x03(\v2\x1f.swarm.v1.Event.AttributesEntryR\n" +
 	"attributes\x12(\n" +
-	"\x06object\x18\a \x01(\v2\x10.swarm.v1.ObjectR\x06object\x1a=\n" +
+	"\x06object\x18\a \x01(\v2\x10.swarm.v1.ObjectR\x06object\x12\x12\n" +
+	"\x04part\x18\b \x01(\rR\x04part\x1a=\n" +
 	"\x0fAttributesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\",\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"@\n" +
 	"\x06Action\x12\n" +
 	"\n" +
 	"\x06CREATE\x10\x00\x12\n" +
 	"\n" +
 	"\x06UPDATE\x10\x01\x12\n" +
 	"\n" +
-	"\x06REMOVE\x10\x02\"\x9a\a\n" +
+	"\x06REMOVE\x10\x02\x12\t\n" +
+	"\x05START\x10\x03\x12\a\n" +
+	"\x03DIE\x10\x04\"\x9a\a\n" +
 	"\x06Object\x12$\n" +
 	"\x04node\x18\x01 \x01(\v2\x0e.swarm.v1.NodeH\x00R\x04node\x124\n" +
 	"\n" +

@@ -1051,6 +1051,7 @@ func (m *Event) CloneVT() *Event {
 	r.Action = m.Action
 	r.Id = m.Id
 	r.Object = m.Object.CloneVT()
+	r.Part = m.Part
 	if rhs := m.Attributes; rhs != nil {
 		tmpContainer := make(map[string]string, len(rhs))
 		for k, v := range rhs {
@@ -2958,6 +2959,9 @@ func (this *Event) EqualVT(that *Event) bool {
 		}
 	}
 	if !this.Object.EqualVT(that.Object) {
+		return false
+	}
+	if this.Part != that.Part {
 		return false
 	}
 	return string(this.unknownFields) == string(that.unknownFields)
@@ -6839,6 +6843,11 @@ func (m *Event) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if m.Part != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Part))
+		i--
+		dAtA[i] = 0x40
+	}
 	if m.Object != nil {
 		size, err := m.Object.MarshalToSizedBufferVT(dAtA[:i])
 		if err != nil {
@@ -9054,6 +9063,9 @@ func (m *Event) SizeVT() (n int) {
 	if m.Object != nil {
 		l = m.Object.SizeVT()
 		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
+	}
+	if m.Part != 0 {
+		n += 1 + protohelpers.SizeOfVarint(uint64(m.Part))
 	}
 	n += len(m.unknownFields)
 	return n
@@ -19023,6 +19035,25 @@ func (m *Event) UnmarshalVT(dAtA []byte) error {
 				return err
 			}
 			iNdEx = postIndex
+		case 8:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Part", wireType)
+			}
+			m.Part = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Part |= uint32(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
