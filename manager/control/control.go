@@ -132,3 +132,6 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	swarmv1.RegisterDisksServer(r, s.disks)
 	swarmv1.RegisterVolumesServer(CurrentRegistrar(r, s.store, s.StaleNotice), s.volumes)
 }
+
+// MoveVolumes is a duty of the leader: see package volume.
+func (s *Server) MoveVolumes(ctx context.Context) error { return s.volumes.MoveVolumes(ctx) }
