@@ -269,7 +269,7 @@ func (m *Manager) lead(ctx context.Context) error {
 	for name, duty := range map[string]func(context.Context) error{
 		"plan": m.plan, "judge nodes": m.dispatch.LeadLiveness, "reconcile voters": m.reconcileVoters,
 		"collect garbage": m.collectGarbage, "forget": m.forget, "rotate gossip keys": m.rotateGossipKeys,
-		"align endpoints": m.control.AlignEndpoints, "roll out data": m.control.RollOut, "run jobs": m.control.RunJobs, "make network ingress": m.control.MakeIngress,
+		"align endpoints": m.control.AlignEndpoints, "roll out data": m.control.RollOut, "run jobs": m.control.RunJobs, "move volumes": m.control.MoveVolumes, "make network ingress": m.control.MakeIngress,
 	} {
 		g.Go(func() error {
 			m.keepRunning(ctx, name, duty)

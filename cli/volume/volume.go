@@ -28,7 +28,7 @@ var pruneFilters = []string{"all", "label", "node"}
 // New returns the group of commands `swarm volume`.
 func New(deps *command.Deps) *cobra.Command {
 	return command.Group(&cobra.Command{Use: "volume", Short: "Manage volumes"},
-		newBackup(deps), newClone(deps), newCreate(deps), newInspect(deps), newLs(deps), newPrune(deps), newRestore(deps), newRm(deps))
+		newBackup(deps), newClone(deps), newCreate(deps), newInspect(deps), newLs(deps), newMove(deps), newPrune(deps), newRestore(deps), newRm(deps))
 }
 
 type createOptions struct {
@@ -176,6 +176,8 @@ func status(v *swarmv1.VolumeInfo) string {
 	switch {
 	case v.GetUnreachable():
 		return "node away"
+	case v.GetMovingTo() != "":
+		return "moving to " + v.GetMovingTo()
 	case !v.GetVolume().GetReported():
 		return "not made yet"
 	case len(v.GetWaiting()) > 0:

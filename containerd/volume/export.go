@@ -11,6 +11,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -30,6 +31,11 @@ const maxExportLevels = 512
 // It returns ErrNotFound if there is no such volume, and ErrFailedPrecondition for a volume with
 // driver options, whose files are elsewhere.
 func (s *Store) Export(ctx context.Context, name string, w io.Writer) error {
+	return s.export(name, w, exporter{ctx: ctx})
+}
+
+// export writes an archive as e says.
+func (s *Store) export(name string, w io.Writer, e exporter) error {
 	n, err := s.load(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -48,8 +54,13 @@ func (s *Store) Export(ctx context.Context, name string, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	e := exporter{ctx: ctx, out: tar.NewWriter(packed), links: make(map[inode]string)}
-	err = e.top(top)
+	e.out, e.links = tar.NewWriter(packed), make(map[inode]string)
+	if e.move {
+		err = e.begin(top)
+	}
+	if err == nil {
+		err = e.top(top)
+	}
 	if err == nil {
 		err = e.out.Close()
 	}
@@ -65,6 +76,10 @@ type exporter struct {
 	ctx   context.Context // the context of the call
 	out   *tar.Writer
 	links map[inode]string // the first path of each file that has several names
+
+	move     bool      // the archive is for a node to which the volume moves
+	began    time.Time // with move: no change of a file before this is missing in the archive
+	received received  // with move: what the node has received
 }
 
 type inode struct{ dev, number uint64 }
@@ -149,6 +164,9 @@ func (e *exporter) folderHeader(dir *os.File, path string, st *unix.Stat_t) erro
 	h := headerOf(path, st)
 	h.Typeflag = tar.TypeDir
 	addAttributes(h, dir)
+	if e.move && path == "./" {
+		addRecord(h, beganRecord, strconv.FormatInt(e.began.UnixNano(), 10))
+	}
 	return e.out.WriteHeader(h)
 }
 
@@ -171,14 +189,25 @@ func (e *exporter) file(dir *os.File, name, path string, st *unix.Stat_t) error 
 	if st.Mode&unix.S_IFMT != unix.S_IFREG { // It was replaced.
 		return nil
 	}
-	h := headerOf(path, st)
-	h.Typeflag, h.Size = tar.TypeReg, st.Size
-	addAttributes(h, f)
-	if err := e.out.WriteHeader(h); err != nil {
-		return err
-	}
 	if st.Nlink > 1 {
 		e.links[inode{st.Dev, st.Ino}] = path
+	}
+	h := headerOf(path, st)
+	h.Typeflag = tar.TypeReg
+	if e.move {
+		addRecord(h, fileRecord, identify(st))
+		if e.received.has(path, st) {
+			addRecord(h, keepRecord, "1")
+			return e.out.WriteHeader(h)
+		}
+	}
+	h.Size = st.Size
+	addAttributes(h, f)
+	if st.Blocks*512 < st.Size {
+		addRecord(h, sparseRecord, "1")
+	}
+	if err := e.out.WriteHeader(h); err != nil {
+		return err
 	}
 	written, err := io.Copy(e.out, io.LimitReader(f, st.Size))
 	if err != nil {
@@ -225,11 +254,15 @@ func addAttributes(h *tar.Header, f *os.File) {
 		if len(name) == 0 || err != nil {
 			continue
 		}
-		if h.PAXRecords == nil {
-			h.PAXRecords = make(map[string]string)
-		}
-		h.PAXRecords[attributePrefix+string(name)] = string(value[:n])
+		addRecord(h, attributePrefix+string(name), string(value[:n]))
 	}
+}
+
+func addRecord(h *tar.Header, key, value string) {
+	if h.PAXRecords == nil {
+		h.PAXRecords = make(map[string]string)
+	}
+	h.PAXRecords[key] = value
 }
 
 // openIn opens an entry of a folder for reading. It does not wait, whatever the entry is.

@@ -58,7 +58,9 @@ func (s *Store) Import(ctx context.Context, v *swarmv1.Volume, replace bool, r i
 		return nil, errors.Join(err, tree.RemoveAll(after, temp))
 	}
 	n := Named{Name: name, Labels: v.GetLabels(), Created: time.Now().UTC().Truncate(time.Second)}
-	err = disk.WhileRoom(ctx, s.room, func(ctx context.Context) error { return unpack(ctx, filepath.Join(made, dataFolder), r) })
+	err = disk.WhileRoom(ctx, s.room, func(ctx context.Context) error {
+		return unpack(ctx, &unpacker{data: filepath.Join(made, dataFolder)}, r)
+	})
 	if err == nil {
 		var data []byte
 		if data, err = json.Marshal(n); err == nil {
@@ -75,23 +77,20 @@ func (s *Store) Import(ctx context.Context, v *swarmv1.Volume, replace bool, r i
 	return s.describe(n), nil
 }
 
-// unpack unpacks an archive into an empty folder that no container sees.
-func unpack(ctx context.Context, data string, r io.Reader) error {
+// unpack unpacks an archive into the empty folder of u, which no container sees.
+func unpack(ctx context.Context, u *unpacker, r io.Reader) error {
 	plain, err := zstd.NewReader(r, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderConcurrency(1))
 	if err != nil {
 		return err
 	}
 	defer plain.Close()
-	var top *tar.Header
-	_, err = archive.Apply(ctx, data, plain,
+	_, err = archive.Apply(ctx, u.data, plain,
 		// In an image, a name that begins with .wh. removes a file. In a volume it is a name.
 		archive.WithConvertWhiteout(func(*tar.Header, string) (bool, error) { return true, nil }),
-		archive.WithFilter(func(h *tar.Header) (bool, error) {
-			if h.Name == "." {
-				top = h
-			}
-			return true, nil
-		}))
+		archive.WithFilter(u.entry))
+	if err == nil {
+		err = u.finish()
+	}
 	if err == nil {
 		_, err = io.Copy(io.Discard, plain) // The checksum is behind the last file.
 	}
@@ -102,13 +101,13 @@ func unpack(ctx context.Context, data string, r io.Reader) error {
 		return err
 	case err != nil:
 		return errdefs.ErrInvalidArgument.WithMessage("the archive is broken or not complete: " + err.Error())
-	case top == nil:
+	case u.top == nil:
 		return errdefs.ErrInvalidArgument.WithMessage("the archive is not one of `swarm volume backup`: it has no entry for the volume's folder")
 	}
-	if err := os.Chown(data, top.Uid, top.Gid); err != nil {
+	if err := os.Chown(u.data, u.top.Uid, u.top.Gid); err != nil {
 		return err
 	}
-	return unix.Chmod(data, uint32(top.Mode)&0o7777)
+	return unix.Chmod(u.data, uint32(u.top.Mode)&0o7777)
 }
 
 // importable returns an error if a volume has the name, unless it may be replaced.

@@ -26,6 +26,7 @@ type Named struct {
 	Options map[string]string `json:",omitempty"` // of the driver local
 	Labels  map[string]string `json:",omitempty"`
 	Created time.Time
+	Move    string `json:",omitempty"` // the move that has brought the volume to this node
 }
 
 const (

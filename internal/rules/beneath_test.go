@@ -41,6 +41,7 @@ var beneath = map[string]string{
 	"containerd/volume/fill.go":   "copies beside a volume's data",
 	"containerd/volume/list.go":   "the list of volumes, and their own folders",
 	"containerd/volume/local.go":  "a volume's data folder itself, to mount there",
+	"containerd/volume/move.go":   "what this node receives of a volume, which no container sees yet",
 	"containerd/volume/named.go":  "files beside a volume's data, and in the folders of tasks",
 	"containerd/volume/place.go":  "a volume's own folder",
 	"containerd/volume/plan.go":   "bind sources up to a volume",

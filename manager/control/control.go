@@ -140,3 +140,6 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	swarmv1.RegisterVolumesServer(CurrentRegistrar(r, s.store, s.StaleNotice), s.volumes)
 	swarmv1.RegisterStatsServer(CurrentRegistrar(r, s.store, s.StaleNotice), s.stats)
 }
+
+// MoveVolumes is a duty of the leader: see package volume.
+func (s *Server) MoveVolumes(ctx context.Context) error { return s.volumes.MoveVolumes(ctx) }

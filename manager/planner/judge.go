@@ -153,6 +153,9 @@ func (p subject) judgeHead(t *cluster.Task) (action, string) {
 	if !placement.Matches(t.Revision, t.Node) {
 		return replace, "node " + t.Node.Name() + " no longer satisfies the constraints"
 	}
+	if name := p.state.LeavingVolume(t.Revision, t.Row.GetSlot(), t.Node.ID); name != "" {
+		return replace, "volume " + name + " is being moved from node " + t.Node.Name()
+	}
 	return keep, ""
 }
 

@@ -85,6 +85,13 @@ func (m *model) command(words []string) string {
 		m.setState(name, swarmv1.NodeState_READY)
 	case "volume":
 		m.put(&swarmv1.Volume{NodeId: strings.Trim(words[2], "-"), Name: name, Reported: true, Accepted: len(words) == 3})
+	case "move": // NAME NODE [stopped]
+		row := m.rows["12/"+words[2]+"/"+name].(*swarmv1.Volume).CloneVT()
+		row.Move = nil
+		if len(words) == 4 {
+			row.Move = &swarmv1.VolumeMove{Phase: swarmv1.VolumeMove_STOPPED}
+		}
+		m.put(row)
 	case "forget":
 		m.drop("12/" + words[2] + "/" + name)
 	case "volumes":

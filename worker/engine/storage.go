@@ -24,6 +24,7 @@ type Storage interface {
 // Volumes are the volumes with a name of a node. containerd implements it.
 type Volumes interface {
 	VolumeArchive
+	VolumeMover
 	// List returns all of them, sorted by name, without passwords in their options, and with the
 	// sizes that Storage.VolumeSizes has measured.
 	List(ctx context.Context) ([]*swarmv1.Volume, error)
@@ -48,6 +49,29 @@ type VolumeArchive interface {
 	// ErrInvalidArgument: the archive is broken. ErrAlreadyExists: a volume has the name, and
 	// replace is not set. ErrFailedPrecondition: tasks use it.
 	Import(ctx context.Context, v *swarmv1.Volume, replace bool, r io.Reader) (*swarmv1.Volume, error)
+}
+
+// VolumeMover moves volumes between nodes. SendMoved runs on the node that has the volume, and the
+// other methods on the node that gets it. What a node has received is no volume, and survives a
+// restart, until PlaceMoved or DiscardMoved. move is the id of the move.
+type VolumeMover interface {
+	// SendMoved writes an archive of a volume to w. It names the files that the list of received
+	// files has as they are now, and leaves out their content. ErrNotFound: there is no such
+	// volume. ErrFailedPrecondition: its files are not on this node, or, with unused, containers
+	// use it.
+	SendMoved(ctx context.Context, name string, unused bool, received io.Reader, w io.Writer) error
+	// ListReceived writes the list of the files that the node has received to w.
+	ListReceived(ctx context.Context, name, move string, w io.Writer) error
+	// ReceiveMoved makes what the node has received equal to an archive of SendMoved. placed:
+	// PlaceMoved was called before, and nothing is done. ErrInvalidArgument: the archive is broken.
+	// ErrAlreadyExists: another volume has the name.
+	ReceiveMoved(ctx context.Context, name, move string, r io.Reader) (placed bool, err error)
+	// PlaceMoved makes the volume of what the last complete archive had. It may be repeated.
+	// ErrFailedPrecondition: no archive is complete. ErrAlreadyExists: another volume has the name.
+	PlaceMoved(v *swarmv1.Volume, move string) error
+	// DiscardMoved removes what the node has received, and the volume, if PlaceMoved has made it
+	// for this move. It may be repeated. ErrFailedPrecondition: containers use the volume.
+	DiscardMoved(ctx context.Context, name, move string) error
 }
 
 // Holding describes an image that this node holds.

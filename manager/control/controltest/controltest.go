@@ -89,7 +89,7 @@ func (r *Rig) Dial(who transport.AuthInfo) *grpc.ClientConn {
 // ends.
 func (r *Rig) Lead() (stop func()) {
 	var stops []func()
-	for _, duty := range []func(context.Context) error{r.Server.MakeIngress, r.Server.AlignEndpoints, r.Server.RollOut, r.Server.RunJobs} {
+	for _, duty := range []func(context.Context) error{r.Server.MakeIngress, r.Server.AlignEndpoints, r.Server.RollOut, r.Server.RunJobs, r.Server.MoveVolumes} {
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error, 1)
 		go func() { done <- duty(ctx) }()

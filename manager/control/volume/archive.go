@@ -54,7 +54,10 @@ func (s *Server) export(ctx context.Context, req *swarmv1.BackupVolumeRequest) (
 }
 
 // chunk returns the next piece of an archive. It returns io.EOF at the end.
-func chunk(from grpc.ServerStreamingClient[swarmv1.VolumeChunk]) ([]byte, error) {
+func chunk(from interface {
+	Recv() (*swarmv1.VolumeChunk, error)
+},
+) ([]byte, error) {
 	m, err := from.Recv()
 	if err != nil {
 		return nil, err

@@ -34,6 +34,9 @@ func (s *Server) RemoveVolume(ctx context.Context, req *swarmv1.RemoveVolumeRequ
 	if err != nil {
 		return nil, err
 	}
+	if m := row.GetMove(); m != nil && m.GetPhase() != swarmv1.VolumeMove_ABANDONED {
+		return nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("volume %s is being moved: wait, or abandon the move with `swarm volume move --abandon %s`", row.GetName(), row.GetName()))
+	}
 	if row.GetNodeId() == "" {
 		err = s.removeShared(ctx, row, req.GetForce())
 	} else {
@@ -174,7 +177,7 @@ func (s *Server) PruneVolumes(ctx context.Context, req *swarmv1.PruneVolumesRequ
 	var nodes []*swarmv1.Node
 	for _, row := range matching(v, filter) {
 		node, ok := v.Nodes.Get(row.GetNodeId())
-		if !ok || object.VolumeNeeded(v, row) {
+		if !ok || row.GetMove() != nil || object.VolumeNeeded(v, row) {
 			continue
 		}
 		if len(byNode[row.GetNodeId()]) == 0 {

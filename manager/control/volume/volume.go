@@ -93,6 +93,9 @@ func info(v *table.View, row *swarmv1.Volume) *swarmv1.VolumeInfo {
 		Volume: object.ShownVolume(row), Hostname: nodeName(v, row), InUse: object.VolumeNeeded(v, row),
 		Unreachable: row.GetNodeId() != "" && st.GetState() != swarmv1.NodeState_READY,
 	}
+	if move := row.GetMove(); move != nil && move.GetPhase() != swarmv1.VolumeMove_ABANDONED {
+		out.MovingTo = object.NodeName(v, move.GetNodeId())
+	}
 	out.Tasks, out.Waiting = object.VolumeUsers(v, row)
 	out.InUse = out.InUse || len(out.Tasks) > 0
 	return out

@@ -57,9 +57,36 @@ func (state *State) foldVolume(row *swarmv1.Volume, deleted bool) {
 		state.retryWaiting = true
 		return
 	}
-	if old := state.putVolume(row); old == nil || old.GetAccepted() != row.GetAccepted() || old.GetReported() != row.GetReported() {
+	old := state.putVolume(row)
+	if old == nil || old.GetAccepted() != row.GetAccepted() || old.GetReported() != row.GetReported() ||
+		old.GetMove().GetPhase() != row.GetMove().GetPhase() {
 		state.retryWaiting = true
 	}
+	if n := state.nodes[row.GetNodeId()]; n != nil && Leaving(row) && !Leaving(old) { // Its tasks must stop.
+		for s := range n.taskRows {
+			state.markDirty(s)
+		}
+	}
+}
+
+// Leaving says that a volume is on its way to another node, and that no task may use it where it is
+// now. row may be nil.
+func Leaving(row *swarmv1.Volume) bool {
+	phase := row.GetMove().GetPhase()
+	return phase == swarmv1.VolumeMove_STOPPED || phase == swarmv1.VolumeMove_SWITCHED
+}
+
+// LeavingVolume returns the name of a volume that a task of the slot mounts on the node and that is
+// leaving the node, or "".
+func (state *State) LeavingVolume(rev *Revision, slot uint64, node string) string {
+	for _, v := range rev.VolumesOf(slot) {
+		for _, row := range state.volumes[v.Name] {
+			if row.GetNodeId() == node && Leaving(row) {
+				return v.Name
+			}
+		}
+	}
+	return ""
 }
 
 // putVolume adds a row, or replaces the row of the same name and node, which it returns.

@@ -107,7 +107,7 @@ func (f *Finder) findBound(rev *cluster.Revision, bound []binding) (*cluster.Nod
 				count++
 			}
 		}
-		if checkNode(rev, n, uint64(count), noImage) != fits {
+		if f.leaving(bound, n) || checkNode(rev, n, uint64(count), noImage) != fits {
 			continue
 		}
 		if key := sortKey(n, count, failing[n] >= failureThreshold); best == nil || key < lowest {
@@ -120,6 +120,15 @@ func (f *Finder) findBound(rev *cluster.Revision, bound []binding) (*cluster.Nod
 	return nil, f.explainBound(rev, bound, candidates)
 }
 
+// leaving reports whether one of the volumes is leaving the node.
+func (f *Finder) leaving(bound []binding, n *cluster.Node) bool {
+	return slices.ContainsFunc(bound, func(b binding) bool {
+		return slices.ContainsFunc(f.state.Volumes(b.volume), func(row *swarmv1.Volume) bool {
+			return row.GetNodeId() == n.ID && cluster.Leaving(row)
+		})
+	})
+}
+
 // explainBound returns why no node that has all volumes takes a task.
 func (f *Finder) explainBound(rev *cluster.Revision, bound []binding, candidates []*cluster.Node) *Explanation {
 	v := f.explain(rev, candidates)
@@ -129,7 +138,9 @@ func (f *Finder) explainBound(rev *cluster.Revision, bound []binding, candidates
 		var places []string
 		for _, n := range b.nodes {
 			place := n.Name()
-			if slices.Contains(candidates, n) {
+			if f.leaving([]binding{b}, n) {
+				place += " (it is being moved to another node)"
+			} else if slices.Contains(candidates, n) {
 				place += " (" + f.describeNode(rev, n) + ")"
 			}
 			places = append(places, place)

@@ -380,6 +380,62 @@ func (DataRollout_State) EnumDescriptor() ([]byte, []int) {
 	return file_swarm_v1_object_proto_rawDescGZIP(), []int{28, 0}
 }
 
+type VolumeMove_Phase int32
+
+const (
+	// Tasks run on the old node while the files are copied.
+	VolumeMove_COPYING VolumeMove_Phase = 0
+	// Tasks are stopped, and none is started, while the rest is copied.
+	VolumeMove_STOPPED VolumeMove_Phase = 1
+	// The volume on the new node is the one that tasks use. The old one stays until tasks run on the new node.
+	VolumeMove_SWITCHED VolumeMove_Phase = 2
+	// The new node removes what it has received. Then the move is forgotten.
+	VolumeMove_ABANDONED VolumeMove_Phase = 3
+)
+
+// Enum value maps for VolumeMove_Phase.
+var (
+	VolumeMove_Phase_name = map[int32]string{
+		0: "COPYING",
+		1: "STOPPED",
+		2: "SWITCHED",
+		3: "ABANDONED",
+	}
+	VolumeMove_Phase_value = map[string]int32{
+		"COPYING":   0,
+		"STOPPED":   1,
+		"SWITCHED":  2,
+		"ABANDONED": 3,
+	}
+)
+
+func (x VolumeMove_Phase) Enum() *VolumeMove_Phase {
+	p := new(VolumeMove_Phase)
+	*p = x
+	return p
+}
+
+func (x VolumeMove_Phase) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (VolumeMove_Phase) Descriptor() protoreflect.EnumDescriptor {
+	return file_swarm_v1_object_proto_enumTypes[6].Descriptor()
+}
+
+func (VolumeMove_Phase) Type() protoreflect.EnumType {
+	return &file_swarm_v1_object_proto_enumTypes[6]
+}
+
+func (x VolumeMove_Phase) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use VolumeMove_Phase.Descriptor instead.
+func (VolumeMove_Phase) EnumDescriptor() ([]byte, []int) {
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{31, 0}
+}
+
 type Event_Action int32
 
 const (
@@ -421,11 +477,11 @@ func (x Event_Action) String() string {
 }
 
 func (Event_Action) Descriptor() protoreflect.EnumDescriptor {
-	return file_swarm_v1_object_proto_enumTypes[6].Descriptor()
+	return file_swarm_v1_object_proto_enumTypes[7].Descriptor()
 }
 
 func (Event_Action) Type() protoreflect.EnumType {
-	return &file_swarm_v1_object_proto_enumTypes[6]
+	return &file_swarm_v1_object_proto_enumTypes[7]
 }
 
 func (x Event_Action) Number() protoreflect.EnumNumber {
@@ -434,7 +490,7 @@ func (x Event_Action) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Event_Action.Descriptor instead.
 func (Event_Action) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{40, 0}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{41, 0}
 }
 
 type LogRecord_Stream int32
@@ -470,11 +526,11 @@ func (x LogRecord_Stream) String() string {
 }
 
 func (LogRecord_Stream) Descriptor() protoreflect.EnumDescriptor {
-	return file_swarm_v1_object_proto_enumTypes[7].Descriptor()
+	return file_swarm_v1_object_proto_enumTypes[8].Descriptor()
 }
 
 func (LogRecord_Stream) Type() protoreflect.EnumType {
-	return &file_swarm_v1_object_proto_enumTypes[7]
+	return &file_swarm_v1_object_proto_enumTypes[8]
 }
 
 func (x LogRecord_Stream) Number() protoreflect.EnumNumber {
@@ -483,7 +539,7 @@ func (x LogRecord_Stream) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LogRecord_Stream.Descriptor instead.
 func (LogRecord_Stream) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{42, 0}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{43, 0}
 }
 
 // Meta stands in every stored object. The store sets it in Apply; what a caller puts there is ignored.
@@ -3067,7 +3123,9 @@ type Volume struct {
 	// draw secrets to itself with it; a user can accept such a volume by making it there.
 	Accepted bool `protobuf:"varint,12,opt,name=accepted,proto3" json:"accepted,omitempty"`
 	// Folder of the data on the node.
-	Mountpoint    string `protobuf:"bytes,13,opt,name=mountpoint,proto3" json:"mountpoint,omitempty"`
+	Mountpoint string `protobuf:"bytes,13,opt,name=mountpoint,proto3" json:"mountpoint,omitempty"`
+	// The volume is on its way to another node.
+	Move          *VolumeMove `protobuf:"bytes,14,opt,name=move,proto3" json:"move,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3193,6 +3251,118 @@ func (x *Volume) GetMountpoint() string {
 	return ""
 }
 
+func (x *Volume) GetMove() *VolumeMove {
+	if x != nil {
+		return x.Move
+	}
+	return nil
+}
+
+// VolumeMove is the state of a move, in the row of the place that the volume leaves. A duty of the leader carries the move on.
+type VolumeMove struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Random. It names what the new node has received.
+	Id     string           `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	NodeId string           `protobuf:"bytes,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Phase  VolumeMove_Phase `protobuf:"varint,3,opt,name=phase,proto3,enum=swarm.v1.VolumeMove_Phase" json:"phase,omitempty"`
+	// The files on the old node stay after the move.
+	Keep      bool                   `protobuf:"varint,4,opt,name=keep,proto3" json:"keep,omitempty"`
+	Actor     string                 `protobuf:"bytes,5,opt,name=actor,proto3" json:"actor,omitempty"`
+	StartedAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	// Bytes of archives that were sent to the new node.
+	Copied int64 `protobuf:"varint,7,opt,name=copied,proto3" json:"copied,omitempty"`
+	// Why the move does not go on at the moment, or was abandoned.
+	Err           string `protobuf:"bytes,8,opt,name=err,proto3" json:"err,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VolumeMove) Reset() {
+	*x = VolumeMove{}
+	mi := &file_swarm_v1_object_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VolumeMove) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VolumeMove) ProtoMessage() {}
+
+func (x *VolumeMove) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_object_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VolumeMove.ProtoReflect.Descriptor instead.
+func (*VolumeMove) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *VolumeMove) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *VolumeMove) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *VolumeMove) GetPhase() VolumeMove_Phase {
+	if x != nil {
+		return x.Phase
+	}
+	return VolumeMove_COPYING
+}
+
+func (x *VolumeMove) GetKeep() bool {
+	if x != nil {
+		return x.Keep
+	}
+	return false
+}
+
+func (x *VolumeMove) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *VolumeMove) GetStartedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartedAt
+	}
+	return nil
+}
+
+func (x *VolumeMove) GetCopied() int64 {
+	if x != nil {
+		return x.Copied
+	}
+	return 0
+}
+
+func (x *VolumeMove) GetErr() string {
+	if x != nil {
+		return x.Err
+	}
+	return ""
+}
+
 type VolumeUse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ServiceId     string                 `protobuf:"bytes,1,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
@@ -3203,7 +3373,7 @@ type VolumeUse struct {
 
 func (x *VolumeUse) Reset() {
 	*x = VolumeUse{}
-	mi := &file_swarm_v1_object_proto_msgTypes[31]
+	mi := &file_swarm_v1_object_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3215,7 +3385,7 @@ func (x *VolumeUse) String() string {
 func (*VolumeUse) ProtoMessage() {}
 
 func (x *VolumeUse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[31]
+	mi := &file_swarm_v1_object_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3228,7 +3398,7 @@ func (x *VolumeUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeUse.ProtoReflect.Descriptor instead.
 func (*VolumeUse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{31}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *VolumeUse) GetServiceId() string {
@@ -3265,7 +3435,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_swarm_v1_object_proto_msgTypes[32]
+	mi := &file_swarm_v1_object_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3277,7 +3447,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[32]
+	mi := &file_swarm_v1_object_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3290,7 +3460,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{32}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Image) GetId() string {
@@ -3356,7 +3526,7 @@ type ImageCopy struct {
 
 func (x *ImageCopy) Reset() {
 	*x = ImageCopy{}
-	mi := &file_swarm_v1_object_proto_msgTypes[33]
+	mi := &file_swarm_v1_object_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3368,7 +3538,7 @@ func (x *ImageCopy) String() string {
 func (*ImageCopy) ProtoMessage() {}
 
 func (x *ImageCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[33]
+	mi := &file_swarm_v1_object_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3381,7 +3551,7 @@ func (x *ImageCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageCopy.ProtoReflect.Descriptor instead.
 func (*ImageCopy) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{33}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ImageCopy) GetDigest() string {
@@ -3431,7 +3601,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_swarm_v1_object_proto_msgTypes[34]
+	mi := &file_swarm_v1_object_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3443,7 +3613,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[34]
+	mi := &file_swarm_v1_object_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3456,7 +3626,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{34}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Cluster) GetId() string {
@@ -3529,7 +3699,7 @@ type RootCA struct {
 
 func (x *RootCA) Reset() {
 	*x = RootCA{}
-	mi := &file_swarm_v1_object_proto_msgTypes[35]
+	mi := &file_swarm_v1_object_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3541,7 +3711,7 @@ func (x *RootCA) String() string {
 func (*RootCA) ProtoMessage() {}
 
 func (x *RootCA) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[35]
+	mi := &file_swarm_v1_object_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3554,7 +3724,7 @@ func (x *RootCA) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootCA.ProtoReflect.Descriptor instead.
 func (*RootCA) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{35}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RootCA) GetBundle() []byte {
@@ -3595,7 +3765,7 @@ type JoinTokens struct {
 
 func (x *JoinTokens) Reset() {
 	*x = JoinTokens{}
-	mi := &file_swarm_v1_object_proto_msgTypes[36]
+	mi := &file_swarm_v1_object_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3607,7 +3777,7 @@ func (x *JoinTokens) String() string {
 func (*JoinTokens) ProtoMessage() {}
 
 func (x *JoinTokens) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[36]
+	mi := &file_swarm_v1_object_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3620,7 +3790,7 @@ func (x *JoinTokens) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinTokens.ProtoReflect.Descriptor instead.
 func (*JoinTokens) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{36}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *JoinTokens) GetWorker() string {
@@ -3652,7 +3822,7 @@ type EncryptionKey struct {
 
 func (x *EncryptionKey) Reset() {
 	*x = EncryptionKey{}
-	mi := &file_swarm_v1_object_proto_msgTypes[37]
+	mi := &file_swarm_v1_object_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3664,7 +3834,7 @@ func (x *EncryptionKey) String() string {
 func (*EncryptionKey) ProtoMessage() {}
 
 func (x *EncryptionKey) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[37]
+	mi := &file_swarm_v1_object_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3677,7 +3847,7 @@ func (x *EncryptionKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EncryptionKey.ProtoReflect.Descriptor instead.
 func (*EncryptionKey) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{37}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *EncryptionKey) GetSubsystem() string {
@@ -3729,7 +3899,7 @@ type RaftMember struct {
 
 func (x *RaftMember) Reset() {
 	*x = RaftMember{}
-	mi := &file_swarm_v1_object_proto_msgTypes[38]
+	mi := &file_swarm_v1_object_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3741,7 +3911,7 @@ func (x *RaftMember) String() string {
 func (*RaftMember) ProtoMessage() {}
 
 func (x *RaftMember) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[38]
+	mi := &file_swarm_v1_object_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3754,7 +3924,7 @@ func (x *RaftMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftMember.ProtoReflect.Descriptor instead.
 func (*RaftMember) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{38}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RaftMember) GetNodeId() string {
@@ -3806,7 +3976,7 @@ type Credential struct {
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_swarm_v1_object_proto_msgTypes[39]
+	mi := &file_swarm_v1_object_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3818,7 +3988,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[39]
+	mi := &file_swarm_v1_object_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3831,7 +4001,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{39}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Credential) GetId() string {
@@ -3896,7 +4066,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_swarm_v1_object_proto_msgTypes[40]
+	mi := &file_swarm_v1_object_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3908,7 +4078,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[40]
+	mi := &file_swarm_v1_object_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3921,7 +4091,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{40}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Event) GetIndex() uint64 {
@@ -4011,7 +4181,7 @@ type Object struct {
 
 func (x *Object) Reset() {
 	*x = Object{}
-	mi := &file_swarm_v1_object_proto_msgTypes[41]
+	mi := &file_swarm_v1_object_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4023,7 +4193,7 @@ func (x *Object) String() string {
 func (*Object) ProtoMessage() {}
 
 func (x *Object) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[41]
+	mi := &file_swarm_v1_object_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4036,7 +4206,7 @@ func (x *Object) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Object.ProtoReflect.Descriptor instead.
 func (*Object) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{41}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Object) GetObject() isObject_Object {
@@ -4356,7 +4526,7 @@ type LogRecord struct {
 
 func (x *LogRecord) Reset() {
 	*x = LogRecord{}
-	mi := &file_swarm_v1_object_proto_msgTypes[42]
+	mi := &file_swarm_v1_object_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4368,7 +4538,7 @@ func (x *LogRecord) String() string {
 func (*LogRecord) ProtoMessage() {}
 
 func (x *LogRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[42]
+	mi := &file_swarm_v1_object_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4381,7 +4551,7 @@ func (x *LogRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogRecord.ProtoReflect.Descriptor instead.
 func (*LogRecord) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{42}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *LogRecord) GetTimestamp() *timestamppb.Timestamp {
@@ -4473,7 +4643,7 @@ type LogOptions struct {
 
 func (x *LogOptions) Reset() {
 	*x = LogOptions{}
-	mi := &file_swarm_v1_object_proto_msgTypes[43]
+	mi := &file_swarm_v1_object_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4485,7 +4655,7 @@ func (x *LogOptions) String() string {
 func (*LogOptions) ProtoMessage() {}
 
 func (x *LogOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[43]
+	mi := &file_swarm_v1_object_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4498,7 +4668,7 @@ func (x *LogOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogOptions.ProtoReflect.Descriptor instead.
 func (*LogOptions) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{43}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *LogOptions) GetStreams() []LogRecord_Stream {
@@ -4561,7 +4731,7 @@ type LogPlace struct {
 
 func (x *LogPlace) Reset() {
 	*x = LogPlace{}
-	mi := &file_swarm_v1_object_proto_msgTypes[44]
+	mi := &file_swarm_v1_object_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4573,7 +4743,7 @@ func (x *LogPlace) String() string {
 func (*LogPlace) ProtoMessage() {}
 
 func (x *LogPlace) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[44]
+	mi := &file_swarm_v1_object_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4586,7 +4756,7 @@ func (x *LogPlace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogPlace.ProtoReflect.Descriptor instead.
 func (*LogPlace) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{44}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *LogPlace) GetStream() LogRecord_Stream {
@@ -4614,7 +4784,7 @@ type LogDetails struct {
 
 func (x *LogDetails) Reset() {
 	*x = LogDetails{}
-	mi := &file_swarm_v1_object_proto_msgTypes[45]
+	mi := &file_swarm_v1_object_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4626,7 +4796,7 @@ func (x *LogDetails) String() string {
 func (*LogDetails) ProtoMessage() {}
 
 func (x *LogDetails) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[45]
+	mi := &file_swarm_v1_object_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4639,7 +4809,7 @@ func (x *LogDetails) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogDetails.ProtoReflect.Descriptor instead.
 func (*LogDetails) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{45}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *LogDetails) GetTaskId() string {
@@ -4930,7 +5100,7 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\x05actor\x18\x05 \x01(\tR\x05actor\x120\n" +
 	"\n" +
 	"templating\x18\x06 \x01(\v2\x10.swarm.v1.DriverR\n" +
-	"templating\"\x9c\x04\n" +
+	"templating\"\xc6\x04\n" +
 	"\x06Volume\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\"\n" +
 	"\x04meta\x18\x02 \x01(\v2\x0e.swarm.v1.MetaR\x04meta\x12\x12\n" +
@@ -4949,10 +5119,27 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\baccepted\x18\f \x01(\bR\baccepted\x12\x1e\n" +
 	"\n" +
 	"mountpoint\x18\r \x01(\tR\n" +
-	"mountpoint\x1a9\n" +
+	"mountpoint\x12(\n" +
+	"\x04move\x18\x0e \x01(\v2\x14.swarm.v1.VolumeMoveR\x04move\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\">\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb6\x02\n" +
+	"\n" +
+	"VolumeMove\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x17\n" +
+	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x120\n" +
+	"\x05phase\x18\x03 \x01(\x0e2\x1a.swarm.v1.VolumeMove.PhaseR\x05phase\x12\x12\n" +
+	"\x04keep\x18\x04 \x01(\bR\x04keep\x12\x14\n" +
+	"\x05actor\x18\x05 \x01(\tR\x05actor\x129\n" +
+	"\n" +
+	"started_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12\x16\n" +
+	"\x06copied\x18\a \x01(\x03R\x06copied\x12\x10\n" +
+	"\x03err\x18\b \x01(\tR\x03err\">\n" +
+	"\x05Phase\x12\v\n" +
+	"\aCOPYING\x10\x00\x12\v\n" +
+	"\aSTOPPED\x10\x01\x12\f\n" +
+	"\bSWITCHED\x10\x02\x12\r\n" +
+	"\tABANDONED\x10\x03\">\n" +
 	"\tVolumeUse\x12\x1d\n" +
 	"\n" +
 	"service_id\x18\x01 \x01(\tR\tserviceId\x12\x12\n" +
@@ -5130,8 +5317,8 @@ func file_swarm_v1_object_proto_rawDescGZIP() []byte {
 	return file_swarm_v1_object_proto_rawDescData
 }
 
-var file_swarm_v1_object_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_swarm_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_swarm_v1_object_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
+var file_swarm_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
 var file_swarm_v1_object_proto_goTypes = []any{
 	(TaskState)(0),                // 0: swarm.v1.TaskState
 	(NodeState_State)(0),          // 1: swarm.v1.NodeState.State
@@ -5139,200 +5326,205 @@ var file_swarm_v1_object_proto_goTypes = []any{
 	(UpdateStatus_State)(0),       // 3: swarm.v1.UpdateStatus.State
 	(Run_State)(0),                // 4: swarm.v1.Run.State
 	(DataRollout_State)(0),        // 5: swarm.v1.DataRollout.State
-	(Event_Action)(0),             // 6: swarm.v1.Event.Action
-	(LogRecord_Stream)(0),         // 7: swarm.v1.LogRecord.Stream
-	(*Meta)(nil),                  // 8: swarm.v1.Meta
-	(*Node)(nil),                  // 9: swarm.v1.Node
-	(*NodeState)(nil),             // 10: swarm.v1.NodeState
-	(*NodeDescription)(nil),       // 11: swarm.v1.NodeDescription
-	(*PortConflict)(nil),          // 12: swarm.v1.PortConflict
-	(*EngineDescription)(nil),     // 13: swarm.v1.EngineDescription
-	(*RunningBuild)(nil),          // 14: swarm.v1.RunningBuild
-	(*PluginDescription)(nil),     // 15: swarm.v1.PluginDescription
-	(*TLSInfo)(nil),               // 16: swarm.v1.TLSInfo
-	(*Service)(nil),               // 17: swarm.v1.Service
-	(*UpdateStatus)(nil),          // 18: swarm.v1.UpdateStatus
-	(*JobStatus)(nil),             // 19: swarm.v1.JobStatus
-	(*Run)(nil),                   // 20: swarm.v1.Run
-	(*Revision)(nil),              // 21: swarm.v1.Revision
-	(*Task)(nil),                  // 22: swarm.v1.Task
-	(*RestartHistory)(nil),        // 23: swarm.v1.RestartHistory
-	(*NetworkAttachment)(nil),     // 24: swarm.v1.NetworkAttachment
-	(*TaskStatus)(nil),            // 25: swarm.v1.TaskStatus
-	(*ContainerStatus)(nil),       // 26: swarm.v1.ContainerStatus
-	(*Unplaced)(nil),              // 27: swarm.v1.Unplaced
-	(*Refusal)(nil),               // 28: swarm.v1.Refusal
-	(*Network)(nil),               // 29: swarm.v1.Network
-	(*Endpoint)(nil),              // 30: swarm.v1.Endpoint
-	(*VirtualIP)(nil),             // 31: swarm.v1.VirtualIP
-	(*Claim)(nil),                 // 32: swarm.v1.Claim
-	(*Secret)(nil),                // 33: swarm.v1.Secret
-	(*Config)(nil),                // 34: swarm.v1.Config
-	(*DataStatus)(nil),            // 35: swarm.v1.DataStatus
-	(*DataRollout)(nil),           // 36: swarm.v1.DataRollout
-	(*DataVersion)(nil),           // 37: swarm.v1.DataVersion
-	(*Volume)(nil),                // 38: swarm.v1.Volume
-	(*VolumeUse)(nil),             // 39: swarm.v1.VolumeUse
-	(*Image)(nil),                 // 40: swarm.v1.Image
-	(*ImageCopy)(nil),             // 41: swarm.v1.ImageCopy
-	(*Cluster)(nil),               // 42: swarm.v1.Cluster
-	(*RootCA)(nil),                // 43: swarm.v1.RootCA
-	(*JoinTokens)(nil),            // 44: swarm.v1.JoinTokens
-	(*EncryptionKey)(nil),         // 45: swarm.v1.EncryptionKey
-	(*RaftMember)(nil),            // 46: swarm.v1.RaftMember
-	(*Credential)(nil),            // 47: swarm.v1.Credential
-	(*Event)(nil),                 // 48: swarm.v1.Event
-	(*Object)(nil),                // 49: swarm.v1.Object
-	(*LogRecord)(nil),             // 50: swarm.v1.LogRecord
-	(*LogOptions)(nil),            // 51: swarm.v1.LogOptions
-	(*LogPlace)(nil),              // 52: swarm.v1.LogPlace
-	(*LogDetails)(nil),            // 53: swarm.v1.LogDetails
-	nil,                           // 54: swarm.v1.EngineDescription.LabelsEntry
-	nil,                           // 55: swarm.v1.NetworkAttachment.DriverOptsEntry
-	nil,                           // 56: swarm.v1.Volume.LabelsEntry
-	nil,                           // 57: swarm.v1.Event.AttributesEntry
-	nil,                           // 58: swarm.v1.LogDetails.DetailsEntry
-	(*timestamppb.Timestamp)(nil), // 59: google.protobuf.Timestamp
-	(*NodeSpec)(nil),              // 60: swarm.v1.NodeSpec
-	(*durationpb.Duration)(nil),   // 61: google.protobuf.Duration
-	(*Platform)(nil),              // 62: swarm.v1.Platform
-	(*Resources)(nil),             // 63: swarm.v1.Resources
-	(*ServiceSpec)(nil),           // 64: swarm.v1.ServiceSpec
-	(*GenericResource)(nil),       // 65: swarm.v1.GenericResource
-	(*Driver)(nil),                // 66: swarm.v1.Driver
-	(*PortConfig)(nil),            // 67: swarm.v1.PortConfig
-	(*NetworkSpec)(nil),           // 68: swarm.v1.NetworkSpec
-	(*IPAMOptions)(nil),           // 69: swarm.v1.IPAMOptions
-	(*EndpointSpec)(nil),          // 70: swarm.v1.EndpointSpec
-	(*DataSpec)(nil),              // 71: swarm.v1.DataSpec
-	(*ClusterSpec)(nil),           // 72: swarm.v1.ClusterSpec
+	(VolumeMove_Phase)(0),         // 6: swarm.v1.VolumeMove.Phase
+	(Event_Action)(0),             // 7: swarm.v1.Event.Action
+	(LogRecord_Stream)(0),         // 8: swarm.v1.LogRecord.Stream
+	(*Meta)(nil),                  // 9: swarm.v1.Meta
+	(*Node)(nil),                  // 10: swarm.v1.Node
+	(*NodeState)(nil),             // 11: swarm.v1.NodeState
+	(*NodeDescription)(nil),       // 12: swarm.v1.NodeDescription
+	(*PortConflict)(nil),          // 13: swarm.v1.PortConflict
+	(*EngineDescription)(nil),     // 14: swarm.v1.EngineDescription
+	(*RunningBuild)(nil),          // 15: swarm.v1.RunningBuild
+	(*PluginDescription)(nil),     // 16: swarm.v1.PluginDescription
+	(*TLSInfo)(nil),               // 17: swarm.v1.TLSInfo
+	(*Service)(nil),               // 18: swarm.v1.Service
+	(*UpdateStatus)(nil),          // 19: swarm.v1.UpdateStatus
+	(*JobStatus)(nil),             // 20: swarm.v1.JobStatus
+	(*Run)(nil),                   // 21: swarm.v1.Run
+	(*Revision)(nil),              // 22: swarm.v1.Revision
+	(*Task)(nil),                  // 23: swarm.v1.Task
+	(*RestartHistory)(nil),        // 24: swarm.v1.RestartHistory
+	(*NetworkAttachment)(nil),     // 25: swarm.v1.NetworkAttachment
+	(*TaskStatus)(nil),            // 26: swarm.v1.TaskStatus
+	(*ContainerStatus)(nil),       // 27: swarm.v1.ContainerStatus
+	(*Unplaced)(nil),              // 28: swarm.v1.Unplaced
+	(*Refusal)(nil),               // 29: swarm.v1.Refusal
+	(*Network)(nil),               // 30: swarm.v1.Network
+	(*Endpoint)(nil),              // 31: swarm.v1.Endpoint
+	(*VirtualIP)(nil),             // 32: swarm.v1.VirtualIP
+	(*Claim)(nil),                 // 33: swarm.v1.Claim
+	(*Secret)(nil),                // 34: swarm.v1.Secret
+	(*Config)(nil),                // 35: swarm.v1.Config
+	(*DataStatus)(nil),            // 36: swarm.v1.DataStatus
+	(*DataRollout)(nil),           // 37: swarm.v1.DataRollout
+	(*DataVersion)(nil),           // 38: swarm.v1.DataVersion
+	(*Volume)(nil),                // 39: swarm.v1.Volume
+	(*VolumeMove)(nil),            // 40: swarm.v1.VolumeMove
+	(*VolumeUse)(nil),             // 41: swarm.v1.VolumeUse
+	(*Image)(nil),                 // 42: swarm.v1.Image
+	(*ImageCopy)(nil),             // 43: swarm.v1.ImageCopy
+	(*Cluster)(nil),               // 44: swarm.v1.Cluster
+	(*RootCA)(nil),                // 45: swarm.v1.RootCA
+	(*JoinTokens)(nil),            // 46: swarm.v1.JoinTokens
+	(*EncryptionKey)(nil),         // 47: swarm.v1.EncryptionKey
+	(*RaftMember)(nil),            // 48: swarm.v1.RaftMember
+	(*Credential)(nil),            // 49: swarm.v1.Credential
+	(*Event)(nil),                 // 50: swarm.v1.Event
+	(*Object)(nil),                // 51: swarm.v1.Object
+	(*LogRecord)(nil),             // 52: swarm.v1.LogRecord
+	(*LogOptions)(nil),            // 53: swarm.v1.LogOptions
+	(*LogPlace)(nil),              // 54: swarm.v1.LogPlace
+	(*LogDetails)(nil),            // 55: swarm.v1.LogDetails
+	nil,                           // 56: swarm.v1.EngineDescription.LabelsEntry
+	nil,                           // 57: swarm.v1.NetworkAttachment.DriverOptsEntry
+	nil,                           // 58: swarm.v1.Volume.LabelsEntry
+	nil,                           // 59: swarm.v1.Event.AttributesEntry
+	nil,                           // 60: swarm.v1.LogDetails.DetailsEntry
+	(*timestamppb.Timestamp)(nil), // 61: google.protobuf.Timestamp
+	(*NodeSpec)(nil),              // 62: swarm.v1.NodeSpec
+	(*durationpb.Duration)(nil),   // 63: google.protobuf.Duration
+	(*Platform)(nil),              // 64: swarm.v1.Platform
+	(*Resources)(nil),             // 65: swarm.v1.Resources
+	(*ServiceSpec)(nil),           // 66: swarm.v1.ServiceSpec
+	(*GenericResource)(nil),       // 67: swarm.v1.GenericResource
+	(*Driver)(nil),                // 68: swarm.v1.Driver
+	(*PortConfig)(nil),            // 69: swarm.v1.PortConfig
+	(*NetworkSpec)(nil),           // 70: swarm.v1.NetworkSpec
+	(*IPAMOptions)(nil),           // 71: swarm.v1.IPAMOptions
+	(*EndpointSpec)(nil),          // 72: swarm.v1.EndpointSpec
+	(*DataSpec)(nil),              // 73: swarm.v1.DataSpec
+	(*ClusterSpec)(nil),           // 74: swarm.v1.ClusterSpec
 }
 var file_swarm_v1_object_proto_depIdxs = []int32{
-	59,  // 0: swarm.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
-	59,  // 1: swarm.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
-	8,   // 2: swarm.v1.Node.meta:type_name -> swarm.v1.Meta
-	60,  // 3: swarm.v1.Node.spec:type_name -> swarm.v1.NodeSpec
-	8,   // 4: swarm.v1.NodeState.meta:type_name -> swarm.v1.Meta
-	11,  // 5: swarm.v1.NodeState.description:type_name -> swarm.v1.NodeDescription
+	61,  // 0: swarm.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
+	61,  // 1: swarm.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
+	9,   // 2: swarm.v1.Node.meta:type_name -> swarm.v1.Meta
+	62,  // 3: swarm.v1.Node.spec:type_name -> swarm.v1.NodeSpec
+	9,   // 4: swarm.v1.NodeState.meta:type_name -> swarm.v1.Meta
+	12,  // 5: swarm.v1.NodeState.description:type_name -> swarm.v1.NodeDescription
 	1,   // 6: swarm.v1.NodeState.state:type_name -> swarm.v1.NodeState.State
-	59,  // 7: swarm.v1.NodeState.since:type_name -> google.protobuf.Timestamp
-	61,  // 8: swarm.v1.NodeState.up:type_name -> google.protobuf.Duration
-	61,  // 9: swarm.v1.NodeState.lease:type_name -> google.protobuf.Duration
-	62,  // 10: swarm.v1.NodeDescription.platform:type_name -> swarm.v1.Platform
-	63,  // 11: swarm.v1.NodeDescription.resources:type_name -> swarm.v1.Resources
-	13,  // 12: swarm.v1.NodeDescription.engine:type_name -> swarm.v1.EngineDescription
-	16,  // 13: swarm.v1.NodeDescription.tls_info:type_name -> swarm.v1.TLSInfo
-	12,  // 14: swarm.v1.NodeDescription.port_conflicts:type_name -> swarm.v1.PortConflict
+	61,  // 7: swarm.v1.NodeState.since:type_name -> google.protobuf.Timestamp
+	63,  // 8: swarm.v1.NodeState.up:type_name -> google.protobuf.Duration
+	63,  // 9: swarm.v1.NodeState.lease:type_name -> google.protobuf.Duration
+	64,  // 10: swarm.v1.NodeDescription.platform:type_name -> swarm.v1.Platform
+	65,  // 11: swarm.v1.NodeDescription.resources:type_name -> swarm.v1.Resources
+	14,  // 12: swarm.v1.NodeDescription.engine:type_name -> swarm.v1.EngineDescription
+	17,  // 13: swarm.v1.NodeDescription.tls_info:type_name -> swarm.v1.TLSInfo
+	13,  // 14: swarm.v1.NodeDescription.port_conflicts:type_name -> swarm.v1.PortConflict
 	2,   // 15: swarm.v1.PortConflict.kind:type_name -> swarm.v1.PortConflict.Kind
-	54,  // 16: swarm.v1.EngineDescription.labels:type_name -> swarm.v1.EngineDescription.LabelsEntry
-	15,  // 17: swarm.v1.EngineDescription.plugins:type_name -> swarm.v1.PluginDescription
-	14,  // 18: swarm.v1.EngineDescription.builds:type_name -> swarm.v1.RunningBuild
-	8,   // 19: swarm.v1.Service.meta:type_name -> swarm.v1.Meta
-	18,  // 20: swarm.v1.Service.update_status:type_name -> swarm.v1.UpdateStatus
-	19,  // 21: swarm.v1.Service.job_status:type_name -> swarm.v1.JobStatus
+	56,  // 16: swarm.v1.EngineDescription.labels:type_name -> swarm.v1.EngineDescription.LabelsEntry
+	16,  // 17: swarm.v1.EngineDescription.plugins:type_name -> swarm.v1.PluginDescription
+	15,  // 18: swarm.v1.EngineDescription.builds:type_name -> swarm.v1.RunningBuild
+	9,   // 19: swarm.v1.Service.meta:type_name -> swarm.v1.Meta
+	19,  // 20: swarm.v1.Service.update_status:type_name -> swarm.v1.UpdateStatus
+	20,  // 21: swarm.v1.Service.job_status:type_name -> swarm.v1.JobStatus
 	3,   // 22: swarm.v1.UpdateStatus.state:type_name -> swarm.v1.UpdateStatus.State
-	59,  // 23: swarm.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
-	59,  // 24: swarm.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
-	59,  // 25: swarm.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
-	59,  // 26: swarm.v1.JobStatus.last_scheduled:type_name -> google.protobuf.Timestamp
-	8,   // 27: swarm.v1.Run.meta:type_name -> swarm.v1.Meta
-	59,  // 28: swarm.v1.Run.scheduled_at:type_name -> google.protobuf.Timestamp
-	59,  // 29: swarm.v1.Run.started_at:type_name -> google.protobuf.Timestamp
-	59,  // 30: swarm.v1.Run.ended_at:type_name -> google.protobuf.Timestamp
+	61,  // 23: swarm.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
+	61,  // 24: swarm.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
+	61,  // 25: swarm.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
+	61,  // 26: swarm.v1.JobStatus.last_scheduled:type_name -> google.protobuf.Timestamp
+	9,   // 27: swarm.v1.Run.meta:type_name -> swarm.v1.Meta
+	61,  // 28: swarm.v1.Run.scheduled_at:type_name -> google.protobuf.Timestamp
+	61,  // 29: swarm.v1.Run.started_at:type_name -> google.protobuf.Timestamp
+	61,  // 30: swarm.v1.Run.ended_at:type_name -> google.protobuf.Timestamp
 	4,   // 31: swarm.v1.Run.state:type_name -> swarm.v1.Run.State
-	8,   // 32: swarm.v1.Revision.meta:type_name -> swarm.v1.Meta
-	64,  // 33: swarm.v1.Revision.spec:type_name -> swarm.v1.ServiceSpec
-	8,   // 34: swarm.v1.Task.meta:type_name -> swarm.v1.Meta
+	9,   // 32: swarm.v1.Revision.meta:type_name -> swarm.v1.Meta
+	66,  // 33: swarm.v1.Revision.spec:type_name -> swarm.v1.ServiceSpec
+	9,   // 34: swarm.v1.Task.meta:type_name -> swarm.v1.Meta
 	0,   // 35: swarm.v1.Task.desired_state:type_name -> swarm.v1.TaskState
-	59,  // 36: swarm.v1.Task.start_after:type_name -> google.protobuf.Timestamp
-	59,  // 37: swarm.v1.Task.deadline:type_name -> google.protobuf.Timestamp
-	23,  // 38: swarm.v1.Task.restarts:type_name -> swarm.v1.RestartHistory
-	24,  // 39: swarm.v1.Task.networks:type_name -> swarm.v1.NetworkAttachment
-	65,  // 40: swarm.v1.Task.assigned_generic_resources:type_name -> swarm.v1.GenericResource
-	66,  // 41: swarm.v1.Task.log_driver:type_name -> swarm.v1.Driver
-	59,  // 42: swarm.v1.RestartHistory.recent:type_name -> google.protobuf.Timestamp
-	55,  // 43: swarm.v1.NetworkAttachment.driver_opts:type_name -> swarm.v1.NetworkAttachment.DriverOptsEntry
-	8,   // 44: swarm.v1.TaskStatus.meta:type_name -> swarm.v1.Meta
+	61,  // 36: swarm.v1.Task.start_after:type_name -> google.protobuf.Timestamp
+	61,  // 37: swarm.v1.Task.deadline:type_name -> google.protobuf.Timestamp
+	24,  // 38: swarm.v1.Task.restarts:type_name -> swarm.v1.RestartHistory
+	25,  // 39: swarm.v1.Task.networks:type_name -> swarm.v1.NetworkAttachment
+	67,  // 40: swarm.v1.Task.assigned_generic_resources:type_name -> swarm.v1.GenericResource
+	68,  // 41: swarm.v1.Task.log_driver:type_name -> swarm.v1.Driver
+	61,  // 42: swarm.v1.RestartHistory.recent:type_name -> google.protobuf.Timestamp
+	57,  // 43: swarm.v1.NetworkAttachment.driver_opts:type_name -> swarm.v1.NetworkAttachment.DriverOptsEntry
+	9,   // 44: swarm.v1.TaskStatus.meta:type_name -> swarm.v1.Meta
 	0,   // 45: swarm.v1.TaskStatus.state:type_name -> swarm.v1.TaskState
-	59,  // 46: swarm.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
-	26,  // 47: swarm.v1.TaskStatus.container_status:type_name -> swarm.v1.ContainerStatus
-	67,  // 48: swarm.v1.TaskStatus.port_status:type_name -> swarm.v1.PortConfig
-	27,  // 49: swarm.v1.TaskStatus.unplaced:type_name -> swarm.v1.Unplaced
-	59,  // 50: swarm.v1.TaskStatus.running_since:type_name -> google.protobuf.Timestamp
-	28,  // 51: swarm.v1.Unplaced.refusals:type_name -> swarm.v1.Refusal
-	8,   // 52: swarm.v1.Network.meta:type_name -> swarm.v1.Meta
-	68,  // 53: swarm.v1.Network.spec:type_name -> swarm.v1.NetworkSpec
-	69,  // 54: swarm.v1.Network.ipam:type_name -> swarm.v1.IPAMOptions
-	8,   // 55: swarm.v1.Endpoint.meta:type_name -> swarm.v1.Meta
-	70,  // 56: swarm.v1.Endpoint.spec:type_name -> swarm.v1.EndpointSpec
-	67,  // 57: swarm.v1.Endpoint.ports:type_name -> swarm.v1.PortConfig
-	31,  // 58: swarm.v1.Endpoint.virtual_ips:type_name -> swarm.v1.VirtualIP
-	8,   // 59: swarm.v1.Claim.meta:type_name -> swarm.v1.Meta
-	8,   // 60: swarm.v1.Secret.meta:type_name -> swarm.v1.Meta
-	71,  // 61: swarm.v1.Secret.spec:type_name -> swarm.v1.DataSpec
-	35,  // 62: swarm.v1.Secret.status:type_name -> swarm.v1.DataStatus
-	8,   // 63: swarm.v1.Config.meta:type_name -> swarm.v1.Meta
-	71,  // 64: swarm.v1.Config.spec:type_name -> swarm.v1.DataSpec
-	35,  // 65: swarm.v1.Config.status:type_name -> swarm.v1.DataStatus
-	36,  // 66: swarm.v1.DataStatus.rollout:type_name -> swarm.v1.DataRollout
+	61,  // 46: swarm.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
+	27,  // 47: swarm.v1.TaskStatus.container_status:type_name -> swarm.v1.ContainerStatus
+	69,  // 48: swarm.v1.TaskStatus.port_status:type_name -> swarm.v1.PortConfig
+	28,  // 49: swarm.v1.TaskStatus.unplaced:type_name -> swarm.v1.Unplaced
+	61,  // 50: swarm.v1.TaskStatus.running_since:type_name -> google.protobuf.Timestamp
+	29,  // 51: swarm.v1.Unplaced.refusals:type_name -> swarm.v1.Refusal
+	9,   // 52: swarm.v1.Network.meta:type_name -> swarm.v1.Meta
+	70,  // 53: swarm.v1.Network.spec:type_name -> swarm.v1.NetworkSpec
+	71,  // 54: swarm.v1.Network.ipam:type_name -> swarm.v1.IPAMOptions
+	9,   // 55: swarm.v1.Endpoint.meta:type_name -> swarm.v1.Meta
+	72,  // 56: swarm.v1.Endpoint.spec:type_name -> swarm.v1.EndpointSpec
+	69,  // 57: swarm.v1.Endpoint.ports:type_name -> swarm.v1.PortConfig
+	32,  // 58: swarm.v1.Endpoint.virtual_ips:type_name -> swarm.v1.VirtualIP
+	9,   // 59: swarm.v1.Claim.meta:type_name -> swarm.v1.Meta
+	9,   // 60: swarm.v1.Secret.meta:type_name -> swarm.v1.Meta
+	73,  // 61: swarm.v1.Secret.spec:type_name -> swarm.v1.DataSpec
+	36,  // 62: swarm.v1.Secret.status:type_name -> swarm.v1.DataStatus
+	9,   // 63: swarm.v1.Config.meta:type_name -> swarm.v1.Meta
+	73,  // 64: swarm.v1.Config.spec:type_name -> swarm.v1.DataSpec
+	36,  // 65: swarm.v1.Config.status:type_name -> swarm.v1.DataStatus
+	37,  // 66: swarm.v1.DataStatus.rollout:type_name -> swarm.v1.DataRollout
 	5,   // 67: swarm.v1.DataRollout.state:type_name -> swarm.v1.DataRollout.State
-	8,   // 68: swarm.v1.DataVersion.meta:type_name -> swarm.v1.Meta
-	66,  // 69: swarm.v1.DataVersion.templating:type_name -> swarm.v1.Driver
-	8,   // 70: swarm.v1.Volume.meta:type_name -> swarm.v1.Meta
-	66,  // 71: swarm.v1.Volume.driver:type_name -> swarm.v1.Driver
-	56,  // 72: swarm.v1.Volume.labels:type_name -> swarm.v1.Volume.LabelsEntry
-	59,  // 73: swarm.v1.Volume.created_at:type_name -> google.protobuf.Timestamp
-	59,  // 74: swarm.v1.Volume.measured_at:type_name -> google.protobuf.Timestamp
-	39,  // 75: swarm.v1.Volume.uses:type_name -> swarm.v1.VolumeUse
-	8,   // 76: swarm.v1.Image.meta:type_name -> swarm.v1.Meta
-	62,  // 77: swarm.v1.Image.platforms:type_name -> swarm.v1.Platform
-	8,   // 78: swarm.v1.ImageCopy.meta:type_name -> swarm.v1.Meta
-	8,   // 79: swarm.v1.Cluster.meta:type_name -> swarm.v1.Meta
-	72,  // 80: swarm.v1.Cluster.spec:type_name -> swarm.v1.ClusterSpec
-	43,  // 81: swarm.v1.Cluster.root_ca:type_name -> swarm.v1.RootCA
-	45,  // 82: swarm.v1.Cluster.gossip_keys:type_name -> swarm.v1.EncryptionKey
-	45,  // 83: swarm.v1.Cluster.unlock_key:type_name -> swarm.v1.EncryptionKey
-	44,  // 84: swarm.v1.RootCA.join_tokens:type_name -> swarm.v1.JoinTokens
-	59,  // 85: swarm.v1.EncryptionKey.since:type_name -> google.protobuf.Timestamp
-	8,   // 86: swarm.v1.RaftMember.meta:type_name -> swarm.v1.Meta
-	8,   // 87: swarm.v1.Credential.meta:type_name -> swarm.v1.Meta
-	59,  // 88: swarm.v1.Credential.until:type_name -> google.protobuf.Timestamp
-	59,  // 89: swarm.v1.Event.time:type_name -> google.protobuf.Timestamp
-	6,   // 90: swarm.v1.Event.action:type_name -> swarm.v1.Event.Action
-	57,  // 91: swarm.v1.Event.attributes:type_name -> swarm.v1.Event.AttributesEntry
-	49,  // 92: swarm.v1.Event.object:type_name -> swarm.v1.Object
-	9,   // 93: swarm.v1.Object.node:type_name -> swarm.v1.Node
-	10,  // 94: swarm.v1.Object.node_state:type_name -> swarm.v1.NodeState
-	17,  // 95: swarm.v1.Object.service:type_name -> swarm.v1.Service
-	21,  // 96: swarm.v1.Object.revision:type_name -> swarm.v1.Revision
-	22,  // 97: swarm.v1.Object.task:type_name -> swarm.v1.Task
-	25,  // 98: swarm.v1.Object.task_status:type_name -> swarm.v1.TaskStatus
-	29,  // 99: swarm.v1.Object.network:type_name -> swarm.v1.Network
-	30,  // 100: swarm.v1.Object.endpoint:type_name -> swarm.v1.Endpoint
-	32,  // 101: swarm.v1.Object.claim:type_name -> swarm.v1.Claim
-	33,  // 102: swarm.v1.Object.secret:type_name -> swarm.v1.Secret
-	34,  // 103: swarm.v1.Object.config:type_name -> swarm.v1.Config
-	38,  // 104: swarm.v1.Object.volume:type_name -> swarm.v1.Volume
-	40,  // 105: swarm.v1.Object.image:type_name -> swarm.v1.Image
-	41,  // 106: swarm.v1.Object.image_copy:type_name -> swarm.v1.ImageCopy
-	42,  // 107: swarm.v1.Object.cluster:type_name -> swarm.v1.Cluster
-	46,  // 108: swarm.v1.Object.raft_member:type_name -> swarm.v1.RaftMember
-	47,  // 109: swarm.v1.Object.credential:type_name -> swarm.v1.Credential
-	37,  // 110: swarm.v1.Object.data_version:type_name -> swarm.v1.DataVersion
-	20,  // 111: swarm.v1.Object.run:type_name -> swarm.v1.Run
-	59,  // 112: swarm.v1.LogRecord.timestamp:type_name -> google.protobuf.Timestamp
-	7,   // 113: swarm.v1.LogRecord.stream:type_name -> swarm.v1.LogRecord.Stream
-	7,   // 114: swarm.v1.LogOptions.streams:type_name -> swarm.v1.LogRecord.Stream
-	59,  // 115: swarm.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
-	59,  // 116: swarm.v1.LogOptions.until:type_name -> google.protobuf.Timestamp
-	52,  // 117: swarm.v1.LogOptions.after:type_name -> swarm.v1.LogPlace
-	7,   // 118: swarm.v1.LogPlace.stream:type_name -> swarm.v1.LogRecord.Stream
-	58,  // 119: swarm.v1.LogDetails.details:type_name -> swarm.v1.LogDetails.DetailsEntry
-	120, // [120:120] is the sub-list for method output_type
-	120, // [120:120] is the sub-list for method input_type
-	120, // [120:120] is the sub-list for extension type_name
-	120, // [120:120] is the sub-list for extension extendee
-	0,   // [0:120] is the sub-list for field type_name
+	9,   // 68: swarm.v1.DataVersion.meta:type_name -> swarm.v1.Meta
+	68,  // 69: swarm.v1.DataVersion.templating:type_name -> swarm.v1.Driver
+	9,   // 70: swarm.v1.Volume.meta:type_name -> swarm.v1.Meta
+	68,  // 71: swarm.v1.Volume.driver:type_name -> swarm.v1.Driver
+	58,  // 72: swarm.v1.Volume.labels:type_name -> swarm.v1.Volume.LabelsEntry
+	61,  // 73: swarm.v1.Volume.created_at:type_name -> google.protobuf.Timestamp
+	61,  // 74: swarm.v1.Volume.measured_at:type_name -> google.protobuf.Timestamp
+	41,  // 75: swarm.v1.Volume.uses:type_name -> swarm.v1.VolumeUse
+	40,  // 76: swarm.v1.Volume.move:type_name -> swarm.v1.VolumeMove
+	6,   // 77: swarm.v1.VolumeMove.phase:type_name -> swarm.v1.VolumeMove.Phase
+	61,  // 78: swarm.v1.VolumeMove.started_at:type_name -> google.protobuf.Timestamp
+	9,   // 79: swarm.v1.Image.meta:type_name -> swarm.v1.Meta
+	64,  // 80: swarm.v1.Image.platforms:type_name -> swarm.v1.Platform
+	9,   // 81: swarm.v1.ImageCopy.meta:type_name -> swarm.v1.Meta
+	9,   // 82: swarm.v1.Cluster.meta:type_name -> swarm.v1.Meta
+	74,  // 83: swarm.v1.Cluster.spec:type_name -> swarm.v1.ClusterSpec
+	45,  // 84: swarm.v1.Cluster.root_ca:type_name -> swarm.v1.RootCA
+	47,  // 85: swarm.v1.Cluster.gossip_keys:type_name -> swarm.v1.EncryptionKey
+	47,  // 86: swarm.v1.Cluster.unlock_key:type_name -> swarm.v1.EncryptionKey
+	46,  // 87: swarm.v1.RootCA.join_tokens:type_name -> swarm.v1.JoinTokens
+	61,  // 88: swarm.v1.EncryptionKey.since:type_name -> google.protobuf.Timestamp
+	9,   // 89: swarm.v1.RaftMember.meta:type_name -> swarm.v1.Meta
+	9,   // 90: swarm.v1.Credential.meta:type_name -> swarm.v1.Meta
+	61,  // 91: swarm.v1.Credential.until:type_name -> google.protobuf.Timestamp
+	61,  // 92: swarm.v1.Event.time:type_name -> google.protobuf.Timestamp
+	7,   // 93: swarm.v1.Event.action:type_name -> swarm.v1.Event.Action
+	59,  // 94: swarm.v1.Event.attributes:type_name -> swarm.v1.Event.AttributesEntry
+	51,  // 95: swarm.v1.Event.object:type_name -> swarm.v1.Object
+	10,  // 96: swarm.v1.Object.node:type_name -> swarm.v1.Node
+	11,  // 97: swarm.v1.Object.node_state:type_name -> swarm.v1.NodeState
+	18,  // 98: swarm.v1.Object.service:type_name -> swarm.v1.Service
+	22,  // 99: swarm.v1.Object.revision:type_name -> swarm.v1.Revision
+	23,  // 100: swarm.v1.Object.task:type_name -> swarm.v1.Task
+	26,  // 101: swarm.v1.Object.task_status:type_name -> swarm.v1.TaskStatus
+	30,  // 102: swarm.v1.Object.network:type_name -> swarm.v1.Network
+	31,  // 103: swarm.v1.Object.endpoint:type_name -> swarm.v1.Endpoint
+	33,  // 104: swarm.v1.Object.claim:type_name -> swarm.v1.Claim
+	34,  // 105: swarm.v1.Object.secret:type_name -> swarm.v1.Secret
+	35,  // 106: swarm.v1.Object.config:type_name -> swarm.v1.Config
+	39,  // 107: swarm.v1.Object.volume:type_name -> swarm.v1.Volume
+	42,  // 108: swarm.v1.Object.image:type_name -> swarm.v1.Image
+	43,  // 109: swarm.v1.Object.image_copy:type_name -> swarm.v1.ImageCopy
+	44,  // 110: swarm.v1.Object.cluster:type_name -> swarm.v1.Cluster
+	48,  // 111: swarm.v1.Object.raft_member:type_name -> swarm.v1.RaftMember
+	49,  // 112: swarm.v1.Object.credential:type_name -> swarm.v1.Credential
+	38,  // 113: swarm.v1.Object.data_version:type_name -> swarm.v1.DataVersion
+	21,  // 114: swarm.v1.Object.run:type_name -> swarm.v1.Run
+	61,  // 115: swarm.v1.LogRecord.timestamp:type_name -> google.protobuf.Timestamp
+	8,   // 116: swarm.v1.LogRecord.stream:type_name -> swarm.v1.LogRecord.Stream
+	8,   // 117: swarm.v1.LogOptions.streams:type_name -> swarm.v1.LogRecord.Stream
+	61,  // 118: swarm.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
+	61,  // 119: swarm.v1.LogOptions.until:type_name -> google.protobuf.Timestamp
+	54,  // 120: swarm.v1.LogOptions.after:type_name -> swarm.v1.LogPlace
+	8,   // 121: swarm.v1.LogPlace.stream:type_name -> swarm.v1.LogRecord.Stream
+	60,  // 122: swarm.v1.LogDetails.details:type_name -> swarm.v1.LogDetails.DetailsEntry
+	123, // [123:123] is the sub-list for method output_type
+	123, // [123:123] is the sub-list for method input_type
+	123, // [123:123] is the sub-list for extension type_name
+	123, // [123:123] is the sub-list for extension extendee
+	0,   // [0:123] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_object_proto_init() }
@@ -5341,7 +5533,7 @@ func file_swarm_v1_object_proto_init() {
 		return
 	}
 	file_swarm_v1_spec_proto_init()
-	file_swarm_v1_object_proto_msgTypes[41].OneofWrappers = []any{
+	file_swarm_v1_object_proto_msgTypes[42].OneofWrappers = []any{
 		(*Object_Node)(nil),
 		(*Object_NodeState)(nil),
 		(*Object_Service)(nil),
@@ -5367,8 +5559,8 @@ func file_swarm_v1_object_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_object_proto_rawDesc), len(file_swarm_v1_object_proto_rawDesc)),
-			NumEnums:      8,
-			NumMessages:   51,
+			NumEnums:      9,
+			NumMessages:   52,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

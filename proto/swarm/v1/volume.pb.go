@@ -34,7 +34,9 @@ type VolumeInfo struct {
 	Tasks   []string `protobuf:"bytes,4,rep,name=tasks,proto3" json:"tasks,omitempty"`
 	Waiting []string `protobuf:"bytes,5,rep,name=waiting,proto3" json:"waiting,omitempty"`
 	// A service that exists has used it, or mounts it.
-	InUse         bool `protobuf:"varint,6,opt,name=in_use,json=inUse,proto3" json:"in_use,omitempty"`
+	InUse bool `protobuf:"varint,6,opt,name=in_use,json=inUse,proto3" json:"in_use,omitempty"`
+	// The name of the node to which it is being moved.
+	MovingTo      string `protobuf:"bytes,7,opt,name=moving_to,json=movingTo,proto3" json:"moving_to,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -109,6 +111,13 @@ func (x *VolumeInfo) GetInUse() bool {
 		return x.InUse
 	}
 	return false
+}
+
+func (x *VolumeInfo) GetMovingTo() string {
+	if x != nil {
+		return x.MovingTo
+	}
+	return ""
 }
 
 type ListVolumesRequest struct {
@@ -860,6 +869,326 @@ func (x *CloneVolumeProgress) GetVolume() *VolumeInfo {
 	return nil
 }
 
+// MoveVolumeRequest moves a volume to another node, or looks at a move that goes on already.
+type MoveVolumeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Id or name of the node that has it. Empty: the only one.
+	Node string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// Id or name of the node that gets it.
+	ToNode string `protobuf:"bytes,3,opt,name=to_node,json=toNode,proto3" json:"to_node,omitempty"`
+	// Leave the files on the old node.
+	Keep bool `protobuf:"varint,4,opt,name=keep,proto3" json:"keep,omitempty"`
+	// Answer with the plan, and change nothing.
+	DryRun        bool `protobuf:"varint,5,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MoveVolumeRequest) Reset() {
+	*x = MoveVolumeRequest{}
+	mi := &file_swarm_v1_volume_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MoveVolumeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MoveVolumeRequest) ProtoMessage() {}
+
+func (x *MoveVolumeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_volume_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MoveVolumeRequest.ProtoReflect.Descriptor instead.
+func (*MoveVolumeRequest) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_volume_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *MoveVolumeRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *MoveVolumeRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *MoveVolumeRequest) GetToNode() string {
+	if x != nil {
+		return x.ToNode
+	}
+	return ""
+}
+
+func (x *MoveVolumeRequest) GetKeep() bool {
+	if x != nil {
+		return x.Keep
+	}
+	return false
+}
+
+func (x *MoveVolumeRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+// MoveVolumeProgress: the plan comes first, then the state of the move whenever it changes. The stream ends without an error
+// when the move is complete.
+type MoveVolumeProgress struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Plan          *MoveVolumePlan        `protobuf:"bytes,1,opt,name=plan,proto3" json:"plan,omitempty"`
+	Move          *VolumeMove            `protobuf:"bytes,2,opt,name=move,proto3" json:"move,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MoveVolumeProgress) Reset() {
+	*x = MoveVolumeProgress{}
+	mi := &file_swarm_v1_volume_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MoveVolumeProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MoveVolumeProgress) ProtoMessage() {}
+
+func (x *MoveVolumeProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_volume_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MoveVolumeProgress.ProtoReflect.Descriptor instead.
+func (*MoveVolumeProgress) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_volume_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *MoveVolumeProgress) GetPlan() *MoveVolumePlan {
+	if x != nil {
+		return x.Plan
+	}
+	return nil
+}
+
+func (x *MoveVolumeProgress) GetMove() *VolumeMove {
+	if x != nil {
+		return x.Move
+	}
+	return nil
+}
+
+type MoveVolumePlan struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	From  string                 `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	To    string                 `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	Size  int64                  `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	// The size is known.
+	Measured bool `protobuf:"varint,4,opt,name=measured,proto3" json:"measured,omitempty"`
+	// The tasks that stop for the second copy, and start on the new node.
+	Tasks         []string `protobuf:"bytes,5,rep,name=tasks,proto3" json:"tasks,omitempty"`
+	Keep          bool     `protobuf:"varint,6,opt,name=keep,proto3" json:"keep,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MoveVolumePlan) Reset() {
+	*x = MoveVolumePlan{}
+	mi := &file_swarm_v1_volume_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MoveVolumePlan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MoveVolumePlan) ProtoMessage() {}
+
+func (x *MoveVolumePlan) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_volume_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MoveVolumePlan.ProtoReflect.Descriptor instead.
+func (*MoveVolumePlan) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_volume_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *MoveVolumePlan) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *MoveVolumePlan) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *MoveVolumePlan) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *MoveVolumePlan) GetMeasured() bool {
+	if x != nil {
+		return x.Measured
+	}
+	return false
+}
+
+func (x *MoveVolumePlan) GetTasks() []string {
+	if x != nil {
+		return x.Tasks
+	}
+	return nil
+}
+
+func (x *MoveVolumePlan) GetKeep() bool {
+	if x != nil {
+		return x.Keep
+	}
+	return false
+}
+
+// AbandonMoveRequest ends a move. Before the switch the volume stays where it is; after it, the old files are kept.
+type AbandonMoveRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Id or name of the node from which the volume moves. Empty: the only one.
+	Node          string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AbandonMoveRequest) Reset() {
+	*x = AbandonMoveRequest{}
+	mi := &file_swarm_v1_volume_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AbandonMoveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AbandonMoveRequest) ProtoMessage() {}
+
+func (x *AbandonMoveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_volume_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AbandonMoveRequest.ProtoReflect.Descriptor instead.
+func (*AbandonMoveRequest) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_volume_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *AbandonMoveRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AbandonMoveRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+type AbandonMoveResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The volume was on its new node already, and stays there.
+	Switched      bool `protobuf:"varint,1,opt,name=switched,proto3" json:"switched,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AbandonMoveResponse) Reset() {
+	*x = AbandonMoveResponse{}
+	mi := &file_swarm_v1_volume_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AbandonMoveResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AbandonMoveResponse) ProtoMessage() {}
+
+func (x *AbandonMoveResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_volume_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AbandonMoveResponse.ProtoReflect.Descriptor instead.
+func (*AbandonMoveResponse) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_volume_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *AbandonMoveResponse) GetSwitched() bool {
+	if x != nil {
+		return x.Switched
+	}
+	return false
+}
+
 type MakeVolumeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Volume        *Volume                `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
@@ -869,7 +1198,7 @@ type MakeVolumeRequest struct {
 
 func (x *MakeVolumeRequest) Reset() {
 	*x = MakeVolumeRequest{}
-	mi := &file_swarm_v1_volume_proto_msgTypes[15]
+	mi := &file_swarm_v1_volume_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -881,7 +1210,7 @@ func (x *MakeVolumeRequest) String() string {
 func (*MakeVolumeRequest) ProtoMessage() {}
 
 func (x *MakeVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_volume_proto_msgTypes[15]
+	mi := &file_swarm_v1_volume_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -894,7 +1223,7 @@ func (x *MakeVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeVolumeRequest.ProtoReflect.Descriptor instead.
 func (*MakeVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_volume_proto_rawDescGZIP(), []int{15}
+	return file_swarm_v1_volume_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *MakeVolumeRequest) GetVolume() *Volume {
@@ -913,7 +1242,7 @@ type MakeVolumeResponse struct {
 
 func (x *MakeVolumeResponse) Reset() {
 	*x = MakeVolumeResponse{}
-	mi := &file_swarm_v1_volume_proto_msgTypes[16]
+	mi := &file_swarm_v1_volume_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -925,7 +1254,7 @@ func (x *MakeVolumeResponse) String() string {
 func (*MakeVolumeResponse) ProtoMessage() {}
 
 func (x *MakeVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_volume_proto_msgTypes[16]
+	mi := &file_swarm_v1_volume_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -938,7 +1267,7 @@ func (x *MakeVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeVolumeResponse.ProtoReflect.Descriptor instead.
 func (*MakeVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_volume_proto_rawDescGZIP(), []int{16}
+	return file_swarm_v1_volume_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *MakeVolumeResponse) GetVolume() *Volume {
@@ -957,7 +1286,7 @@ type DropVolumeRequest struct {
 
 func (x *DropVolumeRequest) Reset() {
 	*x = DropVolumeRequest{}
-	mi := &file_swarm_v1_volume_proto_msgTypes[17]
+	mi := &file_swarm_v1_volume_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -969,7 +1298,7 @@ func (x *DropVolumeRequest) String() string {
 func (*DropVolumeRequest) ProtoMessage() {}
 
 func (x *DropVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_volume_proto_msgTypes[17]
+	mi := &file_swarm_v1_volume_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -982,7 +1311,7 @@ func (x *DropVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropVolumeRequest.ProtoReflect.Descriptor instead.
 func (*DropVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_volume_proto_rawDescGZIP(), []int{17}
+	return file_swarm_v1_volume_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DropVolumeRequest) GetName() string {
@@ -1002,7 +1331,7 @@ type DropVolumeResponse struct {
 
 func (x *DropVolumeResponse) Reset() {
 	*x = DropVolumeResponse{}
-	mi := &file_swarm_v1_volume_proto_msgTypes[18]
+	mi := &file_swarm_v1_volume_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1014,7 +1343,7 @@ func (x *DropVolumeResponse) String() string {
 func (*DropVolumeResponse) ProtoMessage() {}
 
 func (x *DropVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_volume_proto_msgTypes[18]
+	mi := &file_swarm_v1_volume_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1027,7 +1356,7 @@ func (x *DropVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropVolumeResponse.ProtoReflect.Descriptor instead.
 func (*DropVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_volume_proto_rawDescGZIP(), []int{18}
+	return file_swarm_v1_volume_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DropVolumeResponse) GetReclaimed() int64 {
@@ -1046,7 +1375,7 @@ type ExportVolumeRequest struct {
 
 func (x *ExportVolumeRequest) Reset() {
 	*x = ExportVolumeRequest{}
-	mi := &file_swarm_v1_volume_proto_msgTypes[19]
+	mi := &file_swarm_v1_volume_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1058,7 +1387,7 @@ func (x *ExportVolumeRequest) String() string {
 func (*ExportVolumeRequest) ProtoMessage() {}
 
 func (x *ExportVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_volume_proto_msgTypes[19]
+	mi := &file_swarm_v1_volume_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1071,7 +1400,7 @@ func (x *ExportVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ExportVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_volume_proto_rawDescGZIP(), []int{19}
+	return file_swarm_v1_volume_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ExportVolumeRequest) GetName() string {
@@ -1081,11 +1410,402 @@ func (x *ExportVolumeRequest) GetName() string {
 	return ""
 }
 
+// StagedVolume is what a node has received of a volume that moves to it.
+type StagedVolume struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The volume, with its name and labels.
+	Volume *Volume `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	// VolumeMove.id.
+	Move          string `protobuf:"bytes,2,opt,name=move,proto3" json:"move,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StagedVolume) Reset() {
+	*x = StagedVolume{}
+	mi := &file_swarm_v1_volume_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StagedVolume) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StagedVolume) ProtoMessage() {}
+
+func (x *StagedVolume) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_volume_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StagedVolume.ProtoReflect.Descriptor instead.
+func (*StagedVolume) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_volume_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *StagedVolume) GetVolume() *Volume {
+	if x != nil {
+		return x.Volume
+	}
+	return nil
+}
+
+func (x *StagedVolume) GetMove() string {
+	if x != nil {
+		return x.Move
+	}
+	return ""
+}
+
+// SendMovedRequest: start comes first, then the list of received files, as the new node has sent it.
+type SendMovedRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*SendMovedRequest_Start
+	//	*SendMovedRequest_Received
+	Message       isSendMovedRequest_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SendMovedRequest) Reset() {
+	*x = SendMovedRequest{}
+	mi := &file_swarm_v1_volume_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SendMovedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SendMovedRequest) ProtoMessage() {}
+
+func (x *SendMovedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_volume_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SendMovedRequest.ProtoReflect.Descriptor instead.
+func (*SendMovedRequest) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_volume_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *SendMovedRequest) GetMessage() isSendMovedRequest_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *SendMovedRequest) GetStart() *SendMovedStart {
+	if x != nil {
+		if x, ok := x.Message.(*SendMovedRequest_Start); ok {
+			return x.Start
+		}
+	}
+	return nil
+}
+
+func (x *SendMovedRequest) GetReceived() []byte {
+	if x != nil {
+		if x, ok := x.Message.(*SendMovedRequest_Received); ok {
+			return x.Received
+		}
+	}
+	return nil
+}
+
+type isSendMovedRequest_Message interface {
+	isSendMovedRequest_Message()
+}
+
+type SendMovedRequest_Start struct {
+	Start *SendMovedStart `protobuf:"bytes,1,opt,name=start,proto3,oneof"`
+}
+
+type SendMovedRequest_Received struct {
+	Received []byte `protobuf:"bytes,2,opt,name=received,proto3,oneof"`
+}
+
+func (*SendMovedRequest_Start) isSendMovedRequest_Message() {}
+
+func (*SendMovedRequest_Received) isSendMovedRequest_Message() {}
+
+type SendMovedStart struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Refuse while containers use the volume.
+	Unused        bool `protobuf:"varint,2,opt,name=unused,proto3" json:"unused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SendMovedStart) Reset() {
+	*x = SendMovedStart{}
+	mi := &file_swarm_v1_volume_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SendMovedStart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SendMovedStart) ProtoMessage() {}
+
+func (x *SendMovedStart) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_volume_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SendMovedStart.ProtoReflect.Descriptor instead.
+func (*SendMovedStart) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_volume_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *SendMovedStart) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SendMovedStart) GetUnused() bool {
+	if x != nil {
+		return x.Unused
+	}
+	return false
+}
+
+// ReceiveMovedRequest: start comes first, then the archive.
+type ReceiveMovedRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*ReceiveMovedRequest_Start
+	//	*ReceiveMovedRequest_Data
+	Message       isReceiveMovedRequest_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReceiveMovedRequest) Reset() {
+	*x = ReceiveMovedRequest{}
+	mi := &file_swarm_v1_volume_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReceiveMovedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReceiveMovedRequest) ProtoMessage() {}
+
+func (x *ReceiveMovedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_volume_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReceiveMovedRequest.ProtoReflect.Descriptor instead.
+func (*ReceiveMovedRequest) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_volume_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ReceiveMovedRequest) GetMessage() isReceiveMovedRequest_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *ReceiveMovedRequest) GetStart() *StagedVolume {
+	if x != nil {
+		if x, ok := x.Message.(*ReceiveMovedRequest_Start); ok {
+			return x.Start
+		}
+	}
+	return nil
+}
+
+func (x *ReceiveMovedRequest) GetData() []byte {
+	if x != nil {
+		if x, ok := x.Message.(*ReceiveMovedRequest_Data); ok {
+			return x.Data
+		}
+	}
+	return nil
+}
+
+type isReceiveMovedRequest_Message interface {
+	isReceiveMovedRequest_Message()
+}
+
+type ReceiveMovedRequest_Start struct {
+	Start *StagedVolume `protobuf:"bytes,1,opt,name=start,proto3,oneof"`
+}
+
+type ReceiveMovedRequest_Data struct {
+	Data []byte `protobuf:"bytes,2,opt,name=data,proto3,oneof"`
+}
+
+func (*ReceiveMovedRequest_Start) isReceiveMovedRequest_Message() {}
+
+func (*ReceiveMovedRequest_Data) isReceiveMovedRequest_Message() {}
+
+type ReceiveMovedResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// PlaceMoved was called before, and the archive was not read.
+	Placed        bool `protobuf:"varint,1,opt,name=placed,proto3" json:"placed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReceiveMovedResponse) Reset() {
+	*x = ReceiveMovedResponse{}
+	mi := &file_swarm_v1_volume_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReceiveMovedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReceiveMovedResponse) ProtoMessage() {}
+
+func (x *ReceiveMovedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_volume_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReceiveMovedResponse.ProtoReflect.Descriptor instead.
+func (*ReceiveMovedResponse) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_volume_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *ReceiveMovedResponse) GetPlaced() bool {
+	if x != nil {
+		return x.Placed
+	}
+	return false
+}
+
+type PlaceMovedResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlaceMovedResponse) Reset() {
+	*x = PlaceMovedResponse{}
+	mi := &file_swarm_v1_volume_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlaceMovedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlaceMovedResponse) ProtoMessage() {}
+
+func (x *PlaceMovedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_volume_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlaceMovedResponse.ProtoReflect.Descriptor instead.
+func (*PlaceMovedResponse) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_volume_proto_rawDescGZIP(), []int{30}
+}
+
+type DiscardMovedResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiscardMovedResponse) Reset() {
+	*x = DiscardMovedResponse{}
+	mi := &file_swarm_v1_volume_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiscardMovedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiscardMovedResponse) ProtoMessage() {}
+
+func (x *DiscardMovedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_volume_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiscardMovedResponse.ProtoReflect.Descriptor instead.
+func (*DiscardMovedResponse) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_volume_proto_rawDescGZIP(), []int{31}
+}
+
 var File_swarm_v1_volume_proto protoreflect.FileDescriptor
 
 const file_swarm_v1_volume_proto_rawDesc = "" +
 	"\n" +
-	"\x15swarm/v1/volume.proto\x12\bswarm.v1\x1a\x16swarm/v1/control.proto\x1a\x15swarm/v1/object.proto\"\xbb\x01\n" +
+	"\x15swarm/v1/volume.proto\x12\bswarm.v1\x1a\x16swarm/v1/control.proto\x1a\x15swarm/v1/object.proto\"\xd8\x01\n" +
 	"\n" +
 	"VolumeInfo\x12(\n" +
 	"\x06volume\x18\x01 \x01(\v2\x10.swarm.v1.VolumeR\x06volume\x12\x1a\n" +
@@ -1093,7 +1813,8 @@ const file_swarm_v1_volume_proto_rawDesc = "" +
 	"\vunreachable\x18\x03 \x01(\bR\vunreachable\x12\x14\n" +
 	"\x05tasks\x18\x04 \x03(\tR\x05tasks\x12\x18\n" +
 	"\awaiting\x18\x05 \x03(\tR\awaiting\x12\x15\n" +
-	"\x06in_use\x18\x06 \x01(\bR\x05inUse\">\n" +
+	"\x06in_use\x18\x06 \x01(\bR\x05inUse\x12\x1b\n" +
+	"\tmoving_to\x18\a \x01(\tR\bmovingTo\">\n" +
 	"\x12ListVolumesRequest\x12(\n" +
 	"\x06filter\x18\x01 \x01(\v2\x10.swarm.v1.FilterR\x06filter\"E\n" +
 	"\x13ListVolumesResponse\x12.\n" +
@@ -1133,7 +1854,28 @@ const file_swarm_v1_volume_proto_rawDesc = "" +
 	"\x06target\x18\x02 \x01(\v2\x1c.swarm.v1.RestoreVolumeStartR\x06target\"Y\n" +
 	"\x13CloneVolumeProgress\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x03R\x05bytes\x12,\n" +
-	"\x06volume\x18\x02 \x01(\v2\x14.swarm.v1.VolumeInfoR\x06volume\"=\n" +
+	"\x06volume\x18\x02 \x01(\v2\x14.swarm.v1.VolumeInfoR\x06volume\"\x81\x01\n" +
+	"\x11MoveVolumeRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x17\n" +
+	"\ato_node\x18\x03 \x01(\tR\x06toNode\x12\x12\n" +
+	"\x04keep\x18\x04 \x01(\bR\x04keep\x12\x17\n" +
+	"\adry_run\x18\x05 \x01(\bR\x06dryRun\"l\n" +
+	"\x12MoveVolumeProgress\x12,\n" +
+	"\x04plan\x18\x01 \x01(\v2\x18.swarm.v1.MoveVolumePlanR\x04plan\x12(\n" +
+	"\x04move\x18\x02 \x01(\v2\x14.swarm.v1.VolumeMoveR\x04move\"\x8e\x01\n" +
+	"\x0eMoveVolumePlan\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\tR\x02to\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\x03R\x04size\x12\x1a\n" +
+	"\bmeasured\x18\x04 \x01(\bR\bmeasured\x12\x14\n" +
+	"\x05tasks\x18\x05 \x03(\tR\x05tasks\x12\x12\n" +
+	"\x04keep\x18\x06 \x01(\bR\x04keep\"<\n" +
+	"\x12AbandonMoveRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\"1\n" +
+	"\x13AbandonMoveResponse\x12\x1a\n" +
+	"\bswitched\x18\x01 \x01(\bR\bswitched\"=\n" +
 	"\x11MakeVolumeRequest\x12(\n" +
 	"\x06volume\x18\x01 \x01(\v2\x10.swarm.v1.VolumeR\x06volume\">\n" +
 	"\x12MakeVolumeResponse\x12(\n" +
@@ -1143,7 +1885,25 @@ const file_swarm_v1_volume_proto_rawDesc = "" +
 	"\x12DropVolumeResponse\x12\x1c\n" +
 	"\treclaimed\x18\x01 \x01(\x03R\treclaimed\")\n" +
 	"\x13ExportVolumeRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name2\x97\x04\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"L\n" +
+	"\fStagedVolume\x12(\n" +
+	"\x06volume\x18\x01 \x01(\v2\x10.swarm.v1.VolumeR\x06volume\x12\x12\n" +
+	"\x04move\x18\x02 \x01(\tR\x04move\"m\n" +
+	"\x10SendMovedRequest\x120\n" +
+	"\x05start\x18\x01 \x01(\v2\x18.swarm.v1.SendMovedStartH\x00R\x05start\x12\x1c\n" +
+	"\breceived\x18\x02 \x01(\fH\x00R\breceivedB\t\n" +
+	"\amessage\"<\n" +
+	"\x0eSendMovedStart\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06unused\x18\x02 \x01(\bR\x06unused\"f\n" +
+	"\x13ReceiveMovedRequest\x12.\n" +
+	"\x05start\x18\x01 \x01(\v2\x16.swarm.v1.StagedVolumeH\x00R\x05start\x12\x14\n" +
+	"\x04data\x18\x02 \x01(\fH\x00R\x04dataB\t\n" +
+	"\amessage\".\n" +
+	"\x14ReceiveMovedResponse\x12\x16\n" +
+	"\x06placed\x18\x01 \x01(\bR\x06placed\"\x14\n" +
+	"\x12PlaceMovedResponse\"\x16\n" +
+	"\x14DiscardMovedResponse2\xae\x05\n" +
 	"\aVolumes\x12J\n" +
 	"\vListVolumes\x12\x1c.swarm.v1.ListVolumesRequest\x1a\x1d.swarm.v1.ListVolumesResponse\x12C\n" +
 	"\fCreateVolume\x12\x1d.swarm.v1.CreateVolumeRequest\x1a\x14.swarm.v1.VolumeInfo\x12M\n" +
@@ -1151,12 +1911,21 @@ const file_swarm_v1_volume_proto_rawDesc = "" +
 	"\fPruneVolumes\x12\x1d.swarm.v1.PruneVolumesRequest\x1a\x1e.swarm.v1.PruneVolumesResponse\x12F\n" +
 	"\fBackupVolume\x12\x1d.swarm.v1.BackupVolumeRequest\x1a\x15.swarm.v1.VolumeChunk0\x01\x12G\n" +
 	"\rRestoreVolume\x12\x1e.swarm.v1.RestoreVolumeRequest\x1a\x14.swarm.v1.VolumeInfo(\x01\x12L\n" +
-	"\vCloneVolume\x12\x1c.swarm.v1.CloneVolumeRequest\x1a\x1d.swarm.v1.CloneVolumeProgress0\x012\x9f\x02\n" +
+	"\vCloneVolume\x12\x1c.swarm.v1.CloneVolumeRequest\x1a\x1d.swarm.v1.CloneVolumeProgress0\x01\x12I\n" +
+	"\n" +
+	"MoveVolume\x12\x1b.swarm.v1.MoveVolumeRequest\x1a\x1c.swarm.v1.MoveVolumeProgress0\x01\x12J\n" +
+	"\vAbandonMove\x12\x1c.swarm.v1.AbandonMoveRequest\x1a\x1d.swarm.v1.AbandonMoveResponse2\x81\x05\n" +
 	"\vNodeVolumes\x12A\n" +
 	"\x04Make\x12\x1b.swarm.v1.MakeVolumeRequest\x1a\x1c.swarm.v1.MakeVolumeResponse\x12A\n" +
 	"\x04Drop\x12\x1b.swarm.v1.DropVolumeRequest\x1a\x1c.swarm.v1.DropVolumeResponse\x12@\n" +
 	"\x06Export\x12\x1d.swarm.v1.ExportVolumeRequest\x1a\x15.swarm.v1.VolumeChunk0\x01\x12H\n" +
-	"\x06Import\x12\x1e.swarm.v1.RestoreVolumeRequest\x1a\x1c.swarm.v1.MakeVolumeResponse(\x01B\x1eZ\x1cswarm/proto/swarm/v1;swarmv1b\x06proto3"
+	"\x06Import\x12\x1e.swarm.v1.RestoreVolumeRequest\x1a\x1c.swarm.v1.MakeVolumeResponse(\x01\x12B\n" +
+	"\tSendMoved\x12\x1a.swarm.v1.SendMovedRequest\x1a\x15.swarm.v1.VolumeChunk(\x010\x01\x12?\n" +
+	"\fListReceived\x12\x16.swarm.v1.StagedVolume\x1a\x15.swarm.v1.VolumeChunk0\x01\x12O\n" +
+	"\fReceiveMoved\x12\x1d.swarm.v1.ReceiveMovedRequest\x1a\x1e.swarm.v1.ReceiveMovedResponse(\x01\x12B\n" +
+	"\n" +
+	"PlaceMoved\x12\x16.swarm.v1.StagedVolume\x1a\x1c.swarm.v1.PlaceMovedResponse\x12F\n" +
+	"\fDiscardMoved\x12\x16.swarm.v1.StagedVolume\x1a\x1e.swarm.v1.DiscardMovedResponseB\x1eZ\x1cswarm/proto/swarm/v1;swarmv1b\x06proto3"
 
 var (
 	file_swarm_v1_volume_proto_rawDescOnce sync.Once
@@ -1170,7 +1939,7 @@ func file_swarm_v1_volume_proto_rawDescGZIP() []byte {
 	return file_swarm_v1_volume_proto_rawDescData
 }
 
-var file_swarm_v1_volume_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_swarm_v1_volume_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_swarm_v1_volume_proto_goTypes = []any{
 	(*VolumeInfo)(nil),           // 0: swarm.v1.VolumeInfo
 	(*ListVolumesRequest)(nil),   // 1: swarm.v1.ListVolumesRequest
@@ -1187,55 +1956,87 @@ var file_swarm_v1_volume_proto_goTypes = []any{
 	(*RestoreVolumeStart)(nil),   // 12: swarm.v1.RestoreVolumeStart
 	(*CloneVolumeRequest)(nil),   // 13: swarm.v1.CloneVolumeRequest
 	(*CloneVolumeProgress)(nil),  // 14: swarm.v1.CloneVolumeProgress
-	(*MakeVolumeRequest)(nil),    // 15: swarm.v1.MakeVolumeRequest
-	(*MakeVolumeResponse)(nil),   // 16: swarm.v1.MakeVolumeResponse
-	(*DropVolumeRequest)(nil),    // 17: swarm.v1.DropVolumeRequest
-	(*DropVolumeResponse)(nil),   // 18: swarm.v1.DropVolumeResponse
-	(*ExportVolumeRequest)(nil),  // 19: swarm.v1.ExportVolumeRequest
-	(*Volume)(nil),               // 20: swarm.v1.Volume
-	(*Filter)(nil),               // 21: swarm.v1.Filter
+	(*MoveVolumeRequest)(nil),    // 15: swarm.v1.MoveVolumeRequest
+	(*MoveVolumeProgress)(nil),   // 16: swarm.v1.MoveVolumeProgress
+	(*MoveVolumePlan)(nil),       // 17: swarm.v1.MoveVolumePlan
+	(*AbandonMoveRequest)(nil),   // 18: swarm.v1.AbandonMoveRequest
+	(*AbandonMoveResponse)(nil),  // 19: swarm.v1.AbandonMoveResponse
+	(*MakeVolumeRequest)(nil),    // 20: swarm.v1.MakeVolumeRequest
+	(*MakeVolumeResponse)(nil),   // 21: swarm.v1.MakeVolumeResponse
+	(*DropVolumeRequest)(nil),    // 22: swarm.v1.DropVolumeRequest
+	(*DropVolumeResponse)(nil),   // 23: swarm.v1.DropVolumeResponse
+	(*ExportVolumeRequest)(nil),  // 24: swarm.v1.ExportVolumeRequest
+	(*StagedVolume)(nil),         // 25: swarm.v1.StagedVolume
+	(*SendMovedRequest)(nil),     // 26: swarm.v1.SendMovedRequest
+	(*SendMovedStart)(nil),       // 27: swarm.v1.SendMovedStart
+	(*ReceiveMovedRequest)(nil),  // 28: swarm.v1.ReceiveMovedRequest
+	(*ReceiveMovedResponse)(nil), // 29: swarm.v1.ReceiveMovedResponse
+	(*PlaceMovedResponse)(nil),   // 30: swarm.v1.PlaceMovedResponse
+	(*DiscardMovedResponse)(nil), // 31: swarm.v1.DiscardMovedResponse
+	(*Volume)(nil),               // 32: swarm.v1.Volume
+	(*Filter)(nil),               // 33: swarm.v1.Filter
+	(*VolumeMove)(nil),           // 34: swarm.v1.VolumeMove
 }
 var file_swarm_v1_volume_proto_depIdxs = []int32{
-	20, // 0: swarm.v1.VolumeInfo.volume:type_name -> swarm.v1.Volume
-	21, // 1: swarm.v1.ListVolumesRequest.filter:type_name -> swarm.v1.Filter
+	32, // 0: swarm.v1.VolumeInfo.volume:type_name -> swarm.v1.Volume
+	33, // 1: swarm.v1.ListVolumesRequest.filter:type_name -> swarm.v1.Filter
 	0,  // 2: swarm.v1.ListVolumesResponse.volumes:type_name -> swarm.v1.VolumeInfo
-	20, // 3: swarm.v1.CreateVolumeRequest.volume:type_name -> swarm.v1.Volume
-	21, // 4: swarm.v1.PruneVolumesRequest.filter:type_name -> swarm.v1.Filter
+	32, // 3: swarm.v1.CreateVolumeRequest.volume:type_name -> swarm.v1.Volume
+	33, // 4: swarm.v1.PruneVolumesRequest.filter:type_name -> swarm.v1.Filter
 	8,  // 5: swarm.v1.PruneVolumesResponse.removed:type_name -> swarm.v1.PrunedVolume
 	12, // 6: swarm.v1.RestoreVolumeRequest.start:type_name -> swarm.v1.RestoreVolumeStart
-	20, // 7: swarm.v1.RestoreVolumeStart.volume:type_name -> swarm.v1.Volume
+	32, // 7: swarm.v1.RestoreVolumeStart.volume:type_name -> swarm.v1.Volume
 	10, // 8: swarm.v1.CloneVolumeRequest.source:type_name -> swarm.v1.BackupVolumeRequest
 	12, // 9: swarm.v1.CloneVolumeRequest.target:type_name -> swarm.v1.RestoreVolumeStart
 	0,  // 10: swarm.v1.CloneVolumeProgress.volume:type_name -> swarm.v1.VolumeInfo
-	20, // 11: swarm.v1.MakeVolumeRequest.volume:type_name -> swarm.v1.Volume
-	20, // 12: swarm.v1.MakeVolumeResponse.volume:type_name -> swarm.v1.Volume
-	1,  // 13: swarm.v1.Volumes.ListVolumes:input_type -> swarm.v1.ListVolumesRequest
-	3,  // 14: swarm.v1.Volumes.CreateVolume:input_type -> swarm.v1.CreateVolumeRequest
-	4,  // 15: swarm.v1.Volumes.RemoveVolume:input_type -> swarm.v1.RemoveVolumeRequest
-	6,  // 16: swarm.v1.Volumes.PruneVolumes:input_type -> swarm.v1.PruneVolumesRequest
-	10, // 17: swarm.v1.Volumes.BackupVolume:input_type -> swarm.v1.BackupVolumeRequest
-	11, // 18: swarm.v1.Volumes.RestoreVolume:input_type -> swarm.v1.RestoreVolumeRequest
-	13, // 19: swarm.v1.Volumes.CloneVolume:input_type -> swarm.v1.CloneVolumeRequest
-	15, // 20: swarm.v1.NodeVolumes.Make:input_type -> swarm.v1.MakeVolumeRequest
-	17, // 21: swarm.v1.NodeVolumes.Drop:input_type -> swarm.v1.DropVolumeRequest
-	19, // 22: swarm.v1.NodeVolumes.Export:input_type -> swarm.v1.ExportVolumeRequest
-	11, // 23: swarm.v1.NodeVolumes.Import:input_type -> swarm.v1.RestoreVolumeRequest
-	2,  // 24: swarm.v1.Volumes.ListVolumes:output_type -> swarm.v1.ListVolumesResponse
-	0,  // 25: swarm.v1.Volumes.CreateVolume:output_type -> swarm.v1.VolumeInfo
-	5,  // 26: swarm.v1.Volumes.RemoveVolume:output_type -> swarm.v1.RemoveVolumeResponse
-	7,  // 27: swarm.v1.Volumes.PruneVolumes:output_type -> swarm.v1.PruneVolumesResponse
-	9,  // 28: swarm.v1.Volumes.BackupVolume:output_type -> swarm.v1.VolumeChunk
-	0,  // 29: swarm.v1.Volumes.RestoreVolume:output_type -> swarm.v1.VolumeInfo
-	14, // 30: swarm.v1.Volumes.CloneVolume:output_type -> swarm.v1.CloneVolumeProgress
-	16, // 31: swarm.v1.NodeVolumes.Make:output_type -> swarm.v1.MakeVolumeResponse
-	18, // 32: swarm.v1.NodeVolumes.Drop:output_type -> swarm.v1.DropVolumeResponse
-	9,  // 33: swarm.v1.NodeVolumes.Export:output_type -> swarm.v1.VolumeChunk
-	16, // 34: swarm.v1.NodeVolumes.Import:output_type -> swarm.v1.MakeVolumeResponse
-	24, // [24:35] is the sub-list for method output_type
-	13, // [13:24] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	17, // 11: swarm.v1.MoveVolumeProgress.plan:type_name -> swarm.v1.MoveVolumePlan
+	34, // 12: swarm.v1.MoveVolumeProgress.move:type_name -> swarm.v1.VolumeMove
+	32, // 13: swarm.v1.MakeVolumeRequest.volume:type_name -> swarm.v1.Volume
+	32, // 14: swarm.v1.MakeVolumeResponse.volume:type_name -> swarm.v1.Volume
+	32, // 15: swarm.v1.StagedVolume.volume:type_name -> swarm.v1.Volume
+	27, // 16: swarm.v1.SendMovedRequest.start:type_name -> swarm.v1.SendMovedStart
+	25, // 17: swarm.v1.ReceiveMovedRequest.start:type_name -> swarm.v1.StagedVolume
+	1,  // 18: swarm.v1.Volumes.ListVolumes:input_type -> swarm.v1.ListVolumesRequest
+	3,  // 19: swarm.v1.Volumes.CreateVolume:input_type -> swarm.v1.CreateVolumeRequest
+	4,  // 20: swarm.v1.Volumes.RemoveVolume:input_type -> swarm.v1.RemoveVolumeRequest
+	6,  // 21: swarm.v1.Volumes.PruneVolumes:input_type -> swarm.v1.PruneVolumesRequest
+	10, // 22: swarm.v1.Volumes.BackupVolume:input_type -> swarm.v1.BackupVolumeRequest
+	11, // 23: swarm.v1.Volumes.RestoreVolume:input_type -> swarm.v1.RestoreVolumeRequest
+	13, // 24: swarm.v1.Volumes.CloneVolume:input_type -> swarm.v1.CloneVolumeRequest
+	15, // 25: swarm.v1.Volumes.MoveVolume:input_type -> swarm.v1.MoveVolumeRequest
+	18, // 26: swarm.v1.Volumes.AbandonMove:input_type -> swarm.v1.AbandonMoveRequest
+	20, // 27: swarm.v1.NodeVolumes.Make:input_type -> swarm.v1.MakeVolumeRequest
+	22, // 28: swarm.v1.NodeVolumes.Drop:input_type -> swarm.v1.DropVolumeRequest
+	24, // 29: swarm.v1.NodeVolumes.Export:input_type -> swarm.v1.ExportVolumeRequest
+	11, // 30: swarm.v1.NodeVolumes.Import:input_type -> swarm.v1.RestoreVolumeRequest
+	26, // 31: swarm.v1.NodeVolumes.SendMoved:input_type -> swarm.v1.SendMovedRequest
+	25, // 32: swarm.v1.NodeVolumes.ListReceived:input_type -> swarm.v1.StagedVolume
+	28, // 33: swarm.v1.NodeVolumes.ReceiveMoved:input_type -> swarm.v1.ReceiveMovedRequest
+	25, // 34: swarm.v1.NodeVolumes.PlaceMoved:input_type -> swarm.v1.StagedVolume
+	25, // 35: swarm.v1.NodeVolumes.DiscardMoved:input_type -> swarm.v1.StagedVolume
+	2,  // 36: swarm.v1.Volumes.ListVolumes:output_type -> swarm.v1.ListVolumesResponse
+	0,  // 37: swarm.v1.Volumes.CreateVolume:output_type -> swarm.v1.VolumeInfo
+	5,  // 38: swarm.v1.Volumes.RemoveVolume:output_type -> swarm.v1.RemoveVolumeResponse
+	7,  // 39: swarm.v1.Volumes.PruneVolumes:output_type -> swarm.v1.PruneVolumesResponse
+	9,  // 40: swarm.v1.Volumes.BackupVolume:output_type -> swarm.v1.VolumeChunk
+	0,  // 41: swarm.v1.Volumes.RestoreVolume:output_type -> swarm.v1.VolumeInfo
+	14, // 42: swarm.v1.Volumes.CloneVolume:output_type -> swarm.v1.CloneVolumeProgress
+	16, // 43: swarm.v1.Volumes.MoveVolume:output_type -> swarm.v1.MoveVolumeProgress
+	19, // 44: swarm.v1.Volumes.AbandonMove:output_type -> swarm.v1.AbandonMoveResponse
+	21, // 45: swarm.v1.NodeVolumes.Make:output_type -> swarm.v1.MakeVolumeResponse
+	23, // 46: swarm.v1.NodeVolumes.Drop:output_type -> swarm.v1.DropVolumeResponse
+	9,  // 47: swarm.v1.NodeVolumes.Export:output_type -> swarm.v1.VolumeChunk
+	21, // 48: swarm.v1.NodeVolumes.Import:output_type -> swarm.v1.MakeVolumeResponse
+	9,  // 49: swarm.v1.NodeVolumes.SendMoved:output_type -> swarm.v1.VolumeChunk
+	9,  // 50: swarm.v1.NodeVolumes.ListReceived:output_type -> swarm.v1.VolumeChunk
+	29, // 51: swarm.v1.NodeVolumes.ReceiveMoved:output_type -> swarm.v1.ReceiveMovedResponse
+	30, // 52: swarm.v1.NodeVolumes.PlaceMoved:output_type -> swarm.v1.PlaceMovedResponse
+	31, // 53: swarm.v1.NodeVolumes.DiscardMoved:output_type -> swarm.v1.DiscardMovedResponse
+	36, // [36:54] is the sub-list for method output_type
+	18, // [18:36] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_volume_proto_init() }
@@ -1249,13 +2050,21 @@ func file_swarm_v1_volume_proto_init() {
 		(*RestoreVolumeRequest_Start)(nil),
 		(*RestoreVolumeRequest_Data)(nil),
 	}
+	file_swarm_v1_volume_proto_msgTypes[26].OneofWrappers = []any{
+		(*SendMovedRequest_Start)(nil),
+		(*SendMovedRequest_Received)(nil),
+	}
+	file_swarm_v1_volume_proto_msgTypes[28].OneofWrappers = []any{
+		(*ReceiveMovedRequest_Start)(nil),
+		(*ReceiveMovedRequest_Data)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_volume_proto_rawDesc), len(file_swarm_v1_volume_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -28,6 +28,8 @@ const (
 	Volumes_BackupVolume_FullMethodName  = "/swarm.v1.Volumes/BackupVolume"
 	Volumes_RestoreVolume_FullMethodName = "/swarm.v1.Volumes/RestoreVolume"
 	Volumes_CloneVolume_FullMethodName   = "/swarm.v1.Volumes/CloneVolume"
+	Volumes_MoveVolume_FullMethodName    = "/swarm.v1.Volumes/MoveVolume"
+	Volumes_AbandonMove_FullMethodName   = "/swarm.v1.Volumes/AbandonMove"
 )
 
 // VolumesClient is the client API for Volumes service.
@@ -43,6 +45,8 @@ type VolumesClient interface {
 	BackupVolume(ctx context.Context, in *BackupVolumeRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VolumeChunk], error)
 	RestoreVolume(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[RestoreVolumeRequest, VolumeInfo], error)
 	CloneVolume(ctx context.Context, in *CloneVolumeRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CloneVolumeProgress], error)
+	MoveVolume(ctx context.Context, in *MoveVolumeRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[MoveVolumeProgress], error)
+	AbandonMove(ctx context.Context, in *AbandonMoveRequest, opts ...grpc.CallOption) (*AbandonMoveResponse, error)
 }
 
 type volumesClient struct {
@@ -144,6 +148,35 @@ func (c *volumesClient) CloneVolume(ctx context.Context, in *CloneVolumeRequest,
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Volumes_CloneVolumeClient = grpc.ServerStreamingClient[CloneVolumeProgress]
 
+func (c *volumesClient) MoveVolume(ctx context.Context, in *MoveVolumeRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[MoveVolumeProgress], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Volumes_ServiceDesc.Streams[3], Volumes_MoveVolume_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[MoveVolumeRequest, MoveVolumeProgress]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Volumes_MoveVolumeClient = grpc.ServerStreamingClient[MoveVolumeProgress]
+
+func (c *volumesClient) AbandonMove(ctx context.Context, in *AbandonMoveRequest, opts ...grpc.CallOption) (*AbandonMoveResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AbandonMoveResponse)
+	err := c.cc.Invoke(ctx, Volumes_AbandonMove_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // VolumesServer is the server API for Volumes service.
 // All implementations must embed UnimplementedVolumesServer
 // for forward compatibility.
@@ -157,6 +190,8 @@ type VolumesServer interface {
 	BackupVolume(*BackupVolumeRequest, grpc.ServerStreamingServer[VolumeChunk]) error
 	RestoreVolume(grpc.ClientStreamingServer[RestoreVolumeRequest, VolumeInfo]) error
 	CloneVolume(*CloneVolumeRequest, grpc.ServerStreamingServer[CloneVolumeProgress]) error
+	MoveVolume(*MoveVolumeRequest, grpc.ServerStreamingServer[MoveVolumeProgress]) error
+	AbandonMove(context.Context, *AbandonMoveRequest) (*AbandonMoveResponse, error)
 	mustEmbedUnimplementedVolumesServer()
 }
 
@@ -187,6 +222,12 @@ func (UnimplementedVolumesServer) RestoreVolume(grpc.ClientStreamingServer[Resto
 }
 func (UnimplementedVolumesServer) CloneVolume(*CloneVolumeRequest, grpc.ServerStreamingServer[CloneVolumeProgress]) error {
 	return status.Error(codes.Unimplemented, "method CloneVolume not implemented")
+}
+func (UnimplementedVolumesServer) MoveVolume(*MoveVolumeRequest, grpc.ServerStreamingServer[MoveVolumeProgress]) error {
+	return status.Error(codes.Unimplemented, "method MoveVolume not implemented")
+}
+func (UnimplementedVolumesServer) AbandonMove(context.Context, *AbandonMoveRequest) (*AbandonMoveResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AbandonMove not implemented")
 }
 func (UnimplementedVolumesServer) mustEmbedUnimplementedVolumesServer() {}
 func (UnimplementedVolumesServer) testEmbeddedByValue()                 {}
@@ -310,6 +351,35 @@ func _Volumes_CloneVolume_Handler(srv interface{}, stream grpc.ServerStream) err
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Volumes_CloneVolumeServer = grpc.ServerStreamingServer[CloneVolumeProgress]
 
+func _Volumes_MoveVolume_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(MoveVolumeRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(VolumesServer).MoveVolume(m, &grpc.GenericServerStream[MoveVolumeRequest, MoveVolumeProgress]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Volumes_MoveVolumeServer = grpc.ServerStreamingServer[MoveVolumeProgress]
+
+func _Volumes_AbandonMove_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AbandonMoveRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VolumesServer).AbandonMove(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Volumes_AbandonMove_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VolumesServer).AbandonMove(ctx, req.(*AbandonMoveRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Volumes_ServiceDesc is the grpc.ServiceDesc for Volumes service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -333,6 +403,10 @@ var Volumes_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "PruneVolumes",
 			Handler:    _Volumes_PruneVolumes_Handler,
 		},
+		{
+			MethodName: "AbandonMove",
+			Handler:    _Volumes_AbandonMove_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
@@ -350,15 +424,25 @@ var Volumes_ServiceDesc = grpc.ServiceDesc{
 			Handler:       _Volumes_CloneVolume_Handler,
 			ServerStreams: true,
 		},
+		{
+			StreamName:    "MoveVolume",
+			Handler:       _Volumes_MoveVolume_Handler,
+			ServerStreams: true,
+		},
 	},
 	Metadata: "swarm/v1/volume.proto",
 }
 
 const (
-	NodeVolumes_Make_FullMethodName   = "/swarm.v1.NodeVolumes/Make"
-	NodeVolumes_Drop_FullMethodName   = "/swarm.v1.NodeVolumes/Drop"
-	NodeVolumes_Export_FullMethodName = "/swarm.v1.NodeVolumes/Export"
-	NodeVolumes_Import_FullMethodName = "/swarm.v1.NodeVolumes/Import"
+	NodeVolumes_Make_FullMethodName         = "/swarm.v1.NodeVolumes/Make"
+	NodeVolumes_Drop_FullMethodName         = "/swarm.v1.NodeVolumes/Drop"
+	NodeVolumes_Export_FullMethodName       = "/swarm.v1.NodeVolumes/Export"
+	NodeVolumes_Import_FullMethodName       = "/swarm.v1.NodeVolumes/Import"
+	NodeVolumes_SendMoved_FullMethodName    = "/swarm.v1.NodeVolumes/SendMoved"
+	NodeVolumes_ListReceived_FullMethodName = "/swarm.v1.NodeVolumes/ListReceived"
+	NodeVolumes_ReceiveMoved_FullMethodName = "/swarm.v1.NodeVolumes/ReceiveMoved"
+	NodeVolumes_PlaceMoved_FullMethodName   = "/swarm.v1.NodeVolumes/PlaceMoved"
+	NodeVolumes_DiscardMoved_FullMethodName = "/swarm.v1.NodeVolumes/DiscardMoved"
 )
 
 // NodeVolumesClient is the client API for NodeVolumes service.
@@ -371,6 +455,15 @@ type NodeVolumesClient interface {
 	Drop(ctx context.Context, in *DropVolumeRequest, opts ...grpc.CallOption) (*DropVolumeResponse, error)
 	Export(ctx context.Context, in *ExportVolumeRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VolumeChunk], error)
 	Import(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[RestoreVolumeRequest, MakeVolumeResponse], error)
+	// SendMoved sends an archive of the files that the list of received files does not have as they are.
+	SendMoved(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SendMovedRequest, VolumeChunk], error)
+	// ListReceived sends the list of the files that the node has received of a volume that moves to it.
+	ListReceived(ctx context.Context, in *StagedVolume, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VolumeChunk], error)
+	ReceiveMoved(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ReceiveMovedRequest, ReceiveMovedResponse], error)
+	// PlaceMoved makes the volume from the files that the node has received.
+	PlaceMoved(ctx context.Context, in *StagedVolume, opts ...grpc.CallOption) (*PlaceMovedResponse, error)
+	// DiscardMoved removes what the node has received, and the volume, if PlaceMoved has made it for this move.
+	DiscardMoved(ctx context.Context, in *StagedVolume, opts ...grpc.CallOption) (*DiscardMovedResponse, error)
 }
 
 type nodeVolumesClient struct {
@@ -433,6 +526,71 @@ func (c *nodeVolumesClient) Import(ctx context.Context, opts ...grpc.CallOption)
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type NodeVolumes_ImportClient = grpc.ClientStreamingClient[RestoreVolumeRequest, MakeVolumeResponse]
 
+func (c *nodeVolumesClient) SendMoved(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SendMovedRequest, VolumeChunk], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &NodeVolumes_ServiceDesc.Streams[2], NodeVolumes_SendMoved_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[SendMovedRequest, VolumeChunk]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type NodeVolumes_SendMovedClient = grpc.BidiStreamingClient[SendMovedRequest, VolumeChunk]
+
+func (c *nodeVolumesClient) ListReceived(ctx context.Context, in *StagedVolume, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VolumeChunk], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &NodeVolumes_ServiceDesc.Streams[3], NodeVolumes_ListReceived_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[StagedVolume, VolumeChunk]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type NodeVolumes_ListReceivedClient = grpc.ServerStreamingClient[VolumeChunk]
+
+func (c *nodeVolumesClient) ReceiveMoved(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ReceiveMovedRequest, ReceiveMovedResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &NodeVolumes_ServiceDesc.Streams[4], NodeVolumes_ReceiveMoved_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ReceiveMovedRequest, ReceiveMovedResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type NodeVolumes_ReceiveMovedClient = grpc.ClientStreamingClient[ReceiveMovedRequest, ReceiveMovedResponse]
+
+func (c *nodeVolumesClient) PlaceMoved(ctx context.Context, in *StagedVolume, opts ...grpc.CallOption) (*PlaceMovedResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PlaceMovedResponse)
+	err := c.cc.Invoke(ctx, NodeVolumes_PlaceMoved_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodeVolumesClient) DiscardMoved(ctx context.Context, in *StagedVolume, opts ...grpc.CallOption) (*DiscardMovedResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DiscardMovedResponse)
+	err := c.cc.Invoke(ctx, NodeVolumes_DiscardMoved_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // NodeVolumesServer is the server API for NodeVolumes service.
 // All implementations must embed UnimplementedNodeVolumesServer
 // for forward compatibility.
@@ -443,6 +601,15 @@ type NodeVolumesServer interface {
 	Drop(context.Context, *DropVolumeRequest) (*DropVolumeResponse, error)
 	Export(*ExportVolumeRequest, grpc.ServerStreamingServer[VolumeChunk]) error
 	Import(grpc.ClientStreamingServer[RestoreVolumeRequest, MakeVolumeResponse]) error
+	// SendMoved sends an archive of the files that the list of received files does not have as they are.
+	SendMoved(grpc.BidiStreamingServer[SendMovedRequest, VolumeChunk]) error
+	// ListReceived sends the list of the files that the node has received of a volume that moves to it.
+	ListReceived(*StagedVolume, grpc.ServerStreamingServer[VolumeChunk]) error
+	ReceiveMoved(grpc.ClientStreamingServer[ReceiveMovedRequest, ReceiveMovedResponse]) error
+	// PlaceMoved makes the volume from the files that the node has received.
+	PlaceMoved(context.Context, *StagedVolume) (*PlaceMovedResponse, error)
+	// DiscardMoved removes what the node has received, and the volume, if PlaceMoved has made it for this move.
+	DiscardMoved(context.Context, *StagedVolume) (*DiscardMovedResponse, error)
 	mustEmbedUnimplementedNodeVolumesServer()
 }
 
@@ -464,6 +631,21 @@ func (UnimplementedNodeVolumesServer) Export(*ExportVolumeRequest, grpc.ServerSt
 }
 func (UnimplementedNodeVolumesServer) Import(grpc.ClientStreamingServer[RestoreVolumeRequest, MakeVolumeResponse]) error {
 	return status.Error(codes.Unimplemented, "method Import not implemented")
+}
+func (UnimplementedNodeVolumesServer) SendMoved(grpc.BidiStreamingServer[SendMovedRequest, VolumeChunk]) error {
+	return status.Error(codes.Unimplemented, "method SendMoved not implemented")
+}
+func (UnimplementedNodeVolumesServer) ListReceived(*StagedVolume, grpc.ServerStreamingServer[VolumeChunk]) error {
+	return status.Error(codes.Unimplemented, "method ListReceived not implemented")
+}
+func (UnimplementedNodeVolumesServer) ReceiveMoved(grpc.ClientStreamingServer[ReceiveMovedRequest, ReceiveMovedResponse]) error {
+	return status.Error(codes.Unimplemented, "method ReceiveMoved not implemented")
+}
+func (UnimplementedNodeVolumesServer) PlaceMoved(context.Context, *StagedVolume) (*PlaceMovedResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PlaceMoved not implemented")
+}
+func (UnimplementedNodeVolumesServer) DiscardMoved(context.Context, *StagedVolume) (*DiscardMovedResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DiscardMoved not implemented")
 }
 func (UnimplementedNodeVolumesServer) mustEmbedUnimplementedNodeVolumesServer() {}
 func (UnimplementedNodeVolumesServer) testEmbeddedByValue()                     {}
@@ -540,6 +722,67 @@ func _NodeVolumes_Import_Handler(srv interface{}, stream grpc.ServerStream) erro
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type NodeVolumes_ImportServer = grpc.ClientStreamingServer[RestoreVolumeRequest, MakeVolumeResponse]
 
+func _NodeVolumes_SendMoved_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(NodeVolumesServer).SendMoved(&grpc.GenericServerStream[SendMovedRequest, VolumeChunk]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type NodeVolumes_SendMovedServer = grpc.BidiStreamingServer[SendMovedRequest, VolumeChunk]
+
+func _NodeVolumes_ListReceived_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(StagedVolume)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(NodeVolumesServer).ListReceived(m, &grpc.GenericServerStream[StagedVolume, VolumeChunk]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type NodeVolumes_ListReceivedServer = grpc.ServerStreamingServer[VolumeChunk]
+
+func _NodeVolumes_ReceiveMoved_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(NodeVolumesServer).ReceiveMoved(&grpc.GenericServerStream[ReceiveMovedRequest, ReceiveMovedResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type NodeVolumes_ReceiveMovedServer = grpc.ClientStreamingServer[ReceiveMovedRequest, ReceiveMovedResponse]
+
+func _NodeVolumes_PlaceMoved_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(StagedVolume)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeVolumesServer).PlaceMoved(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeVolumes_PlaceMoved_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeVolumesServer).PlaceMoved(ctx, req.(*StagedVolume))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _NodeVolumes_DiscardMoved_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(StagedVolume)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeVolumesServer).DiscardMoved(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeVolumes_DiscardMoved_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeVolumesServer).DiscardMoved(ctx, req.(*StagedVolume))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // NodeVolumes_ServiceDesc is the grpc.ServiceDesc for NodeVolumes service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -555,6 +798,14 @@ var NodeVolumes_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "Drop",
 			Handler:    _NodeVolumes_Drop_Handler,
 		},
+		{
+			MethodName: "PlaceMoved",
+			Handler:    _NodeVolumes_PlaceMoved_Handler,
+		},
+		{
+			MethodName: "DiscardMoved",
+			Handler:    _NodeVolumes_DiscardMoved_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
@@ -565,6 +816,22 @@ var NodeVolumes_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Import",
 			Handler:       _NodeVolumes_Import_Handler,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "SendMoved",
+			Handler:       _NodeVolumes_SendMoved_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "ListReceived",
+			Handler:       _NodeVolumes_ListReceived_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "ReceiveMoved",
+			Handler:       _NodeVolumes_ReceiveMoved_Handler,
 			ClientStreams: true,
 		},
 	},
