@@ -56,6 +56,7 @@ func groups() []group {
 		{name: "mesh", run: overlay.Mesh, part: true},
 		{name: "attach", run: overlay.Attach, part: true},
 		{name: "overlay", run: dockerOverlay, peer: true},
+		{name: "differential", run: record, peer: true, part: true},
 	}
 }
 
