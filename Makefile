@@ -67,6 +67,7 @@ test: deps build cross image ## everything: unit, synctest, property and contrac
 	go vet ./...
 	CGO_ENABLED=1 go test -race -shuffle=on -tags embedrunc -timeout 10m $$(go list ./... | grep -v /scenarios)
 	go test -count=1 -timeout 30m -parallel $(PARALLEL) ./scenarios
+	go test -count=1 -timeout 10m -parallel 8 ./scenarios/differential
 
 # Scenarios share the machine's cores with five daemons each.
 PARALLEL ?= 2
@@ -99,7 +100,7 @@ ROUNDS ?= 5
 bench: deps-bench build image ## figures against peers and limits, in the same run; ONLY=cold,containers,latency,placement,logs,image,idle,net,net-scale; only by name: churn,services,rolling,node-loss
 	go run ./bench -only='$(ONLY)' -rounds=$(ROUNDS)
 
-bench-peer: deps-bench build image ## against another system's cluster, for minutes; ONLY=overlay,rolling
+bench-peer: deps-bench build image ## against another system's cluster, for minutes; ONLY=overlay,rolling; only by name: differential
 	go run ./bench -peer -only='$(ONLY)' -rounds=$(ROUNDS)
 
 deps-vm: deps ## what makes and runs virtual machines

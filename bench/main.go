@@ -60,6 +60,7 @@ func groups() []group {
 		{name: "node-loss", run: nodeLoss, part: true},
 		{name: "overlay", run: dockerOverlay, peer: true},
 		{name: "rolling", run: rollingDocker, peer: true},
+		{name: "differential", run: record, peer: true, part: true},
 	}
 }
 

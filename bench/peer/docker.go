@@ -70,7 +70,7 @@ func (d *Docker) raise(ctx context.Context, e testbed.Env, nodes, managers int) 
 	address := subnet.Addr().Next()
 	for i := range nodes {
 		address = address.Next()
-		h := &Host{name: fmt.Sprintf("d%d", i+1), address: address}
+		h := &Host{name: fmt.Sprintf("node%d", i+1), address: address}
 		d.Hosts = append(d.Hosts, h)
 		if err := d.start(h); err != nil {
 			return err
@@ -98,6 +98,11 @@ func (d *Docker) start(h *Host) error {
 	if err := d.lab.AddHost(h.name, h.address); err != nil {
 		return err
 	}
+	return d.run(h)
+}
+
+// run starts the dockerd of a host that has none.
+func (d *Docker) run(h *Host) error {
 	own := filepath.Join(d.dir, h.name)
 	if err := os.MkdirAll(own, 0o755); err != nil {
 		return err
@@ -108,10 +113,13 @@ func (d *Docker) start(h *Host) error {
 	}}}
 	h.daemon = exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", `mount -t tmpfs none /run && exec "$0" "$@"`,
 		"dockerd", "--data-root", filepath.Join(own, "data"), "--exec-root", filepath.Join(own, "exec"),
-		"--pidfile", filepath.Join(own, "pid"), "--cgroup-parent", d.cgroup, "-H", "unix://"+h.socket)
+		"--pidfile", filepath.Join(own, "pid"), "--cgroup-parent", d.cgroupOf(h), "-H", "unix://"+h.socket)
 	h.daemon.Stdout, h.daemon.Stderr = &h.log, &h.log
 	return d.lab.Start(h.name, h.daemon)
 }
+
+// cgroupOf returns the cgroup of a host's containers.
+func (d *Docker) cgroupOf(h *Host) string { return d.cgroup + "/" + h.name }
 
 func (d *Docker) join(ctx context.Context, managers int) error {
 	first := d.Hosts[0]
@@ -153,8 +161,7 @@ func (d *Docker) Processes(h *Host) (out []testbed.Process, err error) {
 	return out, nil
 }
 
-// docker runs Docker's command line. Only the setup uses it. Calls that are timed go through the
-// API.
+// docker runs Docker's command line. Calls that are timed go through the API.
 func (h *Host) docker(ctx context.Context, args ...string) (string, error) {
 	out, err := exec.CommandContext(ctx, "docker", append([]string{"-H", "unix://" + h.socket}, args...)...).CombinedOutput()
 	if err != nil {

@@ -204,6 +204,9 @@ func replicasWord(s *swarmv1.ServiceInfo) string {
 	if job := asked.GetMode().GetReplicatedJob(); job != nil {
 		return fmt.Sprintf("%s (%d/%d completed)", word, st.GetCompletedTasks(), job.TotalCompletions)
 	}
+	if asked.GetMode().GetGlobalJob() != nil {
+		return fmt.Sprintf("%s (%d/%d completed)", word, st.GetCompletedTasks(), st.GetDesiredTasks()+st.GetCompletedTasks())
+	}
 	if limit := asked.GetTaskTemplate().GetPlacement().GetMaxReplicas(); limit > 0 {
 		return fmt.Sprintf("%s (max %d per node)", word, limit)
 	}

@@ -12,6 +12,7 @@ import (
 	"swarm/cli/term"
 	"swarm/cli/usage"
 	"swarm/internal/ident"
+	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -37,10 +38,10 @@ func (o *flags) apply(s *swarmv1.ServiceSpec) error {
 	if err := o.applyRestart(s.TaskTemplate); err != nil {
 		return err
 	}
-	if err := o.applyPolicy("update", o.update, &s.UpdateConfig); err != nil {
+	if err := o.applyPolicy("update", o.update, s, &s.UpdateConfig); err != nil {
 		return err
 	}
-	if err := o.applyPolicy("rollback", o.rollback, &s.RollbackConfig); err != nil {
+	if err := o.applyPolicy("rollback", o.rollback, s, &s.RollbackConfig); err != nil {
 		return err
 	}
 	if o.given("endpoint-mode") {
@@ -253,10 +254,13 @@ func enumName(word string) string { return strings.ToUpper(strings.ReplaceAll(wo
 
 // applyPolicy sets the flags of an update or a rollback in its policy. If there is no policy yet,
 // the new one has a parallelism of 1, because 0 would update all tasks at once.
-func (o *flags) applyPolicy(kind string, p policyFlags, dst **swarmv1.UpdateConfig) error {
+func (o *flags) applyPolicy(kind string, p policyFlags, s *swarmv1.ServiceSpec, dst **swarmv1.UpdateConfig) error {
 	named := func(name string) string { return kind + "-" + name }
 	if !o.given(named("parallelism"), named("delay"), named("monitor"), named("failure-action"), named("max-failure-ratio"), named("order")) {
 		return nil
+	}
+	if spec.IsJob(s.GetMode()) {
+		return usage.Invalidf("the flags --%s-* have no effect on a job, whose next run has the new spec: leave them out", kind)
 	}
 	if *dst == nil {
 		*dst = &swarmv1.UpdateConfig{Parallelism: 1}

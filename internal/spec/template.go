@@ -14,10 +14,9 @@ import (
 // bound to them. Labels, replicas and policies may differ.
 func SameTasks(a, b *swarmv1.ServiceSpec) bool {
 	ta, tb := a.GetTaskTemplate(), b.GetTaskTemplate()
-	if !ta.EqualVT(tb) && !withoutLimits(ta).EqualVT(withoutLimits(tb)) {
-		// A change of the placement or of the restart policy alone is a difference too, as in
-		// Docker, although it affects only where and whether the next task starts. The revision of
-		// a task must say by which rules the task was placed.
+	if !ta.EqualVT(tb) && !withoutLimits(a).EqualVT(withoutLimits(b)) {
+		// A change of the restart policy alone is a difference too, as in Docker, although it
+		// affects only whether the next task starts.
 		return false
 	}
 	// The lease of a single-writer task is set when its container is created.

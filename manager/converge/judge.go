@@ -250,11 +250,12 @@ func (l *look) judgeJob() *swarmv1.ServiceVerdict {
 	p, iteration := l.progress, status.GetJobIteration()
 	l.slots = slices.DeleteFunc(l.slots, func(s slot) bool { return s.tasks[0].GetTask().GetJobIteration() < iteration })
 	l.rememberFailures()
-	p.Job, p.Desired = true, l.Service.GetStatus().GetDesiredTasks()
+	p.Job = true
 	if job := l.spec().GetMode().GetReplicatedJob(); job != nil {
 		p.Desired = job.GetTotalCompletions()
 	} else {
-		p.Desired = max(p.GetDesired(), uint64(len(l.slots)))
+		st := l.Service.GetStatus()
+		p.Desired = max(st.GetDesiredTasks()+st.GetCompletedTasks(), uint64(len(l.slots)))
 		if l.awaitFirstTask() {
 			return nil
 		}

@@ -20,7 +20,7 @@ func (r *run) applyActions() {
 			r.promote(sp)
 		case finished:
 			if sp.head != nil {
-				r.stopTask(sp.head)
+				r.endTask(sp.head)
 			}
 		case drop:
 			r.removeSlot(sp.slot)
@@ -142,6 +142,17 @@ func (r *run) successorRevision(t *cluster.Task) *cluster.Revision {
 		return t.Revision
 	}
 	return r.current
+}
+
+// endTask keeps the row of a task that has ended, and that no other task follows, as history. The
+// desired state of a task that has done its part of a job is COMPLETE, as in Docker.
+func (r *run) endTask(t *cluster.Task) {
+	if row := t.Row; r.service.Job() && t.State() == swarmv1.TaskState_COMPLETE && row.GetDesiredState() < swarmv1.TaskState_COMPLETE {
+		r.out.edit(t).DesiredState = swarmv1.TaskState_COMPLETE
+		r.draft.Stop(t)
+		return
+	}
+	r.stopTask(t)
 }
 
 // stopTask asks a task to stop and keeps its row as history. It deletes a task that was never sent

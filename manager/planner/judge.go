@@ -188,7 +188,7 @@ func (p subject) judgeStopped(sp slotPlan) slotPlan {
 	switch {
 	case t.Desired() == swarmv1.TaskState_REMOVE:
 		sp.action = drop
-	case t.Desired() == swarmv1.TaskState_SHUTDOWN && endedByItself:
+	case t.Desired() <= swarmv1.TaskState_SHUTDOWN && endedByItself:
 		if act, _ := p.judgeEnd(t); act == finished {
 			sp.action = finished
 		}

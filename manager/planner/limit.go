@@ -2,13 +2,14 @@ package planner
 
 import (
 	"swarm/manager/planner/cluster"
+	"swarm/manager/planner/placement"
 )
 
 // applyLimits is the third pass. It moves tasks that differ from the current revision only in
-// limits and reservations to that revision. Their workers then change the running containers. Two
-// kinds of tasks keep their revision, and the update replaces them: a task whose node cannot hold
-// the additional reservation, and a task that was not sent to a node yet, so that nothing has to
-// stop.
+// limits, reservations and constraints to that revision. Their workers then change the running
+// containers. Three kinds of tasks keep their revision, and the update replaces them: a task whose
+// node cannot hold the additional reservation, a task whose node does not satisfy the constraints,
+// and a task that was not sent to a node yet, so that nothing has to stop.
 //
 // It reads the slots that are kept, reserves in the draft what their tasks need in addition, and
 // sets limitsChanged.
@@ -25,12 +26,12 @@ func (p subject) applyLimits(slotPlans []slotPlan, draft *cluster.Draft) {
 			}
 			continue
 		}
-		sp.limitsChanged = draft.Resize(t, p.current)
+		sp.limitsChanged = placement.Matches(p.current, t.Node) && draft.Resize(t, p.current)
 	}
 }
 
-// limitsDiffer says whether the task differs from the current revision only in limits and
-// reservations.
+// limitsDiffer says whether the task differs from the current revision only in the fields of
+// spec.Limits.
 func (p subject) limitsDiffer(t *cluster.Task) bool {
 	return t.Revision.Row != nil && t.Revision.Template() == p.current.Template() && t.Revision.Limits != p.current.Limits && !t.Ended()
 }

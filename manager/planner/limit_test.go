@@ -147,3 +147,35 @@ func TestPlan_LimitsOfAJobRunNothingAgain(t *testing.T) {
 		t.Errorf("running after completion and another limit: got %d, want none\n%s", got, m)
 	}
 }
+
+func TestPlan_OnlyTasksThatDoNotFitLeaveTheirNode(t *testing.T) {
+	m := clusterOf(t, "a", "b", "c")
+	m.addService("web", replicas(3))
+	m.settle()
+	first := m.alive("web")
+	m.edit("web", constraint("node.hostname!=c"))
+	m.pass(time.Minute)
+	stayed := 0
+	for id, revision := range m.alive("web") {
+		if revision != 2 {
+			t.Errorf("task %s: got revision %d, want 2\n%s", id, revision, m)
+		}
+		if first[id] != 0 {
+			stayed++
+		}
+	}
+	if st := m.service("web").UpdateStatus; stayed != 2 || st.GetState() != swarmv1.UpdateStatus_COMPLETED {
+		t.Errorf("got %d tasks that stayed and update status %v, want 2 and COMPLETED\n%s", stayed, st, m)
+	}
+	second := m.alive("web")
+	m.edit("web", func(s *swarmv1.ServiceSpec) { s.TaskTemplate.Placement = nil })
+	m.settle()
+	for id := range m.alive("web") {
+		if second[id] == 0 {
+			t.Errorf("task %s is new, although its predecessor fits the wider constraints\n%s", id, m)
+		}
+	}
+	if st := m.service("web").UpdateStatus; st != nil {
+		t.Errorf("update status after a change that moves no task: got %v, want none", st)
+	}
+}

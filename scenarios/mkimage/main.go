@@ -27,17 +27,18 @@ func main() {
 	tag := flag.String("t", "", "name of the image")
 	padding := flag.Int64("padding", 0, "bytes of incompressible ballast, in a layer of its own")
 	fifo := flag.String("fifo", "", "named pipe to put into the image")
+	program := flag.String("name", "app", "name of the binary in the image's root folder")
 	health := flag.String("health", "", "command of the image's HEALTHCHECK, words separated by blanks")
 	flag.Parse()
 	if *out == "" || *tag == "" || flag.NArg() != 1 {
 		log.Fatal("usage: mkimage -o ARCHIVE -t NAME:TAG BINARY")
 	}
-	if err := build(*out, *tag, flag.Arg(0), *fifo, strings.Fields(*health), *padding); err != nil {
+	if err := build(*out, *tag, flag.Arg(0), *program, *fifo, strings.Fields(*health), *padding); err != nil {
 		log.Fatal("mkimage: ", err)
 	}
 }
 
-func build(out, tag, binary, fifo string, health []string, padding int64) error {
+func build(out, tag, binary, program, fifo string, health []string, padding int64) error {
 	ref, err := name.NewTag(tag)
 	if err != nil {
 		return err
@@ -46,7 +47,7 @@ func build(out, tag, binary, fifo string, health []string, padding int64) error 
 	if err != nil {
 		return err
 	}
-	files := []file{{name: "app", mode: 0o755, content: content}}
+	files := []file{{name: program, mode: 0o755, content: content}}
 	if fifo != "" {
 		files = append(files, file{name: strings.TrimPrefix(fifo, "/"), mode: 0o644, kind: tar.TypeFifo})
 	}
@@ -65,7 +66,7 @@ func build(out, tag, binary, fifo string, health []string, padding int64) error 
 	}
 	config = config.DeepCopy()
 	config.OS, config.Architecture = "linux", runtime.GOARCH
-	config.Config.Entrypoint = []string{"/app"}
+	config.Config.Entrypoint = []string{"/" + program}
 	config.Config.Env = []string{"PATH=/bin:/usr/bin:/"}
 	if len(health) > 0 {
 		config.Config.Healthcheck = &v1.HealthConfig{Test: append([]string{"CMD"}, health...), Interval: time.Second, Retries: 2}

@@ -48,8 +48,9 @@ func serviceInfo(v *table.View, svc *swarmv1.Service) *swarmv1.ServiceInfo {
 	return &swarmv1.ServiceInfo{Service: svc, Revision: object.ShownRevision(rev), Endpoint: end, Status: serviceStatus(v, svc, rev.GetSpec())}
 }
 
-// serviceStatus counts the tasks of a service as Docker does. For a global service, the number of
-// desired tasks is the number of tasks that exist and shall run.
+// serviceStatus counts the tasks of a service as Docker does. The number of desired tasks is that
+// of the tasks that exist and shall run for a global service and a global job, and the number that
+// may run at a time for a replicated job.
 func serviceStatus(v *table.View, svc *swarmv1.Service, sp *swarmv1.ServiceSpec) *swarmv1.ServiceStatus {
 	st := &swarmv1.ServiceStatus{}
 	var wanted uint64
@@ -70,9 +71,7 @@ func serviceStatus(v *table.View, svc *swarmv1.Service, sp *swarmv1.ServiceSpec)
 	case *swarmv1.ServiceMode_Replicated:
 		st.DesiredTasks = mode.Replicated.GetReplicas()
 	case *swarmv1.ServiceMode_ReplicatedJob:
-		st.DesiredTasks = mode.ReplicatedJob.GetTotalCompletions()
-	case *swarmv1.ServiceMode_GlobalJob:
-		st.DesiredTasks = wanted + st.CompletedTasks
+		st.DesiredTasks = min(mode.ReplicatedJob.GetMaxConcurrent(), mode.ReplicatedJob.GetTotalCompletions())
 	default:
 		st.DesiredTasks = wanted
 	}

@@ -291,8 +291,8 @@ func newRevision(row *swarmv1.Revision) *Revision {
 }
 
 // Template returns the number of the revision's task template. Two revisions have equal numbers if
-// their task templates are equal or differ only in limits and reservations (spec.Limits). A task of
-// one of them can move to the other and need not be replaced.
+// their task templates are equal or differ only in the fields of spec.Limits. A task of one of them
+// can move to the other and need not be replaced, if its node suits the other.
 func (r *Revision) Template() uint64 { return r.Row.GetTemplate() }
 
 func (r *Revision) image() string { return r.Spec().GetTaskTemplate().GetContainerSpec().GetImage() }
