@@ -9,5 +9,5 @@ import (
 
 // New returns the group of commands `swarm system`.
 func New(deps *command.Deps) *cobra.Command {
-	return command.Group(&cobra.Command{Use: "system", Short: "Manage what lies on the nodes' disks"}, newDf(deps), prune.NewSystem(deps))
+	return command.Group(&cobra.Command{Use: "system", Short: "Manage what lies on the nodes' disks"}, newDf(deps), NewInfo(deps), prune.NewSystem(deps))
 }
