@@ -53,6 +53,9 @@ func (o *flags) apply(s *swarmv1.ServiceSpec) error {
 		s.Priority = int32(o.priority)
 	}
 	set(o, "single-writer", &s.SingleWriter, o.singleWriter)
+	if err := o.checkJobFlags(s); err != nil {
+		return err
+	}
 	o.applyJob(s)
 	return o.applyScale(s)
 }
@@ -366,9 +369,6 @@ func (o createOptions) spec(getenv func(string) string) (*swarmv1.ServiceSpec, e
 	s.TaskTemplate.ContainerSpec.Env = env
 	if err := o.lists.addTo(s); err != nil {
 		return nil, err
-	}
-	if strings.HasSuffix(o.mode.Value, "-job") && o.flags.restartCondition.Value == "any" {
-		return nil, usage.Invalidf("a job cannot restart on \"any\" condition, it would never end: use --restart-condition on-failure or none")
 	}
 	return s, flag.CheckPorts(s.GetEndpointSpec().GetPorts())
 }
