@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"syscall"
 
 	"swarm/bench/figure"
 	"swarm/bench/peer"
@@ -33,7 +34,7 @@ func containers(ctx context.Context, e testbed.Env) error {
 			return err
 		}
 		create, remove = append(create, made), append(remove, gone)
-		if made, gone, err = bare.CreateAndRemove(n, atOnce); err != nil {
+		if made, gone, err = bare.CreateAndRemove(n, atOnce, syscall.SIGTERM); err != nil {
 			return fmt.Errorf("bare containers: %w", err)
 		}
 		bareCreate, bareRemove = append(bareCreate, made), append(bareRemove, gone)

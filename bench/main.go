@@ -41,6 +41,7 @@ type group struct {
 func groups() []group {
 	return []group{
 		{name: "placement", run: placement},
+		{name: "services", run: services, part: true},
 		{name: "latency", run: latency},
 		{name: "cold", run: cold},
 		{name: "containers", run: containers},

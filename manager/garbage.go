@@ -117,9 +117,7 @@ func orphans(v *table.View) []*swarmv1.Change {
 		}
 	}
 	for version := range v.DataVersions.All() {
-		_, secret := v.Secrets.Get(version.GetObjectId())
-		_, config := v.Configs.Get(version.GetObjectId())
-		if !secret && !config {
+		if !isData(v, version.GetObjectId()) {
 			out = append(out, table.Delete(version))
 		}
 	}
@@ -153,15 +151,20 @@ func owned(v *table.View, c *swarmv1.Claim) bool {
 		_, network := v.Networks.Get(c.GetOwner())
 		return network
 	case "data":
-		_, secret := v.Secrets.Get(c.GetOwner())
-		_, config := v.Configs.Get(c.GetOwner())
-		return secret || config
+		return isData(v, c.GetOwner())
 	case "next":
 		id, _, cursor := strings.Cut(rest, "/")
 		_, network := v.Networks.Get(id)
 		return network || !cursor
 	}
 	return true
+}
+
+// isData reports whether an id is that of a secret or config.
+func isData(v *table.View, id string) bool {
+	_, secret := v.Secrets.Get(id)
+	_, config := v.Configs.Get(id)
+	return secret || config
 }
 
 // oldRevisions returns deletions of all revisions of a service but the newest, the

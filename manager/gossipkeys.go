@@ -31,15 +31,10 @@ func (m *Manager) rotateGossipKeys(ctx context.Context) error {
 			}
 			m.log.Info("gossip keys changed", "keys", len(next), "encrypts", gossipkeys.Order(next)[0].GetLamportTime())
 		}
-		batch, late, err := nextWithin(ctx, w, wait)
-		switch {
-		case err != nil:
+		if _, err := w.NextBefore(ctx, time.Now().Add(wait)); err != nil {
 			return err
-		case late:
-			view = m.store.View()
-		default:
-			view = batch.View
 		}
+		view = m.store.View()
 	}
 }
 

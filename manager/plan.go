@@ -57,12 +57,7 @@ func (m *Manager) plan(ctx context.Context) error {
 // wait waits for the next changes in the store, and adds them to the planner's state. It returns
 // without changes at the time next, unless next is zero.
 func (l *planLoop) wait(ctx context.Context, next time.Time) error {
-	if next.IsZero() {
-		batch, err := l.watcher.Next(ctx)
-		l.state.Apply(batch.Changes)
-		return err
-	}
-	batch, _, err := nextWithin(ctx, l.watcher, time.Until(next))
+	batch, err := l.watcher.NextBefore(ctx, next)
 	l.state.Apply(batch.Changes)
 	return err
 }
@@ -101,16 +96,4 @@ func (l *planLoop) commit(ctx context.Context, groups []planner.Group) error {
 	l.m.log.Warn("the store rejected a plan", "index", index, "err", rejection)
 	doublings := min(l.rejected-immediateReplans-1, 10)
 	return l.wait(ctx, time.Now().Add(min(replanPause<<doublings, replanPauseMax)))
-}
-
-// nextWithin returns the next batch of changes of w. If there is none within d, late is true and
-// the batch is empty.
-func nextWithin(ctx context.Context, w *watch.Watcher, d time.Duration) (batch watch.Batch, late bool, err error) {
-	bounded, cancel := context.WithTimeout(ctx, d)
-	defer cancel()
-	batch, err = w.Next(bounded)
-	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
-		return watch.Batch{}, true, nil
-	}
-	return batch, false, err
 }

@@ -30,7 +30,7 @@ func (m *Manager) reconcileVoters(ctx context.Context) error {
 			wait = votersPause
 			_, err = w.Next(ctx)
 		} else {
-			_, _, err = nextWithin(ctx, w, wait)
+			_, err = w.NextBefore(ctx, time.Now().Add(wait))
 			wait = min(2*wait, votersPauseMax)
 		}
 		if err != nil {

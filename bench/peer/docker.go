@@ -192,25 +192,21 @@ func (h *Host) Call(ctx context.Context, method, path string, in, out any) error
 	return json.Unmarshal(text, out)
 }
 
-// CreateAndRemove makes and removes a service of n replicas on a network. It returns the time from
-// the first call until all tasks run, and from the second call until no task is left.
-func (d *Docker) CreateAndRemove(ctx context.Context, name, network string, n int) (create, remove time.Duration, err error) {
-	spec := map[string]any{
-		"Name": name,
-		"TaskTemplate": map[string]any{
-			"ContainerSpec": map[string]any{"Image": "swarm/hello:1"},
-			"Networks":      []map[string]any{{"Target": network}},
-		},
-		"Mode": map[string]any{"Replicated": map[string]any{"Replicas": n}},
+// service returns a spec of n replicas of the test image.
+func service(name string, n int) map[string]any {
+	return map[string]any{
+		"Name":         name,
+		"TaskTemplate": map[string]any{"ContainerSpec": map[string]any{"Image": "swarm/hello:1"}},
+		"Mode":         map[string]any{"Replicated": map[string]any{"Replicas": n}},
 		// The kernel module for virtual addresses may be missing. Without them Docker has less to
 		// do.
 		"EndpointSpec": map[string]any{"Mode": "dnsrr"},
 	}
-	began := time.Now()
-	if err := d.Hosts[0].Call(ctx, http.MethodPost, "/services/create", spec, nil); err != nil {
-		return 0, 0, err
-	}
-	if err := d.until(ctx, name, func(states []string) bool {
+}
+
+// allRunning returns a condition for until: exactly n tasks run.
+func allRunning(n int) func(states []string) bool {
+	return func(states []string) bool {
 		running := 0
 		for _, s := range states {
 			if s == "running" {
@@ -218,7 +214,22 @@ func (d *Docker) CreateAndRemove(ctx context.Context, name, network string, n in
 			}
 		}
 		return running == n
-	}); err != nil {
+	}
+}
+
+// none is a condition for until: no task is left.
+func none(states []string) bool { return len(states) == 0 }
+
+// CreateAndRemove makes and removes a service of n replicas on a network. It returns the time from
+// the first call until all tasks run, and from the second call until no task is left.
+func (d *Docker) CreateAndRemove(ctx context.Context, name, network string, n int) (create, remove time.Duration, err error) {
+	spec := service(name, n)
+	spec["TaskTemplate"].(map[string]any)["Networks"] = []map[string]any{{"Target": network}}
+	began := time.Now()
+	if err := d.Hosts[0].Call(ctx, http.MethodPost, "/services/create", spec, nil); err != nil {
+		return 0, 0, err
+	}
+	if err := d.until(ctx, name, allRunning(n)); err != nil {
 		return 0, 0, fmt.Errorf("wait for %d running: %w", n, err)
 	}
 	create = time.Since(began)
@@ -226,8 +237,32 @@ func (d *Docker) CreateAndRemove(ctx context.Context, name, network string, n in
 	if err := d.Hosts[0].Call(ctx, http.MethodDelete, "/services/"+name, nil, nil); err != nil {
 		return 0, 0, err
 	}
-	err = d.until(ctx, name, func(states []string) bool { return len(states) == 0 })
+	err = d.until(ctx, name, none)
 	return create, time.Since(began), err
+}
+
+// CreateServices makes n services of one replica, one call after another. It returns the time until
+// all are accepted and the time until all run.
+func (d *Docker) CreateServices(ctx context.Context, n int, name func(i int) string) (accepted, running time.Duration, err error) {
+	began := time.Now()
+	for i := range n {
+		if err := d.Hosts[0].Call(ctx, http.MethodPost, "/services/create", service(name(i), 1), nil); err != nil {
+			return 0, 0, err
+		}
+	}
+	accepted = time.Since(began)
+	err = d.until(ctx, "of each name", allRunning(n))
+	return accepted, time.Since(began), err
+}
+
+// RemoveServices removes the services that CreateServices made, and waits until no task is left.
+func (d *Docker) RemoveServices(ctx context.Context, n int, name func(i int) string) error {
+	for i := range n {
+		if err := d.Hosts[0].Call(ctx, http.MethodDelete, "/services/"+name(i), nil, nil); err != nil {
+			return err
+		}
+	}
+	return d.until(ctx, "of each name", none)
 }
 
 // pollPeriod is the interval at which dockerd is queried for its tasks. dockerd has no task events,

@@ -55,8 +55,9 @@ func (b *Runtime) Gone(ctx context.Context) error {
 }
 
 // CreateAndRemove makes and removes n containers, some at once, and returns the time that each
-// takes.
-func (b *Runtime) CreateAndRemove(n, atOnce int) (create, remove time.Duration, err error) {
+// takes. stop is the signal that ends a container. The first process of a container ignores SIGTERM
+// until it has set a handler.
+func (b *Runtime) CreateAndRemove(n, atOnce int, stop syscall.Signal) (create, remove time.Duration, err error) {
 	tasks := make([]containerd.Task, n)
 	all := make([]containerd.Container, n)
 	began := time.Now()
@@ -83,7 +84,7 @@ func (b *Runtime) CreateAndRemove(n, atOnce int) (create, remove time.Duration, 
 		if err != nil {
 			return err
 		}
-		if err := tasks[i].Kill(b.ctx, syscall.SIGTERM); err != nil {
+		if err := tasks[i].Kill(b.ctx, stop); err != nil {
 			return err
 		}
 		<-exited

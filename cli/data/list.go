@@ -58,7 +58,7 @@ func (n noun) runLs(ctx context.Context, o command.ListOptions) error {
 			row := term.Row{
 				"ID": info.GetId(), "Name": info.GetSpec().GetName(), "CreatedAt": term.Ago(n.deps.Now(), info.GetMeta().GetCreatedAt()),
 				"UpdatedAt": term.Ago(n.deps.Now(), info.GetMeta().GetUpdatedAt()), "Version": strconv.FormatUint(info.GetStatus().GetNumber(), 10),
-				"Labels": joinPairs(info.GetSpec().GetLabels()), "Services": strings.Join(serviceNames(info), ","),
+				"Labels": term.JoinPairs(info.GetSpec().GetLabels()), "Services": strings.Join(serviceNames(info), ","),
 			}
 			if n.Word == "secret" {
 				row["Driver"] = ""
@@ -67,14 +67,6 @@ func (n noun) runLs(ctx context.Context, o command.ListOptions) error {
 		}
 		return n.deps.PrintTable(n.listing(), o.Format, rows)
 	})
-}
-
-func joinPairs(m map[string]string) string {
-	var out []string
-	for _, k := range slices.Sorted(maps.Keys(m)) {
-		out = append(out, k+"="+m[k])
-	}
-	return strings.Join(out, ",")
 }
 
 // serviceNames returns the names of the services that use an object, each once.

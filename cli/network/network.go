@@ -3,7 +3,6 @@ package network
 import (
 	"context"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -255,17 +254,9 @@ func row(info *swarmv1.NetworkInfo, noTrunc bool) term.Row {
 	return term.Row{
 		"ID": id, "Name": n.GetSpec().GetName(), "Driver": n.GetSpec().GetDriverConfig().GetName(), "Scope": scope(n),
 		"IPv6": strconv.FormatBool(n.GetSpec().GetIpv6Enabled()), "Internal": strconv.FormatBool(n.GetSpec().GetInternal()),
-		"Labels": joinPairs(n.GetSpec().GetLabels()), "CreatedAt": term.Stamp(n.GetMeta().GetCreatedAt()),
+		"Labels": term.JoinPairs(n.GetSpec().GetLabels()), "CreatedAt": term.Stamp(n.GetMeta().GetCreatedAt()),
 		"Subnets": strings.Join(subnets, ", "), "Used": strings.Join(used, ", "), "VNI": vni,
 	}
-}
-
-func joinPairs(m map[string]string) string {
-	var out []string
-	for _, k := range slices.Sorted(maps.Keys(m)) {
-		out = append(out, k+"="+m[k])
-	}
-	return strings.Join(out, ",")
 }
 
 func useText(u *swarmv1.AddressUse) string {

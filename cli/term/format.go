@@ -79,7 +79,7 @@ func (l Table) Print(w io.Writer, f Format, rows []Row) error {
 		}
 		return nil
 	case f.Template == "" || f.Template == "table":
-		return l.printTable(w, l.defaultTemplate(), rows)
+		return l.printColumns(w, rows)
 	case isTable:
 		return l.printTable(w, strings.TrimSpace(tmpl), rows)
 	}
@@ -110,20 +110,33 @@ func (l Table) header() Row {
 	return out
 }
 
-func (l Table) defaultTemplate() string {
-	cells := make([]string, 0, len(l.Columns))
-	for _, c := range l.Columns {
-		cells = append(cells, "{{."+c.Field+"}}")
+// printColumns writes the columns of the table. It uses no template, which would take more time
+// than the daemon needs to answer.
+func (l Table) printColumns(w io.Writer, rows []Row) error {
+	var b bytes.Buffer
+	tw := newTabWriter(&b)
+	for _, r := range append([]Row{l.header()}, rows...) {
+		for i, c := range l.Columns {
+			if i > 0 {
+				_, _ = io.WriteString(tw, "\t")
+			}
+			_, _ = io.WriteString(tw, printable.Line(fmt.Sprint(r[c.Field])))
+		}
+		_, _ = io.WriteString(tw, "\n")
 	}
-	return strings.Join(cells, "\t")
+	_ = tw.Flush()
+	_, err := w.Write(b.Bytes())
+	return err
 }
+
+func newTabWriter(w io.Writer) *tabwriter.Writer { return tabwriter.NewWriter(w, 10, 1, 3, ' ', 0) }
 
 func (l Table) printTable(w io.Writer, tmpl string, rows []Row) error {
 	t, err := parseTemplate(tmpl)
 	if err != nil {
 		return err
 	}
-	tw := tabwriter.NewWriter(w, 10, 1, 3, ' ', 0)
+	tw := newTabWriter(w)
 	for _, r := range append([]Row{l.header()}, rows...) {
 		if err := execTemplate(tw, t, r.oneLine()); err != nil {
 			return err

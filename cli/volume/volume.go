@@ -3,7 +3,6 @@ package volume
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -194,7 +193,7 @@ func row(v *swarmv1.VolumeInfo) term.Row {
 	}
 	return term.Row{
 		"Driver": driver(v), "Name": v.GetVolume().GetName(), "Node": nodeText(v), "Size": size, "Tasks": tasksText(v),
-		"Scope": scope(v), "Mountpoint": v.GetVolume().GetMountpoint(), "Labels": joinPairs(v.GetVolume().GetLabels()),
+		"Scope": scope(v), "Mountpoint": v.GetVolume().GetMountpoint(), "Labels": term.JoinPairs(v.GetVolume().GetLabels()),
 		"Links": strconv.Itoa(len(v.GetTasks())), "CreatedAt": term.Stamp(created(v)), "Status": status(v),
 	}
 }
@@ -219,14 +218,6 @@ func tasksText(v *swarmv1.VolumeInfo) string {
 		text += fmt.Sprintf(" and %d more", more)
 	}
 	return text
-}
-
-func joinPairs(m map[string]string) string {
-	var out []string
-	for _, k := range slices.Sorted(maps.Keys(m)) {
-		out = append(out, k+"="+m[k])
-	}
-	return strings.Join(out, ",")
 }
 
 // names completes the names of volumes.

@@ -13,6 +13,8 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
+
+	"swarm/internal/codec"
 )
 
 const (
@@ -85,7 +87,7 @@ func clientOptions() []grpc.DialOption {
 		grpc.WithDisableServiceConfig(),
 		grpc.WithChainUnaryInterceptor(unaryClientErrors),
 		grpc.WithChainStreamInterceptor(streamClientErrors),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage), grpc.ForceCodecV2(codec.Codec{})),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
 		grpc.WithIdleTimeout(0), // keep idle connections open: the next call starts at once
 		grpc.WithConnectParams(grpc.ConnectParams{

@@ -10,6 +10,8 @@ import (
 	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"swarm/internal/codec"
 )
 
 // DialUnix returns a connection for RPCs to the daemon of this host. The caller closes it. Calls
@@ -29,6 +31,6 @@ func DialUnix(path string) (*grpc.ClientConn, error) {
 	}
 	// The file mode of the socket protects this connection, so it needs no TLS.
 	options := append(clientOptions(), grpc.WithContextDialer(dial), grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)))
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer), grpc.ForceCodecV2(codec.Codec{Trusted: true})))
 	return grpc.NewClient("passthrough:///localhost", options...)
 }

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	"swarm/internal/bounds"
+	"swarm/internal/codec"
 )
 
 const (
@@ -106,6 +107,7 @@ func StrangerOptions() []grpc.ServerOption {
 func commonOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.Creds(serverCreds{}),
+		grpc.ForceServerCodecV2(codec.Codec{}),
 		grpc.ChainUnaryInterceptor(unaryServerErrors),
 		grpc.ChainStreamInterceptor(streamServerErrors),
 		grpc.MaxSendMsgSize(maxMessage),

@@ -91,6 +91,15 @@ func (w *Watcher) NextBefore(ctx context.Context, at time.Time) (Batch, error) {
 	return batch, err
 }
 
+// Earliest returns the earlier of a time for NextBefore, which may be zero, and a time that is not
+// zero.
+func Earliest(a, b time.Time) time.Time {
+	if a.IsZero() || b.Before(a) {
+		return b
+	}
+	return a
+}
+
 // CatchUp waits until this replica has applied index, and returns all changes up to it and any
 // later ones that are already available. The batch may have no changes. CatchUp fails as Next does.
 func (w *Watcher) CatchUp(ctx context.Context, index uint64) (Batch, error) {

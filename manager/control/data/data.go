@@ -45,14 +45,8 @@ func New(deps Deps) *Server {
 	}
 }
 
-// row is a Secret or a Config.
-type row[T any] interface {
-	crud.Row[T]
-	object.Data
-}
-
 // objects serves the objects of one kind.
-type objects[T row[T]] struct {
+type objects[T object.DataRow[T]] struct {
 	store  *raftstore.Store
 	writer *crud.Writer
 	kind   crud.Kind[T]

@@ -14,6 +14,7 @@ import (
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore/table"
+	"swarm/raftstore/watch"
 )
 
 const (
@@ -33,14 +34,14 @@ func (s *Server) RunJobs(ctx context.Context) error {
 	defer w.Close()
 	d := &duty{server: s, due: map[string]time.Time{}}
 	for svc := range view.Services.All() {
-		d.consider(view, svc, time.Time{})
+		d.consider(view, svc)
 	}
 	for {
 		now := time.Now()
 		var next time.Time
 		for _, id := range slices.Sorted(maps.Keys(d.due)) {
 			if d.due[id].After(now) {
-				next = earliest(next, d.due[id])
+				next = watch.Earliest(next, d.due[id])
 				continue
 			}
 			at, err := s.step(ctx, id, now)
@@ -55,7 +56,7 @@ func (s *Server) RunJobs(ctx context.Context) error {
 				continue
 			}
 			d.due[id] = at
-			next = earliest(next, at)
+			next = watch.Earliest(next, at)
 		}
 		batch, err := w.NextBefore(ctx, next)
 		if err != nil {
@@ -69,11 +70,11 @@ func (s *Server) RunJobs(ctx context.Context) error {
 						return err
 					}
 				}
-				d.consider(batch.View, row, time.Time{})
+				d.consider(batch.View, row)
 			case *swarmv1.TaskStatus:
 				t, _ := batch.View.Tasks.Get(row.GetTaskId())
 				if svc, ok := batch.View.Services.Get(t.GetServiceId()); ok {
-					d.consider(batch.View, svc, time.Time{})
+					d.consider(batch.View, svc)
 				}
 			}
 		}
@@ -102,19 +103,12 @@ type duty struct {
 	due    map[string]time.Time // when to look at a job again, by the id of its service
 }
 
-// consider makes a service due at a time if it is a job.
-func (d *duty) consider(v *table.View, svc *swarmv1.Service, at time.Time) {
+// consider makes a service due now if it is a job.
+func (d *duty) consider(v *table.View, svc *swarmv1.Service) {
 	rev, _ := v.Revision(svc.GetId(), svc.GetRevision())
 	if spec.IsJob(rev.GetSpec().GetMode()) {
-		d.due[svc.GetId()] = at
+		d.due[svc.GetId()] = time.Time{}
 	}
-}
-
-func earliest(a, b time.Time) time.Time {
-	if a.IsZero() || b.Before(a) {
-		return b
-	}
-	return a
 }
 
 // step does for one job what is due, in one group. It returns when the job must be looked at again
@@ -132,16 +126,12 @@ func (s *Server) step(ctx context.Context, id string, now time.Time) (next time.
 		return time.Time{}, err
 	}
 	p.deleteOld()
-	changes := p.changes
-	if !p.row.EqualVT(svc) {
-		changes = append(changes, table.Update(p.row))
-	} else if len(changes) > 0 {
-		changes = append(changes, table.Update(svc.CloneVT())) // So that no other writer begins a run at the same moment.
-	}
-	if len(changes) == 0 {
+	if len(p.changes) == 0 && p.row.EqualVT(svc) {
 		return p.next, nil
 	}
-	_, err = s.store.Commit(ctx, "jobs", changes...)
+	// The row of the service is written even if it stays as it is, so that the store refuses these
+	// changes if another writer begins a run at the same moment.
+	_, err = s.store.Commit(ctx, "jobs", append(p.changes, table.Update(p.row))...)
 	if errdefs.IsAborted(err) || errdefs.IsNotFound(err) || errdefs.IsAlreadyExists(err) {
 		return now, nil // Another writer was faster: look again.
 	}
@@ -159,7 +149,7 @@ type pass struct {
 	ended   map[string]bool // ids of the runs that this pass has ended
 }
 
-func (p *pass) wakeAt(t time.Time) { p.next = earliest(p.next, t) }
+func (p *pass) wakeAt(t time.Time) { p.next = watch.Earliest(p.next, t) }
 
 // endRuns ends the runs that have completed or failed.
 func (p *pass) endRuns() {
@@ -180,26 +170,20 @@ func (p *pass) endRuns() {
 			edited.State, edited.Message, edited.EndedAt = state, message, timestamppb.New(p.now)
 			p.ended[r.GetId()] = true
 			if isCurrent {
-				p.end()
+				statusOf(p.row).Ended = true
 			}
 		}
 		if !edited.EqualVT(r) {
 			p.changes = append(p.changes, table.Update(edited))
 		}
 	}
-	if !current && !status.GetEnded() && p.spec.GetJob() != nil && !spec.IsScheduled(p.spec) { // a job that runs when it is created
+	runsAtCreation := p.spec.GetJob() != nil && !spec.IsScheduled(p.spec)
+	if runsAtCreation && !current && !status.GetEnded() {
 		t := tallyOf(p.view, p.row, p.spec, status.GetJobIteration(), true)
 		if state, _ := p.verdict(t, status.GetLastExecution().AsTime()); state == swarmv1.Run_FAILED {
-			p.end()
+			statusOf(p.row).Ended = true
 		}
 	}
-}
-
-// end ends the current iteration.
-func (p *pass) end() {
-	status := p.row.GetJobStatus().CloneVT()
-	status.Ended = true
-	p.row.JobStatus = status
 }
 
 // verdict says what has become of a run, and why.
@@ -283,12 +267,7 @@ func (p *pass) skip(at time.Time, why string) {
 func (p *pass) decide(at time.Time, r *swarmv1.Run) {
 	r.ServiceId, r.Id, r.ScheduledAt = p.row.GetId(), strconv.FormatInt(at.Unix(), 10), timestamppb.New(at)
 	p.changes = append(p.changes, table.Create(r))
-	status := p.row.GetJobStatus().CloneVT()
-	if status == nil {
-		status = &swarmv1.JobStatus{}
-	}
-	status.LastScheduled = timestamppb.New(at)
-	p.row.JobStatus = status
+	statusOf(p.row).LastScheduled = timestamppb.New(at)
 }
 
 // deleteOld deletes the runs that have ended, except the newest. The last scheduled time is in the

@@ -131,12 +131,17 @@ func begin(v *table.View, row *swarmv1.Service, now time.Time) []*swarmv1.Change
 		active.State, active.EndedAt, active.Message = swarmv1.Run_REPLACED, timestamppb.New(now), "a later run began"
 		changes = append(changes, table.Update(active))
 	}
-	status := row.GetJobStatus().CloneVT()
-	if status == nil {
-		status = &swarmv1.JobStatus{}
-	}
+	status := statusOf(row)
 	status.JobIteration++
 	status.LastExecution, status.Ended = timestamppb.New(now), false
-	row.JobStatus = status
 	return changes
+}
+
+// statusOf returns the job status of a row to edit it, and makes one if there is none. The row must
+// be a copy of the stored one.
+func statusOf(row *swarmv1.Service) *swarmv1.JobStatus {
+	if row.JobStatus == nil {
+		row.JobStatus = &swarmv1.JobStatus{}
+	}
+	return row.JobStatus
 }

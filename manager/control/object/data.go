@@ -16,6 +16,12 @@ type Data interface {
 	GetStatus() *swarmv1.DataStatus
 }
 
+// DataRow is the type of the rows of secrets, or of those of configs.
+type DataRow[T any] interface {
+	crud.Row[T]
+	Data
+}
+
 // Secrets describes secrets.
 func Secrets() crud.Kind[*swarmv1.Secret] {
 	k := dataKind("secret", func(v *table.View) table.Rows[*swarmv1.Secret] { return v.Secrets })
@@ -30,10 +36,7 @@ func Configs() crud.Kind[*swarmv1.Config] {
 	return k
 }
 
-func dataKind[T interface {
-	crud.Row[T]
-	Data
-}](word string, rows func(*table.View) table.Rows[T]) crud.Kind[T] {
+func dataKind[T DataRow[T]](word string, rows func(*table.View) table.Rows[T]) crud.Kind[T] {
 	name := func(row T) string { return row.GetSpec().GetName() }
 	return crud.Kind[T]{
 		Word: word, ListCommand: "swarm " + word + " ls",

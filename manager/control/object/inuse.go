@@ -10,8 +10,17 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// maxNamed is how many services a refusal names.
+// maxNamed is how many objects a message names.
 const maxNamed = 5
+
+// NameList joins the first names for a message, and counts the rest: "a, b, c, d, e and 2 more".
+func NameList(names []string) string {
+	text := strings.Join(names[:min(maxNamed, len(names))], ", ")
+	if more := len(names) - maxNamed; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
+}
 
 // InUse returns the error which says that services use an object. If all of them are being removed,
 // it is a PendingRemoval. remedy returns what the user can do; its argument is the name of the
@@ -22,10 +31,7 @@ func InUse(users []*swarmv1.Service, remedy func(service string) string) error {
 		names, ids = append(names, svc.GetName()), append(ids, svc.GetId())
 	}
 	slices.Sort(names)
-	text := strings.Join(names[:min(maxNamed, len(names))], ", ")
-	if more := len(names) - maxNamed; more > 0 {
-		text += fmt.Sprintf(" and %d more", more)
-	}
+	text := NameList(names)
 	word := "service"
 	if len(names) > 1 {
 		word = "services"

@@ -35,10 +35,7 @@ func bind(v *table.View, s *swarmv1.ServiceSpec) error {
 // bindData sets the id, the name and the version of a reference to a secret or config. A reference
 // without a version gets the current one. A reference that follows the object keeps the version
 // that it has: RollOut brings it the current one.
-func bindData[T interface {
-	crud.Row[T]
-	object.Data
-}](v *table.View, objects crud.Kind[T], kind spec.DataKind, ref *swarmv1.DataReference) error {
+func bindData[T object.DataRow[T]](v *table.View, objects crud.Kind[T], kind spec.DataKind, ref *swarmv1.DataReference) error {
 	rows := objects.Table(v)
 	row, ok := rows.Get(ref.GetId())
 	if !ok || ref.GetName() != "" && ref.GetName() != row.GetSpec().GetName() {
@@ -72,8 +69,8 @@ func bindData[T interface {
 }
 
 // holdData returns changes that the store refuses if a secret or config of next, or a version that
-// next names, is removed at the same moment. It leaves out the references that the current revision
-// of the service has, because what they name is in use already.
+// next names, is removed at the same moment. A reference of the current revision needs none:
+// what it names is in use already.
 func holdData(v *table.View, service string, next *swarmv1.ServiceSpec) (changes []*swarmv1.Change) {
 	svc, _ := v.Services.Get(service)
 	current, _ := v.Revision(service, svc.GetRevision())

@@ -16,6 +16,7 @@ import (
 	"swarm/manager/converge"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore/table"
+	"swarm/raftstore/watch"
 )
 
 // rolloutPause is the pause between two looks at rollouts that are not complete.
@@ -89,7 +90,7 @@ func (r *rollouts) advance(ctx context.Context) (next time.Time, err error) {
 	now := time.Now()
 	for _, id := range slices.Sorted(maps.Keys(r.overlaps)) {
 		if at := r.overlaps[id]; at.After(now) {
-			next = earliest(next, at)
+			next = watch.Earliest(next, at)
 			continue
 		}
 		delete(r.overlaps, id)
@@ -102,7 +103,7 @@ func (r *rollouts) advance(ctx context.Context) (next time.Time, err error) {
 	for row := range v.Secrets.All() {
 		if isRolling(row) {
 			active = true
-			if err := advanceOne(ctx, r, spec.SecretKind(), v, row, (*swarmv1.Secret).CloneVT); err != nil {
+			if err := advanceOne(ctx, r, spec.SecretKind(), v, row); err != nil {
 				return next, err
 			}
 		}
@@ -110,22 +111,15 @@ func (r *rollouts) advance(ctx context.Context) (next time.Time, err error) {
 	for row := range v.Configs.All() {
 		if isRolling(row) {
 			active = true
-			if err := advanceOne(ctx, r, spec.ConfigKind(), v, row, (*swarmv1.Config).CloneVT); err != nil {
+			if err := advanceOne(ctx, r, spec.ConfigKind(), v, row); err != nil {
 				return next, err
 			}
 		}
 	}
 	if active {
-		next = earliest(next, now.Add(rolloutPause))
+		next = watch.Earliest(next, now.Add(rolloutPause))
 	}
 	return next, nil
-}
-
-func earliest(a, b time.Time) time.Time {
-	if a.IsZero() || b.Before(a) {
-		return b
-	}
-	return a
 }
 
 func isRolling(row object.Data) bool {
@@ -135,7 +129,7 @@ func isRolling(row object.Data) bool {
 
 // advanceOne takes the next step of the rollout of one object: it looks at the service that gets
 // the version now, or gives the version to the next service.
-func advanceOne[T object.Data](ctx context.Context, r *rollouts, kind spec.DataKind, v *table.View, row T, clone func(T) T) error {
+func advanceOne[T object.DataRow[T]](ctx context.Context, r *rollouts, kind spec.DataKind, v *table.View, row T) error {
 	rollout := row.GetStatus().GetRollout()
 	if rollout.GetServiceId() != "" {
 		verdict := r.look(v, row)
@@ -143,7 +137,7 @@ func advanceOne[T object.Data](ctx context.Context, r *rollouts, kind spec.DataK
 		case verdict == nil:
 			return nil
 		case !verdict.GetConverged():
-			return setRollout(ctx, r, clone(row), &swarmv1.DataRollout{
+			return setRollout(ctx, r, row.CloneVT(), &swarmv1.DataRollout{
 				State: swarmv1.DataRollout_STOPPED, ServiceId: rollout.GetServiceId(), Revision: rollout.GetRevision(),
 				Message: stopMessage(object.ServiceName(v, rollout.GetServiceId()), row, verdict),
 			})
@@ -151,10 +145,10 @@ func advanceOne[T object.Data](ctx context.Context, r *rollouts, kind spec.DataK
 	}
 	svc := nextFollower(v, row)
 	if svc == nil {
-		return setRollout(ctx, r, clone(row), &swarmv1.DataRollout{State: swarmv1.DataRollout_DONE, Message: fmt.Sprintf(
+		return setRollout(ctx, r, row.CloneVT(), &swarmv1.DataRollout{State: swarmv1.DataRollout_DONE, Message: fmt.Sprintf(
 			"all services that follow %s %s have version %d", kind.Word, row.GetSpec().GetName(), row.GetStatus().GetNumber())})
 	}
-	next := clone(row)
+	next := row.CloneVT()
 	next.GetStatus().Rollout = &swarmv1.DataRollout{
 		ServiceId: svc.GetId(), Message: fmt.Sprintf("service %s gets version %d of %s %s", svc.GetName(), row.GetStatus().GetNumber(), kind.Word, row.GetSpec().GetName()),
 	}
@@ -212,7 +206,7 @@ func nextFollower(v *table.View, row object.Data) *swarmv1.Service {
 }
 
 // setRollout writes the state of a rollout, unless the object was changed meanwhile.
-func setRollout[T object.Data](ctx context.Context, r *rollouts, row T, rollout *swarmv1.DataRollout) error {
+func setRollout[T object.DataRow[T]](ctx context.Context, r *rollouts, row T, rollout *swarmv1.DataRollout) error {
 	delete(r.waits, row.GetId())
 	row.GetStatus().Rollout = rollout
 	_, err := r.server.store.Commit(ctx, "rollout", table.Update(row))

@@ -72,7 +72,7 @@ func (s *Server) find(name, ref string) (*swarmv1.Volume, error) {
 		nodes = append(nodes, nodeName(v, row))
 	}
 	slices.Sort(nodes)
-	return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("volume %s is on several nodes, %s: name one with --node", name, list(nodes)))
+	return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("volume %s is on several nodes, %s: name one with --node", name, object.NameList(nodes)))
 }
 
 // checkUnused returns ErrFailedPrecondition if tasks use a volume, or, without force, wait for it.
@@ -85,10 +85,10 @@ func checkUnused(v *table.View, row *swarmv1.Volume, force bool) error {
 	switch {
 	case len(mounted) > 0:
 		return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("volume %s is in use by %s %s%s: stop what uses it first, with `swarm service rm` or `swarm service scale`",
-			row.GetName(), plural("task", mounted), list(mounted), where))
+			row.GetName(), plural("task", mounted), object.NameList(mounted), where))
 	case len(waiting) > 0 && !force:
 		return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("%s %s %s for volume %s%s: with --force they start on an empty volume",
-			plural("task", waiting), list(waiting), map[bool]string{true: "waits", false: "wait"}[len(waiting) == 1], row.GetName(), where))
+			plural("task", waiting), object.NameList(waiting), map[bool]string{true: "waits", false: "wait"}[len(waiting) == 1], row.GetName(), where))
 	}
 	return nil
 }
@@ -187,7 +187,7 @@ func (s *Server) PruneVolumes(ctx context.Context, req *swarmv1.PruneVolumesRequ
 	s.nodes.Each(ctx, nodes, dropTimeout, func(ctx context.Context, i int, _ grpc.ClientConnInterface, err error) {
 		hostname := object.NodeName(v, nodes[i].GetId())
 		for _, row := range byNode[nodes[i].GetId()] {
-			var reclaimed int64
+			reclaimed, err := int64(0), err
 			if err == nil {
 				reclaimed, err = s.remove(ctx, row, false)
 			}
@@ -198,9 +198,6 @@ func (s *Server) PruneVolumes(ctx context.Context, req *swarmv1.PruneVolumesRequ
 				out.Errors = append(out.Errors, fmt.Sprintf("volume %s on %s stays: %s", row.GetName(), hostname, nodecall.ErrorText(err)))
 			}
 			mu.Unlock()
-			if errdefs.IsFailedPrecondition(err) {
-				err = nil
-			}
 		}
 	})
 	slices.SortFunc(out.Removed, func(a, b *swarmv1.PrunedVolume) int {

@@ -235,13 +235,3 @@ func (s *Server) call(ctx context.Context, node *swarmv1.Node, timeout time.Dura
 
 // checkName returns an error for a name that no volume can have.
 func checkName(name string) error { return ident.CheckVolumeName(name) }
-
-// list joins the first names of a list for a message.
-func list(names []string) string {
-	const shown = 5
-	text := strings.Join(names[:min(shown, len(names))], ", ")
-	if more := len(names) - shown; more > 0 {
-		text += fmt.Sprintf(" and %d more", more)
-	}
-	return text
-}
