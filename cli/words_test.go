@@ -59,9 +59,10 @@ func TestSomeOfSeveral(t *testing.T) {
 func TestUnknownCommands_OfDocker(t *testing.T) {
 	for word, want := range map[string]string{
 		"stack": "not supported yet",
-		"ps":    "swarm service ps", "logs": "swarm service logs", "srvice": `did you mean "service"?`,
+		"rmi":   "swarm image rm", "ca": "cannot be shown or replaced yet", "network connect": "--network-add", "swarm": "leave the word swarm out",
+		"ps": "swarm service ps", "logs": "swarm service logs", "srvice": `did you mean "service"?`,
 	} {
-		got := clitest.Run{Server: &clitest.Server{}}.Run(t, word)
+		got := clitest.Run{Server: &clitest.Server{}}.Run(t, strings.Fields(word)...)
 		if got.Code != 1 || !strings.Contains(got.ErrOut, want) || strings.HasPrefix(want, "swarm") && strings.Contains(got.ErrOut, "did you mean") {
 			t.Errorf("%s: got %+v, want %q", word, got, want)
 		}

@@ -60,6 +60,7 @@ func newLs(deps *command.Deps) *cobra.Command {
 		},
 	})
 	command.ListFlags(c, &o.ListOptions, "Only show image IDs", filters)
+	c.Flags().BoolP("all", "a", false, "Show all images (without an effect: there are no intermediate images)")
 	c.Flags().BoolVar(&o.noTrunc, "no-trunc", false, "Don't truncate output")
 	c.Flags().BoolVar(&o.digests, "digests", false, "Show digests")
 	return c

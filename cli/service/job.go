@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -43,9 +44,41 @@ func (j *jobFlags) register(f *pflag.FlagSet, defaults func(string) string) {
 	f.Uint32Var(&j.historyLimit, "run-history-limit", 0, "How many runs of a job are kept"+defaults("20"))
 }
 
+// checkJobFlags refuses flags that do not go with the mode of the service: those of a job for a
+// service that runs on, and the other way round.
+func (o *flags) checkJobFlags(s *swarmv1.ServiceSpec) error {
+	var wrong string
+	mode := term.ModeWord(s.GetMode())
+	isJob := strings.HasSuffix(mode, "job")
+	o.set.VisitAll(func(f *pflag.Flag) {
+		policy := strings.HasPrefix(f.Name, "update-") || strings.HasPrefix(f.Name, "rollback-")
+		if f.Changed && wrong == "" && (isJob && policy || !isJob && slices.Contains(jobFlagNames, f.Name)) {
+			wrong = f.Name
+		}
+	})
+	switch {
+	case wrong != "" && isJob:
+		return usage.Invalidf("--%s does not go with a %s: a job is not updated task by task; leave it out", wrong, mode)
+	case wrong != "":
+		return usage.Invalidf("--%s does not go with a %s service: it is for jobs; use --mode replicated-job or global-job", wrong, mode)
+	case isJob && o.given("replicas") && o.replicas == 0:
+		return usage.Invalidf("--replicas 0 leaves nothing to run: use 1 or more, or remove the job")
+	case isJob && o.given("max-concurrent") && o.maxConcurrent == 0:
+		return usage.Invalidf("--max-concurrent 0 lets nothing run: use 1 or more, or leave it out")
+	case isJob && o.given("run-history-limit") && o.job.historyLimit == 0:
+		return usage.Invalidf("--run-history-limit 0 is out of range: use 1 to 1000")
+	case isJob && o.given("restart-condition") && o.restartCondition.Value == "any":
+		return usage.Invalidf("a job cannot restart on \"any\" condition, it would never end: use --restart-condition on-failure or none")
+	}
+	return nil
+}
+
+// jobFlagNames are the flags that only jobs have.
+var jobFlagNames = []string{"schedule", "timezone", "overlap", "catch-up", "backoff-limit", "deadline", "run-history-limit"}
+
 // applyJob sets the flags of a job. A schedule of "" removes the schedule.
 func (o *flags) applyJob(s *swarmv1.ServiceSpec) {
-	if !o.given("schedule", "timezone", "overlap", "catch-up", "backoff-limit", "deadline", "run-history-limit") {
+	if !o.given(jobFlagNames...) {
 		return
 	}
 	if s.Job == nil {

@@ -334,6 +334,9 @@ func setReplicas(s *swarmv1.ServiceSpec, n uint64) error {
 	case *swarmv1.ServiceMode_Replicated:
 		m.Replicated.Replicas = n
 	case *swarmv1.ServiceMode_ReplicatedJob:
+		if n == 0 {
+			return usage.Invalidf("service %s is a job, which runs at least one task: use 1 or more, or remove the job", s.GetName())
+		}
 		m.ReplicatedJob.TotalCompletions = n
 	default:
 		return usage.Invalidf("service %s is %s: scale can only be used with replicated or replicated-job mode", s.GetName(), term.ModeWord(s.GetMode()))

@@ -12,7 +12,6 @@ import (
 	"swarm/cli/term"
 	"swarm/cli/usage"
 	"swarm/internal/ident"
-	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -54,6 +53,9 @@ func (o *flags) apply(s *swarmv1.ServiceSpec) error {
 		s.Priority = int32(o.priority)
 	}
 	set(o, "single-writer", &s.SingleWriter, o.singleWriter)
+	if err := o.checkJobFlags(s); err != nil {
+		return err
+	}
 	o.applyJob(s)
 	return o.applyScale(s)
 }
@@ -259,9 +261,6 @@ func (o *flags) applyPolicy(kind string, p policyFlags, s *swarmv1.ServiceSpec, 
 	if !o.given(named("parallelism"), named("delay"), named("monitor"), named("failure-action"), named("max-failure-ratio"), named("order")) {
 		return nil
 	}
-	if spec.IsJob(s.GetMode()) {
-		return usage.Invalidf("the flags --%s-* have no effect on a job, whose next run has the new spec: leave them out", kind)
-	}
 	if *dst == nil {
 		*dst = &swarmv1.UpdateConfig{Parallelism: 1}
 	}
@@ -370,9 +369,6 @@ func (o createOptions) spec(getenv func(string) string) (*swarmv1.ServiceSpec, e
 	s.TaskTemplate.ContainerSpec.Env = env
 	if err := o.lists.addTo(s); err != nil {
 		return nil, err
-	}
-	if strings.HasSuffix(o.mode.Value, "-job") && o.flags.restartCondition.Value == "any" {
-		return nil, usage.Invalidf("a job cannot restart on \"any\" condition, it would never end: use --restart-condition on-failure or none")
 	}
 	return s, flag.CheckPorts(s.GetEndpointSpec().GetPorts())
 }

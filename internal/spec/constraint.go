@@ -203,3 +203,26 @@ func PlatformMatches(have, want *swarmv1.Platform) bool {
 	}
 	return want.GetArchitecture() == "" || Arch(want.GetArchitecture()) == Arch(have.GetArchitecture())
 }
+
+// checkConstraints refuses constraints that no node can satisfy together, because an attribute has
+// one value only.
+func checkConstraints(list []string) error {
+	all, err := ParseConstraints(list)
+	if err != nil {
+		return err
+	}
+	for i, c := range all {
+		for j, other := range all[:i] {
+			if c.Key() != other.Key() || c.Not && other.Not {
+				continue
+			}
+			if other.Not {
+				c, other = other, c
+			}
+			if !c.Matches(other.Value) {
+				return invalid("constraints %s and %s exclude each other, so no node can run the service: remove one", quote(list[j]), quote(list[i]))
+			}
+		}
+	}
+	return nil
+}

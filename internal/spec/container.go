@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"cmp"
 	"maps"
 	"net/url"
 	"path"
@@ -36,6 +37,7 @@ func checkContainer(c *swarmv1.ContainerSpec) error {
 		checkHostname(c.GetHostname()),
 		checkAbsolute("working directory", c.GetDir()),
 		checkUser(c.GetUser()),
+		checkGroups(c.GetGroups()),
 		checkIsolation(c.GetIsolation()),
 		checkMounts(c.GetMounts()),
 		checkFiles(c),
@@ -84,6 +86,9 @@ func checkHostname(h string) error {
 			return invalid("hostname %s is not valid: use letters, digits, - and . , with a letter or digit at both ends", quote(h))
 		}
 	}
+	if strings.Contains(h, "..") {
+		return invalid("hostname %s is not valid: there is nothing between two of its dots", quote(h))
+	}
 	return nil
 }
 
@@ -96,10 +101,26 @@ func checkAbsolute(what, p string) error {
 
 // checkUser accepts every user name. The node finds out whether the image has it.
 func checkUser(u string) error {
-	if strings.Count(u, ":") > 1 || strings.ContainsAny(u, " \t\n") {
+	name, group, _ := strings.Cut(u, ":")
+	if u != "" && (!isAccount(name) && name != "" || !isAccount(group) && group != "") {
 		return invalid("user %s is not valid: write NAME or UID, or one of them with :GROUP or :GID", quote(u))
 	}
 	return nil
+}
+
+func checkGroups(groups []string) error {
+	for _, g := range groups {
+		if !isAccount(g) {
+			return invalid("group %s is not valid: write NAME or GID", quote(g))
+		}
+	}
+	return nil
+}
+
+// isAccount reports whether s can be a number or name in /etc/passwd or /etc/group. No name there
+// begins with a dash, so that -1 is not looked up as a name.
+func isAccount(s string) bool {
+	return s != "" && s[0] != '-' && !strings.ContainsAny(s, ": \t\n")
 }
 
 func checkIsolation(i string) error {
@@ -133,6 +154,9 @@ func checkMount(m *swarmv1.Mount) error {
 	}
 	if path.Clean(m.GetTarget()) == "/" {
 		return invalid("mount target / would hide the image: mount below it")
+	}
+	if t := path.Clean(m.GetTarget()); t == "/proc" || strings.HasPrefix(t, "/proc/") {
+		return invalid("mount target %s is in /proc, which the kernel fills: mount elsewhere", quote(m.GetTarget()))
 	}
 	switch m.GetType() {
 	case swarmv1.Mount_BIND:
@@ -304,6 +328,7 @@ func checkSysctls(m map[string]string) error {
 var ownSysctls = set("kernel.domainname kernel.msgmax kernel.msgmnb kernel.msgmni kernel.sem kernel.shmall kernel.shmmax kernel.shmmni kernel.shm_rmid_forced")
 
 func checkDevices(list []*swarmv1.DeviceMapping) error {
+	seen := make(map[string]bool, len(list))
 	for _, d := range list {
 		if d.GetPathOnHost() == "" {
 			return invalid("device has no path: write it like /dev/fuse")
@@ -314,6 +339,11 @@ func checkDevices(list []*swarmv1.DeviceMapping) error {
 		if p := d.GetCgroupPermissions(); strings.Trim(p, "rwm") != "" {
 			return invalid("device permissions %s of %s are not valid: use letters of rwm", quote(p), quote(d.GetPathOnHost()))
 		}
+		inside := path.Clean(cmp.Or(d.GetPathInContainer(), d.GetPathOnHost()))
+		if seen[inside] {
+			return invalid("device %s is named twice: give each device another path in the container", quote(inside))
+		}
+		seen[inside] = true
 	}
 	return nil
 }
@@ -322,6 +352,9 @@ func checkUlimits(list []*swarmv1.Ulimit) error {
 	for _, u := range list {
 		if u.GetName() == "" {
 			return invalid("ulimit has no name: write it like nofile=1024:2048")
+		}
+		if u.GetSoft() < -1 || u.GetHard() < -1 {
+			return invalid("ulimit %s is negative: use 0 or more, or -1 for no limit", quote(u.GetName()))
 		}
 		if u.GetHard() != -1 && (u.GetSoft() > u.GetHard() || u.GetSoft() == -1) {
 			return invalid("ulimit %s has a soft limit, %d, above its hard limit, %d: raise the hard one", quote(u.GetName()), u.GetSoft(), u.GetHard())
@@ -348,6 +381,9 @@ func checkPlatform(p string) error {
 	parts := strings.Split(p, "/")
 	if len(parts) < 2 || len(parts) > 3 || parts[0] == "" || parts[1] == "" {
 		return invalid("platform %s is not valid: write it like linux/amd64", quote(p))
+	}
+	if parts[0] != "linux" {
+		return invalid("platform %s is for %s, and all nodes run linux: leave it out", quote(p), quote(parts[0]))
 	}
 	return nil
 }

@@ -64,7 +64,7 @@ func checkService(s *swarmv1.ServiceSpec) error {
 	if p := s.GetPriority(); p < -maxPriority || p > maxPriority {
 		return invalid("priority %d is out of range: use %d to %d", p, -maxPriority, maxPriority)
 	}
-	return firstError(checkModePorts(s), checkNetworkPorts(s), checkRequestedAddresses(s), checkSingleWriter(s))
+	return firstError(checkPerNode(s), checkModePorts(s), checkNetworkPorts(s), checkRequestedAddresses(s), checkSingleWriter(s))
 }
 
 // checkSingleWriter refuses a spec with which two tasks of a slot would run at the same time.
@@ -125,6 +125,16 @@ func checkNetworkPorts(s *swarmv1.ServiceSpec) error {
 		case !own:
 			return invalid("port %s cannot be published on network host, where tasks have the host's own ports: leave it out, or use another network", portName(p))
 		}
+	}
+	return nil
+}
+
+// checkPerNode refuses a limit of tasks per node for a global service, which has one on each node.
+func checkPerNode(s *swarmv1.ServiceSpec) error {
+	_, global := s.GetMode().GetMode().(*swarmv1.ServiceMode_Global)
+	_, job := s.GetMode().GetMode().(*swarmv1.ServiceMode_GlobalJob)
+	if (global || job) && s.GetTaskTemplate().GetPlacement().GetMaxReplicas() > 0 {
+		return invalid("replicas-max-per-node does not go with a global service, which has one task on every node: leave it out")
 	}
 	return nil
 }
@@ -198,7 +208,7 @@ func checkDuration(what string, d *durationpb.Duration) error {
 }
 
 func checkPlacement(p *swarmv1.Placement) error {
-	if _, err := ParseConstraints(p.GetConstraints()); err != nil {
+	if err := checkConstraints(p.GetConstraints()); err != nil {
 		return err
 	}
 	for _, pref := range p.GetPreferences() {
