@@ -46,7 +46,7 @@ func New(deps Deps) *Server {
 
 // CreateNetwork writes a network. It chooses the subnets that the spec leaves open from the
 // cluster's address pools. It returns warnings if a subnet overlaps another network, or a range
-// that nodes route elsewhere.
+// that nodes route elsewhere, and if the network is attachable.
 func (s *Server) CreateNetwork(ctx context.Context, req *swarmv1.CreateNetworkRequest) (*swarmv1.NetworkInfo, error) {
 	wanted, err := spec.Network(req.GetSpec())
 	if err != nil {
@@ -71,9 +71,20 @@ func (s *Server) CreateNetwork(ctx context.Context, req *swarmv1.CreateNetworkRe
 	}
 	info, err := s.GetNetwork(ctx, &swarmv1.GetRequest{Id: id})
 	if err == nil {
-		info.Warnings = overlaps(s.store.View(), info.GetNetwork())
+		info.Warnings = append(attachable(wanted), overlaps(s.store.View(), info.GetNetwork())...)
 	}
 	return info, err
+}
+
+// attachable returns a warning if the network is to be attachable. In Docker, the option lets
+// `docker run` use the network. Here every container belongs to a service, so there is no container
+// that the option would let in.
+func attachable(s *swarmv1.NetworkSpec) []string {
+	if !s.GetAttachable() {
+		return nil
+	}
+	return []string{fmt.Sprintf("--attachable changes nothing on network %s: there are no containers without a service; "+
+		"attach a service with `swarm service create --network %s`", s.GetName(), s.GetName())}
 }
 
 // newNetwork makes the row of a network, and the changes that claim its VXLAN network identifier.

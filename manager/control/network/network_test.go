@@ -265,6 +265,27 @@ func TestControl_NetworkRemovedWhileAServiceJoins(t *testing.T) {
 	})
 }
 
+// An attachable network keeps the setting, and its creator learns that the setting changes nothing.
+func TestControl_WarnsOfAttachableNetworks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := controltest.New(t)
+		r.Lead()
+		for _, attachable := range []bool{false, true} {
+			name := fmt.Sprint("app-", attachable)
+			info, err := r.Control.CreateNetwork(t.Context(), &swarmv1.CreateNetworkRequest{Spec: &swarmv1.NetworkSpec{Name: name, Attachable: attachable}})
+			if err != nil || info.GetNetwork().GetSpec().GetAttachable() != attachable {
+				t.Fatalf("attachable %v: got %v, %v", attachable, info, err)
+			}
+			warned := slices.ContainsFunc(info.GetWarnings(), func(w string) bool {
+				return strings.Contains(w, "--attachable changes nothing on network "+name)
+			})
+			if warned != attachable {
+				t.Errorf("attachable %v: got warnings %q", attachable, info.GetWarnings())
+			}
+		}
+	})
+}
+
 // The routes of workers do not prevent the creation of networks, but cause a warning. The routes of
 // managers do.
 func TestControl_RoutesOfWorkersDoNotBlockNetworks(t *testing.T) {
