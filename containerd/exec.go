@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker/engine"
@@ -22,6 +23,19 @@ func (r *Runtime) Exec(ctx context.Context, start *swarmv1.ExecStart, streams en
 		return 0, fmt.Errorf("exec in container %s: %w", start.GetTaskId(), engine.Away(err))
 	}
 	return code, nil
+}
+
+// Dial connects to a TCP port in the network namespace of a container. For its errors, see
+// engine.Executor.
+func (r *Runtime) Dial(ctx context.Context, taskID string, port uint16) (net.Conn, error) {
+	if err := validID(taskID); err != nil {
+		return nil, err
+	}
+	conn, err := r.execs.Dial(namespaced(ctx), taskID, port)
+	if err != nil {
+		return nil, fmt.Errorf("connect to container %s: %w", taskID, engine.Away(err))
+	}
+	return conn, nil
 }
 
 // EndExecs kills the processes that Exec has started in this node's containers, and returns how

@@ -79,6 +79,15 @@ func Output(m *swarmv1.ExecOutput) (*swarmv1.ExecOutput, error) {
 	return m, nil
 }
 
+// Forwarded returns a message of a forwarded connection. It returns an error if the message is
+// larger than MaxOutput.
+func Forwarded(m *swarmv1.ForwardOutput) (*swarmv1.ForwardOutput, error) {
+	if n := m.SizeVT(); n > MaxOutput {
+		return nil, invalid("the node sends a piece of a connection of %d bytes, at most %d are allowed", n, MaxOutput)
+	}
+	return m, nil
+}
+
 // DiskUsage returns the part of the disk usage of a node that may be used, at most maxHeldBytes of
 // it.
 func DiskUsage(u *swarmv1.DiskUsageResponse) *swarmv1.DiskUsageResponse {

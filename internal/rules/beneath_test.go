@@ -35,6 +35,7 @@ var beneath = map[string]string{
 	"containerd/reap.go":          "cgroups",
 	"containerd/start.go":         "a task's folder",
 	"containerd/stop.go":          "containerd's bundles",
+	"containerd/exec/dial.go":     "the kernel's handle of a network namespace",
 	"containerd/exec/tree.go":     "the kernel's account of a process",
 	"containerd/volume/export.go": "a volume's data folder itself; what is below is looked up in open folders",
 	"containerd/volume/import.go": "a new volume, which no container sees yet",

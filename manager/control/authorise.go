@@ -88,6 +88,7 @@ func nodeRules() map[string]Rule {
 
 		"/swarm.v1.Worker/Logs":        {Get, "log", manager},
 		"/swarm.v1.Worker/Exec":        {Run, "task", manager},
+		"/swarm.v1.Worker/PortForward": {Run, "task", manager},
 		"/swarm.v1.Worker/PullImage":   {Create, "image copy", manager},
 		"/swarm.v1.Worker/PushImage":   {Get, "image copy", manager},
 		"/swarm.v1.Worker/RemoveImage": {Delete, "image copy", manager},
@@ -187,6 +188,7 @@ func controlRules() map[string]Rule {
 		"/swarm.v1.Control/Watch":         {Watch, "event", people},
 		"/swarm.v1.Control/Logs":          {Get, "log", people},
 		"/swarm.v1.Control/Exec":          {Run, "task", people},
+		"/swarm.v1.Control/PortForward":   {Run, "task", people},
 	}
 }
 

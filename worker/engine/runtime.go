@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"syscall"
 	"time"
 
@@ -167,13 +168,18 @@ type Found struct {
 	Pid               uint32
 }
 
-// Executor runs a second process in a task's container.
+// Executor runs a second process in a task's container, and connects to the container's ports.
 type Executor interface {
 	// Exec runs until the process ends, and returns its exit code. If the process leaves child
 	// processes behind, what they write afterwards is lost. The end of ctx kills the process.
 	// ErrNotFound: the task has no container. ErrFailedPrecondition: the container does not run.
 	// CommandError: the command cannot be started. ErrRuntimeAway: nothing is known of the process.
 	Exec(ctx context.Context, start *swarmv1.ExecStart, streams ExecStreams) (exitCode int, err error)
+	// Dial connects to a TCP port in the network namespace of the task's container: on its
+	// loopback, or else on another of its addresses. ErrNotFound: the task has no container.
+	// ErrFailedPrecondition: the container does not run, or no program accepts connections on the
+	// port. The end of ctx ends the attempt, but not the connection.
+	Dial(ctx context.Context, taskID string, port uint16) (net.Conn, error)
 }
 
 // The exit codes that shells and Docker use for a command that was not started.

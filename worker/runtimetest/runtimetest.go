@@ -73,6 +73,7 @@ func Run(t *testing.T, factory func(t *testing.T) System) {
 		{"StartWhenTheRuntimeGoesAway", startWhenTheRuntimeGoesAway},
 		{"Exec", execRuns},
 		{"ExecRefused", execRefused},
+		{"DialRefused", dialRefused},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), limit)

@@ -11,7 +11,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"io"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -47,6 +47,8 @@ type Config struct {
 	Obey func(c engine.Container) time.Duration
 	// Exec acts as a process in a container and returns its exit code.
 	Exec func(ctx context.Context, start *swarmv1.ExecStart, streams engine.ExecStreams) int
+	// Dial connects to a port of a container that runs. If it is nil, no program listens.
+	Dial func(ctx context.Context, taskID string, port uint16) (net.Conn, error)
 }
 
 // Runtime holds containers that exist in memory only. It survives the Worker that uses it, as
@@ -442,57 +444,4 @@ func (r *Runtime) Container(taskID string) (engine.Container, bool) {
 		return engine.Container{}, false
 	}
 	return c.c, true
-}
-
-// Exec implements engine.Executor.
-func (r *Runtime) Exec(ctx context.Context, start *swarmv1.ExecStart, streams engine.ExecStreams) (_ int, err error) {
-	defer func() { err = cmp.Or(r.answers(), err) }()
-	if err := r.fail("exec", start.TaskId); err != nil {
-		return 0, err
-	}
-	c := r.get(start.TaskId)
-	if c == nil {
-		return 0, fmt.Errorf("exec in task %s: no container: %w", start.TaskId, errdefs.ErrNotFound)
-	}
-	r.mu.Lock()
-	running := c.running()
-	r.mu.Unlock()
-	if !running {
-		return 0, fmt.Errorf("exec in task %s: it does not run: %w", start.TaskId, errdefs.ErrFailedPrecondition)
-	}
-	if r.cfg.Exec == nil && !isKnown(start.Command) {
-		return 0, &engine.CommandError{NotFound: true, Text: fmt.Sprintf("exec %q: no such program", start.Command)}
-	}
-	if streams.Started != nil {
-		streams.Started()
-	}
-	if r.cfg.Exec == nil {
-		return play(start.Command, streams)
-	}
-	code := r.cfg.Exec(ctx, start, streams)
-	return code, ctx.Err()
-}
-
-// isKnown reports whether play can run the program.
-func isKnown(command []string) bool {
-	return len(command) > 0 && slices.Contains([]string{"true", "false", "echo", "cat"}, command[0])
-}
-
-// play acts as one of the few programs that the contract suite uses.
-func play(command []string, s engine.ExecStreams) (code int, err error) {
-	if command[0] == "false" {
-		code = 1
-	}
-	if s.Stdout == nil {
-		return code, nil
-	}
-	switch command[0] {
-	case "echo":
-		_, err = io.WriteString(s.Stdout, strings.Join(command[1:], " ")+"\n")
-	case "cat":
-		if s.Stdin != nil {
-			_, err = io.Copy(s.Stdout, s.Stdin)
-		}
-	}
-	return code, err
 }

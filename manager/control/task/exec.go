@@ -2,15 +2,11 @@ package task
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"io"
 	"strings"
 
 	"github.com/containerd/errdefs"
 
 	"swarm/internal/bounds"
-	"swarm/manager/control/object"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -25,62 +21,18 @@ func (s *Server) Exec(stream swarmv1.Control_ExecServer) error {
 	if start == nil {
 		return errdefs.ErrInvalidArgument.WithMessage("exec: the first message must say in which task and what")
 	}
-	v := s.store.View()
-	t, err := object.FindRunning(v, start.GetTaskId())
+	t, err := s.running(start.GetTaskId())
 	if err != nil {
 		return err
-	}
-	if st := v.Status(t.GetId()).GetState(); st != swarmv1.TaskState_RUNNING && st != swarmv1.TaskState_STARTING {
-		return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("task %s is not running but %s: list those that are with `swarm service ps`", t.GetId(), stateWord(st)))
 	}
 	start.TaskId = t.GetId()
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
-	conn, err := s.nodes.Conn(t.GetNodeId())
+	node, err := openOn(ctx, s, "exec in", t, first, swarmv1.WorkerClient.Exec)
 	if err != nil {
-		return fmt.Errorf("exec in task %s on node %s: %w", t.GetId(), object.NodeName(v, t.GetNodeId()), err)
+		return err
 	}
-	node, err := swarmv1.NewWorkerClient(conn).Exec(ctx)
-	if err != nil {
-		return fmt.Errorf("exec in task %s on node %s: %w", t.GetId(), object.NodeName(v, t.GetNodeId()), err)
-	}
-	if err := node.Send(first); err != nil {
-		return fmt.Errorf("exec in task %s: %w", t.GetId(), err)
-	}
-	return relay(stream, node)
-}
-
-// relay passes messages on in both directions until the node's stream ends. A goroutine reads the
-// messages of the user. relay does not wait for it: gRPC ends its Recv only when the handler of the
-// user's stream has returned.
-func relay(user swarmv1.Control_ExecServer, node swarmv1.Worker_ExecClient) error {
-	go func() {
-		for {
-			in, err := user.Recv()
-			if errors.Is(err, io.EOF) {
-				_ = node.CloseSend()
-				return
-			}
-			if err != nil || node.Send(in) != nil {
-				return
-			}
-		}
-	}()
-	for {
-		out, err := node.Recv()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err == nil {
-			out, err = bounds.Output(out)
-		}
-		if err != nil {
-			return err
-		}
-		if err := user.Send(out); err != nil {
-			return err
-		}
-	}
+	return relay(stream, node, bounds.Output)
 }
 
 func stateWord(st swarmv1.TaskState) string {

@@ -27,11 +27,13 @@ type Server struct {
 	log   *slog.Logger
 	store *raftstore.Store
 	nodes *nodecall.Caller
+	// forwards has an element for each connection that PortForward carries.
+	forwards chan struct{}
 }
 
 // New makes a Server.
 func New(deps Deps) *Server {
-	return &Server{log: deps.Log, store: deps.Store, nodes: deps.Nodes}
+	return &Server{log: deps.Log, store: deps.Store, nodes: deps.Nodes, forwards: make(chan struct{}, maxForwards)}
 }
 
 // GetTask returns a task.

@@ -3715,7 +3715,7 @@ const file_swarm_v1_control_proto_rawDesc = "" +
 	"\bservices\x18\x06 \x03(\tR\bservices\"A\n" +
 	"\x19RemoveClusterImageRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
-	"\x05force\x18\x02 \x01(\bR\x05force2\xf9\x18\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force2\xbd\x19\n" +
 	"\aControl\x125\n" +
 	"\n" +
 	"GetCluster\x12\x14.swarm.v1.GetRequest\x1a\x11.swarm.v1.Cluster\x12B\n" +
@@ -3771,7 +3771,8 @@ const file_swarm_v1_control_proto_rawDesc = "" +
 	"\vWaitService\x12\x1c.swarm.v1.WaitServiceRequest\x1a\x1d.swarm.v1.WaitServiceResponse0\x01\x122\n" +
 	"\x05Watch\x12\x16.swarm.v1.WatchRequest\x1a\x0f.swarm.v1.Event0\x01\x12;\n" +
 	"\x04Logs\x12\x15.swarm.v1.LogsRequest\x1a\x1a.swarm.v1.TaskLogsResponse0\x01\x125\n" +
-	"\x04Exec\x12\x13.swarm.v1.ExecInput\x1a\x14.swarm.v1.ExecOutput(\x010\x01B\x1eZ\x1cswarm/proto/swarm/v1;swarmv1b\x06proto3"
+	"\x04Exec\x12\x13.swarm.v1.ExecInput\x1a\x14.swarm.v1.ExecOutput(\x010\x01\x12B\n" +
+	"\vPortForward\x12\x16.swarm.v1.ForwardInput\x1a\x17.swarm.v1.ForwardOutput(\x010\x01B\x1eZ\x1cswarm/proto/swarm/v1;swarmv1b\x06proto3"
 
 var (
 	file_swarm_v1_control_proto_rawDescOnce sync.Once
@@ -3875,11 +3876,13 @@ var file_swarm_v1_control_proto_goTypes = []any{
 	(*DataStatus)(nil),                // 84: swarm.v1.DataStatus
 	(*DataReference)(nil),             // 85: swarm.v1.DataReference
 	(*ExecInput)(nil),                 // 86: swarm.v1.ExecInput
-	(*Cluster)(nil),                   // 87: swarm.v1.Cluster
-	(*ImageProgress)(nil),             // 88: swarm.v1.ImageProgress
-	(*Event)(nil),                     // 89: swarm.v1.Event
-	(*TaskLogsResponse)(nil),          // 90: swarm.v1.TaskLogsResponse
-	(*ExecOutput)(nil),                // 91: swarm.v1.ExecOutput
+	(*ForwardInput)(nil),              // 87: swarm.v1.ForwardInput
+	(*Cluster)(nil),                   // 88: swarm.v1.Cluster
+	(*ImageProgress)(nil),             // 89: swarm.v1.ImageProgress
+	(*Event)(nil),                     // 90: swarm.v1.Event
+	(*TaskLogsResponse)(nil),          // 91: swarm.v1.TaskLogsResponse
+	(*ExecOutput)(nil),                // 92: swarm.v1.ExecOutput
+	(*ForwardOutput)(nil),             // 93: swarm.v1.ForwardOutput
 }
 var file_swarm_v1_control_proto_depIdxs = []int32{
 	56,  // 0: swarm.v1.Filter.roles:type_name -> swarm.v1.NodeSpec.Role
@@ -3989,56 +3992,58 @@ var file_swarm_v1_control_proto_depIdxs = []int32{
 	22,  // 104: swarm.v1.Control.Watch:input_type -> swarm.v1.WatchRequest
 	28,  // 105: swarm.v1.Control.Logs:input_type -> swarm.v1.LogsRequest
 	86,  // 106: swarm.v1.Control.Exec:input_type -> swarm.v1.ExecInput
-	87,  // 107: swarm.v1.Control.GetCluster:output_type -> swarm.v1.Cluster
-	87,  // 108: swarm.v1.Control.UpdateCluster:output_type -> swarm.v1.Cluster
-	2,   // 109: swarm.v1.Control.GetNode:output_type -> swarm.v1.NodeInfo
-	9,   // 110: swarm.v1.Control.ListNodes:output_type -> swarm.v1.ListNodesResponse
-	2,   // 111: swarm.v1.Control.UpdateNode:output_type -> swarm.v1.NodeInfo
-	16,  // 112: swarm.v1.Control.RemoveNode:output_type -> swarm.v1.RemoveResponse
-	5,   // 113: swarm.v1.Control.GetService:output_type -> swarm.v1.ServiceInfo
-	10,  // 114: swarm.v1.Control.ListServices:output_type -> swarm.v1.ListServicesResponse
-	18,  // 115: swarm.v1.Control.CreateService:output_type -> swarm.v1.CreateServiceResponse
-	20,  // 116: swarm.v1.Control.UpdateService:output_type -> swarm.v1.UpdateServiceResponse
-	16,  // 117: swarm.v1.Control.RemoveService:output_type -> swarm.v1.RemoveResponse
-	13,  // 118: swarm.v1.Control.ListRevisions:output_type -> swarm.v1.ListRevisionsResponse
-	4,   // 119: swarm.v1.Control.GetTask:output_type -> swarm.v1.TaskInfo
-	11,  // 120: swarm.v1.Control.ListTasks:output_type -> swarm.v1.ListTasksResponse
-	29,  // 121: swarm.v1.Control.GetImage:output_type -> swarm.v1.ImageInfo
-	12,  // 122: swarm.v1.Control.ListImages:output_type -> swarm.v1.ListImagesResponse
-	88,  // 123: swarm.v1.Control.LoadImage:output_type -> swarm.v1.ImageProgress
-	88,  // 124: swarm.v1.Control.PullImage:output_type -> swarm.v1.ImageProgress
-	88,  // 125: swarm.v1.Control.PushImage:output_type -> swarm.v1.ImageProgress
-	29,  // 126: swarm.v1.Control.TagImage:output_type -> swarm.v1.ImageInfo
-	16,  // 127: swarm.v1.Control.RemoveImage:output_type -> swarm.v1.RemoveResponse
-	35,  // 128: swarm.v1.Control.Login:output_type -> swarm.v1.LoginResponse
-	36,  // 129: swarm.v1.Control.ListCredentials:output_type -> swarm.v1.ListCredentialsResponse
-	37,  // 130: swarm.v1.Control.RemoveCredential:output_type -> swarm.v1.RemoveCredentialResponse
-	42,  // 131: swarm.v1.Control.CreateNetwork:output_type -> swarm.v1.NetworkInfo
-	42,  // 132: swarm.v1.Control.GetNetwork:output_type -> swarm.v1.NetworkInfo
-	43,  // 133: swarm.v1.Control.SurveyNetwork:output_type -> swarm.v1.NetworkSurvey
-	39,  // 134: swarm.v1.Control.ListNetworks:output_type -> swarm.v1.ListNetworksResponse
-	16,  // 135: swarm.v1.Control.RemoveNetwork:output_type -> swarm.v1.RemoveResponse
-	41,  // 136: swarm.v1.Control.PruneNetworks:output_type -> swarm.v1.PruneNetworksResponse
-	50,  // 137: swarm.v1.Control.CreateSecret:output_type -> swarm.v1.DataInfo
-	50,  // 138: swarm.v1.Control.GetSecret:output_type -> swarm.v1.DataInfo
-	52,  // 139: swarm.v1.Control.ListSecrets:output_type -> swarm.v1.ListDataResponse
-	50,  // 140: swarm.v1.Control.UpdateSecret:output_type -> swarm.v1.DataInfo
-	16,  // 141: swarm.v1.Control.RemoveSecret:output_type -> swarm.v1.RemoveResponse
-	53,  // 142: swarm.v1.Control.ListSecretVersions:output_type -> swarm.v1.ListDataVersionsResponse
-	50,  // 143: swarm.v1.Control.CreateConfig:output_type -> swarm.v1.DataInfo
-	50,  // 144: swarm.v1.Control.GetConfig:output_type -> swarm.v1.DataInfo
-	52,  // 145: swarm.v1.Control.ListConfigs:output_type -> swarm.v1.ListDataResponse
-	50,  // 146: swarm.v1.Control.UpdateConfig:output_type -> swarm.v1.DataInfo
-	16,  // 147: swarm.v1.Control.RemoveConfig:output_type -> swarm.v1.RemoveResponse
-	53,  // 148: swarm.v1.Control.ListConfigVersions:output_type -> swarm.v1.ListDataVersionsResponse
-	81,  // 149: swarm.v1.Control.RunService:output_type -> swarm.v1.Run
-	47,  // 150: swarm.v1.Control.ListRuns:output_type -> swarm.v1.ListRunsResponse
-	24,  // 151: swarm.v1.Control.WaitService:output_type -> swarm.v1.WaitServiceResponse
-	89,  // 152: swarm.v1.Control.Watch:output_type -> swarm.v1.Event
-	90,  // 153: swarm.v1.Control.Logs:output_type -> swarm.v1.TaskLogsResponse
-	91,  // 154: swarm.v1.Control.Exec:output_type -> swarm.v1.ExecOutput
-	107, // [107:155] is the sub-list for method output_type
-	59,  // [59:107] is the sub-list for method input_type
+	87,  // 107: swarm.v1.Control.PortForward:input_type -> swarm.v1.ForwardInput
+	88,  // 108: swarm.v1.Control.GetCluster:output_type -> swarm.v1.Cluster
+	88,  // 109: swarm.v1.Control.UpdateCluster:output_type -> swarm.v1.Cluster
+	2,   // 110: swarm.v1.Control.GetNode:output_type -> swarm.v1.NodeInfo
+	9,   // 111: swarm.v1.Control.ListNodes:output_type -> swarm.v1.ListNodesResponse
+	2,   // 112: swarm.v1.Control.UpdateNode:output_type -> swarm.v1.NodeInfo
+	16,  // 113: swarm.v1.Control.RemoveNode:output_type -> swarm.v1.RemoveResponse
+	5,   // 114: swarm.v1.Control.GetService:output_type -> swarm.v1.ServiceInfo
+	10,  // 115: swarm.v1.Control.ListServices:output_type -> swarm.v1.ListServicesResponse
+	18,  // 116: swarm.v1.Control.CreateService:output_type -> swarm.v1.CreateServiceResponse
+	20,  // 117: swarm.v1.Control.UpdateService:output_type -> swarm.v1.UpdateServiceResponse
+	16,  // 118: swarm.v1.Control.RemoveService:output_type -> swarm.v1.RemoveResponse
+	13,  // 119: swarm.v1.Control.ListRevisions:output_type -> swarm.v1.ListRevisionsResponse
+	4,   // 120: swarm.v1.Control.GetTask:output_type -> swarm.v1.TaskInfo
+	11,  // 121: swarm.v1.Control.ListTasks:output_type -> swarm.v1.ListTasksResponse
+	29,  // 122: swarm.v1.Control.GetImage:output_type -> swarm.v1.ImageInfo
+	12,  // 123: swarm.v1.Control.ListImages:output_type -> swarm.v1.ListImagesResponse
+	89,  // 124: swarm.v1.Control.LoadImage:output_type -> swarm.v1.ImageProgress
+	89,  // 125: swarm.v1.Control.PullImage:output_type -> swarm.v1.ImageProgress
+	89,  // 126: swarm.v1.Control.PushImage:output_type -> swarm.v1.ImageProgress
+	29,  // 127: swarm.v1.Control.TagImage:output_type -> swarm.v1.ImageInfo
+	16,  // 128: swarm.v1.Control.RemoveImage:output_type -> swarm.v1.RemoveResponse
+	35,  // 129: swarm.v1.Control.Login:output_type -> swarm.v1.LoginResponse
+	36,  // 130: swarm.v1.Control.ListCredentials:output_type -> swarm.v1.ListCredentialsResponse
+	37,  // 131: swarm.v1.Control.RemoveCredential:output_type -> swarm.v1.RemoveCredentialResponse
+	42,  // 132: swarm.v1.Control.CreateNetwork:output_type -> swarm.v1.NetworkInfo
+	42,  // 133: swarm.v1.Control.GetNetwork:output_type -> swarm.v1.NetworkInfo
+	43,  // 134: swarm.v1.Control.SurveyNetwork:output_type -> swarm.v1.NetworkSurvey
+	39,  // 135: swarm.v1.Control.ListNetworks:output_type -> swarm.v1.ListNetworksResponse
+	16,  // 136: swarm.v1.Control.RemoveNetwork:output_type -> swarm.v1.RemoveResponse
+	41,  // 137: swarm.v1.Control.PruneNetworks:output_type -> swarm.v1.PruneNetworksResponse
+	50,  // 138: swarm.v1.Control.CreateSecret:output_type -> swarm.v1.DataInfo
+	50,  // 139: swarm.v1.Control.GetSecret:output_type -> swarm.v1.DataInfo
+	52,  // 140: swarm.v1.Control.ListSecrets:output_type -> swarm.v1.ListDataResponse
+	50,  // 141: swarm.v1.Control.UpdateSecret:output_type -> swarm.v1.DataInfo
+	16,  // 142: swarm.v1.Control.RemoveSecret:output_type -> swarm.v1.RemoveResponse
+	53,  // 143: swarm.v1.Control.ListSecretVersions:output_type -> swarm.v1.ListDataVersionsResponse
+	50,  // 144: swarm.v1.Control.CreateConfig:output_type -> swarm.v1.DataInfo
+	50,  // 145: swarm.v1.Control.GetConfig:output_type -> swarm.v1.DataInfo
+	52,  // 146: swarm.v1.Control.ListConfigs:output_type -> swarm.v1.ListDataResponse
+	50,  // 147: swarm.v1.Control.UpdateConfig:output_type -> swarm.v1.DataInfo
+	16,  // 148: swarm.v1.Control.RemoveConfig:output_type -> swarm.v1.RemoveResponse
+	53,  // 149: swarm.v1.Control.ListConfigVersions:output_type -> swarm.v1.ListDataVersionsResponse
+	81,  // 150: swarm.v1.Control.RunService:output_type -> swarm.v1.Run
+	47,  // 151: swarm.v1.Control.ListRuns:output_type -> swarm.v1.ListRunsResponse
+	24,  // 152: swarm.v1.Control.WaitService:output_type -> swarm.v1.WaitServiceResponse
+	90,  // 153: swarm.v1.Control.Watch:output_type -> swarm.v1.Event
+	91,  // 154: swarm.v1.Control.Logs:output_type -> swarm.v1.TaskLogsResponse
+	92,  // 155: swarm.v1.Control.Exec:output_type -> swarm.v1.ExecOutput
+	93,  // 156: swarm.v1.Control.PortForward:output_type -> swarm.v1.ForwardOutput
+	108, // [108:157] is the sub-list for method output_type
+	59,  // [59:108] is the sub-list for method input_type
 	59,  // [59:59] is the sub-list for extension type_name
 	59,  // [59:59] is the sub-list for extension extendee
 	0,   // [0:59] is the sub-list for field type_name

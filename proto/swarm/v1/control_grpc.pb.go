@@ -69,6 +69,7 @@ const (
 	Control_Watch_FullMethodName              = "/swarm.v1.Control/Watch"
 	Control_Logs_FullMethodName               = "/swarm.v1.Control/Logs"
 	Control_Exec_FullMethodName               = "/swarm.v1.Control/Exec"
+	Control_PortForward_FullMethodName        = "/swarm.v1.Control/PortForward"
 )
 
 // ControlClient is the client API for Control service.
@@ -132,6 +133,8 @@ type ControlClient interface {
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Event], error)
 	Logs(ctx context.Context, in *LogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TaskLogsResponse], error)
 	Exec(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ExecInput, ExecOutput], error)
+	// PortForward is one connection to a port in the network namespace of a running task.
+	PortForward(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ForwardInput, ForwardOutput], error)
 }
 
 type controlClient struct {
@@ -673,6 +676,19 @@ func (c *controlClient) Exec(ctx context.Context, opts ...grpc.CallOption) (grpc
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Control_ExecClient = grpc.BidiStreamingClient[ExecInput, ExecOutput]
 
+func (c *controlClient) PortForward(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ForwardInput, ForwardOutput], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[7], Control_PortForward_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ForwardInput, ForwardOutput]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Control_PortForwardClient = grpc.BidiStreamingClient[ForwardInput, ForwardOutput]
+
 // ControlServer is the server API for Control service.
 // All implementations must embed UnimplementedControlServer
 // for forward compatibility.
@@ -734,6 +750,8 @@ type ControlServer interface {
 	Watch(*WatchRequest, grpc.ServerStreamingServer[Event]) error
 	Logs(*LogsRequest, grpc.ServerStreamingServer[TaskLogsResponse]) error
 	Exec(grpc.BidiStreamingServer[ExecInput, ExecOutput]) error
+	// PortForward is one connection to a port in the network namespace of a running task.
+	PortForward(grpc.BidiStreamingServer[ForwardInput, ForwardOutput]) error
 	mustEmbedUnimplementedControlServer()
 }
 
@@ -887,6 +905,9 @@ func (UnimplementedControlServer) Logs(*LogsRequest, grpc.ServerStreamingServer[
 }
 func (UnimplementedControlServer) Exec(grpc.BidiStreamingServer[ExecInput, ExecOutput]) error {
 	return status.Error(codes.Unimplemented, "method Exec not implemented")
+}
+func (UnimplementedControlServer) PortForward(grpc.BidiStreamingServer[ForwardInput, ForwardOutput]) error {
+	return status.Error(codes.Unimplemented, "method PortForward not implemented")
 }
 func (UnimplementedControlServer) mustEmbedUnimplementedControlServer() {}
 func (UnimplementedControlServer) testEmbeddedByValue()                 {}
@@ -1716,6 +1737,13 @@ func _Control_Exec_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Control_ExecServer = grpc.BidiStreamingServer[ExecInput, ExecOutput]
 
+func _Control_PortForward_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(ControlServer).PortForward(&grpc.GenericServerStream[ForwardInput, ForwardOutput]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Control_PortForwardServer = grpc.BidiStreamingServer[ForwardInput, ForwardOutput]
+
 // Control_ServiceDesc is the grpc.ServiceDesc for Control service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -1923,6 +1951,12 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Exec",
 			Handler:       _Control_Exec_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "PortForward",
+			Handler:       _Control_PortForward_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
 		},

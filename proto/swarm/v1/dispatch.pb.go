@@ -2736,6 +2736,243 @@ func (*ExecOutput_ExitCode) isExecOutput_Message() {}
 
 func (*ExecOutput_Started) isExecOutput_Message() {}
 
+type ForwardStart struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// From a user: a task or a service, as in ExecStart. To a worker: a task's id.
+	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// TCP port in the task's network namespace. 0, from a user only: nothing is connected, the answer says whether a task runs.
+	Port          uint32 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForwardStart) Reset() {
+	*x = ForwardStart{}
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForwardStart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForwardStart) ProtoMessage() {}
+
+func (x *ForwardStart) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForwardStart.ProtoReflect.Descriptor instead.
+func (*ForwardStart) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *ForwardStart) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *ForwardStart) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+type ForwardInput struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The end of the stream closes the connection for writing.
+	//
+	// Types that are valid to be assigned to Message:
+	//
+	//	*ForwardInput_Start
+	//	*ForwardInput_Data
+	Message       isForwardInput_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForwardInput) Reset() {
+	*x = ForwardInput{}
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForwardInput) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForwardInput) ProtoMessage() {}
+
+func (x *ForwardInput) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForwardInput.ProtoReflect.Descriptor instead.
+func (*ForwardInput) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *ForwardInput) GetMessage() isForwardInput_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *ForwardInput) GetStart() *ForwardStart {
+	if x != nil {
+		if x, ok := x.Message.(*ForwardInput_Start); ok {
+			return x.Start
+		}
+	}
+	return nil
+}
+
+func (x *ForwardInput) GetData() []byte {
+	if x != nil {
+		if x, ok := x.Message.(*ForwardInput_Data); ok {
+			return x.Data
+		}
+	}
+	return nil
+}
+
+type isForwardInput_Message interface {
+	isForwardInput_Message()
+}
+
+type ForwardInput_Start struct {
+	Start *ForwardStart `protobuf:"bytes,1,opt,name=start,proto3,oneof"`
+}
+
+type ForwardInput_Data struct {
+	Data []byte `protobuf:"bytes,2,opt,name=data,proto3,oneof"`
+}
+
+func (*ForwardInput_Start) isForwardInput_Message() {}
+
+func (*ForwardInput_Data) isForwardInput_Message() {}
+
+type ForwardOutput struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*ForwardOutput_Connected
+	//	*ForwardOutput_Data
+	//	*ForwardOutput_End
+	Message       isForwardOutput_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForwardOutput) Reset() {
+	*x = ForwardOutput{}
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForwardOutput) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForwardOutput) ProtoMessage() {}
+
+func (x *ForwardOutput) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForwardOutput.ProtoReflect.Descriptor instead.
+func (*ForwardOutput) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *ForwardOutput) GetMessage() isForwardOutput_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *ForwardOutput) GetConnected() bool {
+	if x != nil {
+		if x, ok := x.Message.(*ForwardOutput_Connected); ok {
+			return x.Connected
+		}
+	}
+	return false
+}
+
+func (x *ForwardOutput) GetData() []byte {
+	if x != nil {
+		if x, ok := x.Message.(*ForwardOutput_Data); ok {
+			return x.Data
+		}
+	}
+	return nil
+}
+
+func (x *ForwardOutput) GetEnd() bool {
+	if x != nil {
+		if x, ok := x.Message.(*ForwardOutput_End); ok {
+			return x.End
+		}
+	}
+	return false
+}
+
+type isForwardOutput_Message interface {
+	isForwardOutput_Message()
+}
+
+type ForwardOutput_Connected struct {
+	Connected bool `protobuf:"varint,1,opt,name=connected,proto3,oneof"`
+}
+
+type ForwardOutput_Data struct {
+	Data []byte `protobuf:"bytes,2,opt,name=data,proto3,oneof"`
+}
+
+type ForwardOutput_End struct {
+	// The container has closed the connection for writing.
+	End bool `protobuf:"varint,3,opt,name=end,proto3,oneof"`
+}
+
+func (*ForwardOutput_Connected) isForwardOutput_Message() {}
+
+func (*ForwardOutput_Data) isForwardOutput_Message() {}
+
+func (*ForwardOutput_End) isForwardOutput_Message() {}
+
 type PullImageRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Reference     string                 `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
@@ -2746,7 +2983,7 @@ type PullImageRequest struct {
 
 func (x *PullImageRequest) Reset() {
 	*x = PullImageRequest{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[34]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2758,7 +2995,7 @@ func (x *PullImageRequest) String() string {
 func (*PullImageRequest) ProtoMessage() {}
 
 func (x *PullImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[34]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2771,7 +3008,7 @@ func (x *PullImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullImageRequest.ProtoReflect.Descriptor instead.
 func (*PullImageRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{34}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *PullImageRequest) GetReference() string {
@@ -2799,7 +3036,7 @@ type PushImageRequest struct {
 
 func (x *PushImageRequest) Reset() {
 	*x = PushImageRequest{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[35]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2811,7 +3048,7 @@ func (x *PushImageRequest) String() string {
 func (*PushImageRequest) ProtoMessage() {}
 
 func (x *PushImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[35]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2824,7 +3061,7 @@ func (x *PushImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushImageRequest.ProtoReflect.Descriptor instead.
 func (*PushImageRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{35}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *PushImageRequest) GetReference() string {
@@ -2850,7 +3087,7 @@ type RemoveImageRequest struct {
 
 func (x *RemoveImageRequest) Reset() {
 	*x = RemoveImageRequest{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[36]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2862,7 +3099,7 @@ func (x *RemoveImageRequest) String() string {
 func (*RemoveImageRequest) ProtoMessage() {}
 
 func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[36]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2875,7 +3112,7 @@ func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveImageRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{36}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RemoveImageRequest) GetDigest() string {
@@ -2893,7 +3130,7 @@ type RemoveImageResponse struct {
 
 func (x *RemoveImageResponse) Reset() {
 	*x = RemoveImageResponse{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[37]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2905,7 +3142,7 @@ func (x *RemoveImageResponse) String() string {
 func (*RemoveImageResponse) ProtoMessage() {}
 
 func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[37]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2918,7 +3155,7 @@ func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageResponse.ProtoReflect.Descriptor instead.
 func (*RemoveImageResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{37}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{40}
 }
 
 type NodeNetworkRequest struct {
@@ -2930,7 +3167,7 @@ type NodeNetworkRequest struct {
 
 func (x *NodeNetworkRequest) Reset() {
 	*x = NodeNetworkRequest{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[38]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2942,7 +3179,7 @@ func (x *NodeNetworkRequest) String() string {
 func (*NodeNetworkRequest) ProtoMessage() {}
 
 func (x *NodeNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[38]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2955,7 +3192,7 @@ func (x *NodeNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeNetworkRequest.ProtoReflect.Descriptor instead.
 func (*NodeNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{38}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *NodeNetworkRequest) GetId() string {
@@ -2990,7 +3227,7 @@ type NodeNetwork struct {
 
 func (x *NodeNetwork) Reset() {
 	*x = NodeNetwork{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[39]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3002,7 +3239,7 @@ func (x *NodeNetwork) String() string {
 func (*NodeNetwork) ProtoMessage() {}
 
 func (x *NodeNetwork) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[39]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3015,7 +3252,7 @@ func (x *NodeNetwork) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeNetwork.ProtoReflect.Descriptor instead.
 func (*NodeNetwork) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{39}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *NodeNetwork) GetIndex() uint64 {
@@ -3107,7 +3344,7 @@ type NodeNetworkPeer struct {
 
 func (x *NodeNetworkPeer) Reset() {
 	*x = NodeNetworkPeer{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[40]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3119,7 +3356,7 @@ func (x *NodeNetworkPeer) String() string {
 func (*NodeNetworkPeer) ProtoMessage() {}
 
 func (x *NodeNetworkPeer) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[40]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3132,7 +3369,7 @@ func (x *NodeNetworkPeer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeNetworkPeer.ProtoReflect.Descriptor instead.
 func (*NodeNetworkPeer) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{40}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *NodeNetworkPeer) GetAddr() string {
@@ -3161,7 +3398,7 @@ type NetworkTraffic struct {
 
 func (x *NetworkTraffic) Reset() {
 	*x = NetworkTraffic{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[41]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3173,7 +3410,7 @@ func (x *NetworkTraffic) String() string {
 func (*NetworkTraffic) ProtoMessage() {}
 
 func (x *NetworkTraffic) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[41]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3186,7 +3423,7 @@ func (x *NetworkTraffic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkTraffic.ProtoReflect.Descriptor instead.
 func (*NetworkTraffic) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{41}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *NetworkTraffic) GetPackets() uint64 {
@@ -3228,7 +3465,7 @@ type ImageProgress struct {
 
 func (x *ImageProgress) Reset() {
 	*x = ImageProgress{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[42]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3240,7 +3477,7 @@ func (x *ImageProgress) String() string {
 func (*ImageProgress) ProtoMessage() {}
 
 func (x *ImageProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[42]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3253,7 +3490,7 @@ func (x *ImageProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageProgress.ProtoReflect.Descriptor instead.
 func (*ImageProgress) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{42}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ImageProgress) GetStep() string {
@@ -3501,6 +3738,18 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\x06stderr\x18\x02 \x01(\fH\x00R\x06stderr\x12\x1d\n" +
 	"\texit_code\x18\x03 \x01(\x05H\x00R\bexitCode\x12\x1a\n" +
 	"\astarted\x18\x04 \x01(\bH\x00R\astartedB\t\n" +
+	"\amessage\";\n" +
+	"\fForwardStart\x12\x17\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\"_\n" +
+	"\fForwardInput\x12.\n" +
+	"\x05start\x18\x01 \x01(\v2\x16.swarm.v1.ForwardStartH\x00R\x05start\x12\x14\n" +
+	"\x04data\x18\x02 \x01(\fH\x00R\x04dataB\t\n" +
+	"\amessage\"d\n" +
+	"\rForwardOutput\x12\x1e\n" +
+	"\tconnected\x18\x01 \x01(\bH\x00R\tconnected\x12\x14\n" +
+	"\x04data\x18\x02 \x01(\fH\x00R\x04data\x12\x12\n" +
+	"\x03end\x18\x03 \x01(\bH\x00R\x03endB\t\n" +
 	"\amessage\"U\n" +
 	"\x10PullImageRequest\x12\x1c\n" +
 	"\treference\x18\x01 \x01(\tR\treference\x12#\n" +
@@ -3546,10 +3795,11 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\aHolders\x12\x18.swarm.v1.HoldersRequest\x1a\x19.swarm.v1.HoldersResponse\x12V\n" +
 	"\x0fAwaitProgrammed\x12 .swarm.v1.AwaitProgrammedRequest\x1a!.swarm.v1.AwaitProgrammedResponse2I\n" +
 	"\bLiveness\x12=\n" +
-	"\x06Report\x12\x17.swarm.v1.SessionReport\x1a\x1a.swarm.v1.SessionReportAck2\x94\x03\n" +
+	"\x06Report\x12\x17.swarm.v1.SessionReport\x1a\x1a.swarm.v1.SessionReportAck2\xd8\x03\n" +
 	"\x06Worker\x12?\n" +
 	"\x04Logs\x12\x19.swarm.v1.TaskLogsRequest\x1a\x1a.swarm.v1.TaskLogsResponse0\x01\x125\n" +
 	"\x04Exec\x12\x13.swarm.v1.ExecInput\x1a\x14.swarm.v1.ExecOutput(\x010\x01\x12B\n" +
+	"\vPortForward\x12\x16.swarm.v1.ForwardInput\x1a\x17.swarm.v1.ForwardOutput(\x010\x01\x12B\n" +
 	"\tPullImage\x12\x1a.swarm.v1.PullImageRequest\x1a\x17.swarm.v1.ImageProgress0\x01\x12B\n" +
 	"\tPushImage\x12\x1a.swarm.v1.PushImageRequest\x1a\x17.swarm.v1.ImageProgress0\x01\x12J\n" +
 	"\vRemoveImage\x12\x1c.swarm.v1.RemoveImageRequest\x1a\x1d.swarm.v1.RemoveImageResponse\x12>\n" +
@@ -3568,7 +3818,7 @@ func file_swarm_v1_dispatch_proto_rawDescGZIP() []byte {
 }
 
 var file_swarm_v1_dispatch_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swarm_v1_dispatch_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_swarm_v1_dispatch_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_swarm_v1_dispatch_proto_goTypes = []any{
 	(AssignmentRef_Kind)(0),         // 0: swarm.v1.AssignmentRef.Kind
 	(*FromWorker)(nil),              // 1: swarm.v1.FromWorker
@@ -3605,113 +3855,119 @@ var file_swarm_v1_dispatch_proto_goTypes = []any{
 	(*ExecInput)(nil),               // 32: swarm.v1.ExecInput
 	(*Resize)(nil),                  // 33: swarm.v1.Resize
 	(*ExecOutput)(nil),              // 34: swarm.v1.ExecOutput
-	(*PullImageRequest)(nil),        // 35: swarm.v1.PullImageRequest
-	(*PushImageRequest)(nil),        // 36: swarm.v1.PushImageRequest
-	(*RemoveImageRequest)(nil),      // 37: swarm.v1.RemoveImageRequest
-	(*RemoveImageResponse)(nil),     // 38: swarm.v1.RemoveImageResponse
-	(*NodeNetworkRequest)(nil),      // 39: swarm.v1.NodeNetworkRequest
-	(*NodeNetwork)(nil),             // 40: swarm.v1.NodeNetwork
-	(*NodeNetworkPeer)(nil),         // 41: swarm.v1.NodeNetworkPeer
-	(*NetworkTraffic)(nil),          // 42: swarm.v1.NetworkTraffic
-	(*ImageProgress)(nil),           // 43: swarm.v1.ImageProgress
-	(*NodeDescription)(nil),         // 44: swarm.v1.NodeDescription
-	(*TaskStatus)(nil),              // 45: swarm.v1.TaskStatus
-	(*Volume)(nil),                  // 46: swarm.v1.Volume
-	(*durationpb.Duration)(nil),     // 47: google.protobuf.Duration
-	(*Node)(nil),                    // 48: swarm.v1.Node
-	(*Peer)(nil),                    // 49: swarm.v1.Peer
-	(*Task)(nil),                    // 50: swarm.v1.Task
-	(*Revision)(nil),                // 51: swarm.v1.Revision
-	(*DataVersion)(nil),             // 52: swarm.v1.DataVersion
-	(*Endpoint)(nil),                // 53: swarm.v1.Endpoint
-	(*EncryptionKey)(nil),           // 54: swarm.v1.EncryptionKey
-	(*Network)(nil),                 // 55: swarm.v1.Network
-	(*Image)(nil),                   // 56: swarm.v1.Image
-	(*NetworkAttachment)(nil),       // 57: swarm.v1.NetworkAttachment
-	(*timestamppb.Timestamp)(nil),   // 58: google.protobuf.Timestamp
-	(*LogOptions)(nil),              // 59: swarm.v1.LogOptions
-	(*LogRecord)(nil),               // 60: swarm.v1.LogRecord
-	(*LogDetails)(nil),              // 61: swarm.v1.LogDetails
+	(*ForwardStart)(nil),            // 35: swarm.v1.ForwardStart
+	(*ForwardInput)(nil),            // 36: swarm.v1.ForwardInput
+	(*ForwardOutput)(nil),           // 37: swarm.v1.ForwardOutput
+	(*PullImageRequest)(nil),        // 38: swarm.v1.PullImageRequest
+	(*PushImageRequest)(nil),        // 39: swarm.v1.PushImageRequest
+	(*RemoveImageRequest)(nil),      // 40: swarm.v1.RemoveImageRequest
+	(*RemoveImageResponse)(nil),     // 41: swarm.v1.RemoveImageResponse
+	(*NodeNetworkRequest)(nil),      // 42: swarm.v1.NodeNetworkRequest
+	(*NodeNetwork)(nil),             // 43: swarm.v1.NodeNetwork
+	(*NodeNetworkPeer)(nil),         // 44: swarm.v1.NodeNetworkPeer
+	(*NetworkTraffic)(nil),          // 45: swarm.v1.NetworkTraffic
+	(*ImageProgress)(nil),           // 46: swarm.v1.ImageProgress
+	(*NodeDescription)(nil),         // 47: swarm.v1.NodeDescription
+	(*TaskStatus)(nil),              // 48: swarm.v1.TaskStatus
+	(*Volume)(nil),                  // 49: swarm.v1.Volume
+	(*durationpb.Duration)(nil),     // 50: google.protobuf.Duration
+	(*Node)(nil),                    // 51: swarm.v1.Node
+	(*Peer)(nil),                    // 52: swarm.v1.Peer
+	(*Task)(nil),                    // 53: swarm.v1.Task
+	(*Revision)(nil),                // 54: swarm.v1.Revision
+	(*DataVersion)(nil),             // 55: swarm.v1.DataVersion
+	(*Endpoint)(nil),                // 56: swarm.v1.Endpoint
+	(*EncryptionKey)(nil),           // 57: swarm.v1.EncryptionKey
+	(*Network)(nil),                 // 58: swarm.v1.Network
+	(*Image)(nil),                   // 59: swarm.v1.Image
+	(*NetworkAttachment)(nil),       // 60: swarm.v1.NetworkAttachment
+	(*timestamppb.Timestamp)(nil),   // 61: google.protobuf.Timestamp
+	(*LogOptions)(nil),              // 62: swarm.v1.LogOptions
+	(*LogRecord)(nil),               // 63: swarm.v1.LogRecord
+	(*LogDetails)(nil),              // 64: swarm.v1.LogDetails
 }
 var file_swarm_v1_dispatch_proto_depIdxs = []int32{
 	4,  // 0: swarm.v1.FromWorker.hello:type_name -> swarm.v1.Hello
 	5,  // 1: swarm.v1.FromWorker.heartbeat:type_name -> swarm.v1.Heartbeat
 	6,  // 2: swarm.v1.FromWorker.status:type_name -> swarm.v1.StatusReport
-	44, // 3: swarm.v1.FromWorker.description:type_name -> swarm.v1.NodeDescription
+	47, // 3: swarm.v1.FromWorker.description:type_name -> swarm.v1.NodeDescription
 	7,  // 4: swarm.v1.FromWorker.images:type_name -> swarm.v1.ImageReport
 	3,  // 5: swarm.v1.FromWorker.departure:type_name -> swarm.v1.Departure
 	2,  // 6: swarm.v1.FromWorker.programmed:type_name -> swarm.v1.Programmed
 	8,  // 7: swarm.v1.FromWorker.volumes:type_name -> swarm.v1.VolumeReport
-	44, // 8: swarm.v1.Hello.description:type_name -> swarm.v1.NodeDescription
-	45, // 9: swarm.v1.StatusReport.updates:type_name -> swarm.v1.TaskStatus
-	46, // 10: swarm.v1.VolumeReport.held:type_name -> swarm.v1.Volume
+	47, // 8: swarm.v1.Hello.description:type_name -> swarm.v1.NodeDescription
+	48, // 9: swarm.v1.StatusReport.updates:type_name -> swarm.v1.TaskStatus
+	49, // 10: swarm.v1.VolumeReport.held:type_name -> swarm.v1.Volume
 	11, // 11: swarm.v1.ToWorker.welcome:type_name -> swarm.v1.Welcome
 	12, // 12: swarm.v1.ToWorker.heartbeat_ack:type_name -> swarm.v1.HeartbeatAck
 	15, // 13: swarm.v1.ToWorker.assignments:type_name -> swarm.v1.Assignments
 	13, // 14: swarm.v1.ToWorker.status_ack:type_name -> swarm.v1.StatusAck
 	14, // 15: swarm.v1.ToWorker.node:type_name -> swarm.v1.NodeUpdate
 	10, // 16: swarm.v1.ToWorker.departure_ack:type_name -> swarm.v1.DepartureAck
-	47, // 17: swarm.v1.Welcome.heartbeat_period:type_name -> google.protobuf.Duration
-	47, // 18: swarm.v1.Welcome.lease:type_name -> google.protobuf.Duration
-	48, // 19: swarm.v1.NodeUpdate.node:type_name -> swarm.v1.Node
-	49, // 20: swarm.v1.NodeUpdate.managers:type_name -> swarm.v1.Peer
+	50, // 17: swarm.v1.Welcome.heartbeat_period:type_name -> google.protobuf.Duration
+	50, // 18: swarm.v1.Welcome.lease:type_name -> google.protobuf.Duration
+	51, // 19: swarm.v1.NodeUpdate.node:type_name -> swarm.v1.Node
+	52, // 20: swarm.v1.NodeUpdate.managers:type_name -> swarm.v1.Peer
 	16, // 21: swarm.v1.Assignments.changes:type_name -> swarm.v1.AssignmentChange
 	17, // 22: swarm.v1.AssignmentChange.put:type_name -> swarm.v1.Assignment
 	21, // 23: swarm.v1.AssignmentChange.remove:type_name -> swarm.v1.AssignmentRef
-	50, // 24: swarm.v1.Assignment.task:type_name -> swarm.v1.Task
-	51, // 25: swarm.v1.Assignment.revision:type_name -> swarm.v1.Revision
-	52, // 26: swarm.v1.Assignment.data_version:type_name -> swarm.v1.DataVersion
-	53, // 27: swarm.v1.Assignment.endpoint:type_name -> swarm.v1.Endpoint
-	54, // 28: swarm.v1.Assignment.key:type_name -> swarm.v1.EncryptionKey
-	55, // 29: swarm.v1.Assignment.network:type_name -> swarm.v1.Network
-	56, // 30: swarm.v1.Assignment.image:type_name -> swarm.v1.Image
+	53, // 24: swarm.v1.Assignment.task:type_name -> swarm.v1.Task
+	54, // 25: swarm.v1.Assignment.revision:type_name -> swarm.v1.Revision
+	55, // 26: swarm.v1.Assignment.data_version:type_name -> swarm.v1.DataVersion
+	56, // 27: swarm.v1.Assignment.endpoint:type_name -> swarm.v1.Endpoint
+	57, // 28: swarm.v1.Assignment.key:type_name -> swarm.v1.EncryptionKey
+	58, // 29: swarm.v1.Assignment.network:type_name -> swarm.v1.Network
+	59, // 30: swarm.v1.Assignment.image:type_name -> swarm.v1.Image
 	18, // 31: swarm.v1.Assignment.peering:type_name -> swarm.v1.Peering
 	19, // 32: swarm.v1.Assignment.routing:type_name -> swarm.v1.Routing
 	20, // 33: swarm.v1.Assignment.backend:type_name -> swarm.v1.Backend
-	46, // 34: swarm.v1.Assignment.volume:type_name -> swarm.v1.Volume
-	53, // 35: swarm.v1.Routing.endpoint:type_name -> swarm.v1.Endpoint
-	57, // 36: swarm.v1.Routing.networks:type_name -> swarm.v1.NetworkAttachment
-	57, // 37: swarm.v1.Backend.networks:type_name -> swarm.v1.NetworkAttachment
+	49, // 34: swarm.v1.Assignment.volume:type_name -> swarm.v1.Volume
+	56, // 35: swarm.v1.Routing.endpoint:type_name -> swarm.v1.Endpoint
+	60, // 36: swarm.v1.Routing.networks:type_name -> swarm.v1.NetworkAttachment
+	60, // 37: swarm.v1.Backend.networks:type_name -> swarm.v1.NetworkAttachment
 	0,  // 38: swarm.v1.AssignmentRef.kind:type_name -> swarm.v1.AssignmentRef.Kind
-	49, // 39: swarm.v1.HoldersResponse.holders:type_name -> swarm.v1.Peer
+	52, // 39: swarm.v1.HoldersResponse.holders:type_name -> swarm.v1.Peer
 	27, // 40: swarm.v1.SessionReport.sessions:type_name -> swarm.v1.SessionEntry
 	27, // 41: swarm.v1.SessionReport.opening:type_name -> swarm.v1.SessionEntry
-	58, // 42: swarm.v1.SessionEntry.last_heartbeat:type_name -> google.protobuf.Timestamp
-	47, // 43: swarm.v1.SessionEntry.lease:type_name -> google.protobuf.Duration
-	59, // 44: swarm.v1.TaskLogsRequest.options:type_name -> swarm.v1.LogOptions
-	60, // 45: swarm.v1.TaskLogsResponse.records:type_name -> swarm.v1.LogRecord
-	61, // 46: swarm.v1.TaskLogsResponse.details:type_name -> swarm.v1.LogDetails
+	61, // 42: swarm.v1.SessionEntry.last_heartbeat:type_name -> google.protobuf.Timestamp
+	50, // 43: swarm.v1.SessionEntry.lease:type_name -> google.protobuf.Duration
+	62, // 44: swarm.v1.TaskLogsRequest.options:type_name -> swarm.v1.LogOptions
+	63, // 45: swarm.v1.TaskLogsResponse.records:type_name -> swarm.v1.LogRecord
+	64, // 46: swarm.v1.TaskLogsResponse.details:type_name -> swarm.v1.LogDetails
 	31, // 47: swarm.v1.ExecInput.start:type_name -> swarm.v1.ExecStart
 	33, // 48: swarm.v1.ExecInput.resize:type_name -> swarm.v1.Resize
-	41, // 49: swarm.v1.NodeNetwork.peers:type_name -> swarm.v1.NodeNetworkPeer
-	42, // 50: swarm.v1.NodeNetwork.received:type_name -> swarm.v1.NetworkTraffic
-	42, // 51: swarm.v1.NodeNetwork.sent:type_name -> swarm.v1.NetworkTraffic
-	56, // 52: swarm.v1.ImageProgress.image:type_name -> swarm.v1.Image
-	1,  // 53: swarm.v1.Dispatcher.Session:input_type -> swarm.v1.FromWorker
-	22, // 54: swarm.v1.Dispatcher.Holders:input_type -> swarm.v1.HoldersRequest
-	24, // 55: swarm.v1.Dispatcher.AwaitProgrammed:input_type -> swarm.v1.AwaitProgrammedRequest
-	26, // 56: swarm.v1.Liveness.Report:input_type -> swarm.v1.SessionReport
-	29, // 57: swarm.v1.Worker.Logs:input_type -> swarm.v1.TaskLogsRequest
-	32, // 58: swarm.v1.Worker.Exec:input_type -> swarm.v1.ExecInput
-	35, // 59: swarm.v1.Worker.PullImage:input_type -> swarm.v1.PullImageRequest
-	36, // 60: swarm.v1.Worker.PushImage:input_type -> swarm.v1.PushImageRequest
-	37, // 61: swarm.v1.Worker.RemoveImage:input_type -> swarm.v1.RemoveImageRequest
-	39, // 62: swarm.v1.Worker.Network:input_type -> swarm.v1.NodeNetworkRequest
-	9,  // 63: swarm.v1.Dispatcher.Session:output_type -> swarm.v1.ToWorker
-	23, // 64: swarm.v1.Dispatcher.Holders:output_type -> swarm.v1.HoldersResponse
-	25, // 65: swarm.v1.Dispatcher.AwaitProgrammed:output_type -> swarm.v1.AwaitProgrammedResponse
-	28, // 66: swarm.v1.Liveness.Report:output_type -> swarm.v1.SessionReportAck
-	30, // 67: swarm.v1.Worker.Logs:output_type -> swarm.v1.TaskLogsResponse
-	34, // 68: swarm.v1.Worker.Exec:output_type -> swarm.v1.ExecOutput
-	43, // 69: swarm.v1.Worker.PullImage:output_type -> swarm.v1.ImageProgress
-	43, // 70: swarm.v1.Worker.PushImage:output_type -> swarm.v1.ImageProgress
-	38, // 71: swarm.v1.Worker.RemoveImage:output_type -> swarm.v1.RemoveImageResponse
-	40, // 72: swarm.v1.Worker.Network:output_type -> swarm.v1.NodeNetwork
-	63, // [63:73] is the sub-list for method output_type
-	53, // [53:63] is the sub-list for method input_type
-	53, // [53:53] is the sub-list for extension type_name
-	53, // [53:53] is the sub-list for extension extendee
-	0,  // [0:53] is the sub-list for field type_name
+	35, // 49: swarm.v1.ForwardInput.start:type_name -> swarm.v1.ForwardStart
+	44, // 50: swarm.v1.NodeNetwork.peers:type_name -> swarm.v1.NodeNetworkPeer
+	45, // 51: swarm.v1.NodeNetwork.received:type_name -> swarm.v1.NetworkTraffic
+	45, // 52: swarm.v1.NodeNetwork.sent:type_name -> swarm.v1.NetworkTraffic
+	59, // 53: swarm.v1.ImageProgress.image:type_name -> swarm.v1.Image
+	1,  // 54: swarm.v1.Dispatcher.Session:input_type -> swarm.v1.FromWorker
+	22, // 55: swarm.v1.Dispatcher.Holders:input_type -> swarm.v1.HoldersRequest
+	24, // 56: swarm.v1.Dispatcher.AwaitProgrammed:input_type -> swarm.v1.AwaitProgrammedRequest
+	26, // 57: swarm.v1.Liveness.Report:input_type -> swarm.v1.SessionReport
+	29, // 58: swarm.v1.Worker.Logs:input_type -> swarm.v1.TaskLogsRequest
+	32, // 59: swarm.v1.Worker.Exec:input_type -> swarm.v1.ExecInput
+	36, // 60: swarm.v1.Worker.PortForward:input_type -> swarm.v1.ForwardInput
+	38, // 61: swarm.v1.Worker.PullImage:input_type -> swarm.v1.PullImageRequest
+	39, // 62: swarm.v1.Worker.PushImage:input_type -> swarm.v1.PushImageRequest
+	40, // 63: swarm.v1.Worker.RemoveImage:input_type -> swarm.v1.RemoveImageRequest
+	42, // 64: swarm.v1.Worker.Network:input_type -> swarm.v1.NodeNetworkRequest
+	9,  // 65: swarm.v1.Dispatcher.Session:output_type -> swarm.v1.ToWorker
+	23, // 66: swarm.v1.Dispatcher.Holders:output_type -> swarm.v1.HoldersResponse
+	25, // 67: swarm.v1.Dispatcher.AwaitProgrammed:output_type -> swarm.v1.AwaitProgrammedResponse
+	28, // 68: swarm.v1.Liveness.Report:output_type -> swarm.v1.SessionReportAck
+	30, // 69: swarm.v1.Worker.Logs:output_type -> swarm.v1.TaskLogsResponse
+	34, // 70: swarm.v1.Worker.Exec:output_type -> swarm.v1.ExecOutput
+	37, // 71: swarm.v1.Worker.PortForward:output_type -> swarm.v1.ForwardOutput
+	46, // 72: swarm.v1.Worker.PullImage:output_type -> swarm.v1.ImageProgress
+	46, // 73: swarm.v1.Worker.PushImage:output_type -> swarm.v1.ImageProgress
+	41, // 74: swarm.v1.Worker.RemoveImage:output_type -> swarm.v1.RemoveImageResponse
+	43, // 75: swarm.v1.Worker.Network:output_type -> swarm.v1.NodeNetwork
+	65, // [65:76] is the sub-list for method output_type
+	54, // [54:65] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_dispatch_proto_init() }
@@ -3769,13 +4025,22 @@ func file_swarm_v1_dispatch_proto_init() {
 		(*ExecOutput_ExitCode)(nil),
 		(*ExecOutput_Started)(nil),
 	}
+	file_swarm_v1_dispatch_proto_msgTypes[35].OneofWrappers = []any{
+		(*ForwardInput_Start)(nil),
+		(*ForwardInput_Data)(nil),
+	}
+	file_swarm_v1_dispatch_proto_msgTypes[36].OneofWrappers = []any{
+		(*ForwardOutput_Connected)(nil),
+		(*ForwardOutput_Data)(nil),
+		(*ForwardOutput_End)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_dispatch_proto_rawDesc), len(file_swarm_v1_dispatch_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   43,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -302,6 +302,7 @@ var Liveness_ServiceDesc = grpc.ServiceDesc{
 const (
 	Worker_Logs_FullMethodName        = "/swarm.v1.Worker/Logs"
 	Worker_Exec_FullMethodName        = "/swarm.v1.Worker/Exec"
+	Worker_PortForward_FullMethodName = "/swarm.v1.Worker/PortForward"
 	Worker_PullImage_FullMethodName   = "/swarm.v1.Worker/PullImage"
 	Worker_PushImage_FullMethodName   = "/swarm.v1.Worker/PushImage"
 	Worker_RemoveImage_FullMethodName = "/swarm.v1.Worker/RemoveImage"
@@ -314,6 +315,8 @@ const (
 type WorkerClient interface {
 	Logs(ctx context.Context, in *TaskLogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TaskLogsResponse], error)
 	Exec(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ExecInput, ExecOutput], error)
+	// PortForward is one connection to a port in a task's network namespace.
+	PortForward(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ForwardInput, ForwardOutput], error)
 	PullImage(ctx context.Context, in *PullImageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ImageProgress], error)
 	PushImage(ctx context.Context, in *PushImageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ImageProgress], error)
 	RemoveImage(ctx context.Context, in *RemoveImageRequest, opts ...grpc.CallOption) (*RemoveImageResponse, error)
@@ -360,9 +363,22 @@ func (c *workerClient) Exec(ctx context.Context, opts ...grpc.CallOption) (grpc.
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Worker_ExecClient = grpc.BidiStreamingClient[ExecInput, ExecOutput]
 
+func (c *workerClient) PortForward(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ForwardInput, ForwardOutput], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Worker_ServiceDesc.Streams[2], Worker_PortForward_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ForwardInput, ForwardOutput]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Worker_PortForwardClient = grpc.BidiStreamingClient[ForwardInput, ForwardOutput]
+
 func (c *workerClient) PullImage(ctx context.Context, in *PullImageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ImageProgress], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Worker_ServiceDesc.Streams[2], Worker_PullImage_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Worker_ServiceDesc.Streams[3], Worker_PullImage_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -381,7 +397,7 @@ type Worker_PullImageClient = grpc.ServerStreamingClient[ImageProgress]
 
 func (c *workerClient) PushImage(ctx context.Context, in *PushImageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ImageProgress], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Worker_ServiceDesc.Streams[3], Worker_PushImage_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Worker_ServiceDesc.Streams[4], Worker_PushImage_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -424,6 +440,8 @@ func (c *workerClient) Network(ctx context.Context, in *NodeNetworkRequest, opts
 type WorkerServer interface {
 	Logs(*TaskLogsRequest, grpc.ServerStreamingServer[TaskLogsResponse]) error
 	Exec(grpc.BidiStreamingServer[ExecInput, ExecOutput]) error
+	// PortForward is one connection to a port in a task's network namespace.
+	PortForward(grpc.BidiStreamingServer[ForwardInput, ForwardOutput]) error
 	PullImage(*PullImageRequest, grpc.ServerStreamingServer[ImageProgress]) error
 	PushImage(*PushImageRequest, grpc.ServerStreamingServer[ImageProgress]) error
 	RemoveImage(context.Context, *RemoveImageRequest) (*RemoveImageResponse, error)
@@ -443,6 +461,9 @@ func (UnimplementedWorkerServer) Logs(*TaskLogsRequest, grpc.ServerStreamingServ
 }
 func (UnimplementedWorkerServer) Exec(grpc.BidiStreamingServer[ExecInput, ExecOutput]) error {
 	return status.Error(codes.Unimplemented, "method Exec not implemented")
+}
+func (UnimplementedWorkerServer) PortForward(grpc.BidiStreamingServer[ForwardInput, ForwardOutput]) error {
+	return status.Error(codes.Unimplemented, "method PortForward not implemented")
 }
 func (UnimplementedWorkerServer) PullImage(*PullImageRequest, grpc.ServerStreamingServer[ImageProgress]) error {
 	return status.Error(codes.Unimplemented, "method PullImage not implemented")
@@ -494,6 +515,13 @@ func _Worker_Exec_Handler(srv interface{}, stream grpc.ServerStream) error {
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Worker_ExecServer = grpc.BidiStreamingServer[ExecInput, ExecOutput]
+
+func _Worker_PortForward_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(WorkerServer).PortForward(&grpc.GenericServerStream[ForwardInput, ForwardOutput]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Worker_PortForwardServer = grpc.BidiStreamingServer[ForwardInput, ForwardOutput]
 
 func _Worker_PullImage_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(PullImageRequest)
@@ -578,6 +606,12 @@ var Worker_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Exec",
 			Handler:       _Worker_Exec_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "PortForward",
+			Handler:       _Worker_PortForward_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
 		},
