@@ -135,7 +135,7 @@ func New(deps Deps) *cobra.Command {
 	setHelp(d, root)
 	root.AddCommand(cluster.NewInit(d), cluster.NewJoin(d), cluster.NewLeave(d), cluster.NewUpdate(d), cluster.NewJoinToken(d), system.NewInfo(d), system.NewVersion(d, deps.Version), system.NewDoctor(d, deps.Diagnose))
 	root.AddCommand(node.New(d), service.New(d), task.New(d), network.New(d), data.NewSecret(d), data.NewConfig(d), volume.New(d), image.New(d), credential.New(d), registry.NewLogin(d), registry.NewLogout(d), system.New(d))
-	root.AddCommand(task.NewExec(d), system.NewEvents(d), stats.New(d), top.New(d), newCompletion(d), daemon.New(deps.RunDaemon), daemon.NewRuntime(deps.RunRuntime))
+	root.AddCommand(task.NewExec(d), task.NewForward(d), system.NewEvents(d), stats.New(d), top.New(d), newCompletion(d), daemon.New(deps.RunDaemon), daemon.NewRuntime(deps.RunRuntime))
 	if deps.Installer != nil {
 		root.AddCommand(daemon.NewInstall(d, deps.Installer), daemon.NewUninstall(d, deps.Installer))
 	}

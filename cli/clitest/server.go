@@ -76,7 +76,9 @@ type Server struct {
 	Waits   []WaitStep
 	WaitReq *swarmv1.WaitServiceRequest
 	OnExec  func(stream swarmv1.Control_ExecServer) error
-	OnWatch func(r *swarmv1.WatchRequest, stream swarmv1.Control_WatchServer) error
+	// OnForward answers PortForward.
+	OnForward func(stream swarmv1.Control_PortForwardServer) error
+	OnWatch   func(r *swarmv1.WatchRequest, stream swarmv1.Control_WatchServer) error
 }
 
 // Change calls a function that edits the state, and wakes the watchers.
@@ -357,6 +359,11 @@ func (s *Server) Logs(r *swarmv1.LogsRequest, stream swarmv1.Control_LogsServer)
 }
 
 func (s *Server) Exec(stream swarmv1.Control_ExecServer) error { return s.OnExec(stream) }
+
+// PortForward implements swarmv1.ControlServer.
+func (s *Server) PortForward(stream swarmv1.Control_PortForwardServer) error {
+	return s.OnForward(stream)
+}
 
 type daemonServer struct {
 	swarmv1.UnimplementedDaemonServer

@@ -26,6 +26,11 @@ func IsStale(err error) bool {
 	return errdefs.IsAborted(err) || code(err) == codes.Aborted
 }
 
+// IsFailedPrecondition reports whether the state of an object does not permit the call.
+func IsFailedPrecondition(err error) bool {
+	return errdefs.IsFailedPrecondition(err) || code(err) == codes.FailedPrecondition
+}
+
 // IsUnavailable reports whether a call may succeed later, or by another daemon.
 func IsUnavailable(err error) bool {
 	return errdefs.IsUnavailable(err) || code(err) == codes.Unavailable
