@@ -3364,9 +3364,12 @@ func (x *VolumeMove) GetErr() string {
 }
 
 type VolumeUse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ServiceId     string                 `protobuf:"bytes,1,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
-	Slot          uint64                 `protobuf:"varint,2,opt,name=slot,proto3" json:"slot,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	ServiceId string                 `protobuf:"bytes,1,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	Slot      uint64                 `protobuf:"varint,2,opt,name=slot,proto3" json:"slot,omitempty"`
+	// When a task of the slot was placed here. If several nodes have a volume of the name that the
+	// slot has used, the next task goes where the last one was.
+	Since         *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3413,6 +3416,13 @@ func (x *VolumeUse) GetSlot() uint64 {
 		return x.Slot
 	}
 	return 0
+}
+
+func (x *VolumeUse) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
 }
 
 // Image: a reference known to the cluster, pinned to a digest. Key: id (random). The name is unique.
@@ -5139,11 +5149,12 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\aCOPYING\x10\x00\x12\v\n" +
 	"\aSTOPPED\x10\x01\x12\f\n" +
 	"\bSWITCHED\x10\x02\x12\r\n" +
-	"\tABANDONED\x10\x03\">\n" +
+	"\tABANDONED\x10\x03\"p\n" +
 	"\tVolumeUse\x12\x1d\n" +
 	"\n" +
 	"service_id\x18\x01 \x01(\tR\tserviceId\x12\x12\n" +
-	"\x04slot\x18\x02 \x01(\x04R\x04slot\"\xc5\x01\n" +
+	"\x04slot\x18\x02 \x01(\x04R\x04slot\x120\n" +
+	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\xc5\x01\n" +
 	"\x05Image\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\"\n" +
 	"\x04meta\x18\x02 \x01(\v2\x0e.swarm.v1.MetaR\x04meta\x12\x12\n" +
@@ -5476,55 +5487,56 @@ var file_swarm_v1_object_proto_depIdxs = []int32{
 	40,  // 76: swarm.v1.Volume.move:type_name -> swarm.v1.VolumeMove
 	6,   // 77: swarm.v1.VolumeMove.phase:type_name -> swarm.v1.VolumeMove.Phase
 	61,  // 78: swarm.v1.VolumeMove.started_at:type_name -> google.protobuf.Timestamp
-	9,   // 79: swarm.v1.Image.meta:type_name -> swarm.v1.Meta
-	64,  // 80: swarm.v1.Image.platforms:type_name -> swarm.v1.Platform
-	9,   // 81: swarm.v1.ImageCopy.meta:type_name -> swarm.v1.Meta
-	9,   // 82: swarm.v1.Cluster.meta:type_name -> swarm.v1.Meta
-	74,  // 83: swarm.v1.Cluster.spec:type_name -> swarm.v1.ClusterSpec
-	45,  // 84: swarm.v1.Cluster.root_ca:type_name -> swarm.v1.RootCA
-	47,  // 85: swarm.v1.Cluster.gossip_keys:type_name -> swarm.v1.EncryptionKey
-	47,  // 86: swarm.v1.Cluster.unlock_key:type_name -> swarm.v1.EncryptionKey
-	46,  // 87: swarm.v1.RootCA.join_tokens:type_name -> swarm.v1.JoinTokens
-	61,  // 88: swarm.v1.EncryptionKey.since:type_name -> google.protobuf.Timestamp
-	9,   // 89: swarm.v1.RaftMember.meta:type_name -> swarm.v1.Meta
-	9,   // 90: swarm.v1.Credential.meta:type_name -> swarm.v1.Meta
-	61,  // 91: swarm.v1.Credential.until:type_name -> google.protobuf.Timestamp
-	61,  // 92: swarm.v1.Event.time:type_name -> google.protobuf.Timestamp
-	7,   // 93: swarm.v1.Event.action:type_name -> swarm.v1.Event.Action
-	59,  // 94: swarm.v1.Event.attributes:type_name -> swarm.v1.Event.AttributesEntry
-	51,  // 95: swarm.v1.Event.object:type_name -> swarm.v1.Object
-	10,  // 96: swarm.v1.Object.node:type_name -> swarm.v1.Node
-	11,  // 97: swarm.v1.Object.node_state:type_name -> swarm.v1.NodeState
-	18,  // 98: swarm.v1.Object.service:type_name -> swarm.v1.Service
-	22,  // 99: swarm.v1.Object.revision:type_name -> swarm.v1.Revision
-	23,  // 100: swarm.v1.Object.task:type_name -> swarm.v1.Task
-	26,  // 101: swarm.v1.Object.task_status:type_name -> swarm.v1.TaskStatus
-	30,  // 102: swarm.v1.Object.network:type_name -> swarm.v1.Network
-	31,  // 103: swarm.v1.Object.endpoint:type_name -> swarm.v1.Endpoint
-	33,  // 104: swarm.v1.Object.claim:type_name -> swarm.v1.Claim
-	34,  // 105: swarm.v1.Object.secret:type_name -> swarm.v1.Secret
-	35,  // 106: swarm.v1.Object.config:type_name -> swarm.v1.Config
-	39,  // 107: swarm.v1.Object.volume:type_name -> swarm.v1.Volume
-	42,  // 108: swarm.v1.Object.image:type_name -> swarm.v1.Image
-	43,  // 109: swarm.v1.Object.image_copy:type_name -> swarm.v1.ImageCopy
-	44,  // 110: swarm.v1.Object.cluster:type_name -> swarm.v1.Cluster
-	48,  // 111: swarm.v1.Object.raft_member:type_name -> swarm.v1.RaftMember
-	49,  // 112: swarm.v1.Object.credential:type_name -> swarm.v1.Credential
-	38,  // 113: swarm.v1.Object.data_version:type_name -> swarm.v1.DataVersion
-	21,  // 114: swarm.v1.Object.run:type_name -> swarm.v1.Run
-	61,  // 115: swarm.v1.LogRecord.timestamp:type_name -> google.protobuf.Timestamp
-	8,   // 116: swarm.v1.LogRecord.stream:type_name -> swarm.v1.LogRecord.Stream
-	8,   // 117: swarm.v1.LogOptions.streams:type_name -> swarm.v1.LogRecord.Stream
-	61,  // 118: swarm.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
-	61,  // 119: swarm.v1.LogOptions.until:type_name -> google.protobuf.Timestamp
-	54,  // 120: swarm.v1.LogOptions.after:type_name -> swarm.v1.LogPlace
-	8,   // 121: swarm.v1.LogPlace.stream:type_name -> swarm.v1.LogRecord.Stream
-	60,  // 122: swarm.v1.LogDetails.details:type_name -> swarm.v1.LogDetails.DetailsEntry
-	123, // [123:123] is the sub-list for method output_type
-	123, // [123:123] is the sub-list for method input_type
-	123, // [123:123] is the sub-list for extension type_name
-	123, // [123:123] is the sub-list for extension extendee
-	0,   // [0:123] is the sub-list for field type_name
+	61,  // 79: swarm.v1.VolumeUse.since:type_name -> google.protobuf.Timestamp
+	9,   // 80: swarm.v1.Image.meta:type_name -> swarm.v1.Meta
+	64,  // 81: swarm.v1.Image.platforms:type_name -> swarm.v1.Platform
+	9,   // 82: swarm.v1.ImageCopy.meta:type_name -> swarm.v1.Meta
+	9,   // 83: swarm.v1.Cluster.meta:type_name -> swarm.v1.Meta
+	74,  // 84: swarm.v1.Cluster.spec:type_name -> swarm.v1.ClusterSpec
+	45,  // 85: swarm.v1.Cluster.root_ca:type_name -> swarm.v1.RootCA
+	47,  // 86: swarm.v1.Cluster.gossip_keys:type_name -> swarm.v1.EncryptionKey
+	47,  // 87: swarm.v1.Cluster.unlock_key:type_name -> swarm.v1.EncryptionKey
+	46,  // 88: swarm.v1.RootCA.join_tokens:type_name -> swarm.v1.JoinTokens
+	61,  // 89: swarm.v1.EncryptionKey.since:type_name -> google.protobuf.Timestamp
+	9,   // 90: swarm.v1.RaftMember.meta:type_name -> swarm.v1.Meta
+	9,   // 91: swarm.v1.Credential.meta:type_name -> swarm.v1.Meta
+	61,  // 92: swarm.v1.Credential.until:type_name -> google.protobuf.Timestamp
+	61,  // 93: swarm.v1.Event.time:type_name -> google.protobuf.Timestamp
+	7,   // 94: swarm.v1.Event.action:type_name -> swarm.v1.Event.Action
+	59,  // 95: swarm.v1.Event.attributes:type_name -> swarm.v1.Event.AttributesEntry
+	51,  // 96: swarm.v1.Event.object:type_name -> swarm.v1.Object
+	10,  // 97: swarm.v1.Object.node:type_name -> swarm.v1.Node
+	11,  // 98: swarm.v1.Object.node_state:type_name -> swarm.v1.NodeState
+	18,  // 99: swarm.v1.Object.service:type_name -> swarm.v1.Service
+	22,  // 100: swarm.v1.Object.revision:type_name -> swarm.v1.Revision
+	23,  // 101: swarm.v1.Object.task:type_name -> swarm.v1.Task
+	26,  // 102: swarm.v1.Object.task_status:type_name -> swarm.v1.TaskStatus
+	30,  // 103: swarm.v1.Object.network:type_name -> swarm.v1.Network
+	31,  // 104: swarm.v1.Object.endpoint:type_name -> swarm.v1.Endpoint
+	33,  // 105: swarm.v1.Object.claim:type_name -> swarm.v1.Claim
+	34,  // 106: swarm.v1.Object.secret:type_name -> swarm.v1.Secret
+	35,  // 107: swarm.v1.Object.config:type_name -> swarm.v1.Config
+	39,  // 108: swarm.v1.Object.volume:type_name -> swarm.v1.Volume
+	42,  // 109: swarm.v1.Object.image:type_name -> swarm.v1.Image
+	43,  // 110: swarm.v1.Object.image_copy:type_name -> swarm.v1.ImageCopy
+	44,  // 111: swarm.v1.Object.cluster:type_name -> swarm.v1.Cluster
+	48,  // 112: swarm.v1.Object.raft_member:type_name -> swarm.v1.RaftMember
+	49,  // 113: swarm.v1.Object.credential:type_name -> swarm.v1.Credential
+	38,  // 114: swarm.v1.Object.data_version:type_name -> swarm.v1.DataVersion
+	21,  // 115: swarm.v1.Object.run:type_name -> swarm.v1.Run
+	61,  // 116: swarm.v1.LogRecord.timestamp:type_name -> google.protobuf.Timestamp
+	8,   // 117: swarm.v1.LogRecord.stream:type_name -> swarm.v1.LogRecord.Stream
+	8,   // 118: swarm.v1.LogOptions.streams:type_name -> swarm.v1.LogRecord.Stream
+	61,  // 119: swarm.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
+	61,  // 120: swarm.v1.LogOptions.until:type_name -> google.protobuf.Timestamp
+	54,  // 121: swarm.v1.LogOptions.after:type_name -> swarm.v1.LogPlace
+	8,   // 122: swarm.v1.LogPlace.stream:type_name -> swarm.v1.LogRecord.Stream
+	60,  // 123: swarm.v1.LogDetails.details:type_name -> swarm.v1.LogDetails.DetailsEntry
+	124, // [124:124] is the sub-list for method output_type
+	124, // [124:124] is the sub-list for method input_type
+	124, // [124:124] is the sub-list for extension type_name
+	124, // [124:124] is the sub-list for extension extendee
+	0,   // [0:124] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_object_proto_init() }
