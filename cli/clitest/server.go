@@ -52,6 +52,7 @@ type Server struct {
 	Created    *swarmv1.CreateServiceRequest
 	Updates    []*swarmv1.UpdateServiceRequest
 	NodeReqs   []*swarmv1.UpdateNodeRequest
+	AcceptReqs []*swarmv1.AcceptNodeRequest
 	Inits      []*swarmv1.InitRequest
 	Joins      []*swarmv1.JoinClusterRequest
 	Removed    []string
@@ -130,6 +131,13 @@ func (s *Server) ListNodes(context.Context, *swarmv1.ListRequest) (*swarmv1.List
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return &swarmv1.ListNodesResponse{Nodes: s.Nodes}, nil
+}
+
+func (s *Server) AcceptNode(_ context.Context, r *swarmv1.AcceptNodeRequest) (*swarmv1.NodeInfo, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.AcceptReqs = append(s.AcceptReqs, r)
+	return &swarmv1.NodeInfo{Node: &swarmv1.Node{Id: r.Id}}, nil
 }
 
 func (s *Server) UpdateNode(_ context.Context, r *swarmv1.UpdateNodeRequest) (*swarmv1.NodeInfo, error) {
