@@ -16,8 +16,8 @@ import (
 
 // TestSecretsStaySecret gives services on every host a secret, in a file of its own and in a
 // templated config, and changes the secret in each way. Daemons and the leader are killed
-// meanwhile. Then no file that a process of the cluster has written, and no answer to a user, has a
-// value of the secret.
+// meanwhile. Then no file that a process of the cluster has written, and no answer that the API
+// gives to a reader, has a value of the secret.
 func TestSecretsStaySecret(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes most of a minute")
@@ -81,6 +81,12 @@ func TestSecretsStaySecret(t *testing.T) {
 		if strings.Contains(answers.String(), value) {
 			t.Errorf("answers to users have value %d", i)
 		}
+	}
+	for _, h := range c.hosts {
+		r := newRecorder(t, h)
+		r.readAll("db", "app.conf", "none", "signal", "exec", "restart", "swarm/hello:1", "ingress")
+		r.watch()
+		r.wantNone(values)
 	}
 	for _, h := range c.hosts {
 		for _, dir := range []string{h.StateDir, h.RunDir, filepath.Dir(h.Log)} {

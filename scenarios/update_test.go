@@ -15,9 +15,10 @@ import (
 // updatePort is the published port of the service that is changed.
 const updatePort = "7000"
 
-// TestUpdateLosesNoRequest updates a service, scales it up and down, and moves it off a host.
-// Meanwhile clients send requests through its address and its name from containers, and from
-// outside through every host. Their requests must not fail.
+// TestUpdateLosesNoRequest updates a service and rolls it back, scales it up and down, gives it new
+// versions of secrets and configs in each way, and moves it off a host. Meanwhile clients send
+// requests through its address and its name from containers, and from outside through every host.
+// Their requests must not fail.
 func TestUpdateLosesNoRequest(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes most of a minute")
@@ -28,14 +29,31 @@ func TestUpdateLosesNoRequest(t *testing.T) {
 	c.swarm("network", "create", "red")
 	c.prober("client", "--mode", "global", "--network", "red", "--constraint", "node.hostname!="+drained)
 	clients := c.waitMembers("red", 2)
-	c.swarm("service", "create", "--name", "web", "--replicas", "4", "--network", "red", "--publish", "published="+updatePort+",target=8080",
+	ways := map[string]string{"by-signal": "signal=WINCH", "by-exec": "exec=/app -exit-after 1ms -listen=", "by-nothing": "none", "by-restart": "restart"}
+	var files []string
+	for name, on := range ways {
+		c.swarm("secret", "create", "--generate", "16", name)
+		c.swarm("config", "create", name, "/etc/hostname")
+		files = append(files, "--secret", "source="+name+",on-update="+on, "--config", "source="+name+",target=/etc/"+name+",on-update="+on)
+	}
+	create := append([]string{"service", "create"}, files...)
+	c.swarm(append(create, "--name", "web", "--replicas", "4", "--network", "red", "--publish", "published="+updatePort+",target=8080",
 		"--health-tcp", "127.0.0.1:8080", "--health-start-interval", "100ms", "--health-start-period", "30s",
-		"--update-monitor", "500ms", "swarm/hello:1")
+		"--update-monitor", "500ms", "swarm/hello:1")...)
 	o := c.ask(clients.members)
 	for _, change := range [][]string{
 		{"service", "update", "--force", "--update-order", "start-first", "web"},
 		{"service", "update", "--force", "web"},
 		{"service", "update", "--force", "--update-order", "stop-first", "web"},
+		{"service", "rollback", "web"},
+		{"secret", "update", "--generate", "16", "by-signal"},
+		{"secret", "update", "--generate", "16", "by-exec"},
+		{"secret", "update", "--generate", "16", "by-nothing"},
+		{"secret", "update", "--generate", "16", "by-restart"},
+		{"config", "update", "by-signal", "/etc/passwd"},
+		{"config", "update", "by-exec", "/etc/passwd"},
+		{"config", "update", "by-nothing", "/etc/passwd"},
+		{"config", "update", "by-restart", "/etc/passwd"},
 		{"service", "scale", "web=8"},
 		{"service", "scale", "web=2"},
 		{"service", "scale", "web=3"}, // one task on each host

@@ -192,6 +192,7 @@ func (m *model) commit(g Group) error {
 func (m *model) plan() int {
 	m.t.Helper()
 	m.fence()
+	m.reportAllVolumes()
 	before := m.state.String()
 	due := m.state.Due(m.now)
 	res := m.planner.Plan(due, m.now)
@@ -200,7 +201,7 @@ func (m *model) plan() int {
 	}
 	m.next = res.Next
 	m.plans++
-	meant := m.wantedRunning()
+	meant, rows := m.wantedRunning(), m.rowsOfTasks()
 	n := 0
 	for _, g := range res.Groups {
 		n += len(g.Changes)
@@ -210,6 +211,8 @@ func (m *model) plan() int {
 	}
 	m.check()
 	m.checkStarts(meant)
+	m.checkPlacements(rows)
+	m.checkMoves(rows)
 	return n
 }
 

@@ -158,8 +158,8 @@ func (r *run) planSlots() {
 	}
 	r.applyActions()
 	r.reap()
-	r.placeTasks()
 	r.recordVolumes()
+	r.placeTasks()
 	r.out.newAtom()
 	r.writeCursors()
 }

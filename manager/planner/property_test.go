@@ -41,6 +41,11 @@ func (m *model) chaos(r *rand.Rand) {
 		if known && r.IntN(3) == 0 {
 			m.drop("1/" + node)
 			m.drop("2/" + node)
+			for _, key := range slices.Sorted(maps.Keys(m.rows)) {
+				if strings.HasPrefix(key, "12/"+node+"/") {
+					m.drop(key) // as collectGarbage of the manager does
+				}
+			}
 		}
 	case 5, 6:
 		if m.service(service) == nil {
@@ -62,8 +67,12 @@ func (m *model) chaos(r *rand.Rand) {
 		}
 	case 10:
 		if list := m.tasks(); len(list) > 0 {
-			if t := list[r.IntN(len(list))]; m.status(t.Id).State == swarmv1.TaskState_RUNNING {
-				m.report(t.Id, []swarmv1.TaskState{swarmv1.TaskState_FAILED, swarmv1.TaskState_COMPLETE, swarmv1.TaskState_REJECTED}[r.IntN(3)])
+			t := list[r.IntN(len(list))]
+			switch m.status(t.Id).State {
+			case swarmv1.TaskState_RUNNING:
+				m.report(t.Id, []swarmv1.TaskState{swarmv1.TaskState_FAILED, swarmv1.TaskState_COMPLETE}[r.IntN(2)])
+			case swarmv1.TaskState_ASSIGNED, swarmv1.TaskState_READY:
+				m.report(t.Id, swarmv1.TaskState_REJECTED)
 			}
 		}
 	case 11:
@@ -85,7 +94,7 @@ func (m *model) chaos(r *rand.Rand) {
 			m.edit(service, updating(func(u *swarmv1.UpdateConfig) { u.Order = swarmv1.UpdateConfig_Order(r.IntN(2)) }))
 		}
 	case 15:
-		if row, ok := m.rows["12/"+node+"/data"]; ok && r.IntN(2) == 0 {
+		if row, ok := m.rows["12/"+node+"/data"]; ok && r.IntN(2) == 0 && !m.busy(node) {
 			m.drop("12/" + node + "/data")
 			m.check() // The slots that have used it have no home any more.
 		} else if ok {
@@ -98,6 +107,14 @@ func (m *model) chaos(r *rand.Rand) {
 	case 16:
 		m.now = m.now.Add(time.Duration(r.IntN(10_000)) * time.Millisecond)
 	}
+}
+
+// busy says whether tasks may run on the node. While they do, nobody can remove their volumes.
+func (m *model) busy(node string) bool {
+	return slices.ContainsFunc(m.tasks(), func(t *swarmv1.Task) bool {
+		st := m.status(t.Id).State
+		return t.NodeId == node && st >= swarmv1.TaskState_ASSIGNED && st <= swarmv1.TaskState_RUNNING
+	})
 }
 
 // addNetworks adds networks, one of which has few addresses.

@@ -22,10 +22,24 @@ func (m *model) reportVolumes(t *swarmv1.Task) {
 	}
 }
 
+// reportAllVolumes does it for all running tasks, because a node reports what it has all the time.
+func (m *model) reportAllVolumes() {
+	for _, t := range m.tasks() {
+		if m.status(t.Id).State == swarmv1.TaskState_RUNNING {
+			m.reportVolumes(t)
+		}
+	}
+}
+
 // checkVolumes checks that a task of a slot runs on a node where the slot has used its volume, as
 // long as the cluster knows the volume there.
 func (m *model) checkVolumes() {
 	m.t.Helper()
+	maps.DeleteFunc(m.homes, func(key string, _ map[string]bool) bool {
+		_, slot, _ := strings.Cut(key, " of ")
+		service, _, _ := strings.Cut(slot, ".")
+		return m.service(service) == nil // Another service may get the id, which real services do not.
+	})
 	for _, t := range m.tasks() {
 		rev, _ := m.rows[fmt.Sprintf("4/%s/%010d", t.ServiceId, t.Revision)].(*swarmv1.Revision)
 		if t.Slot == 0 || t.NodeId == "" || m.status(t.Id).GetState() < swarmv1.TaskState_ASSIGNED {

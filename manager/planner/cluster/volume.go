@@ -3,7 +3,9 @@ package cluster
 import (
 	"cmp"
 	"slices"
+	"time"
 
+	"google.golang.org/protobuf/types/known/timestamppb"
 	"swarm/internal/spec"
 	"swarm/internal/template"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -129,27 +131,33 @@ type drawnVolume struct {
 // returns the row to write, or nil if the row says so already. later is true if this plan has
 // written the row for another service: two groups of one plan must not write the same row, so the
 // caller must plan the service again.
-func (d *Draft) UseVolume(n *Node, v NodeVolume, s *Service, slot VolumeSlot) (write *swarmv1.Volume, later bool) {
+func (d *Draft) UseVolume(n *Node, v NodeVolume, s *Service, slot VolumeSlot, now *timestamppb.Timestamp) (write *swarmv1.Volume, later bool) {
 	row := &swarmv1.Volume{NodeId: n.ID, Name: v.Name}
 	list := d.state.volumes[v.Name]
+	last, at := LastUsed(list, s.ID, slot.Number)
 	if len(list) > 0 && list[0].GetNodeId() == "" {
 		return nil, false // every node mounts it from a file server
 	}
 	if i, found := slices.BinarySearchFunc(list, row, compareNodes); found {
-		if !slot.Returns || UsesVolume(list[i], s.ID, slot.Number) {
+		if !slot.Returns || list[i] == last {
 			return nil, false
 		}
 		if slices.ContainsFunc(d.volumes, func(w drawnVolume) bool { return w.row == list[i] && w.service != s }) {
 			return nil, true
 		}
 		row = list[i].CloneVT()
-		row.Uses = slices.DeleteFunc(row.Uses, func(u *swarmv1.VolumeUse) bool { return d.state.services[u.GetServiceId()] == nil })
+		row.Uses = slices.DeleteFunc(row.Uses, func(u *swarmv1.VolumeUse) bool {
+			return d.state.services[u.GetServiceId()] == nil || isUse(u, s.ID, slot.Number)
+		})
 	} else {
 		row.MakerId = s.ID
 		row.Driver, row.Labels = v.Mount.GetVolumeOptions().GetDriverConfig(), v.Mount.GetVolumeOptions().GetLabels()
 	}
 	if slot.Returns {
-		row.Uses = append(row.Uses, &swarmv1.VolumeUse{ServiceId: s.ID, Slot: slot.Number})
+		if last != nil && !now.AsTime().After(at) { // The clock of this manager is behind.
+			now = timestamppb.New(at.Add(1))
+		}
+		row.Uses = append(row.Uses, &swarmv1.VolumeUse{ServiceId: s.ID, Slot: slot.Number, Since: now})
 	}
 	d.volumes = append(d.volumes, drawnVolume{d.state.putVolume(row), row, s})
 	return row, false
@@ -184,9 +192,21 @@ func (s *Service) VolumeSlot(k SlotKey) VolumeSlot {
 	return VolumeSlot{Number: k.Number, Returns: true}
 }
 
-// UsesVolume says whether a task of the slot was placed on the volume's node because of the volume.
-func UsesVolume(row *swarmv1.Volume, serviceID string, slot uint64) bool {
-	return slices.ContainsFunc(row.GetUses(), func(u *swarmv1.VolumeUse) bool {
-		return u.GetServiceId() == serviceID && u.GetSlot() == slot
-	})
+// LastUsed returns the row of a volume where a task of the slot was placed last because of the
+// volume, and when; nil if there is none.
+func LastUsed(rows []*swarmv1.Volume, serviceID string, slot uint64) (last *swarmv1.Volume, at time.Time) {
+	for _, row := range rows {
+		i := slices.IndexFunc(row.GetUses(), func(u *swarmv1.VolumeUse) bool { return isUse(u, serviceID, slot) })
+		if i < 0 {
+			continue
+		}
+		if since := row.Uses[i].GetSince().AsTime(); last == nil || since.After(at) {
+			last, at = row, since
+		}
+	}
+	return last, at
+}
+
+func isUse(u *swarmv1.VolumeUse, serviceID string, slot uint64) bool {
+	return u.GetServiceId() == serviceID && u.GetSlot() == slot
 }

@@ -1,6 +1,7 @@
 package placement
 
 import (
+	"slices"
 	"time"
 
 	"swarm/manager/planner/cluster"
@@ -50,31 +51,40 @@ func (f *Finder) End() {
 // nodes, only these are considered (see bindings). The caller places the task on the node
 // (cluster.Draft) before it calls Find again.
 func (f *Finder) Find(rev *cluster.Revision, slot cluster.SlotKey, only *cluster.Node) (*cluster.Node, *Explanation) {
-	n, why := f.find(rev, slot, only)
-	if n != nil {
-		f.found = append(f.found, n)
-	}
-	return n, why
-}
-
-func (f *Finder) find(rev *cluster.Revision, slot cluster.SlotKey, only *cluster.Node) (*cluster.Node, *Explanation) {
 	if only != nil {
-		if checkNode(rev, only, f.tasksOn(rev, only), f.nodesWithoutImage(rev)) == fits {
-			return only, nil
-		}
-		return nil, f.explain(rev, []*cluster.Node{only})
+		return f.note(only, nil, f.checkOnly(rev, only))
 	}
 	if bound := f.bindings(rev, slot); len(bound) > 0 {
-		return f.findBound(rev, bound)
+		n, why := f.findBound(rev, bound)
+		return f.note(n, nil, why)
 	}
 	p := f.placer(rev)
 	if n := p.pick(); n != nil {
-		return n, nil
+		return f.note(n, p, nil)
 	}
 	if p.explanation == nil {
 		p.explanation = f.explain(rev, f.state.Nodes())
 	}
 	return nil, p.explanation
+}
+
+// checkOnly returns why the node does not take a task of the revision, or nil if it does.
+func (f *Finder) checkOnly(rev *cluster.Revision, only *cluster.Node) *Explanation {
+	if checkNode(rev, only, f.tasksOn(rev, only), f.nodesWithoutImage(rev)) == fits {
+		return nil
+	}
+	return f.explain(rev, []*cluster.Node{only})
+}
+
+// note records the result of Find. by is the placer that has found the node, or nil. The other
+// placers do not count the task on the node, so those that have to keep a limit are made anew.
+func (f *Finder) note(n *cluster.Node, by *placer, why *Explanation) (*cluster.Node, *Explanation) {
+	if n == nil || why != nil {
+		return nil, why
+	}
+	f.found = append(f.found, n)
+	f.placers = slices.DeleteFunc(f.placers, func(p *placer) bool { return p != by && p.revision.MaxReplicas > 0 })
+	return n, nil
 }
 
 // tasksOn returns how many tasks of the service should run on the node, including those of this

@@ -13,7 +13,8 @@ import (
 // A volume whose files are on one node decides where its tasks run. The rule, for every volume with
 // a name that a task of a replicated service mounts:
 //
-//  1. If a task of the same slot has been on a node because of the volume, the next one goes there.
+//  1. If a task of the same slot has been on a node because of the volume, the next one goes there;
+//     if on several nodes, to the last of them.
 //  2. If not, and a user or another service has made the volume on some nodes, the task goes to one
 //     of these.
 //  3. If not, the task goes to any node, and makes the volume there.
@@ -39,30 +40,44 @@ func (f *Finder) bindings(rev *cluster.Revision, slot cluster.SlotKey) []binding
 			continue // every node mounts it from a file server
 		}
 		at := f.service.VolumeSlot(slot)
-		nodes := f.nodesWith(rows, func(row *swarmv1.Volume) bool {
-			return at.Returns && cluster.UsesVolume(row, f.service.ID, at.Number) && !f.neverMade(row, slot)
-		})
-		if len(nodes) == 0 {
-			nodes = f.nodesWith(rows, func(row *swarmv1.Volume) bool {
+		rows = where(rows, f.exists)
+		var found []*swarmv1.Volume
+		if at.Returns {
+			made := where(rows, func(row *swarmv1.Volume) bool { return !f.neverMade(row, slot) })
+			if last, _ := cluster.LastUsed(made, f.service.ID, at.Number); last != nil {
+				found = []*swarmv1.Volume{last}
+			}
+		}
+		if len(found) == 0 {
+			found = where(rows, func(row *swarmv1.Volume) bool {
 				return row.GetAccepted() || row.GetMakerId() != "" && row.GetMakerId() != f.service.ID
 			})
 		}
-		if len(nodes) > 0 {
-			out = append(out, binding{v.Name, nodes})
+		if len(found) > 0 {
+			b := binding{volume: v.Name}
+			for _, row := range found {
+				b.nodes = append(b.nodes, f.state.Node(row.GetNodeId()))
+			}
+			out = append(out, b)
 		}
 	}
 	return out
 }
 
-// nodesWith returns the nodes of the rows that fit.
-func (f *Finder) nodesWith(rows []*swarmv1.Volume, fits func(*swarmv1.Volume) bool) []*cluster.Node {
-	var nodes []*cluster.Node
+// exists reports whether the node that has the volume is in the cluster.
+func (f *Finder) exists(row *swarmv1.Volume) bool {
+	n := f.state.Node(row.GetNodeId())
+	return n != nil && !n.Removed() && !spec.IsSharedVolume(row.GetDriver())
+}
+
+// where returns the rows that fit.
+func where(rows []*swarmv1.Volume, fits func(*swarmv1.Volume) bool) (out []*swarmv1.Volume) {
 	for _, row := range rows {
-		if n := f.state.Node(row.GetNodeId()); n != nil && !n.Removed() && !spec.IsSharedVolume(row.GetDriver()) && fits(row) {
-			nodes = append(nodes, n)
+		if fits(row) {
+			out = append(out, row)
 		}
 	}
-	return nodes
+	return out
 }
 
 // neverMade reports whether the volume has not been made, as far as the cluster knows: the node has

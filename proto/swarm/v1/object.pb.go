@@ -3435,9 +3435,12 @@ func (x *VolumeMove) GetErr() string {
 }
 
 type VolumeUse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ServiceId     string                 `protobuf:"bytes,1,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
-	Slot          uint64                 `protobuf:"varint,2,opt,name=slot,proto3" json:"slot,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	ServiceId string                 `protobuf:"bytes,1,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	Slot      uint64                 `protobuf:"varint,2,opt,name=slot,proto3" json:"slot,omitempty"`
+	// When a task of the slot was placed here. If several nodes have a volume of the name that the
+	// slot has used, the next task goes where the last one was.
+	Since         *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3484,6 +3487,13 @@ func (x *VolumeUse) GetSlot() uint64 {
 		return x.Slot
 	}
 	return 0
+}
+
+func (x *VolumeUse) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
 }
 
 // Image: a reference known to the cluster, pinned to a digest. Key: id (random). The name is unique.
@@ -5218,11 +5228,12 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\aCOPYING\x10\x00\x12\v\n" +
 	"\aSTOPPED\x10\x01\x12\f\n" +
 	"\bSWITCHED\x10\x02\x12\r\n" +
-	"\tABANDONED\x10\x03\">\n" +
+	"\tABANDONED\x10\x03\"p\n" +
 	"\tVolumeUse\x12\x1d\n" +
 	"\n" +
 	"service_id\x18\x01 \x01(\tR\tserviceId\x12\x12\n" +
-	"\x04slot\x18\x02 \x01(\x04R\x04slot\"\xc5\x01\n" +
+	"\x04slot\x18\x02 \x01(\x04R\x04slot\x120\n" +
+	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\xc5\x01\n" +
 	"\x05Image\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\"\n" +
 	"\x04meta\x18\x02 \x01(\v2\x0e.swarm.v1.MetaR\x04meta\x12\x12\n" +
@@ -5561,55 +5572,56 @@ var file_swarm_v1_object_proto_depIdxs = []int32{
 	41,  // 80: swarm.v1.Volume.move:type_name -> swarm.v1.VolumeMove
 	6,   // 81: swarm.v1.VolumeMove.phase:type_name -> swarm.v1.VolumeMove.Phase
 	63,  // 82: swarm.v1.VolumeMove.started_at:type_name -> google.protobuf.Timestamp
-	9,   // 83: swarm.v1.Image.meta:type_name -> swarm.v1.Meta
-	66,  // 84: swarm.v1.Image.platforms:type_name -> swarm.v1.Platform
-	9,   // 85: swarm.v1.ImageCopy.meta:type_name -> swarm.v1.Meta
-	9,   // 86: swarm.v1.Cluster.meta:type_name -> swarm.v1.Meta
-	76,  // 87: swarm.v1.Cluster.spec:type_name -> swarm.v1.ClusterSpec
-	46,  // 88: swarm.v1.Cluster.root_ca:type_name -> swarm.v1.RootCA
-	48,  // 89: swarm.v1.Cluster.gossip_keys:type_name -> swarm.v1.EncryptionKey
-	48,  // 90: swarm.v1.Cluster.unlock_key:type_name -> swarm.v1.EncryptionKey
-	47,  // 91: swarm.v1.RootCA.join_tokens:type_name -> swarm.v1.JoinTokens
-	63,  // 92: swarm.v1.EncryptionKey.since:type_name -> google.protobuf.Timestamp
-	9,   // 93: swarm.v1.RaftMember.meta:type_name -> swarm.v1.Meta
-	9,   // 94: swarm.v1.Credential.meta:type_name -> swarm.v1.Meta
-	63,  // 95: swarm.v1.Credential.until:type_name -> google.protobuf.Timestamp
-	63,  // 96: swarm.v1.Event.time:type_name -> google.protobuf.Timestamp
-	7,   // 97: swarm.v1.Event.action:type_name -> swarm.v1.Event.Action
-	61,  // 98: swarm.v1.Event.attributes:type_name -> swarm.v1.Event.AttributesEntry
-	52,  // 99: swarm.v1.Event.object:type_name -> swarm.v1.Object
-	10,  // 100: swarm.v1.Object.node:type_name -> swarm.v1.Node
-	11,  // 101: swarm.v1.Object.node_state:type_name -> swarm.v1.NodeState
-	19,  // 102: swarm.v1.Object.service:type_name -> swarm.v1.Service
-	23,  // 103: swarm.v1.Object.revision:type_name -> swarm.v1.Revision
-	24,  // 104: swarm.v1.Object.task:type_name -> swarm.v1.Task
-	27,  // 105: swarm.v1.Object.task_status:type_name -> swarm.v1.TaskStatus
-	31,  // 106: swarm.v1.Object.network:type_name -> swarm.v1.Network
-	32,  // 107: swarm.v1.Object.endpoint:type_name -> swarm.v1.Endpoint
-	34,  // 108: swarm.v1.Object.claim:type_name -> swarm.v1.Claim
-	35,  // 109: swarm.v1.Object.secret:type_name -> swarm.v1.Secret
-	36,  // 110: swarm.v1.Object.config:type_name -> swarm.v1.Config
-	40,  // 111: swarm.v1.Object.volume:type_name -> swarm.v1.Volume
-	43,  // 112: swarm.v1.Object.image:type_name -> swarm.v1.Image
-	44,  // 113: swarm.v1.Object.image_copy:type_name -> swarm.v1.ImageCopy
-	45,  // 114: swarm.v1.Object.cluster:type_name -> swarm.v1.Cluster
-	49,  // 115: swarm.v1.Object.raft_member:type_name -> swarm.v1.RaftMember
-	50,  // 116: swarm.v1.Object.credential:type_name -> swarm.v1.Credential
-	39,  // 117: swarm.v1.Object.data_version:type_name -> swarm.v1.DataVersion
-	22,  // 118: swarm.v1.Object.run:type_name -> swarm.v1.Run
-	63,  // 119: swarm.v1.LogRecord.timestamp:type_name -> google.protobuf.Timestamp
-	8,   // 120: swarm.v1.LogRecord.stream:type_name -> swarm.v1.LogRecord.Stream
-	8,   // 121: swarm.v1.LogOptions.streams:type_name -> swarm.v1.LogRecord.Stream
-	63,  // 122: swarm.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
-	63,  // 123: swarm.v1.LogOptions.until:type_name -> google.protobuf.Timestamp
-	55,  // 124: swarm.v1.LogOptions.after:type_name -> swarm.v1.LogPlace
-	8,   // 125: swarm.v1.LogPlace.stream:type_name -> swarm.v1.LogRecord.Stream
-	62,  // 126: swarm.v1.LogDetails.details:type_name -> swarm.v1.LogDetails.DetailsEntry
-	127, // [127:127] is the sub-list for method output_type
-	127, // [127:127] is the sub-list for method input_type
-	127, // [127:127] is the sub-list for extension type_name
-	127, // [127:127] is the sub-list for extension extendee
-	0,   // [0:127] is the sub-list for field type_name
+	63,  // 83: swarm.v1.VolumeUse.since:type_name -> google.protobuf.Timestamp
+	9,   // 84: swarm.v1.Image.meta:type_name -> swarm.v1.Meta
+	66,  // 85: swarm.v1.Image.platforms:type_name -> swarm.v1.Platform
+	9,   // 86: swarm.v1.ImageCopy.meta:type_name -> swarm.v1.Meta
+	9,   // 87: swarm.v1.Cluster.meta:type_name -> swarm.v1.Meta
+	76,  // 88: swarm.v1.Cluster.spec:type_name -> swarm.v1.ClusterSpec
+	46,  // 89: swarm.v1.Cluster.root_ca:type_name -> swarm.v1.RootCA
+	48,  // 90: swarm.v1.Cluster.gossip_keys:type_name -> swarm.v1.EncryptionKey
+	48,  // 91: swarm.v1.Cluster.unlock_key:type_name -> swarm.v1.EncryptionKey
+	47,  // 92: swarm.v1.RootCA.join_tokens:type_name -> swarm.v1.JoinTokens
+	63,  // 93: swarm.v1.EncryptionKey.since:type_name -> google.protobuf.Timestamp
+	9,   // 94: swarm.v1.RaftMember.meta:type_name -> swarm.v1.Meta
+	9,   // 95: swarm.v1.Credential.meta:type_name -> swarm.v1.Meta
+	63,  // 96: swarm.v1.Credential.until:type_name -> google.protobuf.Timestamp
+	63,  // 97: swarm.v1.Event.time:type_name -> google.protobuf.Timestamp
+	7,   // 98: swarm.v1.Event.action:type_name -> swarm.v1.Event.Action
+	61,  // 99: swarm.v1.Event.attributes:type_name -> swarm.v1.Event.AttributesEntry
+	52,  // 100: swarm.v1.Event.object:type_name -> swarm.v1.Object
+	10,  // 101: swarm.v1.Object.node:type_name -> swarm.v1.Node
+	11,  // 102: swarm.v1.Object.node_state:type_name -> swarm.v1.NodeState
+	19,  // 103: swarm.v1.Object.service:type_name -> swarm.v1.Service
+	23,  // 104: swarm.v1.Object.revision:type_name -> swarm.v1.Revision
+	24,  // 105: swarm.v1.Object.task:type_name -> swarm.v1.Task
+	27,  // 106: swarm.v1.Object.task_status:type_name -> swarm.v1.TaskStatus
+	31,  // 107: swarm.v1.Object.network:type_name -> swarm.v1.Network
+	32,  // 108: swarm.v1.Object.endpoint:type_name -> swarm.v1.Endpoint
+	34,  // 109: swarm.v1.Object.claim:type_name -> swarm.v1.Claim
+	35,  // 110: swarm.v1.Object.secret:type_name -> swarm.v1.Secret
+	36,  // 111: swarm.v1.Object.config:type_name -> swarm.v1.Config
+	40,  // 112: swarm.v1.Object.volume:type_name -> swarm.v1.Volume
+	43,  // 113: swarm.v1.Object.image:type_name -> swarm.v1.Image
+	44,  // 114: swarm.v1.Object.image_copy:type_name -> swarm.v1.ImageCopy
+	45,  // 115: swarm.v1.Object.cluster:type_name -> swarm.v1.Cluster
+	49,  // 116: swarm.v1.Object.raft_member:type_name -> swarm.v1.RaftMember
+	50,  // 117: swarm.v1.Object.credential:type_name -> swarm.v1.Credential
+	39,  // 118: swarm.v1.Object.data_version:type_name -> swarm.v1.DataVersion
+	22,  // 119: swarm.v1.Object.run:type_name -> swarm.v1.Run
+	63,  // 120: swarm.v1.LogRecord.timestamp:type_name -> google.protobuf.Timestamp
+	8,   // 121: swarm.v1.LogRecord.stream:type_name -> swarm.v1.LogRecord.Stream
+	8,   // 122: swarm.v1.LogOptions.streams:type_name -> swarm.v1.LogRecord.Stream
+	63,  // 123: swarm.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
+	63,  // 124: swarm.v1.LogOptions.until:type_name -> google.protobuf.Timestamp
+	55,  // 125: swarm.v1.LogOptions.after:type_name -> swarm.v1.LogPlace
+	8,   // 126: swarm.v1.LogPlace.stream:type_name -> swarm.v1.LogRecord.Stream
+	62,  // 127: swarm.v1.LogDetails.details:type_name -> swarm.v1.LogDetails.DetailsEntry
+	128, // [128:128] is the sub-list for method output_type
+	128, // [128:128] is the sub-list for method input_type
+	128, // [128:128] is the sub-list for extension type_name
+	128, // [128:128] is the sub-list for extension extendee
+	0,   // [0:128] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_object_proto_init() }
