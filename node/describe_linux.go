@@ -8,9 +8,9 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Describe returns what the kernel says about this machine: platform, resources and kernel version.
-// The caller fills in the rest.
-func Describe() *swarmv1.NodeDescription {
+// Describe returns what the kernel says about this machine (platform, resources and kernel
+// version), the versions of the program, and the engine labels. The caller fills in the rest.
+func Describe(program *swarmv1.VersionInfo, labels map[string]string) *swarmv1.NodeDescription {
 	var uname unix.Utsname
 	_ = unix.Uname(&uname) // cannot fail with a valid pointer
 	var memory unix.Sysinfo_t
@@ -20,7 +20,10 @@ func Describe() *swarmv1.NodeDescription {
 		Resources: &swarmv1.Resources{
 			NanoCpus: int64(runtime.NumCPU()) * 1e9, MemoryBytes: int64(memory.Totalram) * int64(memory.Unit),
 		},
-		Engine: &swarmv1.EngineDescription{KernelVersion: unix.ByteSliceToString(uname.Release[:])},
+		Engine: &swarmv1.EngineDescription{
+			EngineVersion: program.GetVersion(), Build: program.GetBuild(), RuntimeVersion: "containerd " + program.GetContainerd(),
+			KernelVersion: unix.ByteSliceToString(uname.Release[:]), Labels: labels,
+		},
 	}
 }
 

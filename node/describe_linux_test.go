@@ -4,10 +4,15 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	swarmv1 "swarm/proto/swarm/v1"
 )
 
 func TestDescribe(t *testing.T) {
-	d := Describe()
+	d := Describe(&swarmv1.VersionInfo{Version: "v1.2.3", Containerd: "v2"}, map[string]string{"disk": "ssd"})
+	if e := d.GetEngine(); e.GetEngineVersion() != "v1.2.3" || e.GetRuntimeVersion() != "containerd v2" || e.GetLabels()["disk"] != "ssd" {
+		t.Errorf("engine: got %v", e)
+	}
 	release, err := os.ReadFile("/proc/sys/kernel/osrelease")
 	if err != nil {
 		t.Fatal(err)

@@ -2,8 +2,6 @@ package clitest
 
 import (
 	"context"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"io"
 	"slices"
@@ -18,7 +16,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"swarm/internal/keychain"
 	"swarm/internal/pki"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -52,6 +49,7 @@ type Server struct {
 	Created    *swarmv1.CreateServiceRequest
 	Updates    []*swarmv1.UpdateServiceRequest
 	NodeReqs   []*swarmv1.UpdateNodeRequest
+	AcceptReqs []*swarmv1.AcceptNodeRequest
 	Inits      []*swarmv1.InitRequest
 	Joins      []*swarmv1.JoinClusterRequest
 	Removed    []string
@@ -132,6 +130,13 @@ func (s *Server) ListNodes(context.Context, *swarmv1.ListRequest) (*swarmv1.List
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return &swarmv1.ListNodesResponse{Nodes: s.Nodes}, nil
+}
+
+func (s *Server) AcceptNode(_ context.Context, r *swarmv1.AcceptNodeRequest) (*swarmv1.NodeInfo, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.AcceptReqs = append(s.AcceptReqs, r)
+	return &swarmv1.NodeInfo{Node: &swarmv1.Node{Id: r.Id}}, nil
 }
 
 func (s *Server) UpdateNode(_ context.Context, r *swarmv1.UpdateNodeRequest) (*swarmv1.NodeInfo, error) {
@@ -407,67 +412,6 @@ func (d daemonServer) Info(context.Context, *swarmv1.InfoRequest) (*swarmv1.Info
 type caServer struct {
 	swarmv1.UnimplementedCAServer
 	fake *Server
-}
-
-func (c caServer) CreateCredential(_ context.Context, r *swarmv1.CreateCredentialRequest) (*swarmv1.CreateCredentialResponse, error) {
-	cert, err := c.fake.Root.SignUser(r.Csr, r.Name, time.Hour, time.Now())
-	if err != nil {
-		return nil, err
-	}
-	return &swarmv1.CreateCredentialResponse{
-		Certificate: pki.EncodeCert(cert), Bundle: c.fake.Root.CertPEM(),
-		Managers: []*swarmv1.Peer{{NodeId: "node1", Addr: "10.0.0.1", Port: 2377}},
-	}, nil
-}
-
-func (s *Server) ListCredentials(_ context.Context, r *swarmv1.ListRequest) (*swarmv1.ListCredentialsResponse, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	out := &swarmv1.ListCredentialsResponse{}
-	for _, c := range s.Credentials {
-		begins := func(text string, prefixes []string) bool {
-			return len(prefixes) == 0 || slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(text, p) })
-		}
-		if f := r.GetFilter(); begins(c.GetId(), f.GetIdPrefixes()) && begins(c.GetName(), f.GetNamePrefixes()) {
-			out.Credentials = append(out.Credentials, c)
-		}
-	}
-	return out, nil
-}
-
-func (s *Server) RemoveCredential(_ context.Context, r *swarmv1.GetRequest) (*swarmv1.RemoveCredentialResponse, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	out := &swarmv1.RemoveCredentialResponse{}
-	for _, c := range s.Credentials {
-		if c.GetName() == r.GetId() {
-			out.Removed = append(out.Removed, c)
-		}
-	}
-	if len(out.Removed) == 0 {
-		return nil, status.Error(codes.NotFound, "credential "+r.GetId()+" not found")
-	}
-	for _, c := range s.Credentials {
-		if c.GetIssuerId() == out.Removed[0].GetId() {
-			out.Issued = append(out.Issued, c)
-		}
-	}
-	return out, nil
-}
-
-func (s *Server) Login(_ context.Context, r *swarmv1.LoginRequest) (*swarmv1.LoginResponse, error) {
-	data, err := base64.URLEncoding.DecodeString(r.RegistryAuth)
-	var c keychain.Credentials
-	if err == nil {
-		err = json.Unmarshal(data, &c)
-	}
-	if err != nil {
-		return nil, status.Error(codes.InvalidArgument, err.Error())
-	}
-	if password, ok := s.Logins[c.Username]; !ok || password != c.Password || strings.Contains(r.Server, "/") {
-		return nil, status.Errorf(codes.Unauthenticated, "registry %s does not take this user name and password", r.Server)
-	}
-	return &swarmv1.LoginResponse{}, nil
 }
 
 func (s *Server) GetImage(_ context.Context, r *swarmv1.GetRequest) (*swarmv1.ImageInfo, error) {

@@ -24,6 +24,8 @@ type Options struct {
 	StateDir, RunDir string
 	// Hostname is the name of the node. If it is empty, it is that of the machine.
 	Hostname string
+	// Labels are the engine labels of the node, or nil.
+	Labels map[string]string
 	// MachineID identifies the machine. If it is empty, it comes from /etc/machine-id, or from a
 	// file in the state folder.
 	MachineID string
@@ -86,6 +88,7 @@ var (
 // New returns the verb `swarm daemon`.
 func New(run func(context.Context, Options) error) *cobra.Command {
 	o := Options{}
+	labels := flag.List{Kind: "list", Check: flag.CheckKeyValue}
 	driver := flag.Choice{Choices: cgroupDrivers}
 	level, format := flag.Choice{Value: "info", Choices: logLevels}, flag.Choice{Value: "text", Choices: logFormats}
 	var bandwidth flag.Rate
@@ -97,6 +100,10 @@ func New(run func(context.Context, Options) error) *cobra.Command {
 			o.PeerBandwidth, o.LogsSize = bandwidth.PerSecond, logs.Bytes
 			o.LogLevel, o.LogFormat = level.Value, format.Value
 			o.MetricsAsked = c.Flags().Changed("metrics-addr")
+			var err error
+			if o.Labels, err = engineLabels(labels.Values); err != nil {
+				return err
+			}
 			if err := o.validate(); err != nil {
 				return err
 			}
@@ -107,6 +114,7 @@ func New(run func(context.Context, Options) error) *cobra.Command {
 	f.StringVar(&o.StateDir, "state-dir", command.DefaultStateDir, "Folder of the files that must survive a reboot")
 	f.StringVar(&o.RunDir, "run-dir", command.DefaultRunDir, "Folder of sockets and of files that a reboot may remove")
 	f.StringVar(&o.Hostname, "hostname", "", "Name of this node (default: the machine's)")
+	f.Var(&labels, "label", `Engine label of this node ("key=value"); constraints see it as engine.labels.KEY; a change counts after "swarm node accept"`)
 	f.StringVar(&o.MachineID, "machine-id", "", "Identity of this machine (default: that of /etc/machine-id, else one kept in the state folder)")
 	f.StringVar(&o.CgroupParent, "cgroup-parent", "", "Parent of the containers' cgroups: a path, or a slice of systemd (default /swarm, or swarm.slice)")
 	f.Var(&driver, "cgroup-driver", `Program that makes the containers' cgroups ("cgroupfs", "systemd"; default systemd if it is the init and the host has cgroup v2)`)

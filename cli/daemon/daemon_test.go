@@ -29,6 +29,15 @@ func TestDaemonFlags(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("options (-want +got):\n%s", diff)
 	}
+	labels := map[string]string{"disk": "ssd", "note": "a=b", "empty": "", "ort": "Zürich"}
+	res := r.Run(t, "daemon", "--label", "disk=ssd", "--label", "disk=ssd", "--label", "note=a=b", "--label", "empty=", "--label", "ort=Zürich")
+	if diff := cmp.Diff(labels, got.Labels); res.Code != 0 || diff != "" {
+		t.Errorf("labels: got %+v, (-want +got):\n%s", res, diff)
+	}
+	clitest.Refused(t, "two values", r.Run(t, "daemon", "--label", "disk=ssd", "--label", "disk=hdd"), "disk=ssd is given too: use each key once")
+	clitest.Refused(t, "blank", r.Run(t, "daemon", "--label", "a b=c"), "the key has blanks")
+	clitest.Refused(t, "control character", r.Run(t, "daemon", "--label", "a=\x1b[2J"), "cannot be shown in one line")
+	clitest.Refused(t, "reserved", r.Run(t, "daemon", "--label", "io.docker.x=1"), "reserved, as in Docker")
 	clitest.Refused(t, "rate", r.Run(t, "daemon", "--peer-bandwidth", "fast"), "such as 50MB/s")
 	clitest.Refused(t, "silence", r.Run(t, "daemon", "--raft-timeout", "1ms"), "less than 100ms")
 	clitest.Refused(t, "age of logs", r.Run(t, "daemon", "--removed-logs-max-age", "0"), "give a duration such as 168h")

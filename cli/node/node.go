@@ -18,6 +18,7 @@ import (
 	"swarm/cli/tasktable"
 	"swarm/cli/term"
 	"swarm/cli/usage"
+	"swarm/internal/facts"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -30,7 +31,7 @@ func New(deps *command.Deps) *cobra.Command {
 		newLs(deps), newPs(deps), newInspect(deps), newUpdate(deps), newDrain(deps),
 		newRole(deps, "promote", "Promote one or more nodes to manager in the swarm", swarmv1.NodeSpec_MANAGER),
 		newRole(deps, "demote", "Demote one or more nodes from manager in the swarm", swarmv1.NodeSpec_WORKER),
-		newRm(deps))
+		newAccept(deps), newRm(deps))
 }
 
 func newLs(deps *command.Deps) *cobra.Command {
@@ -53,7 +54,7 @@ var listing = term.Table{
 		{"ManagerStatus", "MANAGER STATUS"},
 		{"EngineVersion", "ENGINE VERSION"},
 	},
-	More: []term.Column{{"Self", "SELF"}, {"TLSStatus", "TLS STATUS"}, {"Addr", "ADDR"}, {"Role", "ROLE"}},
+	More: []term.Column{{"Self", "SELF"}, {"TLSStatus", "TLS STATUS"}, {"Addr", "ADDR"}, {"Role", "ROLE"}, {"Pending", "PENDING"}},
 }
 
 func runLs(ctx context.Context, deps *command.Deps, o command.ListOptions) error {
@@ -103,15 +104,19 @@ func row(n *swarmv1.NodeInfo, self string, marked bool) term.Row {
 		"ManagerStatus": managerWord(n.GetManagerStatus()),
 		"EngineVersion": n.GetState().GetDescription().GetEngine().GetEngineVersion(),
 		"TLSStatus":     "Ready", "Addr": node.GetAddr(), "Role": term.EnumWord(node.GetSpec().GetRole()),
+		"Pending": strings.Join(pending(n.GetState()), "; "),
 	}
 }
 
 // status returns Docker's word for the state of a node. If a ready node takes no tasks, status adds
-// the reason briefly.
+// the reason briefly. It also says if changes of the node wait to be accepted.
 func status(s *swarmv1.NodeState) string {
 	word := term.Capitalized(term.EnumWord(s.GetState()))
 	if why, _, _ := strings.Cut(s.GetDescription().GetUnavailable(), ":"); why != "" && s.GetState() == swarmv1.NodeState_READY {
 		word += " (" + strings.TrimPrefix(why, "its ") + ")"
+	}
+	if s.GetPending() != nil {
+		word += " (changes pending)"
 	}
 	return word
 }
@@ -185,7 +190,7 @@ func newInspect(deps *command.Deps) *cobra.Command {
 
 func object(n *swarmv1.NodeInfo) term.Object {
 	node, state := n.GetNode(), n.GetState()
-	o := term.Stored(node.GetId(), node.GetMeta()).With("Spec", node.GetSpec()).With("Description", state.GetDescription())
+	o := term.Stored(node.GetId(), node.GetMeta()).With("Spec", node.GetSpec()).With("Description", state.GetDescription()).With("Pending", state.GetPending())
 	status := term.Object{
 		{"State", term.EnumWord(state.GetState())}, term.Optional("Message", state.GetMessage(), state.GetMessage() != ""), {"Addr", node.GetAddr()},
 	}
@@ -200,12 +205,7 @@ func writeNode(w io.Writer, n *swarmv1.NodeInfo) {
 	if node.GetSpec().GetName() != "" {
 		line("Name", node.GetSpec().GetName())
 	}
-	if labels := node.GetSpec().GetLabels(); len(labels) > 0 {
-		fmt.Fprintln(w, "Labels:")
-		for _, k := range slices.Sorted(maps.Keys(labels)) {
-			term.Printf(w, " - %s=%s\n", k, labels[k])
-		}
-	}
+	writeLabels(w, "Labels:", node.GetSpec().GetLabels())
 	line("Hostname", term.NodeHostname(n))
 	line("Joined at", term.Stamp(node.GetMeta().GetCreatedAt()))
 	fmt.Fprintln(w, "Status:")
@@ -227,7 +227,11 @@ func writeNode(w io.Writer, n *swarmv1.NodeInfo) {
 	fmt.Fprintln(w, "Resources:")
 	line(" CPUs", float64(d.GetResources().GetNanoCpus())/1e9)
 	line(" Memory", units.BytesSize(float64(d.GetResources().GetMemoryBytes())))
+	if generic := facts.Resources(d.GetResources().GetGeneric()); generic != "" {
+		line(" Generic", generic)
+	}
 	line("Engine Version", d.GetEngine().GetEngineVersion())
+	writeLabels(w, "Engine Labels:", d.GetEngine().GetLabels())
 	if builds := d.GetEngine().GetBuilds(); len(builds) > 0 {
 		fmt.Fprintln(w, "Builds:")
 		for _, b := range builds {
@@ -235,4 +239,16 @@ func writeNode(w io.Writer, n *swarmv1.NodeInfo) {
 		}
 	}
 	writePortConflicts(w, d.GetPortConflicts())
+	writePending(w, n)
+}
+
+// writeLabels writes labels below a title, or nothing if there are none.
+func writeLabels(w io.Writer, title string, labels map[string]string) {
+	if len(labels) == 0 {
+		return
+	}
+	term.Printf(w, "%s\n", title)
+	for _, k := range slices.Sorted(maps.Keys(labels)) {
+		term.Printf(w, " - %s=%s\n", k, labels[k])
+	}
 }

@@ -238,10 +238,8 @@ func (h *host) describe() *swarmv1.NodeDescription {
 		// Without the routes, new networks may overlap them, and the operator must name subnets.
 		h.log.Warn("the host's routes cannot be read: subnets of new networks may overlap them", "err", err)
 	}
-	d := node.Describe()
-	d.Hostname, d.Routed = h.options.Hostname, routed
-	d.Engine.EngineVersion, d.Engine.Build = version, versionInfo().Build
-	d.Engine.RuntimeVersion, d.Engine.Builds = "containerd "+versionInfo().Containerd, h.builds()
+	d := node.Describe(versionInfo(), h.options.Labels)
+	d.Hostname, d.Routed, d.Engine.Builds = h.options.Hostname, routed, h.builds()
 	if h.disk != nil {
 		d.Unavailable = h.disk.Full()
 	}

@@ -16,10 +16,15 @@ const (
 	// larger one, even on a large host.
 	maxRawDescription = 256 << 10
 
+	// MaxLabels, MaxLabelKey and MaxLabelValue bound the engine labels of a node: how many, and the
+	// bytes of a key and of a value.
+	MaxLabels     = 64
+	MaxLabelKey   = maxWord
+	MaxLabelValue = maxValue
+
 	maxWord      = 128 // the length of a version, an architecture or the kind of a resource
 	maxReason    = 256
 	maxTrouble   = 1 << 10
-	maxLabels    = 64
 	maxValue     = 256
 	maxPlugins   = 64
 	maxBuilds    = 32
@@ -97,18 +102,18 @@ func engine(e *swarmv1.EngineDescription) *swarmv1.EngineDescription {
 	}
 }
 
-// labels returns the first maxLabels labels in the order of their keys.
+// labels returns the first MaxLabels labels in the order of their keys.
 func labels(in map[string]string) map[string]string {
 	if len(in) == 0 {
 		return nil
 	}
-	out := make(map[string]string, min(len(in), maxLabels))
+	out := make(map[string]string, min(len(in), MaxLabels))
 	for _, key := range slices.Sorted(maps.Keys(in)) {
-		if len(out) == maxLabels {
+		if len(out) == MaxLabels {
 			break
 		}
-		if clean := Text(key, maxWord); clean == key && key != "" {
-			out[key] = Text(in[key], maxValue)
+		if clean := Text(key, MaxLabelKey); clean == key && key != "" {
+			out[key] = Text(in[key], MaxLabelValue)
 		}
 	}
 	return out

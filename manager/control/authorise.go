@@ -143,6 +143,7 @@ func controlRules() map[string]Rule {
 		"/swarm.v1.Control/GetNode":          {Get, "node", people},
 		"/swarm.v1.Control/ListNodes":        {List, "node", people},
 		"/swarm.v1.Control/UpdateNode":       {Update, "node", people},
+		"/swarm.v1.Control/AcceptNode":       {Update, "node", people},
 		"/swarm.v1.Control/RemoveNode":       {Delete, "node", people},
 		"/swarm.v1.Control/GetService":       {Get, "service", people},
 		"/swarm.v1.Control/ListServices":     {List, "service", people},

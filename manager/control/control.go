@@ -109,7 +109,7 @@ func New(cfg Config, deps Deps) *Server {
 	s := &Server{
 		store:    deps.Store,
 		networks: network.New(network.Deps{Store: deps.Store, Writer: writer, Nodes: caller}),
-		nodes:    node.New(node.Deps{Store: deps.Store, Writer: writer, Nodes: caller, Gossip: deps.Gossip}),
+		nodes:    node.New(node.Deps{Log: deps.Log, Store: deps.Store, Writer: writer, Nodes: caller, Gossip: deps.Gossip}),
 		images: image.New(image.Deps{
 			Log: deps.Log, Store: deps.Store, Writer: writer, Nodes: caller, Digests: digests, Images: deps.Images, Login: deps.Login,
 		}),

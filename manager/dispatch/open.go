@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"swarm/internal/bounds"
+	"swarm/internal/facts"
 	"swarm/internal/spec"
 	"swarm/internal/transport"
 	"swarm/manager/ca"
@@ -260,11 +261,9 @@ func (s *Server) recordStart(ctx context.Context, id, addr string, hello *swarmv
 		if !old.GetFenced() {                // a longer lease of an earlier session may not have run out yet
 			next.Lease = durationpb.New(max(timeout, old.GetLease().AsDuration()))
 		}
+		describe(next, hello.GetDescription())
 		next.SessionEpoch++
 		next.State, next.Message, next.Addr, next.Fenced = swarmv1.NodeState_READY, "", addr, false
-		if hello.GetDescription() != nil {
-			next.Description = hello.GetDescription()
-		}
 		_, err := s.deps.Store.Commit(ctx, "node "+id, change(next))
 		switch {
 		case err == nil:
@@ -279,6 +278,19 @@ func (s *Server) recordStart(ctx context.Context, id, addr string, hello *swarmv
 		}
 	}
 	return nil, errdefs.ErrUnavailable.WithMessage("record session of node " + id + ": its state keeps changing: try again")
+}
+
+// describe writes what a hello says of the node. The first session of a node fixes what draws tasks
+// to it. So a host that joins with a token chooses these values once, and an operator sees them
+// from then on. A hello without a description changes nothing.
+func describe(next *swarmv1.NodeState, reported *swarmv1.NodeDescription) {
+	switch {
+	case reported == nil:
+	case next.GetSessionEpoch() == 0:
+		next.Description = reported
+	default:
+		next.Description, next.Pending = facts.Hold(next.GetDescription(), reported)
+	}
 }
 
 // register makes x the session of its node, closes an older one, and starts to receive.

@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"swarm/internal/facts"
 	"swarm/internal/publish"
 	"swarm/internal/task"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -87,17 +88,21 @@ func notAfter(now time.Time, t *timestamppb.Timestamp) *timestamppb.Timestamp {
 	return t
 }
 
-// descriptions returns the change of the node's row, if the description is another one.
+// descriptions returns the change of the node's row, if the description is another one. What draws
+// tasks to the node stays as it was accepted.
 func descriptions(view *table.View, e *entry) []*swarmv1.Change {
 	if e.description == nil {
 		return nil
 	}
 	row, ok := view.NodeStates.Get(e.session.node)
-	if !ok || row.GetSessionEpoch() > e.session.epoch || row.GetDescription().EqualVT(e.description) {
+	if !ok || row.GetSessionEpoch() > e.session.epoch {
 		return nil
 	}
 	next := row.CloneVT()
-	next.Description = e.description
+	next.Description, next.Pending = facts.Hold(row.GetDescription(), e.description)
+	if next.EqualVT(row) {
+		return nil
+	}
 	return []*swarmv1.Change{table.Update(next)}
 }
 

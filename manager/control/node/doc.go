@@ -1,4 +1,5 @@
-// Package node serves the RPCs of nodes: list, inspect, promote, demote, drain, rename and remove.
+// Package node serves the RPCs of nodes: list, inspect, promote, demote, drain, rename,
+// accept and remove.
 // Promotion and demotion only change a node's role: the leader then changes the voters of Raft.
 //
 // The package returns an error for a demotion after which the managers would have no majority, and

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"time"
 
@@ -23,6 +24,7 @@ import (
 
 // Deps are what a Server needs.
 type Deps struct {
+	Log    *slog.Logger
 	Store  *raftstore.Store
 	Writer *crud.Writer
 	Nodes  *nodecall.Caller
@@ -32,6 +34,7 @@ type Deps struct {
 
 // Server serves the RPCs of nodes.
 type Server struct {
+	log    *slog.Logger
 	store  *raftstore.Store
 	writer *crud.Writer
 	nodes  *nodecall.Caller
@@ -40,7 +43,7 @@ type Server struct {
 
 // New makes a Server.
 func New(deps Deps) *Server {
-	return &Server{store: deps.Store, writer: deps.Writer, nodes: deps.Nodes, gossip: deps.Gossip}
+	return &Server{log: deps.Log, store: deps.Store, writer: deps.Writer, nodes: deps.Nodes, gossip: deps.Gossip}
 }
 
 // GetNode returns a node. "self" is this manager's node.

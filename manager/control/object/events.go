@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 
+	"swarm/internal/facts"
 	"swarm/internal/task"
 	"swarm/manager/control/crud"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -24,7 +25,9 @@ func nodeStates() crud.Events {
 	return crud.EventsOf(table.NodeState, crud.Display[*swarmv1.NodeState]{
 		Of: Nodes().Word,
 		Changed: func(old, s *swarmv1.NodeState) map[string]string {
-			return crud.Difference("state", old.GetState(), s.GetState())
+			a := crud.Difference("state", old.GetState(), s.GetState())
+			maps.Copy(a, pendingChange(old, s))
+			return a
 		},
 		Attributes: func(v *table.View, s *swarmv1.NodeState) map[string]string {
 			return map[string]string{"name": NodeName(v, s.GetNodeId()), "state": strings.ToLower(s.GetState().String()), "message": s.GetMessage()}
@@ -36,6 +39,25 @@ func nodeStates() crud.Events {
 			return sub
 		},
 	})
+}
+
+// pendingChange returns the attribute "pending" if a node reports other facts than are accepted and
+// did not report them before, and "accepted" if an operator has accepted facts. If a node takes its
+// changes back, the attribute "pending" is "none".
+func pendingChange(old, s *swarmv1.NodeState) map[string]string {
+	accepted := facts.Of(old.GetDescription())
+	if old.GetSessionEpoch() > 0 {
+		if changes := facts.Changes(accepted, facts.Of(s.GetDescription())); len(changes) > 0 {
+			return map[string]string{"accepted": strings.Join(changes, "; ")}
+		}
+	}
+	if s.GetPending().EqualVT(old.GetPending()) {
+		return nil
+	}
+	if s.GetPending() == nil {
+		return map[string]string{"pending": "none"}
+	}
+	return map[string]string{"pending": strings.Join(facts.Changes(accepted, s.GetPending()), "; ")}
 }
 
 func revisions() crud.Events {

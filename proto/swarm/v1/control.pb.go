@@ -922,6 +922,59 @@ func (x *UpdateNodeRequest) GetHostname() string {
 	return ""
 }
 
+type AcceptNodeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// What the user has seen. If the node reports something else by now, nothing is accepted.
+	Facts         *NodeFacts `protobuf:"bytes,2,opt,name=facts,proto3" json:"facts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AcceptNodeRequest) Reset() {
+	*x = AcceptNodeRequest{}
+	mi := &file_swarm_v1_control_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AcceptNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AcceptNodeRequest) ProtoMessage() {}
+
+func (x *AcceptNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_control_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AcceptNodeRequest.ProtoReflect.Descriptor instead.
+func (*AcceptNodeRequest) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *AcceptNodeRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *AcceptNodeRequest) GetFacts() *NodeFacts {
+	if x != nil {
+		return x.Facts
+	}
+	return nil
+}
+
 type RemoveNodeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -932,7 +985,7 @@ type RemoveNodeRequest struct {
 
 func (x *RemoveNodeRequest) Reset() {
 	*x = RemoveNodeRequest{}
-	mi := &file_swarm_v1_control_proto_msgTypes[14]
+	mi := &file_swarm_v1_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -944,7 +997,7 @@ func (x *RemoveNodeRequest) String() string {
 func (*RemoveNodeRequest) ProtoMessage() {}
 
 func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[14]
+	mi := &file_swarm_v1_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -957,7 +1010,7 @@ func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNodeRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{14}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RemoveNodeRequest) GetId() string {
@@ -982,7 +1035,7 @@ type RemoveResponse struct {
 
 func (x *RemoveResponse) Reset() {
 	*x = RemoveResponse{}
-	mi := &file_swarm_v1_control_proto_msgTypes[15]
+	mi := &file_swarm_v1_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -994,7 +1047,7 @@ func (x *RemoveResponse) String() string {
 func (*RemoveResponse) ProtoMessage() {}
 
 func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[15]
+	mi := &file_swarm_v1_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1007,7 +1060,7 @@ func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{15}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{16}
 }
 
 type CreateServiceRequest struct {
@@ -1025,7 +1078,7 @@ type CreateServiceRequest struct {
 
 func (x *CreateServiceRequest) Reset() {
 	*x = CreateServiceRequest{}
-	mi := &file_swarm_v1_control_proto_msgTypes[16]
+	mi := &file_swarm_v1_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1037,7 +1090,7 @@ func (x *CreateServiceRequest) String() string {
 func (*CreateServiceRequest) ProtoMessage() {}
 
 func (x *CreateServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[16]
+	mi := &file_swarm_v1_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1050,7 +1103,7 @@ func (x *CreateServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateServiceRequest.ProtoReflect.Descriptor instead.
 func (*CreateServiceRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{16}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CreateServiceRequest) GetSpec() *ServiceSpec {
@@ -1093,7 +1146,7 @@ type CreateServiceResponse struct {
 
 func (x *CreateServiceResponse) Reset() {
 	*x = CreateServiceResponse{}
-	mi := &file_swarm_v1_control_proto_msgTypes[17]
+	mi := &file_swarm_v1_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1105,7 +1158,7 @@ func (x *CreateServiceResponse) String() string {
 func (*CreateServiceResponse) ProtoMessage() {}
 
 func (x *CreateServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[17]
+	mi := &file_swarm_v1_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1118,7 +1171,7 @@ func (x *CreateServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateServiceResponse.ProtoReflect.Descriptor instead.
 func (*CreateServiceResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{17}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CreateServiceResponse) GetId() string {
@@ -1160,7 +1213,7 @@ type UpdateServiceRequest struct {
 
 func (x *UpdateServiceRequest) Reset() {
 	*x = UpdateServiceRequest{}
-	mi := &file_swarm_v1_control_proto_msgTypes[18]
+	mi := &file_swarm_v1_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1172,7 +1225,7 @@ func (x *UpdateServiceRequest) String() string {
 func (*UpdateServiceRequest) ProtoMessage() {}
 
 func (x *UpdateServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[18]
+	mi := &file_swarm_v1_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1185,7 +1238,7 @@ func (x *UpdateServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateServiceRequest.ProtoReflect.Descriptor instead.
 func (*UpdateServiceRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{18}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *UpdateServiceRequest) GetId() string {
@@ -1248,7 +1301,7 @@ type UpdateServiceResponse struct {
 
 func (x *UpdateServiceResponse) Reset() {
 	*x = UpdateServiceResponse{}
-	mi := &file_swarm_v1_control_proto_msgTypes[19]
+	mi := &file_swarm_v1_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1260,7 +1313,7 @@ func (x *UpdateServiceResponse) String() string {
 func (*UpdateServiceResponse) ProtoMessage() {}
 
 func (x *UpdateServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[19]
+	mi := &file_swarm_v1_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1273,7 +1326,7 @@ func (x *UpdateServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateServiceResponse.ProtoReflect.Descriptor instead.
 func (*UpdateServiceResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{19}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *UpdateServiceResponse) GetWarnings() []string {
@@ -1309,7 +1362,7 @@ type UpdateClusterRequest struct {
 
 func (x *UpdateClusterRequest) Reset() {
 	*x = UpdateClusterRequest{}
-	mi := &file_swarm_v1_control_proto_msgTypes[20]
+	mi := &file_swarm_v1_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1321,7 +1374,7 @@ func (x *UpdateClusterRequest) String() string {
 func (*UpdateClusterRequest) ProtoMessage() {}
 
 func (x *UpdateClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[20]
+	mi := &file_swarm_v1_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1334,7 +1387,7 @@ func (x *UpdateClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateClusterRequest.ProtoReflect.Descriptor instead.
 func (*UpdateClusterRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{20}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *UpdateClusterRequest) GetVersion() uint64 {
@@ -1388,7 +1441,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_swarm_v1_control_proto_msgTypes[21]
+	mi := &file_swarm_v1_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1400,7 +1453,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[21]
+	mi := &file_swarm_v1_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1413,7 +1466,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{21}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *WatchRequest) GetFilters() []string {
@@ -1479,7 +1532,7 @@ type WaitServiceRequest struct {
 
 func (x *WaitServiceRequest) Reset() {
 	*x = WaitServiceRequest{}
-	mi := &file_swarm_v1_control_proto_msgTypes[22]
+	mi := &file_swarm_v1_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1491,7 +1544,7 @@ func (x *WaitServiceRequest) String() string {
 func (*WaitServiceRequest) ProtoMessage() {}
 
 func (x *WaitServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[22]
+	mi := &file_swarm_v1_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1504,7 +1557,7 @@ func (x *WaitServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitServiceRequest.ProtoReflect.Descriptor instead.
 func (*WaitServiceRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{22}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *WaitServiceRequest) GetId() string {
@@ -1539,7 +1592,7 @@ type WaitServiceResponse struct {
 
 func (x *WaitServiceResponse) Reset() {
 	*x = WaitServiceResponse{}
-	mi := &file_swarm_v1_control_proto_msgTypes[23]
+	mi := &file_swarm_v1_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1551,7 +1604,7 @@ func (x *WaitServiceResponse) String() string {
 func (*WaitServiceResponse) ProtoMessage() {}
 
 func (x *WaitServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[23]
+	mi := &file_swarm_v1_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1564,7 +1617,7 @@ func (x *WaitServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitServiceResponse.ProtoReflect.Descriptor instead.
 func (*WaitServiceResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{23}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WaitServiceResponse) GetProgress() *ServiceProgress {
@@ -1604,7 +1657,7 @@ type ServiceProgress struct {
 
 func (x *ServiceProgress) Reset() {
 	*x = ServiceProgress{}
-	mi := &file_swarm_v1_control_proto_msgTypes[24]
+	mi := &file_swarm_v1_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1616,7 +1669,7 @@ func (x *ServiceProgress) String() string {
 func (*ServiceProgress) ProtoMessage() {}
 
 func (x *ServiceProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[24]
+	mi := &file_swarm_v1_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1629,7 +1682,7 @@ func (x *ServiceProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceProgress.ProtoReflect.Descriptor instead.
 func (*ServiceProgress) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{24}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ServiceProgress) GetServiceName() string {
@@ -1710,7 +1763,7 @@ type SlotProgress struct {
 
 func (x *SlotProgress) Reset() {
 	*x = SlotProgress{}
-	mi := &file_swarm_v1_control_proto_msgTypes[25]
+	mi := &file_swarm_v1_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1722,7 +1775,7 @@ func (x *SlotProgress) String() string {
 func (*SlotProgress) ProtoMessage() {}
 
 func (x *SlotProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[25]
+	mi := &file_swarm_v1_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1735,7 +1788,7 @@ func (x *SlotProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotProgress.ProtoReflect.Descriptor instead.
 func (*SlotProgress) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{25}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SlotProgress) GetLabel() string {
@@ -1789,7 +1842,7 @@ type ServiceVerdict struct {
 
 func (x *ServiceVerdict) Reset() {
 	*x = ServiceVerdict{}
-	mi := &file_swarm_v1_control_proto_msgTypes[26]
+	mi := &file_swarm_v1_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1801,7 +1854,7 @@ func (x *ServiceVerdict) String() string {
 func (*ServiceVerdict) ProtoMessage() {}
 
 func (x *ServiceVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[26]
+	mi := &file_swarm_v1_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1814,7 +1867,7 @@ func (x *ServiceVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceVerdict.ProtoReflect.Descriptor instead.
 func (*ServiceVerdict) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{26}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ServiceVerdict) GetConverged() bool {
@@ -1888,7 +1941,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_swarm_v1_control_proto_msgTypes[27]
+	mi := &file_swarm_v1_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1900,7 +1953,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[27]
+	mi := &file_swarm_v1_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1913,7 +1966,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{27}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *LogsRequest) GetService() string {
@@ -1954,7 +2007,7 @@ type ImageInfo struct {
 
 func (x *ImageInfo) Reset() {
 	*x = ImageInfo{}
-	mi := &file_swarm_v1_control_proto_msgTypes[28]
+	mi := &file_swarm_v1_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1966,7 +2019,7 @@ func (x *ImageInfo) String() string {
 func (*ImageInfo) ProtoMessage() {}
 
 func (x *ImageInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[28]
+	mi := &file_swarm_v1_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1979,7 +2032,7 @@ func (x *ImageInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageInfo.ProtoReflect.Descriptor instead.
 func (*ImageInfo) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{28}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ImageInfo) GetImage() *Image {
@@ -2010,7 +2063,7 @@ type LoadImageRequest struct {
 
 func (x *LoadImageRequest) Reset() {
 	*x = LoadImageRequest{}
-	mi := &file_swarm_v1_control_proto_msgTypes[29]
+	mi := &file_swarm_v1_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2022,7 +2075,7 @@ func (x *LoadImageRequest) String() string {
 func (*LoadImageRequest) ProtoMessage() {}
 
 func (x *LoadImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[29]
+	mi := &file_swarm_v1_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2035,7 +2088,7 @@ func (x *LoadImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadImageRequest.ProtoReflect.Descriptor instead.
 func (*LoadImageRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{29}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *LoadImageRequest) GetData() []byte {
@@ -2073,7 +2126,7 @@ type PullImageClusterRequest struct {
 
 func (x *PullImageClusterRequest) Reset() {
 	*x = PullImageClusterRequest{}
-	mi := &file_swarm_v1_control_proto_msgTypes[30]
+	mi := &file_swarm_v1_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2085,7 +2138,7 @@ func (x *PullImageClusterRequest) String() string {
 func (*PullImageClusterRequest) ProtoMessage() {}
 
 func (x *PullImageClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[30]
+	mi := &file_swarm_v1_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2098,7 +2151,7 @@ func (x *PullImageClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullImageClusterRequest.ProtoReflect.Descriptor instead.
 func (*PullImageClusterRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{30}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PullImageClusterRequest) GetReference() string {
@@ -2140,7 +2193,7 @@ type PushImageClusterRequest struct {
 
 func (x *PushImageClusterRequest) Reset() {
 	*x = PushImageClusterRequest{}
-	mi := &file_swarm_v1_control_proto_msgTypes[31]
+	mi := &file_swarm_v1_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2152,7 +2205,7 @@ func (x *PushImageClusterRequest) String() string {
 func (*PushImageClusterRequest) ProtoMessage() {}
 
 func (x *PushImageClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[31]
+	mi := &file_swarm_v1_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2165,7 +2218,7 @@ func (x *PushImageClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushImageClusterRequest.ProtoReflect.Descriptor instead.
 func (*PushImageClusterRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{31}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PushImageClusterRequest) GetReference() string {
@@ -2194,7 +2247,7 @@ type TagImageRequest struct {
 
 func (x *TagImageRequest) Reset() {
 	*x = TagImageRequest{}
-	mi := &file_swarm_v1_control_proto_msgTypes[32]
+	mi := &file_swarm_v1_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2206,7 +2259,7 @@ func (x *TagImageRequest) String() string {
 func (*TagImageRequest) ProtoMessage() {}
 
 func (x *TagImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[32]
+	mi := &file_swarm_v1_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2219,7 +2272,7 @@ func (x *TagImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagImageRequest.ProtoReflect.Descriptor instead.
 func (*TagImageRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{32}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *TagImageRequest) GetSource() string {
@@ -2248,7 +2301,7 @@ type LoginRequest struct {
 
 func (x *LoginRequest) Reset() {
 	*x = LoginRequest{}
-	mi := &file_swarm_v1_control_proto_msgTypes[33]
+	mi := &file_swarm_v1_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2260,7 +2313,7 @@ func (x *LoginRequest) String() string {
 func (*LoginRequest) ProtoMessage() {}
 
 func (x *LoginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[33]
+	mi := &file_swarm_v1_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2273,7 +2326,7 @@ func (x *LoginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoginRequest.ProtoReflect.Descriptor instead.
 func (*LoginRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{33}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *LoginRequest) GetServer() string {
@@ -2298,7 +2351,7 @@ type LoginResponse struct {
 
 func (x *LoginResponse) Reset() {
 	*x = LoginResponse{}
-	mi := &file_swarm_v1_control_proto_msgTypes[34]
+	mi := &file_swarm_v1_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2310,7 +2363,7 @@ func (x *LoginResponse) String() string {
 func (*LoginResponse) ProtoMessage() {}
 
 func (x *LoginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[34]
+	mi := &file_swarm_v1_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2323,7 +2376,7 @@ func (x *LoginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoginResponse.ProtoReflect.Descriptor instead.
 func (*LoginResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{34}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{35}
 }
 
 type ListCredentialsResponse struct {
@@ -2335,7 +2388,7 @@ type ListCredentialsResponse struct {
 
 func (x *ListCredentialsResponse) Reset() {
 	*x = ListCredentialsResponse{}
-	mi := &file_swarm_v1_control_proto_msgTypes[35]
+	mi := &file_swarm_v1_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2347,7 +2400,7 @@ func (x *ListCredentialsResponse) String() string {
 func (*ListCredentialsResponse) ProtoMessage() {}
 
 func (x *ListCredentialsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[35]
+	mi := &file_swarm_v1_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2360,7 +2413,7 @@ func (x *ListCredentialsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCredentialsResponse.ProtoReflect.Descriptor instead.
 func (*ListCredentialsResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{35}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListCredentialsResponse) GetCredentials() []*Credential {
@@ -2382,7 +2435,7 @@ type RemoveCredentialResponse struct {
 
 func (x *RemoveCredentialResponse) Reset() {
 	*x = RemoveCredentialResponse{}
-	mi := &file_swarm_v1_control_proto_msgTypes[36]
+	mi := &file_swarm_v1_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2394,7 +2447,7 @@ func (x *RemoveCredentialResponse) String() string {
 func (*RemoveCredentialResponse) ProtoMessage() {}
 
 func (x *RemoveCredentialResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[36]
+	mi := &file_swarm_v1_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2407,7 +2460,7 @@ func (x *RemoveCredentialResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveCredentialResponse.ProtoReflect.Descriptor instead.
 func (*RemoveCredentialResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{36}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RemoveCredentialResponse) GetRemoved() []*Credential {
@@ -2433,7 +2486,7 @@ type CreateNetworkRequest struct {
 
 func (x *CreateNetworkRequest) Reset() {
 	*x = CreateNetworkRequest{}
-	mi := &file_swarm_v1_control_proto_msgTypes[37]
+	mi := &file_swarm_v1_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2445,7 +2498,7 @@ func (x *CreateNetworkRequest) String() string {
 func (*CreateNetworkRequest) ProtoMessage() {}
 
 func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[37]
+	mi := &file_swarm_v1_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2458,7 +2511,7 @@ func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateNetworkRequest.ProtoReflect.Descriptor instead.
 func (*CreateNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{37}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *CreateNetworkRequest) GetSpec() *NetworkSpec {
@@ -2477,7 +2530,7 @@ type ListNetworksResponse struct {
 
 func (x *ListNetworksResponse) Reset() {
 	*x = ListNetworksResponse{}
-	mi := &file_swarm_v1_control_proto_msgTypes[38]
+	mi := &file_swarm_v1_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2489,7 +2542,7 @@ func (x *ListNetworksResponse) String() string {
 func (*ListNetworksResponse) ProtoMessage() {}
 
 func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[38]
+	mi := &file_swarm_v1_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2502,7 +2555,7 @@ func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksResponse.ProtoReflect.Descriptor instead.
 func (*ListNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{38}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListNetworksResponse) GetNetworks() []*NetworkInfo {
@@ -2521,7 +2574,7 @@ type PruneNetworksRequest struct {
 
 func (x *PruneNetworksRequest) Reset() {
 	*x = PruneNetworksRequest{}
-	mi := &file_swarm_v1_control_proto_msgTypes[39]
+	mi := &file_swarm_v1_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2533,7 +2586,7 @@ func (x *PruneNetworksRequest) String() string {
 func (*PruneNetworksRequest) ProtoMessage() {}
 
 func (x *PruneNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[39]
+	mi := &file_swarm_v1_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2546,7 +2599,7 @@ func (x *PruneNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneNetworksRequest.ProtoReflect.Descriptor instead.
 func (*PruneNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{39}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *PruneNetworksRequest) GetFilter() *Filter {
@@ -2566,7 +2619,7 @@ type PruneNetworksResponse struct {
 
 func (x *PruneNetworksResponse) Reset() {
 	*x = PruneNetworksResponse{}
-	mi := &file_swarm_v1_control_proto_msgTypes[40]
+	mi := &file_swarm_v1_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2578,7 +2631,7 @@ func (x *PruneNetworksResponse) String() string {
 func (*PruneNetworksResponse) ProtoMessage() {}
 
 func (x *PruneNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[40]
+	mi := &file_swarm_v1_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2591,7 +2644,7 @@ func (x *PruneNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneNetworksResponse.ProtoReflect.Descriptor instead.
 func (*PruneNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{40}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *PruneNetworksResponse) GetRemoved() []string {
@@ -2617,7 +2670,7 @@ type NetworkInfo struct {
 
 func (x *NetworkInfo) Reset() {
 	*x = NetworkInfo{}
-	mi := &file_swarm_v1_control_proto_msgTypes[41]
+	mi := &file_swarm_v1_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2629,7 +2682,7 @@ func (x *NetworkInfo) String() string {
 func (*NetworkInfo) ProtoMessage() {}
 
 func (x *NetworkInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[41]
+	mi := &file_swarm_v1_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2642,7 +2695,7 @@ func (x *NetworkInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkInfo.ProtoReflect.Descriptor instead.
 func (*NetworkInfo) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{41}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *NetworkInfo) GetNetwork() *Network {
@@ -2697,7 +2750,7 @@ type NetworkSurvey struct {
 
 func (x *NetworkSurvey) Reset() {
 	*x = NetworkSurvey{}
-	mi := &file_swarm_v1_control_proto_msgTypes[42]
+	mi := &file_swarm_v1_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2709,7 +2762,7 @@ func (x *NetworkSurvey) String() string {
 func (*NetworkSurvey) ProtoMessage() {}
 
 func (x *NetworkSurvey) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[42]
+	mi := &file_swarm_v1_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2722,7 +2775,7 @@ func (x *NetworkSurvey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkSurvey.ProtoReflect.Descriptor instead.
 func (*NetworkSurvey) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{42}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *NetworkSurvey) GetNodes() []*NetworkOnNode {
@@ -2747,7 +2800,7 @@ type NetworkOnNode struct {
 
 func (x *NetworkOnNode) Reset() {
 	*x = NetworkOnNode{}
-	mi := &file_swarm_v1_control_proto_msgTypes[43]
+	mi := &file_swarm_v1_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2759,7 +2812,7 @@ func (x *NetworkOnNode) String() string {
 func (*NetworkOnNode) ProtoMessage() {}
 
 func (x *NetworkOnNode) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[43]
+	mi := &file_swarm_v1_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2772,7 +2825,7 @@ func (x *NetworkOnNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkOnNode.ProtoReflect.Descriptor instead.
 func (*NetworkOnNode) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{43}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *NetworkOnNode) GetNodeId() string {
@@ -2823,7 +2876,7 @@ type AddressUse struct {
 
 func (x *AddressUse) Reset() {
 	*x = AddressUse{}
-	mi := &file_swarm_v1_control_proto_msgTypes[44]
+	mi := &file_swarm_v1_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2835,7 +2888,7 @@ func (x *AddressUse) String() string {
 func (*AddressUse) ProtoMessage() {}
 
 func (x *AddressUse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[44]
+	mi := &file_swarm_v1_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2848,7 +2901,7 @@ func (x *AddressUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressUse.ProtoReflect.Descriptor instead.
 func (*AddressUse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{44}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *AddressUse) GetSubnet() string {
@@ -2882,7 +2935,7 @@ type RunServiceRequest struct {
 
 func (x *RunServiceRequest) Reset() {
 	*x = RunServiceRequest{}
-	mi := &file_swarm_v1_control_proto_msgTypes[45]
+	mi := &file_swarm_v1_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2894,7 +2947,7 @@ func (x *RunServiceRequest) String() string {
 func (*RunServiceRequest) ProtoMessage() {}
 
 func (x *RunServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[45]
+	mi := &file_swarm_v1_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2907,7 +2960,7 @@ func (x *RunServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunServiceRequest.ProtoReflect.Descriptor instead.
 func (*RunServiceRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{45}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RunServiceRequest) GetId() string {
@@ -2928,7 +2981,7 @@ type ListRunsResponse struct {
 
 func (x *ListRunsResponse) Reset() {
 	*x = ListRunsResponse{}
-	mi := &file_swarm_v1_control_proto_msgTypes[46]
+	mi := &file_swarm_v1_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2940,7 +2993,7 @@ func (x *ListRunsResponse) String() string {
 func (*ListRunsResponse) ProtoMessage() {}
 
 func (x *ListRunsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[46]
+	mi := &file_swarm_v1_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2953,7 +3006,7 @@ func (x *ListRunsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRunsResponse.ProtoReflect.Descriptor instead.
 func (*ListRunsResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{46}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ListRunsResponse) GetRuns() []*Run {
@@ -2981,7 +3034,7 @@ type CreateDataRequest struct {
 
 func (x *CreateDataRequest) Reset() {
 	*x = CreateDataRequest{}
-	mi := &file_swarm_v1_control_proto_msgTypes[47]
+	mi := &file_swarm_v1_control_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2993,7 +3046,7 @@ func (x *CreateDataRequest) String() string {
 func (*CreateDataRequest) ProtoMessage() {}
 
 func (x *CreateDataRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[47]
+	mi := &file_swarm_v1_control_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3006,7 +3059,7 @@ func (x *CreateDataRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateDataRequest.ProtoReflect.Descriptor instead.
 func (*CreateDataRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{47}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *CreateDataRequest) GetSpec() *DataSpec {
@@ -3041,7 +3094,7 @@ type UpdateDataRequest struct {
 
 func (x *UpdateDataRequest) Reset() {
 	*x = UpdateDataRequest{}
-	mi := &file_swarm_v1_control_proto_msgTypes[48]
+	mi := &file_swarm_v1_control_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3053,7 +3106,7 @@ func (x *UpdateDataRequest) String() string {
 func (*UpdateDataRequest) ProtoMessage() {}
 
 func (x *UpdateDataRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[48]
+	mi := &file_swarm_v1_control_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3066,7 +3119,7 @@ func (x *UpdateDataRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateDataRequest.ProtoReflect.Descriptor instead.
 func (*UpdateDataRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{48}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *UpdateDataRequest) GetId() string {
@@ -3119,7 +3172,7 @@ type DataInfo struct {
 
 func (x *DataInfo) Reset() {
 	*x = DataInfo{}
-	mi := &file_swarm_v1_control_proto_msgTypes[49]
+	mi := &file_swarm_v1_control_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3131,7 +3184,7 @@ func (x *DataInfo) String() string {
 func (*DataInfo) ProtoMessage() {}
 
 func (x *DataInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[49]
+	mi := &file_swarm_v1_control_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3144,7 +3197,7 @@ func (x *DataInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DataInfo.ProtoReflect.Descriptor instead.
 func (*DataInfo) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{49}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *DataInfo) GetId() string {
@@ -3201,7 +3254,7 @@ type DataUse struct {
 
 func (x *DataUse) Reset() {
 	*x = DataUse{}
-	mi := &file_swarm_v1_control_proto_msgTypes[50]
+	mi := &file_swarm_v1_control_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3213,7 +3266,7 @@ func (x *DataUse) String() string {
 func (*DataUse) ProtoMessage() {}
 
 func (x *DataUse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[50]
+	mi := &file_swarm_v1_control_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3226,7 +3279,7 @@ func (x *DataUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DataUse.ProtoReflect.Descriptor instead.
 func (*DataUse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{50}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *DataUse) GetServiceId() string {
@@ -3259,7 +3312,7 @@ type ListDataResponse struct {
 
 func (x *ListDataResponse) Reset() {
 	*x = ListDataResponse{}
-	mi := &file_swarm_v1_control_proto_msgTypes[51]
+	mi := &file_swarm_v1_control_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3271,7 +3324,7 @@ func (x *ListDataResponse) String() string {
 func (*ListDataResponse) ProtoMessage() {}
 
 func (x *ListDataResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[51]
+	mi := &file_swarm_v1_control_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3284,7 +3337,7 @@ func (x *ListDataResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDataResponse.ProtoReflect.Descriptor instead.
 func (*ListDataResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{51}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ListDataResponse) GetObjects() []*DataInfo {
@@ -3303,7 +3356,7 @@ type ListDataVersionsResponse struct {
 
 func (x *ListDataVersionsResponse) Reset() {
 	*x = ListDataVersionsResponse{}
-	mi := &file_swarm_v1_control_proto_msgTypes[52]
+	mi := &file_swarm_v1_control_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3315,7 +3368,7 @@ func (x *ListDataVersionsResponse) String() string {
 func (*ListDataVersionsResponse) ProtoMessage() {}
 
 func (x *ListDataVersionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[52]
+	mi := &file_swarm_v1_control_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3328,7 +3381,7 @@ func (x *ListDataVersionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDataVersionsResponse.ProtoReflect.Descriptor instead.
 func (*ListDataVersionsResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{52}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ListDataVersionsResponse) GetVersions() []*DataVersionInfo {
@@ -3354,7 +3407,7 @@ type DataVersionInfo struct {
 
 func (x *DataVersionInfo) Reset() {
 	*x = DataVersionInfo{}
-	mi := &file_swarm_v1_control_proto_msgTypes[53]
+	mi := &file_swarm_v1_control_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3366,7 +3419,7 @@ func (x *DataVersionInfo) String() string {
 func (*DataVersionInfo) ProtoMessage() {}
 
 func (x *DataVersionInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[53]
+	mi := &file_swarm_v1_control_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3379,7 +3432,7 @@ func (x *DataVersionInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DataVersionInfo.ProtoReflect.Descriptor instead.
 func (*DataVersionInfo) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{53}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *DataVersionInfo) GetNumber() uint64 {
@@ -3435,7 +3488,7 @@ type RemoveClusterImageRequest struct {
 
 func (x *RemoveClusterImageRequest) Reset() {
 	*x = RemoveClusterImageRequest{}
-	mi := &file_swarm_v1_control_proto_msgTypes[54]
+	mi := &file_swarm_v1_control_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3447,7 +3500,7 @@ func (x *RemoveClusterImageRequest) String() string {
 func (*RemoveClusterImageRequest) ProtoMessage() {}
 
 func (x *RemoveClusterImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[54]
+	mi := &file_swarm_v1_control_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3460,7 +3513,7 @@ func (x *RemoveClusterImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveClusterImageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveClusterImageRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{54}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *RemoveClusterImageRequest) GetId() string {
@@ -3545,7 +3598,10 @@ const file_swarm_v1_control_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12&\n" +
 	"\x04spec\x18\x03 \x01(\v2\x12.swarm.v1.NodeSpecR\x04spec\x12\x1a\n" +
-	"\bhostname\x18\x04 \x01(\tR\bhostname\"9\n" +
+	"\bhostname\x18\x04 \x01(\tR\bhostname\"N\n" +
+	"\x11AcceptNodeRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12)\n" +
+	"\x05facts\x18\x02 \x01(\v2\x13.swarm.v1.NodeFactsR\x05facts\"9\n" +
 	"\x11RemoveNodeRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\"\x10\n" +
@@ -3715,7 +3771,7 @@ const file_swarm_v1_control_proto_rawDesc = "" +
 	"\bservices\x18\x06 \x03(\tR\bservices\"A\n" +
 	"\x19RemoveClusterImageRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
-	"\x05force\x18\x02 \x01(\bR\x05force2\xbd\x19\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force2\xfc\x19\n" +
 	"\aControl\x125\n" +
 	"\n" +
 	"GetCluster\x12\x14.swarm.v1.GetRequest\x1a\x11.swarm.v1.Cluster\x12B\n" +
@@ -3723,7 +3779,9 @@ const file_swarm_v1_control_proto_rawDesc = "" +
 	"\aGetNode\x12\x14.swarm.v1.GetRequest\x1a\x12.swarm.v1.NodeInfo\x12?\n" +
 	"\tListNodes\x12\x15.swarm.v1.ListRequest\x1a\x1b.swarm.v1.ListNodesResponse\x12=\n" +
 	"\n" +
-	"UpdateNode\x12\x1b.swarm.v1.UpdateNodeRequest\x1a\x12.swarm.v1.NodeInfo\x12C\n" +
+	"UpdateNode\x12\x1b.swarm.v1.UpdateNodeRequest\x1a\x12.swarm.v1.NodeInfo\x12=\n" +
+	"\n" +
+	"AcceptNode\x12\x1b.swarm.v1.AcceptNodeRequest\x1a\x12.swarm.v1.NodeInfo\x12C\n" +
 	"\n" +
 	"RemoveNode\x12\x1b.swarm.v1.RemoveNodeRequest\x1a\x18.swarm.v1.RemoveResponse\x129\n" +
 	"\n" +
@@ -3787,7 +3845,7 @@ func file_swarm_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_swarm_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swarm_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
+var file_swarm_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
 var file_swarm_v1_control_proto_goTypes = []any{
 	(ManagerStatus_Reachability)(0),   // 0: swarm.v1.ManagerStatus.Reachability
 	(*Filter)(nil),                    // 1: swarm.v1.Filter
@@ -3804,249 +3862,254 @@ var file_swarm_v1_control_proto_goTypes = []any{
 	(*ListImagesResponse)(nil),        // 12: swarm.v1.ListImagesResponse
 	(*ListRevisionsResponse)(nil),     // 13: swarm.v1.ListRevisionsResponse
 	(*UpdateNodeRequest)(nil),         // 14: swarm.v1.UpdateNodeRequest
-	(*RemoveNodeRequest)(nil),         // 15: swarm.v1.RemoveNodeRequest
-	(*RemoveResponse)(nil),            // 16: swarm.v1.RemoveResponse
-	(*CreateServiceRequest)(nil),      // 17: swarm.v1.CreateServiceRequest
-	(*CreateServiceResponse)(nil),     // 18: swarm.v1.CreateServiceResponse
-	(*UpdateServiceRequest)(nil),      // 19: swarm.v1.UpdateServiceRequest
-	(*UpdateServiceResponse)(nil),     // 20: swarm.v1.UpdateServiceResponse
-	(*UpdateClusterRequest)(nil),      // 21: swarm.v1.UpdateClusterRequest
-	(*WatchRequest)(nil),              // 22: swarm.v1.WatchRequest
-	(*WaitServiceRequest)(nil),        // 23: swarm.v1.WaitServiceRequest
-	(*WaitServiceResponse)(nil),       // 24: swarm.v1.WaitServiceResponse
-	(*ServiceProgress)(nil),           // 25: swarm.v1.ServiceProgress
-	(*SlotProgress)(nil),              // 26: swarm.v1.SlotProgress
-	(*ServiceVerdict)(nil),            // 27: swarm.v1.ServiceVerdict
-	(*LogsRequest)(nil),               // 28: swarm.v1.LogsRequest
-	(*ImageInfo)(nil),                 // 29: swarm.v1.ImageInfo
-	(*LoadImageRequest)(nil),          // 30: swarm.v1.LoadImageRequest
-	(*PullImageClusterRequest)(nil),   // 31: swarm.v1.PullImageClusterRequest
-	(*PushImageClusterRequest)(nil),   // 32: swarm.v1.PushImageClusterRequest
-	(*TagImageRequest)(nil),           // 33: swarm.v1.TagImageRequest
-	(*LoginRequest)(nil),              // 34: swarm.v1.LoginRequest
-	(*LoginResponse)(nil),             // 35: swarm.v1.LoginResponse
-	(*ListCredentialsResponse)(nil),   // 36: swarm.v1.ListCredentialsResponse
-	(*RemoveCredentialResponse)(nil),  // 37: swarm.v1.RemoveCredentialResponse
-	(*CreateNetworkRequest)(nil),      // 38: swarm.v1.CreateNetworkRequest
-	(*ListNetworksResponse)(nil),      // 39: swarm.v1.ListNetworksResponse
-	(*PruneNetworksRequest)(nil),      // 40: swarm.v1.PruneNetworksRequest
-	(*PruneNetworksResponse)(nil),     // 41: swarm.v1.PruneNetworksResponse
-	(*NetworkInfo)(nil),               // 42: swarm.v1.NetworkInfo
-	(*NetworkSurvey)(nil),             // 43: swarm.v1.NetworkSurvey
-	(*NetworkOnNode)(nil),             // 44: swarm.v1.NetworkOnNode
-	(*AddressUse)(nil),                // 45: swarm.v1.AddressUse
-	(*RunServiceRequest)(nil),         // 46: swarm.v1.RunServiceRequest
-	(*ListRunsResponse)(nil),          // 47: swarm.v1.ListRunsResponse
-	(*CreateDataRequest)(nil),         // 48: swarm.v1.CreateDataRequest
-	(*UpdateDataRequest)(nil),         // 49: swarm.v1.UpdateDataRequest
-	(*DataInfo)(nil),                  // 50: swarm.v1.DataInfo
-	(*DataUse)(nil),                   // 51: swarm.v1.DataUse
-	(*ListDataResponse)(nil),          // 52: swarm.v1.ListDataResponse
-	(*ListDataVersionsResponse)(nil),  // 53: swarm.v1.ListDataVersionsResponse
-	(*DataVersionInfo)(nil),           // 54: swarm.v1.DataVersionInfo
-	(*RemoveClusterImageRequest)(nil), // 55: swarm.v1.RemoveClusterImageRequest
-	(NodeSpec_Role)(0),                // 56: swarm.v1.NodeSpec.Role
-	(TaskState)(0),                    // 57: swarm.v1.TaskState
-	(*Node)(nil),                      // 58: swarm.v1.Node
-	(*NodeState)(nil),                 // 59: swarm.v1.NodeState
-	(*Task)(nil),                      // 60: swarm.v1.Task
-	(*TaskStatus)(nil),                // 61: swarm.v1.TaskStatus
-	(*Service)(nil),                   // 62: swarm.v1.Service
-	(*Revision)(nil),                  // 63: swarm.v1.Revision
-	(*Endpoint)(nil),                  // 64: swarm.v1.Endpoint
-	(*NodeSpec)(nil),                  // 65: swarm.v1.NodeSpec
-	(*ServiceSpec)(nil),               // 66: swarm.v1.ServiceSpec
-	(*ClusterSpec)(nil),               // 67: swarm.v1.ClusterSpec
-	(*timestamppb.Timestamp)(nil),     // 68: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),       // 69: google.protobuf.Duration
-	(*Unplaced)(nil),                  // 70: swarm.v1.Unplaced
-	(*LogRecord)(nil),                 // 71: swarm.v1.LogRecord
-	(*LogOptions)(nil),                // 72: swarm.v1.LogOptions
-	(*Image)(nil),                     // 73: swarm.v1.Image
-	(*Credential)(nil),                // 74: swarm.v1.Credential
-	(*NetworkSpec)(nil),               // 75: swarm.v1.NetworkSpec
-	(*Network)(nil),                   // 76: swarm.v1.Network
-	(*Routing)(nil),                   // 77: swarm.v1.Routing
-	(*Backend)(nil),                   // 78: swarm.v1.Backend
-	(*Peering)(nil),                   // 79: swarm.v1.Peering
-	(*NodeNetwork)(nil),               // 80: swarm.v1.NodeNetwork
-	(*Run)(nil),                       // 81: swarm.v1.Run
-	(*DataSpec)(nil),                  // 82: swarm.v1.DataSpec
-	(*Meta)(nil),                      // 83: swarm.v1.Meta
-	(*DataStatus)(nil),                // 84: swarm.v1.DataStatus
-	(*DataReference)(nil),             // 85: swarm.v1.DataReference
-	(*ExecInput)(nil),                 // 86: swarm.v1.ExecInput
-	(*ForwardInput)(nil),              // 87: swarm.v1.ForwardInput
-	(*Cluster)(nil),                   // 88: swarm.v1.Cluster
-	(*ImageProgress)(nil),             // 89: swarm.v1.ImageProgress
-	(*Event)(nil),                     // 90: swarm.v1.Event
-	(*TaskLogsResponse)(nil),          // 91: swarm.v1.TaskLogsResponse
-	(*ExecOutput)(nil),                // 92: swarm.v1.ExecOutput
-	(*ForwardOutput)(nil),             // 93: swarm.v1.ForwardOutput
+	(*AcceptNodeRequest)(nil),         // 15: swarm.v1.AcceptNodeRequest
+	(*RemoveNodeRequest)(nil),         // 16: swarm.v1.RemoveNodeRequest
+	(*RemoveResponse)(nil),            // 17: swarm.v1.RemoveResponse
+	(*CreateServiceRequest)(nil),      // 18: swarm.v1.CreateServiceRequest
+	(*CreateServiceResponse)(nil),     // 19: swarm.v1.CreateServiceResponse
+	(*UpdateServiceRequest)(nil),      // 20: swarm.v1.UpdateServiceRequest
+	(*UpdateServiceResponse)(nil),     // 21: swarm.v1.UpdateServiceResponse
+	(*UpdateClusterRequest)(nil),      // 22: swarm.v1.UpdateClusterRequest
+	(*WatchRequest)(nil),              // 23: swarm.v1.WatchRequest
+	(*WaitServiceRequest)(nil),        // 24: swarm.v1.WaitServiceRequest
+	(*WaitServiceResponse)(nil),       // 25: swarm.v1.WaitServiceResponse
+	(*ServiceProgress)(nil),           // 26: swarm.v1.ServiceProgress
+	(*SlotProgress)(nil),              // 27: swarm.v1.SlotProgress
+	(*ServiceVerdict)(nil),            // 28: swarm.v1.ServiceVerdict
+	(*LogsRequest)(nil),               // 29: swarm.v1.LogsRequest
+	(*ImageInfo)(nil),                 // 30: swarm.v1.ImageInfo
+	(*LoadImageRequest)(nil),          // 31: swarm.v1.LoadImageRequest
+	(*PullImageClusterRequest)(nil),   // 32: swarm.v1.PullImageClusterRequest
+	(*PushImageClusterRequest)(nil),   // 33: swarm.v1.PushImageClusterRequest
+	(*TagImageRequest)(nil),           // 34: swarm.v1.TagImageRequest
+	(*LoginRequest)(nil),              // 35: swarm.v1.LoginRequest
+	(*LoginResponse)(nil),             // 36: swarm.v1.LoginResponse
+	(*ListCredentialsResponse)(nil),   // 37: swarm.v1.ListCredentialsResponse
+	(*RemoveCredentialResponse)(nil),  // 38: swarm.v1.RemoveCredentialResponse
+	(*CreateNetworkRequest)(nil),      // 39: swarm.v1.CreateNetworkRequest
+	(*ListNetworksResponse)(nil),      // 40: swarm.v1.ListNetworksResponse
+	(*PruneNetworksRequest)(nil),      // 41: swarm.v1.PruneNetworksRequest
+	(*PruneNetworksResponse)(nil),     // 42: swarm.v1.PruneNetworksResponse
+	(*NetworkInfo)(nil),               // 43: swarm.v1.NetworkInfo
+	(*NetworkSurvey)(nil),             // 44: swarm.v1.NetworkSurvey
+	(*NetworkOnNode)(nil),             // 45: swarm.v1.NetworkOnNode
+	(*AddressUse)(nil),                // 46: swarm.v1.AddressUse
+	(*RunServiceRequest)(nil),         // 47: swarm.v1.RunServiceRequest
+	(*ListRunsResponse)(nil),          // 48: swarm.v1.ListRunsResponse
+	(*CreateDataRequest)(nil),         // 49: swarm.v1.CreateDataRequest
+	(*UpdateDataRequest)(nil),         // 50: swarm.v1.UpdateDataRequest
+	(*DataInfo)(nil),                  // 51: swarm.v1.DataInfo
+	(*DataUse)(nil),                   // 52: swarm.v1.DataUse
+	(*ListDataResponse)(nil),          // 53: swarm.v1.ListDataResponse
+	(*ListDataVersionsResponse)(nil),  // 54: swarm.v1.ListDataVersionsResponse
+	(*DataVersionInfo)(nil),           // 55: swarm.v1.DataVersionInfo
+	(*RemoveClusterImageRequest)(nil), // 56: swarm.v1.RemoveClusterImageRequest
+	(NodeSpec_Role)(0),                // 57: swarm.v1.NodeSpec.Role
+	(TaskState)(0),                    // 58: swarm.v1.TaskState
+	(*Node)(nil),                      // 59: swarm.v1.Node
+	(*NodeState)(nil),                 // 60: swarm.v1.NodeState
+	(*Task)(nil),                      // 61: swarm.v1.Task
+	(*TaskStatus)(nil),                // 62: swarm.v1.TaskStatus
+	(*Service)(nil),                   // 63: swarm.v1.Service
+	(*Revision)(nil),                  // 64: swarm.v1.Revision
+	(*Endpoint)(nil),                  // 65: swarm.v1.Endpoint
+	(*NodeSpec)(nil),                  // 66: swarm.v1.NodeSpec
+	(*NodeFacts)(nil),                 // 67: swarm.v1.NodeFacts
+	(*ServiceSpec)(nil),               // 68: swarm.v1.ServiceSpec
+	(*ClusterSpec)(nil),               // 69: swarm.v1.ClusterSpec
+	(*timestamppb.Timestamp)(nil),     // 70: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),       // 71: google.protobuf.Duration
+	(*Unplaced)(nil),                  // 72: swarm.v1.Unplaced
+	(*LogRecord)(nil),                 // 73: swarm.v1.LogRecord
+	(*LogOptions)(nil),                // 74: swarm.v1.LogOptions
+	(*Image)(nil),                     // 75: swarm.v1.Image
+	(*Credential)(nil),                // 76: swarm.v1.Credential
+	(*NetworkSpec)(nil),               // 77: swarm.v1.NetworkSpec
+	(*Network)(nil),                   // 78: swarm.v1.Network
+	(*Routing)(nil),                   // 79: swarm.v1.Routing
+	(*Backend)(nil),                   // 80: swarm.v1.Backend
+	(*Peering)(nil),                   // 81: swarm.v1.Peering
+	(*NodeNetwork)(nil),               // 82: swarm.v1.NodeNetwork
+	(*Run)(nil),                       // 83: swarm.v1.Run
+	(*DataSpec)(nil),                  // 84: swarm.v1.DataSpec
+	(*Meta)(nil),                      // 85: swarm.v1.Meta
+	(*DataStatus)(nil),                // 86: swarm.v1.DataStatus
+	(*DataReference)(nil),             // 87: swarm.v1.DataReference
+	(*ExecInput)(nil),                 // 88: swarm.v1.ExecInput
+	(*ForwardInput)(nil),              // 89: swarm.v1.ForwardInput
+	(*Cluster)(nil),                   // 90: swarm.v1.Cluster
+	(*ImageProgress)(nil),             // 91: swarm.v1.ImageProgress
+	(*Event)(nil),                     // 92: swarm.v1.Event
+	(*TaskLogsResponse)(nil),          // 93: swarm.v1.TaskLogsResponse
+	(*ExecOutput)(nil),                // 94: swarm.v1.ExecOutput
+	(*ForwardOutput)(nil),             // 95: swarm.v1.ForwardOutput
 }
 var file_swarm_v1_control_proto_depIdxs = []int32{
-	56,  // 0: swarm.v1.Filter.roles:type_name -> swarm.v1.NodeSpec.Role
-	57,  // 1: swarm.v1.Filter.desired_states:type_name -> swarm.v1.TaskState
-	58,  // 2: swarm.v1.NodeInfo.node:type_name -> swarm.v1.Node
-	59,  // 3: swarm.v1.NodeInfo.state:type_name -> swarm.v1.NodeState
+	57,  // 0: swarm.v1.Filter.roles:type_name -> swarm.v1.NodeSpec.Role
+	58,  // 1: swarm.v1.Filter.desired_states:type_name -> swarm.v1.TaskState
+	59,  // 2: swarm.v1.NodeInfo.node:type_name -> swarm.v1.Node
+	60,  // 3: swarm.v1.NodeInfo.state:type_name -> swarm.v1.NodeState
 	3,   // 4: swarm.v1.NodeInfo.manager_status:type_name -> swarm.v1.ManagerStatus
 	0,   // 5: swarm.v1.ManagerStatus.reachability:type_name -> swarm.v1.ManagerStatus.Reachability
-	60,  // 6: swarm.v1.TaskInfo.task:type_name -> swarm.v1.Task
-	61,  // 7: swarm.v1.TaskInfo.status:type_name -> swarm.v1.TaskStatus
-	62,  // 8: swarm.v1.ServiceInfo.service:type_name -> swarm.v1.Service
-	63,  // 9: swarm.v1.ServiceInfo.revision:type_name -> swarm.v1.Revision
-	64,  // 10: swarm.v1.ServiceInfo.endpoint:type_name -> swarm.v1.Endpoint
+	61,  // 6: swarm.v1.TaskInfo.task:type_name -> swarm.v1.Task
+	62,  // 7: swarm.v1.TaskInfo.status:type_name -> swarm.v1.TaskStatus
+	63,  // 8: swarm.v1.ServiceInfo.service:type_name -> swarm.v1.Service
+	64,  // 9: swarm.v1.ServiceInfo.revision:type_name -> swarm.v1.Revision
+	65,  // 10: swarm.v1.ServiceInfo.endpoint:type_name -> swarm.v1.Endpoint
 	6,   // 11: swarm.v1.ServiceInfo.status:type_name -> swarm.v1.ServiceStatus
 	1,   // 12: swarm.v1.ListRequest.filter:type_name -> swarm.v1.Filter
 	2,   // 13: swarm.v1.ListNodesResponse.nodes:type_name -> swarm.v1.NodeInfo
 	5,   // 14: swarm.v1.ListServicesResponse.services:type_name -> swarm.v1.ServiceInfo
 	4,   // 15: swarm.v1.ListTasksResponse.tasks:type_name -> swarm.v1.TaskInfo
-	29,  // 16: swarm.v1.ListImagesResponse.images:type_name -> swarm.v1.ImageInfo
-	63,  // 17: swarm.v1.ListRevisionsResponse.revisions:type_name -> swarm.v1.Revision
-	65,  // 18: swarm.v1.UpdateNodeRequest.spec:type_name -> swarm.v1.NodeSpec
-	66,  // 19: swarm.v1.CreateServiceRequest.spec:type_name -> swarm.v1.ServiceSpec
-	66,  // 20: swarm.v1.UpdateServiceRequest.spec:type_name -> swarm.v1.ServiceSpec
-	67,  // 21: swarm.v1.UpdateClusterRequest.spec:type_name -> swarm.v1.ClusterSpec
-	68,  // 22: swarm.v1.WatchRequest.since:type_name -> google.protobuf.Timestamp
-	68,  // 23: swarm.v1.WatchRequest.until:type_name -> google.protobuf.Timestamp
-	25,  // 24: swarm.v1.WaitServiceResponse.progress:type_name -> swarm.v1.ServiceProgress
-	27,  // 25: swarm.v1.WaitServiceResponse.verdict:type_name -> swarm.v1.ServiceVerdict
-	26,  // 26: swarm.v1.ServiceProgress.slots:type_name -> swarm.v1.SlotProgress
-	69,  // 27: swarm.v1.ServiceProgress.stable_in:type_name -> google.protobuf.Duration
-	57,  // 28: swarm.v1.SlotProgress.state:type_name -> swarm.v1.TaskState
-	70,  // 29: swarm.v1.ServiceVerdict.unplaced:type_name -> swarm.v1.Unplaced
-	4,   // 30: swarm.v1.ServiceVerdict.task:type_name -> swarm.v1.TaskInfo
-	71,  // 31: swarm.v1.ServiceVerdict.log:type_name -> swarm.v1.LogRecord
-	72,  // 32: swarm.v1.LogsRequest.options:type_name -> swarm.v1.LogOptions
-	73,  // 33: swarm.v1.ImageInfo.image:type_name -> swarm.v1.Image
-	74,  // 34: swarm.v1.ListCredentialsResponse.credentials:type_name -> swarm.v1.Credential
-	74,  // 35: swarm.v1.RemoveCredentialResponse.removed:type_name -> swarm.v1.Credential
-	74,  // 36: swarm.v1.RemoveCredentialResponse.issued:type_name -> swarm.v1.Credential
-	75,  // 37: swarm.v1.CreateNetworkRequest.spec:type_name -> swarm.v1.NetworkSpec
-	42,  // 38: swarm.v1.ListNetworksResponse.networks:type_name -> swarm.v1.NetworkInfo
-	1,   // 39: swarm.v1.PruneNetworksRequest.filter:type_name -> swarm.v1.Filter
-	76,  // 40: swarm.v1.NetworkInfo.network:type_name -> swarm.v1.Network
-	45,  // 41: swarm.v1.NetworkInfo.use:type_name -> swarm.v1.AddressUse
-	77,  // 42: swarm.v1.NetworkInfo.services:type_name -> swarm.v1.Routing
-	78,  // 43: swarm.v1.NetworkInfo.backends:type_name -> swarm.v1.Backend
-	79,  // 44: swarm.v1.NetworkInfo.peers:type_name -> swarm.v1.Peering
-	44,  // 45: swarm.v1.NetworkSurvey.nodes:type_name -> swarm.v1.NetworkOnNode
-	80,  // 46: swarm.v1.NetworkOnNode.network:type_name -> swarm.v1.NodeNetwork
-	81,  // 47: swarm.v1.ListRunsResponse.runs:type_name -> swarm.v1.Run
-	68,  // 48: swarm.v1.ListRunsResponse.next:type_name -> google.protobuf.Timestamp
-	82,  // 49: swarm.v1.CreateDataRequest.spec:type_name -> swarm.v1.DataSpec
-	82,  // 50: swarm.v1.UpdateDataRequest.spec:type_name -> swarm.v1.DataSpec
-	83,  // 51: swarm.v1.DataInfo.meta:type_name -> swarm.v1.Meta
-	82,  // 52: swarm.v1.DataInfo.spec:type_name -> swarm.v1.DataSpec
-	84,  // 53: swarm.v1.DataInfo.status:type_name -> swarm.v1.DataStatus
-	51,  // 54: swarm.v1.DataInfo.uses:type_name -> swarm.v1.DataUse
-	85,  // 55: swarm.v1.DataUse.reference:type_name -> swarm.v1.DataReference
-	50,  // 56: swarm.v1.ListDataResponse.objects:type_name -> swarm.v1.DataInfo
-	54,  // 57: swarm.v1.ListDataVersionsResponse.versions:type_name -> swarm.v1.DataVersionInfo
-	68,  // 58: swarm.v1.DataVersionInfo.created_at:type_name -> google.protobuf.Timestamp
-	7,   // 59: swarm.v1.Control.GetCluster:input_type -> swarm.v1.GetRequest
-	21,  // 60: swarm.v1.Control.UpdateCluster:input_type -> swarm.v1.UpdateClusterRequest
-	7,   // 61: swarm.v1.Control.GetNode:input_type -> swarm.v1.GetRequest
-	8,   // 62: swarm.v1.Control.ListNodes:input_type -> swarm.v1.ListRequest
-	14,  // 63: swarm.v1.Control.UpdateNode:input_type -> swarm.v1.UpdateNodeRequest
-	15,  // 64: swarm.v1.Control.RemoveNode:input_type -> swarm.v1.RemoveNodeRequest
-	7,   // 65: swarm.v1.Control.GetService:input_type -> swarm.v1.GetRequest
-	8,   // 66: swarm.v1.Control.ListServices:input_type -> swarm.v1.ListRequest
-	17,  // 67: swarm.v1.Control.CreateService:input_type -> swarm.v1.CreateServiceRequest
-	19,  // 68: swarm.v1.Control.UpdateService:input_type -> swarm.v1.UpdateServiceRequest
-	7,   // 69: swarm.v1.Control.RemoveService:input_type -> swarm.v1.GetRequest
-	7,   // 70: swarm.v1.Control.ListRevisions:input_type -> swarm.v1.GetRequest
-	7,   // 71: swarm.v1.Control.GetTask:input_type -> swarm.v1.GetRequest
-	8,   // 72: swarm.v1.Control.ListTasks:input_type -> swarm.v1.ListRequest
-	7,   // 73: swarm.v1.Control.GetImage:input_type -> swarm.v1.GetRequest
-	8,   // 74: swarm.v1.Control.ListImages:input_type -> swarm.v1.ListRequest
-	30,  // 75: swarm.v1.Control.LoadImage:input_type -> swarm.v1.LoadImageRequest
-	31,  // 76: swarm.v1.Control.PullImage:input_type -> swarm.v1.PullImageClusterRequest
-	32,  // 77: swarm.v1.Control.PushImage:input_type -> swarm.v1.PushImageClusterRequest
-	33,  // 78: swarm.v1.Control.TagImage:input_type -> swarm.v1.TagImageRequest
-	55,  // 79: swarm.v1.Control.RemoveImage:input_type -> swarm.v1.RemoveClusterImageRequest
-	34,  // 80: swarm.v1.Control.Login:input_type -> swarm.v1.LoginRequest
-	8,   // 81: swarm.v1.Control.ListCredentials:input_type -> swarm.v1.ListRequest
-	7,   // 82: swarm.v1.Control.RemoveCredential:input_type -> swarm.v1.GetRequest
-	38,  // 83: swarm.v1.Control.CreateNetwork:input_type -> swarm.v1.CreateNetworkRequest
-	7,   // 84: swarm.v1.Control.GetNetwork:input_type -> swarm.v1.GetRequest
-	7,   // 85: swarm.v1.Control.SurveyNetwork:input_type -> swarm.v1.GetRequest
-	8,   // 86: swarm.v1.Control.ListNetworks:input_type -> swarm.v1.ListRequest
-	7,   // 87: swarm.v1.Control.RemoveNetwork:input_type -> swarm.v1.GetRequest
-	40,  // 88: swarm.v1.Control.PruneNetworks:input_type -> swarm.v1.PruneNetworksRequest
-	48,  // 89: swarm.v1.Control.CreateSecret:input_type -> swarm.v1.CreateDataRequest
-	7,   // 90: swarm.v1.Control.GetSecret:input_type -> swarm.v1.GetRequest
-	8,   // 91: swarm.v1.Control.ListSecrets:input_type -> swarm.v1.ListRequest
-	49,  // 92: swarm.v1.Control.UpdateSecret:input_type -> swarm.v1.UpdateDataRequest
-	7,   // 93: swarm.v1.Control.RemoveSecret:input_type -> swarm.v1.GetRequest
-	7,   // 94: swarm.v1.Control.ListSecretVersions:input_type -> swarm.v1.GetRequest
-	48,  // 95: swarm.v1.Control.CreateConfig:input_type -> swarm.v1.CreateDataRequest
-	7,   // 96: swarm.v1.Control.GetConfig:input_type -> swarm.v1.GetRequest
-	8,   // 97: swarm.v1.Control.ListConfigs:input_type -> swarm.v1.ListRequest
-	49,  // 98: swarm.v1.Control.UpdateConfig:input_type -> swarm.v1.UpdateDataRequest
-	7,   // 99: swarm.v1.Control.RemoveConfig:input_type -> swarm.v1.GetRequest
-	7,   // 100: swarm.v1.Control.ListConfigVersions:input_type -> swarm.v1.GetRequest
-	46,  // 101: swarm.v1.Control.RunService:input_type -> swarm.v1.RunServiceRequest
-	7,   // 102: swarm.v1.Control.ListRuns:input_type -> swarm.v1.GetRequest
-	23,  // 103: swarm.v1.Control.WaitService:input_type -> swarm.v1.WaitServiceRequest
-	22,  // 104: swarm.v1.Control.Watch:input_type -> swarm.v1.WatchRequest
-	28,  // 105: swarm.v1.Control.Logs:input_type -> swarm.v1.LogsRequest
-	86,  // 106: swarm.v1.Control.Exec:input_type -> swarm.v1.ExecInput
-	87,  // 107: swarm.v1.Control.PortForward:input_type -> swarm.v1.ForwardInput
-	88,  // 108: swarm.v1.Control.GetCluster:output_type -> swarm.v1.Cluster
-	88,  // 109: swarm.v1.Control.UpdateCluster:output_type -> swarm.v1.Cluster
-	2,   // 110: swarm.v1.Control.GetNode:output_type -> swarm.v1.NodeInfo
-	9,   // 111: swarm.v1.Control.ListNodes:output_type -> swarm.v1.ListNodesResponse
-	2,   // 112: swarm.v1.Control.UpdateNode:output_type -> swarm.v1.NodeInfo
-	16,  // 113: swarm.v1.Control.RemoveNode:output_type -> swarm.v1.RemoveResponse
-	5,   // 114: swarm.v1.Control.GetService:output_type -> swarm.v1.ServiceInfo
-	10,  // 115: swarm.v1.Control.ListServices:output_type -> swarm.v1.ListServicesResponse
-	18,  // 116: swarm.v1.Control.CreateService:output_type -> swarm.v1.CreateServiceResponse
-	20,  // 117: swarm.v1.Control.UpdateService:output_type -> swarm.v1.UpdateServiceResponse
-	16,  // 118: swarm.v1.Control.RemoveService:output_type -> swarm.v1.RemoveResponse
-	13,  // 119: swarm.v1.Control.ListRevisions:output_type -> swarm.v1.ListRevisionsResponse
-	4,   // 120: swarm.v1.Control.GetTask:output_type -> swarm.v1.TaskInfo
-	11,  // 121: swarm.v1.Control.ListTasks:output_type -> swarm.v1.ListTasksResponse
-	29,  // 122: swarm.v1.Control.GetImage:output_type -> swarm.v1.ImageInfo
-	12,  // 123: swarm.v1.Control.ListImages:output_type -> swarm.v1.ListImagesResponse
-	89,  // 124: swarm.v1.Control.LoadImage:output_type -> swarm.v1.ImageProgress
-	89,  // 125: swarm.v1.Control.PullImage:output_type -> swarm.v1.ImageProgress
-	89,  // 126: swarm.v1.Control.PushImage:output_type -> swarm.v1.ImageProgress
-	29,  // 127: swarm.v1.Control.TagImage:output_type -> swarm.v1.ImageInfo
-	16,  // 128: swarm.v1.Control.RemoveImage:output_type -> swarm.v1.RemoveResponse
-	35,  // 129: swarm.v1.Control.Login:output_type -> swarm.v1.LoginResponse
-	36,  // 130: swarm.v1.Control.ListCredentials:output_type -> swarm.v1.ListCredentialsResponse
-	37,  // 131: swarm.v1.Control.RemoveCredential:output_type -> swarm.v1.RemoveCredentialResponse
-	42,  // 132: swarm.v1.Control.CreateNetwork:output_type -> swarm.v1.NetworkInfo
-	42,  // 133: swarm.v1.Control.GetNetwork:output_type -> swarm.v1.NetworkInfo
-	43,  // 134: swarm.v1.Control.SurveyNetwork:output_type -> swarm.v1.NetworkSurvey
-	39,  // 135: swarm.v1.Control.ListNetworks:output_type -> swarm.v1.ListNetworksResponse
-	16,  // 136: swarm.v1.Control.RemoveNetwork:output_type -> swarm.v1.RemoveResponse
-	41,  // 137: swarm.v1.Control.PruneNetworks:output_type -> swarm.v1.PruneNetworksResponse
-	50,  // 138: swarm.v1.Control.CreateSecret:output_type -> swarm.v1.DataInfo
-	50,  // 139: swarm.v1.Control.GetSecret:output_type -> swarm.v1.DataInfo
-	52,  // 140: swarm.v1.Control.ListSecrets:output_type -> swarm.v1.ListDataResponse
-	50,  // 141: swarm.v1.Control.UpdateSecret:output_type -> swarm.v1.DataInfo
-	16,  // 142: swarm.v1.Control.RemoveSecret:output_type -> swarm.v1.RemoveResponse
-	53,  // 143: swarm.v1.Control.ListSecretVersions:output_type -> swarm.v1.ListDataVersionsResponse
-	50,  // 144: swarm.v1.Control.CreateConfig:output_type -> swarm.v1.DataInfo
-	50,  // 145: swarm.v1.Control.GetConfig:output_type -> swarm.v1.DataInfo
-	52,  // 146: swarm.v1.Control.ListConfigs:output_type -> swarm.v1.ListDataResponse
-	50,  // 147: swarm.v1.Control.UpdateConfig:output_type -> swarm.v1.DataInfo
-	16,  // 148: swarm.v1.Control.RemoveConfig:output_type -> swarm.v1.RemoveResponse
-	53,  // 149: swarm.v1.Control.ListConfigVersions:output_type -> swarm.v1.ListDataVersionsResponse
-	81,  // 150: swarm.v1.Control.RunService:output_type -> swarm.v1.Run
-	47,  // 151: swarm.v1.Control.ListRuns:output_type -> swarm.v1.ListRunsResponse
-	24,  // 152: swarm.v1.Control.WaitService:output_type -> swarm.v1.WaitServiceResponse
-	90,  // 153: swarm.v1.Control.Watch:output_type -> swarm.v1.Event
-	91,  // 154: swarm.v1.Control.Logs:output_type -> swarm.v1.TaskLogsResponse
-	92,  // 155: swarm.v1.Control.Exec:output_type -> swarm.v1.ExecOutput
-	93,  // 156: swarm.v1.Control.PortForward:output_type -> swarm.v1.ForwardOutput
-	108, // [108:157] is the sub-list for method output_type
-	59,  // [59:108] is the sub-list for method input_type
-	59,  // [59:59] is the sub-list for extension type_name
-	59,  // [59:59] is the sub-list for extension extendee
-	0,   // [0:59] is the sub-list for field type_name
+	30,  // 16: swarm.v1.ListImagesResponse.images:type_name -> swarm.v1.ImageInfo
+	64,  // 17: swarm.v1.ListRevisionsResponse.revisions:type_name -> swarm.v1.Revision
+	66,  // 18: swarm.v1.UpdateNodeRequest.spec:type_name -> swarm.v1.NodeSpec
+	67,  // 19: swarm.v1.AcceptNodeRequest.facts:type_name -> swarm.v1.NodeFacts
+	68,  // 20: swarm.v1.CreateServiceRequest.spec:type_name -> swarm.v1.ServiceSpec
+	68,  // 21: swarm.v1.UpdateServiceRequest.spec:type_name -> swarm.v1.ServiceSpec
+	69,  // 22: swarm.v1.UpdateClusterRequest.spec:type_name -> swarm.v1.ClusterSpec
+	70,  // 23: swarm.v1.WatchRequest.since:type_name -> google.protobuf.Timestamp
+	70,  // 24: swarm.v1.WatchRequest.until:type_name -> google.protobuf.Timestamp
+	26,  // 25: swarm.v1.WaitServiceResponse.progress:type_name -> swarm.v1.ServiceProgress
+	28,  // 26: swarm.v1.WaitServiceResponse.verdict:type_name -> swarm.v1.ServiceVerdict
+	27,  // 27: swarm.v1.ServiceProgress.slots:type_name -> swarm.v1.SlotProgress
+	71,  // 28: swarm.v1.ServiceProgress.stable_in:type_name -> google.protobuf.Duration
+	58,  // 29: swarm.v1.SlotProgress.state:type_name -> swarm.v1.TaskState
+	72,  // 30: swarm.v1.ServiceVerdict.unplaced:type_name -> swarm.v1.Unplaced
+	4,   // 31: swarm.v1.ServiceVerdict.task:type_name -> swarm.v1.TaskInfo
+	73,  // 32: swarm.v1.ServiceVerdict.log:type_name -> swarm.v1.LogRecord
+	74,  // 33: swarm.v1.LogsRequest.options:type_name -> swarm.v1.LogOptions
+	75,  // 34: swarm.v1.ImageInfo.image:type_name -> swarm.v1.Image
+	76,  // 35: swarm.v1.ListCredentialsResponse.credentials:type_name -> swarm.v1.Credential
+	76,  // 36: swarm.v1.RemoveCredentialResponse.removed:type_name -> swarm.v1.Credential
+	76,  // 37: swarm.v1.RemoveCredentialResponse.issued:type_name -> swarm.v1.Credential
+	77,  // 38: swarm.v1.CreateNetworkRequest.spec:type_name -> swarm.v1.NetworkSpec
+	43,  // 39: swarm.v1.ListNetworksResponse.networks:type_name -> swarm.v1.NetworkInfo
+	1,   // 40: swarm.v1.PruneNetworksRequest.filter:type_name -> swarm.v1.Filter
+	78,  // 41: swarm.v1.NetworkInfo.network:type_name -> swarm.v1.Network
+	46,  // 42: swarm.v1.NetworkInfo.use:type_name -> swarm.v1.AddressUse
+	79,  // 43: swarm.v1.NetworkInfo.services:type_name -> swarm.v1.Routing
+	80,  // 44: swarm.v1.NetworkInfo.backends:type_name -> swarm.v1.Backend
+	81,  // 45: swarm.v1.NetworkInfo.peers:type_name -> swarm.v1.Peering
+	45,  // 46: swarm.v1.NetworkSurvey.nodes:type_name -> swarm.v1.NetworkOnNode
+	82,  // 47: swarm.v1.NetworkOnNode.network:type_name -> swarm.v1.NodeNetwork
+	83,  // 48: swarm.v1.ListRunsResponse.runs:type_name -> swarm.v1.Run
+	70,  // 49: swarm.v1.ListRunsResponse.next:type_name -> google.protobuf.Timestamp
+	84,  // 50: swarm.v1.CreateDataRequest.spec:type_name -> swarm.v1.DataSpec
+	84,  // 51: swarm.v1.UpdateDataRequest.spec:type_name -> swarm.v1.DataSpec
+	85,  // 52: swarm.v1.DataInfo.meta:type_name -> swarm.v1.Meta
+	84,  // 53: swarm.v1.DataInfo.spec:type_name -> swarm.v1.DataSpec
+	86,  // 54: swarm.v1.DataInfo.status:type_name -> swarm.v1.DataStatus
+	52,  // 55: swarm.v1.DataInfo.uses:type_name -> swarm.v1.DataUse
+	87,  // 56: swarm.v1.DataUse.reference:type_name -> swarm.v1.DataReference
+	51,  // 57: swarm.v1.ListDataResponse.objects:type_name -> swarm.v1.DataInfo
+	55,  // 58: swarm.v1.ListDataVersionsResponse.versions:type_name -> swarm.v1.DataVersionInfo
+	70,  // 59: swarm.v1.DataVersionInfo.created_at:type_name -> google.protobuf.Timestamp
+	7,   // 60: swarm.v1.Control.GetCluster:input_type -> swarm.v1.GetRequest
+	22,  // 61: swarm.v1.Control.UpdateCluster:input_type -> swarm.v1.UpdateClusterRequest
+	7,   // 62: swarm.v1.Control.GetNode:input_type -> swarm.v1.GetRequest
+	8,   // 63: swarm.v1.Control.ListNodes:input_type -> swarm.v1.ListRequest
+	14,  // 64: swarm.v1.Control.UpdateNode:input_type -> swarm.v1.UpdateNodeRequest
+	15,  // 65: swarm.v1.Control.AcceptNode:input_type -> swarm.v1.AcceptNodeRequest
+	16,  // 66: swarm.v1.Control.RemoveNode:input_type -> swarm.v1.RemoveNodeRequest
+	7,   // 67: swarm.v1.Control.GetService:input_type -> swarm.v1.GetRequest
+	8,   // 68: swarm.v1.Control.ListServices:input_type -> swarm.v1.ListRequest
+	18,  // 69: swarm.v1.Control.CreateService:input_type -> swarm.v1.CreateServiceRequest
+	20,  // 70: swarm.v1.Control.UpdateService:input_type -> swarm.v1.UpdateServiceRequest
+	7,   // 71: swarm.v1.Control.RemoveService:input_type -> swarm.v1.GetRequest
+	7,   // 72: swarm.v1.Control.ListRevisions:input_type -> swarm.v1.GetRequest
+	7,   // 73: swarm.v1.Control.GetTask:input_type -> swarm.v1.GetRequest
+	8,   // 74: swarm.v1.Control.ListTasks:input_type -> swarm.v1.ListRequest
+	7,   // 75: swarm.v1.Control.GetImage:input_type -> swarm.v1.GetRequest
+	8,   // 76: swarm.v1.Control.ListImages:input_type -> swarm.v1.ListRequest
+	31,  // 77: swarm.v1.Control.LoadImage:input_type -> swarm.v1.LoadImageRequest
+	32,  // 78: swarm.v1.Control.PullImage:input_type -> swarm.v1.PullImageClusterRequest
+	33,  // 79: swarm.v1.Control.PushImage:input_type -> swarm.v1.PushImageClusterRequest
+	34,  // 80: swarm.v1.Control.TagImage:input_type -> swarm.v1.TagImageRequest
+	56,  // 81: swarm.v1.Control.RemoveImage:input_type -> swarm.v1.RemoveClusterImageRequest
+	35,  // 82: swarm.v1.Control.Login:input_type -> swarm.v1.LoginRequest
+	8,   // 83: swarm.v1.Control.ListCredentials:input_type -> swarm.v1.ListRequest
+	7,   // 84: swarm.v1.Control.RemoveCredential:input_type -> swarm.v1.GetRequest
+	39,  // 85: swarm.v1.Control.CreateNetwork:input_type -> swarm.v1.CreateNetworkRequest
+	7,   // 86: swarm.v1.Control.GetNetwork:input_type -> swarm.v1.GetRequest
+	7,   // 87: swarm.v1.Control.SurveyNetwork:input_type -> swarm.v1.GetRequest
+	8,   // 88: swarm.v1.Control.ListNetworks:input_type -> swarm.v1.ListRequest
+	7,   // 89: swarm.v1.Control.RemoveNetwork:input_type -> swarm.v1.GetRequest
+	41,  // 90: swarm.v1.Control.PruneNetworks:input_type -> swarm.v1.PruneNetworksRequest
+	49,  // 91: swarm.v1.Control.CreateSecret:input_type -> swarm.v1.CreateDataRequest
+	7,   // 92: swarm.v1.Control.GetSecret:input_type -> swarm.v1.GetRequest
+	8,   // 93: swarm.v1.Control.ListSecrets:input_type -> swarm.v1.ListRequest
+	50,  // 94: swarm.v1.Control.UpdateSecret:input_type -> swarm.v1.UpdateDataRequest
+	7,   // 95: swarm.v1.Control.RemoveSecret:input_type -> swarm.v1.GetRequest
+	7,   // 96: swarm.v1.Control.ListSecretVersions:input_type -> swarm.v1.GetRequest
+	49,  // 97: swarm.v1.Control.CreateConfig:input_type -> swarm.v1.CreateDataRequest
+	7,   // 98: swarm.v1.Control.GetConfig:input_type -> swarm.v1.GetRequest
+	8,   // 99: swarm.v1.Control.ListConfigs:input_type -> swarm.v1.ListRequest
+	50,  // 100: swarm.v1.Control.UpdateConfig:input_type -> swarm.v1.UpdateDataRequest
+	7,   // 101: swarm.v1.Control.RemoveConfig:input_type -> swarm.v1.GetRequest
+	7,   // 102: swarm.v1.Control.ListConfigVersions:input_type -> swarm.v1.GetRequest
+	47,  // 103: swarm.v1.Control.RunService:input_type -> swarm.v1.RunServiceRequest
+	7,   // 104: swarm.v1.Control.ListRuns:input_type -> swarm.v1.GetRequest
+	24,  // 105: swarm.v1.Control.WaitService:input_type -> swarm.v1.WaitServiceRequest
+	23,  // 106: swarm.v1.Control.Watch:input_type -> swarm.v1.WatchRequest
+	29,  // 107: swarm.v1.Control.Logs:input_type -> swarm.v1.LogsRequest
+	88,  // 108: swarm.v1.Control.Exec:input_type -> swarm.v1.ExecInput
+	89,  // 109: swarm.v1.Control.PortForward:input_type -> swarm.v1.ForwardInput
+	90,  // 110: swarm.v1.Control.GetCluster:output_type -> swarm.v1.Cluster
+	90,  // 111: swarm.v1.Control.UpdateCluster:output_type -> swarm.v1.Cluster
+	2,   // 112: swarm.v1.Control.GetNode:output_type -> swarm.v1.NodeInfo
+	9,   // 113: swarm.v1.Control.ListNodes:output_type -> swarm.v1.ListNodesResponse
+	2,   // 114: swarm.v1.Control.UpdateNode:output_type -> swarm.v1.NodeInfo
+	2,   // 115: swarm.v1.Control.AcceptNode:output_type -> swarm.v1.NodeInfo
+	17,  // 116: swarm.v1.Control.RemoveNode:output_type -> swarm.v1.RemoveResponse
+	5,   // 117: swarm.v1.Control.GetService:output_type -> swarm.v1.ServiceInfo
+	10,  // 118: swarm.v1.Control.ListServices:output_type -> swarm.v1.ListServicesResponse
+	19,  // 119: swarm.v1.Control.CreateService:output_type -> swarm.v1.CreateServiceResponse
+	21,  // 120: swarm.v1.Control.UpdateService:output_type -> swarm.v1.UpdateServiceResponse
+	17,  // 121: swarm.v1.Control.RemoveService:output_type -> swarm.v1.RemoveResponse
+	13,  // 122: swarm.v1.Control.ListRevisions:output_type -> swarm.v1.ListRevisionsResponse
+	4,   // 123: swarm.v1.Control.GetTask:output_type -> swarm.v1.TaskInfo
+	11,  // 124: swarm.v1.Control.ListTasks:output_type -> swarm.v1.ListTasksResponse
+	30,  // 125: swarm.v1.Control.GetImage:output_type -> swarm.v1.ImageInfo
+	12,  // 126: swarm.v1.Control.ListImages:output_type -> swarm.v1.ListImagesResponse
+	91,  // 127: swarm.v1.Control.LoadImage:output_type -> swarm.v1.ImageProgress
+	91,  // 128: swarm.v1.Control.PullImage:output_type -> swarm.v1.ImageProgress
+	91,  // 129: swarm.v1.Control.PushImage:output_type -> swarm.v1.ImageProgress
+	30,  // 130: swarm.v1.Control.TagImage:output_type -> swarm.v1.ImageInfo
+	17,  // 131: swarm.v1.Control.RemoveImage:output_type -> swarm.v1.RemoveResponse
+	36,  // 132: swarm.v1.Control.Login:output_type -> swarm.v1.LoginResponse
+	37,  // 133: swarm.v1.Control.ListCredentials:output_type -> swarm.v1.ListCredentialsResponse
+	38,  // 134: swarm.v1.Control.RemoveCredential:output_type -> swarm.v1.RemoveCredentialResponse
+	43,  // 135: swarm.v1.Control.CreateNetwork:output_type -> swarm.v1.NetworkInfo
+	43,  // 136: swarm.v1.Control.GetNetwork:output_type -> swarm.v1.NetworkInfo
+	44,  // 137: swarm.v1.Control.SurveyNetwork:output_type -> swarm.v1.NetworkSurvey
+	40,  // 138: swarm.v1.Control.ListNetworks:output_type -> swarm.v1.ListNetworksResponse
+	17,  // 139: swarm.v1.Control.RemoveNetwork:output_type -> swarm.v1.RemoveResponse
+	42,  // 140: swarm.v1.Control.PruneNetworks:output_type -> swarm.v1.PruneNetworksResponse
+	51,  // 141: swarm.v1.Control.CreateSecret:output_type -> swarm.v1.DataInfo
+	51,  // 142: swarm.v1.Control.GetSecret:output_type -> swarm.v1.DataInfo
+	53,  // 143: swarm.v1.Control.ListSecrets:output_type -> swarm.v1.ListDataResponse
+	51,  // 144: swarm.v1.Control.UpdateSecret:output_type -> swarm.v1.DataInfo
+	17,  // 145: swarm.v1.Control.RemoveSecret:output_type -> swarm.v1.RemoveResponse
+	54,  // 146: swarm.v1.Control.ListSecretVersions:output_type -> swarm.v1.ListDataVersionsResponse
+	51,  // 147: swarm.v1.Control.CreateConfig:output_type -> swarm.v1.DataInfo
+	51,  // 148: swarm.v1.Control.GetConfig:output_type -> swarm.v1.DataInfo
+	53,  // 149: swarm.v1.Control.ListConfigs:output_type -> swarm.v1.ListDataResponse
+	51,  // 150: swarm.v1.Control.UpdateConfig:output_type -> swarm.v1.DataInfo
+	17,  // 151: swarm.v1.Control.RemoveConfig:output_type -> swarm.v1.RemoveResponse
+	54,  // 152: swarm.v1.Control.ListConfigVersions:output_type -> swarm.v1.ListDataVersionsResponse
+	83,  // 153: swarm.v1.Control.RunService:output_type -> swarm.v1.Run
+	48,  // 154: swarm.v1.Control.ListRuns:output_type -> swarm.v1.ListRunsResponse
+	25,  // 155: swarm.v1.Control.WaitService:output_type -> swarm.v1.WaitServiceResponse
+	92,  // 156: swarm.v1.Control.Watch:output_type -> swarm.v1.Event
+	93,  // 157: swarm.v1.Control.Logs:output_type -> swarm.v1.TaskLogsResponse
+	94,  // 158: swarm.v1.Control.Exec:output_type -> swarm.v1.ExecOutput
+	95,  // 159: swarm.v1.Control.PortForward:output_type -> swarm.v1.ForwardOutput
+	110, // [110:160] is the sub-list for method output_type
+	60,  // [60:110] is the sub-list for method input_type
+	60,  // [60:60] is the sub-list for extension type_name
+	60,  // [60:60] is the sub-list for extension extendee
+	0,   // [0:60] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_control_proto_init() }
@@ -4063,7 +4126,7 @@ func file_swarm_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_control_proto_rawDesc), len(file_swarm_v1_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   55,
+			NumMessages:   56,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

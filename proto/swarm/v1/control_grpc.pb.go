@@ -26,6 +26,7 @@ const (
 	Control_GetNode_FullMethodName            = "/swarm.v1.Control/GetNode"
 	Control_ListNodes_FullMethodName          = "/swarm.v1.Control/ListNodes"
 	Control_UpdateNode_FullMethodName         = "/swarm.v1.Control/UpdateNode"
+	Control_AcceptNode_FullMethodName         = "/swarm.v1.Control/AcceptNode"
 	Control_RemoveNode_FullMethodName         = "/swarm.v1.Control/RemoveNode"
 	Control_GetService_FullMethodName         = "/swarm.v1.Control/GetService"
 	Control_ListServices_FullMethodName       = "/swarm.v1.Control/ListServices"
@@ -81,6 +82,8 @@ type ControlClient interface {
 	GetNode(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*NodeInfo, error)
 	ListNodes(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListNodesResponse, error)
 	UpdateNode(ctx context.Context, in *UpdateNodeRequest, opts ...grpc.CallOption) (*NodeInfo, error)
+	// Places tasks by what the node reports now of its platform, engine labels and generic resources.
+	AcceptNode(ctx context.Context, in *AcceptNodeRequest, opts ...grpc.CallOption) (*NodeInfo, error)
 	RemoveNode(ctx context.Context, in *RemoveNodeRequest, opts ...grpc.CallOption) (*RemoveResponse, error)
 	GetService(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*ServiceInfo, error)
 	ListServices(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListServicesResponse, error)
@@ -189,6 +192,16 @@ func (c *controlClient) UpdateNode(ctx context.Context, in *UpdateNodeRequest, o
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(NodeInfo)
 	err := c.cc.Invoke(ctx, Control_UpdateNode_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) AcceptNode(ctx context.Context, in *AcceptNodeRequest, opts ...grpc.CallOption) (*NodeInfo, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(NodeInfo)
+	err := c.cc.Invoke(ctx, Control_AcceptNode_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -698,6 +711,8 @@ type ControlServer interface {
 	GetNode(context.Context, *GetRequest) (*NodeInfo, error)
 	ListNodes(context.Context, *ListRequest) (*ListNodesResponse, error)
 	UpdateNode(context.Context, *UpdateNodeRequest) (*NodeInfo, error)
+	// Places tasks by what the node reports now of its platform, engine labels and generic resources.
+	AcceptNode(context.Context, *AcceptNodeRequest) (*NodeInfo, error)
 	RemoveNode(context.Context, *RemoveNodeRequest) (*RemoveResponse, error)
 	GetService(context.Context, *GetRequest) (*ServiceInfo, error)
 	ListServices(context.Context, *ListRequest) (*ListServicesResponse, error)
@@ -776,6 +791,9 @@ func (UnimplementedControlServer) ListNodes(context.Context, *ListRequest) (*Lis
 }
 func (UnimplementedControlServer) UpdateNode(context.Context, *UpdateNodeRequest) (*NodeInfo, error) {
 	return nil, status.Error(codes.Unimplemented, "method UpdateNode not implemented")
+}
+func (UnimplementedControlServer) AcceptNode(context.Context, *AcceptNodeRequest) (*NodeInfo, error) {
+	return nil, status.Error(codes.Unimplemented, "method AcceptNode not implemented")
 }
 func (UnimplementedControlServer) RemoveNode(context.Context, *RemoveNodeRequest) (*RemoveResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveNode not implemented")
@@ -1016,6 +1034,24 @@ func _Control_UpdateNode_Handler(srv interface{}, ctx context.Context, dec func(
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(ControlServer).UpdateNode(ctx, req.(*UpdateNodeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_AcceptNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AcceptNodeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).AcceptNode(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_AcceptNode_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).AcceptNode(ctx, req.(*AcceptNodeRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -1770,6 +1806,10 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "UpdateNode",
 			Handler:    _Control_UpdateNode_Handler,
+		},
+		{
+			MethodName: "AcceptNode",
+			Handler:    _Control_AcceptNode_Handler,
 		},
 		{
 			MethodName: "RemoveNode",

@@ -209,7 +209,7 @@ func (x PortConflict_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PortConflict_Kind.Descriptor instead.
 func (PortConflict_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{4, 0}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{5, 0}
 }
 
 type UpdateStatus_State int32
@@ -270,7 +270,7 @@ func (x UpdateStatus_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use UpdateStatus_State.Descriptor instead.
 func (UpdateStatus_State) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{10, 0}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{11, 0}
 }
 
 type Run_State int32
@@ -327,7 +327,7 @@ func (x Run_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Run_State.Descriptor instead.
 func (Run_State) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{12, 0}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{13, 0}
 }
 
 type DataRollout_State int32
@@ -377,7 +377,7 @@ func (x DataRollout_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DataRollout_State.Descriptor instead.
 func (DataRollout_State) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{28, 0}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{29, 0}
 }
 
 type VolumeMove_Phase int32
@@ -433,7 +433,7 @@ func (x VolumeMove_Phase) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use VolumeMove_Phase.Descriptor instead.
 func (VolumeMove_Phase) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{31, 0}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{32, 0}
 }
 
 type Event_Action int32
@@ -490,7 +490,7 @@ func (x Event_Action) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Event_Action.Descriptor instead.
 func (Event_Action) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{41, 0}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{42, 0}
 }
 
 type LogRecord_Stream int32
@@ -539,7 +539,7 @@ func (x LogRecord_Stream) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LogRecord_Stream.Descriptor instead.
 func (LogRecord_Stream) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{43, 0}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{44, 0}
 }
 
 // Meta stands in every stored object. The store sets it in Apply; what a caller puts there is ignored.
@@ -746,7 +746,10 @@ type NodeState struct {
 	Up *durationpb.Duration `protobuf:"bytes,10,opt,name=up,proto3" json:"up,omitempty"`
 	// How long the node's single-writer tasks may run after a heartbeat that the leader has heard of: the session timeout,
 	// or the longer one of a session before, until the worker is known to have the new one, or the node was fenced.
-	Lease         *durationpb.Duration `protobuf:"bytes,11,opt,name=lease,proto3" json:"lease,omitempty"`
+	Lease *durationpb.Duration `protobuf:"bytes,11,opt,name=lease,proto3" json:"lease,omitempty"`
+	// What draws tasks to the node is as in description: as the node reported it in its first session, or as an operator has
+	// accepted it since. Here is what the node reports now, if that differs. Nothing is placed by it.
+	Pending       *NodeFacts `protobuf:"bytes,12,opt,name=pending,proto3" json:"pending,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -858,6 +861,74 @@ func (x *NodeState) GetLease() *durationpb.Duration {
 	return nil
 }
 
+func (x *NodeState) GetPending() *NodeFacts {
+	if x != nil {
+		return x.Pending
+	}
+	return nil
+}
+
+// NodeFacts are the parts of a node's description that draw tasks to the node, and with the tasks their secrets.
+type NodeFacts struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Platform         *Platform              `protobuf:"bytes,1,opt,name=platform,proto3" json:"platform,omitempty"`
+	EngineLabels     map[string]string      `protobuf:"bytes,2,rep,name=engine_labels,json=engineLabels,proto3" json:"engine_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	GenericResources []*GenericResource     `protobuf:"bytes,3,rep,name=generic_resources,json=genericResources,proto3" json:"generic_resources,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *NodeFacts) Reset() {
+	*x = NodeFacts{}
+	mi := &file_swarm_v1_object_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeFacts) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeFacts) ProtoMessage() {}
+
+func (x *NodeFacts) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_object_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeFacts.ProtoReflect.Descriptor instead.
+func (*NodeFacts) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *NodeFacts) GetPlatform() *Platform {
+	if x != nil {
+		return x.Platform
+	}
+	return nil
+}
+
+func (x *NodeFacts) GetEngineLabels() map[string]string {
+	if x != nil {
+		return x.EngineLabels
+	}
+	return nil
+}
+
+func (x *NodeFacts) GetGenericResources() []*GenericResource {
+	if x != nil {
+		return x.GenericResources
+	}
+	return nil
+}
+
 type NodeDescription struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Set by the managers: the node's.
@@ -878,7 +949,7 @@ type NodeDescription struct {
 
 func (x *NodeDescription) Reset() {
 	*x = NodeDescription{}
-	mi := &file_swarm_v1_object_proto_msgTypes[3]
+	mi := &file_swarm_v1_object_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -890,7 +961,7 @@ func (x *NodeDescription) String() string {
 func (*NodeDescription) ProtoMessage() {}
 
 func (x *NodeDescription) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[3]
+	mi := &file_swarm_v1_object_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -903,7 +974,7 @@ func (x *NodeDescription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeDescription.ProtoReflect.Descriptor instead.
 func (*NodeDescription) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{3}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *NodeDescription) GetHostname() string {
@@ -978,7 +1049,7 @@ type PortConflict struct {
 
 func (x *PortConflict) Reset() {
 	*x = PortConflict{}
-	mi := &file_swarm_v1_object_proto_msgTypes[4]
+	mi := &file_swarm_v1_object_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -990,7 +1061,7 @@ func (x *PortConflict) String() string {
 func (*PortConflict) ProtoMessage() {}
 
 func (x *PortConflict) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[4]
+	mi := &file_swarm_v1_object_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1003,7 +1074,7 @@ func (x *PortConflict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortConflict.ProtoReflect.Descriptor instead.
 func (*PortConflict) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{4}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *PortConflict) GetPort() uint32 {
@@ -1057,7 +1128,7 @@ type EngineDescription struct {
 
 func (x *EngineDescription) Reset() {
 	*x = EngineDescription{}
-	mi := &file_swarm_v1_object_proto_msgTypes[5]
+	mi := &file_swarm_v1_object_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1069,7 +1140,7 @@ func (x *EngineDescription) String() string {
 func (*EngineDescription) ProtoMessage() {}
 
 func (x *EngineDescription) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[5]
+	mi := &file_swarm_v1_object_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1082,7 +1153,7 @@ func (x *EngineDescription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EngineDescription.ProtoReflect.Descriptor instead.
 func (*EngineDescription) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{5}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *EngineDescription) GetEngineVersion() string {
@@ -1145,7 +1216,7 @@ type RunningBuild struct {
 
 func (x *RunningBuild) Reset() {
 	*x = RunningBuild{}
-	mi := &file_swarm_v1_object_proto_msgTypes[6]
+	mi := &file_swarm_v1_object_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1157,7 +1228,7 @@ func (x *RunningBuild) String() string {
 func (*RunningBuild) ProtoMessage() {}
 
 func (x *RunningBuild) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[6]
+	mi := &file_swarm_v1_object_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1170,7 +1241,7 @@ func (x *RunningBuild) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunningBuild.ProtoReflect.Descriptor instead.
 func (*RunningBuild) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{6}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RunningBuild) GetPart() string {
@@ -1197,7 +1268,7 @@ type PluginDescription struct {
 
 func (x *PluginDescription) Reset() {
 	*x = PluginDescription{}
-	mi := &file_swarm_v1_object_proto_msgTypes[7]
+	mi := &file_swarm_v1_object_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1209,7 +1280,7 @@ func (x *PluginDescription) String() string {
 func (*PluginDescription) ProtoMessage() {}
 
 func (x *PluginDescription) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[7]
+	mi := &file_swarm_v1_object_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1222,7 +1293,7 @@ func (x *PluginDescription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginDescription.ProtoReflect.Descriptor instead.
 func (*PluginDescription) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{7}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PluginDescription) GetType() string {
@@ -1250,7 +1321,7 @@ type TLSInfo struct {
 
 func (x *TLSInfo) Reset() {
 	*x = TLSInfo{}
-	mi := &file_swarm_v1_object_proto_msgTypes[8]
+	mi := &file_swarm_v1_object_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1262,7 +1333,7 @@ func (x *TLSInfo) String() string {
 func (*TLSInfo) ProtoMessage() {}
 
 func (x *TLSInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[8]
+	mi := &file_swarm_v1_object_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1275,7 +1346,7 @@ func (x *TLSInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TLSInfo.ProtoReflect.Descriptor instead.
 func (*TLSInfo) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{8}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *TLSInfo) GetTrustRoot() []byte {
@@ -1320,7 +1391,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_swarm_v1_object_proto_msgTypes[9]
+	mi := &file_swarm_v1_object_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1332,7 +1403,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[9]
+	mi := &file_swarm_v1_object_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1345,7 +1416,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{9}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Service) GetId() string {
@@ -1418,7 +1489,7 @@ type UpdateStatus struct {
 
 func (x *UpdateStatus) Reset() {
 	*x = UpdateStatus{}
-	mi := &file_swarm_v1_object_proto_msgTypes[10]
+	mi := &file_swarm_v1_object_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1430,7 +1501,7 @@ func (x *UpdateStatus) String() string {
 func (*UpdateStatus) ProtoMessage() {}
 
 func (x *UpdateStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[10]
+	mi := &file_swarm_v1_object_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1443,7 +1514,7 @@ func (x *UpdateStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateStatus.ProtoReflect.Descriptor instead.
 func (*UpdateStatus) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{10}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *UpdateStatus) GetState() UpdateStatus_State {
@@ -1495,7 +1566,7 @@ type JobStatus struct {
 
 func (x *JobStatus) Reset() {
 	*x = JobStatus{}
-	mi := &file_swarm_v1_object_proto_msgTypes[11]
+	mi := &file_swarm_v1_object_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1507,7 +1578,7 @@ func (x *JobStatus) String() string {
 func (*JobStatus) ProtoMessage() {}
 
 func (x *JobStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[11]
+	mi := &file_swarm_v1_object_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1520,7 +1591,7 @@ func (x *JobStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobStatus.ProtoReflect.Descriptor instead.
 func (*JobStatus) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{11}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *JobStatus) GetJobIteration() uint64 {
@@ -1577,7 +1648,7 @@ type Run struct {
 
 func (x *Run) Reset() {
 	*x = Run{}
-	mi := &file_swarm_v1_object_proto_msgTypes[12]
+	mi := &file_swarm_v1_object_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1589,7 +1660,7 @@ func (x *Run) String() string {
 func (*Run) ProtoMessage() {}
 
 func (x *Run) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[12]
+	mi := &file_swarm_v1_object_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1602,7 +1673,7 @@ func (x *Run) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Run.ProtoReflect.Descriptor instead.
 func (*Run) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{12}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Run) GetServiceId() string {
@@ -1707,7 +1778,7 @@ type Revision struct {
 
 func (x *Revision) Reset() {
 	*x = Revision{}
-	mi := &file_swarm_v1_object_proto_msgTypes[13]
+	mi := &file_swarm_v1_object_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1719,7 +1790,7 @@ func (x *Revision) String() string {
 func (*Revision) ProtoMessage() {}
 
 func (x *Revision) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[13]
+	mi := &file_swarm_v1_object_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1732,7 +1803,7 @@ func (x *Revision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revision.ProtoReflect.Descriptor instead.
 func (*Revision) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{13}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Revision) GetServiceId() string {
@@ -1817,7 +1888,7 @@ type Task struct {
 
 func (x *Task) Reset() {
 	*x = Task{}
-	mi := &file_swarm_v1_object_proto_msgTypes[14]
+	mi := &file_swarm_v1_object_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1829,7 +1900,7 @@ func (x *Task) String() string {
 func (*Task) ProtoMessage() {}
 
 func (x *Task) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[14]
+	mi := &file_swarm_v1_object_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1842,7 +1913,7 @@ func (x *Task) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Task.ProtoReflect.Descriptor instead.
 func (*Task) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{14}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Task) GetId() string {
@@ -1978,7 +2049,7 @@ type RestartHistory struct {
 
 func (x *RestartHistory) Reset() {
 	*x = RestartHistory{}
-	mi := &file_swarm_v1_object_proto_msgTypes[15]
+	mi := &file_swarm_v1_object_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1990,7 +2061,7 @@ func (x *RestartHistory) String() string {
 func (*RestartHistory) ProtoMessage() {}
 
 func (x *RestartHistory) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[15]
+	mi := &file_swarm_v1_object_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2003,7 +2074,7 @@ func (x *RestartHistory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartHistory.ProtoReflect.Descriptor instead.
 func (*RestartHistory) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{15}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RestartHistory) GetAttempts() uint64 {
@@ -2040,7 +2111,7 @@ type NetworkAttachment struct {
 
 func (x *NetworkAttachment) Reset() {
 	*x = NetworkAttachment{}
-	mi := &file_swarm_v1_object_proto_msgTypes[16]
+	mi := &file_swarm_v1_object_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2052,7 +2123,7 @@ func (x *NetworkAttachment) String() string {
 func (*NetworkAttachment) ProtoMessage() {}
 
 func (x *NetworkAttachment) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[16]
+	mi := &file_swarm_v1_object_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2065,7 +2136,7 @@ func (x *NetworkAttachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkAttachment.ProtoReflect.Descriptor instead.
 func (*NetworkAttachment) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{16}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *NetworkAttachment) GetNetworkId() string {
@@ -2130,7 +2201,7 @@ type TaskStatus struct {
 
 func (x *TaskStatus) Reset() {
 	*x = TaskStatus{}
-	mi := &file_swarm_v1_object_proto_msgTypes[17]
+	mi := &file_swarm_v1_object_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2142,7 +2213,7 @@ func (x *TaskStatus) String() string {
 func (*TaskStatus) ProtoMessage() {}
 
 func (x *TaskStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[17]
+	mi := &file_swarm_v1_object_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2155,7 +2226,7 @@ func (x *TaskStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskStatus.ProtoReflect.Descriptor instead.
 func (*TaskStatus) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{17}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *TaskStatus) GetTaskId() string {
@@ -2284,7 +2355,7 @@ type ContainerStatus struct {
 
 func (x *ContainerStatus) Reset() {
 	*x = ContainerStatus{}
-	mi := &file_swarm_v1_object_proto_msgTypes[18]
+	mi := &file_swarm_v1_object_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2296,7 +2367,7 @@ func (x *ContainerStatus) String() string {
 func (*ContainerStatus) ProtoMessage() {}
 
 func (x *ContainerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[18]
+	mi := &file_swarm_v1_object_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2309,7 +2380,7 @@ func (x *ContainerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerStatus.ProtoReflect.Descriptor instead.
 func (*ContainerStatus) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{18}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ContainerStatus) GetContainerId() string {
@@ -2359,7 +2430,7 @@ type Unplaced struct {
 
 func (x *Unplaced) Reset() {
 	*x = Unplaced{}
-	mi := &file_swarm_v1_object_proto_msgTypes[19]
+	mi := &file_swarm_v1_object_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2371,7 +2442,7 @@ func (x *Unplaced) String() string {
 func (*Unplaced) ProtoMessage() {}
 
 func (x *Unplaced) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[19]
+	mi := &file_swarm_v1_object_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2384,7 +2455,7 @@ func (x *Unplaced) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unplaced.ProtoReflect.Descriptor instead.
 func (*Unplaced) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{19}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Unplaced) GetRefusals() []*Refusal {
@@ -2413,7 +2484,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_swarm_v1_object_proto_msgTypes[20]
+	mi := &file_swarm_v1_object_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2425,7 +2496,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[20]
+	mi := &file_swarm_v1_object_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2438,7 +2509,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{20}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Refusal) GetFilter() string {
@@ -2477,7 +2548,7 @@ type Network struct {
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_swarm_v1_object_proto_msgTypes[21]
+	mi := &file_swarm_v1_object_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2489,7 +2560,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[21]
+	mi := &file_swarm_v1_object_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2502,7 +2573,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{21}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Network) GetId() string {
@@ -2563,7 +2634,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_swarm_v1_object_proto_msgTypes[22]
+	mi := &file_swarm_v1_object_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2575,7 +2646,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[22]
+	mi := &file_swarm_v1_object_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2588,7 +2659,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{22}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Endpoint) GetServiceId() string {
@@ -2644,7 +2715,7 @@ type VirtualIP struct {
 
 func (x *VirtualIP) Reset() {
 	*x = VirtualIP{}
-	mi := &file_swarm_v1_object_proto_msgTypes[23]
+	mi := &file_swarm_v1_object_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2656,7 +2727,7 @@ func (x *VirtualIP) String() string {
 func (*VirtualIP) ProtoMessage() {}
 
 func (x *VirtualIP) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[23]
+	mi := &file_swarm_v1_object_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2669,7 +2740,7 @@ func (x *VirtualIP) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VirtualIP.ProtoReflect.Descriptor instead.
 func (*VirtualIP) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{23}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *VirtualIP) GetNetworkId() string {
@@ -2700,7 +2771,7 @@ type Claim struct {
 
 func (x *Claim) Reset() {
 	*x = Claim{}
-	mi := &file_swarm_v1_object_proto_msgTypes[24]
+	mi := &file_swarm_v1_object_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2712,7 +2783,7 @@ func (x *Claim) String() string {
 func (*Claim) ProtoMessage() {}
 
 func (x *Claim) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[24]
+	mi := &file_swarm_v1_object_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2725,7 +2796,7 @@ func (x *Claim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Claim.ProtoReflect.Descriptor instead.
 func (*Claim) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{24}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Claim) GetKey() string {
@@ -2761,7 +2832,7 @@ type Secret struct {
 
 func (x *Secret) Reset() {
 	*x = Secret{}
-	mi := &file_swarm_v1_object_proto_msgTypes[25]
+	mi := &file_swarm_v1_object_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2773,7 +2844,7 @@ func (x *Secret) String() string {
 func (*Secret) ProtoMessage() {}
 
 func (x *Secret) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[25]
+	mi := &file_swarm_v1_object_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2786,7 +2857,7 @@ func (x *Secret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Secret.ProtoReflect.Descriptor instead.
 func (*Secret) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{25}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Secret) GetId() string {
@@ -2829,7 +2900,7 @@ type Config struct {
 
 func (x *Config) Reset() {
 	*x = Config{}
-	mi := &file_swarm_v1_object_proto_msgTypes[26]
+	mi := &file_swarm_v1_object_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2841,7 +2912,7 @@ func (x *Config) String() string {
 func (*Config) ProtoMessage() {}
 
 func (x *Config) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[26]
+	mi := &file_swarm_v1_object_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2854,7 +2925,7 @@ func (x *Config) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Config.ProtoReflect.Descriptor instead.
 func (*Config) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{26}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Config) GetId() string {
@@ -2897,7 +2968,7 @@ type DataStatus struct {
 
 func (x *DataStatus) Reset() {
 	*x = DataStatus{}
-	mi := &file_swarm_v1_object_proto_msgTypes[27]
+	mi := &file_swarm_v1_object_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2909,7 +2980,7 @@ func (x *DataStatus) String() string {
 func (*DataStatus) ProtoMessage() {}
 
 func (x *DataStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[27]
+	mi := &file_swarm_v1_object_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2922,7 +2993,7 @@ func (x *DataStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DataStatus.ProtoReflect.Descriptor instead.
 func (*DataStatus) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{27}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DataStatus) GetNumber() uint64 {
@@ -2954,7 +3025,7 @@ type DataRollout struct {
 
 func (x *DataRollout) Reset() {
 	*x = DataRollout{}
-	mi := &file_swarm_v1_object_proto_msgTypes[28]
+	mi := &file_swarm_v1_object_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2966,7 +3037,7 @@ func (x *DataRollout) String() string {
 func (*DataRollout) ProtoMessage() {}
 
 func (x *DataRollout) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[28]
+	mi := &file_swarm_v1_object_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2979,7 +3050,7 @@ func (x *DataRollout) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DataRollout.ProtoReflect.Descriptor instead.
 func (*DataRollout) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{28}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DataRollout) GetState() DataRollout_State {
@@ -3027,7 +3098,7 @@ type DataVersion struct {
 
 func (x *DataVersion) Reset() {
 	*x = DataVersion{}
-	mi := &file_swarm_v1_object_proto_msgTypes[29]
+	mi := &file_swarm_v1_object_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3039,7 +3110,7 @@ func (x *DataVersion) String() string {
 func (*DataVersion) ProtoMessage() {}
 
 func (x *DataVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[29]
+	mi := &file_swarm_v1_object_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3052,7 +3123,7 @@ func (x *DataVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DataVersion.ProtoReflect.Descriptor instead.
 func (*DataVersion) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{29}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DataVersion) GetObjectId() string {
@@ -3132,7 +3203,7 @@ type Volume struct {
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_swarm_v1_object_proto_msgTypes[30]
+	mi := &file_swarm_v1_object_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3144,7 +3215,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[30]
+	mi := &file_swarm_v1_object_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3157,7 +3228,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{30}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Volume) GetNodeId() string {
@@ -3279,7 +3350,7 @@ type VolumeMove struct {
 
 func (x *VolumeMove) Reset() {
 	*x = VolumeMove{}
-	mi := &file_swarm_v1_object_proto_msgTypes[31]
+	mi := &file_swarm_v1_object_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3291,7 +3362,7 @@ func (x *VolumeMove) String() string {
 func (*VolumeMove) ProtoMessage() {}
 
 func (x *VolumeMove) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[31]
+	mi := &file_swarm_v1_object_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3304,7 +3375,7 @@ func (x *VolumeMove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeMove.ProtoReflect.Descriptor instead.
 func (*VolumeMove) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{31}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *VolumeMove) GetId() string {
@@ -3376,7 +3447,7 @@ type VolumeUse struct {
 
 func (x *VolumeUse) Reset() {
 	*x = VolumeUse{}
-	mi := &file_swarm_v1_object_proto_msgTypes[32]
+	mi := &file_swarm_v1_object_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3388,7 +3459,7 @@ func (x *VolumeUse) String() string {
 func (*VolumeUse) ProtoMessage() {}
 
 func (x *VolumeUse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[32]
+	mi := &file_swarm_v1_object_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3401,7 +3472,7 @@ func (x *VolumeUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeUse.ProtoReflect.Descriptor instead.
 func (*VolumeUse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{32}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *VolumeUse) GetServiceId() string {
@@ -3445,7 +3516,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_swarm_v1_object_proto_msgTypes[33]
+	mi := &file_swarm_v1_object_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3457,7 +3528,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[33]
+	mi := &file_swarm_v1_object_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3470,7 +3541,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{33}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Image) GetId() string {
@@ -3536,7 +3607,7 @@ type ImageCopy struct {
 
 func (x *ImageCopy) Reset() {
 	*x = ImageCopy{}
-	mi := &file_swarm_v1_object_proto_msgTypes[34]
+	mi := &file_swarm_v1_object_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3548,7 +3619,7 @@ func (x *ImageCopy) String() string {
 func (*ImageCopy) ProtoMessage() {}
 
 func (x *ImageCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[34]
+	mi := &file_swarm_v1_object_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3561,7 +3632,7 @@ func (x *ImageCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageCopy.ProtoReflect.Descriptor instead.
 func (*ImageCopy) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{34}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ImageCopy) GetDigest() string {
@@ -3611,7 +3682,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_swarm_v1_object_proto_msgTypes[35]
+	mi := &file_swarm_v1_object_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3623,7 +3694,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[35]
+	mi := &file_swarm_v1_object_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3636,7 +3707,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{35}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Cluster) GetId() string {
@@ -3709,7 +3780,7 @@ type RootCA struct {
 
 func (x *RootCA) Reset() {
 	*x = RootCA{}
-	mi := &file_swarm_v1_object_proto_msgTypes[36]
+	mi := &file_swarm_v1_object_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3721,7 +3792,7 @@ func (x *RootCA) String() string {
 func (*RootCA) ProtoMessage() {}
 
 func (x *RootCA) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[36]
+	mi := &file_swarm_v1_object_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3734,7 +3805,7 @@ func (x *RootCA) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootCA.ProtoReflect.Descriptor instead.
 func (*RootCA) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{36}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RootCA) GetBundle() []byte {
@@ -3775,7 +3846,7 @@ type JoinTokens struct {
 
 func (x *JoinTokens) Reset() {
 	*x = JoinTokens{}
-	mi := &file_swarm_v1_object_proto_msgTypes[37]
+	mi := &file_swarm_v1_object_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3787,7 +3858,7 @@ func (x *JoinTokens) String() string {
 func (*JoinTokens) ProtoMessage() {}
 
 func (x *JoinTokens) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[37]
+	mi := &file_swarm_v1_object_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3800,7 +3871,7 @@ func (x *JoinTokens) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinTokens.ProtoReflect.Descriptor instead.
 func (*JoinTokens) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{37}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *JoinTokens) GetWorker() string {
@@ -3832,7 +3903,7 @@ type EncryptionKey struct {
 
 func (x *EncryptionKey) Reset() {
 	*x = EncryptionKey{}
-	mi := &file_swarm_v1_object_proto_msgTypes[38]
+	mi := &file_swarm_v1_object_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3844,7 +3915,7 @@ func (x *EncryptionKey) String() string {
 func (*EncryptionKey) ProtoMessage() {}
 
 func (x *EncryptionKey) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[38]
+	mi := &file_swarm_v1_object_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3857,7 +3928,7 @@ func (x *EncryptionKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EncryptionKey.ProtoReflect.Descriptor instead.
 func (*EncryptionKey) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{38}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *EncryptionKey) GetSubsystem() string {
@@ -3909,7 +3980,7 @@ type RaftMember struct {
 
 func (x *RaftMember) Reset() {
 	*x = RaftMember{}
-	mi := &file_swarm_v1_object_proto_msgTypes[39]
+	mi := &file_swarm_v1_object_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3921,7 +3992,7 @@ func (x *RaftMember) String() string {
 func (*RaftMember) ProtoMessage() {}
 
 func (x *RaftMember) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[39]
+	mi := &file_swarm_v1_object_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3934,7 +4005,7 @@ func (x *RaftMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftMember.ProtoReflect.Descriptor instead.
 func (*RaftMember) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{39}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RaftMember) GetNodeId() string {
@@ -3986,7 +4057,7 @@ type Credential struct {
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_swarm_v1_object_proto_msgTypes[40]
+	mi := &file_swarm_v1_object_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3998,7 +4069,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[40]
+	mi := &file_swarm_v1_object_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4011,7 +4082,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{40}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Credential) GetId() string {
@@ -4076,7 +4147,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_swarm_v1_object_proto_msgTypes[41]
+	mi := &file_swarm_v1_object_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4088,7 +4159,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[41]
+	mi := &file_swarm_v1_object_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4101,7 +4172,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{41}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Event) GetIndex() uint64 {
@@ -4191,7 +4262,7 @@ type Object struct {
 
 func (x *Object) Reset() {
 	*x = Object{}
-	mi := &file_swarm_v1_object_proto_msgTypes[42]
+	mi := &file_swarm_v1_object_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4203,7 +4274,7 @@ func (x *Object) String() string {
 func (*Object) ProtoMessage() {}
 
 func (x *Object) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[42]
+	mi := &file_swarm_v1_object_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4216,7 +4287,7 @@ func (x *Object) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Object.ProtoReflect.Descriptor instead.
 func (*Object) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{42}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Object) GetObject() isObject_Object {
@@ -4536,7 +4607,7 @@ type LogRecord struct {
 
 func (x *LogRecord) Reset() {
 	*x = LogRecord{}
-	mi := &file_swarm_v1_object_proto_msgTypes[43]
+	mi := &file_swarm_v1_object_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4548,7 +4619,7 @@ func (x *LogRecord) String() string {
 func (*LogRecord) ProtoMessage() {}
 
 func (x *LogRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[43]
+	mi := &file_swarm_v1_object_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4561,7 +4632,7 @@ func (x *LogRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogRecord.ProtoReflect.Descriptor instead.
 func (*LogRecord) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{43}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *LogRecord) GetTimestamp() *timestamppb.Timestamp {
@@ -4653,7 +4724,7 @@ type LogOptions struct {
 
 func (x *LogOptions) Reset() {
 	*x = LogOptions{}
-	mi := &file_swarm_v1_object_proto_msgTypes[44]
+	mi := &file_swarm_v1_object_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4665,7 +4736,7 @@ func (x *LogOptions) String() string {
 func (*LogOptions) ProtoMessage() {}
 
 func (x *LogOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[44]
+	mi := &file_swarm_v1_object_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4678,7 +4749,7 @@ func (x *LogOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogOptions.ProtoReflect.Descriptor instead.
 func (*LogOptions) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{44}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *LogOptions) GetStreams() []LogRecord_Stream {
@@ -4741,7 +4812,7 @@ type LogPlace struct {
 
 func (x *LogPlace) Reset() {
 	*x = LogPlace{}
-	mi := &file_swarm_v1_object_proto_msgTypes[45]
+	mi := &file_swarm_v1_object_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4753,7 +4824,7 @@ func (x *LogPlace) String() string {
 func (*LogPlace) ProtoMessage() {}
 
 func (x *LogPlace) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[45]
+	mi := &file_swarm_v1_object_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4766,7 +4837,7 @@ func (x *LogPlace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogPlace.ProtoReflect.Descriptor instead.
 func (*LogPlace) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{45}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *LogPlace) GetStream() LogRecord_Stream {
@@ -4794,7 +4865,7 @@ type LogDetails struct {
 
 func (x *LogDetails) Reset() {
 	*x = LogDetails{}
-	mi := &file_swarm_v1_object_proto_msgTypes[46]
+	mi := &file_swarm_v1_object_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4806,7 +4877,7 @@ func (x *LogDetails) String() string {
 func (*LogDetails) ProtoMessage() {}
 
 func (x *LogDetails) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[46]
+	mi := &file_swarm_v1_object_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4819,7 +4890,7 @@ func (x *LogDetails) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogDetails.ProtoReflect.Descriptor instead.
 func (*LogDetails) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{46}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *LogDetails) GetTaskId() string {
@@ -4860,7 +4931,7 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\n" +
 	"public_key\x18\t \x01(\fR\tpublicKey\x12!\n" +
 	"\fprevious_key\x18\n" +
-	" \x01(\fR\vpreviousKey\"\xec\x03\n" +
+	" \x01(\fR\vpreviousKey\"\x9b\x04\n" +
 	"\tNodeState\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\"\n" +
 	"\x04meta\x18\x02 \x01(\v2\x0e.swarm.v1.MetaR\x04meta\x12;\n" +
@@ -4873,12 +4944,20 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\x06fenced\x18\t \x01(\bR\x06fenced\x12)\n" +
 	"\x02up\x18\n" +
 	" \x01(\v2\x19.google.protobuf.DurationR\x02up\x12/\n" +
-	"\x05lease\x18\v \x01(\v2\x19.google.protobuf.DurationR\x05lease\";\n" +
+	"\x05lease\x18\v \x01(\v2\x19.google.protobuf.DurationR\x05lease\x12-\n" +
+	"\apending\x18\f \x01(\v2\x13.swarm.v1.NodeFactsR\apending\";\n" +
 	"\x05State\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\b\n" +
 	"\x04DOWN\x10\x01\x12\t\n" +
 	"\x05READY\x10\x02\x12\x10\n" +
-	"\fDISCONNECTED\x10\x03\"\xec\x02\n" +
+	"\fDISCONNECTED\x10\x03\"\x90\x02\n" +
+	"\tNodeFacts\x12.\n" +
+	"\bplatform\x18\x01 \x01(\v2\x12.swarm.v1.PlatformR\bplatform\x12J\n" +
+	"\rengine_labels\x18\x02 \x03(\v2%.swarm.v1.NodeFacts.EngineLabelsEntryR\fengineLabels\x12F\n" +
+	"\x11generic_resources\x18\x03 \x03(\v2\x19.swarm.v1.GenericResourceR\x10genericResources\x1a?\n" +
+	"\x11EngineLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xec\x02\n" +
 	"\x0fNodeDescription\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12.\n" +
 	"\bplatform\x18\x02 \x01(\v2\x12.swarm.v1.PlatformR\bplatform\x121\n" +
@@ -5329,7 +5408,7 @@ func file_swarm_v1_object_proto_rawDescGZIP() []byte {
 }
 
 var file_swarm_v1_object_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
-var file_swarm_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
+var file_swarm_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
 var file_swarm_v1_object_proto_goTypes = []any{
 	(TaskState)(0),                // 0: swarm.v1.TaskState
 	(NodeState_State)(0),          // 1: swarm.v1.NodeState.State
@@ -5343,200 +5422,206 @@ var file_swarm_v1_object_proto_goTypes = []any{
 	(*Meta)(nil),                  // 9: swarm.v1.Meta
 	(*Node)(nil),                  // 10: swarm.v1.Node
 	(*NodeState)(nil),             // 11: swarm.v1.NodeState
-	(*NodeDescription)(nil),       // 12: swarm.v1.NodeDescription
-	(*PortConflict)(nil),          // 13: swarm.v1.PortConflict
-	(*EngineDescription)(nil),     // 14: swarm.v1.EngineDescription
-	(*RunningBuild)(nil),          // 15: swarm.v1.RunningBuild
-	(*PluginDescription)(nil),     // 16: swarm.v1.PluginDescription
-	(*TLSInfo)(nil),               // 17: swarm.v1.TLSInfo
-	(*Service)(nil),               // 18: swarm.v1.Service
-	(*UpdateStatus)(nil),          // 19: swarm.v1.UpdateStatus
-	(*JobStatus)(nil),             // 20: swarm.v1.JobStatus
-	(*Run)(nil),                   // 21: swarm.v1.Run
-	(*Revision)(nil),              // 22: swarm.v1.Revision
-	(*Task)(nil),                  // 23: swarm.v1.Task
-	(*RestartHistory)(nil),        // 24: swarm.v1.RestartHistory
-	(*NetworkAttachment)(nil),     // 25: swarm.v1.NetworkAttachment
-	(*TaskStatus)(nil),            // 26: swarm.v1.TaskStatus
-	(*ContainerStatus)(nil),       // 27: swarm.v1.ContainerStatus
-	(*Unplaced)(nil),              // 28: swarm.v1.Unplaced
-	(*Refusal)(nil),               // 29: swarm.v1.Refusal
-	(*Network)(nil),               // 30: swarm.v1.Network
-	(*Endpoint)(nil),              // 31: swarm.v1.Endpoint
-	(*VirtualIP)(nil),             // 32: swarm.v1.VirtualIP
-	(*Claim)(nil),                 // 33: swarm.v1.Claim
-	(*Secret)(nil),                // 34: swarm.v1.Secret
-	(*Config)(nil),                // 35: swarm.v1.Config
-	(*DataStatus)(nil),            // 36: swarm.v1.DataStatus
-	(*DataRollout)(nil),           // 37: swarm.v1.DataRollout
-	(*DataVersion)(nil),           // 38: swarm.v1.DataVersion
-	(*Volume)(nil),                // 39: swarm.v1.Volume
-	(*VolumeMove)(nil),            // 40: swarm.v1.VolumeMove
-	(*VolumeUse)(nil),             // 41: swarm.v1.VolumeUse
-	(*Image)(nil),                 // 42: swarm.v1.Image
-	(*ImageCopy)(nil),             // 43: swarm.v1.ImageCopy
-	(*Cluster)(nil),               // 44: swarm.v1.Cluster
-	(*RootCA)(nil),                // 45: swarm.v1.RootCA
-	(*JoinTokens)(nil),            // 46: swarm.v1.JoinTokens
-	(*EncryptionKey)(nil),         // 47: swarm.v1.EncryptionKey
-	(*RaftMember)(nil),            // 48: swarm.v1.RaftMember
-	(*Credential)(nil),            // 49: swarm.v1.Credential
-	(*Event)(nil),                 // 50: swarm.v1.Event
-	(*Object)(nil),                // 51: swarm.v1.Object
-	(*LogRecord)(nil),             // 52: swarm.v1.LogRecord
-	(*LogOptions)(nil),            // 53: swarm.v1.LogOptions
-	(*LogPlace)(nil),              // 54: swarm.v1.LogPlace
-	(*LogDetails)(nil),            // 55: swarm.v1.LogDetails
-	nil,                           // 56: swarm.v1.EngineDescription.LabelsEntry
-	nil,                           // 57: swarm.v1.NetworkAttachment.DriverOptsEntry
-	nil,                           // 58: swarm.v1.Volume.LabelsEntry
-	nil,                           // 59: swarm.v1.Event.AttributesEntry
-	nil,                           // 60: swarm.v1.LogDetails.DetailsEntry
-	(*timestamppb.Timestamp)(nil), // 61: google.protobuf.Timestamp
-	(*NodeSpec)(nil),              // 62: swarm.v1.NodeSpec
-	(*durationpb.Duration)(nil),   // 63: google.protobuf.Duration
-	(*Platform)(nil),              // 64: swarm.v1.Platform
-	(*Resources)(nil),             // 65: swarm.v1.Resources
-	(*ServiceSpec)(nil),           // 66: swarm.v1.ServiceSpec
+	(*NodeFacts)(nil),             // 12: swarm.v1.NodeFacts
+	(*NodeDescription)(nil),       // 13: swarm.v1.NodeDescription
+	(*PortConflict)(nil),          // 14: swarm.v1.PortConflict
+	(*EngineDescription)(nil),     // 15: swarm.v1.EngineDescription
+	(*RunningBuild)(nil),          // 16: swarm.v1.RunningBuild
+	(*PluginDescription)(nil),     // 17: swarm.v1.PluginDescription
+	(*TLSInfo)(nil),               // 18: swarm.v1.TLSInfo
+	(*Service)(nil),               // 19: swarm.v1.Service
+	(*UpdateStatus)(nil),          // 20: swarm.v1.UpdateStatus
+	(*JobStatus)(nil),             // 21: swarm.v1.JobStatus
+	(*Run)(nil),                   // 22: swarm.v1.Run
+	(*Revision)(nil),              // 23: swarm.v1.Revision
+	(*Task)(nil),                  // 24: swarm.v1.Task
+	(*RestartHistory)(nil),        // 25: swarm.v1.RestartHistory
+	(*NetworkAttachment)(nil),     // 26: swarm.v1.NetworkAttachment
+	(*TaskStatus)(nil),            // 27: swarm.v1.TaskStatus
+	(*ContainerStatus)(nil),       // 28: swarm.v1.ContainerStatus
+	(*Unplaced)(nil),              // 29: swarm.v1.Unplaced
+	(*Refusal)(nil),               // 30: swarm.v1.Refusal
+	(*Network)(nil),               // 31: swarm.v1.Network
+	(*Endpoint)(nil),              // 32: swarm.v1.Endpoint
+	(*VirtualIP)(nil),             // 33: swarm.v1.VirtualIP
+	(*Claim)(nil),                 // 34: swarm.v1.Claim
+	(*Secret)(nil),                // 35: swarm.v1.Secret
+	(*Config)(nil),                // 36: swarm.v1.Config
+	(*DataStatus)(nil),            // 37: swarm.v1.DataStatus
+	(*DataRollout)(nil),           // 38: swarm.v1.DataRollout
+	(*DataVersion)(nil),           // 39: swarm.v1.DataVersion
+	(*Volume)(nil),                // 40: swarm.v1.Volume
+	(*VolumeMove)(nil),            // 41: swarm.v1.VolumeMove
+	(*VolumeUse)(nil),             // 42: swarm.v1.VolumeUse
+	(*Image)(nil),                 // 43: swarm.v1.Image
+	(*ImageCopy)(nil),             // 44: swarm.v1.ImageCopy
+	(*Cluster)(nil),               // 45: swarm.v1.Cluster
+	(*RootCA)(nil),                // 46: swarm.v1.RootCA
+	(*JoinTokens)(nil),            // 47: swarm.v1.JoinTokens
+	(*EncryptionKey)(nil),         // 48: swarm.v1.EncryptionKey
+	(*RaftMember)(nil),            // 49: swarm.v1.RaftMember
+	(*Credential)(nil),            // 50: swarm.v1.Credential
+	(*Event)(nil),                 // 51: swarm.v1.Event
+	(*Object)(nil),                // 52: swarm.v1.Object
+	(*LogRecord)(nil),             // 53: swarm.v1.LogRecord
+	(*LogOptions)(nil),            // 54: swarm.v1.LogOptions
+	(*LogPlace)(nil),              // 55: swarm.v1.LogPlace
+	(*LogDetails)(nil),            // 56: swarm.v1.LogDetails
+	nil,                           // 57: swarm.v1.NodeFacts.EngineLabelsEntry
+	nil,                           // 58: swarm.v1.EngineDescription.LabelsEntry
+	nil,                           // 59: swarm.v1.NetworkAttachment.DriverOptsEntry
+	nil,                           // 60: swarm.v1.Volume.LabelsEntry
+	nil,                           // 61: swarm.v1.Event.AttributesEntry
+	nil,                           // 62: swarm.v1.LogDetails.DetailsEntry
+	(*timestamppb.Timestamp)(nil), // 63: google.protobuf.Timestamp
+	(*NodeSpec)(nil),              // 64: swarm.v1.NodeSpec
+	(*durationpb.Duration)(nil),   // 65: google.protobuf.Duration
+	(*Platform)(nil),              // 66: swarm.v1.Platform
 	(*GenericResource)(nil),       // 67: swarm.v1.GenericResource
-	(*Driver)(nil),                // 68: swarm.v1.Driver
-	(*PortConfig)(nil),            // 69: swarm.v1.PortConfig
-	(*NetworkSpec)(nil),           // 70: swarm.v1.NetworkSpec
-	(*IPAMOptions)(nil),           // 71: swarm.v1.IPAMOptions
-	(*EndpointSpec)(nil),          // 72: swarm.v1.EndpointSpec
-	(*DataSpec)(nil),              // 73: swarm.v1.DataSpec
-	(*ClusterSpec)(nil),           // 74: swarm.v1.ClusterSpec
+	(*Resources)(nil),             // 68: swarm.v1.Resources
+	(*ServiceSpec)(nil),           // 69: swarm.v1.ServiceSpec
+	(*Driver)(nil),                // 70: swarm.v1.Driver
+	(*PortConfig)(nil),            // 71: swarm.v1.PortConfig
+	(*NetworkSpec)(nil),           // 72: swarm.v1.NetworkSpec
+	(*IPAMOptions)(nil),           // 73: swarm.v1.IPAMOptions
+	(*EndpointSpec)(nil),          // 74: swarm.v1.EndpointSpec
+	(*DataSpec)(nil),              // 75: swarm.v1.DataSpec
+	(*ClusterSpec)(nil),           // 76: swarm.v1.ClusterSpec
 }
 var file_swarm_v1_object_proto_depIdxs = []int32{
-	61,  // 0: swarm.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
-	61,  // 1: swarm.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
+	63,  // 0: swarm.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
+	63,  // 1: swarm.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
 	9,   // 2: swarm.v1.Node.meta:type_name -> swarm.v1.Meta
-	62,  // 3: swarm.v1.Node.spec:type_name -> swarm.v1.NodeSpec
+	64,  // 3: swarm.v1.Node.spec:type_name -> swarm.v1.NodeSpec
 	9,   // 4: swarm.v1.NodeState.meta:type_name -> swarm.v1.Meta
-	12,  // 5: swarm.v1.NodeState.description:type_name -> swarm.v1.NodeDescription
+	13,  // 5: swarm.v1.NodeState.description:type_name -> swarm.v1.NodeDescription
 	1,   // 6: swarm.v1.NodeState.state:type_name -> swarm.v1.NodeState.State
-	61,  // 7: swarm.v1.NodeState.since:type_name -> google.protobuf.Timestamp
-	63,  // 8: swarm.v1.NodeState.up:type_name -> google.protobuf.Duration
-	63,  // 9: swarm.v1.NodeState.lease:type_name -> google.protobuf.Duration
-	64,  // 10: swarm.v1.NodeDescription.platform:type_name -> swarm.v1.Platform
-	65,  // 11: swarm.v1.NodeDescription.resources:type_name -> swarm.v1.Resources
-	14,  // 12: swarm.v1.NodeDescription.engine:type_name -> swarm.v1.EngineDescription
-	17,  // 13: swarm.v1.NodeDescription.tls_info:type_name -> swarm.v1.TLSInfo
-	13,  // 14: swarm.v1.NodeDescription.port_conflicts:type_name -> swarm.v1.PortConflict
-	2,   // 15: swarm.v1.PortConflict.kind:type_name -> swarm.v1.PortConflict.Kind
-	56,  // 16: swarm.v1.EngineDescription.labels:type_name -> swarm.v1.EngineDescription.LabelsEntry
-	16,  // 17: swarm.v1.EngineDescription.plugins:type_name -> swarm.v1.PluginDescription
-	15,  // 18: swarm.v1.EngineDescription.builds:type_name -> swarm.v1.RunningBuild
-	9,   // 19: swarm.v1.Service.meta:type_name -> swarm.v1.Meta
-	19,  // 20: swarm.v1.Service.update_status:type_name -> swarm.v1.UpdateStatus
-	20,  // 21: swarm.v1.Service.job_status:type_name -> swarm.v1.JobStatus
-	3,   // 22: swarm.v1.UpdateStatus.state:type_name -> swarm.v1.UpdateStatus.State
-	61,  // 23: swarm.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
-	61,  // 24: swarm.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
-	61,  // 25: swarm.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
-	61,  // 26: swarm.v1.JobStatus.last_scheduled:type_name -> google.protobuf.Timestamp
-	9,   // 27: swarm.v1.Run.meta:type_name -> swarm.v1.Meta
-	61,  // 28: swarm.v1.Run.scheduled_at:type_name -> google.protobuf.Timestamp
-	61,  // 29: swarm.v1.Run.started_at:type_name -> google.protobuf.Timestamp
-	61,  // 30: swarm.v1.Run.ended_at:type_name -> google.protobuf.Timestamp
-	4,   // 31: swarm.v1.Run.state:type_name -> swarm.v1.Run.State
-	9,   // 32: swarm.v1.Revision.meta:type_name -> swarm.v1.Meta
-	66,  // 33: swarm.v1.Revision.spec:type_name -> swarm.v1.ServiceSpec
-	9,   // 34: swarm.v1.Task.meta:type_name -> swarm.v1.Meta
-	0,   // 35: swarm.v1.Task.desired_state:type_name -> swarm.v1.TaskState
-	61,  // 36: swarm.v1.Task.start_after:type_name -> google.protobuf.Timestamp
-	61,  // 37: swarm.v1.Task.deadline:type_name -> google.protobuf.Timestamp
-	24,  // 38: swarm.v1.Task.restarts:type_name -> swarm.v1.RestartHistory
-	25,  // 39: swarm.v1.Task.networks:type_name -> swarm.v1.NetworkAttachment
-	67,  // 40: swarm.v1.Task.assigned_generic_resources:type_name -> swarm.v1.GenericResource
-	68,  // 41: swarm.v1.Task.log_driver:type_name -> swarm.v1.Driver
-	61,  // 42: swarm.v1.RestartHistory.recent:type_name -> google.protobuf.Timestamp
-	57,  // 43: swarm.v1.NetworkAttachment.driver_opts:type_name -> swarm.v1.NetworkAttachment.DriverOptsEntry
-	9,   // 44: swarm.v1.TaskStatus.meta:type_name -> swarm.v1.Meta
-	0,   // 45: swarm.v1.TaskStatus.state:type_name -> swarm.v1.TaskState
-	61,  // 46: swarm.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
-	27,  // 47: swarm.v1.TaskStatus.container_status:type_name -> swarm.v1.ContainerStatus
-	69,  // 48: swarm.v1.TaskStatus.port_status:type_name -> swarm.v1.PortConfig
-	28,  // 49: swarm.v1.TaskStatus.unplaced:type_name -> swarm.v1.Unplaced
-	61,  // 50: swarm.v1.TaskStatus.running_since:type_name -> google.protobuf.Timestamp
-	29,  // 51: swarm.v1.Unplaced.refusals:type_name -> swarm.v1.Refusal
-	9,   // 52: swarm.v1.Network.meta:type_name -> swarm.v1.Meta
-	70,  // 53: swarm.v1.Network.spec:type_name -> swarm.v1.NetworkSpec
-	71,  // 54: swarm.v1.Network.ipam:type_name -> swarm.v1.IPAMOptions
-	9,   // 55: swarm.v1.Endpoint.meta:type_name -> swarm.v1.Meta
-	72,  // 56: swarm.v1.Endpoint.spec:type_name -> swarm.v1.EndpointSpec
-	69,  // 57: swarm.v1.Endpoint.ports:type_name -> swarm.v1.PortConfig
-	32,  // 58: swarm.v1.Endpoint.virtual_ips:type_name -> swarm.v1.VirtualIP
-	9,   // 59: swarm.v1.Claim.meta:type_name -> swarm.v1.Meta
-	9,   // 60: swarm.v1.Secret.meta:type_name -> swarm.v1.Meta
-	73,  // 61: swarm.v1.Secret.spec:type_name -> swarm.v1.DataSpec
-	36,  // 62: swarm.v1.Secret.status:type_name -> swarm.v1.DataStatus
-	9,   // 63: swarm.v1.Config.meta:type_name -> swarm.v1.Meta
-	73,  // 64: swarm.v1.Config.spec:type_name -> swarm.v1.DataSpec
-	36,  // 65: swarm.v1.Config.status:type_name -> swarm.v1.DataStatus
-	37,  // 66: swarm.v1.DataStatus.rollout:type_name -> swarm.v1.DataRollout
-	5,   // 67: swarm.v1.DataRollout.state:type_name -> swarm.v1.DataRollout.State
-	9,   // 68: swarm.v1.DataVersion.meta:type_name -> swarm.v1.Meta
-	68,  // 69: swarm.v1.DataVersion.templating:type_name -> swarm.v1.Driver
-	9,   // 70: swarm.v1.Volume.meta:type_name -> swarm.v1.Meta
-	68,  // 71: swarm.v1.Volume.driver:type_name -> swarm.v1.Driver
-	58,  // 72: swarm.v1.Volume.labels:type_name -> swarm.v1.Volume.LabelsEntry
-	61,  // 73: swarm.v1.Volume.created_at:type_name -> google.protobuf.Timestamp
-	61,  // 74: swarm.v1.Volume.measured_at:type_name -> google.protobuf.Timestamp
-	41,  // 75: swarm.v1.Volume.uses:type_name -> swarm.v1.VolumeUse
-	40,  // 76: swarm.v1.Volume.move:type_name -> swarm.v1.VolumeMove
-	6,   // 77: swarm.v1.VolumeMove.phase:type_name -> swarm.v1.VolumeMove.Phase
-	61,  // 78: swarm.v1.VolumeMove.started_at:type_name -> google.protobuf.Timestamp
-	61,  // 79: swarm.v1.VolumeUse.since:type_name -> google.protobuf.Timestamp
-	9,   // 80: swarm.v1.Image.meta:type_name -> swarm.v1.Meta
-	64,  // 81: swarm.v1.Image.platforms:type_name -> swarm.v1.Platform
-	9,   // 82: swarm.v1.ImageCopy.meta:type_name -> swarm.v1.Meta
-	9,   // 83: swarm.v1.Cluster.meta:type_name -> swarm.v1.Meta
-	74,  // 84: swarm.v1.Cluster.spec:type_name -> swarm.v1.ClusterSpec
-	45,  // 85: swarm.v1.Cluster.root_ca:type_name -> swarm.v1.RootCA
-	47,  // 86: swarm.v1.Cluster.gossip_keys:type_name -> swarm.v1.EncryptionKey
-	47,  // 87: swarm.v1.Cluster.unlock_key:type_name -> swarm.v1.EncryptionKey
-	46,  // 88: swarm.v1.RootCA.join_tokens:type_name -> swarm.v1.JoinTokens
-	61,  // 89: swarm.v1.EncryptionKey.since:type_name -> google.protobuf.Timestamp
-	9,   // 90: swarm.v1.RaftMember.meta:type_name -> swarm.v1.Meta
-	9,   // 91: swarm.v1.Credential.meta:type_name -> swarm.v1.Meta
-	61,  // 92: swarm.v1.Credential.until:type_name -> google.protobuf.Timestamp
-	61,  // 93: swarm.v1.Event.time:type_name -> google.protobuf.Timestamp
-	7,   // 94: swarm.v1.Event.action:type_name -> swarm.v1.Event.Action
-	59,  // 95: swarm.v1.Event.attributes:type_name -> swarm.v1.Event.AttributesEntry
-	51,  // 96: swarm.v1.Event.object:type_name -> swarm.v1.Object
-	10,  // 97: swarm.v1.Object.node:type_name -> swarm.v1.Node
-	11,  // 98: swarm.v1.Object.node_state:type_name -> swarm.v1.NodeState
-	18,  // 99: swarm.v1.Object.service:type_name -> swarm.v1.Service
-	22,  // 100: swarm.v1.Object.revision:type_name -> swarm.v1.Revision
-	23,  // 101: swarm.v1.Object.task:type_name -> swarm.v1.Task
-	26,  // 102: swarm.v1.Object.task_status:type_name -> swarm.v1.TaskStatus
-	30,  // 103: swarm.v1.Object.network:type_name -> swarm.v1.Network
-	31,  // 104: swarm.v1.Object.endpoint:type_name -> swarm.v1.Endpoint
-	33,  // 105: swarm.v1.Object.claim:type_name -> swarm.v1.Claim
-	34,  // 106: swarm.v1.Object.secret:type_name -> swarm.v1.Secret
-	35,  // 107: swarm.v1.Object.config:type_name -> swarm.v1.Config
-	39,  // 108: swarm.v1.Object.volume:type_name -> swarm.v1.Volume
-	42,  // 109: swarm.v1.Object.image:type_name -> swarm.v1.Image
-	43,  // 110: swarm.v1.Object.image_copy:type_name -> swarm.v1.ImageCopy
-	44,  // 111: swarm.v1.Object.cluster:type_name -> swarm.v1.Cluster
-	48,  // 112: swarm.v1.Object.raft_member:type_name -> swarm.v1.RaftMember
-	49,  // 113: swarm.v1.Object.credential:type_name -> swarm.v1.Credential
-	38,  // 114: swarm.v1.Object.data_version:type_name -> swarm.v1.DataVersion
-	21,  // 115: swarm.v1.Object.run:type_name -> swarm.v1.Run
-	61,  // 116: swarm.v1.LogRecord.timestamp:type_name -> google.protobuf.Timestamp
-	8,   // 117: swarm.v1.LogRecord.stream:type_name -> swarm.v1.LogRecord.Stream
-	8,   // 118: swarm.v1.LogOptions.streams:type_name -> swarm.v1.LogRecord.Stream
-	61,  // 119: swarm.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
-	61,  // 120: swarm.v1.LogOptions.until:type_name -> google.protobuf.Timestamp
-	54,  // 121: swarm.v1.LogOptions.after:type_name -> swarm.v1.LogPlace
-	8,   // 122: swarm.v1.LogPlace.stream:type_name -> swarm.v1.LogRecord.Stream
-	60,  // 123: swarm.v1.LogDetails.details:type_name -> swarm.v1.LogDetails.DetailsEntry
-	124, // [124:124] is the sub-list for method output_type
-	124, // [124:124] is the sub-list for method input_type
-	124, // [124:124] is the sub-list for extension type_name
-	124, // [124:124] is the sub-list for extension extendee
-	0,   // [0:124] is the sub-list for field type_name
+	63,  // 7: swarm.v1.NodeState.since:type_name -> google.protobuf.Timestamp
+	65,  // 8: swarm.v1.NodeState.up:type_name -> google.protobuf.Duration
+	65,  // 9: swarm.v1.NodeState.lease:type_name -> google.protobuf.Duration
+	12,  // 10: swarm.v1.NodeState.pending:type_name -> swarm.v1.NodeFacts
+	66,  // 11: swarm.v1.NodeFacts.platform:type_name -> swarm.v1.Platform
+	57,  // 12: swarm.v1.NodeFacts.engine_labels:type_name -> swarm.v1.NodeFacts.EngineLabelsEntry
+	67,  // 13: swarm.v1.NodeFacts.generic_resources:type_name -> swarm.v1.GenericResource
+	66,  // 14: swarm.v1.NodeDescription.platform:type_name -> swarm.v1.Platform
+	68,  // 15: swarm.v1.NodeDescription.resources:type_name -> swarm.v1.Resources
+	15,  // 16: swarm.v1.NodeDescription.engine:type_name -> swarm.v1.EngineDescription
+	18,  // 17: swarm.v1.NodeDescription.tls_info:type_name -> swarm.v1.TLSInfo
+	14,  // 18: swarm.v1.NodeDescription.port_conflicts:type_name -> swarm.v1.PortConflict
+	2,   // 19: swarm.v1.PortConflict.kind:type_name -> swarm.v1.PortConflict.Kind
+	58,  // 20: swarm.v1.EngineDescription.labels:type_name -> swarm.v1.EngineDescription.LabelsEntry
+	17,  // 21: swarm.v1.EngineDescription.plugins:type_name -> swarm.v1.PluginDescription
+	16,  // 22: swarm.v1.EngineDescription.builds:type_name -> swarm.v1.RunningBuild
+	9,   // 23: swarm.v1.Service.meta:type_name -> swarm.v1.Meta
+	20,  // 24: swarm.v1.Service.update_status:type_name -> swarm.v1.UpdateStatus
+	21,  // 25: swarm.v1.Service.job_status:type_name -> swarm.v1.JobStatus
+	3,   // 26: swarm.v1.UpdateStatus.state:type_name -> swarm.v1.UpdateStatus.State
+	63,  // 27: swarm.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
+	63,  // 28: swarm.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
+	63,  // 29: swarm.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
+	63,  // 30: swarm.v1.JobStatus.last_scheduled:type_name -> google.protobuf.Timestamp
+	9,   // 31: swarm.v1.Run.meta:type_name -> swarm.v1.Meta
+	63,  // 32: swarm.v1.Run.scheduled_at:type_name -> google.protobuf.Timestamp
+	63,  // 33: swarm.v1.Run.started_at:type_name -> google.protobuf.Timestamp
+	63,  // 34: swarm.v1.Run.ended_at:type_name -> google.protobuf.Timestamp
+	4,   // 35: swarm.v1.Run.state:type_name -> swarm.v1.Run.State
+	9,   // 36: swarm.v1.Revision.meta:type_name -> swarm.v1.Meta
+	69,  // 37: swarm.v1.Revision.spec:type_name -> swarm.v1.ServiceSpec
+	9,   // 38: swarm.v1.Task.meta:type_name -> swarm.v1.Meta
+	0,   // 39: swarm.v1.Task.desired_state:type_name -> swarm.v1.TaskState
+	63,  // 40: swarm.v1.Task.start_after:type_name -> google.protobuf.Timestamp
+	63,  // 41: swarm.v1.Task.deadline:type_name -> google.protobuf.Timestamp
+	25,  // 42: swarm.v1.Task.restarts:type_name -> swarm.v1.RestartHistory
+	26,  // 43: swarm.v1.Task.networks:type_name -> swarm.v1.NetworkAttachment
+	67,  // 44: swarm.v1.Task.assigned_generic_resources:type_name -> swarm.v1.GenericResource
+	70,  // 45: swarm.v1.Task.log_driver:type_name -> swarm.v1.Driver
+	63,  // 46: swarm.v1.RestartHistory.recent:type_name -> google.protobuf.Timestamp
+	59,  // 47: swarm.v1.NetworkAttachment.driver_opts:type_name -> swarm.v1.NetworkAttachment.DriverOptsEntry
+	9,   // 48: swarm.v1.TaskStatus.meta:type_name -> swarm.v1.Meta
+	0,   // 49: swarm.v1.TaskStatus.state:type_name -> swarm.v1.TaskState
+	63,  // 50: swarm.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
+	28,  // 51: swarm.v1.TaskStatus.container_status:type_name -> swarm.v1.ContainerStatus
+	71,  // 52: swarm.v1.TaskStatus.port_status:type_name -> swarm.v1.PortConfig
+	29,  // 53: swarm.v1.TaskStatus.unplaced:type_name -> swarm.v1.Unplaced
+	63,  // 54: swarm.v1.TaskStatus.running_since:type_name -> google.protobuf.Timestamp
+	30,  // 55: swarm.v1.Unplaced.refusals:type_name -> swarm.v1.Refusal
+	9,   // 56: swarm.v1.Network.meta:type_name -> swarm.v1.Meta
+	72,  // 57: swarm.v1.Network.spec:type_name -> swarm.v1.NetworkSpec
+	73,  // 58: swarm.v1.Network.ipam:type_name -> swarm.v1.IPAMOptions
+	9,   // 59: swarm.v1.Endpoint.meta:type_name -> swarm.v1.Meta
+	74,  // 60: swarm.v1.Endpoint.spec:type_name -> swarm.v1.EndpointSpec
+	71,  // 61: swarm.v1.Endpoint.ports:type_name -> swarm.v1.PortConfig
+	33,  // 62: swarm.v1.Endpoint.virtual_ips:type_name -> swarm.v1.VirtualIP
+	9,   // 63: swarm.v1.Claim.meta:type_name -> swarm.v1.Meta
+	9,   // 64: swarm.v1.Secret.meta:type_name -> swarm.v1.Meta
+	75,  // 65: swarm.v1.Secret.spec:type_name -> swarm.v1.DataSpec
+	37,  // 66: swarm.v1.Secret.status:type_name -> swarm.v1.DataStatus
+	9,   // 67: swarm.v1.Config.meta:type_name -> swarm.v1.Meta
+	75,  // 68: swarm.v1.Config.spec:type_name -> swarm.v1.DataSpec
+	37,  // 69: swarm.v1.Config.status:type_name -> swarm.v1.DataStatus
+	38,  // 70: swarm.v1.DataStatus.rollout:type_name -> swarm.v1.DataRollout
+	5,   // 71: swarm.v1.DataRollout.state:type_name -> swarm.v1.DataRollout.State
+	9,   // 72: swarm.v1.DataVersion.meta:type_name -> swarm.v1.Meta
+	70,  // 73: swarm.v1.DataVersion.templating:type_name -> swarm.v1.Driver
+	9,   // 74: swarm.v1.Volume.meta:type_name -> swarm.v1.Meta
+	70,  // 75: swarm.v1.Volume.driver:type_name -> swarm.v1.Driver
+	60,  // 76: swarm.v1.Volume.labels:type_name -> swarm.v1.Volume.LabelsEntry
+	63,  // 77: swarm.v1.Volume.created_at:type_name -> google.protobuf.Timestamp
+	63,  // 78: swarm.v1.Volume.measured_at:type_name -> google.protobuf.Timestamp
+	42,  // 79: swarm.v1.Volume.uses:type_name -> swarm.v1.VolumeUse
+	41,  // 80: swarm.v1.Volume.move:type_name -> swarm.v1.VolumeMove
+	6,   // 81: swarm.v1.VolumeMove.phase:type_name -> swarm.v1.VolumeMove.Phase
+	63,  // 82: swarm.v1.VolumeMove.started_at:type_name -> google.protobuf.Timestamp
+	63,  // 83: swarm.v1.VolumeUse.since:type_name -> google.protobuf.Timestamp
+	9,   // 84: swarm.v1.Image.meta:type_name -> swarm.v1.Meta
+	66,  // 85: swarm.v1.Image.platforms:type_name -> swarm.v1.Platform
+	9,   // 86: swarm.v1.ImageCopy.meta:type_name -> swarm.v1.Meta
+	9,   // 87: swarm.v1.Cluster.meta:type_name -> swarm.v1.Meta
+	76,  // 88: swarm.v1.Cluster.spec:type_name -> swarm.v1.ClusterSpec
+	46,  // 89: swarm.v1.Cluster.root_ca:type_name -> swarm.v1.RootCA
+	48,  // 90: swarm.v1.Cluster.gossip_keys:type_name -> swarm.v1.EncryptionKey
+	48,  // 91: swarm.v1.Cluster.unlock_key:type_name -> swarm.v1.EncryptionKey
+	47,  // 92: swarm.v1.RootCA.join_tokens:type_name -> swarm.v1.JoinTokens
+	63,  // 93: swarm.v1.EncryptionKey.since:type_name -> google.protobuf.Timestamp
+	9,   // 94: swarm.v1.RaftMember.meta:type_name -> swarm.v1.Meta
+	9,   // 95: swarm.v1.Credential.meta:type_name -> swarm.v1.Meta
+	63,  // 96: swarm.v1.Credential.until:type_name -> google.protobuf.Timestamp
+	63,  // 97: swarm.v1.Event.time:type_name -> google.protobuf.Timestamp
+	7,   // 98: swarm.v1.Event.action:type_name -> swarm.v1.Event.Action
+	61,  // 99: swarm.v1.Event.attributes:type_name -> swarm.v1.Event.AttributesEntry
+	52,  // 100: swarm.v1.Event.object:type_name -> swarm.v1.Object
+	10,  // 101: swarm.v1.Object.node:type_name -> swarm.v1.Node
+	11,  // 102: swarm.v1.Object.node_state:type_name -> swarm.v1.NodeState
+	19,  // 103: swarm.v1.Object.service:type_name -> swarm.v1.Service
+	23,  // 104: swarm.v1.Object.revision:type_name -> swarm.v1.Revision
+	24,  // 105: swarm.v1.Object.task:type_name -> swarm.v1.Task
+	27,  // 106: swarm.v1.Object.task_status:type_name -> swarm.v1.TaskStatus
+	31,  // 107: swarm.v1.Object.network:type_name -> swarm.v1.Network
+	32,  // 108: swarm.v1.Object.endpoint:type_name -> swarm.v1.Endpoint
+	34,  // 109: swarm.v1.Object.claim:type_name -> swarm.v1.Claim
+	35,  // 110: swarm.v1.Object.secret:type_name -> swarm.v1.Secret
+	36,  // 111: swarm.v1.Object.config:type_name -> swarm.v1.Config
+	40,  // 112: swarm.v1.Object.volume:type_name -> swarm.v1.Volume
+	43,  // 113: swarm.v1.Object.image:type_name -> swarm.v1.Image
+	44,  // 114: swarm.v1.Object.image_copy:type_name -> swarm.v1.ImageCopy
+	45,  // 115: swarm.v1.Object.cluster:type_name -> swarm.v1.Cluster
+	49,  // 116: swarm.v1.Object.raft_member:type_name -> swarm.v1.RaftMember
+	50,  // 117: swarm.v1.Object.credential:type_name -> swarm.v1.Credential
+	39,  // 118: swarm.v1.Object.data_version:type_name -> swarm.v1.DataVersion
+	22,  // 119: swarm.v1.Object.run:type_name -> swarm.v1.Run
+	63,  // 120: swarm.v1.LogRecord.timestamp:type_name -> google.protobuf.Timestamp
+	8,   // 121: swarm.v1.LogRecord.stream:type_name -> swarm.v1.LogRecord.Stream
+	8,   // 122: swarm.v1.LogOptions.streams:type_name -> swarm.v1.LogRecord.Stream
+	63,  // 123: swarm.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
+	63,  // 124: swarm.v1.LogOptions.until:type_name -> google.protobuf.Timestamp
+	55,  // 125: swarm.v1.LogOptions.after:type_name -> swarm.v1.LogPlace
+	8,   // 126: swarm.v1.LogPlace.stream:type_name -> swarm.v1.LogRecord.Stream
+	62,  // 127: swarm.v1.LogDetails.details:type_name -> swarm.v1.LogDetails.DetailsEntry
+	128, // [128:128] is the sub-list for method output_type
+	128, // [128:128] is the sub-list for method input_type
+	128, // [128:128] is the sub-list for extension type_name
+	128, // [128:128] is the sub-list for extension extendee
+	0,   // [0:128] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_object_proto_init() }
@@ -5545,7 +5630,7 @@ func file_swarm_v1_object_proto_init() {
 		return
 	}
 	file_swarm_v1_spec_proto_init()
-	file_swarm_v1_object_proto_msgTypes[42].OneofWrappers = []any{
+	file_swarm_v1_object_proto_msgTypes[43].OneofWrappers = []any{
 		(*Object_Node)(nil),
 		(*Object_NodeState)(nil),
 		(*Object_Service)(nil),
@@ -5572,7 +5657,7 @@ func file_swarm_v1_object_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_object_proto_rawDesc), len(file_swarm_v1_object_proto_rawDesc)),
 			NumEnums:      9,
-			NumMessages:   52,
+			NumMessages:   54,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
