@@ -12,7 +12,6 @@ import (
 	"swarm/bench/figure"
 	"swarm/bench/peer"
 	"swarm/bench/testbed"
-	"swarm/containerd/layout"
 	"swarm/dev"
 	"swarm/internal/pause"
 )
@@ -83,7 +82,7 @@ func workerChurn(ctx context.Context, e testbed.Env) error {
 	}
 	defer c.Down()
 	host := c.Nodes[0]
-	bare, err := peer.NewRuntime(ctx, layout.Layout{Data: host.StateDir, Run: host.RunDir}.Socket(), e.Cgroup())
+	bare, err := peer.NewRuntime(ctx, host, e)
 	if err != nil {
 		return err
 	}

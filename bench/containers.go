@@ -8,7 +8,6 @@ import (
 	"swarm/bench/figure"
 	"swarm/bench/peer"
 	"swarm/bench/testbed"
-	"swarm/containerd/layout"
 	"swarm/dev"
 )
 
@@ -21,11 +20,10 @@ func containers(ctx context.Context, e testbed.Env) error {
 		return err
 	}
 	defer c.Down()
-	bare, err := peer.NewRuntime(ctx, layout.Layout{Data: c.Nodes[0].StateDir, Run: c.Nodes[0].RunDir}.Socket(), e.Cgroup())
+	bare, err := peer.NewRuntime(ctx, c.Nodes[0], e)
 	if err != nil {
 		return err
 	}
-	defer testbed.Sweep(dev.Scope{Cgroups: []string{e.Cgroup()}})
 	defer bare.Close()
 	var create, remove, bareCreate, bareRemove figure.Times
 	for i := range e.Rounds {

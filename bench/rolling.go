@@ -8,7 +8,6 @@ import (
 	"swarm/bench/figure"
 	"swarm/bench/peer"
 	"swarm/bench/testbed"
-	"swarm/containerd/layout"
 	"swarm/dev"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -24,11 +23,10 @@ func rolling(ctx context.Context, e testbed.Env) error {
 		return err
 	}
 	defer r.Down()
-	bare, err := peer.NewRuntime(ctx, layout.Layout{Data: r.Nodes[0].StateDir, Run: r.Nodes[0].RunDir}.Socket(), e.Cgroup())
+	bare, err := peer.NewRuntime(ctx, r.Nodes[0], e)
 	if err != nil {
 		return err
 	}
-	defer testbed.Sweep(dev.Scope{Cgroups: []string{e.Cgroup()}})
 	defer bare.Close()
 	return compareRolling(ctx, e, r, "bare", "the same stops and starts of bare containers", "1.3", func(parallelism int) (time.Duration, error) {
 		return bare.Replace(rolledReplicas, parallelism)

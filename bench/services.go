@@ -12,7 +12,6 @@ import (
 	"swarm/bench/figure"
 	"swarm/bench/peer"
 	"swarm/bench/testbed"
-	"swarm/containerd/layout"
 	"swarm/dev"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -134,11 +133,10 @@ func realService(ctx context.Context, e testbed.Env) error {
 		return err
 	}
 	defer c.Down()
-	bare, err := peer.NewRuntime(ctx, layout.Layout{Data: c.Nodes[0].StateDir, Run: c.Nodes[0].RunDir}.Socket(), e.Cgroup())
+	bare, err := peer.NewRuntime(ctx, c.Nodes[0], e)
 	if err != nil {
 		return err
 	}
-	defer testbed.Sweep(dev.Scope{Cgroups: []string{e.Cgroup()}})
 	defer bare.Close()
 	var ours, theirs figure.Times
 	for i := range samples + 3 {
@@ -176,11 +174,10 @@ func servicesOfDocker(ctx context.Context, e testbed.Env) error {
 		return err
 	}
 	defer c.Down()
-	bare, err := peer.NewRuntime(ctx, layout.Layout{Data: c.Nodes[0].StateDir, Run: c.Nodes[0].RunDir}.Socket(), e.Cgroup())
+	bare, err := peer.NewRuntime(ctx, c.Nodes[0], e)
 	if err != nil {
 		return err
 	}
-	defer testbed.Sweep(dev.Scope{Cgroups: []string{e.Cgroup()}})
 	defer bare.Close()
 	var accept, run, theirAccept, theirRun, bareRun figure.Times
 	for i := range e.Rounds + 1 {

@@ -13,6 +13,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"swarm/bench/testbed"
+	"swarm/containerd/layout"
+	"swarm/dev"
 )
 
 // Runtime makes containers with containerd alone, which shows what containerd and runc take by
@@ -24,9 +26,10 @@ type Runtime struct {
 	cgroup string // of the containers
 }
 
-// NewRuntime connects to the containerd at an address. It uses the first image there, and puts its
-// containers below a cgroup. The caller calls Close.
-func NewRuntime(ctx context.Context, address, cgroup string) (*Runtime, error) {
+// NewRuntime connects to the containerd of a swarm host. It uses the first image there, and puts
+// its containers below the group's cgroup. The caller calls Close.
+func NewRuntime(ctx context.Context, h dev.Host, e testbed.Env) (*Runtime, error) {
+	address := layout.Layout{Data: h.StateDir, Run: h.RunDir}.Socket()
 	client, err := containerd.New(address)
 	if err != nil {
 		return nil, err
@@ -37,13 +40,16 @@ func NewRuntime(ctx context.Context, address, cgroup string) (*Runtime, error) {
 		return nil, err
 	}
 	for _, image := range images {
-		return &Runtime{ctx: ctx, client: client, image: image, cgroup: cgroup}, nil
+		return &Runtime{ctx: ctx, client: client, image: image, cgroup: e.Cgroup()}, nil
 	}
 	return nil, fmt.Errorf("no image in the containerd at %s", address)
 }
 
-// Close closes the connection.
-func (b *Runtime) Close() error { return b.client.Close() }
+// Close closes the connection, and ends what is left of the containers.
+func (b *Runtime) Close() {
+	_ = b.client.Close()
+	testbed.Sweep(dev.Scope{Cgroups: []string{b.cgroup}})
+}
 
 // Gone waits until containerd has no container. A task's row may go before its container's files
 // do.
